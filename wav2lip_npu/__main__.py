@@ -1,0 +1,7 @@
+"""`python -m wav2lip_npu`."""
+
+import sys
+
+from wav2lip_npu.cli import main
+
+sys.exit(main())

@@ -1,0 +1,126 @@
+"""The command line: subcommands, and known errors as one line with exit code 2."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import logging
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+from wav2lip_npu import __version__
+from wav2lip_npu.errors import Wav2LipError
+
+# Name: module and class of its options, what it does. The module is imported when the command runs.
+COMMANDS = {"dub": ("wav2lip_npu.dub", "DubCommand", "put speech into the mouth of a face video or photo")}
+_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_TERMINATED, _INTERRUPTED = 143, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0 done, 2 bad input, 130 or 143 interrupted.
+
+    A bug keeps its traceback, which makes the exit code 1; `--debug` shows one for bad input too.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write(_overview())
+        return 0 if words else 2
+    if words[0] == "--version":
+        sys.stdout.write(f"wav2lip-npu {__version__}\n")
+        return 0
+    if words[0] not in COMMANDS:
+        return _refuse(f"unknown command {words[0]!r}. Choose {', '.join(COMMANDS)}, or see --help.", 2)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("wav2lip_npu").setLevel(logging.DEBUG if debug else logging.INFO)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        _run(words[0], words[1:])
+    except Wav2LipError as error:
+        if debug:
+            raise
+        return _refuse(str(error), 2)
+    except _TerminatedError:
+        return _refuse("terminated, nothing was written.", _TERMINATED)
+    except KeyboardInterrupt:
+        return _refuse("interrupted, nothing was written.", _INTERRUPTED)
+    return 0
+
+
+def _run(command: str, words: list[str]) -> None:
+    import tyro
+
+    module, name, _ = COMMANDS[command]
+    options = getattr(importlib.import_module(module), name)
+    parsed = tyro.cli(
+        options,
+        args=_plain_switches(words, options),
+        prog=f"wav2lip-npu {command}",
+        use_underscores=True,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+    )
+    parsed.run()
+
+
+def _plain_switches(words: list[str], options: Any) -> list[str]:
+    """`--switch True` and `--switch=True` as `--switch`, `--switch False` as nothing."""
+    switches = {f"--{name}" for name in _switches(options)}
+    plain = []
+    rest = iter(range(len(words)))
+    for at in rest:
+        name, _, value = words[at].partition("=")
+        if name.replace("-", "_").replace("__", "--", 1) not in switches:
+            plain.append(words[at])
+            continue
+        if not value and at + 1 < len(words) and words[at + 1].lower() in _WORDS:
+            value = words[next(rest)]
+        if _WORDS.get(value.lower(), True):
+            plain.append(name)
+    return plain
+
+
+def _switches(options: Any) -> Iterator[str]:
+    """Names of the yes-or-no fields of a dataclass and of those inside it."""
+    for field in dataclasses.fields(options):
+        if field.default_factory is not dataclasses.MISSING and dataclasses.is_dataclass(field.default_factory):
+            yield from _switches(field.default_factory)
+        elif field.default is True or field.default is False:
+            yield field.name
+
+
+def _overview() -> str:
+    lines = [f"  {name:<12}{text}" for name, (_, _, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: wav2lip-npu COMMAND [OPTIONS]",
+            "",
+            "Wav2Lip lip-sync on Ascend NPUs, CUDA GPUs and CPUs.",
+            "",
+            "commands (wav2lip-npu COMMAND --help shows the options):",
+            *lines,
+            "",
+            "  --version   print the version",
+            "  --debug     show where an error comes from",
+            "",
+        ]
+    )
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM, as an exception that unwinds as Ctrl-C does."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise _TerminatedError
+
+
+def _refuse(message: str, code: int) -> int:
+    """One line on stderr, whatever a file name in it holds."""
+    line = message.replace("\r", "\\r").replace("\n", "\\n")
+    sys.stderr.write(f"wav2lip-npu: {line}\n".encode("utf-8", "backslashreplace").decode("utf-8"))
+    return code

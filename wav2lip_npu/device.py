@@ -1,0 +1,156 @@
+"""The only file that knows npu, cuda and cpu: which device, how to prepare it, what it can do.
+
+torch_npu is imported late and explicitly, and PyTorch's own autoload of it is switched off in
+`wav2lip_npu/__init__.py`: with the plugin but without CANN, `import torch` itself would fail.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import resource
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+from wav2lip_npu.errors import DeviceError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Backend(NamedTuple):
+    """What differs between kinds of device."""
+
+    plugin: str | None
+    """Module that brings the device to PyTorch, `None` when PyTorch has it."""
+    channels_last: bool
+    """Whether convolutions may and should run channels last (torch_npu refuses it)."""
+    batch: int
+    """Faces a generator batch holds by default: on a CPU small ones stay in its caches."""
+    missing: str
+    """What to do when the device is asked for and not there."""
+
+
+BACKENDS = {
+    "npu": Backend("torch_npu", False, 64, "Install CANN and the torch-npu of your torch version"),
+    "cuda": Backend(None, True, 64, "Install a CUDA build of torch and the driver"),
+    "cpu": Backend(None, True, 8, ""),
+}
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+def resolve(spec: str = "auto") -> torch.device:
+    """The device that `auto`, `cpu`, `cuda[:i]` or `npu[:i]` means; `auto` takes npu, cuda, cpu in order.
+
+    Raises `DeviceError` when it is unknown, absent, or its index is too high.
+    """
+    import torch
+
+    if spec == "auto":
+        kind = next(kind for kind in BACKENDS if _count(kind))
+        return torch.device(kind)
+    kind, _, number = spec.partition(":")
+    if kind not in BACKENDS or (number and not number.isdecimal()):
+        raise DeviceError(f"unknown device {spec!r}. Pass --device auto, cpu, cuda, cuda:1, npu or npu:1.")
+    count = _count(kind, why := [])
+    if count <= int(number or 0):
+        found = f"{count} found" if count else "none found"
+        reason = "".join(f" ({text})" for text in why)
+        raise DeviceError(
+            f"device {spec!r} is not there, {found}{reason}. {BACKENDS[kind].missing}, or pass --device cpu."
+        )
+    return torch.device(spec)
+
+
+def _count(kind: str, why: list[str] | None = None) -> int:
+    """Devices of a kind that can be used now; `why` collects what kept the plugin from loading."""
+    import torch
+
+    plugin = BACKENDS[kind].plugin
+    if plugin is not None:
+        try:
+            importlib.import_module(plugin)
+        except (ImportError, OSError, RuntimeError) as error:
+            if why is not None:
+                why.append(str(error).splitlines()[0])
+            return 0
+    if kind == "cpu":
+        return 1
+    module = getattr(torch, kind)
+    return int(module.device_count()) if module.is_available() else 0
+
+
+def activate(device: torch.device) -> None:
+    """Make `device` the current one of the calling thread; each thread that computes calls it first."""
+    import torch
+
+    if device.type == "npu":
+        torch.npu.set_compile_mode(jit_compile=False)  # before any .to(), or weights are recast in place
+    if device.type != "cpu":
+        getattr(torch, device.type).set_device(device)
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """The number format of `fp32`, `bf16` or `fp16`. Raises `DeviceError` for any other word."""
+    import torch
+
+    if precision not in PRECISIONS:
+        raise DeviceError(f"unknown precision {precision!r}. Pass --precision {', '.join(PRECISIONS)}.")
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """The fastest layout of pictures that the device allows."""
+    import torch
+
+    return torch.channels_last if BACKENDS[device.type].channels_last else torch.contiguous_format
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the host said that its memory is full."""
+    import torch
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        text in str(error).lower() for text in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def release_memory(device: torch.device) -> None:
+    """Give cached blocks back after an out-of-memory error."""
+    import torch
+
+    if device.type != "cpu":
+        getattr(torch, device.type).empty_cache()
+
+
+def cpu_count() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def peak_memory() -> int:
+    """Bytes of host memory that the process has held at most."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def device_peak_memory(device: torch.device) -> int | None:
+    """Bytes of device memory that tensors have held at most; `None` on a CPU."""
+    import torch
+
+    if device.type == "cpu":
+        return None
+    return int(getattr(torch, device.type).max_memory_allocated(device))
+
+
+def describe(device: torch.device) -> str:
+    """The device in words, for the log and the report."""
+    import torch
+
+    if device.type == "cpu":
+        return f"cpu ({cpu_count()} cores)"
+    return f"{device} ({getattr(torch, device.type).get_device_name(device)})"

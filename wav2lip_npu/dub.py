@@ -1,0 +1,346 @@
+"""Dub one video: a face video or photo and speech in, a lip-synced video out.
+
+Constant memory, stages overlapping: decoder, face finder, generator, blending, encoder. A frame without
+a face is a value on the stream (`box` is None) and passes through unchanged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from time import perf_counter
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from wav2lip_npu import __version__, device, media
+from wav2lip_npu.blend import Mask, load_mask, paste
+from wav2lip_npu.encode import EncodeOptions, check_target, check_writable, write_video
+from wav2lip_npu.errors import FaceError, MediaError, UsageError
+from wav2lip_npu.faces import Faced, FaceOptions, find_faces
+from wav2lip_npu.mel import DEFAULT_MEL, Mel, log_mel, mel_window
+from wav2lip_npu.overlap import prefetch
+from wav2lip_npu.planes import Image, Planes
+from wav2lip_npu.report import DubReport, Stopwatch
+from wav2lip_npu.sound import Samples, Sound, load_sound
+
+if TYPE_CHECKING:
+    from wav2lip_npu.generate import Models, Speaker
+
+log = logging.getLogger(__name__)
+Item = TypeVar("Item")
+
+FACE_SIZE = 96
+_QUEUE_BYTES = 48 << 20
+"""Bytes of pictures that may wait between two stages."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DubOptions:
+    """How one video is dubbed."""
+
+    faces: FaceOptions = field(default_factory=FaceOptions)
+    geometry: media.Geometry = field(default_factory=media.Geometry)
+    encode: EncodeOptions = field(default_factory=EncodeOptions)
+    blend: str = "soft"
+    """How the mouth is put back: soft (lower face, feathered edge) or hard (the whole box, as the original
+    does)."""
+    extend: str = "loop"
+    """When the video is shorter than the sound: loop, pingpong (back and forth) or hold (last picture)."""
+    static: bool = False
+    """Use only the first frame of the video."""
+    fps: float = 25
+    """Frames a second for a still image; a video keeps its own rate."""
+    mel_shift: float = 0
+    """Frames of 1/25 s by which the sound is moved against the picture: negative makes the mouth later."""
+    wav2lip_batch_size: int | None = None
+    """Faces that the generator sees at once, by default what suits the device (8 on a CPU)."""
+
+    def check(self) -> None:
+        """Raise `UsageError` when a value is unknown or out of range."""
+        self.encode.check()
+        load_mask(self.blend, FACE_SIZE)
+        if self.extend not in media.LOOPS[1:]:
+            raise UsageError(f"unknown --extend {self.extend!r}. Pass {', '.join(media.LOOPS[1:])}.")
+        if not 0 < self.fps <= 1000:
+            raise UsageError(f"--fps {self.fps:g} is out of range. Pass a rate above 0, at most 1000.")
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A frame with its new mouth, if it has a face."""
+
+    faced: Faced
+    mouth: Image | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DubCommand:
+    """Put speech into the mouth of a face video or photo.
+
+    wav2lip-npu dub --checkpoint_path wav2lip.pth --face talk.mp4 --audio speech.wav --outfile out.mp4
+    """
+
+    checkpoint_path: str
+    """Weights of a Wav2Lip generator: .pth, .pt or .safetensors."""
+    face: str
+    """Video or image with the face."""
+    audio: str
+    """Sound, or a video with sound: any format."""
+    outfile: str = "results/result_voice.mp4"
+    """Video to write: .mp4, .mov, .mkv or .avi."""
+    options: DubOptions = field(default_factory=DubOptions)
+    device: str = "auto"
+    """auto (npu, cuda, cpu in this order), cpu, cuda[:i] or npu[:i]."""
+    precision: str = "fp32"
+    """Numbers inside the generator: fp32, bf16 or fp16. bf16 is several times faster on processors that have
+    instructions for it, and differs by a few grey levels."""
+    report: str | None = None
+    """Write what was done, and the seconds it took, to this JSON file."""
+
+    def run(self) -> None:
+        """Load the models, dub, and say where the result is."""
+        log.info("wav2lip-npu %s", __version__)
+        self.options.check()
+        check_files(self.face, self.audio, self.outfile)
+        if self.report is not None:
+            check_writable(self.report)
+        from tqdm import tqdm
+
+        from wav2lip_npu.generate import load_models
+
+        models = load_models(
+            self.checkpoint_path,
+            detector=self.options.faces.detector,
+            device=self.device,
+            precision=self.precision,
+        )
+        log.info("device %s, detector %s", device.describe(models.device), type(models.detector).__name__)
+        log.info("%s", self)
+        with tqdm(unit="frame", disable=None) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            report = dub(models, self.face, self.audio, self.outfile, self.options, progress=show)
+        if report.faceless_spans:
+            missing = report.frames - report.dubbed_frames
+            log.info("%d of %d frames have no face and were left unchanged", missing, report.frames)
+        if self.report is not None:
+            report.write(self.report)
+        log.info(
+            "%d frames in %.1f s (%.1f per second): %s",
+            report.frames,
+            report.seconds,
+            report.frames_per_second,
+            self.outfile,
+        )
+
+
+def check_files(face: str | os.PathLike[str], audio: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+    """Raise `MediaError` when an input cannot be opened or `out` cannot be written or is an input."""
+    for path in (face, audio):
+        if os.path.exists(path) and os.path.exists(out) and os.path.samefile(path, out):
+            raise MediaError(f"the output {out} is also an input and would be lost. Pass another --outfile.")
+    media.probe(face)
+    media.open_media(audio).close()
+    check_target(out)
+
+
+def dub(
+    models: Models,
+    face: str | os.PathLike[str],
+    audio: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    options: DubOptions = DubOptions(),
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> DubReport:
+    """Write `out`: the face video or image speaking `audio`, as long as the sound.
+
+    `progress` is called with the number of the frame written last and of all frames. Raises `MediaError`,
+    `FaceError` or `UsageError`; then `out` is as it was before.
+    """
+    from wav2lip_npu.generate import Speaker
+
+    started = perf_counter()
+    options.check()
+    check_files(face, audio, out)
+    info = media.probe(face)
+    fps = Fraction(options.fps).limit_denominator(1001) if info.is_image else info.fps
+    sound = load_sound(audio)
+    mel = log_mel(_long_enough(sound))
+    count = max(1, int(sound.duration * fps + Fraction(1, 2)))
+    mask = load_mask(options.blend, FACE_SIZE)
+    speaker = Speaker(models, options.wav2lip_batch_size, mask.top_row)
+    notes = _Notes(os.fspath(face), fps, options.faces.no_face == "error")
+    watch = Stopwatch()
+    depth = min(16, max(2, _QUEUE_BYTES * 2 // (3 * info.width * info.height)))
+
+    with contextlib.ExitStack() as stack:
+
+        def ahead(stage: str, items: Iterator[Item]) -> Iterator[Item]:
+            """The stage in a thread of its own, which ends with this function at the latest."""
+            running = prefetch(watch.work(stage, items), depth)
+            stack.callback(running.close)
+            return running
+
+        frames = ahead("decode", itertools.islice(pictures(face, info, options), count))
+        faced = ahead("faces", find_faces(watch.wait("faces", frames), models.detector, options.faces))
+        noted = notes.take(watch.wait("generate", faced))
+        spoken = ahead("generate", speak(noted, mel, fps, speaker, options.mel_shift))
+        shown = ahead("blend", blend_all(watch.wait("blend", spoken), mask))
+        written = watch.wait("encode", _reported(shown, count, progress))
+        encoding = perf_counter()
+        write_video(
+            written,
+            out,
+            fps=fps,
+            audio=audio,
+            options=options.encode,
+            comment=_comment(models),
+            pixel_aspect=info.pixel_aspect,
+        )
+        watch.seconds["encode"] += perf_counter() - encoding
+    seconds = perf_counter() - started
+    return DubReport(
+        outfile=os.fspath(out),
+        face=os.fspath(face),
+        audio=os.fspath(audio),
+        checkpoint=os.fspath(models.weights),
+        checkpoint_sha256=models.digest,
+        detector=type(models.detector).__name__,
+        device=device.describe(models.device),
+        precision=str(models.precision).removeprefix("torch."),
+        width=notes.width,
+        height=notes.height,
+        fps=str(fps),
+        frames=count,
+        dubbed_frames=notes.dubbed,
+        faceless_spans=notes.faceless,
+        cuts=notes.cuts,
+        seconds=round(seconds, 3),
+        seconds_per_stage={stage: round(spent, 3) for stage, spent in watch.seconds.items()},
+        frames_per_second=round(count / seconds, 2),
+        peak_memory_bytes=device.peak_memory(),
+        device_peak_memory_bytes=device.device_peak_memory(models.device),
+    )
+
+
+def pictures(face: str | os.PathLike[str], info: media.VideoInfo, options: DubOptions) -> Iterator[media.Frame]:
+    """Frames without end: the video extended as asked, or its first frame, or the image."""
+    if info.is_image or not options.static:
+        yield from media.read_frames(face, fps=info.fps, loop=options.extend, geometry=options.geometry)
+        return
+    first = next(media.read_frames(face, fps=info.fps, geometry=options.geometry))
+    yield from (media.Frame(index, first.planes, first.source) for index in itertools.count())
+
+
+def speak(
+    faced: Iterable[Faced], mel: Mel, fps: Fraction, speaker: Speaker, mel_shift: float = 0
+) -> Iterator[Spoken]:
+    """Give each frame that has a face the mouth that says its part of the mel, batch by batch."""
+    waiting: list[Faced] = []
+    with_face = 0
+    for item in faced:
+        waiting.append(item)
+        with_face += item.box is not None
+        if with_face == speaker.batch or len(waiting) == 2 * speaker.batch:
+            yield from _speak_batch(waiting, mel, fps, speaker, mel_shift)
+            waiting, with_face = [], 0
+    yield from _speak_batch(waiting, mel, fps, speaker, mel_shift)
+
+
+def _speak_batch(
+    waiting: list[Faced], mel: Mel, fps: Fraction, speaker: Speaker, mel_shift: float
+) -> Iterator[Spoken]:
+    faces: list[Image] = []
+    mels: list[Mel] = []
+    for item in waiting:
+        if item.box is not None:
+            faces.append(item.frame.planes.cut(item.box, FACE_SIZE))
+            mels.append(mel_window(mel, item.frame.index, fps, mel_shift))
+    mouths = iter(speaker(faces, mels))
+    while waiting:
+        item = waiting.pop(0)
+        yield Spoken(item, None if item.box is None else next(mouths))
+
+
+def blend_all(spoken: Iterable[Spoken], mask: Mask) -> Iterator[Planes]:
+    """Pictures with their mouths in; those without a face are the very ones that were decoded."""
+    for item in spoken:
+        planes, box = item.faced.frame.planes, item.faced.box
+        yield planes if box is None or item.mouth is None else paste(planes, item.mouth, box, mask)
+
+
+class _Notes:
+    """Writes down what passes by for the report, and stops the run when the faces are not as asked."""
+
+    def __init__(self, face: str, fps: Fraction, must_have_face: bool) -> None:
+        self.dubbed = self.width = self.height = 0
+        self.faceless: list[tuple[int, int]] = []
+        self.cuts: list[int] = []
+        self._face = face
+        self._fps = fps
+        self._must_have_face = must_have_face
+
+    def take(self, faced: Iterable[Faced]) -> Iterator[Faced]:
+        """The same items. Raises `FaceError`."""
+        index, source = -1, -1
+        for item in faced:
+            index = item.frame.index
+            self.width, self.height = item.frame.planes.width, item.frame.planes.height
+            if item.cut and index:
+                self.cuts.append(index)
+            if not self.dubbed and item.frame.source <= source:
+                break  # the whole video was seen
+            source = item.frame.source
+            if item.box is None:
+                first = self.faceless.pop()[0] if self.faceless and self.faceless[-1][1] == index - 1 else index
+                self.faceless.append((first, index))
+            else:
+                self.dubbed += 1
+                self._check_gap(index)
+            yield item
+        if not self.dubbed:
+            raise FaceError(
+                f"no face in {self._face}, {source + 1} frames looked at. "
+                "Pass --box TOP BOTTOM LEFT RIGHT, another --detector, or a video with a face."
+            )
+        self._check_gap(index + 1)
+
+    def _check_gap(self, index: int) -> None:
+        if self._must_have_face and self.faceless and self.faceless[-1][1] == index - 1:
+            first, last = self.faceless[-1]
+            raise FaceError(
+                f"no face in {self._face}, frames {first}-{last} "
+                f"({float(first / self._fps):.1f}-{float((last + 1) / self._fps):.1f} s). "
+                "Pass --no_face keep to leave those frames unchanged."
+            )
+
+
+def _long_enough(sound: Sound) -> Samples:
+    """The sound, padded with silence to the shortest piece that makes a mel window."""
+    shortest = DEFAULT_MEL.hop * DEFAULT_MEL.columns_per_window
+    return np.pad(sound.wav, (0, max(0, shortest - len(sound.wav))))
+
+
+def _reported(
+    shown: Iterable[Planes], count: int, progress: Callable[[int, int], None] | None
+) -> Iterator[Planes]:
+    for number, planes in enumerate(shown, start=1):
+        yield planes
+        if progress is not None:
+            progress(number, count)
+
+
+def _comment(models: Models) -> str:
+    """What the file says of itself to whoever looks."""
+    name = models.weights.name.encode("utf-8", "replace").decode()
+    return f"Lips synchronised to the sound by wav2lip-npu {__version__}, weights {name} (sha256 {models.digest})"

@@ -1,0 +1,29 @@
+"""What can go wrong by the user's doing. Each message is one line: what, where, way out."""
+
+
+class Wav2LipError(ValueError):
+    """Something that the user can mend; the command line prints it and exits 2."""
+
+
+class MediaError(Wav2LipError):
+    """A video, image or sound file that cannot be read or written."""
+
+
+class FaceError(Wav2LipError):
+    """No usable face, or a detector that is unknown or lacks its weights."""
+
+
+class CheckpointError(Wav2LipError):
+    """A weights file that is missing, damaged or of another network."""
+
+
+class DataError(Wav2LipError):
+    """A data set, file list or clip that cannot be used."""
+
+
+class DeviceError(Wav2LipError):
+    """A device that is unknown or not there."""
+
+
+class UsageError(Wav2LipError):
+    """Options that cannot be combined or are out of range."""

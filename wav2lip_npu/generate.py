@@ -1,0 +1,121 @@
+"""The generator made ready to speak, and run in batches."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wav2lip_npu import checkpoint
+from wav2lip_npu import device as devices
+from wav2lip_npu.detectors import Detector, load_detector
+from wav2lip_npu.errors import UsageError
+from wav2lip_npu.models import Wav2Lip, fold_norms
+from wav2lip_npu.planes import Image
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Models:
+    """What dubbing needs, loaded once for any number of videos."""
+
+    generator: Wav2Lip
+    detector: Detector
+    device: torch.device
+    precision: torch.dtype
+    weights: Path
+    digest: str
+    """First hex digits of the SHA-256 of the weights file."""
+
+
+def load_models(
+    checkpoint_path: str | os.PathLike[str],
+    *,
+    detector: str = "auto",
+    device: str = "auto",
+    precision: str = "fp32",
+) -> Models:
+    """Generator and face detector on a device, batch norms folded, in its fastest layout.
+
+    Raises `CheckpointError`, `FaceError` or `DeviceError` naming what is wrong with an argument.
+    """
+    where = devices.resolve(device)
+    dtype = devices.dtype_of(precision)
+    devices.activate(where)
+    loaded = checkpoint.load(checkpoint_path, "generator")
+    network = loaded.network()
+    assert isinstance(network, Wav2Lip)
+    fold_norms(network)
+    network = network.requires_grad_(False).to(where, dtype, memory_format=devices.memory_format(where))
+    return Models(network, load_detector(detector, str(where)), where, dtype, loaded.source, loaded.digest())
+
+
+class Speaker:
+    """Runs a generator on faces and mel windows; keeps the features of the face it saw last."""
+
+    def __init__(self, models: Models, batch: int | None, top_row: int) -> None:
+        if batch is not None and batch < 1:
+            raise UsageError(f"--wav2lip_batch_size {batch} is not at least 1.")
+        self.batch = batch or devices.BACKENDS[models.device.type].batch
+        self._models = models
+        self._top_row = top_row
+        self._still: tuple[object, list[Tensor]] | None = None
+
+    def __call__(self, faces: list[Image], mels: list[NDArray[np.float32]]) -> Iterator[Image]:
+        """Mouths BGR uint8 [S - top_row, S, 3], one for each face BGR uint8 [S, S, 3] and mel [80, 16].
+
+        A list of faces that are all the same object is one still picture: it is encoded once. When the
+        device runs out of memory the batch is halved, for good, and the work goes on.
+        """
+        done = 0
+        while done < len(faces):
+            part = slice(done, done + self.batch)
+            try:
+                mouths = self._run(faces[part], mels[part])
+            except (RuntimeError, MemoryError) as error:
+                if self.batch == 1 or not devices.is_out_of_memory(error):
+                    raise
+                self.batch = max(1, min(self.batch, len(faces)) // 2)
+                log.warning("out of memory on %s, going on with batches of %d", self._models.device, self.batch)
+                devices.release_memory(self._models.device)
+                continue
+            done += len(mouths)
+            yield from mouths
+
+    @torch.inference_mode()
+    def _run(self, faces: list[Image], mels: list[NDArray[np.float32]]) -> NDArray[np.uint8]:
+        models = self._models
+        devices.activate(models.device)
+        sound = torch.from_numpy(np.stack(mels)[:, None]).to(models.device, models.precision)
+        mouths = models.generator.speak(sound, self._features(faces), top_row=self._top_row)
+        pixels = (mouths.float() * 255).round().clamp(0, 255).to(torch.uint8)
+        result: NDArray[np.uint8] = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return result
+
+    def _features(self, faces: list[Image]) -> list[Tensor]:
+        first = faces[0]
+        still = len(faces) > 1 and all(face is first for face in faces)
+        if self._still is not None and self._still[0] is first:
+            return self._still[1]
+        generator = self._models.generator
+        features = generator.encode_faces(self._pairs(faces[:1] if still else faces))
+        self._still = (first, features) if still else None
+        return features
+
+    def _pairs(self, faces: list[Image]) -> Tensor:
+        """Network input [B, 6, S, S]: the faces with their lower half black, and the same faces whole."""
+        models = self._models
+        whole = torch.from_numpy(np.stack(faces)).to(models.device).permute(0, 3, 1, 2)
+        whole = whole.to(models.precision) / 255
+        masked = whole.clone()
+        masked[:, :, whole.shape[2] // 2 :] = 0
+        pairs = torch.cat([masked, whole], dim=1)
+        return pairs.contiguous(memory_format=devices.memory_format(models.device))

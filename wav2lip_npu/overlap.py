@@ -1,0 +1,68 @@
+"""Run a stage of a chain of generators ahead of its consumer, in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterable
+from queue import Empty, Full, Queue
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+_POLL_S = 0.1
+
+
+def prefetch(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
+    """Yield the items of a generator, which meanwhile works up to `depth` items ahead.
+
+    Order is kept. What the generator raises surfaces here, after the items before it and with its own
+    traceback. Closing this generator closes the one inside, in its thread, and waits for that thread.
+    The thread starts with the first item asked for, so a chain that is never run starts none.
+    """
+    queue: Queue[tuple[Any, BaseException | None]] = Queue(max(1, depth))
+    closed = threading.Event()
+    done = object()
+
+    def put(item: Any, error: BaseException | None = None) -> bool:
+        while not closed.is_set():
+            try:
+                queue.put((item, error), timeout=_POLL_S)
+                return True
+            except Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            try:
+                for item in items:
+                    if not put(item):
+                        return
+                    del item  # a frame that waits in no queue must not be held here
+            finally:
+                close = getattr(items, "close", None)
+                if close is not None:
+                    close()
+        except BaseException as error:
+            put(done, error)
+        else:
+            put(done)
+
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = queue.get()
+            if error is not None:
+                raise error
+            if item is done:
+                return
+            yield item
+            del item
+    finally:
+        closed.set()
+        while True:  # let a put in progress go through at once
+            try:
+                queue.get_nowait()
+            except Empty:
+                break
+        thread.join()

@@ -1,0 +1,101 @@
+"""What a run did and how long each stage took."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+_PACKAGES = ("torch", "torch-npu", "av", "opencv-python", "numpy", "librosa", "dlib-bin", "face-alignment")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DubReport:
+    """One dubbed video, as `--report` writes it."""
+
+    outfile: str
+    face: str
+    audio: str
+    checkpoint: str
+    checkpoint_sha256: str
+    detector: str
+    device: str
+    precision: str
+    width: int
+    height: int
+    fps: str
+    """As a fraction."""
+    frames: int
+    dubbed_frames: int
+    faceless_spans: list[tuple[int, int]]
+    """First and last frame of each run of frames that passed unchanged."""
+    cuts: list[int]
+    """Frames that start a new shot, or a new round of a looped video."""
+    seconds: float
+    seconds_per_stage: dict[str, float]
+    """Each stage's own time; the stages run at the same time."""
+    frames_per_second: float
+    peak_memory_bytes: int
+    device_peak_memory_bytes: int | None
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """As JSON, replacing `path` at once."""
+        target = Path(path)
+        part = target.with_name(target.name + ".part")
+        part.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=True) + "\n", encoding="utf-8")
+        os.replace(part, target)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that make the picture."""
+    from wav2lip_npu import __version__
+
+    found = {"wav2lip-npu": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+class Stopwatch:
+    """Seconds that each stage of a chain of generators worked itself, without waiting for the one before."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def work(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
+        """The items; the time until each comes is counted for the stage."""
+        return self._count(stage, items, 1)
+
+    def wait(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
+        """The items; the time until each comes is not the stage's own and is taken off."""
+        return self._count(stage, items, -1)
+
+    def _count(self, stage: str, items: Iterable[Item], sign: int) -> Iterator[Item]:
+        self.seconds.setdefault(stage, 0.0)
+        source = iter(items)
+        try:
+            while True:
+                start = perf_counter()
+                try:
+                    item = next(source)
+                except StopIteration:
+                    return
+                finally:
+                    self.seconds[stage] += sign * (perf_counter() - start)
+                yield item
+                del item
+        finally:
+            close: Any = getattr(source, "close", None)
+            if close is not None:
+                close()
