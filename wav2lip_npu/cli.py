@@ -124,3 +124,8 @@ def _refuse(message: str, code: int) -> int:
     line = message.replace("\r", "\\r").replace("\n", "\\n")
     sys.stderr.write(f"wav2lip-npu: {line}\n".encode("utf-8", "backslashreplace").decode("utf-8"))
     return code
+
+
+def console() -> NoReturn:
+    """Entry point of the `wav2lip-npu` script."""
+    sys.exit(main())

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 FACE_SIZE = 96
-_QUEUE_BYTES = 48 << 20
+_QUEUE_BYTES = 24 << 20
 """Bytes of pictures that may wait between two stages."""
 
 
@@ -176,7 +176,7 @@ def dub(
     fps = Fraction(options.fps).limit_denominator(1001) if info.is_image else info.fps
     sound = load_sound(audio)
     mel = log_mel(_long_enough(sound))
-    count = max(1, int(sound.duration * fps + Fraction(1, 2)))
+    count = max(1, round(sound.duration * fps))
     mask = load_mask(options.blend, FACE_SIZE)
     speaker = Speaker(models, options.wav2lip_batch_size, mask.top_row)
     notes = _Notes(os.fspath(face), fps, options.faces.no_face == "error")
@@ -247,29 +247,29 @@ def speak(
 ) -> Iterator[Spoken]:
     """Give each frame that has a face the mouth that says its part of the mel, batch by batch."""
     waiting: list[Faced] = []
-    with_face = 0
-    for item in faced:
-        waiting.append(item)
-        with_face += item.box is not None
-        if with_face == speaker.batch or len(waiting) == 2 * speaker.batch:
-            yield from _speak_batch(waiting, mel, fps, speaker, mel_shift)
-            waiting, with_face = [], 0
-    yield from _speak_batch(waiting, mel, fps, speaker, mel_shift)
-
-
-def _speak_batch(
-    waiting: list[Faced], mel: Mel, fps: Fraction, speaker: Speaker, mel_shift: float
-) -> Iterator[Spoken]:
     faces: list[Image] = []
     mels: list[Mel] = []
-    for item in waiting:
+    shown: Planes | None = None
+
+    def spoken() -> Iterator[Spoken]:
+        mouths = iter(speaker(faces, mels))
+        while waiting:
+            item = waiting.pop(0)
+            yield Spoken(item, None if item.box is None else next(mouths))
+        faces.clear()
+        mels.clear()
+
+    for item in faced:
+        waiting.append(item)
         if item.box is not None:
-            faces.append(item.frame.planes.cut(item.box, FACE_SIZE))
+            if item.frame.planes is not shown:  # a still picture is cut once
+                shown = item.frame.planes
+                face = shown.cut(item.box, FACE_SIZE)
+            faces.append(face)
             mels.append(mel_window(mel, item.frame.index, fps, mel_shift))
-    mouths = iter(speaker(faces, mels))
-    while waiting:
-        item = waiting.pop(0)
-        yield Spoken(item, None if item.box is None else next(mouths))
+        if len(faces) == speaker.batch or len(waiting) == 2 * speaker.batch:
+            yield from spoken()
+    yield from spoken()
 
 
 def blend_all(spoken: Iterable[Spoken], mask: Mask) -> Iterator[Planes]:

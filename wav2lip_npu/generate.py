@@ -54,7 +54,9 @@ def load_models(
     network = loaded.network()
     assert isinstance(network, Wav2Lip)
     fold_norms(network)
-    network = network.requires_grad_(False).to(where, dtype, memory_format=devices.memory_format(where))
+    for parameter in network.requires_grad_(False).parameters():
+        layout = devices.memory_format(where) if parameter.dim() == 4 else torch.contiguous_format
+        parameter.data = parameter.data.to(where, dtype, copy=True, memory_format=layout)  # lets go of the file
     return Models(network, load_detector(detector, str(where)), where, dtype, loaded.source, loaded.digest())
 
 

@@ -385,23 +385,22 @@ def _planes_of(frame: VideoFrame, size: tuple[int, int]) -> Planes:
         frame = frame.reformat(
             *size, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
         )
-        return _copy_planes(frame, colour)
+        return _views(frame, colour)
     full = int(frame.color_range) == 2 or name.startswith("yuvj") or name.startswith("gray")
     labels = (2 if full else int(frame.color_range), space, int(frame.color_primaries), int(frame.color_trc))
     colour = Colour(_MATRIX.get(space, "bt601"), full, labels)
     if name not in _PLANAR or (frame.width, frame.height) != size:
         same_range = ColorRange.JPEG if full else ColorRange.MPEG
         frame = frame.reformat(*size, format="yuv420p", src_color_range=same_range, dst_color_range=same_range)
-    return _copy_planes(frame, colour)
+    return _views(frame, colour)
 
 
-def _copy_planes(frame: VideoFrame, colour: Colour) -> Planes:
+def _views(frame: VideoFrame, colour: Colour) -> Planes:
     return Planes.padded(*(_plane(frame, number) for number in range(3)), colour)
 
 
 def _plane(frame: VideoFrame, number: int) -> NDArray[np.uint8]:
-    """A copy of one plane without the padding of its lines."""
+    """A view of one plane without the padding of its lines; the decoder's memory lives as long as it."""
     plane = frame.planes[number]
     lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
-    return lines[: plane.height, : plane.width].copy()
-
+    return lines[: plane.height, : plane.width]

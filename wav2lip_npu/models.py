@@ -40,7 +40,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.conv_block(x)
-        return functional.relu(y + x if self.residual else y)
+        return functional.relu(y.add_(x) if self.residual else y, inplace=True)
 
 
 class UpBlock(nn.Module):
@@ -53,7 +53,7 @@ class UpBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.relu(self.conv_block(x))
+        return functional.relu(self.conv_block(x), inplace=True)
 
 
 class LeakyBlock(nn.Module):
@@ -64,7 +64,7 @@ class LeakyBlock(nn.Module):
         self.conv_block = nn.Sequential(nn.Conv2d(in_, out, kernel, stride, padding))
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.leaky_relu(self.conv_block(x), 0.01)
+        return functional.leaky_relu(self.conv_block(x), 0.01, inplace=True)
 
 
 def _residuals(channels: int, count: int) -> list[nn.Module]:

@@ -7,6 +7,7 @@ is cut, a late start and a hole are filled with silence.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ def read_blocks(path: str | os.PathLike[str]) -> Iterator[tuple[int, Samples]]:
             raise MediaError(f"{path} holds no sound. Pass a file with a sound track as --audio.")
         stream = container.streams.audio[0]
         zero = _start_of_picture(container)
+        end = _stated_end(container, stream)
         resampler = layout = None
         rate = position = 0
         for frame in _decode(container, stream):
@@ -88,6 +90,9 @@ def read_blocks(path: str | os.PathLike[str]) -> Iterator[tuple[int, Samples]]:
                 resampler = av.AudioResampler("fltp", layout, rate)
             block = np.concatenate([part.to_ndarray() for part in resampler.resample(frame)] or [_NOTHING], axis=1)
             if frame.time is not None:
+                # The last AAC frame is padded; the container knows where the sound ends within it.
+                if frame.time < end < frame.time + block.shape[1] / rate:
+                    block = block[:, : round((end - frame.time) * rate)]
                 zero = frame.time if zero is None else zero
                 hole = round((frame.time - zero) * rate) - position
                 if position == 0 and hole < 0:
@@ -109,6 +114,13 @@ def _start_of_picture(container: Any) -> float | None:
         if not is_cover(stream):
             return float(stream.start_time * stream.time_base) if stream.start_time is not None else 0.0
     return None
+
+
+def _stated_end(container: Any, stream: Any) -> float:
+    """Seconds at which an MP4 or MOV file says that its sound ends; infinite for others."""
+    if "mp4" not in container.format.name or stream.duration is None:
+        return math.inf
+    return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
 
 
 def _decode(container: Any, stream: Any) -> Iterator[Any]:

@@ -1,0 +1,241 @@
+"""Speed and memory of a whole dub against what its parts need alone, in one run on this machine.
+
+    python benchmarks/dub.py --face talk.mp4 [--audio speech.wav] [--checkpoint_path wav2lip.pth]
+
+Without --checkpoint_path the full-size network with seeded random weights is used: speed does not depend
+on what the weights are. Each part runs in a process of its own, so that peaks of memory are its own.
+
+floor = CPU seconds of (the generator alone on as many faces as there are frames
+        + decoding alone + encoding alone with the same settings) / cores
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+
+def main() -> None:
+    """Run the parts one after the other and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--face", required=True)
+    parser.add_argument("--audio", help="default: the sound of --face")
+    parser.add_argument("--checkpoint_path", help="default: random weights of the full-size network")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--longer", type=int, default=10, help="also dub a sound this many times as long; 0: skip")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each figure; the median is printed")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.part:
+        json.dump(PARTS[given.part](given), sys.stdout)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        given.audio = given.audio or given.face
+        if not given.checkpoint_path:
+            given.checkpoint_path = os.path.join(folder, "random.pth")
+            save_random(given.checkpoint_path)
+        report(given, folder)
+
+
+def report(given: argparse.Namespace, folder: str) -> None:
+    """Measure and print."""
+    cores = len(os.sched_getaffinity(0))
+    print(f"{processor()}, {cores} cores, torch {torch_version()}")
+    parts = {name: median(given, name) for name in ("decode", "encode", "generate", "eager")}
+    whole = [whole_dub(given, given.audio, folder) for _ in range(given.runs)]
+    dub = sorted(whole, key=lambda run: run["seconds"])[len(whole) // 2]
+    frames = dub["report"]["frames"]
+    floor = sum(parts[name]["cpu"] for name in ("decode", "encode", "generate")) / cores
+    faster = parts["generate"]["fps"] / parts["eager"]["fps"]
+    rows = [
+        ("decode alone", f"{parts['decode']['cpu']:.1f} CPU s"),
+        ("encode alone", f"{parts['encode']['cpu']:.1f} CPU s"),
+        ("generator alone", f"{parts['generate']['cpu']:.1f} CPU s, {parts['generate']['fps']:.1f} frames/s"),
+        ("generator, plain eager", f"{parts['eager']['fps']:.1f} frames/s: ours is {faster:.2f} x as fast"),
+        (f"floor, {frames} frames", f"{floor:.1f} s"),
+        ("dub, models loaded", f"{dub['report']['seconds']:.1f} s = {dub['report']['seconds'] / floor:.2f} x floor"),
+        ("dub, whole command", f"{dub['seconds']:.1f} s = {dub['seconds'] / floor:.2f} x floor"),
+        ("peak memory", f"{dub['peak'] / 1e9:.2f} GB"),
+        ("--help", f"{help_seconds():.2f} s"),
+    ]
+    if given.longer:
+        long = whole_dub(given, lengthened(given.audio, given.longer, folder), folder)
+        ratio = long["peak"] / dub["peak"]
+        rows.append((f"peak memory, {given.longer} x as long", f"{long['peak'] / 1e9:.2f} GB = {ratio:.2f} x"))
+        rows.append((f"{long['report']['frames']} frames", f"{long['report']['frames_per_second']:.1f} frames/s"))
+    for name, value in rows:
+        print(f"{name:<28}{value}")
+    print("seconds per stage:", dub["report"]["seconds_per_stage"])
+
+
+def median(given: argparse.Namespace, part: str) -> dict[str, float]:
+    """The middle run of a part, by its CPU time."""
+    words = [sys.executable, __file__, "--part", part, "--face", given.face, "--audio", given.audio]
+    words += ["--checkpoint_path", given.checkpoint_path, "--precision", given.precision]
+    runs = [json.loads(subprocess.run(words, check=True, capture_output=True).stdout) for _ in range(given.runs)]
+    return sorted(runs, key=lambda run: run["cpu"])[len(runs) // 2]
+
+
+def whole_dub(given: argparse.Namespace, audio: str, folder: str) -> dict[str, Any]:
+    """Wall seconds, peak memory and report of the command as a user runs it."""
+    record = os.path.join(folder, "report.json")
+    words = [sys.executable, "-m", "wav2lip_npu", "dub", "--face", given.face, "--audio", audio]
+    words += ["--checkpoint_path", given.checkpoint_path, "--outfile", os.path.join(folder, "out.mp4")]
+    words += ["--report", record, "--precision", given.precision]
+    start = time.perf_counter()
+    child = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE)
+    _, status, usage = os.wait4(child.pid, 0)
+    seconds = time.perf_counter() - start
+    if status:
+        raise SystemExit(child.stderr.read().decode() if child.stderr else "dub failed")
+    child.returncode = 0
+    return {
+        "seconds": seconds,
+        "peak": usage.ru_maxrss * 1024,
+        "cpu": usage.ru_utime + usage.ru_stime,
+        "report": json.loads(Path(record).read_text()),
+    }
+
+
+def count_frames(given: argparse.Namespace) -> tuple[int, Any]:
+    """Frames of the dub, and what the face video is."""
+    from wav2lip_npu import media, sound
+
+    info = media.probe(given.face)
+    return round(sound.load_sound(given.audio).duration * info.fps), info
+
+
+def timed(work: Callable[[], int]) -> dict[str, float]:
+    """CPU and wall seconds of `work`, which returns how many frames it did."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    frames = work()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return {"cpu": cpu, "wall": wall, "fps": frames / wall}
+
+
+def decode(given: argparse.Namespace) -> dict[str, float]:
+    """Decode the frames of the dub, nothing else."""
+    from wav2lip_npu import media
+
+    count, info = count_frames(given)
+    return timed(lambda: sum(1 for _ in itertools.islice(media.read_frames(given.face, fps=info.fps, loop="loop"), count)))
+
+
+def encode(given: argparse.Namespace) -> dict[str, float]:
+    """Encode the frames of the dub, decoded beforehand, with the default settings."""
+    from wav2lip_npu import media
+    from wav2lip_npu.encode import write_video
+
+    count, info = count_frames(given)
+    frames = media.read_frames(given.face, fps=info.fps, loop="loop")
+    pictures = [frame.planes for frame in itertools.islice(frames, count)]
+    with tempfile.TemporaryDirectory() as folder:
+        out = os.path.join(folder, "out.mp4")
+        return timed(lambda: write_video(pictures, out, fps=Fraction(info.fps), audio=given.audio))
+
+
+def generate(given: argparse.Namespace) -> dict[str, float]:
+    """The generator as dubbing runs it."""
+    import numpy as np
+
+    from wav2lip_npu.blend import load_mask
+    from wav2lip_npu.generate import Speaker, load_models
+
+    count, _ = count_frames(given)
+    models = load_models(given.checkpoint_path, precision=given.precision)
+    speaker = Speaker(models, None, load_mask("soft", 96).top_row)
+    random = np.random.default_rng(0)
+    faces = list(random.integers(0, 255, (count, 96, 96, 3), np.uint8))
+    mels = list(random.uniform(-4, 4, (count, 80, 16)).astype(np.float32))
+    list(speaker(faces[: speaker.batch], mels[: speaker.batch]))
+    return timed(lambda: sum(1 for _ in speaker(faces, mels)))
+
+
+def eager(given: argparse.Namespace) -> dict[str, float]:
+    """The same network as PyTorch runs it when nothing is done to it, in its best batch size."""
+    import torch
+
+    from wav2lip_npu import checkpoint
+
+    network = checkpoint.load(given.checkpoint_path, "generator").network()
+    best: dict[str, float] = {"fps": 0, "cpu": 0}
+    for batch in (4, 8, 16, 32):
+        mels, faces = torch.rand(batch, 1, 80, 16), torch.rand(batch, 6, 96, 96)
+
+        def run(mels: Any = mels, faces: Any = faces) -> int:
+            with torch.inference_mode():
+                return sum(len(network(mels, faces)) for _ in range(96 // len(faces)))
+
+        run()
+        best = max(best, timed(run), key=lambda figures: figures["fps"])
+    return best
+
+
+PARTS = {"decode": decode, "encode": encode, "generate": generate, "eager": eager}
+
+
+def save_random(path: str) -> None:
+    """A checkpoint of the full-size generator with seeded weights."""
+    import torch
+
+    from wav2lip_npu import checkpoint
+    from wav2lip_npu.models import Wav2Lip
+
+    torch.manual_seed(0)
+    checkpoint.save(path, Wav2Lip())
+
+
+def lengthened(audio: str, times: int, folder: str) -> str:
+    """A WAV file that repeats a sound."""
+    import numpy as np
+    import soundfile
+
+    from wav2lip_npu import sound
+
+    path = os.path.join(folder, "long.wav")
+    soundfile.write(path, np.tile(sound.read_audio(audio), times), 16_000)
+    return path
+
+
+def help_seconds() -> float:
+    """Seconds that `wav2lip-npu dub --help` takes, the best of three."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "wav2lip_npu", "dub", "--help"], cwd=ROOT, check=True, capture_output=True
+        )
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def processor() -> str:
+    """Name of the processor."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "unknown processor"
+
+
+def torch_version() -> str:
+    """Version of PyTorch without importing it."""
+    from importlib.metadata import version
+
+    return version("torch")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""How exactly faces are followed, and at what cost: python benchmarks/faces.py [folder of real clips]
+
+A photo is panned, zoomed, shaken and turned along a known path, so that the true box is known in each
+frame. "raw" is the detector alone on each frame, "followed" is `find_faces`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from skimage import data
+
+from wav2lip_npu.detectors import Detection, Detector, HogDetector
+from wav2lip_npu.faces import Faced, FaceOptions, find_faces, rank
+from wav2lip_npu.media import Frame
+from wav2lip_npu.planes import Box, Colour, Image, Planes
+from wav2lip_npu.tracking import search
+
+SIZE = (640, 360)
+PATHS: dict[str, Callable[[float], tuple[float, float, float, float]]] = {
+    # seconds -> x, y of the face in the frame (px), zoom, turn (degrees)
+    "still": lambda t: (320, 180, 1.5, 0),
+    "slow pan": lambda t: (260 + 24 * t, 180 + 4 * t, 1.5, 0),
+    "fast pan, 18 px a frame": lambda t: (320 + 190 * np.sin(2.4 * t), 190, 1.5, 0),
+    "zoom 1 to 1.5": lambda t: (320, 180, 1.2 * 1.5 ** (t / 5), 0),
+    "zoom back and forth": lambda t: (320 + 60 * np.sin(t), 190, 1.5 * 1.2 ** np.sin(2.5 * t), 0),
+    "turn 8 degrees": lambda t: (320 + 40 * np.sin(2 * t), 185, 1.5, 8 * np.sin(3 * t)),
+    "shake": lambda t: (
+        320 + 8 * np.sin(23 * t) + 5 * np.sin(31 * t + 1),
+        180 + 8 * np.cos(27 * t),
+        1.5,
+        1.5 * np.sin(19 * t),
+    ),
+}
+
+
+class Counting:
+    """A detector that counts the pictures it is shown."""
+
+    def __init__(self, detector: Detector) -> None:
+        self._detector, self.pictures, self.looks = detector, 0, 0
+        self.short_side, self.face_side, self.views = detector.short_side, detector.face_side, detector.views
+
+    def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
+        """See `Detector`."""
+        self.pictures += len(images)
+        self.looks += 1
+        return self._detector(images)
+
+
+def moving_photo(
+    photo: Image, face: Box, path: Callable[[float], tuple[float, float, float, float]], num_frames: int = 125
+) -> Iterator[tuple[Frame, Box]]:
+    """Frames of 25 per second with the box that the photo's `face` has in them; a little noise on top."""
+    rng = np.random.default_rng(0)
+    half_width, half_height = (face[2:] - face[:2]) / 2
+    middle_x, middle_y = (face[2:] + face[:2]) / 2
+    for i in range(num_frames):
+        x, y, zoom, turn = path(i / 25)
+        matrix = cv2.getRotationMatrix2D((float(middle_x) - 0.5, float(middle_y) - 0.5), turn, zoom)
+        matrix[:, 2] += (x - middle_x, y - middle_y)
+        image = cv2.warpAffine(photo, matrix, SIZE, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+        noisy = np.clip(image + rng.normal(0, 3, image.shape), 0, 255).astype(np.uint8)
+        true = np.array(
+            [x - zoom * half_width, y - zoom * half_height, x + zoom * half_width, y + zoom * half_height]
+        )
+        yield Frame(i, Planes.from_image(noisy, Colour()), i), true.astype(np.float32)
+
+
+def measure_photo(photo: Image, detector: Detector) -> Box:
+    """The box of the photo's face by the detector's own measure: a mean over many sizes and places."""
+    planes = Planes.from_image(photo, Colour())
+    guess = max(search([planes], detector)[0], key=lambda each: each.score).box
+    side = float(guess[3] - guess[1])
+    boxes = []
+    rng = np.random.default_rng(0)
+    for view in range(96):
+        half = 0.9 * side * 1.2 ** (view / 96 - 0.5)
+        middle = (guess[:2] + guess[2:]) / 2 + rng.uniform(-0.045, 0.045, 2) * side
+        crop = np.concatenate([middle - half, middle + half]).astype(np.float32)
+        size = round(1.8 * detector.face_side)
+        for each in detector([planes.cut(crop, size)])[0][:1]:
+            boxes.append(each.box * (2 * half / size) + np.concatenate([crop[:2], crop[:2]]))
+    return np.mean(boxes, axis=0).astype(np.float32)
+
+
+def error(box: Box | None, true: Box) -> float:
+    """The worst of centre x, centre y, width and height, in % of the true height; no box counts as nan."""
+    if box is None:
+        return float("nan")
+    difference = box - true
+    parts = [*(difference[:2] + difference[2:]) / 2, *(difference[2:] - difference[:2])]
+    return float(100 * np.max(np.abs(parts)) / (true[3] - true[1]))
+
+
+def read(path: Path) -> Iterator[Frame]:
+    """Frames of a video with even sides."""
+    with av.open(str(path)) as container:
+        for i, frame in enumerate(container.decode(video=0)):
+            height = frame.height
+            planes = frame.reformat(format="yuv420p").to_ndarray()
+            half = (height // 2, frame.width // 2)
+            u, v = planes[height:].reshape(2, *half)
+            yield Frame(i, Planes(planes[:height], u, v, Colour()), i)
+
+
+def timed(frames: Sequence[Frame], detector: Counting) -> tuple[list[Faced], float]:
+    """What `find_faces` gives, and its CPU milliseconds a frame."""
+    start = time.process_time()
+    faced = list(find_faces(iter(frames), detector, FaceOptions(detector="hog", pads=(0, 0, 0, 0))))
+    return faced, 1000 * (time.process_time() - start) / len(frames)
+
+
+def main(folder: Path) -> None:
+    """Print both tables."""
+    cv2.setNumThreads(1)
+    options = FaceOptions(detector="hog", pads=(0, 0, 0, 0))
+    photo = np.ascontiguousarray(data.astronaut()[:, :, ::-1])
+    hog = HogDetector()
+    face = measure_photo(photo, hog)
+    print(
+        f"{'known path, 640 x 360':26} {'raw mean':>9} {'max':>6} {'followed':>9} {'max':>6}"
+        f" {'lost':>5} {'ms':>5} looks/100"
+    )
+    for name, path in PATHS.items():
+        frames, true = zip(*moving_photo(photo, face, path), strict=True)
+        raw = []
+        for frame, box in zip(frames[::5], true[::5], strict=True):
+            best = rank(search([frame.planes], hog)[0], options, *SIZE)[:1]
+            raw.append(error(best[0].box if best else None, box))
+        counting = Counting(hog)
+        faced, cost = timed(frames, counting)
+        errors = [error(each.box, box) for each, box in zip(faced, true, strict=True)]
+        lost = int(np.isnan(errors).sum())
+        print(
+            f"{name:26} {np.nanmean(raw):8.2f}% {np.nanmax(raw):5.1f}%"
+            f" {np.nanmean(errors):8.2f}% {np.nanmax(errors):5.1f}%"
+            f" {lost:5} {cost:5.1f} {100 * counting.looks / len(frames):6.0f}"
+        )
+    real = [
+        *sorted((folder / "grid" / "s1").glob("*.mp4"))[:6],
+        folder / "clips" / "woman_seated_1080x1920.mp4",
+    ]
+    if not all(path.exists() for path in real):
+        print(f"no real clips in {folder}")
+        return
+    print(
+        f"\n{'real clip':26} {'size std':>9} {'range':>6} {'centre std x':>12} {'y':>6}"
+        f" {'lost':>5} {'ms':>5} looks/100"
+    )
+    for path in real:
+        frames = list(read(path))
+        counting = Counting(hog)
+        faced, cost = timed(frames, counting)
+        boxes = np.array([each.box for each in faced if each.box is not None])
+        heights, centres = boxes[:, 3] - boxes[:, 1], (boxes[:, :2] + boxes[:, 2:]) / 2
+        unit = 100 / heights.mean()
+        x, y = centres.std(axis=0) * unit
+        print(
+            f"{path.stem:26} {heights.std() * unit:8.2f}% {np.ptp(heights) * unit:5.2f}% {x:11.2f}% {y:5.2f}%"
+            f" {len(frames) - len(boxes):5} {cost:5.1f} {100 * counting.looks / len(frames):6.0f}"
+        )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[2] / "shared" / "data")

@@ -1,0 +1,231 @@
+"""Find one face in each frame of a video: `Frame` in, `Faced` out, lazily.
+
+What the user may choose, what comes of frames that were seen before, and the pads. How a face is
+followed is in `tracking.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from wav2lip_npu import tracking
+from wav2lip_npu.detectors import Detection, Detector
+from wav2lip_npu.errors import FaceError
+from wav2lip_npu.media import Frame
+from wav2lip_npu.planes import Box, Planes
+from wav2lip_npu.tracking import Cuts, Followed, Follower, pose_of, search
+
+START_SCORE = 0.5
+"""The least score of a face that is found anew."""
+_MIN_VISIBLE = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaceOptions:
+    """How the face is found."""
+
+    detector: str = "auto"
+    """Face detector: auto (s3fd when its weights are there, else hog), s3fd, hog, or another one of
+    face_alignment by name."""
+    face_select: str = "largest"
+    """Whose face, where there are several: largest, left, right, center, or X,Y, a point on it in pixels of
+    the video. The person is then followed until the scene changes."""
+    no_face: str = "keep"
+    """Frames without a face: keep (they pass unchanged) or error."""
+    pads: tuple[int, int, int, int] = (0, 10, 0, 0)
+    """Pixels added to the found face: top bottom left right."""
+    box: tuple[int, int, int, int] = (-1, -1, -1, -1)
+    """A constant face box, top bottom left right in pixels, instead of detection; pads are not added."""
+    nosmooth: bool = False
+    """Detect in every frame and take the boxes as they come."""
+    face_det_batch_size: int = 16
+    """Frames per detector call with nosmooth."""
+
+    def __post_init__(self) -> None:
+        if self.no_face not in ("keep", "error"):
+            raise FaceError(f"no_face is {self.no_face!r}. Choose one of: keep, error")
+        if self.face_select not in ("largest", "left", "right", "center") and self.point is None:
+            message = "Choose one of: largest, left, right, center, X,Y (a point in pixels, as 640,360)"
+            raise FaceError(f"face_select is {self.face_select!r}. {message}")
+        if self.face_det_batch_size < 1:
+            raise FaceError(f"face_det_batch_size is {self.face_det_batch_size}. It must be 1 or more")
+
+    @property
+    def point(self) -> tuple[float, float] | None:
+        """The X,Y of `face_select`, None for a word."""
+        try:
+            x, y = (float(part) for part in self.face_select.split(","))
+        except ValueError:
+            return None
+        return (x, y) if math.isfinite(x) and math.isfinite(y) else None
+
+
+@dataclass(frozen=True)
+class Faced:
+    """A frame, its face, and whether a new scene begins (a cut, or a jump in a looped video)."""
+
+    frame: Frame
+    box: Box | None
+    cut: bool
+
+
+class _Stage(Protocol):
+    """Takes new frames one by one; gives each out once, in order, now or later."""
+
+    def push(self, frame: Frame) -> Iterator[Followed]: ...
+
+    def flush(self) -> Iterator[Followed]: ...
+
+
+def find_faces(frames: Iterable[Frame], detector: Detector, options: FaceOptions) -> Iterator[Faced]:
+    """Each frame with the box of its face, pads included, or None; order and number are kept.
+
+    Holds at most `tracking.LOOK_AHEAD` frames, fewer when they are large. A source that comes again gets
+    the box that it had, without work. Raises `FaceError` when `options.box` is not inside a frame.
+    """
+    stage: _Stage
+    constant = options.box[0] != -1
+    if constant:
+        stage = _Constant(options)
+    elif options.nosmooth:
+        stage = _EveryFrame(detector, options)
+    else:
+        stage = Follower(detector, lambda found, planes: rank(found, options, planes.width, planes.height))
+    memory = _Memory()
+
+    def finished(items: Iterator[Followed]) -> Iterator[Faced]:
+        for frame, box, cut in items:
+            if box is not None and not constant:
+                box = finish(box, options, frame.planes)
+            yield memory.keep(Faced(frame, box, cut))
+
+    try:
+        for frame in frames:
+            if memory.knows(frame.source):
+                yield from finished(stage.flush())
+                yield memory.again(frame)
+            else:
+                memory.expect(frame.source)
+                yield from finished(stage.push(frame))
+            del frame  # a frame that waits nowhere must not be held here
+        yield from finished(stage.flush())
+    finally:
+        close = getattr(frames, "close", None)
+        if close is not None:
+            close()
+
+
+class _Memory:
+    """The boxes found, by source, so that a looped video or a still image is searched once."""
+
+    def __init__(self) -> None:
+        self._rank: dict[int, int] = {}
+        self._boxes: list[Box | None] = []
+        self._cuts: list[bool] = []
+        self._shown = -1
+        self._jumps: set[int] = set()
+
+    def knows(self, source: int) -> bool:
+        return source in self._rank
+
+    def expect(self, source: int) -> None:
+        """A new source: it comes after all others, so it follows a jump unless the last was shown last."""
+        rank = len(self._rank)
+        if self._shown != rank - 1:
+            self._jumps.add(rank)
+        self._rank[source] = self._shown = rank
+
+    def keep(self, faced: Faced) -> Faced:
+        jumped = len(self._boxes) in self._jumps
+        self._boxes.append(faced.box)
+        self._cuts.append(faced.cut)
+        return Faced(faced.frame, faced.box, True) if jumped else faced
+
+    def again(self, frame: Frame) -> Faced:
+        rank, before = self._rank[frame.source], self._shown
+        self._shown = rank
+        step = rank - before
+        # Backwards, the cut lies between the same two pictures: it belongs to the later of them.
+        cut = abs(step) > 1 or (step != 0 and self._cuts[max(rank, before)])
+        box = self._boxes[rank]
+        return Faced(frame, None if box is None else box.copy(), cut)
+
+
+class _Constant:
+    """`options.box` for every frame."""
+
+    def __init__(self, options: FaceOptions) -> None:
+        self._top, self._bottom, self._left, self._right = options.box
+        self._cuts = Cuts()
+
+    def push(self, frame: Frame) -> Iterator[Followed]:
+        height, width = frame.planes.height, frame.planes.width
+        if not (0 <= self._top < self._bottom <= height and 0 <= self._left < self._right <= width):
+            named = f"top {self._top}, bottom {self._bottom}, left {self._left}, right {self._right}"
+            raise FaceError(
+                f"box ({named}) is empty or outside the frame, which is {width} wide and {height} high. "
+                "Give TOP BOTTOM LEFT RIGHT in pixels"
+            )
+        box = np.array([self._left, self._top, self._right, self._bottom], np.float32)
+        yield frame, box, self._cuts.between(frame.planes)
+
+    def flush(self) -> Iterator[Followed]:
+        yield from ()
+
+
+class _EveryFrame:
+    """The detector's own boxes, frame by frame."""
+
+    def __init__(self, detector: Detector, options: FaceOptions) -> None:
+        self._detector, self._options = detector, options
+        self._waiting: list[tuple[Frame, bool]] = []
+        self._cuts = Cuts()
+
+    def push(self, frame: Frame) -> Iterator[Followed]:
+        self._waiting.append((frame, self._cuts.between(frame.planes)))
+        held = sum(each.planes.nbytes for each, _ in self._waiting)
+        if len(self._waiting) >= self._options.face_det_batch_size or held >= tracking.LOOK_AHEAD_BYTES:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[Followed]:
+        waiting, self._waiting = self._waiting, []
+        found = search([frame.planes for frame, _ in waiting], self._detector)
+        for (frame, cut), detections in zip(waiting, found, strict=True):
+            ranked = rank(detections, self._options, frame.planes.width, frame.planes.height)
+            yield frame, ranked[0].box if ranked else None, cut
+
+
+def rank(found: Sequence[Detection], options: FaceOptions, width: int, height: int) -> list[Detection]:
+    """The faces that the detector is sure of, the one that `options.face_select` asks for first."""
+
+    def cost(each: Detection) -> float:
+        pose = pose_of(each.box)
+        if options.point is not None:
+            x, y = options.point
+            inside = each.box[0] <= x < each.box[2] and each.box[1] <= y < each.box[3]
+            return math.hypot(pose.x - x, pose.y - y) + (0 if inside else width + height)
+        costs = {
+            "largest": -pose.side,
+            "left": pose.x,
+            "right": -pose.x,
+            "center": math.hypot(pose.x - width / 2, pose.y - height / 2),
+        }
+        return costs[options.face_select]
+
+    return sorted((each for each in found if each.score >= START_SCORE), key=cost)
+
+
+def finish(box: Box, options: FaceOptions, planes: Planes) -> Box | None:
+    """The box with pads, clipped to the frame; None when most of it lies outside."""
+    top, bottom, left, right = options.pads
+    padded = box + np.array([-left, -top, right, bottom], np.float32)
+    limit = np.array([planes.width, planes.height, planes.width, planes.height], np.float32)
+    clipped = np.clip(padded, 0, limit).astype(np.float32)
+    width, height = (float(side) for side in clipped[2:] - clipped[:2])
+    whole = float(padded[2] - padded[0]) * float(padded[3] - padded[1])
+    return clipped if min(width, height) >= 4 and width * height > _MIN_VISIBLE * whole else None
