@@ -127,7 +127,7 @@ def test_output_folder_is_made(run, tmp_path):
 
 def test_output_that_cannot_be_written(run, tmp_path):
     blocker = write(tmp_path / "file", b"")
-    refused(run(outfile=blocker / "out.mp4"), "cannot write", "Not a directory")
+    refused(run(outfile=blocker / "out.mp4"), "cannot write", "is not a folder")
     refused(run(outfile="/proc/none/out.mp4"), "cannot write")
     refused(run(outfile=tmp_path / "out.xyz"), "unknown kind of video", ".mp4")
     refused(run(outfile=tmp_path), "cannot write")

@@ -304,20 +304,23 @@ def test_a_constant_box_is_used_as_it_is() -> None:
     "box", [(50, 50, 10, 90), (90, 20, 10, 90), (0, 181, 0, 90), (0, 90, -5, 90), (0, -1, 0, 50)]
 )
 def test_a_constant_box_that_is_empty_or_outside_is_refused(box: tuple[int, int, int, int]) -> None:
-    named = rf"top {box[0]}, bottom {box[1]}, left {box[2]}, right {box[3]}.* 320 wide and 180 high"
+    named = rf"--box {' '.join(map(str, box))} is empty or outside the frame of 320x180"
     with pytest.raises(FaceError, match=named):
         follow(video([scene([])]), options=FaceOptions(box=box))
 
 
-def test_wrong_options_are_named() -> None:
-    with pytest.raises(FaceError, match=r"face_select is 'tallest'.* largest, left, right, center, X,Y"):
-        FaceOptions(face_select="tallest")
-    with pytest.raises(FaceError, match="face_select is '3,nan'"):
-        FaceOptions(face_select="3,nan")
-    with pytest.raises(FaceError, match=r"no_face is 'skip'.* keep, error"):
-        FaceOptions(no_face="skip")
-    with pytest.raises(FaceError, match="face_det_batch_size is 0"):
-        FaceOptions(face_det_batch_size=0)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (FaceOptions(face_select="tallest"), "unknown --face_select 'tallest'. Pass largest, left, right, center"),
+        (FaceOptions(face_select="3,nan"), "unknown --face_select '3,nan'"),
+        (FaceOptions(no_face="skip"), "unknown --no_face 'skip'. Pass keep or error"),
+        (FaceOptions(face_det_batch_size=0), "--face_det_batch_size 0 is not at least 1"),
+    ],
+)
+def test_wrong_options_are_named(options: FaceOptions, message: str) -> None:
+    with pytest.raises(FaceError, match=message):
+        follow(video([scene([])]), options=options)
 
 
 def test_nosmooth_gives_the_detectors_own_boxes_in_batches() -> None:

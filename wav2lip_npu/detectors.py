@@ -58,12 +58,14 @@ class Detection:
 class Detector(Protocol):
     """Finds faces in pictures.
 
+    `name`: as `load_detector` knows it.
     `short_side`: px, the size of the copy in which to search a whole frame.
     `face_side`: px, the size of a face at which its box is measured best.
     `views`: how many crops at slightly different scales are averaged for one exact box; above 1 for a
     detector that steps through a pyramid, whose boxes come in coarse steps.
     """
 
+    name: str
     short_side: int
     face_side: int
     views: int
@@ -94,6 +96,7 @@ def load_detector(name: str, device: str = "cpu") -> Detector:
 class HogDetector:
     """The frontal detector of dlib: gradient histograms, a model inside the library, 80 ns a pixel."""
 
+    name = "hog"
     # Its template is 80 px wide, so at 720 it finds a face of a ninth of the short side.
     short_side = 720
     # A face a little above the template has a pyramid level on either side of its own.
@@ -137,6 +140,7 @@ def hog_to_s3fd(left: float, top: float, right: float, bottom: float) -> Box:
 class S3fdDetector:
     """S3FD, the detector that Wav2Lip was trained with; 73 GMAC for a whole frame of 640 x 360."""
 
+    name = "s3fd"
     # Its finest anchors are 16 px, so 320 still finds a face of a twentieth of the short side.
     short_side = 320
     face_side = 96
@@ -250,6 +254,7 @@ class _FaceAlignmentDetector:
 
         from torch import hub
 
+        self.name = name
         folder = Path(hub.get_dir()) / "checkpoints"
         missing = [file for file in _OTHERS[name] if not (folder / file).is_file()]
         if missing:

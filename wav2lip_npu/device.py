@@ -6,8 +6,10 @@ torch_npu is imported late and explicitly, and PyTorch's own autoload of it is s
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
+import logging
 import os
+import re
 import resource
 import sys
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +18,9 @@ from wav2lip_npu.errors import DeviceError
 
 if TYPE_CHECKING:
     import torch
+
+
+log = logging.getLogger(__name__)
 
 
 class Backend(NamedTuple):
@@ -46,38 +51,47 @@ def resolve(spec: str = "auto") -> torch.device:
     """
     import torch
 
-    if spec == "auto":
-        kind = next(kind for kind in BACKENDS if _count(kind))
-        return torch.device(kind)
-    kind, _, number = spec.partition(":")
-    if kind not in BACKENDS or (number and not number.isdecimal()):
+    named = re.fullmatch(
+        rf"({'|'.join(BACKENDS)})(?::(\d{{1,3}}))?", _best() if spec == "auto" else spec, re.ASCII
+    )
+    if named is None:
         raise DeviceError(f"unknown device {spec!r}. Pass --device auto, cpu, cuda, cuda:1, npu or npu:1.")
-    count = _count(kind, why := [])
-    if count <= int(number or 0):
-        found = f"{count} found" if count else "none found"
-        reason = "".join(f" ({text})" for text in why)
-        raise DeviceError(
-            f"device {spec!r} is not there, {found}{reason}. {BACKENDS[kind].missing}, or pass --device cpu."
-        )
-    return torch.device(spec)
+    kind, index = named[1], int(named[2] or 0)
+    count, reason = _count(kind)
+    if count <= index:
+        found = f"{count} found" if count else f"none found{reason and f' ({reason})'}"
+        way_out = f"Pass --device {kind}" if count else f"{BACKENDS[kind].missing}, or pass --device cpu"
+        raise DeviceError(f"device {spec!r} is not there, {found}. {way_out}.")
+    return torch.device(kind) if kind == "cpu" else torch.device(kind, index)  # set_device wants an index
 
 
-def _count(kind: str, why: list[str] | None = None) -> int:
-    """Devices of a kind that can be used now; `why` collects what kept the plugin from loading."""
+def _best() -> str:
+    """The first kind of device that is there; a plugin that is installed in vain is named in the log."""
+    for kind, backend in BACKENDS.items():
+        count, reason = _count(kind)
+        if count:
+            return kind
+        if backend.plugin and importlib.util.find_spec(backend.plugin):
+            log.warning("%s is installed, but no %s can be used. %s", backend.plugin, kind, reason)
+    raise AssertionError("there is always a cpu")
+
+
+def _count(kind: str) -> tuple[int, str]:
+    """Devices of a kind that can be used now, and what kept its plugin from loading."""
     import torch
 
-    plugin = BACKENDS[kind].plugin
-    if plugin is not None:
-        try:
-            importlib.import_module(plugin)
-        except (ImportError, OSError, RuntimeError) as error:
-            if why is not None:
-                why.append(str(error).splitlines()[0])
-            return 0
     if kind == "cpu":
-        return 1
-    module = getattr(torch, kind)
-    return int(module.device_count()) if module.is_available() else 0
+        return 1, ""
+    try:
+        plugin = BACKENDS[kind].plugin
+        if plugin is not None:
+            importlib.import_module(plugin)
+        module = getattr(torch, kind)
+        return int(module.device_count()) if module.is_available() else 0, ""
+    except (
+        Exception
+    ) as error:  # a plugin beside another torch, or without its driver, fails in ways of its own
+        return 0, (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def activate(device: torch.device) -> None:
@@ -85,7 +99,9 @@ def activate(device: torch.device) -> None:
     import torch
 
     if device.type == "npu":
-        torch.npu.set_compile_mode(jit_compile=False)  # before any .to(), or weights are recast in place
+        getattr(torch, device.type).set_compile_mode(
+            jit_compile=False
+        )  # before any .to(), or weights are recast in place
     if device.type != "cpu":
         getattr(torch, device.type).set_device(device)
 

@@ -63,6 +63,7 @@ class DubOptions:
 
     def check(self) -> None:
         """Raise `UsageError` when a value is unknown or out of range."""
+        self.faces.check()
         self.encode.check()
         load_mask(self.blend, FACE_SIZE)
         if self.extend not in media.LOOPS[1:]:
@@ -120,7 +121,7 @@ class DubCommand:
             device=self.device,
             precision=self.precision,
         )
-        log.info("device %s, detector %s", device.describe(models.device), type(models.detector).__name__)
+        log.info("device %s, detector %s", device.describe(models.device), models.detector.name)
         log.info("%s", self)
         with tqdm(unit="frame", disable=None) as bar:
 
@@ -215,7 +216,7 @@ def dub(
         audio=os.fspath(audio),
         checkpoint=os.fspath(models.weights),
         checkpoint_sha256=models.digest,
-        detector=type(models.detector).__name__,
+        detector=models.detector.name,
         device=device.describe(models.device),
         precision=str(models.precision).removeprefix("torch."),
         width=notes.width,

@@ -62,6 +62,8 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         part.touch()
         part.unlink()
+    except FileExistsError as error:
+        raise MediaError(f"cannot write {target}: {error.filename} is not a folder. Pass another place.") from None
     except OSError as error:
         raise MediaError(f"cannot write {target}: {error.strerror}. Pass another place.") from None
 

@@ -46,14 +46,17 @@ class FaceOptions:
     face_det_batch_size: int = 16
     """Frames per detector call with nosmooth."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise `FaceError` when a value is unknown or out of range."""
         if self.no_face not in ("keep", "error"):
-            raise FaceError(f"no_face is {self.no_face!r}. Choose one of: keep, error")
+            raise FaceError(f"unknown --no_face {self.no_face!r}. Pass keep or error.")
         if self.face_select not in ("largest", "left", "right", "center") and self.point is None:
-            message = "Choose one of: largest, left, right, center, X,Y (a point in pixels, as 640,360)"
-            raise FaceError(f"face_select is {self.face_select!r}. {message}")
+            raise FaceError(
+                f"unknown --face_select {self.face_select!r}. "
+                "Pass largest, left, right, center, or X,Y: a point on the face in pixels, as 640,360."
+            )
         if self.face_det_batch_size < 1:
-            raise FaceError(f"face_det_batch_size is {self.face_det_batch_size}. It must be 1 or more")
+            raise FaceError(f"--face_det_batch_size {self.face_det_batch_size} is not at least 1.")
 
     @property
     def point(self) -> tuple[float, float] | None:
@@ -88,6 +91,7 @@ def find_faces(frames: Iterable[Frame], detector: Detector, options: FaceOptions
     Holds at most `tracking.LOOK_AHEAD` frames, fewer when they are large. A source that comes again gets
     the box that it had, without work. Raises `FaceError` when `options.box` is not inside a frame.
     """
+    options.check()
     stage: _Stage
     constant = options.box[0] != -1
     if constant:
@@ -166,10 +170,10 @@ class _Constant:
     def push(self, frame: Frame) -> Iterator[Followed]:
         height, width = frame.planes.height, frame.planes.width
         if not (0 <= self._top < self._bottom <= height and 0 <= self._left < self._right <= width):
-            named = f"top {self._top}, bottom {self._bottom}, left {self._left}, right {self._right}"
+            given = f"{self._top} {self._bottom} {self._left} {self._right}"
             raise FaceError(
-                f"box ({named}) is empty or outside the frame, which is {width} wide and {height} high. "
-                "Give TOP BOTTOM LEFT RIGHT in pixels"
+                f"--box {given} is empty or outside the frame of {width}x{height}. "
+                "Pass TOP BOTTOM LEFT RIGHT in pixels within it."
             )
         box = np.array([self._left, self._top, self._right, self._bottom], np.float32)
         yield frame, box, self._cuts.between(frame.planes)

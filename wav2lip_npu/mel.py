@@ -78,14 +78,13 @@ def log_mel(wav: NDArray[np.float32], config: MelConfig = DEFAULT_MEL) -> Mel:
     return mel
 
 
-def _emphasised(
-    wav: NDArray[np.float32], start: int, stop: int, config: MelConfig
-) -> NDArray[np.float64]:
+def _emphasised(wav: NDArray[np.float32], start: int, stop: int, config: MelConfig) -> NDArray[np.float64]:
     """Samples start..stop of the sound after pre-emphasis, mirrored past both ends."""
     last = len(wav) - 1
     index = last - np.abs(last - np.abs(np.arange(start, stop)))
     before = np.where(index > 0, wav[index - 1], 0).astype(np.float64)
-    return wav[index] - config.preemphasis * before
+    emphasised: NDArray[np.float64] = wav[index] - config.preemphasis * before
+    return emphasised
 
 
 @cache
@@ -108,7 +107,8 @@ def mel_bank(config: MelConfig = DEFAULT_MEL) -> NDArray[np.float32]:
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
     triangles = np.maximum(0, np.minimum(rising, falling)) * 2 / (edges[2:] - edges[:-2])
-    return triangles.astype(np.float32)
+    bank: NDArray[np.float32] = triangles.astype(np.float32)
+    return bank
 
 
 def _normalise(mel: NDArray[np.float64], config: MelConfig) -> NDArray[np.float64]:
@@ -120,9 +120,7 @@ def _normalise(mel: NDArray[np.float64], config: MelConfig) -> NDArray[np.float6
     return np.clip(scaled, -config.max_abs, config.max_abs)
 
 
-def window_start(
-    frame: int, fps: Fraction, shift: float = 0, config: MelConfig = DEFAULT_MEL
-) -> int:
+def window_start(frame: int, fps: Fraction, shift: float = 0, config: MelConfig = DEFAULT_MEL) -> int:
     """First mel column of video frame `frame`, before clamping to the recording.
 
     The product is a float product on purpose: so the original computes it, and at 24000/1001 fps it
@@ -134,10 +132,9 @@ def window_start(
     return int(np.floor(shifted * (config.columns_per_second / float(fps))))
 
 
-def mel_window(
-    mel: Mel, frame: int, fps: Fraction, shift: float = 0, config: MelConfig = DEFAULT_MEL
-) -> Mel:
+def mel_window(mel: Mel, frame: int, fps: Fraction, shift: float = 0, config: MelConfig = DEFAULT_MEL) -> Mel:
     """The columns [80, 16] that frame `frame` speaks; at either end of the sound the last whole window."""
     last = mel.shape[1] - config.columns_per_window
+    assert last >= 0, "the sound is shorter than a mel window"
     start = min(max(window_start(frame, fps, shift, config), 0), last)
     return mel[:, start : start + config.columns_per_window]

@@ -39,6 +39,7 @@ class ConvBlock(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, in, h, w] to [B, out, h / stride, w / stride]."""
         y: Tensor = self.conv_block(x)
         return functional.relu(y.add_(x) if self.residual else y, inplace=True)
 
@@ -46,13 +47,16 @@ class ConvBlock(nn.Module):
 class UpBlock(nn.Module):
     """Transposed convolution, batch norm, ReLU."""
 
-    def __init__(self, in_: int, out: int, stride: int = 2, padding: int = 1, output_padding: int = 1) -> None:
+    def __init__(
+        self, in_: int, out: int, stride: int = 2, padding: int = 1, output_padding: int = 1
+    ) -> None:
         super().__init__()
         self.conv_block = nn.Sequential(
             nn.ConvTranspose2d(in_, out, 3, stride, padding, output_padding), nn.BatchNorm2d(out)
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, in, h, w] to [B, out, h * stride, w * stride]."""
         return functional.relu(self.conv_block(x), inplace=True)
 
 
@@ -64,6 +68,7 @@ class LeakyBlock(nn.Module):
         self.conv_block = nn.Sequential(nn.Conv2d(in_, out, kernel, stride, padding))
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, in, h, w] to [B, out, h / stride, w / stride]."""
         return functional.leaky_relu(self.conv_block(x), 0.01, inplace=True)
 
 
@@ -149,7 +154,7 @@ class Wav2Lip(nn.Module):
             x = block(x[:, :, first // 2 - start :])
             start = first
             shown = feature[:, :, start:]
-            x = torch.cat([x, shown.expand(len(x), -1, -1, -1)], dim=1)
+            x = torch.cat([x, shown.expand(x.shape[0], -1, -1, -1)], dim=1)
         y: Tensor = self.output_block(x)
         return y[:, :, top_row - start :]
 
@@ -175,9 +180,8 @@ class Wav2Lip(nn.Module):
         """
         if faces.dim() == 4:
             return self.speak(mels, self.encode_faces(faces))
-        batch = len(faces)
         folded = self.speak(mels.flatten(0, 1), self.encode_faces(faces.transpose(1, 2).flatten(0, 1)))
-        return folded.unflatten(0, (batch, -1)).transpose(1, 2)
+        return folded.reshape(*mels.shape[:2], *folded.shape[1:]).transpose(1, 2)
 
 
 class SyncNet(nn.Module):
@@ -260,5 +264,7 @@ def fold_norms(network: nn.Module) -> None:
     for module in network.modules():
         block = getattr(module, "conv_block", None)
         if isinstance(block, nn.Sequential) and isinstance(block[-1], nn.BatchNorm2d):
-            transposed = isinstance(block[0], nn.ConvTranspose2d)
-            module.conv_block = fusion.fuse_conv_bn_eval(block[0], block[-1], transpose=transposed)
+            convolution = block[0]
+            assert isinstance(convolution, (nn.Conv2d, nn.ConvTranspose2d))
+            transposed = isinstance(convolution, nn.ConvTranspose2d)
+            module.conv_block = fusion.fuse_conv_bn_eval(convolution, block[-1], transpose=transposed)

@@ -26,7 +26,7 @@ def prefetch(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
         while not closed.is_set():
             try:
                 queue.put((item, error), timeout=_POLL_S)
-                return True
+                return not closed.is_set()  # the close may have made the room: work no further
             except Full:
                 continue
         return False
@@ -49,6 +49,7 @@ def prefetch(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
 
     thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
+    error: BaseException | None = None
     try:
         while True:
             item, error = queue.get()
@@ -59,6 +60,7 @@ def prefetch(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
             yield item
             del item
     finally:
+        error = None  # its traceback holds this frame: no circle, or pictures live on in it
         closed.set()
         while True:  # let a put in progress go through at once
             try:
