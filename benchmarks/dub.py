@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from fractions import Fraction
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ def main() -> None:
     parser.add_argument("--audio", help="default: the sound of --face")
     parser.add_argument("--checkpoint_path", help="default: random weights of the full-size network")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--longer", type=int, default=10, help="also dub a sound this many times as long; 0: skip")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each figure; the median is printed")
+    parser.add_argument(
+        "--longer", type=int, default=10, help="also dub a sound this many times as long; 0: skip"
+    )
+    parser.add_argument("--runs", type=int, default=3, help="runs of each figure: the median is printed")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.part:
@@ -51,42 +54,52 @@ def main() -> None:
 
 
 def report(given: argparse.Namespace, folder: str) -> None:
-    """Measure and print."""
+    """Measure and print. The parts and the whole take turns, so that a drifting machine touches both."""
     cores = len(os.sched_getaffinity(0))
-    print(f"{processor()}, {cores} cores, torch {torch_version()}")
-    parts = {name: median(given, name) for name in ("decode", "encode", "generate", "eager")}
-    whole = [whole_dub(given, given.audio, folder) for _ in range(given.runs)]
-    dub = sorted(whole, key=lambda run: run["seconds"])[len(whole) // 2]
-    frames = dub["report"]["frames"]
-    floor = sum(parts[name]["cpu"] for name in ("decode", "encode", "generate")) / cores
-    faster = parts["generate"]["fps"] / parts["eager"]["fps"]
-    rows = [
-        ("decode alone", f"{parts['decode']['cpu']:.1f} CPU s"),
-        ("encode alone", f"{parts['encode']['cpu']:.1f} CPU s"),
-        ("generator alone", f"{parts['generate']['cpu']:.1f} CPU s, {parts['generate']['fps']:.1f} frames/s"),
-        ("generator, plain eager", f"{parts['eager']['fps']:.1f} frames/s: ours is {faster:.2f} x as fast"),
-        (f"floor, {frames} frames", f"{floor:.1f} s"),
-        ("dub, models loaded", f"{dub['report']['seconds']:.1f} s = {dub['report']['seconds'] / floor:.2f} x floor"),
-        ("dub, whole command", f"{dub['seconds']:.1f} s = {dub['seconds'] / floor:.2f} x floor"),
-        ("peak memory", f"{dub['peak'] / 1e9:.2f} GB"),
-        ("--help", f"{help_seconds():.2f} s"),
-    ]
+    print(f"{processor()}, {cores} cores, torch {version('torch')}, median of {given.runs} rounds")
+    rounds = []
+    for _ in range(given.runs):
+        parts = {name: part(given, name) for name in PARTS}
+        floor = sum(parts[name]["cpu"] for name in ("decode", "encode", "generate")) / cores
+        dub = whole_dub(given, given.audio, folder)
+        loaded, whole, cpu = dub["report"]["seconds"], dub["seconds"], dub["cpu"] / cores
+        rounds.append(
+            {
+                "decode alone, CPU s": parts["decode"]["cpu"],
+                "encode alone, CPU s": parts["encode"]["cpu"],
+                "generator alone, CPU s": parts["generate"]["cpu"],
+                "generator alone, frames/s": parts["generate"]["fps"],
+                "plain eager, frames/s": parts["eager"]["fps"],
+                "generator / eager": parts["generate"]["fps"] / parts["eager"]["fps"],
+                "floor, s": floor,
+                "dub, models loaded, s": loaded,
+                "dub, models loaded / floor": loaded / floor,
+                "whole command, s": whole,
+                "whole command / floor": whole / floor,
+                "whole command, CPU s / cores": cpu,
+                "peak memory, GB": dub["peak"] / 1e9,
+            }
+        )
+    for name in rounds[0]:
+        values = sorted(each[name] for each in rounds)
+        print(f"{name:<32}{values[len(values) // 2]:8.2f}   ({values[0]:.2f} to {values[-1]:.2f})")
+    print(f"{'--help, s':<32}{help_seconds():8.2f}")
+    print("frames:", dub["report"]["frames"], "seconds per stage:", dub["report"]["seconds_per_stage"])
     if given.longer:
         long = whole_dub(given, lengthened(given.audio, given.longer, folder), folder)
-        ratio = long["peak"] / dub["peak"]
-        rows.append((f"peak memory, {given.longer} x as long", f"{long['peak'] / 1e9:.2f} GB = {ratio:.2f} x"))
-        rows.append((f"{long['report']['frames']} frames", f"{long['report']['frames_per_second']:.1f} frames/s"))
-    for name, value in rows:
-        print(f"{name:<28}{value}")
-    print("seconds per stage:", dub["report"]["seconds_per_stage"])
+        print(
+            f"{given.longer} x as long: {long['report']['frames']} frames at "
+            f"{long['report']['frames_per_second']:.1f} frames/s, peak {long['peak'] / 1e9:.2f} GB "
+            f"= {long['peak'] / dub['peak']:.2f} x"
+        )
 
 
-def median(given: argparse.Namespace, part: str) -> dict[str, float]:
-    """The middle run of a part, by its CPU time."""
-    words = [sys.executable, __file__, "--part", part, "--face", given.face, "--audio", given.audio]
+def part(given: argparse.Namespace, name: str) -> dict[str, float]:
+    """One part in a process of its own."""
+    words = [sys.executable, __file__, "--part", name, "--face", given.face, "--audio", given.audio]
     words += ["--checkpoint_path", given.checkpoint_path, "--precision", given.precision]
-    runs = [json.loads(subprocess.run(words, check=True, capture_output=True).stdout) for _ in range(given.runs)]
-    return sorted(runs, key=lambda run: run["cpu"])[len(runs) // 2]
+    figures: dict[str, float] = json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
+    return figures
 
 
 def whole_dub(given: argparse.Namespace, audio: str, folder: str) -> dict[str, Any]:
@@ -131,7 +144,11 @@ def decode(given: argparse.Namespace) -> dict[str, float]:
     from wav2lip_npu import media
 
     count, info = count_frames(given)
-    return timed(lambda: sum(1 for _ in itertools.islice(media.read_frames(given.face, fps=info.fps, loop="loop"), count)))
+    return timed(
+        lambda: sum(
+            1 for _ in itertools.islice(media.read_frames(given.face, fps=info.fps, loop="loop"), count)
+        )
+    )
 
 
 def encode(given: argparse.Namespace) -> dict[str, float]:
@@ -151,8 +168,10 @@ def generate(given: argparse.Namespace) -> dict[str, float]:
     """The generator as dubbing runs it."""
     import numpy as np
 
+    from wav2lip_npu import device
     from wav2lip_npu.blend import load_mask
     from wav2lip_npu.generate import Speaker, load_models
+    from wav2lip_npu.overlap import in_lanes
 
     count, _ = count_frames(given)
     models = load_models(given.checkpoint_path, precision=given.precision)
@@ -160,8 +179,15 @@ def generate(given: argparse.Namespace) -> dict[str, float]:
     random = np.random.default_rng(0)
     faces = list(random.integers(0, 255, (count, 96, 96, 3), np.uint8))
     mels = list(random.uniform(-4, 4, (count, 80, 16)).astype(np.float32))
-    list(speaker(faces[: speaker.batch], mels[: speaker.batch]))
-    return timed(lambda: sum(1 for _ in speaker(faces, mels)))
+    batches = [slice(first, first + speaker.batch) for first in range(0, count, speaker.batch)]
+
+    def run(batches: list[slice]) -> int:
+        with device.shared_cores(models.device) as prepare:
+            mouths = in_lanes(lambda part: speaker(faces[part], mels[part]), batches, speaker.lanes, prepare)
+            return sum(len(part) for part in mouths)
+
+    run(batches[:4])
+    return timed(lambda: run(batches))
 
 
 def eager(given: argparse.Namespace) -> dict[str, float]:
@@ -228,13 +254,6 @@ def processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return "unknown processor"
-
-
-def torch_version() -> str:
-    """Version of PyTorch without importing it."""
-    from importlib.metadata import version
-
-    return version("torch")
 
 
 if __name__ == "__main__":

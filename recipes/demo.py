@@ -36,7 +36,9 @@ def main() -> int:
         cv2.imwrite(photo, skimage.data.astronaut()[:, :, ::-1])
         torch.manual_seed(0)
         checkpoint.save(weights, Wav2Lip(width=8))
-        sys.stdout.write("This network is UNTRAINED: the mouth will be noise. Pass trained weights to `dub`.\n")
+        sys.stdout.write(
+            "This network is UNTRAINED: the mouth will be noise. Pass trained weights to `dub`.\n"
+        )
         words = ["dub", "--face", photo, "--audio", str(sentence), "--checkpoint_path", weights]
         code = cli.main([*words, "--outfile", str(out)])
     if code:

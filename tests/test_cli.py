@@ -60,7 +60,9 @@ def test_files_that_are_no_media(run, tmp_path, face_video, which):
     refused(run(**{which: tmp_path / "none.mp4"}), "cannot read", "none.mp4", "No such file")
     refused(run(**{which: write(tmp_path / "empty.mp4", b"")}), "empty.mp4 is empty")
     refused(run(**{which: write(tmp_path / "text.mp4", b"hello " * 500)}), "text.mp4 is not a media file")
-    refused(run(**{which: write(tmp_path / "noise.wav", os.urandom(50_000))}), "noise.wav is not a media file")
+    refused(
+        run(**{which: write(tmp_path / "noise.wav", os.urandom(50_000))}), "noise.wav is not a media file"
+    )
     refused(run(**{which: tmp_path}), "cannot read", "directory")
     half = write(tmp_path / "half.mp4", face_video.read_bytes()[: face_video.stat().st_size // 2])
     refused(run(**{which: half}), "half.mp4")
@@ -148,7 +150,19 @@ def test_output_equal_to_an_input(run, tmp_path, face_video, speech):
     assert copy.read_bytes() == before
 
 
-NAMES = ["a b", "it's", 'say "hi"', "a;b", "a\nb", "ünïcödé 你好 🎬", "$(touch x)", "-dash", "100%03d", "c:d", "a&b|c"]
+NAMES = [
+    "a b",
+    "it's",
+    'say "hi"',
+    "a;b",
+    "a\nb",
+    "ünïcödé 你好 🎬",
+    "$(touch x)",
+    "-dash",
+    "100%03d",
+    "c:d",
+    "a&b|c",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -231,7 +245,12 @@ def test_every_flag_is_known():
 
 def process(*words: object, **options: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, *map(str, words)], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options
+        [sys.executable, *map(str, words)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        **options,
     )
 
 
@@ -262,7 +281,9 @@ def test_signals_leave_nothing(tiny_checkpoint, face_video, tmp_path, number, co
     words = ["--checkpoint_path", tiny_checkpoint, "--face", face_video, "--audio", audio, "--outfile", out]
     child = process("inference.py", *words, *BOX)
     deadline = time.monotonic() + 60
-    while not (list(out.parent.glob("*.part")) and max(p.stat().st_size for p in out.parent.glob("*.part")) > 0):
+    while not (
+        list(out.parent.glob("*.part")) and max(p.stat().st_size for p in out.parent.glob("*.part")) > 0
+    ):
         assert time.monotonic() < deadline
         assert child.poll() is None, child.communicate()
         time.sleep(0.05)

@@ -60,7 +60,8 @@ def paste(planes: Planes, mouth: Image, box: Box, mask: Mask) -> Planes:
     if below[2] <= below[0] or below[3] <= below[1]:
         return planes
     y, u, v = cv2.split(to_yuv(mouth.astype(np.float32), planes.colour))
-    half = np.round(below / 2) if mask.exact else below / 2
+    half = below * np.float32(0.5)
+    half = np.round(half) if mask.exact else half
     return replace(
         planes,
         y=_blend(planes.y, y, below, mask),
@@ -77,18 +78,19 @@ def _blend(plane: NDArray[np.uint8], patch: Array, box: Box, mask: Mask) -> NDAr
     if right <= left or bottom <= top:
         return plane
     size = (int(right - left), int(bottom - top))
-    placed = _place(patch, box - (left, top, left, top), size, cv2.BORDER_REPLICATE)
-    weights = _place(mask.weights, box - (left, top, left, top), size, cv2.BORDER_CONSTANT)
-    if mask.exact:
-        weights = np.ones_like(weights)
-    result = plane.copy()
+    inside = box - np.array([left, top, left, top], np.float32)
+    placed = _place(patch, inside, size, cv2.INTER_CUBIC, cv2.BORDER_REPLICATE)
+    result: NDArray[np.uint8] = plane.copy()
     under = result[top:bottom, left:right]
-    np.clip(np.rint(under + weights * (placed - under)), 0, 255, out=placed)
-    under[:] = placed
+    if not mask.exact:
+        # cubic weights would swing below 0, and the picture change where the mouth does not reach
+        weights = _place(mask.weights, inside, size, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT)
+        placed = under + weights * (placed - under)
+    under[:] = np.clip(np.rint(placed), 0, 255)
     return result
 
 
-def _place(patch: Array, box: Box, size: tuple[int, int], border: int) -> Array:
+def _place(patch: Array, box: Box, size: tuple[int, int], stretch: int, border: int) -> Array:
     """The patch stretched over the box on a canvas of `size` (width, height)."""
     rows, columns = patch.shape
     across, down = (box[2] - box[0]) / columns, (box[3] - box[1]) / rows
@@ -96,6 +98,6 @@ def _place(patch: Array, box: Box, size: tuple[int, int], border: int) -> Array:
         smaller = max(1, round(columns * min(across, 1))), max(1, round(rows * min(down, 1)))
         patch = cv2.resize(patch, smaller, interpolation=cv2.INTER_AREA)
         rows, columns = patch.shape
-    stretch = cv2.INTER_CUBIC if max(across, down) > 1 else cv2.INTER_LINEAR
-    placed: Array = cv2.warpAffine(patch, grid_to_box(box, columns, rows), size, flags=stretch, borderMode=border)
+    to_canvas = grid_to_box(box, columns, rows)
+    placed: Array = cv2.warpAffine(patch, to_canvas, size, flags=stretch, borderMode=border)
     return placed

@@ -8,10 +8,13 @@ archives, and safetensors.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import pickle
 import re
+import tarfile
 import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +28,41 @@ _KEY_ONLY_IN = {
     "generator": "output_block.1.weight",
     "expert": "face_encoder.0.conv_block.0.weight",
     "discriminator": "binary_pred.0.weight",
-    "S3FD face detector": "conv3_3_norm.weight",
+    "detector": "conv3_3_norm.weight",
 }
-_NAMES = {"generator": "Wav2Lip generator", "expert": "SyncNet expert", "discriminator": "quality discriminator"}
+_NAMES = {
+    "generator": "a Wav2Lip generator",
+    "expert": "a SyncNet expert",
+    "discriminator": "a quality discriminator",
+    "detector": "an S3FD face detector",
+}
+_LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_IMPOSTORS = (
+    (rb"$", "is empty. Download it again."),
+    (
+        rb"version https://git-lfs",
+        "is a Git LFS pointer, not the weights. Run 'git lfs pull' where it is from.",
+    ),
+    (
+        rb"(\xef\xbb\xbf)?\s*<([!?]|html|head|body)",
+        "is an HTML or XML page: the answer of a web site was saved instead of the weights. "
+        "Open the link in a browser and save the file itself.",
+    ),
+    (
+        rb"....ftyp|RIFF|\x1aE\xdf\xa3|ID3|OggS|fLaC|\x89PNG|\xff\xd8\xff",
+        "is a video, sound or picture, not weights. Pass a .pth, .pt or .safetensors file.",
+    ),
+    (
+        rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|.{257}ustar",
+        "is a packed archive. Unpack it and pass the .pth inside.",
+    ),
+    (
+        rb"\x80[\x00-\x05]",
+        "is a Python pickle, not PyTorch weights, and was not opened: a pickle can run code. "
+        "Pass a file that torch.save made of tensors.",
+    ),
+)
+"""How files begin that are no weights, and what they are."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +105,7 @@ def load(path: str | os.PathLike[str], kind: str) -> Checkpoint:
     """
     source = Path(path)
     content = _read(source)
-    training = None
-    weights = content
+    weights, training = content, None
     if isinstance(content.get("state_dict"), dict):
         weights = content["state_dict"]
         training = {key: value for key, value in content.items() if key != "state_dict"}
@@ -93,121 +127,186 @@ def save(path: str | os.PathLike[str], network: nn.Module, training: dict[str, A
     target = Path(path)
     part = target.with_name(target.name + ".part")
     weights = {key: value.detach().cpu() for key, value in network.state_dict().items()}
-    content = {"optimizer": None, "global_step": 0, "global_epoch": 0, **(training or {}), "state_dict": weights}
+    progress = {"optimizer": None, "global_step": 0, "global_epoch": 0, **(training or {})}
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        torch.save(content, part)
+        torch.save({"state_dict": weights, **progress}, part)
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _tensors(content: dict[str, Any], source: Path) -> dict[str, Tensor]:
+def _tensors(content: dict[Any, Any], source: Path) -> dict[str, Tensor]:
+    """The tensors of a dict. Raises `CheckpointError` when there are none."""
     import torch
 
-    tensors = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         found = ", ".join(sorted(map(str, content))[:5]) or "nothing"
         raise CheckpointError(f"{source} holds no weights; found: {found}. Pass a file with a state dict.")
     return tensors
 
 
-def _read(source: Path) -> dict[str, Any]:
+def _read(source: Path) -> dict[Any, Any]:
     """The dict inside a weights file of any known form; tells what another file is."""
     try:
         with source.open("rb") as file:
             head = file.read(512)
     except OSError as error:
-        raise CheckpointError(f"cannot read weights {source}: {error.strerror}. Check --checkpoint_path.") from None
-    _refuse_impostors(source, head)
-    if head[:4] == b"PK\x03\x04":
-        return _read_zip(source)
-    if head[8:9] == b"{":
-        return _read_safetensors(source)
-    if head[:1] == b"\x80":
-        return _read_torch(source, mmap=False)
+        why = error.strerror
+        raise CheckpointError(f"cannot read weights {source}: {why}. Check --checkpoint_path.") from None
+    read = _reader(source, head)
+    try:
+        content = read(source)
+    except CheckpointError:
+        raise
+    except Exception as error:  # there is no end to what a damaged file makes a parser raise
+        raise _damaged(source, error) from None
+    if not isinstance(content, dict):
+        what = type(content).__name__
+        raise CheckpointError(
+            f"{source} holds a {what}, not a dict of weights. Pass a file with a state dict."
+        )
+    return content
+
+
+def _reader(source: Path, head: bytes) -> Callable[[Path], Any]:
+    if head.startswith((b"PK\3\4", b"PK\5\6")):
+        return _read_zip
+    if head[4:9] == b"\0\0\0\0{":
+        return _read_safetensors
+    legacy = head[:1] == b"\x80" and head[2:15] == _LEGACY_MAGIC[: len(head) - 2]
+    if legacy and not tarfile.is_tarfile(source):  # else PyTorch 2.5 runs what is in it: CVE-2025-32434
+        return _read_torch
+    for start, what in _IMPOSTORS:
+        if re.match(start, head, re.DOTALL | re.IGNORECASE):
+            raise CheckpointError(f"{source} {what}")
     raise CheckpointError(
         f"{source} is not a weights file (it starts with {head[:8]!r}). "
         "Pass a .pth, .pt or .safetensors file of a Wav2Lip network."
     )
 
 
-def _refuse_impostors(source: Path, head: bytes) -> None:
-    start = head.lstrip().lower()
-    if not head:
-        raise CheckpointError(f"{source} is empty. Download it again.")
-    if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{source} is a Git LFS pointer, not the weights. Run 'git lfs pull' where it is from.")
-    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
-        raise CheckpointError(
-            f"{source} is an HTML page: the page of the download was saved instead of the weights. "
-            "Open the link in a browser and save the file itself."
+def _damaged(source: Path, error: Exception) -> CheckpointError:
+    if isinstance(error, EOFError) or re.search(
+        "not a zip file|unexpected EOF|incomplete|invalid header length", str(error)
+    ):
+        size = f"{source.stat().st_size:,}"
+        return CheckpointError(
+            f"{source} ends too early at {size} bytes: a truncated download. Download it again."
         )
+    return CheckpointError(f"{source} is damaged ({type(error).__name__}). Download it again.")
 
 
-def _truncated(source: Path) -> CheckpointError:
-    size = source.stat().st_size
-    return CheckpointError(f"{source} ends too early at {size:,} bytes: a truncated download. Download it again.")
+def _read_zip(source: Path) -> Any:
+    with zipfile.ZipFile(source) as archive:
+        names = archive.namelist()
+        if not any(name.endswith("/data.pkl") for name in names):
+            raise CheckpointError(
+                f"{source} is a zip archive without PyTorch weights. Unpack it and pass the .pth inside."
+            )
+        if any(name.endswith("/constants.pkl") for name in names):
+            return _read_torchscript(archive)
+        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    return _read_torch(source, mmap=not packed)  # mapped, compressed bytes would pass for weights
 
 
-def _read_zip(source: Path) -> dict[str, Any]:
-    try:
-        with zipfile.ZipFile(source) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile:
-        raise _truncated(source) from None
-    if not any(name.endswith("data.pkl") for name in names):
-        raise CheckpointError(f"{source} is a zip archive without PyTorch weights. Unpack it and pass the .pth inside.")
-    if any(name.endswith("/constants.pkl") for name in names):
-        return _read_torchscript(source)
-    return _read_torch(source, mmap=True)
-
-
-def _read_torch(source: Path, *, mmap: bool) -> dict[str, Any]:
+def _read_torch(source: Path, *, mmap: bool = False) -> Any:
     import torch
 
     try:
-        content = torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
+        with torch.serialization.safe_globals([_rebuild_npu_tensor]):
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         if code is None:
-            raise CheckpointError(f"{source} is damaged: {_first_line(error)}. Download it again.") from None
+            raise
         raise CheckpointError(
             f"{source} contains code ({code[1]}) and was not opened. "
             "Pass a file that holds nothing but tensors and numbers."
         ) from None
-    except (EOFError, RuntimeError, ValueError, KeyError, IndexError, OSError) as error:
-        if isinstance(error, EOFError) or "unexpected" in str(error) or "PytorchStreamReader" in str(error):
-            raise _truncated(source) from None
-        raise CheckpointError(f"{source} is damaged: {_first_line(error)}. Download it again.") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{source} holds a {type(content).__name__}, not a dict of weights.")
-    return content
 
 
-def _read_torchscript(source: Path) -> dict[str, Any]:
+def _rebuild_npu_tensor(*parts: Any) -> Tensor:
+    """A tensor that torch_npu before 2.1 saved: PyTorch's own parts, then the layout on the NPU."""
     import torch
 
-    try:
-        return dict(torch.jit.load(str(source), map_location="cpu").state_dict())
-    except RuntimeError as error:
-        raise CheckpointError(f"{source} is a damaged TorchScript archive: {_first_line(error)}.") from None
+    rebuild: Callable[..., Tensor] = torch._utils._rebuild_tensor_v2
+    return rebuild(*parts[:6])
+
+
+_rebuild_npu_tensor.__module__ = "torch_npu.utils.storage"  # by this name the files call it
+
+
+def _read_torchscript(archive: zipfile.ZipFile) -> dict[str, Any]:
+    pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+    root = pickled.removesuffix("data.pkl")
+    return dict(_parameters(_TorchScriptUnpickler(archive, root).load()))
+
+
+class _Part:
+    """Any object in a TorchScript archive: keeps its attributes and does nothing."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            vars(self).update(state)
+
+
+class _TorchScriptUnpickler(pickle.Unpickler):
+    """Reads the tensors of a TorchScript archive; whatever else the archive names becomes a `_Part`.
+
+    `torch.jit.load` would run code from the archive (`__setstate__`, default arguments), and TorchScript
+    can write files.
+    """
+
+    _TYPES = {  # noqa: RUF012
+        "FloatStorage": "float32",
+        "HalfStorage": "float16",
+        "BFloat16Storage": "bfloat16",
+        "DoubleStorage": "float64",
+        "LongStorage": "int64",
+    }
+
+    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
+        super().__init__(io.BytesIO(archive.read(root + "data.pkl")))
+        self._archive = archive
+        self._root = root
+
+    def find_class(self, module: str, name: str) -> Any:
+        """A name in place of a storage type, a function for tensors, else `_Part`."""
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _strided
+        return self._TYPES.get(name, _Part) if module == "torch" else _Part
+
+    def persistent_load(self, storage: Any) -> Tensor:
+        """The flat tensor of a storage."""
+        import torch
+
+        _, dtype, key, *_ = storage
+        data = bytearray(self._archive.read(f"{self._root}data/{key}"))
+        return torch.frombuffer(data, dtype=getattr(torch, dtype))
+
+
+def _strided(flat: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+    return flat.as_strided(size, stride, offset)
+
+
+def _parameters(part: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    import torch
+
+    for name, value in vars(part).items():
+        if isinstance(value, torch.Tensor):
+            yield prefix + name, value
+        elif isinstance(value, _Part):
+            yield from _parameters(value, f"{prefix}{name}.")
 
 
 def _read_safetensors(source: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
-        return dict(load_file(source))
-    except (SafetensorError, ValueError) as error:
-        if "incomplete" in str(error).lower():
-            raise _truncated(source) from None
-        raise CheckpointError(f"{source} is a damaged safetensors file: {_first_line(error)}.") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return dict(load_file(source))
 
 
 def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
@@ -217,25 +316,40 @@ def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
     from wav2lip_npu.models import FULL_WIDTH, NETWORKS
 
     wanted = _NAMES[kind]
-    found = next((name for name, key in _KEY_ONLY_IN.items() if key in weights), None)
+    found = next((name for name, key in _KEY_ONLY_IN.items() if key in weights), "")
     if found != kind:
-        what = f"a {_NAMES.get(found, found)}" if found else "an unknown network"
-        raise CheckpointError(f"{source} holds {what}, but a {wanted} is wanted. Pass the {kind}'s file.")
-    first = "face_encoder.0.conv_block.0.weight" if kind == "expert" else "face_encoder_blocks.0.0.conv_block.0.weight"
+        what = _NAMES.get(found, "an unknown network")
+        raise CheckpointError(f"{source} holds {what}, but {wanted} is wanted. Pass the {kind}'s file.")
+    types = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+    for key, value in weights.items():
+        plain = value.layout is torch.strided and value.device.type == "cpu"
+        if not plain or (value.dtype not in types and not key.endswith("num_batches_tracked")):
+            form = f"{value.dtype}, {value.layout}, {value.device}".replace("torch.", "")
+            raise CheckpointError(
+                f"{source} holds {key!r} in a form that does not compute ({form}). "
+                "Pass the weights as plain float32 or float16."
+            )
+    first = _KEY_ONLY_IN["expert"] if kind == "expert" else "face_encoder_blocks.0.0.conv_block.0.weight"
     full = 16 if kind == "generator" else 32
     width = len(weights[first]) * FULL_WIDTH // full if first in weights and weights[first].dim() else 0
     if not 2 <= width <= 8 * FULL_WIDTH or width % 2:
-        raise CheckpointError(f"{source} is no {wanted} that this version knows: its first layer does not fit.")
+        raise CheckpointError(
+            f"{source} is {wanted} of another design: its first layer does not fit. Pass 96 px weights."
+        )
     with torch.device("meta"):
         expected = {key: value.shape for key, value in NETWORKS[kind](width).state_dict().items()}
     shapes = {key: value.shape for key, value in weights.items()}
     if shapes != expected:
         odd = sorted(key for key in expected.keys() | shapes.keys() if expected.get(key) != shapes.get(key))
         raise CheckpointError(
-            f"{source} is a {wanted} of another design: {len(odd)} of its tensors do not fit, first {odd[0]!r}. "
-            "This version runs 96 px networks."
+            f"{source} is {wanted} of another design: {len(odd)} of its tensors do not fit, "
+            f"first {odd[0]!r}. Pass 96 px weights."
         )
-    broken = [key for key, value in weights.items() if not bool(torch.isfinite(value).all())]
+    # A sum is not finite when a term is not, and ten times as quick as looking at each.
+    broken = [key for key, value in weights.items() if not value.sum(dtype=torch.float64).isfinite()]
     if broken:
-        raise CheckpointError(f"{source} holds NaN or infinite weights, first in {broken[0]!r}: a diverged training.")
+        raise CheckpointError(
+            f"{source} holds NaN or infinite weights, first in {broken[0]!r}: a diverged training. "
+            "Pass an earlier checkpoint."
+        )
     return width

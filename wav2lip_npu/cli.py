@@ -87,7 +87,9 @@ def _plain_switches(words: list[str], options: Any) -> list[str]:
 def _switches(options: Any) -> Iterator[str]:
     """Names of the yes-or-no fields of a dataclass and of those inside it."""
     for field in dataclasses.fields(options):
-        if field.default_factory is not dataclasses.MISSING and dataclasses.is_dataclass(field.default_factory):
+        if field.default_factory is not dataclasses.MISSING and dataclasses.is_dataclass(
+            field.default_factory
+        ):
             yield from _switches(field.default_factory)
         elif field.default is True or field.default is False:
             yield field.name

@@ -6,12 +6,14 @@ torch_npu is imported late and explicitly, and PyTorch's own autoload of it is s
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
 import re
 import resource
 import sys
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from wav2lip_npu.errors import DeviceError
@@ -39,8 +41,9 @@ class Backend(NamedTuple):
 BACKENDS = {
     "npu": Backend("torch_npu", False, 64, "Install CANN and the torch-npu of your torch version"),
     "cuda": Backend(None, True, 64, "Install a CUDA build of torch and the driver"),
-    "cpu": Backend(None, True, 8, ""),
+    "cpu": Backend(None, True, 4, ""),
 }
+_MOST_LANES = 4
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 
@@ -139,6 +142,37 @@ def release_memory(device: torch.device) -> None:
 
     if device.type != "cpu":
         getattr(torch, device.type).empty_cache()
+
+
+def lanes(device: torch.device) -> int:
+    """Batches that should run at the same time, each in a thread of its own.
+
+    On a CPU several small batches on one core each leave no core waiting, as the threads of one batch
+    wait for each other; a device has its own queue.
+    """
+    return min(_MOST_LANES, cpu_count()) if device.type == "cpu" else 1
+
+
+@contextlib.contextmanager
+def shared_cores(device: torch.device) -> Iterator[Callable[[], None]]:
+    """Divide the cores among the lanes; gives what each lane's thread calls first.
+
+    PyTorch keeps a number of threads for each thread and one for threads to come; the latter is as it was
+    afterwards.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    each = max(1, cpu_count() // lanes(device))
+
+    def prepare() -> None:
+        activate(device)
+        torch.set_num_threads(each)
+
+    try:
+        yield prepare
+    finally:
+        torch.set_num_threads(before)
 
 
 def cpu_count() -> int:

@@ -21,12 +21,12 @@ import numpy as np
 from wav2lip_npu import __version__, device, media
 from wav2lip_npu.blend import Mask, load_mask, paste
 from wav2lip_npu.encode import EncodeOptions, check_target, check_writable, write_video
-from wav2lip_npu.errors import FaceError, MediaError, UsageError
+from wav2lip_npu.errors import MediaError, UsageError
 from wav2lip_npu.faces import Faced, FaceOptions, find_faces
 from wav2lip_npu.mel import DEFAULT_MEL, Mel, log_mel, mel_window
-from wav2lip_npu.overlap import prefetch
+from wav2lip_npu.overlap import in_lanes, prefetch
 from wav2lip_npu.planes import Image, Planes
-from wav2lip_npu.report import DubReport, Stopwatch
+from wav2lip_npu.report import DubReport, Notes, Stopwatch
 from wav2lip_npu.sound import Samples, Sound, load_sound
 
 if TYPE_CHECKING:
@@ -144,14 +144,17 @@ class DubCommand:
         )
 
 
-def check_files(face: str | os.PathLike[str], audio: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
-    """Raise `MediaError` when an input cannot be opened or `out` cannot be written or is an input."""
+def check_files(
+    face: str | os.PathLike[str], audio: str | os.PathLike[str], out: str | os.PathLike[str]
+) -> media.VideoInfo:
+    """What the face video is. Raises `MediaError` when a file cannot be opened or `out` is an input."""
     for path in (face, audio):
         if os.path.exists(path) and os.path.exists(out) and os.path.samefile(path, out):
             raise MediaError(f"the output {out} is also an input and would be lost. Pass another --outfile.")
-    media.probe(face)
+    info = media.probe(face)
     media.open_media(audio).close()
     check_target(out)
+    return info
 
 
 def dub(
@@ -172,15 +175,14 @@ def dub(
 
     started = perf_counter()
     options.check()
-    check_files(face, audio, out)
-    info = media.probe(face)
+    info = check_files(face, audio, out)
     fps = Fraction(options.fps).limit_denominator(1001) if info.is_image else info.fps
     sound = load_sound(audio)
     mel = log_mel(_long_enough(sound))
     count = max(1, round(sound.duration * fps))
     mask = load_mask(options.blend, FACE_SIZE)
     speaker = Speaker(models, options.wav2lip_batch_size, mask.top_row)
-    notes = _Notes(os.fspath(face), fps, options.faces.no_face == "error")
+    notes = Notes(os.fspath(face), fps, options.faces.no_face == "error")
     watch = Stopwatch()
     depth = min(16, max(2, _QUEUE_BYTES * 2 // (3 * info.width * info.height)))
 
@@ -234,7 +236,9 @@ def dub(
     )
 
 
-def pictures(face: str | os.PathLike[str], info: media.VideoInfo, options: DubOptions) -> Iterator[media.Frame]:
+def pictures(
+    face: str | os.PathLike[str], info: media.VideoInfo, options: DubOptions
+) -> Iterator[media.Frame]:
     """Frames without end: the video extended as asked, or its first frame, or the image."""
     if info.is_image or not options.static:
         yield from media.read_frames(face, fps=info.fps, loop=options.extend, geometry=options.geometry)
@@ -247,30 +251,46 @@ def speak(
     faced: Iterable[Faced], mel: Mel, fps: Fraction, speaker: Speaker, mel_shift: float = 0
 ) -> Iterator[Spoken]:
     """Give each frame that has a face the mouth that says its part of the mel, batch by batch."""
-    waiting: list[Faced] = []
-    faces: list[Image] = []
-    mels: list[Mel] = []
+
+    def work(batch: _Batch) -> list[Spoken]:
+        mouths = iter(speaker(batch.faces, batch.mels))
+        return [Spoken(item, None if item.box is None else next(mouths)) for item in batch.items]
+
+    batches = _batches(faced, mel, fps, speaker.batch, mel_shift)
+    with device.shared_cores(speaker.device) as prepare:
+        for spoken in in_lanes(work, batches, speaker.lanes, prepare):
+            spoken.reverse()
+            while spoken:  # a picture that was handed on must not be held here
+                yield spoken.pop()
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Consecutive frames, and face and mel window of those that have a face."""
+
+    items: list[Faced] = field(default_factory=list)
+    faces: list[Image] = field(default_factory=list)
+    mels: list[Mel] = field(default_factory=list)
+
+
+def _batches(
+    faced: Iterable[Faced], mel: Mel, fps: Fraction, size: int, mel_shift: float
+) -> Iterator[_Batch]:
+    batch = _Batch()
     shown: Planes | None = None
-
-    def spoken() -> Iterator[Spoken]:
-        mouths = iter(speaker(faces, mels))
-        while waiting:
-            item = waiting.pop(0)
-            yield Spoken(item, None if item.box is None else next(mouths))
-        faces.clear()
-        mels.clear()
-
     for item in faced:
-        waiting.append(item)
+        batch.items.append(item)
         if item.box is not None:
             if item.frame.planes is not shown:  # a still picture is cut once
                 shown = item.frame.planes
                 face = shown.cut(item.box, FACE_SIZE)
-            faces.append(face)
-            mels.append(mel_window(mel, item.frame.index, fps, mel_shift))
-        if len(faces) == speaker.batch or len(waiting) == 2 * speaker.batch:
-            yield from spoken()
-    yield from spoken()
+            batch.faces.append(face)
+            batch.mels.append(mel_window(mel, item.frame.index, fps, mel_shift))
+        if len(batch.faces) == size or len(batch.items) == 2 * size:
+            yield batch
+            batch = _Batch()
+    if batch.items:
+        yield batch
 
 
 def blend_all(spoken: Iterable[Spoken], mask: Mask) -> Iterator[Planes]:
@@ -278,52 +298,6 @@ def blend_all(spoken: Iterable[Spoken], mask: Mask) -> Iterator[Planes]:
     for item in spoken:
         planes, box = item.faced.frame.planes, item.faced.box
         yield planes if box is None or item.mouth is None else paste(planes, item.mouth, box, mask)
-
-
-class _Notes:
-    """Writes down what passes by for the report, and stops the run when the faces are not as asked."""
-
-    def __init__(self, face: str, fps: Fraction, must_have_face: bool) -> None:
-        self.dubbed = self.width = self.height = 0
-        self.faceless: list[tuple[int, int]] = []
-        self.cuts: list[int] = []
-        self._face = face
-        self._fps = fps
-        self._must_have_face = must_have_face
-
-    def take(self, faced: Iterable[Faced]) -> Iterator[Faced]:
-        """The same items. Raises `FaceError`."""
-        index, source = -1, -1
-        for item in faced:
-            index = item.frame.index
-            self.width, self.height = item.frame.planes.width, item.frame.planes.height
-            if item.cut and index:
-                self.cuts.append(index)
-            if not self.dubbed and item.frame.source <= source:
-                break  # the whole video was seen
-            source = item.frame.source
-            if item.box is None:
-                first = self.faceless.pop()[0] if self.faceless and self.faceless[-1][1] == index - 1 else index
-                self.faceless.append((first, index))
-            else:
-                self.dubbed += 1
-                self._check_gap(index)
-            yield item
-        if not self.dubbed:
-            raise FaceError(
-                f"no face in {self._face}, {source + 1} frames looked at. "
-                "Pass --box TOP BOTTOM LEFT RIGHT, another --detector, or a video with a face."
-            )
-        self._check_gap(index + 1)
-
-    def _check_gap(self, index: int) -> None:
-        if self._must_have_face and self.faceless and self.faceless[-1][1] == index - 1:
-            first, last = self.faceless[-1]
-            raise FaceError(
-                f"no face in {self._face}, frames {first}-{last} "
-                f"({float(first / self._fps):.1f}-{float((last + 1) / self._fps):.1f} s). "
-                "Pass --no_face keep to leave those frames unchanged."
-            )
 
 
 def _long_enough(sound: Sound) -> Samples:
@@ -344,4 +318,5 @@ def _reported(
 def _comment(models: Models) -> str:
     """What the file says of itself to whoever looks."""
     name = models.weights.name.encode("utf-8", "replace").decode()
-    return f"Lips synchronised to the sound by wav2lip-npu {__version__}, weights {name} (sha256 {models.digest})"
+    weights = f"{name} (sha256 {models.digest})"
+    return f"Lips synchronised to the sound by wav2lip-npu {__version__}, weights {weights}"

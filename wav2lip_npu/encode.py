@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,9 +21,9 @@ from wav2lip_npu.planes import Planes
 from wav2lip_npu.sound import Samples, read_blocks
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}
-PRESETS = "ultrafast superfast veryfast faster fast medium slow slower veryslow".split()
+PRESETS = ["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"]
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
-_AAC_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
+_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 _BITS_PER_CHANNEL = 96_000
 _SILENCE: Samples = np.zeros((1, 0), np.float32)
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -63,7 +65,9 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         part.touch()
         part.unlink()
     except FileExistsError as error:
-        raise MediaError(f"cannot write {target}: {error.filename} is not a folder. Pass another place.") from None
+        raise MediaError(
+            f"cannot write {target}: {error.filename} is not a folder. Pass another place."
+        ) from None
     except OSError as error:
         raise MediaError(f"cannot write {target}: {error.strerror}. Pass another place.") from None
 
@@ -83,23 +87,35 @@ def write_video(
     `out` is replaced only when the whole video is written; else nothing is left. Raises `MediaError`
     when it cannot be written or there is no picture.
     """
+    check_target(out)
     target = Path(out)
     part = _part_of(target)
     try:
-        count = _encode(images, part, FORMATS[target.suffix.lower()], fps, audio, options, comment, pixel_aspect)
+        count = _encode(
+            images, part, FORMATS[target.suffix.lower()], fps, audio, options, comment, pixel_aspect
+        )
         os.replace(part, target)
     except OSError as error:
         if error.errno in _DISK_FULL:
-            raise MediaError(f"cannot write {target}: the disk is full. Free space or pass another --outfile.") from None
+            raise MediaError(
+                f"cannot write {target}: the disk is full. Free space or pass another --outfile."
+            ) from None
+        raise MediaError(f"cannot write {target}: {error.strerror or error}.") from error
+    except av.error.FFmpegError as error:
         raise MediaError(f"cannot write {target}: {error.strerror or error}.") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
     return count
 
 
 def _part_of(target: Path) -> Path:
-    """The name while writing; two processes that write the same target do not meet."""
-    return target.with_name(f"{target.name}.{os.getpid()}.part")
+    """The name while writing; two processes that write the same target do not meet.
+
+    It is short, as a name that is just allowed may not be made longer.
+    """
+    digest = zlib.crc32(os.fsencode(target.name))
+    return target.with_name(f"{target.name[:40]}.{digest:08x}.{os.getpid()}.part")
 
 
 def _encode(
@@ -113,14 +129,18 @@ def _encode(
     pixel_aspect: Fraction,
 ) -> int:
     container_options = {"movflags": "+faststart"} if form in ("mp4", "mov") else {}
-    with av.open("file:" + os.fspath(part), "w", format=form, container_options=container_options) as container:
+    with contextlib.ExitStack() as stack:
+        url = "file:" + os.fspath(part)
+        container = stack.enter_context(av.open(url, "w", format=form, container_options=container_options))
         container.metadata["comment"] = comment
         video: Any = None
-        track = _SoundTrack(container, audio) if audio is not None else None
+        track = None
         count = 0
         for count, planes in enumerate(images, start=1):
             if video is None:
                 video = _video_stream(container, planes, fps, options, pixel_aspect)
+                if audio is not None:
+                    track = stack.enter_context(contextlib.closing(_SoundTrack(container, audio)))
             frame = _frame_of(planes)
             frame.pts = count - 1
             frame.time_base = 1 / fps
@@ -151,6 +171,7 @@ def _video_stream(
 
 def _frame_of(planes: Planes) -> av.VideoFrame:
     frame = av.VideoFrame(planes.width, planes.height, "yuv420p")
+    target: Any
     for target, source in zip(frame.planes, (planes.y, planes.u, planes.v), strict=True):
         lines = np.frombuffer(target, np.uint8).reshape(-1, target.line_size)
         lines[: source.shape[0], : source.shape[1]] = source
@@ -162,15 +183,24 @@ class _SoundTrack:
 
     def __init__(self, container: Any, path: str | os.PathLike[str]) -> None:
         self._container = container
-        self._blocks = read_blocks(path)
+        self._blocks: Any = read_blocks(path)
         self._rate, self._block = next(self._blocks, (_AAC_RATES[-1], _SILENCE))
         self._position = self._coded = 0
-        channels = len(self._block)
-        self._layout = _AAC_LAYOUTS.get(channels, "mono")
-        coded_rate = next((rate for rate in _AAC_RATES if rate >= self._rate), _AAC_RATES[-1])
-        self._resampler = soxr.ResampleStream(self._rate, coded_rate, channels) if coded_rate != self._rate else None
-        self._stream = container.add_stream("aac", rate=coded_rate, layout=self._layout)
-        self._stream.bit_rate = _BITS_PER_CHANNEL * (channels if channels in _AAC_LAYOUTS else 1)
+        # AVI cannot say that a codec starts late, as AAC does.
+        codec = "pcm_s16le" if container.format.name == "avi" else "aac"
+        channels = len(self._block) if len(self._block) in _LAYOUTS else 1
+        rates = _AAC_RATES if codec == "aac" else (self._rate,)
+        coded_rate = next((rate for rate in rates if rate >= self._rate), rates[-1])
+        self._resampler = (
+            soxr.ResampleStream(self._rate, coded_rate, channels) if coded_rate != self._rate else None
+        )
+        self._stream = container.add_stream(codec, rate=coded_rate, layout=_LAYOUTS[channels])
+        if codec == "aac":
+            self._stream.bit_rate = _BITS_PER_CHANNEL * channels
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._blocks.close()
 
     def write_until(self, seconds: Fraction | None) -> None:
         """Mux the sound up to `seconds`; with `None` all that is left."""
@@ -188,14 +218,16 @@ class _SoundTrack:
             _, self._block = following
 
     def _encode(self, block: Samples, *, last: bool = False) -> None:
-        if self._resampler is not None:
-            block = self._resampler.resample_chunk(np.ascontiguousarray(block.T), last=last).T
-        if len(block) not in _AAC_LAYOUTS:
+        if len(block) not in _LAYOUTS:
             block = block.mean(axis=0, keepdims=True)
-        if block.shape[1]:
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), "fltp", self._layout)
+        packed = np.ascontiguousarray(block.T)
+        if self._resampler is not None:
+            packed = self._resampler.resample_chunk(packed, last=last).reshape(-1, len(block))
+        if packed.size:
+            # packed, as PyAV miscounts planes from 8 channels on
+            frame = av.AudioFrame.from_ndarray(packed.reshape(1, -1), "flt", _LAYOUTS[len(block)])
             frame.sample_rate = self._stream.rate
             frame.time_base = Fraction(1, self._stream.rate)
             frame.pts = self._coded
-            self._coded += block.shape[1]
+            self._coded += len(packed)
             self._container.mux(self._stream.encode(frame))

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from wav2lip_npu import checkpoint
 from wav2lip_npu import device as devices
 from wav2lip_npu.detectors import Detector, load_detector
 from wav2lip_npu.errors import UsageError
+from wav2lip_npu.mel import Mel
 from wav2lip_npu.models import Wav2Lip, fold_norms
 from wav2lip_npu.planes import Image
 
@@ -56,61 +56,65 @@ def load_models(
     fold_norms(network)
     for parameter in network.requires_grad_(False).parameters():
         layout = devices.memory_format(where) if parameter.dim() == 4 else torch.contiguous_format
-        parameter.data = parameter.data.to(where, dtype, copy=True, memory_format=layout)  # lets go of the file
+        # A copy, so that nothing holds the memory map of the file.
+        parameter.data = parameter.data.to(where, dtype, copy=True, memory_format=layout)
     return Models(network, load_detector(detector, str(where)), where, dtype, loaded.source, loaded.digest())
 
 
 class Speaker:
-    """Runs a generator on faces and mel windows; keeps the features of the face it saw last."""
+    """Runs a generator on batches of faces and mel windows; may be called by several threads at once."""
 
     def __init__(self, models: Models, batch: int | None, top_row: int) -> None:
         if batch is not None and batch < 1:
             raise UsageError(f"--wav2lip_batch_size {batch} is not at least 1.")
-        self.batch = batch or devices.BACKENDS[models.device.type].batch
+        self.device = models.device
+        self.lanes = devices.lanes(models.device)
+        backend = devices.BACKENDS[models.device.type]
+        self.batch = backend.batch if batch is None else max(1, batch // self.lanes)
+        """Faces in one batch; all lanes together hold what was asked for."""
         self._models = models
         self._top_row = top_row
-        self._still: tuple[object, list[Tensor]] | None = None
+        self._still: tuple[Image, list[Tensor]] | None = None
+        self._lock = threading.Lock()
 
-    def __call__(self, faces: list[Image], mels: list[NDArray[np.float32]]) -> Iterator[Image]:
+    def __call__(self, faces: list[Image], mels: list[Mel]) -> list[Image]:
         """Mouths BGR uint8 [S - top_row, S, 3], one for each face BGR uint8 [S, S, 3] and mel [80, 16].
 
-        A list of faces that are all the same object is one still picture: it is encoded once. When the
-        device runs out of memory the batch is halved, for good, and the work goes on.
+        A list of faces that are all the same object is one still picture: it is encoded once, and not
+        again when it comes in the next call. When the device runs out of memory the batch is halved, for
+        good, and the work goes on.
         """
-        done = 0
-        while done < len(faces):
-            part = slice(done, done + self.batch)
+        mouths: list[Image] = []
+        while len(mouths) < len(faces):
+            batch = self.batch
+            part = slice(len(mouths), len(mouths) + batch)
             try:
-                mouths = self._run(faces[part], mels[part])
+                mouths.extend(self._run(faces[part], mels[part]))
             except (RuntimeError, MemoryError) as error:
-                if self.batch == 1 or not devices.is_out_of_memory(error):
+                if batch == 1 or not devices.is_out_of_memory(error):
                     raise
-                self.batch = max(1, min(self.batch, len(faces)) // 2)
-                log.warning("out of memory on %s, going on with batches of %d", self._models.device, self.batch)
-                devices.release_memory(self._models.device)
-                continue
-            done += len(mouths)
-            yield from mouths
+                self.batch = max(1, min(batch, len(faces)) // 2)
+                log.warning("out of memory on %s, going on with batches of %d", self.device, self.batch)
+                devices.release_memory(self.device)
+        return mouths
 
     @torch.inference_mode()
-    def _run(self, faces: list[Image], mels: list[NDArray[np.float32]]) -> NDArray[np.uint8]:
+    def _run(self, faces: list[Image], mels: list[Mel]) -> Image:
         models = self._models
-        devices.activate(models.device)
         sound = torch.from_numpy(np.stack(mels)[:, None]).to(models.device, models.precision)
         mouths = models.generator.speak(sound, self._features(faces), top_row=self._top_row)
         pixels = (mouths.float() * 255).round().clamp(0, 255).to(torch.uint8)
-        result: NDArray[np.uint8] = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        result: Image = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return result
 
     def _features(self, faces: list[Image]) -> list[Tensor]:
         first = faces[0]
-        still = len(faces) > 1 and all(face is first for face in faces)
-        if self._still is not None and self._still[0] is first:
+        if any(face is not first for face in faces) or (len(faces) == 1 and self._still is None):
+            return self._models.generator.encode_faces(self._pairs(faces))
+        with self._lock:
+            if self._still is None or self._still[0] is not first:
+                self._still = (first, self._models.generator.encode_faces(self._pairs([first])))
             return self._still[1]
-        generator = self._models.generator
-        features = generator.encode_faces(self._pairs(faces[:1] if still else faces))
-        self._still = (first, features) if still else None
-        return features
 
     def _pairs(self, faces: list[Image]) -> Tensor:
         """Network input [B, 6, S, S]: the faces with their lower half black, and the same faces whole."""

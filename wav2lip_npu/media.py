@@ -6,10 +6,12 @@ Pictures are BGR wherever they are not planes: the networks were trained on BGR.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+import stat
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -17,28 +19,33 @@ from typing import Any
 import av
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace
-from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL import ImageOps
+from PIL import ImageOps, ImageSequence
 
-from wav2lip_npu.errors import MediaError, UsageError
-from wav2lip_npu.planes import Colour, Image, Planes
+from wav2lip_npu.errors import MediaError
+from wav2lip_npu.planes import SCREEN, Image, Planes, on_white
+from wav2lip_npu.planes import Geometry as Geometry
 
 log = logging.getLogger(__name__)
 
 LOOPS = ("none", "loop", "pingpong", "hold")
 STILL_FPS = Fraction(25)
 _JITTER = 0.75  # frames that a time stamp may be off its place before a frame is doubled or dropped
+LONGEST_HOLD_S = 600  # a larger hole in the time stamps is a jump of the clock
+_STEP_BACK_S = 0.5  # as is a larger step back
+_LEAD = 16  # places before the wanted one to seek to: a codec may reorder so many frames
 _REVERSE_BYTES = 96 << 20
 _FINEST_RATE = 1001  # denominator of the broadcast rates
-# FFmpeg's numbers for the matrix; what is not here is read as BT.601, as FFmpeg does.
-_MATRIX = {1: "bt709", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
-_BT709_LABELS = (1, 1, 1, 1)
 _GUESSED_LENGTH = {"mp3", "aac", "mpeg", "mpegts"}  # from the bit rate, not from an index
-_PLANAR = {"yuv420p", "yuvj420p", "yuva420p"}
-
-Picture = Callable[[Planes], Planes]
+_RIFF_SLACK = 64  # bytes; some writers count the header twice
+_STILLS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "ICO")
+_MOVING = {"GIF", "PNG", "WEBP"}
+# No network, no playlist (it names other files, and FFmpeg waits for more of a live one), no text.
+_PLAYLISTS = {"hls", "concat", "dash", "webm_dash_manifest", "imf", "image2", "lavfi", "rtsp", "sdp", "tty"}
+_CLOSED = {
+    "protocol_whitelist": "file",
+    "format_whitelist": ",".join(sorted(av.formats_available - _PLAYLISTS)),
+}
 
 
 @dataclass(frozen=True)
@@ -75,59 +82,32 @@ class Frame:
         return self.planes.to_image()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Geometry:
-    """Changes to the whole picture, in this order."""
-
-    resize_factor: int = 1
-    """Shrink the whole video by this whole number."""
-    rotate: bool = False
-    """Turn the whole video 90 degrees clockwise (metadata rotation is obeyed without it)."""
-    crop: tuple[int, int, int, int] = (0, -1, 0, -1)
-    """Keep only rows TOP..BOTTOM and columns LEFT..RIGHT of the whole video; -1 is the far edge."""
-
-    def apply(self, planes: Planes) -> Planes:
-        """The picture resized, rotated and cropped. Raises `UsageError` when nothing would be left."""
-        if self.resize_factor < 1:
-            raise UsageError(f"--resize_factor {self.resize_factor} is not a whole number of at least 1.")
-        if self.resize_factor > 1:
-            planes = planes.shrunk(self.resize_factor)
-        if self.rotate:
-            planes = planes.rotated(-1)
-        if self.crop != (0, -1, 0, -1):
-            top, bottom, left, right = self.crop
-            bottom = planes.height if bottom == -1 else bottom
-            right = planes.width if right == -1 else right
-            if not (0 <= top < bottom <= planes.height and 0 <= left < right <= planes.width):
-                raise UsageError(
-                    f"--crop {' '.join(map(str, self.crop))} is outside the frame of "
-                    f"{planes.width}x{planes.height}. Pass top bottom left right within it, -1 for the far edge."
-                )
-            planes = planes.cropped(top, bottom, left, right)
-        return planes
-
-
 AS_IS = Geometry()
 
 
 def probe(path: str | os.PathLike[str]) -> VideoInfo:
     """Size, rate and form of a video or image. Raises `MediaError` when it is neither."""
     if is_image(path):
-        image = _read_image(path)
-        height, width = image.shape[:2]
+        height, width = _read_image(path).shape[:2]
         return VideoInfo(width, height, STILL_FPS, 1, 0, False, True, Fraction(1))
+    first = next(_decode(path), None)
+    if first is None:
+        raise _no_picture(path)
+    quarters = _quarters(first)
+    size = (first.height, first.width) if quarters % 2 else (first.width, first.height)
+    if _is_moving_webp(path):
+        lengths = [frame.duration for frame in _decode_webp(path)]
+        rate = Fraction(1000 * len(lengths), sum(lengths) or 100 * len(lengths))
+        return VideoInfo(
+            *size, rate.limit_denominator(_FINEST_RATE), len(lengths), 0, False, False, Fraction(1)
+        )
     with open_media(path) as container:
         stream = _video_stream(container, path)
-        rate = stream.average_rate or stream.guessed_rate or stream.base_rate or STILL_FPS
-        _, first = next(_decode(path), (0, None))
-        if first is None:
-            raise MediaError(f"no picture in {path} can be decoded: damaged or truncated. Check it in a player.")
-        quarters = _quarters(first)
-        size = (first.height, first.width) if quarters % 2 else (first.width, first.height)
+        rate = Fraction(stream.average_rate or stream.guessed_rate or stream.base_rate or STILL_FPS)
         aspect = Fraction(stream.sample_aspect_ratio or 1)
         return VideoInfo(
             *size,
-            fps=Fraction(rate).limit_denominator(_FINEST_RATE),
+            fps=rate.limit_denominator(_FINEST_RATE) or rate,
             frames=stream.frames or None,
             rotation=90 * quarters,
             has_audio=bool(container.streams.audio),
@@ -151,80 +131,239 @@ def read_frames(
     picture; memory stays bounded in each case. Raises `MediaError` when nothing can be decoded or the
     file ends well before its stated length.
     """
+    assert loop in LOOPS, loop
     if is_image(path):
-        planes = geometry.apply(Planes.from_image(_read_image(path), Colour("bt709", False, _BT709_LABELS)))
+        planes = geometry.apply(Planes.from_image(_read_image(path), SCREEN))
         yield from (Frame(index, planes, 0) for index in itertools.count())
         return
-    fps = fps or probe(path).fps
-    prepare = geometry.apply
-    shown: list[int] = []  # time stamp of the picture at each place
+    video = _Video(path, fps or probe(path).fps, geometry)
     last = None
-    for source, (key, planes) in enumerate(_paced(path, fps, prepare)):
-        shown.append(key)
+    for source, planes in video.first_pass():
         last = Frame(source, planes, source)
         yield last
     if last is None:
-        raise MediaError(f"no picture in {path} can be decoded: damaged or truncated. Check it in a player.")
-    check_whole(path, "video", float(len(shown) / fps))
-    passes: Iterator[tuple[int, Planes]]
-    if loop == "none":
-        return
-    if loop == "hold" or len(shown) == 1:
+        raise _no_picture(path)
+    length = last.index + 1
+    _check_length(path, float(length / video.fps))
+    passes: Iterator[tuple[int, Planes]] = iter(())
+    if loop == "hold" or (loop != "none" and length == 1):
         passes = itertools.repeat((last.source, last.planes))
     elif loop == "loop":
-        passes = itertools.chain.from_iterable(
-            _replay(path, shown, 0, len(shown), prepare) for _ in itertools.repeat(None)
-        )
-    else:
-        there = range(1, len(shown)), range(len(shown) - 1)
-        passes = itertools.chain.from_iterable(
-            itertools.chain(_backwards(path, shown, there[1], prepare), _replay(path, shown, 1, len(shown), prepare))
-            for _ in itertools.repeat(None)
-        )
-    for index, (source, planes) in enumerate(passes, start=len(shown)):
+        passes = _for_ever(lambda: video.replay(0, length))
+    elif loop == "pingpong":
+        passes = _for_ever(lambda: itertools.chain(video.backwards(0, length - 1), video.replay(1, length)))
+    for index, (source, planes) in enumerate(passes, start=length):
         yield Frame(index, planes, source)
+
+
+class _Video:
+    """A video at a constant rate that can be read again from any place."""
+
+    def __init__(self, path: str | os.PathLike[str], fps: Fraction, geometry: Geometry) -> None:
+        self.fps = fps
+        self._path = path
+        self._geometry = geometry
+        self._stamps: list[int] | None = []
+        self._size: tuple[int, int] | None = None
+        self._converted: tuple[VideoFrame, Planes] | None = None
+
+    def first_pass(self) -> Iterator[tuple[int, Planes]]:
+        """Place and picture of all places; the time stamps are kept for `replay`."""
+        for place, frame in enumerate(_paced(self._path, self.fps)):
+            if self._stamps is not None:
+                if frame.pts is None or (self._stamps and frame.pts < self._stamps[-1]):
+                    self._stamps = None  # nothing to seek by
+                else:
+                    self._stamps.append(frame.pts)
+            yield place, self._planes(frame)
+
+    def replay(self, start: int, stop: int) -> Iterator[tuple[int, Planes]]:
+        """Place and picture of places start..stop once more, as the first pass put them."""
+        place = start
+        if self._stamps is not None and start > _LEAD:
+            for frame in _decode(self._path, self._stamps[start - _LEAD]):
+                if frame.pts is None or frame.pts > self._stamps[place]:
+                    break  # the seek went too far
+                while place < stop and self._stamps[place] == frame.pts:
+                    yield place, self._planes(frame)
+                    place += 1
+                if place == stop:
+                    return
+        for number, frame in enumerate(_paced(self._path, self.fps)):
+            if number == place:
+                yield place, self._planes(frame)
+                place += 1
+                if place == stop:
+                    return
+        raise MediaError(f"{self._path} changed or became unreadable while it was being read.")
+
+    def backwards(self, start: int, stop: int) -> Iterator[tuple[int, Planes]]:
+        """The same from last to first, decoded in pieces of bounded size."""
+        piece = 8
+        while stop > start:
+            first = max(start, stop - piece)
+            pictures = list(self.replay(first, stop))
+            piece = max(8, _REVERSE_BYTES // pictures[0][1].nbytes)
+            stop = first
+            while pictures:
+                yield pictures.pop()
+
+    def _planes(self, frame: VideoFrame) -> Planes:
+        """The frame at the size of the first, upright and prepared; one that is held is converted once."""
+        if self._converted is None or self._converted[0] is not frame:
+            self._size = self._size or (frame.width, frame.height)
+            planes = Planes.of_frame(frame, *self._size)
+            quarters = _quarters(frame)
+            self._converted = frame, self._geometry.apply(planes.rotated(quarters) if quarters else planes)
+        return self._converted[1]
+
+
+def _for_ever(one_pass: Callable[[], Iterator[tuple[int, Planes]]]) -> Iterator[tuple[int, Planes]]:
+    while True:
+        yield from one_pass()
+
+
+def _paced(path: str | os.PathLike[str], fps: Fraction) -> Iterator[VideoFrame]:
+    """The decoded frame for each place at a constant rate; one that is held comes again.
+
+    A frame goes to the place after the last one while its time is within `_JITTER` frames of it, so that
+    uneven time stamps neither double nor drop it, else to the place nearest to its time. Where the clock
+    jumps, as between recordings that were joined, the next frame goes to the next place.
+    """
+    frame = held = before = None
+    start = position = Fraction(0)
+    place = -1
+    for frame in _decode(path):
+        stamp = frame.dts if frame.pts is None else frame.pts
+        if stamp is None or frame.time_base is None:
+            position = Fraction(place + 1)
+        else:
+            time = stamp * frame.time_base
+            if before is None or not -_STEP_BACK_S < time - before < LONGEST_HOLD_S:
+                start = time - (place + 1) / fps
+            before = time
+            position = (time - start) * fps
+        target = place + 1 if abs(position - (place + 1)) <= _JITTER else int(position + Fraction(1, 2))
+        if target <= place:
+            continue
+        if held is not None:
+            yield from itertools.repeat(held, target - place - 1)
+        held, place = frame, target
+        yield held
+    if held is not None and held is frame and held.duration and held.time_base is not None:
+        length = min(held.duration * held.time_base, Fraction(LONGEST_HOLD_S))
+        if (rest := position + length * fps - (place + 1)) > _JITTER:
+            yield from itertools.repeat(held, round(rest))
 
 
 def open_media(path: str | os.PathLike[str]) -> av.container.InputContainer:
     """A media file opened for reading. Raises `MediaError` saying what it is instead."""
     try:
-        size = os.stat(path).st_size
-        if not size:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise MediaError(f"{path} is a folder, pipe or device. Pass a media file.")
+        if not status.st_size:
             raise MediaError(f"{path} is empty. Copy the file again.")
-        _check_riff(path, size)
-        # "file:" keeps a name with a colon from being read as a protocol; the white list keeps a
-        # playlist inside the file from reaching the network.
-        url = "file:" + os.fspath(path)
-        return av.open(url, metadata_errors="replace", options={"protocol_whitelist": "file"})
-    except av.error.InvalidDataError:
-        raise MediaError(f"{path} is not a media file, or its beginning or index is missing (truncated).") from None
+        _check_riff(path, status.st_size)
+        # "file:" keeps a name with a colon from being read as a protocol.
+        return av.open("file:" + os.fspath(path), metadata_errors="replace", options=_CLOSED)
     except OSError as error:
         raise MediaError(f"cannot read {path}: {error.strerror or error}.") from None
+    except av.error.FFmpegError:
+        raise MediaError(
+            f"{path} is not a media file, or its beginning or index is missing (truncated)."
+        ) from None
+
+
+def decode(container: Any, stream: Any, path: str | os.PathLike[str]) -> Iterator[Any]:
+    """Decoded frames of a stream; damaged packets are left out, and the time stamps show the hole."""
+    if stream.codec_context is None:
+        raise MediaError(f"{path} holds {stream.type} of an unknown codec. Convert it to a common format.")
+    stream.thread_type = "AUTO"
+    damaged = 0
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                break
+            frames = packet.decode()
+        except av.error.EOFError:
+            break
+        except av.error.FFmpegError:
+            damaged += 1
+            if damaged > 1000:
+                raise MediaError(f"{path} is damaged: over 1000 of its packets cannot be decoded.") from None
+            continue
+        yield from frames
+    if damaged:
+        log.warning("%s: %d damaged packets skipped", path, damaged)
+
+
+def _decode(path: str | os.PathLike[str], seek_to: int | None = None) -> Iterator[VideoFrame]:
+    """Decoded pictures, from the key frame before a time stamp or from the first."""
+    if _is_moving_webp(path):
+        yield from _decode_webp(path)
+        return
+    with open_media(path) as container:
+        stream = _video_stream(container, path)
+        if seek_to is not None:
+            with contextlib.suppress(av.error.FFmpegError):
+                container.seek(seek_to, stream=stream)
+        for frame in decode(container, stream, path):
+            if container.format.name == "avi":
+                frame.pts = None  # AVI only has the order of its packets: FFmpeg's guess is wrong with B frames
+            if stream.codec_context.has_b_frames:
+                frame.duration = 0  # that of another frame
+            yield frame
 
 
 def is_image(path: str | os.PathLike[str]) -> bool:
     """Whether the content (not the name) is a still image; moving GIF, PNG and WebP are videos."""
+    kind, is_moving = _picture_file(path)
+    return kind is not None and not is_moving
+
+
+def _is_moving_webp(path: str | os.PathLike[str]) -> bool:
+    return _picture_file(path) == ("WEBP", True)
+
+
+def _picture_file(path: str | os.PathLike[str]) -> tuple[str | None, bool]:
+    """Format of an image file, `None` if it is none, and whether it is an animation."""
+    if not os.path.isfile(path):  # opening a pipe would wait
+        return None, False
     try:
-        with Pillow.open(path) as image:
-            return not getattr(image, "is_animated", False)
-    except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError):
-        return False
+        with Pillow.open(path, formats=_STILLS) as image:
+            return image.format, image.format in _MOVING and getattr(image, "is_animated", False)
+    except (OSError, ValueError, SyntaxError, EOFError):
+        return None, False
+    except Pillow.DecompressionBombError:
+        return "too large", False
 
 
 def _read_image(path: str | os.PathLike[str]) -> Image:
     """BGR uint8 [H, W, 3], upright by its EXIF tag, on white where it is transparent."""
     try:
-        with Pillow.open(path) as opened:
+        with Pillow.open(path, formats=_STILLS) as opened:
             upright = ImageOps.exif_transpose(opened)
-            if "A" in upright.getbands() or "transparency" in upright.info:
-                layer = upright.convert("RGBA")
-                upright = Pillow.alpha_composite(Pillow.new("RGBA", layer.size, "white"), layer)
             if upright.mode.startswith("I;16"):
-                upright = upright.point(lambda value: value / 256).convert("L")
-            rgb = np.asarray(upright.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError) as error:
+                upright = Pillow.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            rgba = np.asarray(upright.convert("RGBA"))
+    except Exception as error:  # a damaged file makes Pillow raise any kind
         raise MediaError(f"cannot read image {path}: {error}.") from None
-    return np.ascontiguousarray(rgb[:, :, ::-1])
+    return on_white(rgba[:, :, [2, 1, 0, 3]])
+
+
+def _decode_webp(path: str | os.PathLike[str]) -> Iterator[VideoFrame]:
+    """The pictures of a moving WebP, which FFmpeg cannot decode."""
+    stamp = 0
+    with Pillow.open(path, formats=["WEBP"]) as image:
+        for picture in ImageSequence.Iterator(image):
+            frame = VideoFrame.from_ndarray(np.asarray(picture.convert("RGBA")), format="rgba")
+            frame.pts, frame.time_base = stamp, Fraction(1, 1000)
+            frame.duration = int(picture.info.get("duration", 0))
+            stamp += frame.duration
+            yield frame
 
 
 def is_cover(stream: Any) -> bool:
@@ -236,115 +375,29 @@ def _video_stream(container: Any, path: str | os.PathLike[str]) -> Any:
     for stream in container.streams.video:
         if not is_cover(stream):
             return stream
-    raise MediaError(f"{path} holds sound but no picture. Pass a video or an image.")
+    content = "sound but no picture" if container.streams.audio else "neither picture nor sound"
+    raise MediaError(f"{path} holds {content}. Pass a video or an image.")
 
 
-def _decode(path: str | os.PathLike[str], seek_to: int | None = None) -> Iterator[tuple[int, VideoFrame]]:
-    """Decoded frames with their time stamps; their number where there are none. Skips damaged packets."""
-    with open_media(path) as container:
-        stream = _video_stream(container, path)
-        stream.thread_type = "AUTO"
-        if seek_to is not None:
-            container.seek(seek_to, stream=stream)
-        damaged = 0
-        count = itertools.count()
-        packets = container.demux(stream)
-        while True:
-            try:
-                packet = next(packets, None)
-                if packet is None:
-                    break
-                frames: Sequence[VideoFrame] = packet.decode()
-            except av.error.EOFError:
-                break
-            except av.error.FFmpegError:
-                damaged += 1
-                if damaged > 1000:
-                    raise MediaError(f"{path} is damaged: over 1000 of its packets cannot be decoded.") from None
-                continue
-            for frame in frames:
-                number = next(count)
-                yield (number if frame.pts is None else frame.pts), frame
-        if damaged:
-            log.warning("%s: %d damaged packets skipped", path, damaged)
+def _no_picture(path: str | os.PathLike[str]) -> MediaError:
+    return MediaError(f"no picture in {path} can be decoded: damaged or truncated. Check it in a player.")
 
 
-def _paced(path: str | os.PathLike[str], fps: Fraction, prepare: Picture) -> Iterator[tuple[int, Planes]]:
-    """Time stamp and picture of each place at a constant rate.
-
-    A picture goes to the place after the last one while its time is within `_JITTER` frames of it, so
-    that uneven time stamps neither double nor drop it, else to the place nearest to its time.
-    """
-    first = held = None
-    place = -1
-    to_planes = _converter(prepare)
-    for number, (key, frame) in enumerate(_decode(path)):
-        if frame.pts is None or frame.time_base is None:
-            position = float(number)
-        else:
-            first = frame.pts if first is None else first
-            position = float((frame.pts - first) * frame.time_base * fps)
-        if abs(position - (place + 1)) <= _JITTER:
-            target = place + 1
-        else:
-            target = int(position + 0.5)
-        if target <= place:
-            continue
-        planes = to_planes(frame)
-        if held is not None:
-            for _ in range(place + 1, target):
-                yield held
-        held = (key, planes)
-        place = target
-        yield held
+def _check_length(path: str | os.PathLike[str], seconds: float) -> None:
+    if not _is_moving_webp(path):
+        with open_media(path) as container:
+            check_whole(container, _video_stream(container, path), path, seconds)
 
 
-def _replay(
-    path: str | os.PathLike[str], shown: Sequence[int], start: int, stop: int, prepare: Picture
-) -> Iterator[tuple[int, Planes]]:
-    """Place and picture of places start..stop once more, as the first pass put them."""
-    to_planes = _converter(prepare)
-    place = start
-    for seek_to in ([shown[start]] if start else []) + [None]:
-        for key, frame in _decode(path, seek_to):
-            if key > shown[place]:
-                break  # the seek went too far, or the file changed
-            if key < shown[place]:
-                continue
-            planes = to_planes(frame)
-            while place < stop and shown[place] == key:
-                yield place, planes
-                place += 1
-            if place == stop:
-                return
-    raise MediaError(f"{path} changed or became unreadable while it was being read.")
-
-
-def _backwards(
-    path: str | os.PathLike[str], shown: Sequence[int], places: range, prepare: Picture
-) -> Iterator[tuple[int, Planes]]:
-    """Place and picture of `places` from last to first, decoded in pieces of bounded size."""
-    stop = places.stop
-    piece = 8
-    while stop > places.start:
-        start = max(places.start, stop - piece)
-        pictures = list(_replay(path, shown, start, stop, prepare))
-        piece = max(8, _REVERSE_BYTES // pictures[0][1].nbytes)
-        stop = start
-        while pictures:
-            yield pictures.pop()
-
-
-def check_whole(path: str | os.PathLike[str], kind: str, seconds: float) -> None:
-    """Raise `MediaError` when far less than the container promises of its `video` or `audio` was decoded."""
-    with open_media(path) as container:
-        stream = getattr(container.streams, kind)[0]
-        if stream.duration is None or stream.time_base is None or container.format.name in _GUESSED_LENGTH:
-            return
-        stated = float(stream.duration * stream.time_base)
+def check_whole(container: Any, stream: Any, path: str | os.PathLike[str], seconds: float) -> None:
+    """Raise `MediaError` when far less than the container promises of a stream was decoded."""
+    if stream.duration is None or stream.time_base is None or container.format.name in _GUESSED_LENGTH:
+        return
+    stated = float(stream.duration * stream.time_base)
     if seconds < 0.9 * stated and stated - seconds > 0.5:
         raise MediaError(
-            f"{path} is truncated: its {kind} ends at {seconds:.1f} s of {stated:.1f} s. Copy the file again."
+            f"{path} is truncated: its {stream.type} ends at {seconds:.1f} s of {stated:.1f} s. "
+            "Copy the file again."
         )
 
 
@@ -354,53 +407,10 @@ def _check_riff(path: str | os.PathLike[str], size: int) -> None:
         head = file.read(8)
     stated = int.from_bytes(head[4:8], "little") + 8
     unknown = stated == 8 or stated >= 0x7FFF0000  # written to a pipe
-    if head[:4] == b"RIFF" and not unknown and stated > size + 1:
+    if head[:4] == b"RIFF" and not unknown and stated > size + _RIFF_SLACK:
         raise MediaError(f"{path} is truncated: {size:,} bytes of {stated:,}. Copy the file again.")
 
 
 def _quarters(frame: VideoFrame) -> int:
     """Counter-clockwise quarter turns that make the decoded picture upright."""
     return round(frame.rotation / 90) % 4
-
-
-def _converter(prepare: Picture) -> Callable[[VideoFrame], Planes]:
-    """From decoded frames, all to the size of the first, to upright and prepared planes."""
-    size: tuple[int, int] | None = None
-
-    def convert(frame: VideoFrame) -> Planes:
-        nonlocal size
-        size = size or (frame.width, frame.height)
-        planes = _planes_of(frame, size)
-        quarters = _quarters(frame)
-        return prepare(planes.rotated(quarters) if quarters else planes)
-
-    return convert
-
-
-def _planes_of(frame: VideoFrame, size: tuple[int, int]) -> Planes:
-    name = frame.format.name
-    space = int(frame.colorspace)
-    if name.startswith(("rgb", "bgr", "gbr", "argb", "abgr", "pal8", "0", "x2")):
-        colour = Colour("bt709", False, _BT709_LABELS)
-        frame = frame.reformat(
-            *size, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-        )
-        return _views(frame, colour)
-    full = int(frame.color_range) == 2 or name.startswith("yuvj") or name.startswith("gray")
-    labels = (2 if full else int(frame.color_range), space, int(frame.color_primaries), int(frame.color_trc))
-    colour = Colour(_MATRIX.get(space, "bt601"), full, labels)
-    if name not in _PLANAR or (frame.width, frame.height) != size:
-        same_range = ColorRange.JPEG if full else ColorRange.MPEG
-        frame = frame.reformat(*size, format="yuv420p", src_color_range=same_range, dst_color_range=same_range)
-    return _views(frame, colour)
-
-
-def _views(frame: VideoFrame, colour: Colour) -> Planes:
-    return Planes.padded(*(_plane(frame, number) for number in range(3)), colour)
-
-
-def _plane(frame: VideoFrame, number: int) -> NDArray[np.uint8]:
-    """A view of one plane without the padding of its lines; the decoder's memory lives as long as it."""
-    plane = frame.planes[number]
-    lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
-    return lines[: plane.height, : plane.width]

@@ -9,10 +9,11 @@ a mel window is float32 [1, 80, 16] in [-4, 4].
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import fusion
 
 FACE_SIZE = 96
 FULL_WIDTH = 32
@@ -259,12 +260,17 @@ NETWORKS: dict[str, type[Wav2Lip] | type[SyncNet] | type[QualityDiscriminator]] 
 def fold_norms(network: nn.Module) -> None:
     """Merge every batch norm of a network in eval mode into the convolution before it, in place.
 
-    Outputs change by rounding only (under 1e-6); the folded network can neither train nor be saved.
+    Outputs change by rounding only; the folded network can neither train nor be saved.
     """
     for module in network.modules():
         block = getattr(module, "conv_block", None)
-        if isinstance(block, nn.Sequential) and isinstance(block[-1], nn.BatchNorm2d):
-            convolution = block[0]
-            assert isinstance(convolution, (nn.Conv2d, nn.ConvTranspose2d))
-            transposed = isinstance(convolution, nn.ConvTranspose2d)
-            module.conv_block = fusion.fuse_conv_bn_eval(convolution, block[-1], transpose=transposed)
+        if not isinstance(block, nn.Sequential) or not isinstance(block[-1], nn.BatchNorm2d):
+            continue
+        layers: Any = block
+        convolution, norm = layers
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        across = (1, -1, 1, 1) if isinstance(convolution, nn.ConvTranspose2d) else (-1, 1, 1, 1)
+        with torch.no_grad():
+            convolution.weight = nn.Parameter(convolution.weight * scale.view(across))
+            convolution.bias = nn.Parameter((convolution.bias - norm.running_mean) * scale + norm.bias)
+        module.conv_block = convolution

@@ -1,13 +1,16 @@
-"""Run a stage of a chain of generators ahead of its consumer, in a thread of its own."""
+"""Run stages of a chain of generators at the same time: one ahead of its consumer, or one in lanes."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, Full, Queue
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 _POLL_S = 0.1
 
 
@@ -68,3 +71,28 @@ def prefetch(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
             except Empty:
                 break
         thread.join()
+
+
+def in_lanes(
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    lanes: int,
+    prepare: Callable[[], None] = lambda: None,
+) -> Generator[Result, None, None]:
+    """Yield work(item) for each item, in order, up to `lanes` of them being worked on at the same time.
+
+    `prepare` runs once in each lane's thread. The threads end with this generator.
+    """
+    running: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(lanes, thread_name_prefix="lane", initializer=prepare) as pool:
+        try:
+            for item in items:
+                running.append(pool.submit(work, item))
+                del item
+                if len(running) > lanes:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()

@@ -15,7 +15,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange
 from numpy.typing import NDArray
+
+from wav2lip_npu.errors import UsageError
 
 Image = NDArray[np.uint8]
 """uint8 [H, W, 3], BGR"""
@@ -30,6 +34,10 @@ _LUMA_WEIGHTS = {
     "bt2020": (0.2627, 0.0593),
     "smpte240m": (0.212, 0.087),
 }
+# FFmpeg's numbers for the matrix; what is not here is read as BT.601, as FFmpeg does.
+_MATRIX = {1: "bt709", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
+_UNSPECIFIED = 2
+_PLANAR = {"yuv420p", "yuvj420p", "yuva420p"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,21 @@ class Colour:
     full_range: bool = False
     labels: tuple[int, int, int, int] = (0, 2, 2, 2)
     """FFmpeg's numbers of range, matrix, primaries and transfer, to hand on to the encoder."""
+
+    @classmethod
+    def of_frame(cls, frame: VideoFrame) -> Colour:
+        """What a decoded YUV or grey frame is labelled as; unlabelled grey is full range, as in FFmpeg."""
+        name, label, space = frame.format.name, int(frame.color_range), int(frame.colorspace)
+        space = space or _UNSPECIFIED  # 0 is RGB, which planes are not
+        full = (
+            label == 2 or name.startswith("yuvj") or (label == 0 and name.startswith(("gray", "ya", "mono")))
+        )
+        labels = (2 if full else label, space, int(frame.color_primaries), int(frame.color_trc))
+        return cls(_MATRIX.get(space, "bt601"), full, labels)
+
+
+SCREEN = Colour("bt709", False, (1, 1, 1, 1))
+"""What RGB pictures are turned into."""
 
 
 @cache
@@ -96,11 +119,11 @@ class Planes:
     def from_image(cls, image: Image, colour: Colour) -> Planes:
         """Planes of a BGR image; an odd last row or column is doubled, so that no pixel is lost."""
         height, width = image.shape[:2]
-        even = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-        y, u, v = cv2.split(to_yuv(even, colour))
+        even: Array = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+        y, *chroma = cv2.split(to_yuv(even, colour))
         half = (even.shape[1] // 2, even.shape[0] // 2)
-        shrink = [cv2.resize(plane, half, interpolation=cv2.INTER_AREA) for plane in (u, v)]
-        return cls(y, shrink[0], shrink[1], colour)
+        u, v = (cv2.resize(plane, half, interpolation=cv2.INTER_AREA) for plane in chroma)
+        return _planes(y, u, v, colour)
 
     @classmethod
     def padded(cls, y: Array, u: Array, v: Array, colour: Colour) -> Planes:
@@ -108,7 +131,25 @@ class Planes:
         height, width = y.shape
         if height % 2 or width % 2:
             y = cv2.copyMakeBorder(y, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-        return cls(y, u, v, colour)
+        return _planes(y, u, v, colour)
+
+    @classmethod
+    def of_frame(cls, frame: VideoFrame, width: int, height: int) -> Planes:
+        """A decoded frame of any pixel format, brought to a size; on white where RGB is transparent."""
+        same_size = (frame.width, frame.height) == (width, height)
+        if frame.format.is_rgb or frame.format.has_palette:
+            if not same_size:
+                frame = frame.reformat(width, height, format="bgra")
+            bgra: Any = frame.to_ndarray(format="bgra")
+            return cls.from_image(on_white(bgra), SCREEN)
+        colour = Colour.of_frame(frame)
+        if not same_size or frame.format.name not in _PLANAR:
+            as_is = ColorRange.JPEG if colour.full_range else ColorRange.MPEG
+            frame = frame.reformat(
+                width, height, format="yuv420p", src_color_range=as_is, dst_color_range=as_is
+            )
+        y, u, v = (_plane_of(frame, number) for number in range(3))
+        return cls.padded(y, u, v, colour)
 
     def copy(self) -> Planes:
         """The same picture in memory of its own."""
@@ -116,8 +157,8 @@ class Planes:
 
     def rotated(self, quarters: int) -> Planes:
         """Turned counter-clockwise by quarters of a circle."""
-        turned = (np.ascontiguousarray(np.rot90(plane, quarters)) for plane in (self.y, self.u, self.v))
-        return Planes(*turned, self.colour)
+        y, u, v = (np.ascontiguousarray(np.rot90(plane, quarters)) for plane in (self.y, self.u, self.v))
+        return Planes(y, u, v, self.colour)
 
     def shrunk(self, factor: int) -> Planes:
         """Smaller by a whole factor, to even sides, each pixel the mean of those it stands for."""
@@ -127,29 +168,14 @@ class Planes:
             cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
             for plane, size in ((self.y, full), (self.u, half), (self.v, half))
         )
-        return Planes(y, u, v, self.colour)
+        return _planes(y, u, v, self.colour)
 
     def cropped(self, top: int, bottom: int, left: int, right: int) -> Planes:
         """Rows top..bottom and columns left..right, exact in luma; odd offsets average the chroma."""
         y = self.y[top:bottom, left:right]
-        if top % 2 == 0 and left % 2 == 0:
-            chroma = slice(top // 2, (bottom + 1) // 2), slice(left // 2, (right + 1) // 2)
-            u, v = self.u[chroma], self.v[chroma]
-        else:
-            height, width = y.shape
-            u, v = (
-                cv2.resize(
-                    cv2.copyMakeBorder(
-                        plane.repeat(2, axis=0).repeat(2, axis=1)[top:bottom, left:right],
-                        0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE,
-                    ),
-                    ((width + 1) // 2, (height + 1) // 2),
-                    interpolation=cv2.INTER_AREA,
-                )
-                for plane in (self.u, self.v)
-            )  # fmt: skip
-        contiguous = (np.ascontiguousarray(plane) for plane in (y, u, v))
-        return Planes.padded(*contiguous, self.colour)
+        u, v = (_crop_chroma(plane, top, bottom, left, right) for plane in (self.u, self.v))
+        y, u, v = map(np.ascontiguousarray, (y, u, v))
+        return Planes.padded(y, u, v, self.colour)
 
     def to_image(self) -> Image:
         """The whole picture as BGR uint8 [H, W, 3]."""
@@ -178,18 +204,76 @@ class Planes:
         )
 
     def _bgr(self, y: Array, u: Array, v: Array) -> Image:
-        image: Image = cv2.transform(cv2.merge([y, u, v]), _yuv_to_bgr(self.colour))
+        image: Image = np.asarray(cv2.transform(cv2.merge([y, u, v]), _yuv_to_bgr(self.colour)), np.uint8)
         return image
 
 
-def grid_to_box(box: Box, columns: int, rows: int) -> Array:
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Changes to the whole picture, in this order."""
+
+    resize_factor: int = 1
+    """Shrink the whole video by this whole number."""
+    rotate: bool = False
+    """Turn the whole video 90 degrees clockwise (metadata rotation is obeyed without it)."""
+    crop: tuple[int, int, int, int] = (0, -1, 0, -1)
+    """Keep only rows TOP..BOTTOM and columns LEFT..RIGHT of the whole video; -1 is the far edge."""
+
+    def apply(self, planes: Planes) -> Planes:
+        """The picture resized, rotated and cropped. Raises `UsageError` when nothing would be left."""
+        if self.resize_factor < 1:
+            raise UsageError(f"--resize_factor {self.resize_factor} is not a whole number of at least 1.")
+        if self.resize_factor > 1:
+            planes = planes.shrunk(self.resize_factor)
+        if self.rotate:
+            planes = planes.rotated(-1)
+        if self.crop != (0, -1, 0, -1):
+            top, bottom, left, right = self.crop
+            bottom = planes.height if bottom == -1 else bottom
+            right = planes.width if right == -1 else right
+            if not (0 <= top < bottom <= planes.height and 0 <= left < right <= planes.width):
+                raise UsageError(
+                    f"--crop {' '.join(map(str, self.crop))} is outside the frame of "
+                    f"{planes.width}x{planes.height}. "
+                    "Pass top bottom left right within it, -1 for the far edge."
+                )
+            planes = planes.cropped(top, bottom, left, right)
+        return planes
+
+
+def on_white(bgra: NDArray[np.uint8]) -> Image:
+    """BGR [H, W, 3] of a picture with alpha, laid on white."""
+    alpha = bgra[:, :, 3:]
+    if alpha.min(initial=255) == 255:
+        return np.ascontiguousarray(bgra[:, :, :3])
+    alpha = alpha.astype(np.uint16)
+    return ((bgra[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def grid_to_box(box: Array, columns: int, rows: int) -> Array:
     """Affine map float64 [2, 3] from the pixel centres of a columns x rows grid to those under the box."""
     x1, y1, x2, y2 = (float(edge) for edge in box)
     across, down = (x2 - x1) / columns, (y2 - y1) / rows
     return np.array([[across, 0, x1 + across / 2 - 0.5], [0, down, y1 + down / 2 - 0.5]])
 
 
-def _resample(plane: NDArray[np.uint8], box: Box, size: int) -> Array:
+def _crop_chroma(plane: NDArray[np.uint8], top: int, bottom: int, left: int, right: int) -> Array:
+    """What a crop of the luma leaves of a chroma plane: the plane itself where the offsets are even."""
+    if top % 2 == 0 and left % 2 == 0:
+        return plane[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2]
+    fine: Array = plane.repeat(2, axis=0).repeat(2, axis=1)[top:bottom, left:right]
+    height, width = fine.shape
+    fine = cv2.copyMakeBorder(fine, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    halved: Array = cv2.resize(fine, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
+    return halved
+
+
+def _planes(y: Any, u: Any, v: Any, colour: Colour) -> Planes:
+    """Planes of what OpenCV returns, whose type is wider than it is."""
+    return Planes(y, u, v, colour)
+
+
+def _resample(plane: NDArray[np.uint8], box: Array, size: int) -> Array:
     """`box` of the plane as [size, size]: taps about a pixel apart, then their mean."""
     x1, y1, x2, y2 = (float(edge) for edge in box)
     taps = max(1, round(max(x2 - x1, y2 - y1) / size))
@@ -201,3 +285,10 @@ def _resample(plane: NDArray[np.uint8], box: Box, size: int) -> Array:
         borderMode=cv2.BORDER_REPLICATE,
     )
     return fine if taps == 1 else cv2.resize(fine, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def _plane_of(frame: VideoFrame, number: int) -> NDArray[np.uint8]:
+    """A view of one plane without the padding of its lines; the decoder's memory lives as long as it."""
+    plane: Any = frame.planes[number]
+    lines = np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:: -1 if plane.line_size < 0 else 1]
+    return lines[:, : plane.width]

@@ -7,10 +7,14 @@ import os
 import platform
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
+
+from wav2lip_npu.errors import FaceError
+from wav2lip_npu.faces import Faced
 
 Item = TypeVar("Item")
 _PACKAGES = ("torch", "torch-npu", "av", "opencv-python", "numpy", "librosa", "dlib-bin", "face-alignment")
@@ -99,3 +103,50 @@ class Stopwatch:
             close: Any = getattr(source, "close", None)
             if close is not None:
                 close()
+
+
+class Notes:
+    """Writes down what passes by for the report, and stops the run when the faces are not as asked."""
+
+    def __init__(self, face: str, fps: Fraction, must_have_face: bool) -> None:
+        self.dubbed = self.width = self.height = 0
+        self.faceless: list[tuple[int, int]] = []
+        self.cuts: list[int] = []
+        self._face = face
+        self._fps = fps
+        self._must_have_face = must_have_face
+
+    def take(self, faced: Iterable[Faced]) -> Iterator[Faced]:
+        """The same items. Raises `FaceError`."""
+        index, source = -1, -1
+        for item in faced:
+            index = item.frame.index
+            self.width, self.height = item.frame.planes.width, item.frame.planes.height
+            if item.cut and index:
+                self.cuts.append(index)
+            if not self.dubbed and item.frame.source <= source:
+                break  # the whole video was seen
+            source = item.frame.source
+            if item.box is None:
+                goes_on = self.faceless and self.faceless[-1][1] == index - 1
+                first = self.faceless.pop()[0] if goes_on else index
+                self.faceless.append((first, index))
+            else:
+                self.dubbed += 1
+                self._check_gap(index)
+            yield item
+        if not self.dubbed:
+            raise FaceError(
+                f"no face in {self._face}, {source + 1} frames looked at. "
+                "Pass --box TOP BOTTOM LEFT RIGHT, another --detector, or a video with a face."
+            )
+        self._check_gap(index + 1)
+
+    def _check_gap(self, index: int) -> None:
+        if self._must_have_face and self.faceless and self.faceless[-1][1] == index - 1:
+            first, last = self.faceless[-1]
+            raise FaceError(
+                f"no face in {self._face}, frames {first}-{last} "
+                f"({float(first / self._fps):.1f}-{float((last + 1) / self._fps):.1f} s). "
+                "Pass --no_face keep to leave those frames unchanged."
+            )

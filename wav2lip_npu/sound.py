@@ -20,11 +20,10 @@ import soxr
 from numpy.typing import NDArray
 
 from wav2lip_npu.errors import MediaError
-from wav2lip_npu.media import check_whole, is_cover, open_media
+from wav2lip_npu.media import LONGEST_HOLD_S, check_whole, decode, is_cover, open_media
 
 Samples = NDArray[np.float32]
 _SMALLEST_HOLE_S = 0.1
-_LARGEST_HOLE_S = 60
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,6 @@ def load_sound(path: str | os.PathLike[str], sample_rate: int = 16_000) -> Sound
     if resampler is None:
         raise MediaError(f"{path} holds no sound: its sound track is empty. Pass another --audio.")
     blocks.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-    check_whole(path, "audio", samples / rate)
     return Sound(np.concatenate(blocks), Fraction(samples, rate), rate, channels)
 
 
@@ -80,15 +78,17 @@ def read_blocks(path: str | os.PathLike[str]) -> Iterator[tuple[int, Samples]]:
         stream = container.streams.audio[0]
         zero = _start_of_picture(container)
         end = _stated_end(container, stream)
-        resampler = layout = None
-        rate = position = 0
-        for frame in _decode(container, stream):
+        resampler: Any = None
+        source: Any = None
+        layout: Any = None
+        rate = position = cut = 0
+        for frame in decode(container, stream, path):
             if resampler is None:
                 rate, layout = frame.sample_rate, frame.layout
-            if resampler is None or (frame.format.name, frame.sample_rate, frame.layout.name) != source:
-                source = (frame.format.name, frame.sample_rate, frame.layout.name)
-                resampler = av.AudioResampler("fltp", layout, rate)
-            block = np.concatenate([part.to_ndarray() for part in resampler.resample(frame)] or [_NOTHING], axis=1)
+            if source != (source := (frame.format.name, frame.sample_rate, frame.layout.name)):
+                # packed, as PyAV miscounts planes from 8 channels on
+                resampler = av.AudioResampler("flt", layout, rate)
+            block = _samples(resampler.resample(frame), layout.nb_channels)
             if frame.time is not None:
                 # The last AAC frame is padded; the container knows where the sound ends within it.
                 if frame.time < end < frame.time + block.shape[1] / rate:
@@ -96,16 +96,23 @@ def read_blocks(path: str | os.PathLike[str]) -> Iterator[tuple[int, Samples]]:
                 zero = frame.time if zero is None else zero
                 hole = round((frame.time - zero) * rate) - position
                 if position == 0 and hole < 0:
+                    cut += min(-hole, block.shape[1])
                     block = block[:, -hole:]
-                elif hole > (_SMALLEST_HOLE_S * rate if position else 0) and hole < _LARGEST_HOLE_S * rate:
+                elif hole > (_SMALLEST_HOLE_S * rate if position else 0) and hole < LONGEST_HOLD_S * rate:
                     position += hole
-                    yield rate, np.zeros((len(block), hole), np.float32)
+                    for start in range(0, hole, rate):
+                        yield rate, np.zeros((len(block), min(rate, hole - start)), np.float32)
             if block.shape[1]:
                 position += block.shape[1]
-                yield rate, np.ascontiguousarray(block, np.float32)
+                yield rate, np.ascontiguousarray(block)
+        if resampler is not None:
+            check_whole(container, stream, path, (position + cut) / rate)
 
 
-_NOTHING = np.zeros((1, 0), np.float32)
+def _samples(frames: list[Any], channels: int) -> Samples:
+    """float32 [channels, samples] of packed frames."""
+    parts = [frame.to_ndarray().reshape(-1, channels) for frame in frames]
+    return np.concatenate(parts).T if parts else np.zeros((channels, 0), np.float32)
 
 
 def _start_of_picture(container: Any) -> float | None:
@@ -121,12 +128,3 @@ def _stated_end(container: Any, stream: Any) -> float:
     if "mp4" not in container.format.name or stream.duration is None:
         return math.inf
     return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-
-
-def _decode(container: Any, stream: Any) -> Iterator[Any]:
-    """Decoded sound frames; damaged packets are left out, and the time stamps show the hole."""
-    for packet in container.demux(stream):
-        try:
-            yield from packet.decode()
-        except av.error.FFmpegError:
-            continue

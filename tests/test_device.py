@@ -1,0 +1,207 @@
+"""Which device is taken, and what is said when it is not there. For a machine without NPU and GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from wav2lip_npu import device
+from wav2lip_npu.errors import DeviceError
+
+ROOT = Path(__file__).parents[1]
+needs_bare_machine = pytest.mark.skipif(
+    torch.cuda.is_available() or device._count("npu")[0] > 0, reason="this machine has an accelerator"
+)
+
+WORKING_PLUGIN = """
+import types, torch
+torch.utils.rename_privateuse1_backend("npu")
+def set_compile_mode(jit_compile):
+    print("jit", jit_compile)
+torch._register_device_module("npu", types.SimpleNamespace(
+    is_available=lambda: True, device_count=lambda: 2, set_compile_mode=set_compile_mode,
+    set_device=lambda where: print("current", where.index),
+))
+"""
+USE_OF_THE_PLUGIN = """
+from wav2lip_npu import device
+for spec in "auto", "npu", "npu:1", "npu:2":
+    try:
+        print(device.resolve(spec))
+    except device.DeviceError as error:
+        print(error)
+device.activate(device.resolve("npu:1"))
+"""
+
+
+@needs_bare_machine
+@pytest.mark.parametrize("spec", ["auto", "cpu", "cpu:0"])
+def test_cpu(spec: str) -> None:
+    assert device.resolve(spec) == torch.device("cpu")
+    device.activate(device.resolve(spec))
+
+
+@pytest.mark.parametrize(
+    "spec", ["", "tpu", "cuda:x", "cuda:", "npu:", "cpu:-1", "cuda:1:2", " cpu", "cuda:٣", "npu:" + "9" * 30]
+)
+def test_unknown(spec: str) -> None:
+    with pytest.raises(
+        DeviceError, match=r"^unknown device '.*'\. Pass --device auto, cpu, cuda, cuda:1, npu or npu:1\.$"
+    ):
+        device.resolve(spec)
+
+
+@needs_bare_machine
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            "cuda",
+            r"'cuda' is not there, none found\. Install a CUDA build of torch and the driver, or pass",
+        ),
+        ("cuda:1", r"'cuda:1' is not there, none found\. Install a CUDA build"),
+        (
+            "npu",
+            r"'npu' is not there, none found \(No module named 'torch_npu'\)\. Install CANN",
+        ),
+        ("npu:7", r"'npu:7' is not there, none found .* or pass --device cpu\."),
+        ("cpu:1", r"'cpu:1' is not there, 1 found\. Pass --device cpu\."),
+    ],
+)
+def test_absent(spec: str, message: str) -> None:
+    with pytest.raises(DeviceError, match=f"^device {message}") as caught:
+        device.resolve(spec)
+    assert "\n" not in str(caught.value)
+
+
+@needs_bare_machine
+@pytest.mark.parametrize(
+    ("plugin", "reason"),
+    [
+        ("raise ImportError('libhccl.so: cannot open shared object file\\nmore')", "libhccl.so: cannot open"),
+        ("raise AttributeError('module torch._C has no attribute X')", "has no attribute X"),
+        ("raise RuntimeError()", "RuntimeError"),
+        ("", "has no attribute 'npu'"),
+    ],
+    ids=["no CANN", "another torch", "no reason", "no plugin"],
+)
+def test_broken_plugin(
+    plugin: str,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "torch_npu.py").write_text(plugin)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        with pytest.raises(
+            DeviceError, match=r"^device 'npu' is not there, none found \(.*pass --device cpu\.$"
+        ) as caught:
+            device.resolve("npu")
+        assert reason in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert not caplog.messages
+        assert device.resolve("auto") == torch.device("cpu")
+        assert [message for message in caplog.messages if reason in message] == caplog.messages
+        assert caplog.messages[0].startswith("torch_npu is installed, but no npu can be used.")
+    finally:
+        sys.modules.pop("torch_npu", None)
+
+
+@needs_bare_machine
+def test_working_plugin(tmp_path: Path) -> None:
+    """An accelerator always has an index: `torch.cuda.set_device` refuses one without."""
+    (tmp_path / "torch_npu.py").write_text(WORKING_PLUGIN)
+    done = subprocess.run(  # for good, it changes torch
+        [sys.executable, "-c", USE_OF_THE_PLUGIN],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.splitlines() == [
+        "npu:0",
+        "npu:0",
+        "npu:1",
+        "device 'npu:2' is not there, 2 found. Pass --device npu.",
+        "jit False",
+        "current 1",
+    ]
+
+
+@pytest.mark.needs_cuda
+def test_cuda() -> None:
+    if not torch.cuda.is_available():
+        assert not os.environ.get("FAIL_WITHOUT_CUDA")
+        pytest.skip("no CUDA device")
+    where = device.resolve("cuda")
+    device.activate(where)
+    assert torch.zeros(1, device=where).device == torch.device("cuda:0")
+    assert "cuda:0 (" in device.describe(where)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+        RuntimeError("NPU out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+        ),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"),
+    ],
+)
+def test_out_of_memory(error: BaseException) -> None:
+    assert device.is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        RuntimeError(""),
+        ValueError("out of memory"),
+        OSError(12, "Cannot allocate memory"),
+        KeyboardInterrupt("out of memory"),
+    ],
+)
+def test_other_errors_are_not_out_of_memory(error: BaseException) -> None:
+    assert not device.is_out_of_memory(error)
+
+
+def test_torch_itself_out_of_memory() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60)
+    assert device.is_out_of_memory(caught.value)
+
+
+def test_precisions() -> None:
+    assert [device.dtype_of(name) for name in device.PRECISIONS] == [
+        torch.float32,
+        torch.bfloat16,
+        torch.float16,
+    ]
+    for name in ("float32", "FP32", ""):
+        with pytest.raises(
+            DeviceError, match=f"unknown precision '{name}'. Pass --precision fp32, bf16, fp16."
+        ):
+            device.dtype_of(name)
+
+
+def test_cpu_facts() -> None:
+    cpu = torch.device("cpu")
+    assert device.memory_format(cpu) is torch.channels_last
+    assert device.device_peak_memory(cpu) is None
+    assert device.peak_memory() > 50 << 20
+    assert 1 <= device.cpu_count() <= (os.cpu_count() or 1)
+    assert device.describe(cpu) == f"cpu ({device.cpu_count()} cores)"
+    device.release_memory(cpu)

@@ -1,0 +1,67 @@
+"""The shape of the package: who imports whom, how long files are, what imports cost."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "wav2lip_npu"
+# Each module imports only from those before it; cli imports a command when it runs.
+ORDER = [
+    "__init__",
+    "errors",
+    "device",
+    "planes",
+    "overlap",
+    "media",
+    "sound",
+    "encode",
+    "mel",
+    "blend",
+    "models",
+    "checkpoint",
+    "detectors",
+    "motion",
+    "tracking",
+    "faces",
+    "generate",
+    "report",
+    "dub",
+    "cli",
+    "__main__",
+]
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("wav2lip_npu"):
+            inside = (node.module or "").partition(".")[2]
+            found |= {inside} if inside else {alias.name for alias in node.names}
+    return {name for name in found if (PACKAGE / f"{name}.py").exists()}
+
+
+def test_every_module_has_its_place():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == set(ORDER)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_imports_point_up_the_list(name):
+    above = set(ORDER[: ORDER.index(name)])
+    assert imports_of(PACKAGE / f"{name}.py") <= above
+
+
+def test_options_cost_no_torch():
+    """`--help` reads the options of a command; torch alone would take a second."""
+    code = "import sys, wav2lip_npu.dub, wav2lip_npu.cli; sys.exit(any(m in sys.modules for m in ('torch', 'librosa')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0
+
+
+def test_there_is_no_drawer_for_odds_and_ends():
+    assert not [
+        path for path in PACKAGE.rglob("*.py") if path.stem in {"utils", "helpers", "common", "config"}
+    ]
