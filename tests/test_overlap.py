@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wav2lip_npu.overlap import prefetch
+from wav2lip_npu.overlap import in_lanes, prefetch
 
 
 class Picture:
@@ -269,3 +269,54 @@ def test_waiting_items_are_let_go_at_close() -> None:
     assert wait_until(lambda: len(references) >= 7)
     running.close()
     assert wait_until(lambda: all(reference() is None for reference in references))
+
+
+def test_lanes_keep_the_order_and_work_side_by_side() -> None:
+    together = threading.Barrier(3, timeout=10)
+
+    def work(number: int) -> int:
+        if number < 3:
+            together.wait()  # passes only while three run at once
+        time.sleep(0.002 * (number % 4))
+        return number * number
+
+    assert list(in_lanes(work, range(40), 3)) == [number * number for number in range(40)]
+
+
+def test_lanes_read_a_bounded_number_ahead() -> None:
+    read = []
+    results = in_lanes(lambda item: item, (read.append(item) or item for item in range(100)), 2)
+    assert next(results) == 0
+    assert len(read) <= 4
+    results.close()
+    assert len(read) <= 4
+
+
+def test_an_error_in_a_lane_surfaces_at_its_item_and_ends_all() -> None:
+    closed = []
+
+    def items() -> Iterator[int]:
+        try:
+            yield from range(100)
+        finally:
+            closed.append(True)
+
+    def work(number: int) -> int:
+        if number == 5:
+            raise ValueError("five")
+        return number
+
+    results = in_lanes(work, items(), 2)
+    assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="five"):
+        next(results)
+    assert closed
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lane")]
+
+
+def test_each_lane_is_prepared_once() -> None:
+    prepared = []
+    list(
+        in_lanes(lambda item: time.sleep(0.01), range(12), 3, lambda: prepared.append(threading.get_ident()))
+    )
+    assert len(prepared) == len(set(prepared)) <= 3

@@ -23,6 +23,7 @@ ORDER = [
     "mel",
     "blend",
     "models",
+    "torchscript",
     "checkpoint",
     "detectors",
     "motion",

@@ -8,18 +8,18 @@ archives, and safetensors.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import pickle
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wav2lip_npu.errors import CheckpointError
+from wav2lip_npu.torchscript import read_torchscript
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -206,7 +206,7 @@ def _read_zip(source: Path) -> Any:
                 f"{source} is a zip archive without PyTorch weights. Unpack it and pass the .pth inside."
             )
         if any(name.endswith("/constants.pkl") for name in names):
-            return _read_torchscript(archive)
+            return read_torchscript(archive)
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
     return _read_torch(source, mmap=not packed)  # mapped, compressed bytes would pass for weights
 
@@ -236,71 +236,6 @@ def _rebuild_npu_tensor(*parts: Any) -> Tensor:
 
 
 _rebuild_npu_tensor.__module__ = "torch_npu.utils.storage"  # by this name the files call it
-
-
-def _read_torchscript(archive: zipfile.ZipFile) -> dict[str, Any]:
-    pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-    root = pickled.removesuffix("data.pkl")
-    return dict(_parameters(_TorchScriptUnpickler(archive, root).load()))
-
-
-class _Part:
-    """Any object in a TorchScript archive: keeps its attributes and does nothing."""
-
-    def __init__(self, *_: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, dict):
-            vars(self).update(state)
-
-
-class _TorchScriptUnpickler(pickle.Unpickler):
-    """Reads the tensors of a TorchScript archive; whatever else the archive names becomes a `_Part`.
-
-    `torch.jit.load` would run code from the archive (`__setstate__`, default arguments), and TorchScript
-    can write files.
-    """
-
-    _TYPES = {  # noqa: RUF012
-        "FloatStorage": "float32",
-        "HalfStorage": "float16",
-        "BFloat16Storage": "bfloat16",
-        "DoubleStorage": "float64",
-        "LongStorage": "int64",
-    }
-
-    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
-        super().__init__(io.BytesIO(archive.read(root + "data.pkl")))
-        self._archive = archive
-        self._root = root
-
-    def find_class(self, module: str, name: str) -> Any:
-        """A name in place of a storage type, a function for tensors, else `_Part`."""
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _strided
-        return self._TYPES.get(name, _Part) if module == "torch" else _Part
-
-    def persistent_load(self, storage: Any) -> Tensor:
-        """The flat tensor of a storage."""
-        import torch
-
-        _, dtype, key, *_ = storage
-        data = bytearray(self._archive.read(f"{self._root}data/{key}"))
-        return torch.frombuffer(data, dtype=getattr(torch, dtype))
-
-
-def _strided(flat: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    return flat.as_strided(size, stride, offset)
-
-
-def _parameters(part: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    import torch
-
-    for name, value in vars(part).items():
-        if isinstance(value, torch.Tensor):
-            yield prefix + name, value
-        elif isinstance(value, _Part):
-            yield from _parameters(value, f"{prefix}{name}.")
 
 
 def _read_safetensors(source: Path) -> dict[str, Any]:

@@ -96,3 +96,6 @@ def in_lanes(
         finally:
             for future in running:
                 future.cancel()
+            close = getattr(items, "close", None)
+            if close is not None:
+                close()
