@@ -255,13 +255,16 @@ SOURCES = {
     "m2ts": {"codec": "mpeg2video", "form": "mpegts", "options": {"g": "12", "bf": "2"}},
     "avi": {"codec": "mpeg4", "options": {"g": "12", "bf": "2"}},
     "x264.avi": {"codec": "libx264", "options": {"x264-params": "keyint=12:bframes=3"}},
-    "mkv": {"codec": "libx264", "options": {"x264-params": "keyint=12:bframes=3:open-gop=1"}},
+    "mkv": {"codec": "libx264", "options": {"x264-params": "keyint=12:bframes=3:open-gop=1:scenecut=0"}},
     "mp4": {
         "codec": "libx264",
-        "options": {"x264-params": "keyint=12:min-keyint=12:bframes=3:open-gop=1:b-pyramid=2"},
+        "options": {"x264-params": "keyint=12:min-keyint=12:bframes=3:open-gop=1:scenecut=0:b-pyramid=2"},
     },
     "m2.mkv": {"codec": "mpeg2video", "options": {"g": "12", "bf": "2"}},
-    "hevc.mp4": {"codec": "libx265", "options": {"x265-params": "log-level=none:keyint=12:open-gop=1"}},
+    "hevc.mp4": {
+        "codec": "libx265",
+        "options": {"x265-params": "log-level=none:keyint=12:open-gop=1:scenecut=0"},
+    },
     "webm": {"codec": "libvpx", "options": {"g": "12", "deadline": "realtime"}},
     "vp9.webm": {"codec": "libvpx-vp9", "options": {"g": "12", "deadline": "realtime", "cpu-used": "8"}},
     "mov": {"codec": "mjpeg", "pix_fmt": "yuvj420p"},
@@ -274,7 +277,7 @@ SOURCES = {
 def test_back_and_forth_shows_the_same_bytes_again(tmp_path, suffix, monkeypatch):
     """Across key frames, open groups and containers that cannot seek well; in pieces of eight pictures."""
     monkeypatch.setattr(media, "_REVERSE_BYTES", 1)
-    count = 60
+    count = 45
     path = count_video(tmp_path / f"a.{suffix}", count, **SOURCES[suffix])
     frames = itertools.islice(read_frames(path, loop="pingpong"), 3 * count)
     first: dict[int, media.Frame] = {}
@@ -502,7 +505,9 @@ def test_what_is_not_media(tmp_path, name, content, message):
 
 
 def test_folders_pipes_and_what_is_not_there(tmp_path):
-    with pytest.raises(MediaError, match="is a folder, pipe or device. Pass a media file."):
+    with pytest.raises(
+        MediaError, match="cannot read .*: it is a directory, pipe or device. Pass a media file."
+    ):
         probe(tmp_path)
     with pytest.raises(MediaError, match=r"cannot read .*missing\.mp4: No such file or directory"):
         probe(tmp_path / "missing.mp4")
@@ -510,7 +515,7 @@ def test_folders_pipes_and_what_is_not_there(tmp_path):
         write_pictures(tmp_path / "a.mp4", [scene()])
         probe(tmp_path / "a.mp4" / "b.mp4")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(MediaError, match="is a folder, pipe or device"):
+    with pytest.raises(MediaError, match="is a directory, pipe or device"):
         probe(tmp_path / "pipe")
 
 
@@ -578,11 +583,11 @@ def test_a_faststart_video_cut_short_is_truncated(tmp_path):
         list(read_frames(path))
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "avi", "mkv", "webm", "mpg", "gif", "ts"])
+@pytest.mark.parametrize("suffix", ["mp4", "avi", "mkv", "webm", "mpg", "gif", "webp", "ts"])
 def test_flipped_bytes_never_crash(tmp_path, suffix):
-    if suffix == "gif":
+    if suffix in ("gif", "webp"):
         pictures = [rgb(scene())] * 2 + [rgb(scene()[::-1])]
-        path = save(tmp_path / "a.gif", pictures[0], "GIF", save_all=True, append_images=pictures[1:])
+        path = save(tmp_path / "a", pictures[0], suffix, save_all=True, append_images=pictures[1:])
     else:
         codec = {"avi": "mpeg4", "webm": "libvpx", "mpg": "mpeg1video"}.get(suffix, "libx264")
         options = {"deadline": "realtime"} if codec == "libvpx" else {}
@@ -591,7 +596,7 @@ def test_flipped_bytes_never_crash(tmp_path, suffix):
         )
     whole = path.read_bytes()
     chance = random.Random(suffix)
-    for _ in range(25):
+    for _ in range(15):
         data = bytearray(whole)
         for _ in range(chance.choice([1, 4, 40])):
             data[chance.randrange(len(data))] = chance.randrange(256)
@@ -603,12 +608,13 @@ def test_flipped_bytes_never_crash(tmp_path, suffix):
             assert "\n" not in str(error)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
 def test_images_with_flipped_bytes_never_crash(tmp_path, form):
     path = save(tmp_path / "a", rgb(scene(32, 24)), form)
     whole = path.read_bytes()
     chance = random.Random(form)
-    for _ in range(40):
+    for _ in range(25):
         data = bytearray(whole)
         for _ in range(chance.choice([1, 4, 20])):
             data[chance.randrange(len(data))] = chance.randrange(256)

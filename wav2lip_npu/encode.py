@@ -24,7 +24,7 @@ FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".av
 PRESETS = ["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"]
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
-_BITS_PER_CHANNEL = 96_000
+_BITS_PER_CHANNEL = 192_000  # at half of it FFmpeg's AAC garbles the first 50 ms
 _SILENCE: Samples = np.zeros((1, 0), np.float32)
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -51,7 +51,7 @@ def check_target(out: str | os.PathLike[str]) -> None:
     target = Path(out)
     if target.suffix.lower() not in FORMATS:
         raise MediaError(f"cannot write {target}: unknown kind of video. Use one of {', '.join(FORMATS)}.")
-    if target.is_dir():
+    if os.path.isdir(target):
         raise MediaError(f"cannot write {target}: it is a folder. Pass a file name as --outfile.")
     check_writable(target)
 
@@ -62,6 +62,8 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     part = _part_of(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(target)  # the name itself may be too long
         part.touch()
         part.unlink()
     except FileExistsError as error:

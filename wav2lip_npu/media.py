@@ -261,7 +261,7 @@ def open_media(path: str | os.PathLike[str]) -> av.container.InputContainer:
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
-            raise MediaError(f"{path} is a folder, pipe or device. Pass a media file.")
+            raise MediaError(f"cannot read {path}: it is a directory, pipe or device. Pass a media file.")
         if not status.st_size:
             raise MediaError(f"{path} is empty. Copy the file again.")
         _check_riff(path, status.st_size)
@@ -312,7 +312,7 @@ def _decode(path: str | os.PathLike[str], seek_to: int | None = None) -> Iterato
                 container.seek(seek_to, stream=stream)
         for frame in decode(container, stream, path):
             if container.format.name == "avi":
-                frame.pts = None  # AVI only has the order of its packets: FFmpeg's guess is wrong with B frames
+                frame.pts = None  # AVI knows no more than an order: FFmpeg's guess is wrong with B frames
             if stream.codec_context.has_b_frames:
                 frame.duration = 0  # that of another frame
             yield frame
@@ -357,13 +357,16 @@ def _read_image(path: str | os.PathLike[str]) -> Image:
 def _decode_webp(path: str | os.PathLike[str]) -> Iterator[VideoFrame]:
     """The pictures of a moving WebP, which FFmpeg cannot decode."""
     stamp = 0
-    with Pillow.open(path, formats=["WEBP"]) as image:
-        for picture in ImageSequence.Iterator(image):
-            frame = VideoFrame.from_ndarray(np.asarray(picture.convert("RGBA")), format="rgba")
-            frame.pts, frame.time_base = stamp, Fraction(1, 1000)
-            frame.duration = int(picture.info.get("duration", 0))
-            stamp += frame.duration
-            yield frame
+    try:
+        with Pillow.open(path, formats=["WEBP"]) as image:
+            for picture in ImageSequence.Iterator(image):
+                frame = VideoFrame.from_ndarray(np.asarray(picture.convert("RGBA")), format="rgba")
+                frame.pts, frame.time_base = stamp, Fraction(1, 1000)
+                frame.duration = int(picture.info.get("duration", 0))
+                stamp += frame.duration
+                yield frame
+    except Exception as error:  # as above
+        raise MediaError(f"cannot read image {path}: {error}.") from None
 
 
 def is_cover(stream: Any) -> bool:
