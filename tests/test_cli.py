@@ -63,7 +63,7 @@ def test_files_that_are_no_media(run, tmp_path, face_video, which):
     refused(
         run(**{which: write(tmp_path / "noise.wav", os.urandom(50_000))}), "noise.wav is not a media file"
     )
-    refused(run(**{which: tmp_path}), "cannot read", "directory")
+    refused(run(**{which: tmp_path}), "is a directory")
     half = write(tmp_path / "half.mp4", face_video.read_bytes()[: face_video.stat().st_size // 2])
     refused(run(**{which: half}), "half.mp4")
     assert not (tmp_path / "out.mp4").exists()
@@ -117,8 +117,8 @@ def test_unknown_device_detector_precision(run):
 def test_wrong_checkpoints(run, tmp_path, speech):
     refused(run(checkpoint_path=tmp_path / "none.pth"), "cannot read weights", "none.pth")
     page = write(tmp_path / "page.pth", b"<!DOCTYPE html><html>Sign in</html>")
-    refused(run(checkpoint_path=page), "page.pth is an HTML page")
-    refused(run(checkpoint_path=speech), "speech.wav is not a weights file")
+    refused(run(checkpoint_path=page), "page.pth is an HTML or XML page")
+    refused(run(checkpoint_path=speech), "speech.wav is a video, sound or picture, not weights")
 
 
 def test_output_folder_is_made(run, tmp_path):

@@ -312,7 +312,10 @@ def test_a_constant_box_that_is_empty_or_outside_is_refused(box: tuple[int, int,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (FaceOptions(face_select="tallest"), "unknown --face_select 'tallest'. Pass largest, left, right, center"),
+        (
+            FaceOptions(face_select="tallest"),
+            "unknown --face_select 'tallest'. Pass largest, left, right, center",
+        ),
         (FaceOptions(face_select="3,nan"), "unknown --face_select '3,nan'"),
         (FaceOptions(no_face="skip"), "unknown --no_face 'skip'. Pass keep or error"),
         (FaceOptions(face_det_batch_size=0), "--face_det_batch_size 0 is not at least 1"),

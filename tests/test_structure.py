@@ -17,6 +17,7 @@ ORDER = [
     "device",
     "planes",
     "overlap",
+    "stills",
     "media",
     "sound",
     "encode",

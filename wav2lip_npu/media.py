@@ -17,14 +17,12 @@ from fractions import Fraction
 from typing import Any
 
 import av
-import numpy as np
 from av.video.frame import VideoFrame
-from PIL import Image as Pillow
-from PIL import ImageOps, ImageSequence
 
 from wav2lip_npu.errors import MediaError
-from wav2lip_npu.planes import SCREEN, Image, Planes, on_white
+from wav2lip_npu.planes import SCREEN, Image, Planes
 from wav2lip_npu.planes import Geometry as Geometry
+from wav2lip_npu.stills import decode_webp, is_image, is_moving_webp, read_image
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +36,6 @@ _REVERSE_BYTES = 96 << 20
 _FINEST_RATE = 1001  # denominator of the broadcast rates
 _GUESSED_LENGTH = {"mp3", "aac", "mpeg", "mpegts"}  # from the bit rate, not from an index
 _RIFF_SLACK = 64  # bytes; some writers count the header twice
-_STILLS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "ICO")
-_MOVING = {"GIF", "PNG", "WEBP"}
 # No network, no playlist (it names other files, and FFmpeg waits for more of a live one), no text.
 _PLAYLISTS = {"hls", "concat", "dash", "webm_dash_manifest", "imf", "image2", "lavfi", "rtsp", "sdp", "tty"}
 _CLOSED = {
@@ -88,15 +84,15 @@ AS_IS = Geometry()
 def probe(path: str | os.PathLike[str]) -> VideoInfo:
     """Size, rate and form of a video or image. Raises `MediaError` when it is neither."""
     if is_image(path):
-        height, width = _read_image(path).shape[:2]
+        height, width = read_image(path).shape[:2]
         return VideoInfo(width, height, STILL_FPS, 1, 0, False, True, Fraction(1))
     first = next(_decode(path), None)
     if first is None:
         raise _no_picture(path)
     quarters = _quarters(first)
     size = (first.height, first.width) if quarters % 2 else (first.width, first.height)
-    if _is_moving_webp(path):
-        lengths = [frame.duration for frame in _decode_webp(path)]
+    if is_moving_webp(path):
+        lengths = [frame.duration for frame in decode_webp(path)]
         rate = Fraction(1000 * len(lengths), sum(lengths) or 100 * len(lengths))
         return VideoInfo(
             *size, rate.limit_denominator(_FINEST_RATE), len(lengths), 0, False, False, Fraction(1)
@@ -133,7 +129,7 @@ def read_frames(
     """
     assert loop in LOOPS, loop
     if is_image(path):
-        planes = geometry.apply(Planes.from_image(_read_image(path), SCREEN))
+        planes = geometry.apply(Planes.from_image(read_image(path), SCREEN))
         yield from (Frame(index, planes, 0) for index in itertools.count())
         return
     video = _Video(path, fps or probe(path).fps, geometry)
@@ -302,8 +298,8 @@ def decode(container: Any, stream: Any, path: str | os.PathLike[str]) -> Iterato
 
 def _decode(path: str | os.PathLike[str], seek_to: int | None = None) -> Iterator[VideoFrame]:
     """Decoded pictures, from the key frame before a time stamp or from the first."""
-    if _is_moving_webp(path):
-        yield from _decode_webp(path)
+    if is_moving_webp(path):
+        yield from decode_webp(path)
         return
     with open_media(path) as container:
         stream = _video_stream(container, path)
@@ -316,57 +312,6 @@ def _decode(path: str | os.PathLike[str], seek_to: int | None = None) -> Iterato
             if stream.codec_context.has_b_frames:
                 frame.duration = 0  # that of another frame
             yield frame
-
-
-def is_image(path: str | os.PathLike[str]) -> bool:
-    """Whether the content (not the name) is a still image; moving GIF, PNG and WebP are videos."""
-    kind, is_moving = _picture_file(path)
-    return kind is not None and not is_moving
-
-
-def _is_moving_webp(path: str | os.PathLike[str]) -> bool:
-    return _picture_file(path) == ("WEBP", True)
-
-
-def _picture_file(path: str | os.PathLike[str]) -> tuple[str | None, bool]:
-    """Format of an image file, `None` if it is none, and whether it is an animation."""
-    if not os.path.isfile(path):  # opening a pipe would wait
-        return None, False
-    try:
-        with Pillow.open(path, formats=_STILLS) as image:
-            return image.format, image.format in _MOVING and getattr(image, "is_animated", False)
-    except (OSError, ValueError, SyntaxError, EOFError):
-        return None, False
-    except Pillow.DecompressionBombError:
-        return "too large", False
-
-
-def _read_image(path: str | os.PathLike[str]) -> Image:
-    """BGR uint8 [H, W, 3], upright by its EXIF tag, on white where it is transparent."""
-    try:
-        with Pillow.open(path, formats=_STILLS) as opened:
-            upright = ImageOps.exif_transpose(opened)
-            if upright.mode.startswith("I;16"):
-                upright = Pillow.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            rgba = np.asarray(upright.convert("RGBA"))
-    except Exception as error:  # a damaged file makes Pillow raise any kind
-        raise MediaError(f"cannot read image {path}: {error}.") from None
-    return on_white(rgba[:, :, [2, 1, 0, 3]])
-
-
-def _decode_webp(path: str | os.PathLike[str]) -> Iterator[VideoFrame]:
-    """The pictures of a moving WebP, which FFmpeg cannot decode."""
-    stamp = 0
-    try:
-        with Pillow.open(path, formats=["WEBP"]) as image:
-            for picture in ImageSequence.Iterator(image):
-                frame = VideoFrame.from_ndarray(np.asarray(picture.convert("RGBA")), format="rgba")
-                frame.pts, frame.time_base = stamp, Fraction(1, 1000)
-                frame.duration = int(picture.info.get("duration", 0))
-                stamp += frame.duration
-                yield frame
-    except Exception as error:  # as above
-        raise MediaError(f"cannot read image {path}: {error}.") from None
 
 
 def is_cover(stream: Any) -> bool:
@@ -387,7 +332,7 @@ def _no_picture(path: str | os.PathLike[str]) -> MediaError:
 
 
 def _check_length(path: str | os.PathLike[str], seconds: float) -> None:
-    if not _is_moving_webp(path):
+    if not is_moving_webp(path):
         with open_media(path) as container:
             check_whole(container, _video_stream(container, path), path, seconds)
 
