@@ -18,7 +18,7 @@ import soundfile
 from conftest import write_sound
 
 from wav2lip_npu import cli, media
-from wav2lip_npu.dub import DubCommand
+from wav2lip_npu.dub_command import DubCommand
 
 ROOT = Path(__file__).resolve().parents[1]
 BOX = ["--box", "40", "200", "60", "220"]

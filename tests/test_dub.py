@@ -23,6 +23,7 @@ from wav2lip_npu.dub import DubOptions
 from wav2lip_npu.encode import EncodeOptions, write_video
 from wav2lip_npu.errors import FaceError, MediaError, UsageError
 from wav2lip_npu.faces import FaceOptions
+from wav2lip_npu.models import FACE_SIZE
 from wav2lip_npu.planes import Colour, Planes
 
 LOSSLESS = EncodeOptions(crf=0, preset="ultrafast")
@@ -308,6 +309,10 @@ def test_options_out_of_range_are_named(models, face_video, speech, tmp_path, op
     with pytest.raises(UsageError, match=message):
         dub.dub(models, face_video, speech, tmp_path / "out.mp4", options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_face_size_is_that_of_the_networks():
+    assert dub.FACE_SIZE == FACE_SIZE
 
 
 def test_the_network_never_computes_hidden_rows(models):

@@ -15,7 +15,9 @@ from wav2lip_npu import __version__
 from wav2lip_npu.errors import Wav2LipError
 
 # Name: module and class of its options, what it does. The module is imported when the command runs.
-COMMANDS = {"dub": ("wav2lip_npu.dub", "DubCommand", "put speech into the mouth of a face video or photo")}
+COMMANDS = {
+    "dub": ("wav2lip_npu.dub_command", "DubCommand", "put speech into the mouth of a face video or photo")
+}
 _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _TERMINATED, _INTERRUPTED = 143, 130
 

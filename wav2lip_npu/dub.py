@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import numpy as np
 
 from wav2lip_npu import __version__, device, media
 from wav2lip_npu.blend import Mask, load_mask, paste
-from wav2lip_npu.encode import EncodeOptions, check_target, check_writable, write_video
+from wav2lip_npu.encode import EncodeOptions, check_target, write_video
 from wav2lip_npu.errors import MediaError, UsageError
 from wav2lip_npu.faces import Faced, FaceOptions, find_faces
 from wav2lip_npu.mel import DEFAULT_MEL, Mel, log_mel, mel_window
@@ -32,10 +31,9 @@ from wav2lip_npu.sound import Samples, Sound, load_sound
 if TYPE_CHECKING:
     from wav2lip_npu.generate import Models, Speaker
 
-log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
-FACE_SIZE = 96
+FACE_SIZE = 96  # that of models.py, which would cost a second to import here
 _QUEUE_BYTES = 24 << 20
 """Bytes of pictures that may wait between two stages."""
 
@@ -78,70 +76,6 @@ class Spoken:
 
     faced: Faced
     mouth: Image | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class DubCommand:
-    """Put speech into the mouth of a face video or photo.
-
-    wav2lip-npu dub --checkpoint_path wav2lip.pth --face talk.mp4 --audio speech.wav --outfile out.mp4
-    """
-
-    checkpoint_path: str
-    """Weights of a Wav2Lip generator: .pth, .pt or .safetensors."""
-    face: str
-    """Video or image with the face."""
-    audio: str
-    """Sound, or a video with sound: any format."""
-    outfile: str = "results/result_voice.mp4"
-    """Video to write: .mp4, .mov, .mkv or .avi."""
-    options: DubOptions = field(default_factory=DubOptions)
-    device: str = "auto"
-    """auto (npu, cuda, cpu in this order), cpu, cuda[:i] or npu[:i]."""
-    precision: str = "fp32"
-    """Numbers inside the generator: fp32, bf16 or fp16. bf16 is several times faster on processors that have
-    instructions for it, and differs by a few grey levels."""
-    report: str | None = None
-    """Write what was done, and the seconds it took, to this JSON file."""
-
-    def run(self) -> None:
-        """Load the models, dub, and say where the result is."""
-        log.info("wav2lip-npu %s", __version__)
-        self.options.check()
-        check_files(self.face, self.audio, self.outfile)
-        if self.report is not None:
-            check_writable(self.report)
-        from tqdm import tqdm
-
-        from wav2lip_npu.generate import load_models
-
-        models = load_models(
-            self.checkpoint_path,
-            detector=self.options.faces.detector,
-            device=self.device,
-            precision=self.precision,
-        )
-        log.info("device %s, detector %s", device.describe(models.device), models.detector.name)
-        log.info("%s", self)
-        with tqdm(unit="frame", disable=None) as bar:
-
-            def show(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
-            report = dub(models, self.face, self.audio, self.outfile, self.options, progress=show)
-        if report.faceless_spans:
-            missing = report.frames - report.dubbed_frames
-            log.info("%d of %d frames have no face and were left unchanged", missing, report.frames)
-        if self.report is not None:
-            report.write(self.report)
-        log.info(
-            "%d frames in %.1f s (%.1f per second): %s",
-            report.frames,
-            report.seconds,
-            report.frames_per_second,
-            self.outfile,
-        )
 
 
 def check_files(

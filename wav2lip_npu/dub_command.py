@@ -1,0 +1,89 @@
+"""The `dub` command: its flags, and what it says while it works."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from wav2lip_npu import __version__, device
+from wav2lip_npu.dub import DubOptions, check_files, dub
+from wav2lip_npu.encode import check_writable
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DubCommand:
+    """Put speech into the mouth of a face video or photo.
+
+    wav2lip-npu dub --checkpoint_path wav2lip.pth --face talk.mp4 --audio speech.wav --outfile out.mp4
+    """
+
+    checkpoint_path: str
+    """Weights of a Wav2Lip generator: .pth, .pt or .safetensors."""
+    face: str
+    """Video or image with the face."""
+    audio: str
+    """Sound, or a video with sound: any format."""
+    outfile: str = "results/result_voice.mp4"
+    """Video to write: .mp4, .mov, .mkv or .avi."""
+    options: DubOptions = field(default_factory=DubOptions)
+    device: str = "auto"
+    """auto (npu, cuda, cpu in this order), cpu, cuda[:i] or npu[:i]."""
+    precision: str = "fp32"
+    """Numbers inside the generator: fp32, bf16 or fp16. bf16 is several times faster on processors that have
+    instructions for it, and differs by a few grey levels."""
+    report: str | None = None
+    """Write what was done, and the seconds it took, to this JSON file."""
+
+    def run(self) -> None:
+        """Load the models, dub, and say where the result is."""
+        log.info("wav2lip-npu %s", __version__)
+        self.options.check()
+        check_files(self.face, self.audio, self.outfile)
+        if self.report is not None:
+            check_writable(self.report)
+        from tqdm import tqdm
+
+        from wav2lip_npu.generate import load_models
+
+        models = load_models(
+            self.checkpoint_path,
+            detector=self.options.faces.detector,
+            device=self.device,
+            precision=self.precision,
+        )
+        log.info("device %s, detector %s", device.describe(models.device), models.detector.name)
+        log.info("%s", ", ".join(_resolved(self)))
+        with tqdm(unit="frame", disable=None) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            report = dub(models, self.face, self.audio, self.outfile, self.options, progress=show)
+        if report.faceless_spans:
+            missing = report.frames - report.dubbed_frames
+            log.info("%d of %d frames have no face and were left unchanged", missing, report.frames)
+        if self.report is not None:
+            report.write(self.report)
+        log.info(
+            "%d frames in %.1f s (%.1f per second): %s",
+            report.frames,
+            report.seconds,
+            report.frames_per_second,
+            self.outfile,
+        )
+
+
+def _resolved(options: Any) -> Iterator[str]:
+    """`name=value` of each field of a dataclass and of those inside it."""
+    for each in dataclasses.fields(options):
+        value = getattr(options, each.name)
+        if dataclasses.is_dataclass(value):
+            yield from _resolved(value)
+        else:
+            yield f"{each.name}={value!r}"
