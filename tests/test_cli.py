@@ -221,8 +221,8 @@ def test_static_is_a_real_switch(monkeypatch, words, static):
     monkeypatch.setattr(DubCommand, "run", lambda self: seen.append(self))
     base = ["dub", "--checkpoint_path", "c", "--face", "f", "--audio", "a"]
     assert cli.main([*base, *words, "--nosmooth"]) == 0
-    assert seen[0].options.static is static
-    assert seen[0].options.faces.nosmooth is True
+    assert seen[0].dub.static is static
+    assert seen[0].dub.faces.nosmooth is True
 
 
 def test_every_flag_is_known():

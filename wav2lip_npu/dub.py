@@ -46,8 +46,7 @@ class DubOptions:
     geometry: media.Geometry = field(default_factory=media.Geometry)
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     blend: str = "soft"
-    """How the mouth is put back: soft (lower face, feathered edge) or hard (the whole box, as the original
-    does)."""
+    """How the mouth is put back: soft (lower face, feathered edge) or hard (whole box, as the original)."""
     extend: str = "loop"
     """When the video is shorter than the sound: loop, pingpong (back and forth) or hold (last picture)."""
     static: bool = False
@@ -57,7 +56,7 @@ class DubOptions:
     mel_shift: float = 0
     """Frames of 1/25 s by which the sound is moved against the picture: negative makes the mouth later."""
     wav2lip_batch_size: int | None = None
-    """Faces that the generator sees at once, by default what suits the device (8 on a CPU)."""
+    """Faces that the generator sees at once. (default: what suits the device)"""
 
     def check(self) -> None:
         """Raise `UsageError` when a value is unknown or out of range."""

@@ -30,19 +30,18 @@ class DubCommand:
     """Sound, or a video with sound: any format."""
     outfile: str = "results/result_voice.mp4"
     """Video to write: .mp4, .mov, .mkv or .avi."""
-    options: DubOptions = field(default_factory=DubOptions)
+    dub: DubOptions = field(default_factory=DubOptions)
     device: str = "auto"
     """auto (npu, cuda, cpu in this order), cpu, cuda[:i] or npu[:i]."""
     precision: str = "fp32"
-    """Numbers inside the generator: fp32, bf16 or fp16. bf16 is several times faster on processors that have
-    instructions for it, and differs by a few grey levels."""
+    """Numbers inside the generator: fp32, bf16 or fp16. Processors with AMX are several times as fast in bf16."""
     report: str | None = None
     """Write what was done, and the seconds it took, to this JSON file."""
 
     def run(self) -> None:
         """Load the models, dub, and say where the result is."""
         log.info("wav2lip-npu %s", __version__)
-        self.options.check()
+        self.dub.check()
         check_files(self.face, self.audio, self.outfile)
         if self.report is not None:
             check_writable(self.report)
@@ -52,7 +51,7 @@ class DubCommand:
 
         models = load_models(
             self.checkpoint_path,
-            detector=self.options.faces.detector,
+            detector=self.dub.faces.detector,
             device=self.device,
             precision=self.precision,
         )
@@ -64,7 +63,7 @@ class DubCommand:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            report = dub(models, self.face, self.audio, self.outfile, self.options, progress=show)
+            report = dub(models, self.face, self.audio, self.outfile, self.dub, progress=show)
         if report.faceless_spans:
             missing = report.frames - report.dubbed_frames
             log.info("%d of %d frames have no face and were left unchanged", missing, report.frames)

@@ -30,11 +30,9 @@ class FaceOptions:
     """How the face is found."""
 
     detector: str = "auto"
-    """Face detector: auto (s3fd when its weights are there, else hog), s3fd, hog, or another one of
-    face_alignment by name."""
+    """auto (s3fd when its weights are there, else hog), s3fd, hog, or another of face_alignment by name."""
     face_select: str = "largest"
-    """Whose face, where there are several: largest, left, right, center, or X,Y, a point on it in pixels of
-    the video. The person is then followed until the scene changes."""
+    """Whose face, of several: largest, left, right, center, or X,Y, a point on it; followed until a cut."""
     no_face: str = "keep"
     """Frames without a face: keep (they pass unchanged) or error."""
     pads: tuple[int, int, int, int] = (0, 10, 0, 0)
