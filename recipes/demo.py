@@ -23,7 +23,8 @@ from wav2lip_npu.sound import read_audio
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
-SHOWN = 6
+SHOWN = 5
+SIDE = 160
 
 
 def main() -> int:
@@ -53,8 +54,11 @@ def contact_sheet(source: np.ndarray, dubbed: Path, sound: Path) -> np.ndarray:
     """Source above dubbed frames, evenly spread, above the envelope of the sound; BGR uint8."""
     frames = [frame.image for frame in media.read_frames(dubbed)]
     chosen = [frames[round(at)] for at in np.linspace(0, len(frames) - 1, SHOWN)]
-    rows = [np.hstack([cv2.resize(each, (240, 240)) for each in row]) for row in ([source] * SHOWN, chosen)]
-    return np.vstack([*rows, envelope(read_audio(sound), rows[0].shape[1], 80)])
+    rows = [
+        np.hstack([cv2.resize(each, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for each in row])
+        for row in ([source] * SHOWN, chosen)
+    ]
+    return np.vstack([*rows, envelope(read_audio(sound), rows[0].shape[1], SIDE // 3)])
 
 
 def envelope(wav: np.ndarray, width: int, height: int) -> np.ndarray:

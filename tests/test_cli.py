@@ -279,7 +279,10 @@ def test_signals_leave_nothing(tiny_checkpoint, face_video, tmp_path, number, co
     audio = write_sound(tmp_path / "long.wav", 600)
     out = tmp_path / "out" / "out.mp4"
     words = ["--checkpoint_path", tiny_checkpoint, "--face", face_video, "--audio", audio, "--outfile", out]
-    child = process("inference.py", *words, *BOX)
+    # A shell starts what runs in its background with SIGINT ignored: the test may run so, the child not.
+    child = process(
+        "inference.py", *words, *BOX, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
     deadline = time.monotonic() + 60
     while not (
         list(out.parent.glob("*.part")) and max(p.stat().st_size for p in out.parent.glob("*.part")) > 0
