@@ -148,7 +148,7 @@ def read_frames(
         passes = _for_ever(lambda: video.replay(0, length))
     elif loop == "pingpong":
         passes = _for_ever(lambda: itertools.chain(video.backwards(0, length - 1), video.replay(1, length)))
-    del last  # one picture would keep the memory of its whole decoder
+    del last
     for index, (source, planes) in enumerate(passes, start=length):
         yield Frame(index, planes, source)
 

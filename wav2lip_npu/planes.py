@@ -288,7 +288,10 @@ def _resample(plane: NDArray[np.uint8], box: Array, size: int) -> Array:
 
 
 def _plane_of(frame: VideoFrame, number: int) -> NDArray[np.uint8]:
-    """A view of one plane without the padding of its lines; the decoder's memory lives as long as it."""
+    """A copy of one plane without the padding of its lines.
+
+    A view would keep the decoder's whole pool of pictures, and that of a looped video's last round too.
+    """
     plane: Any = frame.planes[number]
     lines = np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:: -1 if plane.line_size < 0 else 1]
-    return lines[:, : plane.width]
+    return lines[:, : plane.width].copy()
