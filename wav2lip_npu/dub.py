@@ -15,6 +15,7 @@ from fractions import Fraction
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
+import cv2
 import numpy as np
 
 from wav2lip_npu import __version__, device, media
@@ -120,6 +121,7 @@ def dub(
     depth = min(16, max(2, _QUEUE_BYTES * 2 // (3 * info.width * info.height)))
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_opencv_in_one_thread())
 
         def ahead(stage: str, items: Iterator[Item]) -> Iterator[Item]:
             """The stage in a thread of its own, which ends with this function at the latest."""
@@ -231,6 +233,17 @@ def blend_all(spoken: Iterable[Spoken], mask: Mask) -> Iterator[Planes]:
     for item in spoken:
         planes, box = item.faced.frame.planes, item.faced.box
         yield planes if box is None or item.mouth is None else paste(planes, item.mouth, box, mask)
+
+
+@contextlib.contextmanager
+def _opencv_in_one_thread() -> Iterator[None]:
+    """The stages already fill the cores; OpenCV's own threads would only wait for each other."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def _long_enough(sound: Sound) -> Samples:
