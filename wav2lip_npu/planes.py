@@ -293,5 +293,5 @@ def _plane_of(frame: VideoFrame, number: int) -> NDArray[np.uint8]:
     A view would keep the decoder's whole pool of pictures, and that of a looped video's last round too.
     """
     plane: Any = frame.planes[number]
-    lines = np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:: -1 if plane.line_size < 0 else 1]
-    return lines[:, : plane.width].copy()
+    lines: NDArray[np.uint8] = np.frombuffer(plane, np.uint8).reshape(plane.height, -1)
+    return lines[:: -1 if plane.line_size < 0 else 1, : plane.width].copy()
