@@ -294,4 +294,5 @@ def _plane_of(frame: VideoFrame, number: int) -> NDArray[np.uint8]:
     """
     plane: Any = frame.planes[number]
     lines: NDArray[np.uint8] = np.frombuffer(plane, np.uint8).reshape(plane.height, -1)
-    return lines[:: -1 if plane.line_size < 0 else 1, : plane.width].copy()
+    down = -1 if plane.line_size < 0 else 1
+    return np.array(lines[::down, : plane.width], np.uint8, order="C")
