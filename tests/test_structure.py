@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "wav2lip_npu"
 ORDER = [
     "__init__",
     "errors",
+    "atomic",
     "device",
     "planes",
     "overlap",

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wav2lip_npu.atomic import replacing
 from wav2lip_npu.errors import CheckpointError
 from wav2lip_npu.torchscript import read_torchscript
 
@@ -124,16 +125,10 @@ def save(path: str | os.PathLike[str], network: nn.Module, training: dict[str, A
     """Write a checkpoint that the original's code reads too: CPU tensors, replaced only when whole."""
     import torch
 
-    target = Path(path)
-    part = target.with_name(target.name + ".part")
     weights = {key: value.detach().cpu() for key, value in network.state_dict().items()}
     progress = {"optimizer": None, "global_step": 0, "global_epoch": 0, **(training or {})}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with replacing(path) as part:
         torch.save({"state_dict": weights, **progress}, part)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _tensors(content: dict[Any, Any], source: Path) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,6 +15,7 @@ import av
 import numpy as np
 import soxr
 
+from wav2lip_npu.atomic import part_of, replacing
 from wav2lip_npu.errors import MediaError, UsageError
 from wav2lip_npu.planes import Planes
 from wav2lip_npu.sound import Samples, read_blocks
@@ -59,7 +59,7 @@ def check_target(out: str | os.PathLike[str]) -> None:
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Make the folder of a file and try to write there. Raises `MediaError`."""
     target = Path(path)
-    part = _part_of(target)
+    part = part_of(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
@@ -91,12 +91,10 @@ def write_video(
     """
     check_target(out)
     target = Path(out)
-    part = _part_of(target)
+    form = FORMATS[target.suffix.lower()]
     try:
-        count = _encode(
-            images, part, FORMATS[target.suffix.lower()], fps, audio, options, comment, pixel_aspect
-        )
-        os.replace(part, target)
+        with replacing(target) as part:
+            return _encode(images, part, form, fps, audio, options, comment, pixel_aspect)
     except OSError as error:
         if error.errno in _DISK_FULL:
             raise MediaError(
@@ -105,19 +103,6 @@ def write_video(
         raise MediaError(f"cannot write {target}: {error.strerror or error}.") from error
     except av.error.FFmpegError as error:
         raise MediaError(f"cannot write {target}: {error.strerror or error}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
-    return count
-
-
-def _part_of(target: Path) -> Path:
-    """The name while writing; two processes that write the same target do not meet.
-
-    It is short, as a name that is just allowed may not be made longer.
-    """
-    digest = zlib.crc32(os.fsencode(target.name))
-    return target.with_name(f"{target.name[:40]}.{digest:08x}.{os.getpid()}.part")
 
 
 def _encode(

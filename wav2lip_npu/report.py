@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
+from wav2lip_npu.atomic import replacing
 from wav2lip_npu.errors import FaceError
 from wav2lip_npu.faces import Faced
 
@@ -52,10 +52,9 @@ class DubReport:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """As JSON, replacing `path` at once."""
-        target = Path(path)
-        part = target.with_name(target.name + ".part")
-        part.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=True) + "\n", encoding="utf-8")
-        os.replace(part, target)
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=True) + "\n"
+        with replacing(path) as part:
+            part.write_text(text, encoding="utf-8")
 
 
 def versions() -> dict[str, str]:
