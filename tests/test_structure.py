@@ -15,6 +15,7 @@ ORDER = [
     "__init__",
     "errors",
     "atomic",
+    "filelists",
     "device",
     "planes",
     "overlap",
