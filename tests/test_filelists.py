@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wav2lip_npu.errors import DataError
-from wav2lip_npu.filelists import read_names, split_names, write_split
+from wav2lip_npu.filelists import Entry, read_list, read_names, split_names, write_list, write_split
 
 # What a file system can hold: any bytes but 0 and the slash between folders.
 part = (
@@ -115,3 +115,13 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot write"):
         write_split(tmp_path / "file" / "lists", ["a", "b"])
+
+
+def test_a_list_carries_sound_offsets_and_the_original_reads_it(tmp_path):
+    path = tmp_path / "train.txt"
+    entries = [Entry("main/00001", 3), Entry("main/00002"), Entry('a "b" offset=7', -2)]
+    write_list(path, entries)
+    assert read_list(path) == entries
+    assert path.read_text().splitlines()[:2] == ["main/00001 offset=+3", "main/00002"]
+    path.write_text('a MV offset=4\nb myoffset=4\nc offset=4x\nd offset=-1 NF\n"e f"offset=5\n')
+    assert [entry.sound_offset for entry in read_list(path)] == [4, 0, 0, -1, 5]

@@ -2,7 +2,8 @@
 
 One clip a line, its folder relative to the data root. What follows the first white space of a line is
 ignored, as in the original ('6330/00011 NF'); a name that could not be told from that is written as a
-JSON string.
+JSON string. One such word is understood: 'offset=3' says that the sound of the clip is late by three
+frames, which the doctor finds out.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import json
 import logging
 import os
 import random
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from wav2lip_npu.atomic import remove_stale_parts, replacing
 from wav2lip_npu.errors import DataError
@@ -25,8 +28,21 @@ _VAL_SHARE = 0.05
 _BYTE_ORDER_MARK = "\ufeff"
 
 
+class Entry(NamedTuple):
+    """A line of a file list."""
+
+    name: str
+    sound_offset: int = 0
+    """Frames by which the sound of the clip is late."""
+
+
 def read_names(path: str | os.PathLike[str]) -> list[str]:
-    """Names of clips in a file list, in its order.
+    """Names of clips in a file list, in its order. Raises `DataError` as `read_list`."""
+    return [entry.name for entry in read_list(path)]
+
+
+def read_list(path: str | os.PathLike[str]) -> list[Entry]:
+    """The clips of a file list, in its order.
 
     Raises `DataError` when it is missing or unreadable, or a line that begins with a quote is no JSON
     string.
@@ -61,7 +77,7 @@ def write_split(folder: str | os.PathLike[str], names: Sequence[str], *, seed: i
         wanted[val] = sorted(set(wanted[val]) - set(read_names(train)))
     written = [path for path in absent if wanted[path]]
     for path in written:
-        _write(path, wanted[path])
+        write_list(path, map(Entry, wanted[path]))
     return written
 
 
@@ -90,28 +106,36 @@ def split_names(names: Iterable[str], seed: int = 0) -> tuple[list[str], list[st
     return sorted(set(names) - set(val)), sorted(val)
 
 
-def _write(path: Path, names: Sequence[str]) -> None:
-    text = "".join(_line(name) + "\n" for name in names)
+def write_list(path: str | os.PathLike[str], entries: Iterable[Entry]) -> None:
+    """Write or replace a file list. Raises `DataError` when it cannot be written."""
+    text = "".join(_line(*entry) + "\n" for entry in entries)
     try:
         with replacing(path) as part:
             part.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}. Pass another --filelists.") from None
+        raise DataError(f"cannot write {path}: {error.strerror}. Pass another folder.") from None
 
 
-def _line(name: str) -> str:
+def _line(name: str, sound_offset: int) -> str:
     """The name as it is where that is read back as it is, else as a JSON string in ASCII."""
     plain = name.split() == [name] and name.isprintable() and not {'"', "'"} & set(name)
-    return name if plain else json.dumps(name)
+    return (name if plain else json.dumps(name)) + (f" offset={sound_offset:+}" if sound_offset else "")
 
 
-def _parse(line: str, where: str) -> str:
-    if not line.lstrip().startswith('"'):
-        return line.split()[0]
+def _parse(line: str, where: str) -> Entry:
+    line = line.strip()
+    if not line.startswith('"'):
+        name, *rest = line.split(maxsplit=1)
+        return Entry(name, _offset(" ".join(rest)))
     try:
-        name, _ = json.JSONDecoder().raw_decode(line.lstrip())
+        name, end = json.JSONDecoder().raw_decode(line)
     except ValueError:
         raise DataError(
-            f"{where} begins with a quote, but is no JSON string: {line.strip()[:80]}. Close the quote."
+            f"{where} begins with a quote, but is no JSON string: {line[:80]}. Close the quote."
         ) from None
-    return str(name)
+    return Entry(str(name), _offset(line[end:]))
+
+
+def _offset(words: str) -> int:
+    found = re.search(r"(?<!\S)offset=([+-]?\d{1,4})(?!\S)", words, re.ASCII)
+    return int(found[1]) if found else 0
