@@ -1,0 +1,94 @@
+"""Preprocessed clips made in a moment, whose pictures and sound carry a code that tells which belong together."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import soundfile
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wav2lip_npu.mel import DEFAULT_MEL
+
+CODES = 8
+LOUD = "loud"
+
+
+def write_clip(
+    folder: Path,
+    pictures: int = 75,
+    *,
+    late: int = 0,
+    seed: int | None = None,
+    fps: str = "25",
+    face_px: int = 120,
+    gaps: tuple[int, ...] = (),
+    wav: np.ndarray | None = None,
+) -> Path:
+    """A folder as preprocess writes it: picture n shows a code, the sound of n + late says it."""
+    random = np.random.default_rng(sum(map(ord, folder.name)) if seed is None else seed)
+    folder.mkdir(parents=True)
+    spoken = random.integers(CODES, size=pictures + 2 * 40)
+    frames = [n for n in range(pictures) if n not in gaps]
+    for number in frames:
+        face = np.full((96, 96, 3), 15 + 30 * spoken[40 + number], np.uint8)
+        cv2.imwrite(str(folder / f"{number}.jpg"), face)
+    columns = 1 + pictures * 640 // DEFAULT_MEL.hop
+    heard = spoken[40 + np.arange(columns) * 25 // 80 - late]
+    mel = np.tile((heard - CODES / 2).astype(np.float32), (80, 1))
+    np.save(folder / "mel.npy", mel)
+    write_wav(folder, random.uniform(-0.3, 0.3, pictures * 640) if wav is None else wav)
+    source = {
+        "name": f"{folder.name}.mp4",
+        "bytes": 1,
+        "mtime_ns": 1,
+        "width": 640,
+        "height": 480,
+        "fps": fps,
+    }
+    content = {
+        "format": 1, "fps": 25, "frames": frames, "boxes": [[10, 10, 10 + face_px, 10 + face_px]] * len(frames),
+        "cuts": [], "face_px": max(96, face_px), "samples": pictures * 640, "source": source,
+        "mel": asdict(DEFAULT_MEL), "options": {}, "detector": "hog", "versions": {},
+    }  # fmt: skip
+    (folder / "clip.json").write_text(json.dumps(content))
+    return folder
+
+
+def write_original(folder: Path, pictures: int = 75, side: int = 120, wav: np.ndarray | None = None) -> Path:
+    """A folder as the original's preprocess writes it: pictures and sound, nothing else."""
+    random = np.random.default_rng(sum(map(ord, folder.name)))
+    folder.mkdir(parents=True)
+    for number in range(pictures):
+        cv2.imwrite(str(folder / f"{number}.jpg"), random.integers(255, size=(side, side, 3), dtype=np.uint8))
+    write_wav(folder, random.uniform(-0.3, 0.3, pictures * 640) if wav is None else wav)
+    return folder
+
+
+def write_wav(folder: Path, wav: np.ndarray) -> None:
+    soundfile.write(folder / "audio.wav", wav, 16_000, subtype="PCM_16")
+
+
+def speech(seconds: float, level: float = 0.3, seed: int = 0) -> np.ndarray:
+    """Noise in syllables of 125 ms."""
+    samples = np.arange(round(seconds * 16_000))
+    syllables = 0.5 + 0.5 * np.sign(np.sin(2 * np.pi * 4 * samples / 16_000))
+    return level * syllables * np.random.default_rng(seed).uniform(-1, 1, len(samples))
+
+
+class CodeReader(nn.Module):
+    """Stands in for an expert: reads the codes of five pictures and of their sound."""
+
+    def forward(self, mels: Tensor, mouths: Tensor) -> tuple[Tensor, Tensor]:
+        """As SyncNet: unit embeddings."""
+        middles = [round(3.2 * k + 1.6) for k in range(5)]
+        heard = (mels[:, 0].mean(dim=1)[:, middles] + CODES / 2).round().long()
+        seen = ((mouths.unflatten(1, (5, 3)).mean(dim=(2, 3, 4)) * 255 - 15) / 30).round().long()
+        return tuple(
+            functional.normalize(functional.one_hot(code.clamp(0, CODES - 1), CODES).flatten(1).float())
+            for code in (heard, seen)
+        )
