@@ -16,14 +16,19 @@ from wav2lip_npu.errors import Wav2LipError
 
 # Name: module and class of its options, what it does. The module is imported when the command runs.
 COMMANDS = {
-    "dub": ("wav2lip_npu.dub_command", "DubCommand", "put speech into the mouth of a face video or photo")
+    "dub": ("wav2lip_npu.dub_command", "DubCommand", "put speech into the mouth of a face video or photo"),
+    "preprocess": (
+        "wav2lip_npu.preprocess_command",
+        "PreprocessCommand",
+        "cut clips to train on from videos",
+    ),
 }
 _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _TERMINATED, _INTERRUPTED = 143, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0 done, 2 bad input, 130 or 143 interrupted.
+    """Run a command and return its exit code: 0 done, 1 some failed, 2 bad input, 130 or 143 interrupted.
 
     A bug keeps its traceback, which makes the exit code 1; `--debug` shows one for bad input too.
     """
@@ -42,19 +47,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("wav2lip_npu").setLevel(logging.DEBUG if debug else logging.INFO)
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        _run(words[0], words[1:])
+        return _run(words[0], words[1:])
     except Wav2LipError as error:
         if debug:
             raise
         return _refuse(str(error), 2)
-    except _TerminatedError:
-        return _refuse("terminated, nothing was written.", _TERMINATED)
-    except KeyboardInterrupt:
-        return _refuse("interrupted, nothing was written.", _INTERRUPTED)
-    return 0
+    except KeyboardInterrupt as stop:
+        terminated = isinstance(stop, _TerminatedError)
+        what = "terminated" if terminated else "interrupted"
+        return _refuse(
+            f"{what}, {str(stop) or 'nothing was written'}.", _TERMINATED if terminated else _INTERRUPTED
+        )
 
 
-def _run(command: str, words: list[str]) -> None:
+def _run(command: str, words: list[str]) -> int:
+    """Exit code of a command: what its `run` returns, 0 when that is nothing."""
     import tyro
 
     module, name, _ = COMMANDS[command]
@@ -66,7 +73,7 @@ def _run(command: str, words: list[str]) -> None:
         use_underscores=True,
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )
-    parsed.run()
+    return parsed.run() or 0
 
 
 def _plain_switches(words: list[str], options: Any) -> list[str]:

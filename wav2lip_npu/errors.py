@@ -9,6 +9,10 @@ class MediaError(Wav2LipError):
     """A video, image or sound file that cannot be read or written."""
 
 
+class NoSoundError(MediaError):
+    """A file without a sound track, or with an empty one."""
+
+
 class FaceError(Wav2LipError):
     """No usable face, or a detector that is unknown or lacks its weights."""
 
@@ -19,6 +23,10 @@ class CheckpointError(Wav2LipError):
 
 class DataError(Wav2LipError):
     """A data set, file list or clip that cannot be used."""
+
+
+class TrainingError(Wav2LipError):
+    """A training that cannot go on, such as one whose loss is not a number."""
 
 
 class DeviceError(Wav2LipError):

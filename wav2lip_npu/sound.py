@@ -19,7 +19,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from wav2lip_npu.errors import MediaError
+from wav2lip_npu.errors import MediaError, NoSoundError
 from wav2lip_npu.media import LONGEST_HOLD_S, check_whole, decode, is_cover, open_media
 
 Samples = NDArray[np.float32]
@@ -65,7 +65,7 @@ def load_sound(path: str | os.PathLike[str], sample_rate: int = 16_000) -> Sound
         samples += block.shape[1]
         blocks.append(resampler.resample_chunk(block.mean(axis=0)))
     if resampler is None:
-        raise MediaError(f"{path} holds no sound: its sound track is empty. Pass another --audio.")
+        raise NoSoundError(f"{path} holds no sound: its sound track is empty. Pass another --audio.")
     blocks.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
     return Sound(np.concatenate(blocks), Fraction(samples, rate), rate, channels)
 
@@ -74,7 +74,7 @@ def read_blocks(path: str | os.PathLike[str]) -> Iterator[tuple[int, Samples]]:
     """Rate and float32 [channels, samples] of the first sound track, block by block from time 0 on."""
     with open_media(path) as container:
         if not container.streams.audio:
-            raise MediaError(f"{path} holds no sound. Pass a file with a sound track as --audio.")
+            raise NoSoundError(f"{path} holds no sound. Pass a file with a sound track as --audio.")
         stream = container.streams.audio[0]
         zero = _start_of_picture(container)
         end = _stated_end(container, stream)
