@@ -105,7 +105,7 @@ def load(path: str | os.PathLike[str], kind: str) -> Checkpoint:
     Raises `CheckpointError` when the file is missing, damaged, something else, or of another network.
     """
     source = Path(path)
-    content = _read(source)
+    content = read(source)
     weights, training = content, None
     if isinstance(content.get("state_dict"), dict):
         weights = content["state_dict"]
@@ -118,7 +118,7 @@ def load(path: str | os.PathLike[str], kind: str) -> Checkpoint:
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """A bare state dict on the CPU. Raises `CheckpointError` as `load` does."""
     source = Path(path)
-    return _tensors(_read(source), source)
+    return _tensors(read(source), source)
 
 
 def save(path: str | os.PathLike[str], network: nn.Module, training: dict[str, Any] | None = None) -> None:
@@ -142,8 +142,8 @@ def _tensors(content: dict[Any, Any], source: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read(source: Path) -> dict[Any, Any]:
-    """The dict inside a weights file of any known form; tells what another file is."""
+def read(source: Path) -> dict[Any, Any]:
+    """The dict inside a weights file of any known form. Raises `CheckpointError`, telling what another is."""
     try:
         with source.open("rb") as file:
             head = file.read(512)

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_type_hints
 
 from wav2lip_npu import __version__
 from wav2lip_npu.errors import Wav2LipError
@@ -21,6 +21,17 @@ COMMANDS = {
         "wav2lip_npu.preprocess_command",
         "PreprocessCommand",
         "cut clips to train on from videos",
+    ),
+    "train_syncnet": (
+        "wav2lip_npu.train_commands",
+        "TrainSyncnetCommand",
+        "train the expert on sync",
+    ),
+    "train": ("wav2lip_npu.train_commands", "TrainCommand", "train the generator"),
+    "doctor": (
+        "wav2lip_npu.doctor_command",
+        "DoctorCommand",
+        "look at clips before training on them: what will hurt",
     ),
 }
 _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -77,31 +88,32 @@ def _run(command: str, words: list[str]) -> int:
 
 
 def _plain_switches(words: list[str], options: Any) -> list[str]:
-    """`--switch True` and `--switch=True` as `--switch`, `--switch False` as nothing."""
-    switches = {f"--{name}" for name in _switches(options)}
+    """`--switch True` and `--switch=True` as `--switch`, `--switch False` as nothing or `--no_switch`."""
+    switches = dict(_switches(options))
     plain = []
     rest = iter(range(len(words)))
     for at in rest:
-        name, _, value = words[at].partition("=")
-        if name.replace("-", "_").replace("__", "--", 1) not in switches:
+        flag, _, value = words[at].partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if not flag.startswith("--") or name not in switches:
             plain.append(words[at])
             continue
         if not value and at + 1 < len(words) and words[at + 1].lower() in _WORDS:
             value = words[next(rest)]
-        if _WORDS.get(value.lower(), True):
-            plain.append(name)
+        wanted = _WORDS.get(value.lower(), True)
+        if wanted != switches[name]:
+            plain.append(f"--{name}" if wanted else f"--no_{name}")
     return plain
 
 
-def _switches(options: Any) -> Iterator[str]:
-    """Names of the yes-or-no fields of a dataclass and of those inside it."""
+def _switches(options: Any) -> Iterator[tuple[str, bool]]:
+    """Names and defaults of the yes-or-no fields of a dataclass and of those inside it."""
+    types = get_type_hints(options)
     for field in dataclasses.fields(options):
-        if field.default_factory is not dataclasses.MISSING and dataclasses.is_dataclass(
-            field.default_factory
-        ):
-            yield from _switches(field.default_factory)
-        elif field.default is True or field.default is False:
-            yield field.name
+        if dataclasses.is_dataclass(types[field.name]):
+            yield from _switches(types[field.name])
+        elif isinstance(field.default, bool):
+            yield field.name, field.default
 
 
 def _overview() -> str:

@@ -14,12 +14,13 @@ import re
 import resource
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wav2lip_npu.errors import DeviceError
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ class Backend(NamedTuple):
 
     plugin: str | None
     """Module that brings the device to PyTorch, `None` when PyTorch has it."""
+    collectives: str
+    """What carries tensors between processes."""
     channels_last: bool
     """Whether convolutions may and should run channels last (torch_npu refuses it)."""
     batch: int
@@ -39,12 +42,13 @@ class Backend(NamedTuple):
 
 
 BACKENDS = {
-    "npu": Backend("torch_npu", False, 64, "Install CANN and the torch-npu of your torch version"),
-    "cuda": Backend(None, True, 64, "Install a CUDA build of torch and the driver"),
-    "cpu": Backend(None, True, 4, ""),
+    "npu": Backend("torch_npu", "hccl", False, 64, "Install CANN and the torch-npu of your torch version"),
+    "cuda": Backend(None, "nccl", True, 64, "Install a CUDA build of torch and the driver"),
+    "cpu": Backend(None, "gloo", True, 4, ""),
 }
 _MOST_LANES = 4
 PRECISIONS = ("fp32", "bf16", "fp16")
+AMP = ("off", "bf16", "fp16")
 
 
 def resolve(spec: str = "auto") -> torch.device:
@@ -116,6 +120,88 @@ def dtype_of(precision: str) -> torch.dtype:
     if precision not in PRECISIONS:
         raise DeviceError(f"unknown precision {precision!r}. Pass --precision {', '.join(PRECISIONS)}.")
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManager[None]:
+    """Run the networks inside in `bf16` or `fp16` where that is safe; `off` leaves float32.
+
+    Raises `DeviceError` for any other word, and for bf16 on an NPU that cannot compute it.
+    """
+    import torch
+
+    if amp not in AMP:
+        raise DeviceError(f"unknown --amp {amp!r}. Pass {', '.join(AMP)}.")
+    if amp == "off":
+        return contextlib.nullcontext()
+    if amp == "bf16" and device.type != "cpu" and not getattr(torch, device.type).is_bf16_supported():
+        raise DeviceError(f"{device} cannot compute in bf16. Pass --amp fp16.")
+    return torch.autocast(device.type, dtype_of(amp))
+
+
+def grad_scaler(device: torch.device, amp: str, loss_scale: str) -> torch.amp.GradScaler:
+    """What keeps small fp16 gradients from vanishing: `loss_scale` is `dynamic` or a constant factor.
+
+    NPUs that saturate instead of overflowing need the scaler of torch_npu, which reads their overflow flag.
+    Raises `DeviceError` when the factor is no positive number.
+    """
+    import torch
+
+    options: dict[str, Any] = {"enabled": amp == "fp16"}
+    if loss_scale != "dynamic":
+        try:
+            factor = float(loss_scale)
+        except ValueError:
+            factor = 0.0
+        if not 0 < factor < float("inf"):
+            raise DeviceError(f"--loss_scale {loss_scale!r} is no positive number. Pass dynamic or 1024.")
+        # It falls at an overflow and is set again at once, see `train.py`.
+        options |= {"init_scale": factor, "growth_interval": 2**31 - 1}
+    plugin = sys.modules.get("torch_npu") if device.type == "npu" else None
+    if plugin is not None and not plugin.npu.utils.is_support_inf_nan():
+        saturating: torch.amp.GradScaler = plugin.npu.amp.GradScaler(**options)
+        return saturating
+    return torch.amp.GradScaler(device.type, **options)
+
+
+def adam_options(device: torch.device) -> dict[str, bool]:
+    """The quickest form of Adam on the device; the vendor of NPUs advises against the grouped one."""
+    return {"fused": True} if device.type == "cuda" else {"foreach": False}
+
+
+def upload(arrays: dict[str, NDArray[Any]], device: torch.device) -> dict[str, torch.Tensor]:
+    """Arrays as tensors on the device; the copy runs beside the computation."""
+    import torch
+
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    if device.type == "cpu":
+        return tensors
+    return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in tensors.items()}
+
+
+def seed_all(seed: int) -> None:
+    """Seed the random generators of PyTorch on every device."""
+    import torch
+
+    torch.manual_seed(seed)
+
+
+def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """States of the random generators of host and device."""
+    import torch
+
+    states = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        states[device.type] = getattr(torch, device.type).get_rng_state(device)
+    return states
+
+
+def set_rng_state(device: torch.device, states: dict[str, torch.Tensor]) -> None:
+    """Go on with random numbers where `rng_state` was taken; a kind of device that it lacks is left alone."""
+    import torch
+
+    torch.set_rng_state(states["cpu"])
+    if device.type in states and device.type != "cpu":
+        getattr(torch, device.type).set_rng_state(states[device.type], device)
 
 
 def memory_format(device: torch.device) -> torch.memory_format:

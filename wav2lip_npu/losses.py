@@ -1,0 +1,57 @@
+"""Losses of the three networks: pure functions on float32 tensors.
+
+Formulas are those of Prajwal et al., "A Lip Sync Expert Is All You Need for Speech to Lip Generation in
+the Wild" (arXiv 2008.10010), unless said otherwise. `B` windows, `T` frames of a window.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+_EPS = 1e-6
+"""Rounding can push a cosine past 1, where the logarithm of the BCE has no value."""
+
+
+def cosine(sound: Tensor, picture: Tensor) -> Tensor:
+    """Cosines [B] of paired unit embeddings [B, D], within (0, 1)."""
+    return (sound * picture).sum(dim=1).clamp(_EPS, 1 - _EPS)
+
+
+def cosines(sound: Tensor, picture: Tensor) -> Tensor:
+    """Cosines [M, N] of every unit embedding [M, D] with every other [N, D], within (0, 1)."""
+    return (sound @ picture.T).clamp(_EPS, 1 - _EPS)
+
+
+def pair_loss(sound: Tensor, picture: Tensor, in_sync: Tensor) -> Tensor:
+    """The original's loss of the expert: BCE of the cosine of each pair, `in_sync` [B] being 1 or 0."""
+    return functional.binary_cross_entropy(cosine(sound, picture), in_sync)
+
+
+def all_pairs_loss(sound: Tensor, picture: Tensor, clip: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
+    """BCE of the cosine of every sound with every picture of a batch [N, D], and the cosines [N, N].
+
+    The N pairs that belong together weigh as much as all others. One pass through the networks so judges
+    N^2 pairs instead of N; windows of the same clip are the hard ones among them. Equal windows (same
+    `clip` and `frame`, [N]) are no wrong pair.
+    """
+    table = cosines(sound, picture)
+    equal = (clip[:, None] == clip) & (frame[:, None] == frame)
+    right = -table.diagonal().log().mean()
+    wrong = -(1 - table[~equal]).log().mean()
+    return (right + wrong) / 2, table
+
+
+def sync_loss(sound: Tensor, picture: Tensor) -> Tensor:
+    """How far from in sync the expert finds made mouths: the mean of -log cosine."""
+    return -cosine(sound, picture).log().mean()
+
+
+def real_loss(probability: Tensor) -> Tensor:
+    """BCE of a discriminator's probabilities [B * T, 1] against real."""
+    return functional.binary_cross_entropy(probability, probability.new_ones(probability.shape))
+
+
+def fake_loss(probability: Tensor) -> Tensor:
+    """BCE of a discriminator's probabilities [B * T, 1] against made."""
+    return functional.binary_cross_entropy(probability, probability.new_zeros(probability.shape))

@@ -1,0 +1,261 @@
+"""Everything that a training needs to go on: networks, optimizers, places, and their checkpoints.
+
+A checkpoint is the original's dict, so the original's code reads it: `state_dict`, `optimizer`,
+`global_step`, `global_epoch`. What it lacks is under one more key, which the original ignores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from wav2lip_npu import __version__, checkpoint, distributed
+from wav2lip_npu import device as devices
+from wav2lip_npu.averages import Average
+from wav2lip_npu.checkpoint import Checkpoint
+from wav2lip_npu.distributed import ALONE, Ranks
+from wav2lip_npu.errors import CheckpointError
+from wav2lip_npu.mel import DEFAULT_MEL
+
+log = logging.getLogger(__name__)
+
+_MORE = "wav2lip_npu"
+"""Key of what the original's checkpoints lack."""
+_PREFIXES = {"discriminator": "disc_"}
+
+
+class Stateful(Protocol):
+    """Something whose state is saved and comes back."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from such values."""
+
+
+@dataclass
+class Trainee:
+    """A network that is being trained."""
+
+    kind: str
+    """`generator`, `expert` or `discriminator`."""
+    network: nn.Module
+    """On the device; its weights are those of the latest step."""
+    optimizer: torch.optim.Optimizer
+    learning_rate: float
+    parallel: nn.Module
+    """What a training step calls: the network, or the network wrapped for several ranks."""
+    average: Average | None = None
+
+    @contextlib.contextmanager
+    def at_its_best(self) -> Iterator[nn.Module]:
+        """The network in eval mode, with averaged weights where they are kept."""
+        self.network.eval()
+        try:
+            with self.average.in_place() if self.average else contextlib.nullcontext():
+                yield self.network
+        finally:
+            self.network.train()
+
+
+@dataclass
+class TrainState:
+    """A training at some step."""
+
+    trainees: dict[str, Trainee]
+    """By kind; the first is the one that the training is for."""
+    device: torch.device
+    scaler: torch.amp.GradScaler
+    extras: dict[str, Stateful] = field(default_factory=dict)
+    """What else is saved with it, such as the schedule of the sync weight."""
+    ranks: Ranks = ALONE
+    step: int = 0
+    """Optimizer steps done."""
+    position: int = 0
+    """Samples of the endless stream that are used up, on all ranks together."""
+    epoch: int = 0
+    best: float | None = None
+    """The lowest held-out loss so far."""
+    best_step: int = 0
+    skipped: int = 0
+    """Steps that fp16 overflow made void."""
+
+    @property
+    def main(self) -> Trainee:
+        """The network that the training is for."""
+        return next(iter(self.trainees.values()))
+
+    def save(self, directory: Path, *, optimizer: bool = True) -> Path:
+        """Write the checkpoints of this step; the one of the main network last, so it stands for all.
+
+        Every rank calls it, the first one writes. Raises `CheckpointError` when that fails.
+        """
+        self.level()
+        rng = distributed.from_each(devices.rng_state(self.device), self.ranks)
+        main = path_of(directory, self.main.kind, self.step)
+        if not self.ranks.is_first:
+            return main
+        for trainee in reversed(self.trainees.values()):
+            path = path_of(directory, trainee.kind, self.step)
+            progress: dict[str, Any] = {
+                "optimizer": trainee.optimizer.state_dict() if optimizer else None,
+                "global_step": self.step,
+                "global_epoch": self.epoch,
+                _MORE: self._more(trainee, rng),
+            }
+            if trainee.average is not None:
+                progress[_MORE]["weights"] = {k: v.clone() for k, v in trainee.network.state_dict().items()}
+            try:
+                with trainee.at_its_best() as network:
+                    checkpoint.save(path, network, _on_cpu(progress))
+            except (OSError, RuntimeError) as error:  # PyTorch's writer turns a full disk into the latter
+                raise CheckpointError(f"cannot write {path} ({error}). Make room and start again.") from None
+        return main
+
+    def level(self) -> None:
+        """Give all ranks the same running statistics, those of the averaged weights too."""
+        for trainee in self.trainees.values():
+            distributed.share_statistics(trainee.network, self.ranks)
+            if trainee.average is not None and self.ranks.size > 1:
+                with trainee.average.in_place():
+                    distributed.share_statistics(trainee.network, self.ranks)
+
+    def _more(self, trainee: Trainee, rng: list[dict[str, Any]]) -> dict[str, Any]:
+        more: dict[str, Any] = {
+            "version": __version__,
+            "kind": trainee.kind,
+            "width": getattr(trainee.network, "width", None),
+            "mel": asdict(DEFAULT_MEL),
+            "position": self.position,
+            "best": self.best,
+            "best_step": self.best_step,
+            "skipped": self.skipped,
+            "scaler": self.scaler.state_dict(),
+            "rng": rng,
+            "extras": {name: extra.state_dict() for name, extra in self.extras.items()},
+        }
+        if trainee.average is not None:
+            more["average"] = trainee.average.state_dict()["updates"]
+        return more
+
+    def restore(self, loaded: dict[str, Checkpoint], *, weights_only: bool = False) -> None:
+        """Go on where the checkpoints, one a kind, were saved; with `weights_only` just from their weights.
+
+        A checkpoint of the original gives weights, optimizer and step; the stream of samples then starts
+        anew. Raises `CheckpointError` when what is beside the weights does not fit.
+        """
+        for kind, found in loaded.items():
+            trainee = self.trainees[kind]
+            try:
+                self._restore_one(trainee, found, weights_only)
+            except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+                raise CheckpointError(
+                    f"{found.source}: its training state does not fit ({type(error).__name__}: {error}). "
+                    "Pass --weights_only to start anew from its weights."
+                ) from None
+
+    def _restore_one(self, trainee: Trainee, found: Checkpoint, weights_only: bool) -> None:
+        training = found.training or {}
+        more = training.get(_MORE) or {}
+        raw = found.weights if weights_only else more.get("weights", found.weights)
+        trainee.network.load_state_dict(raw)
+        if trainee.average is not None:
+            updates = 0 if weights_only else more.get("average", 0)
+            trainee.average.load_state_dict({"updates": int(updates), "tensors": found.weights})
+        if weights_only:
+            return
+        if training.get("optimizer") is not None:
+            _load_optimizer(trainee.optimizer, training["optimizer"])
+        if trainee is not self.main:
+            return
+        self.step = int(training.get("global_step", 0))
+        self.epoch = int(training.get("global_epoch", 0))
+        if self.step < 0:
+            raise ValueError(f"global_step {self.step}")
+        if not more:
+            return
+        self.position = int(more["position"])
+        self.best, self.best_step = more["best"], int(more["best_step"])
+        self.skipped = int(more["skipped"])
+        if more["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(more["scaler"])
+        for name, extra in self.extras.items():
+            if name in more["extras"]:
+                extra.load_state_dict(more["extras"][name])
+        if self.ranks.rank < len(more["rng"]):
+            devices.set_rng_state(self.device, more["rng"][self.ranks.rank])
+
+
+def path_of(directory: Path, kind: str, step: int) -> Path:
+    """Where the checkpoint of a network at a step is, as the original names it."""
+    return directory / f"{_PREFIXES.get(kind, '')}checkpoint_step{step:09d}.pth"
+
+
+def saved_steps(directory: Path) -> list[int]:
+    """Steps of the checkpoints in a directory, the newest first."""
+    names = (re.fullmatch(r"checkpoint_step(\d{9,})\.pth", path.name) for path in directory.glob("*.pth"))
+    return sorted((int(name[1]) for name in names if name), reverse=True)
+
+
+def newest(directory: Path, kinds: list[str]) -> dict[str, Checkpoint]:
+    """The newest checkpoints of a directory that are whole, by kind; damaged ones are named in the log.
+
+    A network beside the first that was not trained so far is left out.
+    """
+    for step in saved_steps(directory):
+        paths = {kind: path_of(directory, kind, step) for kind in kinds}
+        try:
+            return {kind: checkpoint.load(path, kind) for kind, path in paths.items() if path.exists()}
+        except CheckpointError as error:
+            log.warning("%s Going back to the checkpoint before.", error)
+    return {}
+
+
+def prune(directory: Path, kinds: list[str], keep: int, best_step: int) -> None:
+    """Remove all but the newest `keep` checkpoints that this package wrote, and that of `best_step`."""
+    for step in saved_steps(directory)[keep:]:
+        main = path_of(directory, kinds[0], step)
+        if step == best_step or not _is_ours(main):
+            continue
+        for kind in kinds:
+            path_of(directory, kind, step).unlink(missing_ok=True)
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return _MORE in checkpoint.read(path)
+    except CheckpointError:
+        return False
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Take over moments and counts, after a look at their shapes; the rates stay those asked for."""
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    for number, state in saved["state"].items():
+        for value in state.values():
+            if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameters[number].shape:
+                raise ValueError(f"optimizer state {number} is {tuple(value.shape)}")
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, setting in zip(optimizer.param_groups, settings, strict=True):
+        group.update(setting)
+
+
+def _on_cpu(value: Any) -> Any:
+    """The same with every tensor copied to host memory, so that any machine can read it."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_on_cpu(each) for each in value]
+    return value
