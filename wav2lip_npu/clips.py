@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from wav2lip_npu import arrays
 from wav2lip_npu.atomic import remove_stale_parts, replacing
-from wav2lip_npu.errors import DataError
+from wav2lip_npu.errors import DataError, MediaError
 from wav2lip_npu.mel import DEFAULT_MEL, TRAINING_FPS, Mel, log_mel
 from wav2lip_npu.sound import read_audio
 
@@ -281,7 +281,10 @@ def _description(folder: Path) -> dict[str, Any] | None:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        why = _reason(error)
+        raise ClipError(why, f"cannot read {path}: {why}. Check --data_root.") from None
+    except (ValueError, RecursionError) as error:
         raise ClipError("damaged", f"cannot read {path} ({error}). Preprocess its video again.") from None
     if not isinstance(content, dict) or content.get("format") != CLIP_FORMAT:
         raise ClipError("other format", f"{path} is of another version. Preprocess its video again.")
@@ -307,10 +310,14 @@ def _numbered_pictures(folder: Path) -> list[int]:
     try:
         names = os.listdir(folder)
     except OSError as error:
-        why = (error.strerror or "unreadable").lower()
+        why = _reason(error)
         raise ClipError(why, f"cannot read {folder}: {why}. Check --data_root.") from None
     found = (re.fullmatch(r"(0|[1-9]\d{0,8})\.jpg", name, re.ASCII) for name in names)
     return sorted(int(match[1]) for match in found if match)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or "unreadable").lower()
 
 
 def _columns(folder: Path) -> tuple[int, Mel | None]:
@@ -326,8 +333,10 @@ def _columns(folder: Path) -> tuple[int, Mel | None]:
         raise ClipError("no sound", f"{sound} does not exist. Preprocess its video again.")
     try:
         mel = log_mel(read_audio(sound))
-    except ValueError as error:
+    except MediaError as error:
         raise ClipError("unreadable sound", str(error)) from None
+    except ValueError as error:
+        raise ClipError("too little sound", f"{sound}: {error}.") from None
     if not missing:
         log.warning("%s The mel is made of %s in each run.", damage, AUDIO_FILE)
         return mel.shape[1], mel
