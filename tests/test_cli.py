@@ -18,6 +18,7 @@ import soundfile
 from conftest import write_sound
 
 from wav2lip_npu import cli, media
+from wav2lip_npu.doctor_command import DoctorCommand
 from wav2lip_npu.dub_command import DubCommand
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -242,6 +243,11 @@ def test_every_flag_is_known():
     )
     ours = "device precision detector face_select no_face blend extend mel_shift crf preset report"
     assert names(DubCommand) == set(original.split()) | set(ours.split())
+    doctor = (
+        "data_root filelists syncnet_checkpoint_path fix_offset min_confidence outdir num_clips num_workers "
+        "width device json"
+    )
+    assert names(DoctorCommand) == set(doctor.split())
 
 
 def process(*words: object, **options: object) -> subprocess.Popen[str]:
