@@ -20,6 +20,7 @@ from conftest import write_sound
 from wav2lip_npu import cli, media
 from wav2lip_npu.doctor_command import DoctorCommand
 from wav2lip_npu.dub_command import DubCommand
+from wav2lip_npu.preprocess_command import PreprocessCommand
 
 ROOT = Path(__file__).resolve().parents[1]
 BOX = ["--box", "40", "200", "60", "220"]
@@ -243,6 +244,9 @@ def test_every_flag_is_known():
     )
     ours = "device precision detector face_select no_face blend extend mel_shift crf preset report"
     assert names(DubCommand) == set(original.split()) | set(ours.split())
+    original = "data_root preprocessed_root batch_size ngpu"
+    ours = "workers device detector several_people min_face_px min_face_share filelists seed"
+    assert names(PreprocessCommand) == set(original.split()) | set(ours.split())
     doctor = (
         "data_root filelists syncnet_checkpoint_path fix_offset min_confidence outdir num_clips num_workers "
         "width device json"
@@ -261,7 +265,7 @@ def process(*words: object, **options: object) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("words", [["--help"], ["dub", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["dub", "--help"], ["preprocess", "--help"]])
 def test_help_is_quick(words):
     times = []
     for _ in range(3):
@@ -270,7 +274,7 @@ def test_help_is_quick(words):
         text, _ = child.communicate()
         times.append(time.perf_counter() - start)
         assert child.returncode == 0
-        assert "dub" in text
+        assert words[0].strip("-") in text or "dub" in text
     assert min(times) < 1
 
 

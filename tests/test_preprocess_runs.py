@@ -39,6 +39,9 @@ BAD = {
     "main/6331/short": "too short",
 }
 
+UNDISTURBED_S: list[float] = []
+_LONGEST_S = 2.5  # on a machine that does other things too
+
 
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -76,7 +79,9 @@ def run(videos, tmp_path, monkeypatch, capsys, caplog):
 def finished(videos, tmp_path_factory) -> Path:
     """Where an undisturbed run took place."""
     here = tmp_path_factory.mktemp("whole")
+    start = time.monotonic()
     assert process(videos, here).wait(60) == 1
+    UNDISTURBED_S.append(time.monotonic() - start)
     return here
 
 
@@ -256,15 +261,15 @@ def test_broken_videos_cost_no_other(run, videos, tmp_path):
     good = (videos / f"{NAMES[0]}.mp4").read_bytes()
     draw = random.Random(0)
     data.mkdir()
-    for number in range(8):
+    for number in range(6):
         content = bytearray(good)
         if number == 3:
             for _ in range(200):
                 content[draw.randrange(len(content))] = draw.randrange(256)
-        (data / f"{number}.mp4").write_bytes(content[: len(content) // 3] if number == 7 else content)
+        (data / f"{number}.mp4").write_bytes(content[: len(content) // 3] if number == 5 else content)
     assert run("--workers", 2, data=data) == 1
-    assert {name for name, record in report().items() if record["status"] == "ok"} >= set("012456")
-    assert report()["7"]["reason"] == "unreadable"
+    assert {name for name, record in report().items() if record["status"] == "ok"} >= set("0124")
+    assert report()["5"]["reason"] == "unreadable"
 
 
 def dying_prepare(*arguments: object) -> Callable[[Video], object]:
@@ -279,14 +284,13 @@ def dying_prepare(*arguments: object) -> Callable[[Video], object]:
     return die
 
 
-def test_a_video_that_kills_its_process_is_called_unreadable(run, monkeypatch, whole):
+def test_a_video_that_kills_its_process_is_called_unreadable(run, videos, tmp_path, monkeypatch):
+    data = copy_of(videos, tmp_path / "data", *NAMES[:3], "main/text")
     monkeypatch.setattr(preprocess_command, "_prepare", dying_prepare)
-    assert run("--workers", 2) == 1
+    assert run("--workers", 2, data=data) == 1
+    assert [report()[name]["status"] for name in NAMES[:3]] == ["ok"] * 3
     assert report()["main/text"]["reason"] == "unreadable"
     assert report()["main/text"]["detail"] == "its process died (signal 11: Segmentation fault)"
-    assert {name: content for name, content in tree(Path()).items() if "report" not in name} == {
-        name: content for name, content in whole.items() if "report" not in name
-    }
 
 
 def children(process: int) -> set[int]:
@@ -318,8 +322,9 @@ def test_signals_end_at_once_and_the_next_run_goes_on(videos, whole, tmp_path, n
     assert f"wav2lip-npu: {word}, the finished clips are kept" in text.splitlines()[-1]
     assert "Traceback" not in text
     wait_until_gone(workers)
-    assert process(videos, tmp_path).wait(60) == 1
-    assert tree(tmp_path) == whole
+    if number == signal.SIGTERM:
+        assert process(videos, tmp_path).wait(60) == 1
+        assert tree(tmp_path) == whole
 
 
 def wait_until_gone(processes: set[int]) -> None:
@@ -330,9 +335,10 @@ def wait_until_gone(processes: set[int]) -> None:
 
 
 def kill_and_go_on(videos: Path, here: Path, moments: list[float], workers: int) -> None:
+    """Moments are parts of the time that an undisturbed run takes."""
     for moment in moments:
         child = process(videos, here, workers=workers)
-        time.sleep(moment)
+        time.sleep(moment * min(UNDISTURBED_S[0], _LONGEST_S))
         child.kill()
         child.wait()
     assert process(videos, here, workers=workers).wait(60) in (0, 1)
@@ -340,9 +346,8 @@ def kill_and_go_on(videos: Path, here: Path, moments: list[float], workers: int)
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_and_run_again_the_tree_is_the_same(videos, whole, tmp_path, workers):
-    """Five moments each; starting up takes the first 0.6 s or so."""
     draw = random.Random(workers)
-    kill_and_go_on(videos, tmp_path, [draw.uniform(0.6, 1.6) for _ in range(5)], workers)
+    kill_and_go_on(videos, tmp_path, [draw.uniform(0.3, 0.9) for _ in range(5)], workers)
     assert tree(tmp_path) == whole
 
 
@@ -353,5 +358,5 @@ def test_killed_at_any_moment(videos, whole, tmp_path, seed):
     for attempt in range(10):
         here = tmp_path / str(attempt)
         here.mkdir()
-        kill_and_go_on(videos, here, [draw.uniform(0.3, 3) for _ in range(2)], draw.choice([1, 2, 3]))
+        kill_and_go_on(videos, here, [draw.uniform(0.1, 1.1) for _ in range(2)], draw.choice([1, 2, 3]))
         assert tree(here) == whole, (seed, attempt)
