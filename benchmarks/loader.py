@@ -1,0 +1,225 @@
+"""How fast training samples are made: OMP_NUM_THREADS=1 python benchmarks/loader.py --data_root DIR
+
+Beside each way of ours stands the original's, written anew from its description: per sample ten JPEGs are
+decoded and resized, and the whole sound is loaded and analysed. Both run in one thread, taking turns on the
+same clips. Each round's ratio is of neighbours in time, so that other load on the machine falls on both.
+The second table sets the time of a batch of ours against that of a training step of the full-width network.
+
+Faces are kept for later epochs as training keeps them: the folders must be writable. A faces96.npy that
+is there is removed first, as the first epoch is timed too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import librosa
+import numpy as np
+import scipy.signal
+import torch
+
+from wav2lip_npu.clips import FACE_SIZE, FACES_FILE, WINDOW, Clip, FaceReader
+from wav2lip_npu.data import MEL_SHIFT, Draw, Samples, draw_pair, draw_target, draw_windows, index_clips
+from wav2lip_npu.filelists import Entry, write_list
+from wav2lip_npu.models import SyncNet, Wav2Lip
+
+Sample = dict[str, np.ndarray]
+
+
+def original_window(folder: Path, numbers: list[int]) -> np.ndarray:
+    """Five faces [5, 96, 96, 3] in [0, 1]."""
+    faces = [cv2.resize(cv2.imread(str(folder / f"{n}.jpg")), (FACE_SIZE, FACE_SIZE)) for n in numbers]
+    return np.asarray(faces) / 255.0
+
+
+def original_mel(folder: Path) -> np.ndarray:
+    """The mel [T, 80] of the whole sound."""
+    wav, _ = librosa.load(folder / "audio.wav", sr=16_000)
+    wav = scipy.signal.lfilter([1, -0.97], [1], wav)
+    spectrum = librosa.stft(y=wav, n_fft=800, hop_length=200, win_length=800, pad_mode="reflect")
+    mel = original_bank() @ np.abs(spectrum)
+    level = 20 * np.log10(np.maximum(1e-5, mel)) - 20
+    return np.clip(8 * (level + 100) / 100 - 4, -4, 4).T
+
+
+_BANK: list[np.ndarray] = []
+
+
+def original_bank() -> np.ndarray:
+    """The filters, which the original too computes once."""
+    if not _BANK:
+        _BANK.append(librosa.filters.mel(sr=16_000, n_fft=800, n_mels=80, fmin=55, fmax=7600))
+    return _BANK[0]
+
+
+def original_choice(clip: Clip, random: np.random.Generator) -> tuple[list[int], list[int]]:
+    """The pictures of two windows; whole at the first try, in favour of the original."""
+    numbers = sorted(int(path.stem) for path in clip.folder.glob("*.jpg"))
+    positions = clip.windows(MEL_SHIFT)
+    one, other = random.choice(positions, 2, replace=False)
+    return numbers[one : one + WINDOW], numbers[other : other + WINDOW]
+
+
+def original_pair(clip: Clip, random: np.random.Generator) -> Sample:
+    """The expert's sample: lower halves [15, 48, 96] and sound [1, 80, 16]."""
+    one, other = original_choice(clip, random)
+    right, wrong = original_window(clip.folder, one), original_window(clip.folder, other)
+    shown = right if random.integers(2) else wrong  # the original reads both
+    begin = int(80 * (one[0] / 25))
+    stacked = np.concatenate(list(shown), axis=2).transpose(2, 0, 1)[:, FACE_SIZE // 2 :]
+    mel = original_mel(clip.folder)[begin : begin + 16].T[None]
+    return {"faces": np.asarray(stacked, np.float32), "mels": np.asarray(mel, np.float32)}
+
+
+def original_target(clip: Clip, random: np.random.Generator) -> Sample:
+    """The generator's sample."""
+    one, other = original_choice(clip, random)
+    target = original_window(clip.folder, one).transpose(3, 0, 1, 2)
+    reference = original_window(clip.folder, other).transpose(3, 0, 1, 2)
+    mel = original_mel(clip.folder)
+    begins = [int(80 * (number / 25)) for number in [one[0], *(number - 1 for number in one)]]
+    sounds = np.asarray([mel[begin : begin + 16].T for begin in begins])
+    masked = target.copy()
+    masked[:, :, FACE_SIZE // 2 :] = 0
+    return {
+        "faces": np.asarray(np.concatenate([masked, reference]), np.float32),
+        "target": np.asarray(target, np.float32),
+        "sounds": np.asarray(sounds, np.float32),
+    }
+
+
+def rate(make: Callable[[int], object], count: int, each: int = 1) -> float:
+    """Samples a second of CPU time, of one thread."""
+    start = time.thread_time()
+    for i in range(count):
+        make(i)
+    return count * each / (time.thread_time() - start)
+
+
+def forget_faces(clips: list[Clip]) -> None:
+    """As before the first epoch."""
+    for clip in clips:
+        (clip.folder / FACES_FILE).unlink(missing_ok=True)
+
+
+def compare(clips: list[Clip], name: str, draw: Draw, each: int, original: Callable, rounds: int) -> None:
+    """Print how many samples a second are made, warm, in the first epoch and without the cache."""
+
+    def ours(reader: FaceReader) -> Samples:
+        return Samples(clips, draw, seed=0, shift=MEL_SHIFT, reader=reader)
+
+    forget_faces(clips)
+    first = rate(lambda i: cold[0, i], len(cold := ours(FaceReader())), each)
+    warm, bare = ours(FaceReader()), ours(FaceReader(cache=False))
+    random = np.random.default_rng(0)
+    rate(lambda i: warm[0, i], len(clips))
+    original(clips[0], random)
+    found: list[tuple[float, float, float]] = []
+    for turn in range(rounds):
+        old = rate(lambda i: original(clips[i % len(clips)], random), 40)
+        new = rate(lambda i, turn=turn: warm[1 + turn, i], len(clips), each)
+        without = rate(lambda i, turn=turn: bare[1 + turn, i], min(40, len(clips)), each)
+        found.append((old, new, without))
+    olds, news, withouts = (statistics.median(column) for column in zip(*found, strict=True))
+    ratios = [new / old for old, new, _ in found]
+    print(
+        f"{name:34} {olds:9.0f} {news:9.0f} {first:9.0f} {withouts:9.0f}"
+        f"   {statistics.median(ratios):6.0f} ({min(ratios):.0f} to {max(ratios):.0f})"
+    )
+
+
+def step_seconds(network: torch.nn.Module, inputs: tuple[torch.Tensor, ...], threads: int) -> float:
+    """A forward and a backward pass."""
+    torch.set_num_threads(threads)
+    network.train()
+
+    def step() -> float:
+        start = time.perf_counter()
+        made = network(*inputs)
+        sum(part.square().mean() for part in (made if isinstance(made, tuple) else (made,))).backward()
+        return time.perf_counter() - start
+
+    step()
+    return min(step() for _ in range(3))
+
+
+def batch_seconds(clips: list[Clip], draw: Draw, count: int) -> float:
+    """A batch of `count` samples made in one thread from warm caches."""
+    samples = Samples(clips, draw, seed=0, shift=MEL_SHIFT, reader=FaceReader())
+
+    def make(epoch: int) -> float:
+        start = time.perf_counter()
+        parts = [samples[epoch, i % len(clips)] for i in range(count)]
+        for name in parts[0]:
+            np.concatenate([part[name] for part in parts])
+        return time.perf_counter() - start
+
+    for i in range(len(samples)):
+        samples[0, i]
+    return statistics.median(make(epoch) for epoch in range(1, 12))
+
+
+def share(name: str, batch: float, step: float) -> None:
+    """Print what part of a step its batch takes."""
+    print(f"{name:44} {1000 * batch:9.1f} ms {1000 * step:11.0f} ms {100 * batch / step:9.2f} %")
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data_root", type=Path, required=True)
+    parser.add_argument(
+        "--file_list", type=Path, help="(default: all folders under the root with an audio.wav)"
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the training step")
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        file_list = args.file_list or all_clips(args.data_root, Path(folder) / "all.txt")
+        clips = index_clips(args.data_root, file_list, MEL_SHIFT).clips
+    pictures = sum(len(clip.frames) for clip in clips)
+    print(f"{len(clips)} clips, {pictures} pictures; samples a second of one core\n")
+    print(f"{'':34} {'original':>9} {'warm':>9} {'1st epoch':>9} {'no cache':>9}   warm / original")
+    rows: list[tuple[str, Draw, int, Callable]] = [
+        ("expert, as the original's", draw_pair, 1, original_pair),
+        ("expert, 8 windows of a clip", draw_windows(8), 8, original_pair),
+        ("generator", draw_target, 1, original_target),
+    ]
+    for name, draw, each, original in rows:
+        compare(clips, name, draw, each, original, args.rounds)
+
+    print(f"\n{'':44} {'batch':>12} {'CPU step':>14} {'share':>11}")
+    torch.manual_seed(0)
+    few = 16
+    inputs = torch.randn(few, 1, 80, 16), torch.rand(few, 15, 48, 96)
+    step = step_seconds(SyncNet(), inputs, args.threads) * 64 / few
+    share("expert, 64 windows, as the original's", batch_seconds(clips, draw_pair, 64), step)
+    share("expert, 64 windows, 8 of a clip", batch_seconds(clips, draw_windows(8), 8), step)
+    few = 2
+    inputs = torch.randn(few, 5, 1, 80, 16), torch.rand(few, 6, 5, 96, 96)
+    step = step_seconds(Wav2Lip(), inputs, args.threads) * 16 / few
+    share("generator, 16 windows", batch_seconds(clips, draw_target, 16), step)
+    print(
+        f"(one thread makes the batch, {args.threads} the step, whose time is scaled up from a smaller batch)"
+    )
+
+
+def all_clips(root: Path, path: Path) -> Path:
+    """Write a list of all clips under a root."""
+    names = sorted(folder.parent.relative_to(root).as_posix() for folder in root.rglob("audio.wav"))
+    write_list(path, map(Entry, names))
+    return path
+
+
+if __name__ == "__main__":
+    main()
