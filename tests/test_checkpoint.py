@@ -276,7 +276,7 @@ def test_impostor(content: bytes, message: str, tmp_path: Path) -> None:
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     refused(tmp_path / "no.pth", "cannot read weights")
-    assert "Is a directory. Check --checkpoint_path." in refused(tmp_path, "cannot read weights")
+    assert "Is a directory. Check its path." in refused(tmp_path, "cannot read weights")
 
 
 def test_other_archives(weights: Weights, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "wav2lip_npu"
 ORDER = [
     "__init__",
     "errors",
+    "flags",
     "atomic",
     "arrays",
     "filelists",
@@ -51,6 +52,16 @@ ORDER = [
     "resync",
     "doctor",
     "pace",
+    "averages",
+    "curves",
+    "distributed",
+    "train_options",
+    "train_state",
+    "train",
+    "train_syncnet",
+    "train_generator",
+    "train_session",
+    "train_commands",
     "dub",
     "dub_command",
     "doctor_command",
@@ -80,7 +91,7 @@ def test_imports_point_up_the_list(name):
 
 def test_options_cost_no_torch():
     """`--help` reads the options of a command; torch alone would take a second."""
-    code = "import sys, wav2lip_npu.dub_command, wav2lip_npu.cli; sys.exit(any(m in sys.modules for m in ('torch', 'librosa')))"
+    code = "import sys, wav2lip_npu.dub_command, wav2lip_npu.train_commands, wav2lip_npu.cli; sys.exit(any(m in sys.modules for m in ('torch', 'librosa')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0
 
 

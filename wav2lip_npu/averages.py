@@ -8,7 +8,7 @@ Leads to Wider Optima and Better Generalization", 2018; the exponential form is 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +19,16 @@ class Average:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
-        self._updates = 0
+        self.updates = 0
+        """How many times weights were taken in."""
         self._network = network
         self._tensors = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
     @torch.no_grad()
     def update(self) -> None:
         """Take the present weights in; the first ones count for more, so that the start is forgotten."""
-        self._updates += 1
-        share = 1 - min(self.decay, self._updates / (self._updates + 10))
+        self.updates += 1
+        share = 1 - min(self.decay, self.updates / (self.updates + 10))
         means, values = [], []
         for name, tensor in self._network.state_dict().items():
             if tensor.is_floating_point():
@@ -53,14 +54,8 @@ class Average:
             tensor.copy_(self._tensors[name])
             self._tensors[name].copy_(held)
 
-    def state_dict(self) -> dict[str, int | dict[str, Tensor]]:
-        """What `load_state_dict` needs to go on."""
-        return {"updates": self._updates, "tensors": self._tensors}
-
-    def load_state_dict(self, state: dict[str, int | dict[str, Tensor]]) -> None:
-        """Go on from a saved average. Raises `KeyError` when it is of another network."""
-        updates, tensors = state["updates"], state["tensors"]
-        assert isinstance(updates, int) and isinstance(tensors, dict)
-        self._updates = updates
+    def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
+        """Go on from the tensors of a saved average. Raises `KeyError` when they are of another network."""
+        self.updates = updates
         for name, tensor in self._tensors.items():
             tensor.copy_(tensors[name])

@@ -13,18 +13,21 @@ import pickle
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wav2lip_npu.atomic import replacing
-from wav2lip_npu.errors import CheckpointError
+from wav2lip_npu.errors import CheckpointError, OtherNetworkError
+from wav2lip_npu.mel import DEFAULT_MEL
 from wav2lip_npu.torchscript import read_torchscript
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+MORE = "wav2lip_npu"
+"""Key of what checkpoints of ours hold beside what the original's have, which its code ignores."""
 _KEY_ONLY_IN = {
     "generator": "output_block.1.weight",
     "expert": "face_encoder.0.conv_block.0.weight",
@@ -79,6 +82,17 @@ class Checkpoint:
     """What the file holds beside the weights: `optimizer`, `global_step`, ..."""
     source: Path
 
+    @property
+    def more(self) -> dict[str, Any]:
+        """What only a checkpoint of ours holds; empty for others."""
+        return _more(self.training)
+
+    @property
+    def mel_shift(self) -> float:
+        """Frames of 1/25 s by which the sound was moved against the picture in training; 0 if untold."""
+        shift = self.more.get("mel_shift", 0)
+        return float(shift) if isinstance(shift, (int, float)) and abs(shift) < 100 else 0.0
+
     def network(self) -> nn.Module:
         """The network with these weights, in eval mode, float32."""
         import torch
@@ -112,6 +126,7 @@ def load(path: str | os.PathLike[str], kind: str) -> Checkpoint:
         training = {key: value for key, value in content.items() if key != "state_dict"}
     weights = {key.replace("module.", ""): value for key, value in _tensors(weights, source).items()}
     width = _check(weights, kind, source)
+    _check_mel(_more(training).get("mel"), source)
     return Checkpoint(kind, weights, width, training, source)
 
 
@@ -127,8 +142,28 @@ def save(path: str | os.PathLike[str], network: nn.Module, training: dict[str, A
 
     weights = {key: value.detach().cpu() for key, value in network.state_dict().items()}
     progress = {"optimizer": None, "global_step": 0, "global_epoch": 0, **(training or {})}
-    with replacing(path) as part:
-        torch.save({"state_dict": weights, **progress}, part)
+    with replacing(path) as part, part.open("wb") as file:
+        torch.save({"state_dict": weights, **progress}, file)
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut leaves the new name on an empty file
+
+
+def _more(training: Mapping[str, Any] | None) -> dict[str, Any]:
+    more = (training or {}).get(MORE)
+    return more if isinstance(more, dict) else {}
+
+
+def _check_mel(settings: Any, source: Path) -> None:
+    """Raise `OtherNetworkError` when a checkpoint tells that it was trained on another kind of mel."""
+    wanted = asdict(DEFAULT_MEL)
+    if settings is None or settings == wanted:
+        return
+    told = settings if isinstance(settings, dict) else {}
+    odd = [f"{key}={told.get(key)}, not {value}" for key, value in wanted.items() if told.get(key) != value]
+    raise OtherNetworkError(
+        f"{source} was trained on other mels ({'; '.join(odd) or 'more settings'}). "
+        "Use the version of wav2lip-npu that made it, or train again."
+    )
 
 
 def _tensors(content: dict[Any, Any], source: Path) -> dict[str, Tensor]:
@@ -149,7 +184,7 @@ def read(source: Path) -> dict[Any, Any]:
             head = file.read(512)
     except OSError as error:
         why = error.strerror
-        raise CheckpointError(f"cannot read weights {source}: {why}. Check --checkpoint_path.") from None
+        raise CheckpointError(f"cannot read weights {source}: {why}. Check its path.") from None
     read = _reader(source, head)
     try:
         content = read(source)
@@ -249,7 +284,7 @@ def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
     found = next((name for name, key in _KEY_ONLY_IN.items() if key in weights), "")
     if found != kind:
         what = _NAMES.get(found, "an unknown network")
-        raise CheckpointError(f"{source} holds {what}, but {wanted} is wanted. Pass the {kind}'s file.")
+        raise OtherNetworkError(f"{source} holds {what}, but {wanted} is wanted. Pass the {kind}'s file.")
     types = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
     for key, value in weights.items():
         plain = value.layout is torch.strided and value.device.type == "cpu"
@@ -263,7 +298,7 @@ def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
     full = 16 if kind == "generator" else 32
     width = len(weights[first]) * FULL_WIDTH // full if first in weights and weights[first].dim() else 0
     if not 2 <= width <= 8 * FULL_WIDTH or width % 2:
-        raise CheckpointError(
+        raise OtherNetworkError(
             f"{source} is {wanted} of another design: its first layer does not fit. Pass 96 px weights."
         )
     with torch.device("meta"):
@@ -271,7 +306,7 @@ def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
     shapes = {key: value.shape for key, value in weights.items()}
     if shapes != expected:
         odd = sorted(key for key in expected.keys() | shapes.keys() if expected.get(key) != shapes.get(key))
-        raise CheckpointError(
+        raise OtherNetworkError(
             f"{source} is {wanted} of another design: {len(odd)} of its tensors do not fit, "
             f"first {odd[0]!r}. Pass 96 px weights."
         )

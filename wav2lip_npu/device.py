@@ -47,6 +47,8 @@ BACKENDS = {
     "cpu": Backend(None, "gloo", True, 4, ""),
 }
 _MOST_LANES = 4
+NEVER = 2**31 - 1
+"""Growth interval of a scaler whose factor is constant."""
 PRECISIONS = ("fp32", "bf16", "fp16")
 AMP = ("off", "bf16", "fp16")
 
@@ -155,12 +157,20 @@ def grad_scaler(device: torch.device, amp: str, loss_scale: str) -> torch.amp.Gr
         if not 0 < factor < float("inf"):
             raise DeviceError(f"--loss_scale {loss_scale!r} is no positive number. Pass dynamic or 1024.")
         # It falls at an overflow and is set again at once, see `train.py`.
-        options |= {"init_scale": factor, "growth_interval": 2**31 - 1}
+        options |= {"init_scale": factor, "growth_interval": NEVER}
     plugin = sys.modules.get("torch_npu") if device.type == "npu" else None
     if plugin is not None and not plugin.npu.utils.is_support_inf_nan():
         saturating: torch.amp.GradScaler = plugin.npu.amp.GradScaler(**options)
         return saturating
     return torch.amp.GradScaler(device.type, **options)
+
+
+def check_training(device: torch.device, amp: str, loss_scale: str, sync_batchnorm: bool) -> None:
+    """Raise `DeviceError` when the device cannot train so."""
+    autocast(device, amp)
+    grad_scaler(device, amp, loss_scale)
+    if sync_batchnorm and device.type == "cpu":
+        raise DeviceError("--sync_batchnorm needs an accelerator, PyTorch has none for a CPU. Leave it off.")
 
 
 def adam_options(device: torch.device) -> dict[str, bool]:

@@ -71,10 +71,8 @@ def parallel(network: nn.Module, ranks: Ranks) -> nn.Module:
     return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
 
 
-def synchronised_norms(network: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module:
+def synchronised_norms(network: nn.Module, ranks: Ranks) -> nn.Module:
     """The network with batch norms whose statistics are those of all ranks' batches together."""
-    if device.type == "cpu":
-        raise DeviceError("--sync_batchnorm needs an accelerator, PyTorch has none for a CPU. Leave it off.")
     if ranks.size == 1:
         return network
     converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]

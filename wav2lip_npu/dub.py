@@ -54,8 +54,9 @@ class DubOptions:
     """Use only the first frame of the video."""
     fps: float = 25
     """Frames a second for a still image; a video keeps its own rate."""
-    mel_shift: float = 0
-    """Frames of 1/25 s by which the sound is moved against the picture: negative makes the mouth later."""
+    mel_shift: float | None = None
+    """Frames of 1/25 s by which the sound is moved against the picture: negative makes the mouth later.
+    (default: as the checkpoint was trained if it is of this package, else 0)"""
     wav2lip_batch_size: int | None = None
     """Faces that the generator sees at once. (default: what suits the device)"""
 
@@ -116,6 +117,7 @@ def dub(
     count = max(1, round(sound.duration * fps))
     mask = load_mask(options.blend, FACE_SIZE)
     speaker = Speaker(models, options.wav2lip_batch_size, mask.top_row)
+    mel_shift = models.mel_shift if options.mel_shift is None else options.mel_shift
     notes = Notes(os.fspath(face), fps, options.faces.no_face == "error")
     watch = Stopwatch()
     depth = min(16, max(2, _QUEUE_BYTES * 2 // (3 * info.width * info.height)))
@@ -132,7 +134,7 @@ def dub(
         frames = ahead("decode", itertools.islice(pictures(face, info, options), count))
         faced = ahead("faces", find_faces(watch.wait("faces", frames), models.detector, options.faces))
         noted = notes.take(watch.wait("generate", faced))
-        spoken = ahead("generate", speak(noted, mel, fps, speaker, options.mel_shift))
+        spoken = ahead("generate", speak(noted, mel, fps, speaker, mel_shift))
         shown = ahead("blend", blend_all(watch.wait("blend", spoken), mask))
         written = watch.wait("encode", _reported(shown, count, progress))
         encoding = perf_counter()

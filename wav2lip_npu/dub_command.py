@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from wav2lip_npu import __version__, device
 from wav2lip_npu.dub import DubOptions, check_files, dub
 from wav2lip_npu.encode import check_writable
+from wav2lip_npu.flags import resolved
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +54,9 @@ class DubCommand:
             precision=self.precision,
         )
         log.info("device %s, detector %s", device.describe(models.device), models.detector.name)
-        log.info("%s", ", ".join(_resolved(self)))
+        if self.dub.mel_shift is None and models.mel_shift:
+            log.info("mel_shift=%g, as %s was trained", models.mel_shift, models.weights)
+        log.info("%s", resolved(self))
         with tqdm(unit="frame", disable=None) as bar:
 
             def show(done: int, total: int) -> None:
@@ -76,13 +76,3 @@ class DubCommand:
             report.frames_per_second,
             self.outfile,
         )
-
-
-def _resolved(options: Any) -> Iterator[str]:
-    """`name=value` of each field of a dataclass and of those inside it."""
-    for each in dataclasses.fields(options):
-        value = getattr(options, each.name)
-        if dataclasses.is_dataclass(value):
-            yield from _resolved(value)
-        else:
-            yield f"{each.name}={value!r}"

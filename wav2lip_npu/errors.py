@@ -21,6 +21,10 @@ class CheckpointError(Wav2LipError):
     """A weights file that is missing, damaged or of another network."""
 
 
+class OtherNetworkError(CheckpointError):
+    """A weights file that is whole, but of another network or of other sound settings."""
+
+
 class DataError(Wav2LipError):
     """A data set, file list or clip that cannot be used."""
 

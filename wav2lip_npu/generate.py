@@ -34,6 +34,8 @@ class Models:
     weights: Path
     digest: str
     """First hex digits of the SHA-256 of the weights file."""
+    mel_shift: float = 0.0
+    """Frames of 1/25 s by which the generator heard the sound moved in training."""
 
 
 def load_models(
@@ -58,7 +60,8 @@ def load_models(
         layout = devices.memory_format(where) if parameter.dim() == 4 else torch.contiguous_format
         # A copy, so that nothing holds the memory map of the file.
         parameter.data = parameter.data.to(where, dtype, copy=True, memory_format=layout)
-    return Models(network, load_detector(detector, str(where)), where, dtype, loaded.source, loaded.digest())
+    found = load_detector(detector, str(where))
+    return Models(network, found, where, dtype, loaded.source, loaded.digest(), loaded.mel_shift)
 
 
 class Speaker:

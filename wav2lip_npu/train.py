@@ -7,14 +7,13 @@ import logging
 import math
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
-import tyro
 from torch import Tensor, nn
 
 from wav2lip_npu import device as devices
@@ -23,99 +22,14 @@ from wav2lip_npu.averages import Average
 from wav2lip_npu.curves import Curves
 from wav2lip_npu.data import Batch
 from wav2lip_npu.distributed import ALONE, Ranks
-from wav2lip_npu.errors import TrainingError, UsageError
-from wav2lip_npu.mel import DEFAULT_MEL, MelConfig
+from wav2lip_npu.errors import TrainingError
+from wav2lip_npu.train_options import TrainOptions
 from wav2lip_npu.train_state import Trainee, TrainState, prune, saved_steps
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """How any of the networks is trained. Names and defaults are those of the original's hparams.py."""
-
-    batch_size: Annotated[int, tyro.conf.arg(aliases=["--syncnet_batch_size"])] = 16
-    """Windows in a batch, on each card."""
-    learning_rate: Annotated[float, tyro.conf.arg(aliases=["--initial_learning_rate", "--syncnet_lr"])] = 1e-4
-    """Step size of Adam."""
-    nepochs: int = 200_000_000_000_000_000
-    """Stop after so many passes over the clips."""
-    steps: int | None = None
-    """Stop at this step. (default: only at nepochs, or when told to)"""
-    checkpoint_interval: Annotated[int, tyro.conf.arg(aliases=["--syncnet_checkpoint_interval"])] = 3000
-    """Steps from one checkpoint to the next."""
-    eval_interval: Annotated[int, tyro.conf.arg(aliases=["--syncnet_eval_interval"])] = 3000
-    """Steps from one look at the held-out clips to the next."""
-    log_interval: int = 50
-    """Steps that a point of the training curves is the mean of."""
-    num_workers: int = 16
-    """Threads that make samples, at most one a core."""
-    save_optimizer_state: bool = True
-    """Keep optimizer state in checkpoints, so that training can go on exactly; with no_ it is left out."""
-    keep: int | None = None
-    """Keep only so many checkpoints, and the best. (default: all)"""
-    seed: int = 0
-    """Of the first weights and of the samples."""
-    warmup_steps: int | None = None
-    """Steps over which the learning rate rises from 0. (default: none, or what the recipe says)"""
-    accumulate: int = 1
-    """Batches whose gradients are added up for one step."""
-    clip_grad_norm: float | None = None
-    """Largest norm of the gradients of a network. (default: no limit)"""
-    average: float | None = None
-    """Decay of the running average of the weights that is saved and judged, 0: the weights themselves.
-    (default: 0, or what the recipe says)"""
-    amp: str = "off"
-    """Numbers inside the networks: off (float32), bf16 or fp16. Losses and weights stay float32."""
-    loss_scale: str = "dynamic"
-    """With fp16, what losses are multiplied by: dynamic, or a constant such as 1024."""
-    sync_batchnorm: bool = False
-    """Batch norms see the batches of all cards together."""
-    width: int = 32
-    """Channels of the networks, 32 for the published ones; smaller ones train faster."""
-    img_size: int = 96
-    """Side of a face. The networks are made for 96."""
-    fps: int = 25
-    """Pictures a second. The networks are made for 25."""
-    mel: MelConfig = field(default_factory=MelConfig)
-
-    def check(self) -> None:
-        """Raise `UsageError` when a value is out of range."""
-        at_least = {
-            "batch_size": 1,
-            "nepochs": 1,
-            "checkpoint_interval": 1,
-            "eval_interval": 1,
-            "log_interval": 1,
-            "num_workers": 0,
-            "accumulate": 1,
-            "seed": 0,
-        }
-        for name, least in at_least.items():
-            if getattr(self, name) < least:
-                raise UsageError(f"--{name} {getattr(self, name)} is not at least {least}.")
-        for name, least in {"steps": 1, "keep": 1, "warmup_steps": 0}.items():
-            if (value := getattr(self, name)) is not None and value < least:
-                raise UsageError(f"--{name} {value} is not at least {least}.")
-        if not 0 < self.learning_rate < math.inf:
-            raise UsageError(f"--learning_rate {self.learning_rate:g} is not above 0.")
-        if self.clip_grad_norm is not None and not 0 < self.clip_grad_norm < math.inf:
-            raise UsageError(f"--clip_grad_norm {self.clip_grad_norm:g} is not above 0.")
-        if self.average is not None and not 0 <= self.average < 1:
-            raise UsageError(f"--average {self.average:g} is out of range. Pass 0 to 0.9999.")
-        if self.width < 2 or self.width % 2 or self.width > 256:
-            raise UsageError(f"--width {self.width} is not an even number from 2 to 256.")
-        if (self.img_size, self.fps) != (96, 25):
-            raise UsageError(
-                f"--img_size {self.img_size} --fps {self.fps}: the networks are made for 96 and 25. "
-                "Leave both flags out."
-            )
-        if self.mel != DEFAULT_MEL:
-            odd = [each.name for each in fields(MelConfig) if getattr(self.mel, each.name) != each.default]
-            raise UsageError(
-                f"--{odd[0]} {getattr(self.mel, odd[0]):g}: clips, training and dubs must agree on it. "
-                "Change MelConfig in wav2lip_npu/mel.py and preprocess again."
-            )
+_SMALLEST_SCALE = 2.0**-10
+"""A scale that fell to this will not make fp16 gradients finite any more."""
 
 
 class Losses(NamedTuple):
@@ -147,7 +61,7 @@ def trainee(
 ) -> Trainee:
     """A network on its device with its optimizer, ready for `fit`."""
     if options.sync_batchnorm:
-        network = distributed.synchronised_norms(network, device, ranks)
+        network = distributed.synchronised_norms(network, ranks)
     network = network.to(device, memory_format=devices.memory_format(device))  # type: ignore[call-overload]
     network.train()
     rate = options.learning_rate if learning_rate is None else learning_rate
@@ -183,15 +97,16 @@ def fit(
         if state.ranks.is_first:
             log.info("step %d saved: %s", state.step, path)
             if options.keep is not None:
-                prune(directory, kinds, options.keep, state.best_step)
+                prune(directory, kinds, options.keep, step=state.step, best_step=state.best_step)
         return state.step
 
     with contextlib.ExitStack() as stack:
         if curves is not None:
             stack.callback(curves.close)
         asked_to_stop = stack.enter_context(_stop_on_signal())
+        last = math.inf if options.steps is None else options.steps
         stopping = False
-        while not (stopping or state.step == options.steps or state.epoch >= options.nepochs):
+        while not (stopping or state.step >= last or state.epoch >= options.nepochs):
             values, stopping = _advance(state, batches, step, options, asked_to_stop, names)
             state.epoch = state.position // epoch_size
             means.add(values)
@@ -201,6 +116,7 @@ def fit(
                 found = means.take()
                 if curves is not None:
                     curves.write("train", state.step, {**found, "skipped": state.skipped})
+                    log.info("step %d: %s", state.step, _shown(found))
             if state.step % options.eval_interval == 0:
                 _judge(state, evaluate, curves)
             if state.step % options.checkpoint_interval == 0:
@@ -238,11 +154,11 @@ def _advance(
     finite = all(map(math.isfinite, values.values()))
     odd, stopping = distributed.highest([not finite, asked_to_stop.is_set()], state.device, state.ranks)
     if odd:
-        shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
-        clips = "; ".join(names(each) for each in taken)
+        mine = None if finite else f"{_shown(values)}; samples {'; '.join(names(each) for each in taken)}"
+        found = next(each for each in distributed.from_each(mine, state.ranks) if each is not None)
         raise TrainingError(
-            f"the loss is not finite at step {state.step + 1} ({shown}), samples {clips}. No weight was "
-            "changed; start again from the newest checkpoint with a lower --learning_rate."
+            f"the loss is not finite at step {state.step + 1} ({found}). No weight was changed; "
+            "start again from the newest checkpoint with a lower --learning_rate."
         )
     for each in state.trainees.values():
         if options.clip_grad_norm is not None:
@@ -267,6 +183,8 @@ def _adapt(scaler: torch.amp.GradScaler, options: TrainOptions) -> bool:
     overflowed = scaler.get_scale() < before
     if options.loss_scale != "dynamic":
         scaler.update(before)
+    elif scaler.get_scale() < _SMALLEST_SCALE:
+        raise TrainingError("gradients overflow fp16 at any loss scale. Pass --amp bf16 or off.")
     return overflowed
 
 
@@ -278,12 +196,16 @@ def _judge(state: TrainState, evaluate: Evaluate, curves: Curves | None) -> None
             stack.enter_context(each.at_its_best())
         found = evaluate(curves)
     leading = next(iter(found.values()))
-    if state.best is None or leading < state.best:
+    if math.isfinite(leading) and (state.best is None or leading < state.best):
         state.best, state.best_step = leading, state.step
     if curves is not None:
         curves.write("held_out", state.step, found)
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
-        log.info("step %d held out: %s; best %.4g, step %d", state.step, shown, state.best, state.best_step)
+        best = "none" if state.best is None else f"{state.best:.4g}, step {state.best_step}"
+        log.info("step %d held out: %s; best %s", state.step, _shown(found), best)
+
+
+def _shown(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
 class _Means:
@@ -291,16 +213,17 @@ class _Means:
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
-        self._count = 0
+        self._counts: Counter[str] = Counter()
 
     def add(self, values: Mapping[str, float]) -> None:
-        self._count += 1
+        self._counts.update(values.keys())
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
 
     def take(self) -> dict[str, float]:
-        means = {name: value / self._count for name, value in self._sums.items()}
-        self.__init__()  # type: ignore[misc]
+        means = {name: value / self._counts[name] for name, value in self._sums.items()}
+        self._sums.clear()
+        self._counts.clear()
         return means
 
 
@@ -316,7 +239,7 @@ def _gradients_stay_here(state: TrainState, stay: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stop_on_signal() -> Iterator[threading.Event]:
-    """SIGTERM or Ctrl-C sets the event; a second one interrupts at once."""
+    """SIGTERM or Ctrl-C sets the event; a second one does what it would do without this."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
@@ -324,6 +247,9 @@ def _stop_on_signal() -> Iterator[threading.Event]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         if asked.is_set():
+            usual = before[signal.Signals(number)]
+            if callable(usual):
+                usual(number, frame)
             raise KeyboardInterrupt
         asked.set()
         log.info("stopping after this step; once more stops at once, without saving")
@@ -331,6 +257,8 @@ def _stop_on_signal() -> Iterator[threading.Event]:
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield asked
+    except KeyboardInterrupt as stop:
+        raise type(stop)("what was learnt since the newest checkpoint is lost") from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,10 @@ from wav2lip_npu import device as devices
 from wav2lip_npu import distributed
 from wav2lip_npu.curves import Curves
 from wav2lip_npu.data import Samples, batches
-from wav2lip_npu.errors import UsageError
 from wav2lip_npu.losses import fake_loss, real_loss, sync_loss
 from wav2lip_npu.models import SyncNet
 from wav2lip_npu.train import Evaluate, Losses
+from wav2lip_npu.train_options import GeneratorOptions
 from wav2lip_npu.train_state import TrainState
 
 log = logging.getLogger(__name__)
@@ -29,67 +28,34 @@ log = logging.getLogger(__name__)
 _SHEET_ROWS = 8
 
 
-@dataclass(frozen=True, kw_only=True)
-class GeneratorOptions:
-    """What the generator is taught by."""
-
-    syncnet_wt: float = 0.0
-    """Weight of the sync loss in the beginning."""
-    sync_gate: float = 0.75
-    """Held-out sync loss below which the weight of the sync loss rises."""
-    sync_weight: float | None = None
-    """The weight that it rises to. (default: 0.01, or 0.03 with the discriminator)"""
-    disc_wt: float = 0.0
-    """Weight of the visual-quality discriminator; the original's hq training has 0.07, 0 trains without."""
-    disc_initial_learning_rate: float = 1e-4
-    """Step size of Adam for the discriminator."""
-    expert_bn: str = "eval"
-    """Batch norms of the expert: eval (running statistics) or batch (of each batch, as the original)."""
-    eval_batches: int = 40
-    """Batches of held-out windows that are looked at, always the same ones."""
-
-    def check(self) -> None:
-        """Raise `UsageError` when a value is unknown or out of range."""
-        if self.expert_bn not in ("eval", "batch"):
-            raise UsageError(f"unknown --expert_bn {self.expert_bn!r}. Pass eval or batch.")
-        for name in ("syncnet_wt", "disc_wt", "risen_weight"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"--{name} {getattr(self, name):g} is out of range. Pass 0 to 1.")
-        if self.disc_wt + max(self.syncnet_wt, self.risen_weight) > 1:
-            raise UsageError("the weights of sync loss and discriminator are above 1 together. Lower one.")
-        if self.eval_batches < 1:
-            raise UsageError(f"--eval_batches {self.eval_batches} is not at least 1.")
-
-    @property
-    def risen_weight(self) -> float:
-        """Weight of the sync loss once the gate is passed."""
-        if self.sync_weight is not None:
-            return self.sync_weight
-        return 0.03 if self.disc_wt else 0.01
-
-
 class SyncSchedule:
     """The weight of the sync loss: low until the generator is close, for a far one learns nothing from it.
 
-    It is saved with the training and comes back with it.
+    That it has risen is saved with the training and comes back with it; the weights are those asked for.
     """
 
-    def __init__(self, weight: float, gate: float, risen: float) -> None:
-        self.weight, self.gate, self.risen = weight, gate, risen
+    def __init__(self, first: float, gate: float, risen: float) -> None:
+        self._first, self._gate, self._risen = first, gate, risen
+        self._passed = False
+
+    @property
+    def weight(self) -> float:
+        """As it is now."""
+        return max(self._first, self._risen) if self._passed else self._first
 
     def update(self, held_out: float) -> None:
         """Raise the weight, for good, when the held-out sync loss has passed the gate."""
-        if held_out < self.gate and self.weight < self.risen:
-            log.info("sync loss %.3f is below %g: its weight is now %g", held_out, self.gate, self.risen)
-            self.weight = self.risen
+        if held_out < self._gate and not self._passed:
+            self._passed = True
+            log.info("sync loss %.3f is below %g: its weight is now %g", held_out, self._gate, self.weight)
 
     def state_dict(self) -> dict[str, Any]:
-        """The weight as it is now."""
-        return {"weight": self.weight}
+        """Whether the gate is passed; the weight is for who reads the file."""
+        return {"passed": self._passed, "weight": self.weight}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with a saved weight."""
-        self.weight = float(state["weight"])
+        """Go on before or after the gate."""
+        self._passed = bool(state["passed"])
 
 
 class Lessons:

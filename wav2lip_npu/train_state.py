@@ -19,16 +19,15 @@ from torch import nn
 
 from wav2lip_npu import __version__, checkpoint, distributed
 from wav2lip_npu import device as devices
+from wav2lip_npu.atomic import remove_stale_parts
 from wav2lip_npu.averages import Average
-from wav2lip_npu.checkpoint import Checkpoint
+from wav2lip_npu.checkpoint import MORE, Checkpoint
 from wav2lip_npu.distributed import ALONE, Ranks
-from wav2lip_npu.errors import CheckpointError
+from wav2lip_npu.errors import CheckpointError, OtherNetworkError
 from wav2lip_npu.mel import DEFAULT_MEL
 
 log = logging.getLogger(__name__)
 
-_MORE = "wav2lip_npu"
-"""Key of what the original's checkpoints lack."""
 _PREFIXES = {"discriminator": "disc_"}
 
 
@@ -88,6 +87,8 @@ class TrainState:
     best_step: int = 0
     skipped: int = 0
     """Steps that fp16 overflow made void."""
+    mel_shift: int = 0
+    """Frames by which the sound is moved against the picture; a dub with these weights moves it alike."""
 
     @property
     def main(self) -> Trainee:
@@ -107,16 +108,17 @@ class TrainState:
         for trainee in reversed(self.trainees.values()):
             path = path_of(directory, trainee.kind, self.step)
             progress: dict[str, Any] = {
-                "optimizer": trainee.optimizer.state_dict() if optimizer else None,
+                "optimizer": _plain(trainee.optimizer.state_dict()) if optimizer else None,
                 "global_step": self.step,
                 "global_epoch": self.epoch,
-                _MORE: self._more(trainee, rng),
+                MORE: self._more(trainee, rng),
             }
             if trainee.average is not None:
-                progress[_MORE]["weights"] = {k: v.clone() for k, v in trainee.network.state_dict().items()}
+                progress[MORE]["weights"] = trainee.network.state_dict()
+            progress = _copied(progress, to="cpu")
             try:
                 with trainee.at_its_best() as network:
-                    checkpoint.save(path, network, _on_cpu(progress))
+                    checkpoint.save(path, network, progress)
             except (OSError, RuntimeError) as error:  # PyTorch's writer turns a full disk into the latter
                 raise CheckpointError(f"cannot write {path} ({error}). Make room and start again.") from None
         return main
@@ -135,6 +137,7 @@ class TrainState:
             "kind": trainee.kind,
             "width": getattr(trainee.network, "width", None),
             "mel": asdict(DEFAULT_MEL),
+            "mel_shift": self.mel_shift,
             "position": self.position,
             "best": self.best,
             "best_step": self.best_step,
@@ -144,7 +147,7 @@ class TrainState:
             "extras": {name: extra.state_dict() for name, extra in self.extras.items()},
         }
         if trainee.average is not None:
-            more["average"] = trainee.average.state_dict()["updates"]
+            more["average"] = trainee.average.updates
         return more
 
     def restore(self, loaded: dict[str, Checkpoint], *, weights_only: bool = False) -> None:
@@ -165,12 +168,12 @@ class TrainState:
 
     def _restore_one(self, trainee: Trainee, found: Checkpoint, weights_only: bool) -> None:
         training = found.training or {}
-        more = training.get(_MORE) or {}
+        more = found.more
         raw = found.weights if weights_only else more.get("weights", found.weights)
         trainee.network.load_state_dict(raw)
         if trainee.average is not None:
             updates = 0 if weights_only else more.get("average", 0)
-            trainee.average.load_state_dict({"updates": int(updates), "tensors": found.weights})
+            trainee.average.load(found.weights, int(updates))
         if weights_only:
             return
         if training.get("optimizer") is not None:
@@ -186,13 +189,19 @@ class TrainState:
         self.position = int(more["position"])
         self.best, self.best_step = more["best"], int(more["best_step"])
         self.skipped = int(more["skipped"])
-        if more["scaler"] and self.scaler.is_enabled():
+        if self.scaler.is_enabled() and self._scales_alike(more["scaler"]):
             self.scaler.load_state_dict(more["scaler"])
         for name, extra in self.extras.items():
             if name in more["extras"]:
                 extra.load_state_dict(more["extras"][name])
         if self.ranks.rank < len(more["rng"]):
             devices.set_rng_state(self.device, more["rng"][self.ranks.rank])
+
+    def _scales_alike(self, saved: dict[str, Any]) -> bool:
+        """Whether a saved scale is not that of another --amp or --loss_scale."""
+        interval = self.scaler.get_growth_interval()
+        constant = interval == devices.NEVER and saved.get("scale") != self.scaler.get_scale()
+        return saved.get("growth_interval") == interval and not constant
 
 
 def path_of(directory: Path, kind: str, step: int) -> Path:
@@ -209,30 +218,47 @@ def saved_steps(directory: Path) -> list[int]:
 def newest(directory: Path, kinds: list[str]) -> dict[str, Checkpoint]:
     """The newest checkpoints of a directory that are whole, by kind; damaged ones are named in the log.
 
-    A network beside the first that was not trained so far is left out.
+    A network beside the first that was not trained so far is left out. Raises `OtherNetworkError` when
+    the directory is that of another training.
     """
-    for step in saved_steps(directory):
+    steps = saved_steps(directory)
+    for step in steps:
         paths = {kind: path_of(directory, kind, step) for kind in kinds}
         try:
             return {kind: checkpoint.load(path, kind) for kind, path in paths.items() if path.exists()}
+        except OtherNetworkError as error:
+            raise OtherNetworkError(f"{error} Or pass another --checkpoint_dir.") from None
         except CheckpointError as error:
-            log.warning("%s Going back to the checkpoint before.", error)
+            log.warning("left out: %s", error)
+    if steps:
+        log.warning("no checkpoint in %s is whole: starting from scratch", directory)
     return {}
 
 
-def prune(directory: Path, kinds: list[str], keep: int, best_step: int) -> None:
-    """Remove all but the newest `keep` checkpoints that this package wrote, and that of `best_step`."""
-    for step in saved_steps(directory)[keep:]:
-        main = path_of(directory, kinds[0], step)
-        if step == best_step or not _is_ours(main):
+def clean_up(directory: Path) -> None:
+    """Remove what processes that were killed while they wrote checkpoints left there."""
+    for path in directory.glob("*checkpoint_step*.part"):
+        whole = re.match(r"((?:disc_)?checkpoint_step\d{9,}\.pth)\.", path.name, re.ASCII)
+        if whole:
+            remove_stale_parts(directory / whole[1])
+
+
+def prune(directory: Path, kinds: list[str], keep: int, *, step: int, best_step: int) -> None:
+    """Remove all but the newest `keep` checkpoints that this package wrote, and that of `best_step`.
+
+    Those after the present `step` are of another run and not looked at.
+    """
+    for old in [each for each in saved_steps(directory) if each <= step][keep:]:
+        main = path_of(directory, kinds[0], old)
+        if old == best_step or not _is_ours(main):
             continue
         for kind in kinds:
-            path_of(directory, kind, step).unlink(missing_ok=True)
+            path_of(directory, kind, old).unlink(missing_ok=True)
 
 
 def _is_ours(path: Path) -> bool:
     try:
-        return _MORE in checkpoint.read(path)
+        return MORE in checkpoint.read(path)
     except CheckpointError:
         return False
 
@@ -241,21 +267,28 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> 
     """Take over moments and counts, after a look at their shapes; the rates stay those asked for."""
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     for number, state in saved["state"].items():
-        for value in state.values():
-            if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameters[number].shape:
-                raise ValueError(f"optimizer state {number} is {tuple(value.shape)}")
+        float(state["step"])
+        for name in ("exp_avg", "exp_avg_sq"):
+            if state[name].shape != parameters[number].shape:
+                raise ValueError(f"{name} {number} of the optimizer is {tuple(state[name].shape)}")
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(saved)
-    for group, setting in zip(optimizer.param_groups, settings, strict=True):
-        group.update(setting)
+    # Before loading: where PyTorch puts the counts depends on the form of Adam that they are for.
+    groups = [{**group, **setting} for group, setting in zip(saved["param_groups"], settings, strict=True)]
+    optimizer.load_state_dict(_copied({"state": saved["state"], "param_groups": groups}))
 
 
-def _on_cpu(value: Any) -> Any:
-    """The same with every tensor copied to host memory, so that any machine can read it."""
+def _plain(optimizer: dict[str, Any]) -> dict[str, Any]:
+    """The state of an optimizer without its form, so that any device goes on with it."""
+    groups = [{**group, "foreach": None, "fused": None} for group in optimizer["param_groups"]]
+    return {**optimizer, "param_groups": groups}
+
+
+def _copied(value: Any, *, to: str | None = None) -> Any:
+    """The same with every tensor copied, to a device or where it is: a file may be mapped behind it."""
     if isinstance(value, torch.Tensor):
-        return value.detach().cpu()
+        return value.detach().to(to or value.device, copy=True)
     if isinstance(value, dict):
-        return {key: _on_cpu(each) for key, each in value.items()}
+        return {key: _copied(each, to=to) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_on_cpu(each) for each in value]
+        return type(value)(_copied(each, to=to) for each in value)
     return value

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from wav2lip_npu import device as devices
 from wav2lip_npu import distributed
-from wav2lip_npu.clips import Clip, FaceReader
+from wav2lip_npu.clips import Clip, ClipError, FaceReader
 from wav2lip_npu.curves import Curves
 from wav2lip_npu.data import Draw, draw_pair, draw_windows
 from wav2lip_npu.distributed import gathered
-from wav2lip_npu.errors import UsageError
+from wav2lip_npu.errors import DataError, UsageError
 from wav2lip_npu.losses import all_pairs_loss, cosine, pair_loss
 from wav2lip_npu.synchrony import FARTHEST, Similarities, mouths, similarities
-from wav2lip_npu.train import Losses, Step, TrainOptions
+from wav2lip_npu.train import Losses, Step
+from wav2lip_npu.train_options import TrainOptions
 from wav2lip_npu.train_state import TrainState
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ MOST_WINDOWS = 256
 """Windows of a held-out clip that are looked at."""
 _GUESSING = (math.log(2) - 0.03, 0.56)
 """A loss above and an accuracy below these: the expert has found nothing yet."""
+_PATIENCE = 2
+"""Evaluations in a row in which it may be so before the log tells."""
 
 
 @dataclass(frozen=True)
@@ -99,17 +102,26 @@ def make_evaluate(
     *,
     when_guessing: Callable[[], Sequence[str]] = lambda: (),
 ) -> Callable[[Curves | None], Mapping[str, float]]:
-    """What tells how good the expert is on held-out clips; `when_guessing` may say why it learns nothing."""
+    """What tells how good the expert is on held-out clips; `when_guessing` may say why it learns nothing.
+
+    A clip that cannot be read is left out, as it is in training.
+    """
+    guesses = 0
+
+    def tables() -> Iterator[Similarities]:
+        network = state.main.network
+        for clip in clips[state.ranks.rank :: state.ranks.size]:
+            try:
+                yield similarities(network, clip, reader, state.device, clip.windows()[:MOST_WINDOWS])  # type: ignore[arg-type]
+            except (ClipError, OSError) as error:
+                log.warning("%s is left out: %s", clip.name, error)
 
     def evaluate(curves: Curves | None) -> Mapping[str, float]:
-        network = state.main.network
-        mine = clips[state.ranks.rank :: state.ranks.size]
-        tables = (
-            similarities(network, clip, reader, state.device, clip.windows()[:MOST_WINDOWS])  # type: ignore[arg-type]
-            for clip in mine
-        )
-        found = judge(tables, state.device, state.ranks)
-        if found["bce"] > _GUESSING[0] and found["accuracy"] < _GUESSING[1] and state.ranks.is_first:
+        nonlocal guesses
+        found = judge(tables(), state.device, state.ranks)
+        guessing = found["bce"] > _GUESSING[0] and found["accuracy"] < _GUESSING[1]
+        guesses = guesses + 1 if guessing else 0
+        if guesses >= _PATIENCE and state.ranks.is_first:
             log.warning(
                 "the loss sits at ln 2 = 0.69: the expert still guesses. Common for the first few thousand "
                 "steps; later it means that sound and picture of the clips do not belong together."
@@ -145,6 +157,8 @@ def judge(
             sums["clip_retrieval"] += abs(table.offset()[0]) <= 1
             sums["long_clips"] += 1
     sums = dict(zip(sums, distributed.total(list(sums.values()), device, ranks), strict=True))
+    if not sums["clips"]:
+        raise DataError("no held-out clip can be read any more. Check the disk.")
     found = {name: sums[name] / sums["clips"] for name in _PER_CLIP}
     if sums["windows"]:
         found["retrieval"] = sums["retrieval"] / sums["windows"]
