@@ -15,12 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from conftest import SquareDetector
 from media_files import write_pictures
 from talk import FAST, write_talk
 
 from wav2lip_npu import cli, preprocess_command
+from wav2lip_npu.errors import DeviceError
 from wav2lip_npu.filelists import read_names
-from wav2lip_npu.preprocess import REASONS
+from wav2lip_npu.preprocess import REASONS, ClipOptions, LimitedDetector
 from wav2lip_npu.videos import Video
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -118,7 +121,7 @@ def report(folder: Path = Path("out")) -> dict[str, dict]:
 
 
 def test_the_tree_is_that_of_the_videos_and_each_drop_has_its_reason(run, videos, whole):
-    assert run() == 1
+    assert run("--ngpu", 4, "--batch_size", 1) == 1
     assert tree(Path()) == whole
     records = report()
     assert {name: record["reason"] for name, record in records.items()} == dict.fromkeys(NAMES) | BAD
@@ -237,6 +240,64 @@ def test_what_is_in_the_way_is_not_removed(run, videos, tmp_path):
     assert run(data=data) == 2
     assert "cannot write" in run.said
     assert Path(f"out/{NAMES[0]}.partial/0.jpg").read_text() == "mine"
+
+
+def test_a_report_of_another_program_is_not_replaced(run, videos, tmp_path):
+    data = copy_of(videos, tmp_path / "data", NAMES[0])
+    os.mkdir("out")
+    for text, code in (('{"job": 1}\n', 2), ("hello\n", 2), ('{"video": "torn', 0)):
+        Path("out/report.jsonl").write_text(text)
+        assert run(data=data) == code
+        assert (Path("out/report.jsonl").read_text() == text) == (code == 2)
+    assert report()[NAMES[0]]["status"] == "ok"
+
+
+def test_workers_share_the_cards(monkeypatch):
+    there = {f"npu:{number}" for number in range(4)}
+
+    def resolve(spec: str) -> torch.device:
+        if spec not in there | {"npu", "auto", "cpu"}:
+            raise DeviceError(f"device {spec!r} is not there")
+        return (
+            torch.device("cpu") if spec == "cpu" else torch.device("cuda", int(spec.partition(":")[2] or 0))
+        )
+
+    monkeypatch.setattr("wav2lip_npu.device.resolve", resolve)
+    there |= {f"cuda:{number}" for number in range(4)}
+
+    def cards(detector: str, **options: object) -> list[str]:
+        return preprocess_command.PreprocessCommand(data_root="", preprocessed_root="", **options)._cards(
+            detector
+        )
+
+    assert cards("s3fd") == ["cuda:0"]
+    assert cards("s3fd", ngpu=3) == ["cuda:0", "cuda:1", "cuda:2"]
+    assert cards("s3fd", device="npu:1", ngpu=3) == ["cuda:1", "cuda:2", "cuda:3"]
+    assert cards("s3fd", device="cpu", ngpu=3) == ["cpu"]
+    assert cards("hog", ngpu=3) == ["cpu"]
+    with pytest.raises(DeviceError, match="cuda:4"):
+        cards("s3fd", ngpu=5)
+    used = []
+    monkeypatch.setattr("wav2lip_npu.device.activate", lambda card: used.append(str(card)))
+    monkeypatch.setattr(preprocess_command, "load_detector", lambda name, card: SquareDetector())
+    for number in range(4):
+        preprocess_command._prepare(Path(), "s3fd", ClipOptions(), 32, ["cuda:0", "cuda:1"], False, number)
+    assert used == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+
+
+def test_a_card_that_fails_stops_the_run_and_blames_no_video(run, videos, tmp_path, monkeypatch):
+    def broken(images: list) -> None:
+        raise RuntimeError("NPU out of memory. Tried to allocate 2 GiB\nmore")
+
+    data = copy_of(videos, tmp_path / "data", NAMES[0])
+    monkeypatch.setattr(SquareDetector, "__call__", lambda self, images: broken(images))
+    detector = LimitedDetector(SquareDetector(), 32, "npu:0")
+    monkeypatch.setattr(preprocess_command, "LimitedDetector", lambda *_: detector)
+    assert run(data=data) == 2
+    assert (
+        "detector square failed on npu:0: NPU out of memory. Tried to allocate 2 GiB. Run again" in run.said
+    )
+    assert not Path("out/report.jsonl").exists()
 
 
 def test_wrong_folders(run, tmp_path):

@@ -47,7 +47,10 @@ class Record:
 
 
 def read_records(path: Path) -> dict[str, Record]:
-    """The last record of each video, by its name; lines that are torn or of another version are left out."""
+    """The last record of each video, by its name; lines that are torn or of another version are left out.
+
+    Raises `DataError` when the file cannot be read or is another's.
+    """
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -55,12 +58,17 @@ def read_records(path: Path) -> dict[str, Record]:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}. Pass another --preprocessed_root.") from None
     found = {}
+    is_other = any(lines[:-1])
     for line in lines:
         try:
-            record = Record(**json.loads(line))
+            content = json.loads(line)
+            is_other = is_other and not {"video", "status"} <= set(content)
+            record = Record(**content)
         except (ValueError, TypeError):
             continue
         found[record.video] = record
+    if is_other:
+        raise DataError(f"{path} is not of our making and would be replaced. Move it away.")
     return found
 
 
