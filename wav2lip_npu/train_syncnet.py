@@ -59,7 +59,7 @@ class Recipe:
 
 
 RECIPES = {
-    "default": Recipe(windows_per_clip=8, rate_factor=10, warmup_steps=100, average=0.99),
+    "default": Recipe(windows_per_clip=8, rate_factor=10, warmup_steps=20, average=0.99),
     "original": Recipe(windows_per_clip=1, rate_factor=1, warmup_steps=0, average=0.0),
 }
 """By name; their figures are in docs/training.md."""

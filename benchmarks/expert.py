@@ -1,0 +1,184 @@
+"""How soon the expert learns, by either recipe, on a clean and on a hard set of clips.
+
+    python benchmarks/expert.py --data_root grid_clips --out build/expert [--mix other_clips]
+
+Makes the hard set (recipes/hard_clips.py; the clips of --mix are added to it), splits clips by a fixed
+seed, and trains the expert through its command line, several seeds for each recipe and set. Printed are
+the windows seen until the held-out BCE, the median of three looks, is under each level, and the share of
+held-out windows whose best offset within 15 frames is 0 or 1 at the end. A run that was ended goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+BATCH = 64
+LEVELS = {"clean": (0.50, 0.40, 0.25), "hard": (0.65, 0.60, 0.58)}
+LONGEST = {
+    ("clean", "default"): 64_000,
+    ("clean", "original"): 100_000,
+    ("hard", "default"): 200_000,
+    ("hard", "original"): 100_000,
+}
+"""Windows after which a run ends."""
+HELD_OUT = 0.1
+LOOKS = 3
+"""Evaluations whose median counts."""
+
+
+def split(names: list[str], lists: Path) -> None:
+    """Write train.txt and val.txt: a fixed tenth of the clips is held out."""
+    lists.mkdir(parents=True, exist_ok=True)
+    order = np.random.default_rng(0).permutation(len(names))
+    held_out = {names[at] for at in order[: round(HELD_OUT * len(names))]}
+    for file, chosen in (("train.txt", set(names) - held_out), ("val.txt", held_out)):
+        (lists / file).write_text("".join(f"{name}\n" for name in sorted(chosen)))
+
+
+def clips_below(root: Path) -> list[str]:
+    """Clip folders, relative to the root."""
+    return sorted(str(path.parent.relative_to(root)) for path in root.rglob("audio.wav"))
+
+
+def make_sets(arguments: argparse.Namespace) -> dict[str, tuple[Path, Path]]:
+    """Data root and file lists of the clean and of the hard set."""
+    out: Path = arguments.out
+    clean = (arguments.data_root, out / "lists" / "clean")
+    split(clips_below(arguments.data_root), clean[1])
+    hard = (out / "hard", out / "lists" / "hard")
+    if not hard[0].exists():
+        part = out / "hard.part"
+        shutil.rmtree(part, ignore_errors=True)
+        for root in filter(None, (arguments.data_root, arguments.mix)):
+            names = out / "lists" / "all.txt"
+            names.write_text("".join(f"{name}\n" for name in clips_below(root)))
+            script = str(REPOSITORY / "recipes" / "hard_clips.py")
+            command = [sys.executable, script, "--data_root", str(root), "--names", str(names)]
+            subprocess.run([*command, "--out", str(part)], check=True)
+        part.rename(hard[0])
+    split(clips_below(hard[0]), hard[1])
+    return {"clean": clean, "hard": hard}
+
+
+def start(
+    place: Path, data: tuple[Path, Path], recipe: str, seed: int, steps: int, width: int
+) -> subprocess.Popen:
+    """One training on one core."""
+    place.mkdir(parents=True, exist_ok=True)
+    every = 64 if recipe == "default" else 128
+    command = [
+        sys.executable, "-m", "wav2lip_npu", "train_syncnet", "--data_root", data[0], "--filelists", data[1],
+        "--checkpoint_dir", place, "--recipe", recipe, "--seed", seed, "--width", width, "--amp", "bf16",
+        "--device", "cpu", "--batch_size", BATCH, "--steps", steps, "--eval_interval", every,
+        "--checkpoint_interval", 4 * every, "--keep", 1, "--eval_clips", 16, "--num_workers", 1,
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    log = (place / "log.txt").open("w")
+    return subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=environment, cwd=REPOSITORY)
+
+
+def looks(place: Path) -> list[dict[str, float]]:
+    """The held-out figures of a run, in order."""
+    path = place / "curves.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [each for each in map(json.loads, lines) if each["part"] == "held_out"]
+
+
+def smoothed(found: list[dict[str, float]]) -> list[tuple[int, float]]:
+    """Windows seen and the median BCE of the last looks."""
+    values = [each["bce"] for each in found]
+    return [
+        (found[at]["step"] * BATCH, median(values[at - LOOKS + 1 : at + 1]))
+        for at in range(LOOKS - 1, len(values))
+    ]
+
+
+def until(found: list[dict[str, float]], level: float) -> int | None:
+    """Windows seen when the smoothed BCE is first under a level."""
+    return next((windows for windows, bce in smoothed(found) if bce < level), None)
+
+
+def is_over(found: list[dict[str, float]], longest: int, level: float) -> bool:
+    """Whether a run has seen all its windows, or has passed its last level."""
+    return bool(found) and (found[-1]["step"] * BATCH >= longest or until(found, level) is not None)
+
+
+def train_all(arguments: argparse.Namespace, sets: dict[str, tuple[Path, Path]]) -> None:
+    """Run every training that is not over, `jobs` at a time."""
+    waiting = [
+        (kind, recipe, seed)
+        for seed, recipe, kind in itertools.product(range(arguments.seeds), ("default", "original"), sets)
+    ]
+    running: dict[tuple[str, str, int], subprocess.Popen] = {}
+    while waiting or running:
+        while waiting and len(running) < arguments.jobs:
+            run = waiting.pop(0)
+            kind, recipe, seed = run
+            place = arguments.out / f"{kind}_{recipe}_{seed}"
+            if not is_over(looks(place), LONGEST[kind, recipe], LEVELS[kind][-1]):
+                steps = LONGEST[kind, recipe] // BATCH
+                running[run] = start(place, sets[kind], recipe, seed, steps, arguments.width)
+        time.sleep(2)
+        for run, process in list(running.items()):
+            found = looks(arguments.out / "{}_{}_{}".format(*run))
+            if process.poll() is None and is_over(found, LONGEST[run[0], run[1]], LEVELS[run[0]][-1]):
+                process.terminate()  # it saves and ends
+                process.wait()
+            if process.poll() is not None:
+                del running[run]
+                print(run, f"{found[-1]['step'] * BATCH} windows" if found else "failed", flush=True)
+
+
+def table(arguments: argparse.Namespace) -> str:
+    """The figures, a line a run, then the medians over the seeds."""
+    lines = [
+        "| set | recipe | seed | " + "BCE under: windows | " * 3 + "BCE, retrieval at the end |",
+        "|---" * 7 + "|",
+    ]
+    for kind, recipe in itertools.product(LEVELS, ("default", "original")):
+        for seed in range(arguments.seeds):
+            found = looks(arguments.out / f"{kind}_{recipe}_{seed}")
+            if not found:
+                continue
+            cells = []
+            for level in LEVELS[kind]:
+                windows = until(found, level)
+                seen = found[-1]["step"] * BATCH
+                cells.append(f"{level:.2f}: {f'not in {seen:,}' if windows is None else f'{windows:,}'}")
+            last = found[-1]
+            end = f"{smoothed(found)[-1][1]:.3f}, {last.get('retrieval', 0):.0%} at {last['step'] * BATCH:,}"
+            lines.append(f"| {kind} | {recipe} | {seed} | {' | '.join(cells)} | {end} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data_root", required=True, type=Path, help="clips of one speaker, in sync")
+    parser.add_argument("--mix", type=Path, help="clips of other speakers for the hard set")
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--width", type=int, default=4, help="channels of the expert, 32 for the published one"
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one core each")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    train_all(arguments, make_sets(arguments))
+    print(table(arguments))
+
+
+if __name__ == "__main__":
+    main()
