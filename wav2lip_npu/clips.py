@@ -206,8 +206,9 @@ class FaceReader:
             return None
         try:
             return _write_cache(clip)
-        except ClipError as error:
-            log.debug("%s", error)  # whoever asks for the broken picture is told
+        except (ClipError, FileNotFoundError) as error:
+            # Whoever asks for the broken picture is told; or another machine wrote at the same time.
+            log.debug("%s", error)
         except OSError as error:
             self._writes = False
             log.warning("no more faces are kept, which makes training slower: %s", error)
