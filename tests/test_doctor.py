@@ -33,6 +33,9 @@ GOOD = Looked(
 )  # fmt: skip
 
 
+TIMED = Pace(device="npu", width=32, batch=64, threads=2, first_pass=50, loader=400, step=1000)
+
+
 def seen(*odd: Looked, **options: object) -> Seen:
     """A large good set, of which some clips are odd."""
     usual = {
@@ -112,13 +115,12 @@ def test_the_worst_comes_first():
 
 
 def test_a_slow_loader_is_a_finding():
-    pace = Pace(device="npu", width=32, batch=64, threads=2, first_pass=50, loader=400, step=1000)
-    (finding,) = pace.findings()
+    (finding,) = TIMED.findings()
     assert finding.kind == "slow_loader"
     assert "60%" in finding.what
     assert finding.severity is HARMS
-    assert "the loader is the limit" in str(pace)
-    assert not list(dataclasses.replace(pace, loader=4000).findings())
+    assert "the loader is the limit" in str(TIMED)
+    assert not list(dataclasses.replace(TIMED, loader=4000).findings())
 
 
 def test_what_a_clip_shows(tmp_path):
@@ -242,7 +244,10 @@ def data_set(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("wav2lip_npu.pace._TIMED_S", 0)
     monkeypatch.setattr("wav2lip_npu.pace.BATCH", 16)
-    return root
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several wait for each other where other tests run too
+    yield root
+    torch.set_num_threads(threads)
 
 
 def test_the_command_tells_and_writes_json(data_set, tmp_path, capsys, caplog):
@@ -269,6 +274,7 @@ def test_the_command_tells_and_writes_json(data_set, tmp_path, capsys, caplog):
 
 def test_the_command_mends_file_lists(data_set, tmp_path, monkeypatch, caplog):
     checkpoint.save(tmp_path / "expert.pth", golden_weights(SyncNet(width=2)))
+    monkeypatch.setattr("wav2lip_npu.pace.measure", lambda *_, **__: TIMED)
     monkeypatch.setattr("wav2lip_npu.doctor.judge_with", lambda *_: judge_with(CodeReader(), CPU))
     words = ["doctor", str(data_set), "--width=2", "--device=cpu", "--syncnet_checkpoint_path", "expert.pth"]
     before = {path: path.stat().st_mtime_ns for path in data_set.rglob("*") if path.suffix != ".npy"}
@@ -287,7 +293,8 @@ def test_the_command_mends_file_lists(data_set, tmp_path, monkeypatch, caplog):
     assert after == {path: before[path] for path in after}
 
 
-def test_without_lists_all_clips_are_looked_at(data_set, tmp_path, caplog):
+def test_without_lists_all_clips_are_looked_at(data_set, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("wav2lip_npu.pace.measure", lambda *_, **__: TIMED)
     shutil.rmtree(tmp_path / "filelists")
     assert cli.main(["doctor", str(data_set), "--width=2", "--device=cpu", "--json=all.json"]) == 0
     assert any("no train.txt or val.txt" in line for line in caplog.messages)

@@ -95,3 +95,15 @@ def test_mouths_are_frame_by_frame():
     stacked = mouths(faces)
     assert stacked.shape == (2, 15, 48, 96)
     torch.testing.assert_close(stacked[1, 3 * 2 + 1], faces[1, 2, :, :, 1] / 255)
+
+
+@pytest.mark.parametrize(("gain", "sure"), [(0.02, 0), (0.3, 1)])
+def test_an_offset_is_sure_when_the_windows_agree(gain, sure):
+    """A gain of 0.02 among noise of 0.2 may be chance."""
+    frames = np.arange(80)
+    noise = torch.randn(80, 80, generator=torch.Generator().manual_seed(0)) * 0.05
+    table = noise + 0.3 * torch.eye(80) + torch.diag(0.3 + gain + 0.2 * torch.randn(79).clamp(-2, 2), -1)
+    found = Similarities(frames, table)
+    assert found.sure_offset()[0] == sure
+    if found.offset()[0] == sure:
+        assert found.sure_offset() == found.offset()

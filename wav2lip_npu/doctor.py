@@ -104,7 +104,7 @@ def judge_with(expert: SyncNet, device: torch.device) -> Judge:
         positions = clip.windows()
         spare = max(0, len(positions) - _MOST_JUDGED_WINDOWS) // 2
         found = similarities(expert, clip, reader, device, positions[spare : spare + _MOST_JUDGED_WINDOWS])
-        return found.offset() if len(found.by_offset()) else None
+        return found.sure_offset() if len(found.by_offset()) else None
 
     return judge
 

@@ -69,6 +69,19 @@ class Similarities:
         best = int((mean - _TIE * _OFFSETS.abs()).argmax())
         return int(_OFFSETS[best]), float(mean[best] - mean.median())
 
+    def sure_offset(self) -> tuple[int, float]:
+        """As `offset`, but 0 unless the windows agree that it is better than 0.
+
+        The mean gain must be more than its standard error. Five windows in a row overlap and count as one.
+        """
+        offset, confidence = self.offset()
+        if offset:
+            table = self.by_offset()
+            gain = table[:, FARTHEST + offset] - table[:, FARTHEST]
+            if not gain.mean() > gain.std() / (len(gain) / WINDOW) ** 0.5:
+                return 0, confidence
+        return offset, confidence
+
 
 def similarities(
     expert: SyncNet, clip: Clip, reader: FaceReader, device: torch.device, at: Numbers | None = None
