@@ -55,7 +55,7 @@ def index_of(root: Path, *names: str) -> Index:
 
 def test_a_good_set_has_no_findings():
     assert findings_of(seen()) == []
-    judged = [dataclasses.replace(GOOD, offset=0, confidence=0.5)] * 100
+    judged = [dataclasses.replace(GOOD, offset=0, sure_offset=0, confidence=0.5)] * 100
     assert findings_of(seen(looked=judged)) == []
     rates = [dataclasses.replace(GOOD, source_fps=rate) for rate in (25.0, 50.0, 24.999, 100.0)] * 25
     assert findings_of(seen(looked=rates)) == []
@@ -90,12 +90,12 @@ NOTE, HARMS, BREAKS = Severity.NOTE, Severity.HARMS, Severity.BREAKS
         ("quiet", HARMS, "20 of 100", seen(*bad(20, level_db=-55.0))),
         ("clipped", NOTE, "5 of 100", seen(*bad(5, clipped=0.02))),
         ("unreadable", NOTE, "cannot read x.jpg", seen(*bad(1, problem="cannot read x.jpg"))),
-        ("low_confidence", BREAKS, "70 of 70", seen(*bad(70, offset=2, confidence=0.02))),
-        ("common_offset", BREAKS, "late by the same 3 frames (120 ms)", seen(*bad(70, offset=3, confidence=0.4))),
-        ("common_offset", HARMS, "early by the same 1 frames", seen(*bad(70, offset=-1, confidence=0.4))),
+        ("low_confidence", BREAKS, "70 of 70", seen(*bad(70, offset=2, sure_offset=2, confidence=0.02))),
+        ("common_offset", BREAKS, "late by the same 3 frames (120 ms)", seen(*bad(70, offset=3, sure_offset=3, confidence=0.4))),
+        ("common_offset", HARMS, "early by the same 1 frames", seen(*bad(70, offset=-1, sure_offset=-1, confidence=0.4))),
         (
             "out_of_sync", HARMS, "5 of 65 clips",
-            seen(*bad(5, offset=-4, confidence=0.4), *bad(20, offset=1, confidence=0.4), *bad(40, offset=0, confidence=0.4)),
+            seen(*bad(5, offset=-4, sure_offset=-4, confidence=0.4), *bad(20, offset=1, sure_offset=1, confidence=0.4), *bad(40, offset=0, sure_offset=0, confidence=0.4)),
         ),
     ],
 )  # fmt: skip
@@ -214,7 +214,7 @@ def test_offsets_are_measured_and_mended(tmp_path):
 
 def test_doubtful_clips_are_dropped_and_not_shifted():
     looked = {
-        name: dataclasses.replace(GOOD, name=name, offset=2, confidence=confidence)
+        name: dataclasses.replace(GOOD, name=name, offset=2, sure_offset=2, confidence=confidence)
         for name, confidence in (("sure", 0.4), ("doubtful", 0.2), ("noise", 0.01))
     }
     entries = [Entry(name, 1) for name in looked]

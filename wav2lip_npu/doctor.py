@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -33,8 +33,17 @@ MOST_CLIPS = 500
 _MOST_COMPARED = 20_000
 _MOST_JUDGED_WINDOWS = 256
 
-Judge = Callable[[Clip], "tuple[int, float] | None"]
-"""Frames by which the sound of a clip is late and the confidence of that; `None` when it cannot be told."""
+
+class Verdict(NamedTuple):
+    """What an expert makes of the sync of a clip; the fields are those of `Looked`."""
+
+    offset: int
+    confidence: float
+    sure_offset: int
+
+
+Judge = Callable[[Clip], Verdict | None]
+"""`None` when it cannot be told."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +109,11 @@ def judge_with(expert: SyncNet, device: torch.device) -> Judge:
 
     reader = FaceReader(cache=False)
 
-    def judge(clip: Clip) -> tuple[int, float] | None:
+    def judge(clip: Clip) -> Verdict | None:
         positions = clip.windows()
         spare = max(0, len(positions) - _MOST_JUDGED_WINDOWS) // 2
         found = similarities(expert, clip, reader, device, positions[spare : spare + _MOST_JUDGED_WINDOWS])
-        return found.sure_offset() if len(found.by_offset()) else None
+        return Verdict(*found.offset(), found.sure_offset()) if len(found.by_offset()) else None
 
     return judge
 
@@ -120,8 +129,7 @@ def _look(chosen: Sequence[tuple[Clip, bool]], judge: Judge | None) -> Iterator[
         except (Wav2LipError, OSError) as error:
             yield replace(looked, problem=str(error))
             continue
-        offset, confidence = verdict or (None, None)
-        yield replace(looked, offset=offset, confidence=confidence)
+        yield replace(looked, **(verdict._asdict() if verdict else {}))
 
 
 def _sample(clips: Sequence[Clip], most: int | None, draw: random.Random) -> list[Clip]:

@@ -253,7 +253,7 @@ def _of_synchrony(seen: Seen) -> Iterator[Finding]:
         sure = [each for each in sure if each.offset != common]
         judged = sure
     yield from _shared_by(
-        [each for each in sure if abs(each.offset or 0) > 1], judged, "out_of_sync",
+        [each for each in sure if abs(each.sure_offset or 0) > 1], judged, "out_of_sync",
         "are out of sync by more than a frame", f"{fix}.", note=0, harms=0.03, breaks=0.25,
     )  # fmt: skip
 

@@ -58,6 +58,8 @@ class Looked:
     """Frames by which the file list says that the sound is late."""
     offset: int | None = None
     """Frames by which the expert finds the sound late besides that."""
+    sure_offset: int | None = None
+    """The same, or 0 where that may be chance."""
     confidence: float | None = None
     """How far the cosine at that offset stands above the median of all offsets, 0 to 1."""
     problem: str | None = None

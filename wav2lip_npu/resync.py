@@ -32,20 +32,20 @@ def resync(
 ) -> Resynced:
     """The list with the offsets that the expert found added to those it has, and less the doubtful clips.
 
-    An offset is believed from a confidence of 0.1 on. A list that came out of this comes out the same.
+    A sure offset is believed from a confidence of 0.1 on. A list that came out of this comes out the same.
     """
     kept: list[Entry] = []
     shifted = dropped = unjudged = 0
     for entry in entries:
         clip = looked.get(entry.name)
-        if clip is None or clip.offset is None or clip.confidence is None:
+        if clip is None or clip.sure_offset is None or clip.confidence is None:
             unjudged += 1
             kept.append(entry)
         elif min_confidence is not None and clip.confidence < min_confidence:
             dropped += 1
-        elif fix_offset and clip.offset and clip.confidence >= TRUSTED:
+        elif fix_offset and clip.sure_offset and clip.confidence >= TRUSTED:
             shifted += 1
-            kept.append(Entry(entry.name, entry.sound_offset + clip.offset))
+            kept.append(Entry(entry.name, entry.sound_offset + clip.sure_offset))
         else:
             kept.append(entry)
     return Resynced(kept, shifted, dropped, unjudged)
