@@ -6,6 +6,7 @@ file must be as long as it says: a damaged or hostile file raises `ValueError` b
 
 from __future__ import annotations
 
+import io
 import math
 import mmap
 import os
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LONGEST_HEADER = 1024
+_MAPPED_FROM = 1 << 18
+"""Elements. To map and unmap a small file takes longer than to read it."""
 _HEADER = re.compile(
     rb"\x93NUMPY\x01\x00(..)\{'descr': '(\|u1|<f4)', 'fortran_order': False,"
     rb" 'shape': \((\d{1,9}(?:, \d{1,9}){1,3})\), \} *\n",
@@ -37,22 +40,25 @@ def layout(file: int) -> tuple[np.dtype[Any], tuple[int, ...], int]:
 
 def header(shape: tuple[int, ...]) -> bytes:
     """How a file begins whose data are the bytes of an array of this shape."""
-    import io
-
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return file.getvalue()
 
 
-def mapped(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """The whole array, read from disk where it is looked at. Raises `OSError` and `ValueError`."""
+def read(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """The whole array; of a large one, what is looked at. Raises `OSError` and `ValueError`."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         dtype, shape, start = layout(file)
-        content = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+        if math.prod(shape) > _MAPPED_FROM:
+            content = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+            return np.frombuffer(content, dtype, math.prod(shape), start).reshape(shape)
+        array = np.empty(shape, dtype)
+        if os.preadv(file, [array.data], start) != array.nbytes:
+            raise ValueError("it has become shorter")
+        return array
     finally:
         os.close(file)
-    return np.frombuffer(content, dtype, math.prod(shape), start).reshape(shape)
 
 
 def start_of(path: str | os.PathLike[str], dtype: Any, shape: tuple[int, ...]) -> int:

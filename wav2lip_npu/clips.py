@@ -136,10 +136,10 @@ class Clip:
         return np.asarray(image, np.uint8)
 
     def mel(self) -> Mel:
-        """The whole mel, mapped from disk. Raises `ClipError`."""
+        """The whole mel; a long one is mapped, not read. Raises `ClipError`."""
         if self.held_mel is not None:
             return self.held_mel
-        mel = _mapped_mel(self.folder)
+        mel = _read_mel(self.folder)
         if mel.shape[1] != self.columns:
             raise ClipError("other mel", f"{self.folder / MEL_FILE} has changed. Start again.")
         return mel
@@ -327,7 +327,7 @@ def _columns(folder: Path) -> tuple[int, Mel | None]:
     missing = not path.exists()
     if not missing:
         try:
-            return _mapped_mel(folder).shape[1], None
+            return _read_mel(folder).shape[1], None
         except ClipError as error:
             damage = error
     if not sound.exists():
@@ -350,10 +350,10 @@ def _columns(folder: Path) -> tuple[int, Mel | None]:
     return mel.shape[1], None
 
 
-def _mapped_mel(folder: Path) -> Mel:
+def _read_mel(folder: Path) -> Mel:
     path = folder / MEL_FILE
     try:
-        mel = arrays.mapped(path)
+        mel = arrays.read(path)
         if mel.dtype != np.float32 or mel.ndim != 2 or len(mel) != DEFAULT_MEL.n_mels:
             raise ValueError(f"{mel.dtype} {mel.shape}")
     except (OSError, ValueError) as error:
