@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ _LOOK_EVERY = TRAINING_FPS
 _SECOND_FACE = 0.6
 """Side of another face, of that of the followed one, from which it is a second person."""
 _SAME_FACE = 0.3
+_versions = cache(versions)  # looking them up takes 10 ms
 _VIEWS = 3
 _HELD_BYTES = 96 << 20
 """Pictures kept until the size of the crops is known: two minutes of LRS2, 25 s of GRID. Of a longer
@@ -121,7 +123,7 @@ def make_clip(video: Video, root: Path, detector: Detector, options: ClipOptions
         "mel": asdict(DEFAULT_MEL),
         "options": asdict(options),
         "detector": detector.name,
-        "versions": versions(),
+        "versions": _versions(),
     }
     pictures = _pictures(video, seen, len(samples))
     crops = ((number, _jpeg(planes.cut(box, face_px))) for number, box, planes in pictures)
