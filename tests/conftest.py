@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from networks import golden_weights
-from trainings import clips, training_set  # noqa: F401 fixtures
+from trainings import clips, one_thread, training_set  # noqa: F401 fixtures
 
 from wav2lip_npu import checkpoint
 from wav2lip_npu.detectors import Detection

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from clip_folders import write_clip
@@ -124,7 +123,8 @@ def lines(out: Path, part: str) -> list[dict[str, Any]]:
 
 
 def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    return max(float(np.abs(one[k].double() - other[k].double()).max()) for k in one)
+    """The largest of any weight."""
+    return max(float((one[k].double() - other[k].double()).abs().max()) for k in one)
 
 
 @pytest.fixture(scope="session")
@@ -134,9 +134,15 @@ def training_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def clips(training_set: Path) -> Iterator[Path]:
-    """The set, with PyTorch in one thread: networks so small are ten times as slow in two busy ones."""
+def one_thread() -> Iterator[None]:
+    """Networks so small are ten times as slow in two threads of a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield training_set
+    yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def clips(training_set: Path, one_thread: None) -> Path:
+    """The set, to train on in one thread."""
+    return training_set

@@ -10,6 +10,10 @@ from wav2lip_npu.flags import resolved
 from wav2lip_npu.train_options import GeneratorOptions, Places, TrainOptions
 
 
+_FEWEST_WINDOWS = 2
+_NO_STATISTICS = "the expert's batch norms need two windows or more. Pass --batch_size 2 at least."
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainSyncnetCommand:
     """Train the expert, which judges whether mouth and sound are in sync.
@@ -41,6 +45,8 @@ class TrainSyncnetCommand:
                 f"--batch_size {options.batch_size} is no multiple of {recipe.windows_per_clip}, "
                 "the windows of one clip. Pass one, or --recipe original."
             )
+        if options.batch_size < _FEWEST_WINDOWS:
+            raise UsageError(f"--batch_size {options.batch_size}: {_NO_STATISTICS}")
         said = resolved(replace(self, train=options))
         with opened(self.places, options, ["expert"], said) as session:
             state = session.state({"expert": None})
@@ -74,6 +80,8 @@ class TrainCommand:
         options, asked = self.train, self.generator
         options.check()
         asked.check()
+        if asked.expert_bn == "batch" and options.batch_size < _FEWEST_WINDOWS:
+            raise UsageError(f"--batch_size {options.batch_size} --expert_bn batch: {_NO_STATISTICS}")
         if self.disc_checkpoint_path is not None and not asked.disc_wt:
             raise UsageError("--disc_checkpoint_path is of no use without --disc_wt. Pass --disc_wt 0.07.")
         from wav2lip_npu.data import MEL_SHIFT, draw_target
