@@ -9,7 +9,6 @@ from wav2lip_npu.errors import UsageError
 from wav2lip_npu.flags import resolved
 from wav2lip_npu.train_options import GeneratorOptions, Places, TrainOptions
 
-
 _FEWEST_WINDOWS = 2
 _NO_STATISTICS = "the expert's batch norms need two windows or more. Pass --batch_size 2 at least."
 
