@@ -175,6 +175,7 @@ def test_bad_values(refused, tmp_path):
     refused(GENERATOR, "--expert_bn batch: the expert's batch norms", batch_size=1, expert_bn="batch")
 
 
+@pytest.mark.slow
 def test_the_originals_command_line(clips, tmp_path):
     """With lists where the original looks for them, relative to where it is started."""
     words = command(clips, tmp_path / "deep" / "out", ["train"], batch_size=2, eval_batches=1, steps=1)

@@ -104,7 +104,7 @@ def the_originals(
     ("sync", "disc", "expert_bn"),
     [
         (0.03, 0.07, "eval"),
-        (0.4, 0.3, "batch"),
+        pytest.param(0.4, 0.3, "batch", marks=pytest.mark.slow),
         (0.0, 0.0, "eval"),
         pytest.param(1.0, 0.0, "eval", marks=pytest.mark.slow),
     ],
@@ -205,6 +205,9 @@ def test_the_schedule_in_a_training(clips, tmp_path, caplog):
     train(clips, out, WITH_DISC, steps=3, log_interval=1, eval_interval=100, sync_gate=0)
     assert lines(out, "train")[-1]["sync_weight"] == pytest.approx(0.03)
     before = weights(out / "checkpoint_step000000003.pth")
+    (out / "disc_checkpoint_step000000003.pth").unlink()
+    train(clips, out, WITH_DISC, steps=3)
+    assert "no checkpoint of a discriminator beside it" in caplog.text
     train(
         clips, out, GENERATOR, steps=4, checkpoint_path=out / "checkpoint_step000000003.pth", syncnet_wt=0.5
     )

@@ -97,6 +97,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_both(ran):
     assert not list((ran.out / "nan").glob("*.pth"))
 
 
+@pytest.mark.slow
 def test_sigterm_to_torchrun_saves_and_ends(training_set, tmp_path):
     out = tmp_path / "out"
     words = command(training_set, out, ORIGINAL, log_interval=1)

@@ -171,7 +171,7 @@ def test_nothing_whole_starts_anew(clips, tmp_path, caplog):
     assert read(out / "checkpoint_step000000001.pth")["global_step"] == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_ends(clips, tmp_path, number):
     out = tmp_path / "out"
     words = command(clips, out, ORIGINAL, log_interval=1)

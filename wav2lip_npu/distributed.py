@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -68,7 +69,9 @@ def parallel(network: nn.Module, ranks: Ranks) -> nn.Module:
     if ranks.size == 1:
         return network
     # Batch statistics are of each rank's own batch; `share_statistics` evens the running ones out.
-    return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the new name of the flag is not in PyTorch 2.5
+        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
 
 
 def synchronised_norms(network: nn.Module, ranks: Ranks) -> nn.Module:

@@ -86,6 +86,8 @@ class Session:
             state.restore(self.found, weights_only=self.places.weights_only)
             source = self.found[state.main.kind].source
             log.info("going on at step %d from %s, width %d", state.step, source, widths[state.main.kind])
+            for kind in rates.keys() - self.found.keys():
+                log.warning("there is no checkpoint of a %s beside it: it starts from scratch", kind)
         return state
 
     def fit(self, state: TrainState, draw: Draw, size: int, step: Step, evaluate: Evaluate) -> None:
