@@ -28,7 +28,7 @@ BATCH = 64
 LEVELS = {"clean": (0.50, 0.40, 0.25), "hard": (0.65, 0.60, 0.58)}
 LONGEST = {
     ("clean", "default"): 64_000,
-    ("clean", "original"): 100_000,
+    ("clean", "original"): 140_000,
     ("hard", "default"): 200_000,
     ("hard", "original"): 100_000,
 }
@@ -97,17 +97,21 @@ def looks(place: Path) -> list[dict[str, float]]:
 
 
 def smoothed(found: list[dict[str, float]]) -> list[tuple[int, float]]:
-    """Windows seen and the median BCE of the last looks."""
+    """Windows seen at each look, and the median BCE of it and its neighbours."""
     values = [each["bce"] for each in found]
+    around = LOOKS // 2
     return [
-        (found[at]["step"] * BATCH, median(values[at - LOOKS + 1 : at + 1]))
-        for at in range(LOOKS - 1, len(values))
+        (found[at]["step"] * BATCH, median(values[at - around : at + around + 1]))
+        for at in range(around, len(values) - around)
     ]
 
 
 def until(found: list[dict[str, float]], level: float) -> int | None:
-    """Windows seen when the smoothed BCE is first under a level."""
-    return next((windows for windows, bce in smoothed(found) if bce < level), None)
+    """Windows seen when the smoothed BCE falls under a level, on the line between two looks."""
+    for (before, high), (after, low) in itertools.pairwise(smoothed(found)):
+        if low < level:
+            return round(before + (after - before) * max(0.0, high - level) / max(high - low, 1e-9))
+    return None
 
 
 def is_over(found: list[dict[str, float]], longest: int, level: float) -> bool:
