@@ -19,8 +19,9 @@ from clip_folders import write_original
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from wav2lip_npu import arrays, clips
-from wav2lip_npu.clips import Clip, ClipError, FaceReader, first_column, read_clip
+from wav2lip_npu import arrays, clips, face_reader
+from wav2lip_npu.clips import Clip, ClipError, first_column, read_clip
+from wav2lip_npu.face_reader import FaceReader
 from wav2lip_npu.mel import log_mel
 from wav2lip_npu.sound import read_audio
 
@@ -363,7 +364,7 @@ def test_a_read_only_folder_is_read_picture_by_picture(tmp_path, caplog, monkeyp
     folders = [write_original(tmp_path / name, 16) for name in "abc"]
     expected = [faces_of(folder)[2:7] for folder in folders]
     FaceReader()(read_clip("c", folders[2]), 0)
-    monkeypatch.setattr(clips, "replacing", forbid)
+    monkeypatch.setattr(face_reader, "replacing", forbid)
     reader = FaceReader()
     for folder, faces in zip(folders, expected, strict=True):
         np.testing.assert_array_equal(reader(read_clip("clip", folder), 2), faces)

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wav2lip_npu import clips as clips_module
-from wav2lip_npu.clips import Clip, FaceReader, read_clip
+from wav2lip_npu.clips import Clip, read_clip
 from wav2lip_npu.data import (
     MEL_SHIFT,
     Arrays,
@@ -35,6 +35,7 @@ from wav2lip_npu.data import (
     index_clips,
 )
 from wav2lip_npu.errors import DataError
+from wav2lip_npu.face_reader import FaceReader
 from wav2lip_npu.filelists import Entry, write_list
 
 NAMES = ["spk 1/it's", 'spk 1/"quoted"', "spk 2/a", "spk 2/b c", "d", "e", "f"]

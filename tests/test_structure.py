@@ -37,6 +37,7 @@ ORDER = [
     "generate",
     "report",
     "clips",
+    "face_reader",
     "videos",
     "processes",
     "clip_folder",

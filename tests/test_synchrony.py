@@ -8,8 +8,9 @@ import torch
 from clip_folders import CodeReader, write_clip
 from networks import golden_weights
 
-from wav2lip_npu.clips import FaceReader, read_clip
+from wav2lip_npu.clips import read_clip
 from wav2lip_npu.data import columns_of
+from wav2lip_npu.face_reader import FaceReader
 from wav2lip_npu.models import SyncNet
 from wav2lip_npu.synchrony import FARTHEST, Similarities, embed, mouths, similarities
 

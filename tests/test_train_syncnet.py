@@ -14,9 +14,10 @@ from torch import nn
 from trainings import EXPERT, command, lines, train
 
 from wav2lip_npu import cli, device, train_syncnet
-from wav2lip_npu.clips import FaceReader, read_clip
+from wav2lip_npu.clips import read_clip
 from wav2lip_npu.data import Batch
 from wav2lip_npu.errors import DataError
+from wav2lip_npu.face_reader import FaceReader
 from wav2lip_npu.models import SyncNet
 from wav2lip_npu.synchrony import Similarities
 from wav2lip_npu.train import _advance, trainee

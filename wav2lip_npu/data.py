@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wav2lip_npu import device
-from wav2lip_npu.clips import FACE_SIZE, WINDOW, Clip, ClipError, FaceReader, Numbers, first_column, read_clip
+from wav2lip_npu.clips import FACE_SIZE, WINDOW, Clip, ClipError, Numbers, first_column, read_clip
 from wav2lip_npu.errors import DataError
+from wav2lip_npu.face_reader import FaceReader
 from wav2lip_npu.filelists import Entry, read_list
 from wav2lip_npu.mel import DEFAULT_MEL, Mel
 from wav2lip_npu.overlap import in_lanes

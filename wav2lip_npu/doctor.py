@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from wav2lip_npu import device as devices
-from wav2lip_npu.clips import Clip, FaceReader
+from wav2lip_npu.clips import Clip
 from wav2lip_npu.data import Index
 from wav2lip_npu.errors import Wav2LipError
+from wav2lip_npu.face_reader import FaceReader
 from wav2lip_npu.findings import Finding, Seen, findings_of
 from wav2lip_npu.inspection import Looked, fingerprints, inspect
 from wav2lip_npu.mel import TRAINING_FPS

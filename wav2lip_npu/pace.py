@@ -10,8 +10,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from wav2lip_npu import device as devices
-from wav2lip_npu.clips import Clip, FaceReader
+from wav2lip_npu.clips import Clip
 from wav2lip_npu.data import Arrays, Samples, batches, draw_windows
+from wav2lip_npu.face_reader import FaceReader
 from wav2lip_npu.findings import Finding, Severity
 
 if TYPE_CHECKING:

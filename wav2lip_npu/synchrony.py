@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from wav2lip_npu import device as devices
-from wav2lip_npu.clips import FACE_SIZE, WINDOW, Clip, FaceReader, Faces, Numbers
+from wav2lip_npu.clips import FACE_SIZE, WINDOW, Clip, Faces, Numbers
 from wav2lip_npu.data import columns_of
+from wav2lip_npu.face_reader import FaceReader
 from wav2lip_npu.losses import cosines
 from wav2lip_npu.mel import Mel
 from wav2lip_npu.models import SyncNet

@@ -15,12 +15,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from wav2lip_npu import __version__, checkpoint, distributed
 from wav2lip_npu import device as devices
 from wav2lip_npu.checkpoint import Checkpoint
-from wav2lip_npu.clips import FaceReader
 from wav2lip_npu.curves import CURVES_FILE
 from wav2lip_npu.data import Batch, Draw, Index, Samples, batches, index_clips
 from wav2lip_npu.distributed import Ranks
 from wav2lip_npu.doctor import examine
 from wav2lip_npu.encode import check_writable
+from wav2lip_npu.face_reader import FaceReader
 from wav2lip_npu.filelists import TRAIN, VAL
 from wav2lip_npu.models import NETWORKS, SyncNet
 from wav2lip_npu.train import Evaluate, Step, fit, trainee

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from wav2lip_npu import device as devices
 from wav2lip_npu import distributed
-from wav2lip_npu.clips import Clip, ClipError, FaceReader
+from wav2lip_npu.clips import Clip, ClipError
 from wav2lip_npu.curves import Curves
 from wav2lip_npu.data import Draw, draw_pair, draw_windows
 from wav2lip_npu.distributed import gathered
 from wav2lip_npu.errors import DataError, UsageError
+from wav2lip_npu.face_reader import FaceReader
 from wav2lip_npu.losses import all_pairs_loss, cosine, pair_loss
 from wav2lip_npu.synchrony import FARTHEST, Similarities, mouths, similarities
 from wav2lip_npu.train import Losses, Step
