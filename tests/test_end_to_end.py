@@ -24,10 +24,11 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_videos_to_dub(tmp_path, face_video, speech):
     """Videos, clips, doctor, expert, generator with discriminator, resume, dub; run from one folder, as a user does."""
 
-    def run(script: str, **flags: Any) -> str:
-        words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+    def run(script: str, *more: str, **flags: Any) -> str:
+        program = [str(ROOT / script)] if script.endswith(".py") else ["-m", "wav2lip_npu", script]
+        words = [*more, *(str(word) for name, value in flags.items() for word in (f"--{name}", value))]
         done = subprocess.run(
-            [sys.executable, str(ROOT / script), *words],
+            [sys.executable, *program, *words],
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -47,6 +48,10 @@ def test_videos_to_dub(tmp_path, face_video, speech):
     lists = [(tmp_path / "filelists" / name).read_text().split() for name in ("train.txt", "val.txt")]
     assert sorted(lists[0] + lists[1]) == ["main/1/00001", "main/1/00002", "main/2/00001", "main/3/00001"]
     assert len(lists[0]) >= 2
+    said = run("doctor", "lrs2_preprocessed", width=2, num_clips=2, json="found.json")
+    assert "findings, worst first" in said
+    found = json.loads((tmp_path / "found.json").read_text())["findings"]
+    assert "duplicates" in {each["kind"] for each in found}
     tiny = {"width": 2, "eval_interval": 2, "log_interval": 1}
     said = run(
         "color_syncnet_train.py",
@@ -58,7 +63,12 @@ def test_videos_to_dub(tmp_path, face_video, speech):
     )
     expert = tmp_path / "savedmodel/syncnet_model/checkpoint_step000000004.pth"
     assert f"step 4 saved: {expert.relative_to(tmp_path)}" in said
+    said = run("doctor", "lrs2_preprocessed", "--fix_offset", syncnet_checkpoint_path=expert, width=2)
+    assert "train with --filelists filelists_synced" in said
+    synced = [(tmp_path / "filelists_synced" / name).read_text() for name in ("train.txt", "val.txt")]
+    assert [text.count("\n") for text in synced] == [len(names) for names in lists]
     training = {
+        "filelists": "filelists_synced",
         "data_root": "./lrs2_preprocessed/main/",
         "checkpoint_dir": "./savedmodel/wav2lip/",
         "syncnet_checkpoint_path": expert,

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wav2lip_npu.errors import DataError
-from wav2lip_npu.filelists import Entry, read_list, read_names, split_names, write_list, write_split
+from wav2lip_npu.filelists import (
+    Entry,
+    left_open,
+    read_list,
+    read_names,
+    split_names,
+    write_list,
+    write_split,
+)
 
 # What a file system can hold: any bytes but 0 and the slash between folders.
 part = (
@@ -109,6 +117,18 @@ def test_a_list_beside_the_users_own_shares_no_clip_with_it(tmp_path):
 def test_no_clips_no_lists_and_one_clip_is_trained_on(tmp_path):
     assert write_split(tmp_path, []) == []
     assert [path.name for path in write_split(tmp_path, ["a"])] == ["train.txt"]
+
+
+def test_what_lists_lack_is_told(tmp_path):
+    write_split(tmp_path, ["a"])
+    assert [line.split(" is ")[0] for line in left_open(tmp_path, ["a"])] == [f"{tmp_path / 'val.txt'}"]
+    (tmp_path / "val.txt").write_text("b\n")
+    assert left_open(tmp_path, ["a", "b"]) == []
+    assert [line[:42] for line in left_open(tmp_path, ["a", "c", "d"])] == [
+        f"2 of 3 clips are in no list in {tmp_path}"[:42]
+    ]
+    (tmp_path / "val.txt").write_text('"b\n')
+    assert "line 1" in left_open(tmp_path, ["a"])[0]
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

@@ -157,6 +157,7 @@ def test_file_lists_are_never_overwritten(run, videos, finished):
     run()
     assert Path("filelists/train.txt").read_text() == "mine\n"
     assert len(read_names("filelists/val.txt")) >= 1
+    assert "clips are in no list in filelists" in run.said
     run("--seed", 5, "--filelists", "other")
     assert Path("filelists/train.txt").read_text() == "mine\n"
     assert len(read_names("other/train.txt") + read_names("other/val.txt")) == 6

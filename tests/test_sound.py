@@ -166,7 +166,7 @@ def test_no_sound(tmp_path):
     with pytest.raises(MediaError, match="holds no sound. Pass a file with a sound track as --audio."):
         load_sound(write_pictures(tmp_path / "a.mp4", [scene()] * 3))
     with pytest.raises(
-        MediaError, match=r"empty\.wav holds no sound: its sound track is empty. Pass another --audio."
+        MediaError, match=r"empty\.wav holds no sound: its sound track is empty. Pass a file with sound."
     ):
         load_sound(write_wav(tmp_path / "empty.wav", np.zeros(0)))
     (tmp_path / "none.wav").write_bytes(b"")

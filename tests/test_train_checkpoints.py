@@ -281,6 +281,16 @@ def test_keep(clips, tmp_path):
     assert best == min(lines(out, "held_out"), key=lambda row: row["bce"])["step"]
 
 
+def test_a_step_that_is_reached_and_one_that_is_passed_over_are_told(clips, tmp_path, caplog):
+    train(clips, tmp_path, ORIGINAL, steps=2, checkpoint_interval=1)
+    assert "nothing to do" not in caplog.text
+    train(clips, tmp_path, ORIGINAL, steps=2)
+    assert "nothing to do: 2 steps" in caplog.text
+    assert "overwritten" not in caplog.text
+    train(clips, tmp_path, ORIGINAL, steps=2, checkpoint_path=path_of(tmp_path, "expert", 1))
+    assert "holds step 2, which is not gone on from and may be overwritten" in caplog.text
+
+
 def test_checkpoints_without_optimizer_state(clips, tmp_path):
     out = train(clips, tmp_path, [*ORIGINAL, "--save_optimizer_state", "False"], steps=1)
     assert saved(out, 1)["optimizer"] is None

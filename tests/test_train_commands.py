@@ -31,7 +31,8 @@ SHARED = (
     "save_optimizer_state keep seed warmup_steps accumulate clip_grad_norm average amp loss_scale "
     "sync_batchnorm width "
     "img_size fps sample_rate num_mels n_fft win_size hop_size fmin fmax preemphasize preemphasis min_level_db "
-    "ref_level_db max_abs_value signal_normalization allow_clipping_in_normalization symmetric_mels"
+    "ref_level_db max_abs_value signal_normalization allow_clipping_in_normalization symmetric_mels "
+    "rescale rescaling_max use_lws frame_shift_ms"
 )
 
 
@@ -71,7 +72,8 @@ def test_defaults_are_the_originals(parsed):
         "img_size": 96, "fps": 25, "sample_rate": 16000, "num_mels": 80, "n_fft": 800, "win_size": 800,
         "hop_size": 200, "fmin": 55, "fmax": 7600, "preemphasize": True, "preemphasis": 0.97,
         "min_level_db": -100, "ref_level_db": 20, "max_abs_value": 4.0, "signal_normalization": True,
-        "allow_clipping_in_normalization": True, "symmetric_mels": True,
+        "allow_clipping_in_normalization": True, "symmetric_mels": True, "rescale": True,
+        "rescaling_max": 0.9, "use_lws": False, "frame_shift_ms": None,
     }  # fmt: skip
     options.check()
     taught.check()

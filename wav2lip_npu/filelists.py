@@ -81,6 +81,29 @@ def write_split(folder: str | os.PathLike[str], names: Sequence[str], *, seed: i
     return written
 
 
+def left_open(folder: str | os.PathLike[str], names: Iterable[str]) -> list[str]:
+    """What the lists in a folder lack, in sentences: they may be of other clips, or of fewer."""
+    said = []
+    listed: set[str] = set()
+    for path in (Path(folder) / TRAIN, Path(folder) / VAL):
+        if not path.exists():
+            said.append(
+                f"{path} is not written: too few clips, or all are in the other list. Training needs it."
+            )
+            continue
+        try:
+            listed.update(read_names(path))
+        except DataError as error:
+            said.append(str(error))
+    names = set(names)
+    if unlisted := len(names - listed):
+        said.append(
+            f"{unlisted} of {len(names)} clips are in no list in {folder}, and will not be trained on: lists "
+            "are never changed. Add the clips, remove the lists and run again, or pass another --filelists."
+        )
+    return said
+
+
 def split_names(names: Iterable[str], seed: int = 0) -> tuple[list[str], list[str]]:
     """Names to train on and names for validation, about 5 %, at least one of two or more; each sorted.
 

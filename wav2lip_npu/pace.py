@@ -59,8 +59,8 @@ class Pace:
         hours = 100_000 * BATCH / min(self.loader, self.step) / 3600
         return (
             f"loader {self.loader:.0f} windows a second with {self.threads} threads ({self.first_pass:.0f} "
-            f"in the first pass), expert of width {self.width} on {self.device} {self.step:.0f}: {limit} is "
-            f"the limit, 100 000 steps of {BATCH} windows take {hours:.1f} hours"
+            f"in the first pass), expert of width {self.width} on {self.device} learns from {self.step:.0f}: "
+            f"{limit} is the limit, 100 000 steps of {BATCH} windows take {hours:.1f} hours"
         )
 
     def findings(self) -> Iterator[Finding]:
@@ -68,7 +68,7 @@ class Pace:
         if not self.is_held_up:
             return
         cores = devices.cpu_count()
-        way_out = "Put the clips on a local disk and keep --face_cache on"
+        way_out = "Put the clips on a local disk and leave --no_face_cache out"
         way_out += (
             ", and raise --num_workers." if self.threads < cores else f"; all {cores} cores are at work."
         )

@@ -65,7 +65,7 @@ def load_sound(path: str | os.PathLike[str], sample_rate: int = 16_000) -> Sound
         samples += block.shape[1]
         blocks.append(resampler.resample_chunk(block.mean(axis=0)))
     if resampler is None:
-        raise NoSoundError(f"{path} holds no sound: its sound track is empty. Pass another --audio.")
+        raise NoSoundError(f"{path} holds no sound: its sound track is empty. Pass a file with sound.")
     blocks.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
     return Sound(np.concatenate(blocks), Fraction(samples, rate), rate, channels)
 

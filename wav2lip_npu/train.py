@@ -105,6 +105,8 @@ def fit(
             stack.callback(curves.close)
         asked_to_stop = stack.enter_context(_stop_on_signal())
         last = math.inf if options.steps is None else options.steps
+        if state.step >= last or state.epoch >= options.nepochs:
+            log.warning("nothing to do: %d steps, %d epochs are done already", state.step, state.epoch)
         stopping = False
         while not (stopping or state.step >= last or state.epoch >= options.nepochs):
             values, stopping = _advance(state, batches, step, options, asked_to_stop, names)

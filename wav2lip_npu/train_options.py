@@ -38,6 +38,14 @@ class Fixed:
     """Lowest band edge, Hz."""
     fmax: float = DEFAULT_MEL.fmax
     """Highest band edge, Hz."""
+    rescale: bool = True
+    """Of no effect: the original never used it."""
+    rescaling_max: float = 0.9
+    """Of no effect either."""
+    use_lws: bool = False
+    """Nor this."""
+    frame_shift_ms: float | None = None
+    """Nor this."""
     preemphasize: bool = True
     """Whether high tones are raised first."""
     preemphasis: float = DEFAULT_MEL.preemphasis

@@ -25,7 +25,7 @@ from wav2lip_npu.filelists import TRAIN, VAL
 from wav2lip_npu.models import NETWORKS, SyncNet
 from wav2lip_npu.train import Evaluate, Step, fit, trainee
 from wav2lip_npu.train_options import Places, TrainOptions
-from wav2lip_npu.train_state import Stateful, TrainState, clean_up, newest
+from wav2lip_npu.train_state import Stateful, TrainState, clean_up, newest, saved_steps
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,14 @@ class Session:
             state.restore(self.found, weights_only=self.places.weights_only)
             source = self.found[state.main.kind].source
             log.info("going on at step %d from %s, width %d", state.step, source, widths[state.main.kind])
+            later = [step for step in saved_steps(Path(self.places.checkpoint_dir)) if step > state.step]
+            if self.places.checkpoint_path is not None and later:
+                log.warning(
+                    "%s holds step %d, which is not gone on from and may be overwritten. Leave out "
+                    "--checkpoint_path to go on from there.",
+                    self.places.checkpoint_dir,
+                    later[0],
+                )
             for kind in rates.keys() - self.found.keys():
                 log.warning("there is no checkpoint of a %s beside it: it starts from scratch", kind)
         return state
