@@ -265,6 +265,13 @@ def process(*words: object, **options: object) -> subprocess.Popen[str]:
     )
 
 
+def test_the_overview_keeps_names_and_texts_apart(capsys):
+    assert cli.main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, (_, _, text) in cli.COMMANDS.items():
+        assert [name, text] in [line.strip().split(maxsplit=1) for line in lines]
+
+
 @pytest.mark.parametrize("words", [["--help"], ["dub", "--help"], ["preprocess", "--help"]])
 def test_help_is_quick(words):
     times = []

@@ -24,6 +24,7 @@ from trainings import (
 )
 
 from wav2lip_npu import checkpoint, cli, device
+from wav2lip_npu.atomic import alone_in
 from wav2lip_npu.errors import OtherNetworkError
 from wav2lip_npu.models import NETWORKS, SyncNet, Wav2Lip
 from wav2lip_npu.train_state import path_of
@@ -289,6 +290,14 @@ def test_a_step_that_is_reached_and_one_that_is_passed_over_are_told(clips, tmp_
     assert "overwritten" not in caplog.text
     train(clips, tmp_path, ORIGINAL, steps=2, checkpoint_path=path_of(tmp_path, "expert", 1))
     assert "holds step 2, which is not gone on from and may be overwritten" in caplog.text
+
+
+def test_two_trainings_do_not_share_a_folder(clips, tmp_path, capsys):
+    with alone_in(tmp_path):
+        assert cli.main(command(clips, tmp_path, ORIGINAL, steps=1)) == 2
+    assert f"another training works in {tmp_path}. End it" in capsys.readouterr().err
+    assert not path_of(tmp_path, "expert", 1).exists()
+    train(clips, tmp_path, ORIGINAL, steps=1)
 
 
 def test_checkpoints_without_optimizer_state(clips, tmp_path):

@@ -28,6 +28,28 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             part.unlink()
 
 
+@contextlib.contextmanager
+def alone_in(folder: str | os.PathLike[str]) -> Iterator[bool]:
+    """Whether no other process holds the folder; this one then does until the block ends, killed or not.
+
+    True on a file system that knows no locks. Raises `OSError` when the folder cannot be opened.
+    """
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        alone = True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            alone = False
+        except OSError:
+            pass
+        yield alone
+    finally:
+        os.close(handle)
+
+
 def part_of(path: str | os.PathLike[str]) -> Path:
     """The name while writing; two processes or threads that write the same file do not meet.
 

@@ -117,7 +117,7 @@ def _switches(options: Any) -> Iterator[tuple[str, bool]]:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<12}{text}" for name, (_, _, text) in COMMANDS.items()]
+    lines = [f"  {name:<15}{text}" for name, (_, _, text) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: wav2lip-npu COMMAND [OPTIONS]",

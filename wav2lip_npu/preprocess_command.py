@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import logging
 import os
@@ -15,7 +14,7 @@ from typing import Any
 import cv2
 
 from wav2lip_npu import __version__, device, filelists, records
-from wav2lip_npu.atomic import remove_stale_parts
+from wav2lip_npu.atomic import alone_in, remove_stale_parts
 from wav2lip_npu.clip_folder import clean_up, read_description
 from wav2lip_npu.clips import AUDIO_FILE, CLIP_FORMAT
 from wav2lip_npu.detectors import load_detector
@@ -230,18 +229,14 @@ def _is_clip(record: Record, root: Path) -> bool:
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[None]:
     """The folder of the clips, made if need be, for this process alone. Raises `DataError`."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        handle = os.open(root, os.O_RDONLY)
-    except OSError as error:
-        raise DataError(f"cannot write {root}: {error.strerror}. Pass another --preprocessed_root.") from None
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"another preprocess works in {root}. Wait for it or end it.") from None
+            root.mkdir(parents=True, exist_ok=True)
+            alone = stack.enter_context(alone_in(root))
         except OSError as error:
-            log.debug("%s is not locked: %s", root, error)  # a file system that cannot
+            raise DataError(
+                f"cannot write {root}: {error.strerror}. Pass another --preprocessed_root."
+            ) from None
+        if not alone:
+            raise DataError(f"another preprocess works in {root}. Wait for it or end it.")
         yield
-    finally:
-        os.close(handle)

@@ -14,12 +14,14 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from wav2lip_npu import __version__, checkpoint, distributed
 from wav2lip_npu import device as devices
+from wav2lip_npu.atomic import alone_in
 from wav2lip_npu.checkpoint import Checkpoint
 from wav2lip_npu.curves import CURVES_FILE
 from wav2lip_npu.data import Batch, Draw, Index, Samples, batches, index_clips
 from wav2lip_npu.distributed import Ranks
 from wav2lip_npu.doctor import examine
 from wav2lip_npu.encode import check_writable
+from wav2lip_npu.errors import UsageError
 from wav2lip_npu.face_reader import FaceReader
 from wav2lip_npu.filelists import TRAIN, VAL
 from wav2lip_npu.models import NETWORKS, SyncNet
@@ -161,12 +163,16 @@ def opened(
     device = devices.resolve(distributed.local_device(places.device))
     devices.activate(device)
     devices.check_training(device, options.amp, options.loss_scale, options.sync_batchnorm)
-    with distributed.joined(device) as ranks:
+    with distributed.joined(device) as ranks, contextlib.ExitStack() as stack:
         if not ranks.is_first:
             logging.getLogger("wav2lip_npu").setLevel(logging.WARNING)
         log.info("wav2lip-npu %s on %s, rank %d of %d", __version__, devices.describe(device), *ranks)
         log.info("%s", said)
         if ranks.is_first:
+            if not stack.enter_context(alone_in(directory)):
+                raise UsageError(
+                    f"another training works in {directory}. End it, or pass another --checkpoint_dir."
+                )
             clean_up(directory)
         found = _found(places, kinds, disc)
         train, held_out = (
