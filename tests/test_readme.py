@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import shutil
@@ -32,12 +33,31 @@ def test_python_blocks_run(folder):
         assert (folder / "out.mp4").exists()
 
 
-def test_commands_run(folder):
-    lines = [line for _, text in BLOCKS for line in text.splitlines() if line.startswith("wav2lip-npu ")]
-    assert lines
-    for line in lines:
-        assert cli.main(shlex.split(line)[1:]) == 0
+def commands() -> list[list[str]]:
+    """Words of the commands that are shown, those over several lines too."""
+    lines = [line for _, text in BLOCKS for line in text.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("wav2lip-npu ")]
+
+
+def test_dubs_run(folder):
+    dubs = [words for words in commands() if words[0] == "dub"]
+    assert dubs
+    for words in dubs:
+        assert cli.main(words) == 0
         assert (folder / "out.mp4").exists()
+
+
+def test_trainings_parse(monkeypatch):
+    """That they run one after the other is tested in test_end_to_end.py."""
+    seen = []
+    for words in commands():
+        if words[0] != "dub":
+            module, name, _ = cli.COMMANDS[words[0]]
+            monkeypatch.setattr(
+                getattr(importlib.import_module(module), name), "run", lambda self: seen.append(self)
+            )
+            assert cli.main(words) == 0
+    assert len(seen) >= 4
 
 
 def test_every_make_target_exists():
