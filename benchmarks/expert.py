@@ -154,7 +154,7 @@ def table(arguments: argparse.Namespace) -> str:
     for kind, recipe in itertools.product(LEVELS, ("default", "original")):
         for seed in range(arguments.seeds):
             found = looks(arguments.out / f"{kind}_{recipe}_{seed}")
-            if not found:
+            if len(found) < LOOKS:
                 continue
             cells = []
             for level in LEVELS[kind]:

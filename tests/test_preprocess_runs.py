@@ -163,6 +163,13 @@ def test_file_lists_are_never_overwritten(run, videos, finished):
     assert len(read_names("other/train.txt") + read_names("other/val.txt")) == 6
 
 
+def test_lists_that_cannot_be_written_are_told_first(run, monkeypatch):
+    monkeypatch.setattr(preprocess_command, "make_clip", lambda *_: pytest.fail("worked in vain"))
+    Path("mine.txt").write_text("no folder")
+    assert run("--filelists", "mine.txt") == 2
+    assert "cannot write mine.txt/train.txt: mine.txt is not a folder" in run.said
+
+
 def test_a_second_run_does_nothing(run, monkeypatch, finished, whole):
     shutil.copytree(finished, ".", dirs_exist_ok=True)
     before = {path: path.stat().st_mtime_ns for path in Path("out/main").rglob("*")}

@@ -18,6 +18,7 @@ from wav2lip_npu.atomic import alone_in, remove_stale_parts
 from wav2lip_npu.clip_folder import clean_up, read_description
 from wav2lip_npu.clips import AUDIO_FILE, CLIP_FORMAT
 from wav2lip_npu.detectors import load_detector
+from wav2lip_npu.encode import check_writable
 from wav2lip_npu.errors import DataError, UsageError
 from wav2lip_npu.preprocess import ClipOptions, DroppedError, LimitedDetector, make_clip, source_of
 from wav2lip_npu.processes import Fault, work_through
@@ -69,6 +70,9 @@ class PreprocessCommand:
         workers = self.workers or min(device.cpu_count(), _WORKERS_PER_CARD * len(cards))
         log.info("device %s, detector %s, %d workers", " ".join(cards), detector, workers)
         log.info("%s", ", ".join(f"{name}={value!r}" for name, value in self._shaping(detector).items()))
+        for name in (filelists.TRAIN, filelists.VAL):
+            if not os.path.lexists(path := Path(self.filelists) / name):
+                check_writable(path)  # now, not after hours
         with _locked(root):
             try:
                 found = self._process(videos, root, detector, cards, workers)
