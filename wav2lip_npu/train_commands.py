@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.flags import resolved
-from wav2lip_npu.train_options import GeneratorOptions, Places, TrainOptions
+from wav2lip_npu.train_options import ExpertTrainOptions, GeneratorOptions, Places, TrainOptions
 
 _FEWEST_WINDOWS = 2
 _NO_STATISTICS = "the expert's batch norms need two windows or more. Pass --batch_size 2 at least."
@@ -21,9 +21,7 @@ class TrainSyncnetCommand:
     """
 
     places: Places
-    train: TrainOptions = field(
-        default_factory=lambda: TrainOptions(batch_size=64, checkpoint_interval=10_000, eval_interval=10_000)
-    )
+    train: ExpertTrainOptions = field(default_factory=ExpertTrainOptions)
     recipe: str = "default"
     """default (every sound of a batch against every picture, averaged weights) or original."""
     eval_clips: int = 200

@@ -77,17 +77,17 @@ class Fixed:
 class TrainOptions:
     """How any of the networks is trained."""
 
-    batch_size: Annotated[int, tyro.conf.arg(aliases=["--syncnet_batch_size"])] = 16
+    batch_size: int = 16
     """Windows in a batch, on each card."""
-    learning_rate: Annotated[float, tyro.conf.arg(aliases=["--initial_learning_rate", "--syncnet_lr"])] = 1e-4
-    """Step size of Adam; the default recipe of the expert takes ten times as much."""
+    learning_rate: Annotated[float, tyro.conf.arg(aliases=["--initial_learning_rate"])] = 1e-4
+    """Step size of Adam."""
     nepochs: int = 200_000_000_000_000_000
     """Stop after so many passes over the clips."""
     steps: int | None = None
     """Stop at this step. (default: only at nepochs, or when told to)"""
-    checkpoint_interval: Annotated[int, tyro.conf.arg(aliases=["--syncnet_checkpoint_interval"])] = 3000
+    checkpoint_interval: int = 3000
     """Steps from one checkpoint to the next."""
-    eval_interval: Annotated[int, tyro.conf.arg(aliases=["--syncnet_eval_interval"])] = 3000
+    eval_interval: int = 3000
     """Steps from one look at the held-out clips to the next."""
     log_interval: int = 50
     """Steps that a point of the training curves is the mean of."""
@@ -149,6 +149,20 @@ class TrainOptions:
         if self.amp not in AMP:
             raise UsageError(f"unknown --amp {self.amp!r}. Pass {', '.join(AMP)}.")
         self.fixed.check()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertTrainOptions(TrainOptions):
+    """How the expert is trained: what the original's hparams.py has of its own for it."""
+
+    batch_size: Annotated[int, tyro.conf.arg(aliases=["--syncnet_batch_size"])] = 64
+    """Windows in a batch, on each card."""
+    learning_rate: Annotated[float, tyro.conf.arg(aliases=["--initial_learning_rate", "--syncnet_lr"])] = 1e-4
+    """Step size of Adam; the default recipe takes ten times as much."""
+    checkpoint_interval: Annotated[int, tyro.conf.arg(aliases=["--syncnet_checkpoint_interval"])] = 10_000
+    """Steps from one checkpoint to the next."""
+    eval_interval: Annotated[int, tyro.conf.arg(aliases=["--syncnet_eval_interval"])] = 10_000
+    """Steps from one look at the held-out clips to the next."""
 
 
 @dataclass(frozen=True, kw_only=True)

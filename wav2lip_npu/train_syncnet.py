@@ -21,7 +21,7 @@ from wav2lip_npu.face_reader import FaceReader
 from wav2lip_npu.losses import all_pairs_loss, cosine, pair_loss
 from wav2lip_npu.synchrony import FARTHEST, Similarities, mouths, similarities
 from wav2lip_npu.train import Losses, Step
-from wav2lip_npu.train_options import TrainOptions
+from wav2lip_npu.train_options import ExpertTrainOptions
 from wav2lip_npu.train_state import TrainState
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Recipe:
     warmup_steps: int
     average: float
 
-    def options(self, asked: TrainOptions) -> TrainOptions:
+    def options(self, asked: ExpertTrainOptions) -> ExpertTrainOptions:
         """What was asked for, with what was left open filled in."""
         return replace(
             asked,
