@@ -125,8 +125,9 @@ def folder_of(root: Path, name: str) -> Path:
     A list that preprocess wrote for `lrs2/` also serves the data root `lrs2/main/`: what the root ends
     in need not stand in the line. Raises `DataError` for a name that leads out of the root.
     """
-    parts = PurePosixPath(name).parts
-    if not parts or parts[0] == "/" or ".." in parts:
+    path = PurePosixPath(name)
+    parts = path.parts
+    if not parts or path.is_absolute() or ".." in parts:
         raise DataError(f"the clip {name!r} of a file list is outside --data_root. Write relative folders.")
     folder = root / name
     if os.path.isdir(folder):  # unlike Path.is_dir it does not raise for a name that is too long
