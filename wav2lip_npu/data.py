@@ -28,6 +28,7 @@ from wav2lip_npu.face_reader import FaceReader
 from wav2lip_npu.filelists import Entry, read_list
 from wav2lip_npu.mel import DEFAULT_MEL, Mel
 from wav2lip_npu.overlap import in_lanes
+from wav2lip_npu.records import counted
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def index_clips(
             log.info("%s: looked at %d of %d clips", file_list, count, len(entries))
     if not clips:
         raise DataError(
-            f"no clip of {file_list} can be used ({_counted(rejected)}). Run wav2lip-npu doctor {root}."
+            f"no clip of {file_list} can be used ({counted(rejected)}). Run wav2lip-npu doctor {root}."
         )
     index = Index(clips, rejected)
     log.info("%s: %s", file_list, describe(index))
@@ -111,12 +112,8 @@ def index_clips(
 def describe(index: Index) -> str:
     """How much there is and how many clips were rejected why, in one line."""
     hours = sum(clip.seconds for clip in index.clips) / 3600
-    rejected = f", {index.rejected.total()} rejected: {_counted(index.rejected)}" if index.rejected else ""
+    rejected = f", {index.rejected.total()} rejected: {counted(index.rejected)}" if index.rejected else ""
     return f"{len(index.clips)} clips, {hours:.2f} hours{rejected}"
-
-
-def _counted(reasons: Counter[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
 
 
 def folder_of(root: Path, name: str) -> Path:

@@ -9,6 +9,7 @@ from enum import IntEnum
 
 from wav2lip_npu.inspection import Looked
 from wav2lip_npu.mel import TRAINING_FPS
+from wav2lip_npu.records import counted
 
 TRUSTED = 0.1
 """Confidence from which on an offset is believed."""
@@ -118,7 +119,7 @@ def _of_lists(seen: Seen) -> Iterator[Finding]:
             _by_share(share, note=0, harms=0.1, breaks=0.5),
             "rejected",
             f"{seen.rejected.total()} of {total} clips cannot be used ({share:.0%}): "
-            f"{_counted(seen.rejected)}",
+            f"{counted(seen.rejected)}",
             "Preprocess their videos again; --json names them.",
         )
     if seen.failed:
@@ -127,7 +128,7 @@ def _of_lists(seen: Seen) -> Iterator[Finding]:
             _by_share(share, note=0, harms=0.2, breaks=0.7),
             "failed_videos",
             f"{seen.failed.total()} of {seen.videos} videos became no clip ({share:.0%}): "
-            f"{_counted(seen.failed)}",
+            f"{counted(seen.failed)}",
             "Read report.jsonl in the data root, mend the videos and run preprocess again.",
         )
     if not seen.val_clips:
@@ -280,10 +281,6 @@ def _shared_by(
 def _by_share(share: float, *, note: float, harms: float, breaks: float) -> Severity:
     assert share > note, "nothing to tell"
     return Severity.BREAKS if share > breaks else Severity.HARMS if share > harms else Severity.NOTE
-
-
-def _counted(reasons: Counter[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
 
 
 def _some(names: Sequence[str], most: int = _NAMED) -> str:

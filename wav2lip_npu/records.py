@@ -101,8 +101,13 @@ def summary(records: Iterable[Record]) -> list[str]:
     counts = ", ".join(f"{states[state]} {state}" for state in ("ok", "kept", "failed"))
     lines = [f"{len(records)} videos: {counts}; {seconds / 60:.1f} minutes of clips"]
     if reasons:
-        lines.append("failed: " + ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()))
+        lines.append(f"failed: {counted(reasons)}")
     return lines
+
+
+def counted(reasons: Counter[str]) -> str:
+    """How often each reason was given, the most frequent first."""
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
 
 
 def _line(record: Record) -> bytes:
