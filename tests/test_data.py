@@ -39,7 +39,7 @@ from wav2lip_npu.face_reader import FaceReader
 from wav2lip_npu.filelists import Entry, write_list
 
 NAMES = ["spk 1/it's", 'spk 1/"quoted"', "spk 2/a", "spk 2/b c", "d", "e", "f"]
-DRAWS = {"windows": draw_windows(4), "pair": draw_pair, "target": draw_target}
+DRAWS = {"windows": draw_windows(4), "pair": draw_pair(), "target": draw_target()}
 
 
 @pytest.fixture(scope="session")
@@ -253,7 +253,7 @@ def begin_of(mel: np.ndarray) -> int:
 def test_a_pair_is_in_sync_half_the_time_and_otherwise_shows_another_window(tmp_path):
     clip = numbered_clip(tmp_path / "x", 60)
     in_sync, starts = 0, set()
-    for sample in draws(draw_pair, clip, 600):
+    for sample in draws(draw_pair(), clip, 600):
         assert sample["mels"].shape == (1, 80, 16) and sample["faces"].shape == (1, 5, 48, 96, 3)
         shown = numbers_in(sample["faces"][0])
         assert shown == list(range(shown[0], shown[0] + 5))
@@ -269,7 +269,7 @@ def test_a_pair_is_in_sync_half_the_time_and_otherwise_shows_another_window(tmp_
 def test_a_target_has_the_sound_of_each_frame_and_another_window_for_reference(tmp_path):
     clip = numbered_clip(tmp_path / "x", 60)
     starts = set()
-    for sample in draws(draw_target, clip, 600):
+    for sample in draws(draw_target(), clip, 600):
         target, reference = (numbers_in(sample[name][0]) for name in ("target", "reference"))
         assert target == list(range(target[0], target[0] + 5))
         assert reference == list(range(reference[0], reference[0] + 5))
@@ -287,7 +287,7 @@ def test_a_reference_is_of_the_same_shot(tmp_path):
     clip = numbered_clip(tmp_path / "x", 60)
     cut = Clip("x", clip.folder, clip.frames, np.array([8, 13, 40]), clip.columns)
     seen = set()
-    for sample in draws(draw_target, cut, 300):
+    for sample in draws(draw_target(), cut, 300):
         shots = {
             np.searchsorted(cut.cuts, numbers_in(sample[name][0]), side="right")[k]
             for name in ("target", "reference")

@@ -36,12 +36,15 @@ SHARED = (
 )
 
 
+AUGMENT = "flip stretch shift turn bend colour gamma blur noise jpeg formants loudness tilt"
+
+
 def test_every_flag_is_known():
     """A new flag is a decision: it belongs in this list and in the docs."""
-    assert names(TrainSyncnetCommand) == set(f"{SHARED} recipe eval_clips".split())
+    assert names(TrainSyncnetCommand) == set(f"{SHARED} {AUGMENT} recipe eval_clips".split())
     assert names(TrainCommand) == set(
-        f"{SHARED} syncnet_checkpoint_path disc_checkpoint_path syncnet_wt sync_gate sync_weight disc_wt "
-        "disc_initial_learning_rate expert_bn eval_batches".split()
+        f"{SHARED} {AUGMENT} syncnet_checkpoint_path disc_checkpoint_path syncnet_wt sync_gate sync_weight disc_wt "
+        "disc_initial_learning_rate expert_bn eval_batches reference_distance".split()
     )
 
 

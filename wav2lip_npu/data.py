@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wav2lip_npu import device
-from wav2lip_npu.clips import FACE_SIZE, WINDOW, Clip, ClipError, Numbers, first_column, read_clip
+from wav2lip_npu.augment import UNCHANGED, Augmentation
+from wav2lip_npu.clips import FACE_SIZE, WINDOW, Clip, ClipError, Faces, Numbers, first_column, read_clip
 from wav2lip_npu.errors import DataError
 from wav2lip_npu.face_reader import FaceReader
 from wav2lip_npu.filelists import Entry, read_list
@@ -215,7 +216,7 @@ def batches(
     return in_lanes(make, itertools.count(position, size * ranks), lanes)
 
 
-def draw_windows(count: int) -> Draw:
+def draw_windows(count: int, changes: Augmentation = UNCHANGED) -> Draw:
     """`count` windows of a clip with their sound: mels [count, 80, 16] and the lower halves of five faces,
     faces uint8 [count, 5, S/2, S, 3]; all different where the clip has as many.
     """
@@ -224,47 +225,72 @@ def draw_windows(count: int) -> Draw:
         chosen = random.choice(positions, count, replace=len(positions) < count)
         frames = clip.frames[chosen]
         return {
-            "mels": _sounds(clip, frames),
-            "faces": faces.pick(clip, chosen[:, None] + _NEXT, FACE_SIZE // 2),
+            "mels": changes.sounds(random, _sounds(clip, frames)),
+            "faces": _lower_faces(clip, chosen, faces, random, changes),
             "frame": frames,
         }
 
     return draw
 
 
-def draw_pair(clip: Clip, positions: Numbers, random: np.random.Generator, faces: FaceReader) -> Arrays:
+def draw_pair(changes: Augmentation = UNCHANGED) -> Draw:
     """The original's sample: the sound of one window, and by a fair coin its faces or those of another.
 
     mels [1, 80, 16], faces uint8 [1, 5, S/2, S, 3], in_sync float32 [1].
     """
-    right, wrong = random.choice(positions, 2, replace=False)
-    in_sync = int(random.integers(2))
-    shown = np.array([right if in_sync else wrong])
-    return {
-        "mels": _sounds(clip, clip.frames[[right]]),
-        "faces": faces.pick(clip, shown[:, None] + _NEXT, FACE_SIZE // 2),
-        "in_sync": np.array([in_sync], np.float32),
-    }
+
+    def draw(clip: Clip, positions: Numbers, random: np.random.Generator, faces: FaceReader) -> Arrays:
+        right, wrong = random.choice(positions, 2, replace=False)
+        in_sync = int(random.integers(2))
+        shown = np.array([right if in_sync else wrong])
+        return {
+            "mels": changes.sounds(random, _sounds(clip, clip.frames[[right]])),
+            "faces": _lower_faces(clip, shown, faces, random, changes),
+            "in_sync": np.array([in_sync], np.float32),
+        }
+
+    return draw
 
 
-def draw_target(clip: Clip, positions: Numbers, random: np.random.Generator, faces: FaceReader) -> Arrays:
+def draw_target(changes: Augmentation = UNCHANGED, reference_distance: int = 0) -> Draw:
     """The generator's sample: a window to make and another of the same shot to know the face from.
 
     target and reference uint8 [1, 5, S, S, 3], frame_mels [1, 5, 80, 16] (each frame's own sound),
-    mels [1, 80, 16] (the sound of the window, for the expert).
+    mels [1, 80, 16] (the sound of the window, for the expert). Where a clip is long enough, as many pictures
+    as asked for lie between the two.
     """
-    shots = clip.shots[positions]
-    target = int(random.choice(positions[np.bincount(shots)[shots] > 1]))
-    reference = int(random.choice(positions[(shots == clip.shots[target]) & (positions != target)]))
-    frame = int(clip.frames[target])
-    sounds = _sounds(clip, np.array([frame, *range(frame + MEL_SHIFT, frame + MEL_SHIFT + WINDOW)]))
-    windows = faces.pick(clip, np.array([[target], [reference]]) + _NEXT)
-    return {
-        "target": windows[:1],
-        "reference": windows[1:],
-        "frame_mels": sounds[None, 1:],
-        "mels": sounds[:1],
-    }
+
+    def draw(clip: Clip, positions: Numbers, random: np.random.Generator, faces: FaceReader) -> Arrays:
+        shots = clip.shots[positions]
+        target = int(random.choice(positions[np.bincount(shots)[shots] > 1]))
+        others = positions[(shots == clip.shots[target]) & (positions != target)]
+        away = np.abs(clip.frames[others] - clip.frames[target])
+        far = others[away >= min(reference_distance + WINDOW, away.max())] if reference_distance else others
+        reference = int(random.choice(far))
+        frame = int(clip.frames[target])
+        sounds = _sounds(clip, np.array([frame, *range(frame + MEL_SHIFT, frame + MEL_SHIFT + WINDOW)]))
+        sounds = changes.sounds(random, sounds)
+        windows = faces.pick(clip, np.array([[target], [reference]]) + _NEXT)
+        made, given = changes.faces(random, windows[:1], windows[1:])
+        return {
+            "target": made,
+            "reference": changes.worsen(random, given),
+            "frame_mels": sounds[None, 1:],
+            "mels": sounds[:1],
+        }
+
+    return draw
+
+
+def _lower_faces(
+    clip: Clip, chosen: Numbers, reader: FaceReader, random: np.random.Generator, changes: Augmentation
+) -> Faces:
+    """Lower halves [len(chosen), 5, S/2, S, 3] of the windows at some positions, each changed on its own."""
+    positions, middle = chosen[:, None] + _NEXT, FACE_SIZE // 2
+    if changes == UNCHANGED:
+        return reader.pick(clip, positions, middle)
+    windows = [changes.faces(random, window)[0] for window in reader.pick(clip, positions)]
+    return np.stack([changes.worsen(random, window)[:, middle:] for window in windows])
 
 
 def _sounds(clip: Clip, frames: Numbers) -> Mel:

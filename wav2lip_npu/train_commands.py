@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field, replace
 
+from wav2lip_npu.augment import Augmentation
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.flags import resolved
+from wav2lip_npu.starter import STARTER
 from wav2lip_npu.train_options import ExpertTrainOptions, GeneratorOptions, Places, TrainOptions
 
 _FEWEST_WINDOWS = 2
@@ -22,6 +24,7 @@ class TrainSyncnetCommand:
 
     places: Places
     train: ExpertTrainOptions = field(default_factory=ExpertTrainOptions)
+    augment: Augmentation = field(default_factory=Augmentation)
     recipe: str = "default"
     """default (every sound of a batch against every picture, averaged weights) or original."""
     eval_clips: int = 200
@@ -30,6 +33,7 @@ class TrainSyncnetCommand:
     def run(self) -> None:
         """Train until told to stop; then the newest checkpoint is whole."""
         self.train.check()
+        self.augment.check()
         if self.eval_clips < 1:
             raise UsageError(f"--eval_clips {self.eval_clips} is not at least 1.")
         from wav2lip_npu.train_session import opened
@@ -53,7 +57,7 @@ class TrainSyncnetCommand:
             findings = functools.cache(session.findings)
             evaluate = make_evaluate(state, held_out, session.reader, when_guessing=findings)
             clips_in_batch = options.batch_size // recipe.windows_per_clip
-            session.fit(state, recipe.draw(), clips_in_batch, step, evaluate)
+            session.fit(state, recipe.draw(self.augment), clips_in_batch, step, evaluate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,21 +66,26 @@ class TrainCommand:
 
     wav2lip-npu train --data_root lrs2_preprocessed --checkpoint_dir checkpoints/wav2lip
     --syncnet_checkpoint_path checkpoints/expert/checkpoint_step000010000.pth
+
+    With a few minutes of your own face, from the weights of the package on:
+    wav2lip-npu train --checkpoint_path starter --data_root my_clips --checkpoint_dir checkpoints/me
     """
 
     places: Places
-    syncnet_checkpoint_path: str
-    """Weights of the expert."""
+    syncnet_checkpoint_path: str = STARTER
+    """Weights of the expert. (default: those of the package)"""
     disc_checkpoint_path: str | None = None
     """Discriminator to go on from. (default: the one beside the generator's checkpoint)"""
     train: TrainOptions = field(default_factory=TrainOptions)
     generator: GeneratorOptions = field(default_factory=GeneratorOptions)
+    augment: Augmentation = field(default_factory=Augmentation)
 
     def run(self) -> None:
         """Train until told to stop; then the newest checkpoints are whole."""
         options, asked = self.train, self.generator
         options.check()
         asked.check()
+        self.augment.check()
         if asked.expert_bn == "batch" and options.batch_size < _FEWEST_WINDOWS:
             raise UsageError(f"--batch_size {options.batch_size} --expert_bn batch: {_NO_STATISTICS}")
         if self.disc_checkpoint_path is not None and not asked.disc_wt:
@@ -95,5 +104,6 @@ class TrainCommand:
             schedule = SyncSchedule(asked.syncnet_wt, asked.sync_gate, asked.risen_weight)
             state = session.state(rates, {"schedule": schedule})
             lessons = Lessons(state, session.placed(expert), schedule, asked, options.amp)
-            evaluate = lessons.evaluator(session.held_out_samples(draw_target), options.batch_size)
-            session.fit(state, draw_target, options.batch_size, lessons.step, evaluate)
+            evaluate = lessons.evaluator(session.held_out_samples(draw_target()), options.batch_size)
+            draw = draw_target(self.augment, asked.reference_distance)
+            session.fit(state, draw, options.batch_size, lessons.step, evaluate)

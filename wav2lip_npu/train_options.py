@@ -181,6 +181,8 @@ class GeneratorOptions:
     """Step size of Adam for the discriminator."""
     expert_bn: str = "eval"
     """Batch norms of the expert: eval (running statistics) or batch (of each batch, as the original)."""
+    reference_distance: int = 0
+    """Pictures between the one to make and the one to know the face from at least, where a clip has them."""
     eval_batches: int = 40
     """Batches of held-out windows that are looked at, always the same ones."""
 
@@ -193,6 +195,8 @@ class GeneratorOptions:
                 raise UsageError(f"--{name} {getattr(self, name):g} is out of range. Pass 0 to 1.")
         if self.disc_wt + max(self.syncnet_wt, self.risen_weight) > 1:
             raise UsageError("the weights of sync loss and discriminator are above 1 together. Lower one.")
+        if self.reference_distance < 0:
+            raise UsageError(f"--reference_distance {self.reference_distance} is below 0.")
         if self.eval_batches < 1:
             raise UsageError(f"--eval_batches {self.eval_batches} is not at least 1.")
 
@@ -213,7 +217,8 @@ class Places:
     checkpoint_dir: str
     """Folder for checkpoints, curves and sample pictures."""
     checkpoint_path: str | None = None
-    """Checkpoint to go on from. (default: the newest whole one of checkpoint_dir)"""
+    """Checkpoint to go on from; starter: the weights of the package, unless checkpoint_dir has newer ones.
+    (default: the newest whole one of checkpoint_dir)"""
     weights_only: bool = False
     """Take just the weights of that checkpoint: no optimizer state, step 0."""
     filelists: str = "filelists"

@@ -25,6 +25,7 @@ from wav2lip_npu.errors import UsageError
 from wav2lip_npu.face_reader import FaceReader
 from wav2lip_npu.filelists import TRAIN, VAL
 from wav2lip_npu.models import NETWORKS, SyncNet
+from wav2lip_npu.starter import STARTER
 from wav2lip_npu.train import Evaluate, Step, fit, trainee
 from wav2lip_npu.train_options import Places, TrainOptions
 from wav2lip_npu.train_state import Stateful, TrainState, clean_up, newest, saved_steps
@@ -193,9 +194,10 @@ def load_expert(path: str) -> SyncNet:
 
 def _found(places: Places, kinds: list[str], disc: str | None) -> dict[str, Checkpoint]:
     """The checkpoints to go on from, by kind. Raises `CheckpointError`."""
-    if places.checkpoint_path is None:
+    found = {}
+    if places.checkpoint_path in (None, STARTER):
         found = newest(Path(places.checkpoint_dir), kinds)
-    else:
+    if places.checkpoint_path is not None and not found:
         path = Path(places.checkpoint_path)
         found = {kinds[0]: checkpoint.load(path, kinds[0])}
         beside = path.with_name(f"disc_{path.name}")

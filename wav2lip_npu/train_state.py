@@ -21,10 +21,11 @@ from wav2lip_npu import __version__, checkpoint, distributed
 from wav2lip_npu import device as devices
 from wav2lip_npu.atomic import remove_stale_parts
 from wav2lip_npu.averages import Average
-from wav2lip_npu.checkpoint import MORE, Checkpoint
+from wav2lip_npu.checkpoint import Checkpoint
 from wav2lip_npu.distributed import ALONE, Ranks
 from wav2lip_npu.errors import CheckpointError, OtherNetworkError
 from wav2lip_npu.mel import DEFAULT_MEL
+from wav2lip_npu.weights_file import MORE, read
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ class TrainState:
         self.epoch = int(training.get("global_epoch", 0))
         if self.step < 0:
             raise ValueError(f"global_step {self.step}")
-        if not more:
+        if "position" not in more:
             return
         self.position = int(more["position"])
         self.best, self.best_step = more["best"], int(more["best_step"])
@@ -258,7 +259,7 @@ def prune(directory: Path, kinds: list[str], keep: int, *, step: int, best_step:
 
 def _is_ours(path: Path) -> bool:
     try:
-        return MORE in checkpoint.read(path)
+        return MORE in read(path)
     except CheckpointError:
         return False
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wav2lip_npu import device as devices
 from wav2lip_npu import distributed
+from wav2lip_npu.augment import UNCHANGED, Augmentation
 from wav2lip_npu.clips import Clip, ClipError
 from wav2lip_npu.curves import Curves
 from wav2lip_npu.data import Draw, draw_pair, draw_windows
@@ -54,9 +55,10 @@ class Recipe:
             average=self.average if asked.average is None else asked.average,
         )
 
-    def draw(self) -> Draw:
+    def draw(self, changes: Augmentation = UNCHANGED) -> Draw:
         """What makes its samples."""
-        return draw_windows(self.windows_per_clip) if self.windows_per_clip > 1 else draw_pair
+        several = self.windows_per_clip > 1
+        return draw_windows(self.windows_per_clip, changes) if several else draw_pair(changes)
 
 
 RECIPES = {
