@@ -19,7 +19,7 @@ from networks import golden_weights
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from wav2lip_npu import checkpoint
+from wav2lip_npu import weights_file
 from wav2lip_npu.checkpoint import Checkpoint, load, load_tensors, save
 from wav2lip_npu.errors import CheckpointError
 from wav2lip_npu.models import NETWORKS, Wav2Lip, fold_norms
@@ -484,11 +484,11 @@ def test_tar_that_begins_like_a_legacy_file(tmp_path: Path) -> None:
     """PyTorch 2.5 unpickles such a file without asking (CVE-2025-32434)."""
     bomb = Bomb(tmp_path / "marker")
     (tmp_path / "member").write_bytes(pickle.dumps(bomb))
-    member = tarfile.TarInfo((b"\x80\2" + checkpoint._LEGACY_MAGIC).decode("latin-1"))
+    member = tarfile.TarInfo((b"\x80\2" + weights_file._LEGACY_MAGIC).decode("latin-1"))
     member.size = (tmp_path / "member").stat().st_size
     with tarfile.open(tmp_path / "x.pth", "w", format=tarfile.USTAR_FORMAT, encoding="latin-1") as archive:
         archive.addfile(member, (tmp_path / "member").open("rb"))
-    assert (tmp_path / "x.pth").read_bytes()[2:15] == checkpoint._LEGACY_MAGIC
+    assert (tmp_path / "x.pth").read_bytes()[2:15] == weights_file._LEGACY_MAGIC
     refused(tmp_path / "x.pth", "is a packed archive")
     assert not bomb.marker.exists()
 

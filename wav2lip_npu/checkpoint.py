@@ -1,19 +1,15 @@
-"""Weights on disk: reads every published form of Wav2Lip weights, never runs what a file contains.
+"""Networks on disk: what is in a weights file, checked to be one of the three networks.
 
-Read are the original's dict (`state_dict`, `optimizer`, `global_step`, `global_epoch`), a bare state
-dict, both with or without a `module.` prefix and in PyTorch's zip or legacy format, TorchScript
-archives, and safetensors.
+Read are the original's dict (`state_dict`, `optimizer`, `global_step`, `global_epoch`) and a bare state
+dict, with or without a `module.` prefix, in any form of file that `weights_file.py` knows.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import pickle
-import re
-import tarfile
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 from wav2lip_npu.atomic import replacing
 from wav2lip_npu.errors import CheckpointError, OtherNetworkError
 from wav2lip_npu.mel import DEFAULT_MEL
-from wav2lip_npu.torchscript import read_torchscript
+from wav2lip_npu.starter import located
+from wav2lip_npu.weights_file import MORE, read, tensors_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-MORE = "wav2lip_npu"
-"""Key of what checkpoints of ours hold beside what the original's have, which its code ignores."""
 _KEY_ONLY_IN = {
     "generator": "output_block.1.weight",
     "expert": "face_encoder.0.conv_block.0.weight",
@@ -40,33 +35,6 @@ _NAMES = {
     "discriminator": "a quality discriminator",
     "detector": "an S3FD face detector",
 }
-_LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_IMPOSTORS = (
-    (rb"$", "is empty. Download it again."),
-    (
-        rb"version https://git-lfs",
-        "is a Git LFS pointer, not the weights. Run 'git lfs pull' where it is from.",
-    ),
-    (
-        rb"(\xef\xbb\xbf)?\s*<([!?]|html|head|body)",
-        "is an HTML or XML page: the answer of a web site was saved instead of the weights. "
-        "Open the link in a browser and save the file itself.",
-    ),
-    (
-        rb"....ftyp|RIFF|\x1aE\xdf\xa3|ID3|OggS|fLaC|\x89PNG|\xff\xd8\xff",
-        "is a video, sound or picture, not weights. Pass a .pth, .pt or .safetensors file.",
-    ),
-    (
-        rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|.{257}ustar",
-        "is a packed archive. Unpack it and pass the .pth inside.",
-    ),
-    (
-        rb"\x80[\x00-\x05]",
-        "is a Python pickle, not PyTorch weights, and was not opened: a pickle can run code. "
-        "Pass a file that torch.save made of tensors.",
-    ),
-)
-"""How files begin that are no weights, and what they are."""
 
 
 @dataclass(frozen=True)
@@ -114,17 +82,17 @@ class Checkpoint:
 
 
 def load(path: str | os.PathLike[str], kind: str) -> Checkpoint:
-    """The checkpoint of a `generator`, `expert` or `discriminator`.
+    """The checkpoint of a `generator`, `expert` or `discriminator`; `starter` is that of the package.
 
     Raises `CheckpointError` when the file is missing, damaged, something else, or of another network.
     """
-    source = Path(path)
+    source = located(path, kind)
     content = read(source)
     weights, training = content, None
     if isinstance(content.get("state_dict"), dict):
         weights = content["state_dict"]
         training = {key: value for key, value in content.items() if key != "state_dict"}
-    weights = {key.replace("module.", ""): value for key, value in _tensors(weights, source).items()}
+    weights = {key.replace("module.", ""): value for key, value in tensors_of(weights, source).items()}
     width = _check(weights, kind, source)
     _check_mel(_more(training).get("mel"), source)
     return Checkpoint(kind, weights, width, training, source)
@@ -133,7 +101,7 @@ def load(path: str | os.PathLike[str], kind: str) -> Checkpoint:
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """A bare state dict on the CPU. Raises `CheckpointError` as `load` does."""
     source = Path(path)
-    return _tensors(read(source), source)
+    return tensors_of(read(source), source)
 
 
 def save(path: str | os.PathLike[str], network: nn.Module, training: dict[str, Any] | None = None) -> None:
@@ -146,6 +114,22 @@ def save(path: str | os.PathLike[str], network: nn.Module, training: dict[str, A
         torch.save({"state_dict": weights, **progress}, file)
         file.flush()
         os.fsync(file.fileno())  # or a power cut leaves the new name on an empty file
+
+
+def save_small(path: str | os.PathLike[str], found: Checkpoint, told: Mapping[str, Any]) -> None:
+    """Write the weights of a checkpoint alone as safetensors, with float16 in the convolutions.
+
+    The file keeps what a dub needs to know, and says what is `told` of it. Raises `OSError`.
+    """
+    from safetensors.torch import save
+
+    weights = {
+        key: (value.half() if value.dim() > 1 else value).contiguous() for key, value in found.weights.items()
+    }
+    more: dict[str, Any] = {"kind": found.kind, "width": found.width, **told}
+    more.update((key, found.more[key]) for key in ("version", "mel", "mel_shift") if key in found.more)
+    with replacing(path) as part:
+        part.write_bytes(save(weights, {MORE: json.dumps(more)}))
 
 
 def _more(training: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -164,114 +148,6 @@ def _check_mel(settings: Any, source: Path) -> None:
         f"{source} was trained on other mels ({'; '.join(odd) or 'more settings'}). "
         "Use the version of wav2lip-npu that made it, or train again."
     )
-
-
-def _tensors(content: dict[Any, Any], source: Path) -> dict[str, Tensor]:
-    """The tensors of a dict. Raises `CheckpointError` when there are none."""
-    import torch
-
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
-    if not tensors:
-        found = ", ".join(sorted(map(str, content))[:5]) or "nothing"
-        raise CheckpointError(f"{source} holds no weights; found: {found}. Pass a file with a state dict.")
-    return tensors
-
-
-def read(source: Path) -> dict[Any, Any]:
-    """The dict inside a weights file of any known form. Raises `CheckpointError`, telling what another is."""
-    try:
-        with source.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        why = error.strerror
-        raise CheckpointError(f"cannot read weights {source}: {why}. Check its path.") from None
-    read = _reader(source, head)
-    try:
-        content = read(source)
-    except CheckpointError:
-        raise
-    except Exception as error:  # there is no end to what a damaged file makes a parser raise
-        raise _damaged(source, error) from None
-    if not isinstance(content, dict):
-        what = type(content).__name__
-        raise CheckpointError(
-            f"{source} holds a {what}, not a dict of weights. Pass a file with a state dict."
-        )
-    return content
-
-
-def _reader(source: Path, head: bytes) -> Callable[[Path], Any]:
-    if head.startswith((b"PK\3\4", b"PK\5\6")):
-        return _read_zip
-    if head[4:9] == b"\0\0\0\0{":
-        return _read_safetensors
-    legacy = head[:1] == b"\x80" and head[2:15] == _LEGACY_MAGIC[: len(head) - 2]
-    if legacy and not tarfile.is_tarfile(source):  # else PyTorch 2.5 runs what is in it: CVE-2025-32434
-        return _read_torch
-    for start, what in _IMPOSTORS:
-        if re.match(start, head, re.DOTALL | re.IGNORECASE):
-            raise CheckpointError(f"{source} {what}")
-    raise CheckpointError(
-        f"{source} is not a weights file (it starts with {head[:8]!r}). "
-        "Pass a .pth, .pt or .safetensors file of a Wav2Lip network."
-    )
-
-
-def _damaged(source: Path, error: Exception) -> CheckpointError:
-    if isinstance(error, EOFError) or re.search(
-        "not a zip file|unexpected EOF|incomplete|invalid header length", str(error)
-    ):
-        size = f"{source.stat().st_size:,}"
-        return CheckpointError(
-            f"{source} ends too early at {size} bytes: a truncated download. Download it again."
-        )
-    return CheckpointError(f"{source} is damaged ({type(error).__name__}). Download it again.")
-
-
-def _read_zip(source: Path) -> Any:
-    with zipfile.ZipFile(source) as archive:
-        names = archive.namelist()
-        if not any(name.endswith("/data.pkl") for name in names):
-            raise CheckpointError(
-                f"{source} is a zip archive without PyTorch weights. Unpack it and pass the .pth inside."
-            )
-        if any(name.endswith("/constants.pkl") for name in names):
-            return read_torchscript(archive)
-        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
-    return _read_torch(source, mmap=not packed)  # mapped, compressed bytes would pass for weights
-
-
-def _read_torch(source: Path, *, mmap: bool = False) -> Any:
-    import torch
-
-    try:
-        with torch.serialization.safe_globals([_rebuild_npu_tensor]):
-            return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if code is None:
-            raise
-        raise CheckpointError(
-            f"{source} contains code ({code[1]}) and was not opened. "
-            "Pass a file that holds nothing but tensors and numbers."
-        ) from None
-
-
-def _rebuild_npu_tensor(*parts: Any) -> Tensor:
-    """A tensor that torch_npu before 2.1 saved: PyTorch's own parts, then the layout on the NPU."""
-    import torch
-
-    rebuild: Callable[..., Tensor] = torch._utils._rebuild_tensor_v2
-    return rebuild(*parts[:6])
-
-
-_rebuild_npu_tensor.__module__ = "torch_npu.utils.storage"  # by this name the files call it
-
-
-def _read_safetensors(source: Path) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    return dict(load_file(source))
 
 
 def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:

@@ -9,6 +9,7 @@ from wav2lip_npu import __version__, device
 from wav2lip_npu.dub import DubOptions, check_files, dub
 from wav2lip_npu.encode import check_writable
 from wav2lip_npu.flags import resolved
+from wav2lip_npu.starter import ABOUT, STARTER
 
 log = logging.getLogger(__name__)
 
@@ -17,11 +18,11 @@ log = logging.getLogger(__name__)
 class DubCommand:
     """Put speech into the mouth of a face video or photo.
 
-    wav2lip-npu dub --checkpoint_path wav2lip.pth --face talk.mp4 --audio speech.wav --outfile out.mp4
+    wav2lip-npu dub --face talk.mp4 --audio speech.wav --outfile out.mp4
     """
 
-    checkpoint_path: str
-    """Weights of a Wav2Lip generator: .pth, .pt or .safetensors."""
+    checkpoint_path: str = STARTER
+    """Weights of a Wav2Lip generator: .pth, .pt or .safetensors. (default: those of the package)"""
     face: str
     """Video or image with the face."""
     audio: str
@@ -53,6 +54,8 @@ class DubCommand:
             device=self.device,
             precision=self.precision,
         )
+        if self.checkpoint_path == STARTER:
+            log.info("weights: %s (sha256 %s), %s", STARTER, models.digest, ABOUT)
         log.info("device %s, detector %s", device.describe(models.device), models.detector.name)
         if self.dub.mel_shift is None and models.mel_shift:
             log.info("mel_shift=%g, as %s was trained", models.mel_shift, models.weights)

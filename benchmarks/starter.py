@@ -1,0 +1,277 @@
+"""What the starter can do: its figures on GRID sentences and people that it has never learnt from.
+
+    python benchmarks/starter.py --clips CLIPS --lists LISTS --judge JUDGE.pth [--out FIGURES.json]
+
+CLIPS and LISTS are what recipes/starter.sh made. JUDGE is an expert of another seed and another split that
+was never a loss. Faces are made as a dub makes them, blended into the crop that they are made for, and
+judged there. Printed is a table of figure, aim, and what was found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from skimage.metrics import structural_similarity
+
+from wav2lip_npu import checkpoint, device
+from wav2lip_npu.blend import load_mask
+from wav2lip_npu.clips import FACE_SIZE, WINDOW, Clip
+from wav2lip_npu.data import columns_of, folder_of, read_clip
+from wav2lip_npu.face_reader import FaceReader
+from wav2lip_npu.filelists import read_list
+from wav2lip_npu.generate import Models, Speaker, load_models
+from wav2lip_npu.losses import cosines
+from wav2lip_npu.mel import Mel, log_mel, mel_window
+from wav2lip_npu.models import SyncNet
+from wav2lip_npu.overlap import in_lanes
+from wav2lip_npu.synchrony import FARTHEST, Similarities, embed, similarities
+from wav2lip_npu.train_syncnet import judge
+
+FPS = Fraction(25)
+MOUTH = FACE_SIZE // 2
+CPU = torch.device("cpu")
+PARTNER = 7
+"""A sentence is dubbed with the sound of the one so many lines below."""
+QUIET = 1e-3
+"""Noise of a silent room, -60 dB."""
+REJECTED = 0.5
+"""A mean cosine below this means that sound and mouth do not belong together: where the loss divides."""
+
+
+class Judged(NamedTuple):
+    """What the judge says of a face and a sound."""
+
+    offset: int
+    confidence: float
+    in_sync: float
+    """Mean cosine at no offset."""
+
+    @property
+    def follows(self) -> bool:
+        """Whether the mouth moves with this sound."""
+        return abs(self.offset) <= 1
+
+
+class Sentence(NamedTuple):
+    """A clip in memory."""
+
+    name: str
+    faces: np.ndarray
+    """uint8 [N, S, S, 3]"""
+    mel: Mel
+
+
+def sentences(clips: Path, names: Path) -> list[Sentence]:
+    """The clips of a list, as far as their pictures go from the first to the last."""
+    found = []
+    reader = FaceReader(cache=False)
+    for entry in read_list(names):
+        clip = read_clip(entry.name, folder_of(clips, entry.name))
+        if len(clip.frames) == clip.frames[-1] + 1:
+            found.append(Sentence(entry.name, reader(clip, 0, len(clip.frames)), clip.mel()))
+    return found
+
+
+def spoken(models: Models, references: np.ndarray, masked: np.ndarray, mel: Mel) -> np.ndarray:
+    """Faces [N, S, S, 3] that say a mel: known from `references`, blended into `masked` as a dub does."""
+    speaker = Speaker(models, None, 0)
+    mask = load_mask("soft", FACE_SIZE)
+    weights = np.zeros((FACE_SIZE, FACE_SIZE, 1), np.float32)
+    weights[mask.top_row :, :, 0] = mask.weights
+    mels = [mel_window(mel, number, FPS, models.mel_shift) for number in range(len(masked))]
+    made = np.stack(speaker(list(references), mels))
+    return np.rint(masked + weights * (made.astype(np.float32) - masked)).astype(np.uint8)
+
+
+def judged(expert: SyncNet, faces: np.ndarray, mel: Mel) -> Judged:
+    """What an expert says of faces [N, S, S, 3] with a sound."""
+    last = min(len(faces) - WINDOW, int((mel.shape[1] - 16) * 25 / 80) - 1)
+    starts = np.arange(last + 1)
+    sounds = np.stack([columns_of(mel, int(start)) for start in starts])
+    windows = np.stack([faces[start : start + WINDOW, MOUTH:] for start in starts])
+    table = Similarities(starts, cosines(*embed(expert, sounds, windows, CPU)))
+    return Judged(*table.offset(), float(table.by_offset()[:, FARTHEST].mean()))
+
+
+def likeness(made: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """PSNR in dB and SSIM of the mouth regions of faces."""
+    a, b = made[:, MOUTH:], truth[:, MOUTH:]
+    error = np.square(a.astype(np.float32) - b).mean()
+    ssim = np.mean([structural_similarity(x, y, channel_axis=2) for x, y in zip(a[::3], b[::3], strict=True)])
+    return 10 * np.log10(255**2 / max(error, 1e-6)), float(ssim)
+
+
+def motion(faces: np.ndarray) -> float:
+    """Mean square of the change of the mouth region from one face to the next."""
+    return float(np.square(np.diff(faces[:, MOUTH:].astype(np.float32), axis=0)).mean())
+
+
+def of_expert(expert: SyncNet, clips: list[Clip]) -> dict[str, float]:
+    """BCE and retrieval of an expert."""
+    reader = FaceReader()
+    return judge((similarities(expert, clip, reader, CPU) for clip in clips), CPU)
+
+
+def of_generator(models: Models, expert: SyncNet, tests: list[Sentence]) -> Iterator[dict[str, float]]:
+    """Figures of each sentence: its own sound from another reference, another's sound, silence."""
+    random = np.random.default_rng(0)
+    wav = random.normal(0, QUIET, 16_000 * 4).astype(np.float32)
+    silence = log_mel(wav)
+    for number, test in enumerate(tests):
+        count = len(test.faces)
+        other = tests[(number + PARTNER) % len(tests)]
+        away = (np.arange(count) + count // 2) % count
+        own = spoken_from(models, test.faces[away], test.faces, test.mel)
+        dubbed = spoken(models, test.faces, test.faces, other.mel)
+        quiet = spoken(models, test.faces, test.faces, silence)
+        still = np.repeat(test.faces[:1], count, axis=0)
+        real, made = judged(expert, test.faces, test.mel), judged(expert, own, test.mel)
+        new, old = judged(expert, dubbed, other.mel), judged(expert, dubbed, test.mel)
+        (psnr, ssim), (copied_psnr, copied_ssim) = (
+            likeness(each, test.faces) for each in (own, test.faces[away])
+        )
+        yield {
+            "real_follows": real.follows,
+            "real_confidence": real.confidence,
+            "own_follows": made.follows,
+            "own_confidence": made.confidence,
+            "new_follows": new.follows,
+            "new_in_sync": new.in_sync,
+            "new_confidence": new.confidence,
+            "old_follows": old.follows,
+            "old_in_sync": old.in_sync,
+            "old_rejected": not old.follows or old.in_sync < REJECTED,
+            "psnr": psnr,
+            "ssim": ssim,
+            "copied_psnr": copied_psnr,
+            "copied_ssim": copied_ssim,
+            "better": psnr > copied_psnr and ssim > copied_ssim,
+            "motion_speech": motion(dubbed),
+            "motion_silence": motion(quiet),
+            "motion_real": motion(test.faces),
+            "still_speech": motion(spoken(models, still, still, other.mel)),
+            "still_silence": motion(spoken(models, still, still, silence)),
+        }
+
+
+def spoken_from(models: Models, references: np.ndarray, truth: np.ndarray, mel: Mel) -> np.ndarray:
+    """Faces that say a mel where reference and face to speak are different pictures, as in training."""
+    mels = np.stack([mel_window(mel, number, FPS, models.mel_shift) for number in range(len(truth))])
+    pair = torch.from_numpy(np.concatenate([truth, references], axis=3)).permute(0, 3, 1, 2).float() / 255
+    pair[:, :3, MOUTH:] = 0
+    with torch.inference_mode():
+        made = models.generator(torch.from_numpy(mels)[:, None], pair).permute(0, 2, 3, 1)
+    result: np.ndarray = (made * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+    return result
+
+
+def speed(models: Models, test: Sentence, seconds: float = 10.0) -> float:
+    """Frames a second of the generator alone, as a dub runs it."""
+    speaker = Speaker(models, None, load_mask("soft", FACE_SIZE).top_row)
+    faces = [face.copy() for face in test.faces[: speaker.batch]]
+    mels = [mel_window(test.mel, number, FPS) for number in range(len(faces))]
+    work = [(faces, mels)] * (2 * speaker.lanes)
+    done, started = 0, time.perf_counter()
+    with device.shared_cores(CPU) as prepare:
+        while time.perf_counter() - started < seconds:
+            for made in in_lanes(lambda each: speaker(*each), work, speaker.lanes, prepare):
+                done += len(made)
+    return done / (time.perf_counter() - started)
+
+
+def share(rows: list[dict[str, float]], key: str) -> float:
+    """Mean of a figure over the sentences."""
+    return float(np.mean([row[key] for row in rows]))
+
+
+def main() -> int:
+    """Measure, print the table, write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--clips", type=Path, required=True)
+    parser.add_argument("--lists", type=Path, required=True)
+    parser.add_argument("--judge", type=Path, required=True)
+    parser.add_argument("--generator", default="starter")
+    parser.add_argument("--expert", default="starter")
+    parser.add_argument("--sentences", type=int, default=None, help="only so many of the test list")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    test, people = (
+        [read_clip(e.name, folder_of(arguments.clips, e.name)) for e in read_list(arguments.lists / name)]
+        for name in ("test.txt", "people.txt")
+    )
+    models = load_models(arguments.generator, device="cpu")
+    experts = {
+        name: checkpoint.load(path, "expert").network()
+        for name, path in {"expert": arguments.expert, "judge": arguments.judge}.items()
+    }
+    tests = sentences(arguments.clips, arguments.lists / "test.txt")[: arguments.sentences]
+    figures = {
+        f"{name} on {group}": of_expert(network, clips[: arguments.sentences])
+        for name, network in experts.items()
+        for group, clips in {"test": test, "people": people}.items()
+    }
+    rows = list(of_generator(models, experts["judge"], tests))
+    found = {key: share(rows, key) for key in rows[0]}
+    found["frames_per_second"] = speed(models, tests[0])
+    expert, strangers = figures["expert on test"], figures["expert on people"]
+    table = [
+        ("expert, held-out sentences: BCE", "< 0.25", f"{expert['bce']:.3f}"),
+        ("... offset retrieval, averaged per sentence", ">= 95 %", f"{expert['clip_retrieval']:.1%}"),
+        ("... offset retrieval, single windows", "", f"{expert['retrieval']:.1%}"),
+        ("expert, held-out people: BCE", "stated", f"{strangers['bce']:.3f}"),
+        ("... offset retrieval, averaged per clip", "stated", f"{strangers['clip_retrieval']:.1%}"),
+        ("judge, held-out sentences: BCE", "", f"{figures['judge on test']['bce']:.3f}"),
+        ("own sound: judged offset 0 +- 1", ">= 90 %", f"{found['own_follows']:.1%}"),
+        (
+            "... confidence against the real video's",
+            ">= 70 %",
+            f"{found['own_confidence'] / found['real_confidence']:.1%}",
+        ),
+        ("another's sound: judged offset follows it", ">= 85 %", f"{found['new_follows']:.1%}"),
+        ("... and the old sound is rejected", "", f"{found['old_rejected']:.1%}"),
+        (
+            "... mean cosine with new and old sound",
+            "",
+            f"{found['new_in_sync']:.2f}, {found['old_in_sync']:.2f}",
+        ),
+        (
+            "mouth region, own sound: PSNR, copied reference",
+            "better",
+            f"{found['psnr']:.2f} dB, {found['copied_psnr']:.2f} dB",
+        ),
+        ("... SSIM, copied reference", "better", f"{found['ssim']:.3f}, {found['copied_ssim']:.3f}"),
+        ("... sentences in which both are better", ">= 90 %", f"{found['better']:.1%}"),
+        (
+            "silence against speech: mouth motion, still picture",
+            "<= 20 %",
+            f"{found['still_silence'] / found['still_speech']:.1%}",
+        ),
+        (
+            "... video of somebody who speaks",
+            "<= 20 %",
+            f"{found['motion_silence'] / found['motion_speech']:.1%}",
+        ),
+        (
+            "generator alone, 25 fps on 2 cores",
+            ">= 2x real time",
+            f"{found['frames_per_second'] / 25:.1f}x",
+        ),
+    ]
+    sys.stdout.write("| figure | aim | found |\n|---|---|---|\n")
+    sys.stdout.writelines(f"| {name} | {aim} | {value} |\n" for name, aim, value in table)
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps({**figures, "generator": found}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

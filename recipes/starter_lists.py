@@ -1,0 +1,57 @@
+"""File lists of the starter: which clips its networks learn from, and which only measure them.
+
+python recipes/starter_lists.py CLIPS LISTS
+
+A tenth of the GRID sentences and four whole people are in no list that is trained on: `test.txt` and
+`people.txt`. Expert and judge leave out different further sentences. Clips of people with a few seconds
+only are listed several times, or the one speaker with 45 minutes would be all that a network sees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+from wav2lip_npu.filelists import TRAIN, VAL, Entry, write_list
+
+HELD_OUT_PEOPLE = ("clips/man_844", "clips/woman_elderly_524", "clips/vox_00104", "grid/others/lbbc2a")
+NOT_THEIR_OWN_SPEECH = (
+    "clips/man_30fps_1080x1920",
+    "clips/woman_seated_1080x1920",
+    "clips/woman_30s_silent_480",
+)
+TOO_SMALL = ("clips/lecturer_tiny_face_720",)
+SENTENCES = "grid/s1"
+TIMES = 20
+"""How often a clip of a person with few is listed."""
+FOLDS = 10
+
+
+def main(clips: Path, lists: Path) -> int:
+    """Write LISTS/{expert,judge,generator}/{train,val}.txt, LISTS/test.txt and LISTS/people.txt."""
+    names = sorted(str(path.parent.relative_to(clips)) for path in clips.rglob("clip.json"))
+    sentences = [name for name in names if name.startswith(SENTENCES + "/")]
+    unfit = {*HELD_OUT_PEOPLE, *NOT_THEIR_OWN_SPEECH, *TOO_SMALL, *sentences}
+    people = [name for name in names if name not in unfit]
+    folds: list[list[str]] = [[] for _ in range(FOLDS)]
+    for name in sentences:
+        folds[int(hashlib.sha256(name.encode()).hexdigest(), 16) % FOLDS].append(name)
+    for network, left_out in {"expert": 1, "judge": 2, "generator": 1}.items():
+        learnt = [name for number, fold in enumerate(folds) if number not in (0, left_out) for name in fold]
+        (lists / network).mkdir(parents=True, exist_ok=True)
+        write(lists / network / TRAIN, learnt + people * TIMES)
+        write(lists / network / VAL, folds[left_out])
+    write(lists / "test.txt", folds[0])
+    write(lists / "people.txt", [name for name in HELD_OUT_PEOPLE if name in names])
+    return 0
+
+
+def write(path: Path, names: list[str]) -> None:
+    """Write a list and say how long it is."""
+    write_list(path, [Entry(name) for name in names])
+    sys.stdout.write(f"{path}: {len(names)} lines\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
