@@ -175,7 +175,7 @@ def generate(given: argparse.Namespace) -> dict[str, float]:
 
     count, _ = count_frames(given)
     models = load_models(given.checkpoint_path, precision=given.precision)
-    speaker = Speaker(models, None, load_mask("soft", 96).top_row)
+    speaker = Speaker(models, None, load_mask("soft", 96))
     random = np.random.default_rng(0)
     faces = list(random.integers(0, 255, (count, 96, 96, 3), np.uint8))
     mels = list(random.uniform(-4, 4, (count, 80, 16)).astype(np.float32))

@@ -81,15 +81,15 @@ def sentences(clips: Path, names: Path) -> list[Sentence]:
     return found
 
 
-def spoken(models: Models, references: np.ndarray, masked: np.ndarray, mel: Mel) -> np.ndarray:
-    """Faces [N, S, S, 3] that say a mel: known from `references`, blended into `masked` as a dub does."""
-    speaker = Speaker(models, None, 0)
+def spoken(models: Models, faces: np.ndarray, mel: Mel) -> np.ndarray:
+    """Faces [N, S, S, 3] that say a mel, as a dub makes and blends them."""
     mask = load_mask("soft", FACE_SIZE)
-    weights = np.zeros((FACE_SIZE, FACE_SIZE, 1), np.float32)
-    weights[mask.top_row :, :, 0] = mask.weights
-    mels = [mel_window(mel, number, FPS, models.mel_shift) for number in range(len(masked))]
-    made = np.stack(speaker(list(references), mels))
-    return np.rint(masked + weights * (made.astype(np.float32) - masked)).astype(np.uint8)
+    mels = [mel_window(mel, number, FPS, models.mel_shift) for number in range(len(faces))]
+    mouths = np.stack(Speaker(models, None, mask)(list(faces), mels)).astype(np.float32)
+    shown = faces.copy()
+    below = shown[:, mask.top_row :]
+    below[:] = np.rint(below + mask.weights[:, :, None] * (mouths - below))
+    return shown
 
 
 def judged(expert: SyncNet, faces: np.ndarray, mel: Mel) -> Judged:
@@ -131,8 +131,8 @@ def of_generator(models: Models, expert: SyncNet, tests: list[Sentence]) -> Iter
         other = tests[(number + PARTNER) % len(tests)]
         away = (np.arange(count) + count // 2) % count
         own = spoken_from(models, test.faces[away], test.faces, test.mel)
-        dubbed = spoken(models, test.faces, test.faces, other.mel)
-        quiet = spoken(models, test.faces, test.faces, silence)
+        dubbed = spoken(models, test.faces, other.mel)
+        quiet = spoken(models, test.faces, silence)
         still = np.repeat(test.faces[:1], count, axis=0)
         real, made = judged(expert, test.faces, test.mel), judged(expert, own, test.mel)
         new, old = judged(expert, dubbed, other.mel), judged(expert, dubbed, test.mel)
@@ -158,8 +158,8 @@ def of_generator(models: Models, expert: SyncNet, tests: list[Sentence]) -> Iter
             "motion_speech": motion(dubbed),
             "motion_silence": motion(quiet),
             "motion_real": motion(test.faces),
-            "still_speech": motion(spoken(models, still, still, other.mel)),
-            "still_silence": motion(spoken(models, still, still, silence)),
+            "still_speech": motion(spoken(models, still, other.mel)),
+            "still_silence": motion(spoken(models, still, silence)),
         }
 
 
@@ -176,7 +176,7 @@ def spoken_from(models: Models, references: np.ndarray, truth: np.ndarray, mel: 
 
 def speed(models: Models, test: Sentence, seconds: float = 10.0) -> float:
     """Frames a second of the generator alone, as a dub runs it."""
-    speaker = Speaker(models, None, load_mask("soft", FACE_SIZE).top_row)
+    speaker = Speaker(models, None, load_mask("soft", FACE_SIZE))
     faces = [face.copy() for face in test.faces[: speaker.batch]]
     mels = [mel_window(test.mel, number, FPS) for number in range(len(faces))]
     work = [(faces, mels)] * (2 * speaker.lanes)

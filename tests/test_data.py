@@ -20,6 +20,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from wav2lip_npu import clips as clips_module
+from wav2lip_npu.augment import UNCHANGED, Augmentation
 from wav2lip_npu.clips import Clip, read_clip
 from wav2lip_npu.data import (
     MEL_SHIFT,
@@ -296,6 +297,31 @@ def test_a_reference_is_of_the_same_shot(tmp_path):
         assert len(shots) == 1
         seen |= shots
     assert seen == {0, 2, 3}, "the shot of one window has no second one"
+
+
+@pytest.mark.parametrize("distance", [1, 10, 1000])
+def test_a_reference_is_as_far_away_as_asked_for_or_as_the_clip_allows(tmp_path, distance):
+    clip = numbered_clip(tmp_path / "x", 60)
+    last = len(clip.windows(MEL_SHIFT))
+    for sample in draws(draw_target(reference_distance=distance), clip, 200):
+        target, reference = (numbers_in(sample[name][0])[0] for name in ("target", "reference"))
+        farthest = max(target - 1, last - target)
+        assert abs(target - reference) >= min(distance + 5, farthest)
+
+
+@pytest.mark.parametrize("make", [lambda a: draw_windows(4, a), draw_pair, draw_target])
+def test_augmented_samples_are_of_the_same_windows_in_another_light(made, make):
+    """The order of draws is part of a sample: what is chosen must not depend on how it is changed."""
+    changes = Augmentation(flip=1.0, loudness=10, colour=0.3)
+    for i in range(len(NAMES)):
+        plain, changed = (samples_of(made, make(each), seed=5)[1, i] for each in (UNCHANGED, changes))
+        assert plain.keys() == changed.keys()
+        for name in plain:
+            assert plain[name].shape == changed[name].shape and plain[name].dtype == changed[name].dtype
+        np.testing.assert_array_equal(plain["clip"], changed["clip"])
+        assert (plain["mels"] != changed["mels"]).any()
+        faces = "target" if "target" in plain else "faces"
+        assert (plain[faces] != changed[faces]).any()
 
 
 # A disk that fails

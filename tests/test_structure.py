@@ -28,6 +28,7 @@ ORDER = [
     "mel",
     "blend",
     "models",
+    "tone",
     "torchscript",
     "weights_file",
     "starter",

@@ -116,7 +116,7 @@ def dub(
     mel = log_mel(_long_enough(sound))
     count = max(1, round(sound.duration * fps))
     mask = load_mask(options.blend, FACE_SIZE)
-    speaker = Speaker(models, options.wav2lip_batch_size, mask.top_row)
+    speaker = Speaker(models, options.wav2lip_batch_size, mask)
     mel_shift = models.mel_shift if options.mel_shift is None else options.mel_shift
     notes = Notes(os.fspath(face), fps, options.faces.no_face == "error")
     watch = Stopwatch()

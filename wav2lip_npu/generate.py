@@ -14,11 +14,13 @@ from torch import Tensor
 
 from wav2lip_npu import checkpoint
 from wav2lip_npu import device as devices
+from wav2lip_npu.blend import Mask
 from wav2lip_npu.detectors import Detector, load_detector
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.mel import Mel
 from wav2lip_npu.models import Wav2Lip, fold_norms
 from wav2lip_npu.planes import Image
+from wav2lip_npu.tone import Tone
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ def load_models(
 class Speaker:
     """Runs a generator on batches of faces and mel windows; may be called by several threads at once."""
 
-    def __init__(self, models: Models, batch: int | None, top_row: int) -> None:
+    def __init__(self, models: Models, batch: int | None, mask: Mask) -> None:
         if batch is not None and batch < 1:
             raise UsageError(f"--wav2lip_batch_size {batch} is not at least 1.")
         self.device = models.device
@@ -76,12 +78,15 @@ class Speaker:
         self.batch = backend.batch if batch is None else max(1, batch // self.lanes)
         """Faces in one batch; all lanes together hold what was asked for."""
         self._models = models
-        self._top_row = top_row
+        self._mask = mask
+        self._tone = None if mask.exact else Tone(mask, models.device)
         self._still: tuple[Image, list[Tensor]] | None = None
         self._lock = threading.Lock()
 
     def __call__(self, faces: list[Image], mels: list[Mel]) -> list[Image]:
         """Mouths BGR uint8 [S - top_row, S, 3], one for each face BGR uint8 [S, S, 3] and mel [80, 16].
+
+        Under a soft mask they have the tone of the face around them.
 
         A list of faces that are all the same object is one still picture: it is encoded once, and not
         again when it comes in the next call. When the device runs out of memory the batch is halved, for
@@ -105,7 +110,9 @@ class Speaker:
     def _run(self, faces: list[Image], mels: list[Mel]) -> Image:
         models = self._models
         sound = torch.from_numpy(np.stack(mels)[:, None]).to(models.device, models.precision)
-        mouths = models.generator.speak(sound, self._features(faces), top_row=self._top_row)
+        mouths = models.generator.speak(sound, self._features(faces), top_row=self._mask.top_row)
+        if self._tone is not None:
+            mouths = self._tone(mouths, self._whole(faces)[:, :, self._mask.top_row :])
         pixels = (mouths.float() * 255).round().clamp(0, 255).to(torch.uint8)
         result: Image = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return result
@@ -121,10 +128,13 @@ class Speaker:
 
     def _pairs(self, faces: list[Image]) -> Tensor:
         """Network input [B, 6, S, S]: the faces with their lower half black, and the same faces whole."""
-        models = self._models
-        whole = torch.from_numpy(np.stack(faces)).to(models.device).permute(0, 3, 1, 2)
-        whole = whole.to(models.precision) / 255
+        whole = self._whole(faces)
         masked = whole.clone()
         masked[:, :, whole.shape[2] // 2 :] = 0
         pairs = torch.cat([masked, whole], dim=1)
-        return pairs.contiguous(memory_format=devices.memory_format(models.device))
+        return pairs.contiguous(memory_format=devices.memory_format(self.device))
+
+    def _whole(self, faces: list[Image]) -> Tensor:
+        """Faces [B, 3, S, S] in [0, 1]."""
+        whole = torch.from_numpy(np.stack(faces)).to(self.device).permute(0, 3, 1, 2)
+        return whole.to(self._models.precision) / 255
