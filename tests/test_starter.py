@@ -11,7 +11,7 @@ import pytest
 import torch
 from networks import golden_weights
 from safetensors import safe_open
-from trainings import read, train, weights, write_set
+from trainings import read, train, weights
 
 from wav2lip_npu import checkpoint, cli
 from wav2lip_npu.errors import CheckpointError
@@ -21,11 +21,6 @@ from wav2lip_npu.starter import STARTER, located
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("generator", "expert")
 MOST_BYTES = 25e6
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_set(tmp_path_factory.mktemp("starter"))
 
 
 def test_both_networks_are_there_and_small():
@@ -101,7 +96,7 @@ def test_dub_without_weights_uses_the_starter_and_says_so(face_video, speech, tm
     assert "the small network that comes with the package" in caplog.text
 
 
-def test_a_training_goes_on_from_the_starter(made, tmp_path, caplog):
+def test_a_training_goes_on_from_the_starter(clips, tmp_path, caplog):
     """And when it is started again, from where it stood."""
     flags = {"checkpoint_path": STARTER, "syncnet_checkpoint_path": STARTER, "eval_interval": 100}
     out = train(
@@ -112,7 +107,7 @@ def test_a_training_goes_on_from_the_starter(made, tmp_path, caplog):
     name = "output_block.1.weight"
     np.testing.assert_allclose(found[name], first.weights[name].float(), atol=1e-6)
     assert read(out / "checkpoint_step000000002.pth")[checkpoint.MORE]["width"] == first.width
-    train(made, out, ["train", "--batch_size", 2], steps=3, **flags)
+    train(clips, out, ["train", "--batch_size", 2], steps=3, **flags)
     assert "going on at step 2 from" in caplog.text
 
 

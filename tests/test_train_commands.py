@@ -8,7 +8,7 @@ import time
 from typing import get_type_hints
 
 import pytest
-from trainings import GENERATOR, ORIGINAL, command, read, start
+from trainings import GENERATOR, ORIGINAL, command, lines, read, start, train
 
 from wav2lip_npu import cli
 from wav2lip_npu.train_commands import TrainCommand, TrainSyncnetCommand
@@ -197,3 +197,12 @@ def test_the_originals_command_line(clips, tmp_path):
     assert "hop_size" not in told[1]
     assert told[-1] == f"checkpoints, curves and samples: {tmp_path / 'deep' / 'out'}"
     assert read(tmp_path / "deep" / "out" / found[0])["global_step"] == 1
+
+
+def test_a_single_clip_is_enough(clips, tmp_path, caplog):
+    """Of one's own face there may be one video only; preprocess then writes no val.txt."""
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "train.txt").write_text("c0\n")
+    out = train(clips, tmp_path / "out", GENERATOR, filelists=tmp_path / "lists", steps=2, eval_interval=2)
+    assert "held-out figures are of the clips that are trained on" in caplog.text
+    assert [line["step"] for line in lines(out, "held_out")] == [2]

@@ -87,9 +87,8 @@ def left_open(folder: str | os.PathLike[str], names: Iterable[str]) -> list[str]
     listed: set[str] = set()
     for path in (Path(folder) / TRAIN, Path(folder) / VAL):
         if not path.exists():
-            said.append(
-                f"{path} is not written: too few clips, or all are in the other list. Training needs it."
-            )
+            need = "Training needs it." if path.name == TRAIN else "Training is judged on its own clips then."
+            said.append(f"{path} is not written: too few clips, or all are in the other list. {need}")
             continue
         try:
             listed.update(read_names(path))

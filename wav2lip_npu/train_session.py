@@ -176,12 +176,16 @@ def opened(
                 )
             clean_up(directory)
         found = _found(places, kinds, disc)
-        train, held_out = (
-            index_clips(places.data_root, Path(places.filelists) / name, shift) for name in (TRAIN, VAL)
-        )
+        train, val = (Path(places.filelists) / name for name in (TRAIN, VAL))
+        learnt = index_clips(places.data_root, train, shift)
+        held_out = learnt
+        if val.exists():
+            held_out = index_clips(places.data_root, val, shift)
+        else:
+            log.warning("there is no %s: held-out figures are of the clips that are trained on", val)
         devices.seed_all(options.seed)
         reader = FaceReader(cache=not places.no_face_cache)
-        yield Session(places, options, shift, device, ranks, found, train, held_out, reader)
+        yield Session(places, options, shift, device, ranks, found, learnt, held_out, reader)
 
 
 def load_expert(path: str) -> SyncNet:
