@@ -100,7 +100,7 @@ def test_a_training_goes_on_from_the_starter(clips, tmp_path, caplog):
     """And when it is started again, from where it stood."""
     flags = {"checkpoint_path": STARTER, "syncnet_checkpoint_path": STARTER, "eval_interval": 100}
     out = train(
-        made, tmp_path / "out", ["train", "--batch_size", 2, "--learning_rate", 1e-12], steps=2, **flags
+        clips, tmp_path / "out", ["train", "--batch_size", 2, "--learning_rate", 1e-12], steps=2, **flags
     )
     found = weights(out / "checkpoint_step000000002.pth")
     first = checkpoint.load(STARTER, "generator")
