@@ -3,8 +3,8 @@
     python benchmarks/finetune.py --clip CLIPS/clips/vox_00104 --out build/finetune [--steps 400]
 
 The first three quarters of a preprocessed clip of a person who is in no training list are learnt from, the
-last quarter is measured: mouth region against the truth with the own sound, known from a picture half a
-quarter away. Printed are PSNR and SSIM of the starter, of the fine-tuned weights and of copying the reference.
+last quarter is measured: mouth region against the truth with the own sound, known from a picture half of it
+away. Printed are PSNR and SSIM of the starter, of the fine-tuned weights and of copying the reference.
 """
 
 from __future__ import annotations
@@ -69,12 +69,11 @@ def main() -> int:
     cut(arguments.clip, out / "clips" / "measured", border, frames)
     (out / "lists").mkdir(exist_ok=True)
     (out / "lists" / "train.txt").write_text("learnt\n")
-    places = (
-        f"--checkpoint_path starter --data_root {out}/clips --filelists {out}/lists --checkpoint_dir {out}/me"
-    )
+    places = {"data_root": out / "clips", "filelists": out / "lists", "checkpoint_dir": out / "me"}
+    flags = {**places, "checkpoint_path": "starter", "steps": arguments.steps, "amp": arguments.amp}
     begun = time.monotonic()
-    words = f"train {places} {TRAINING} --steps {arguments.steps} --amp {arguments.amp}"
-    if code := cli.main(words.split()):
+    words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+    if code := cli.main(["train", *words, *TRAINING.split()]):
         return code
     seconds = time.monotonic() - begun
     clip = read_clip("measured", out / "clips" / "measured")

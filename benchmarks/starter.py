@@ -86,10 +86,11 @@ def spoken(models: Models, faces: np.ndarray, mel: Mel) -> np.ndarray:
     mask = load_mask("soft", FACE_SIZE)
     mels = [mel_window(mel, number, FPS, models.mel_shift) for number in range(len(faces))]
     mouths = np.stack(Speaker(models, None, mask)(list(faces), mels)).astype(np.float32)
-    shown = faces.copy()
-    below = shown[:, mask.top_row :]
-    below[:] = np.rint(below + mask.weights[:, :, None] * (mouths - below))
-    return shown
+    spoken = faces.copy()
+    below = spoken[:, mask.top_row :]
+    weights = mask.weights[:, :, None] * mouths[..., 3:] / 255
+    below[:] = np.rint(below + weights * (mouths[..., :3] - below))
+    return spoken
 
 
 def judged(expert: SyncNet, faces: np.ndarray, mel: Mel) -> Judged:

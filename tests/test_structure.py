@@ -28,7 +28,7 @@ ORDER = [
     "mel",
     "blend",
     "models",
-    "tone",
+    "fitting",
     "torchscript",
     "weights_file",
     "starter",

@@ -16,6 +16,7 @@ from wav2lip_npu.errors import UsageError
 from wav2lip_npu.planes import Array, Box, Image, Planes, grid_to_box, to_yuv
 
 BLENDS = ("soft", "hard")
+_BGRA = 4
 # The soft mask, in parts of the face box: a superellipse from under the eyes to the chin whose rim fades
 # out inwards. Its top lies just above the middle, where the picture that the network was given ends.
 _CENTRE = (0.5, 0.725)
@@ -52,13 +53,17 @@ def load_mask(blend: str, size: int) -> Mask:
 def paste(planes: Planes, mouth: Image, box: Box, mask: Mask) -> Planes:
     """The picture with a mouth in the lower part of a face box; the input picture is not touched.
 
-    `mouth` is BGR uint8 [S - top_row, S, 3]: the rows of the generated face from `mask.top_row` on.
+    `mouth` is uint8 [S - top_row, S, 3 or 4]: the rows of the generated face from `mask.top_row` on, BGR or
+    BGRA, where A says how much of what the mask lets through is to be seen.
     """
     rows, size = mask.weights.shape
     x1, y1, x2, y2 = np.round(box) if mask.exact else box
     below = np.array([x1, y1 + (y2 - y1) * (size - rows) / size, x2, y2], np.float32)
     if below[2] <= below[0] or below[3] <= below[1]:
         return planes
+    if mouth.shape[2] == _BGRA:
+        mask = replace(mask, weights=mask.weights * (mouth[:, :, 3] / np.float32(255)))
+        mouth = mouth[:, :, :3]
     y, u, v = cv2.split(to_yuv(mouth.astype(np.float32), planes.colour))
     half = below * np.float32(0.5)
     half = np.round(half) if mask.exact else half

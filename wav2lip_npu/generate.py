@@ -17,10 +17,10 @@ from wav2lip_npu import device as devices
 from wav2lip_npu.blend import Mask
 from wav2lip_npu.detectors import Detector, load_detector
 from wav2lip_npu.errors import UsageError
+from wav2lip_npu.fitting import Fitting
 from wav2lip_npu.mel import Mel
 from wav2lip_npu.models import Wav2Lip, fold_norms
 from wav2lip_npu.planes import Image
-from wav2lip_npu.tone import Tone
 
 log = logging.getLogger(__name__)
 
@@ -79,14 +79,14 @@ class Speaker:
         """Faces in one batch; all lanes together hold what was asked for."""
         self._models = models
         self._mask = mask
-        self._tone = None if mask.exact else Tone(mask, models.device)
+        self._fitting = None if mask.exact else Fitting(mask, models.device)
         self._still: tuple[Image, list[Tensor]] | None = None
         self._lock = threading.Lock()
 
     def __call__(self, faces: list[Image], mels: list[Mel]) -> list[Image]:
-        """Mouths BGR uint8 [S - top_row, S, 3], one for each face BGR uint8 [S, S, 3] and mel [80, 16].
+        """Mouths uint8 [S - top_row, S, 3 or 4], one for each face BGR uint8 [S, S, 3] and mel [80, 16].
 
-        Under a soft mask they have the tone of the face around them.
+        They are BGR, or under a soft mask BGRA: fitted to the face, and how much of them is to be seen.
 
         A list of faces that are all the same object is one still picture: it is encoded once, and not
         again when it comes in the next call. When the device runs out of memory the batch is halved, for
@@ -111,8 +111,8 @@ class Speaker:
         models = self._models
         sound = torch.from_numpy(np.stack(mels)[:, None]).to(models.device, models.precision)
         mouths = models.generator.speak(sound, self._features(faces), top_row=self._mask.top_row)
-        if self._tone is not None:
-            mouths = self._tone(mouths, self._whole(faces)[:, :, self._mask.top_row :])
+        if self._fitting is not None:
+            mouths = self._fitting(mouths, self._whole(faces)[:, :, self._mask.top_row :])
         pixels = (mouths.float() * 255).round().clamp(0, 255).to(torch.uint8)
         result: Image = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return result
