@@ -8,6 +8,7 @@
 # finds, or DEVICE; AMP=off where a processor has no bf16.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export PYTHONPATH="$PWD"
 videos=${1:?the folder of videos} work=${2:?a folder for the results}
 device=${DEVICE:-auto} amp=${AMP:-bf16} python=${PYTHON:-python3}
 

@@ -216,6 +216,13 @@ def test_losses_are_those_of_bce():
     expected = (bce(cosine.diagonal(), torch.ones(6)) + bce(cosine[wrong], torch.zeros(28))) / 2
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(table, cosine)
+    loss, _ = losses.all_pairs_loss(sound, picture, clip, frame, 0.7)
+    inside = clip[:, None] == clip
+    parts = [bce(cosine[where], torch.zeros(int(where.sum()))) for where in (wrong & inside, wrong & ~inside)]
+    expected = (bce(cosine.diagonal(), torch.ones(6)) + 0.7 * parts[0] + 0.3 * parts[1]) / 2
+    torch.testing.assert_close(loss, expected)
+    alone, _ = losses.all_pairs_loss(sound, picture, torch.arange(6), frame, 1.0)
+    torch.testing.assert_close(alone, bce(cosine.diagonal(), torch.ones(6)) / 2)
 
 
 def test_the_average_of_weights():

@@ -8,7 +8,7 @@ import time
 from typing import get_type_hints
 
 import pytest
-from trainings import GENERATOR, ORIGINAL, command, lines, read, start, train
+from trainings import EXPERT, GENERATOR, ORIGINAL, command, lines, read, start, train
 
 from wav2lip_npu import cli
 from wav2lip_npu.train_commands import TrainCommand, TrainSyncnetCommand
@@ -41,7 +41,7 @@ AUGMENT = "flip stretch shift turn bend colour gamma blur noise jpeg formants lo
 
 def test_every_flag_is_known():
     """A new flag is a decision: it belongs in this list and in the docs."""
-    assert names(TrainSyncnetCommand) == set(f"{SHARED} {AUGMENT} recipe eval_clips".split())
+    assert names(TrainSyncnetCommand) == set(f"{SHARED} {AUGMENT} recipe same_clip eval_clips".split())
     assert names(TrainCommand) == set(
         f"{SHARED} {AUGMENT} syncnet_checkpoint_path disc_checkpoint_path syncnet_wt sync_gate sync_weight disc_wt "
         "disc_initial_learning_rate expert_bn eval_batches reference_distance".split()
@@ -177,6 +177,10 @@ def test_bad_values(refused, tmp_path):
     refused(ORIGINAL, "--sync_batchnorm needs an accelerator", sync_batchnorm="True")
     refused(ORIGINAL, "--loss_scale 'much' is no positive number", amp="fp16", loss_scale="much")
     refused(GENERATOR, "--disc_checkpoint_path is of no use without --disc_wt", disc_checkpoint_path="x")
+    refused(ORIGINAL, "--same_clip is of no use with --recipe original", same_clip=0.5)
+    refused(EXPERT, "--same_clip 1.5 is out of range", same_clip=1.5)
+    refused(EXPERT, "--flip 2 is out of range. Pass 0 to 1", flip=2)
+    refused(GENERATOR, "--reference_distance -1 is below 0", reference_distance=-1)
     refused(GENERATOR, "--expert_bn batch: the expert's batch norms", batch_size=1, expert_bn="batch")
 
 

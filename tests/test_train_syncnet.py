@@ -23,7 +23,7 @@ from wav2lip_npu.synchrony import Similarities
 from wav2lip_npu.train import _advance, trainee
 from wav2lip_npu.train_options import TrainOptions
 from wav2lip_npu.train_state import TrainState
-from wav2lip_npu.train_syncnet import RECIPES, judge, make_evaluate, make_step
+from wav2lip_npu.train_syncnet import judge, make_evaluate, make_step
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -50,7 +50,7 @@ def test_a_step_of_the_original_recipe_is_the_originals(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     state = training()
     state.main.network.double()
-    step = make_step(state, RECIPES["original"], "off")
+    step = make_step(state, "off")
     batch = Batch(0, 4, {"mels": mels, "faces": faces, "in_sync": in_sync})
     values, _ = _advance(state, iter([batch]), step, TrainOptions(), threading.Event(), str)
     assert values["bce"] == pytest.approx(loss.item(), abs=1e-5)

@@ -110,29 +110,32 @@ class Speaker:
     def _run(self, faces: list[Image], mels: list[Mel]) -> Image:
         models = self._models
         sound = torch.from_numpy(np.stack(mels)[:, None]).to(models.device, models.precision)
-        mouths = models.generator.speak(sound, self._features(faces), top_row=self._mask.top_row)
+        still = all(face is faces[0] for face in faces)
+        whole = self._whole(faces[:1] if still else faces)
+        features = self._still_features(faces[0], whole, len(faces)) if still else self._encode(whole)
+        mouths = models.generator.speak(sound, features, top_row=self._mask.top_row)
         if self._fitting is not None:
-            mouths = self._fitting(mouths, self._whole(faces)[:, :, self._mask.top_row :])
+            mouths = self._fitting(mouths, whole[:, :, self._mask.top_row :])
         pixels = (mouths.float() * 255).round().clamp(0, 255).to(torch.uint8)
         result: Image = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return result
 
-    def _features(self, faces: list[Image]) -> list[Tensor]:
-        first = faces[0]
-        if any(face is not first for face in faces) or (len(faces) == 1 and self._still is None):
-            return self._models.generator.encode_faces(self._pairs(faces))
+    def _still_features(self, face: Image, whole: Tensor, count: int) -> list[Tensor]:
+        """Features of one face for `count` frames: kept for the next call if they may be of use there."""
+        if count == 1 and self._still is None:
+            return self._encode(whole)
         with self._lock:
-            if self._still is None or self._still[0] is not first:
-                self._still = (first, self._models.generator.encode_faces(self._pairs([first])))
+            if self._still is None or self._still[0] is not face:
+                self._still = (face, self._encode(whole))
             return self._still[1]
 
-    def _pairs(self, faces: list[Image]) -> Tensor:
-        """Network input [B, 6, S, S]: the faces with their lower half black, and the same faces whole."""
-        whole = self._whole(faces)
+    def _encode(self, whole: Tensor) -> list[Tensor]:
+        """Features of faces [B, 3, S, S], which are masked and reference at once."""
         masked = whole.clone()
         masked[:, :, whole.shape[2] // 2 :] = 0
         pairs = torch.cat([masked, whole], dim=1)
-        return pairs.contiguous(memory_format=devices.memory_format(self.device))
+        layout = devices.memory_format(self.device)
+        return self._models.generator.encode_faces(pairs.contiguous(memory_format=layout))
 
     def _whole(self, faces: list[Image]) -> Tensor:
         """Faces [B, 3, S, S] in [0, 1]."""

@@ -28,18 +28,31 @@ def pair_loss(sound: Tensor, picture: Tensor, in_sync: Tensor) -> Tensor:
     return functional.binary_cross_entropy(cosine(sound, picture), in_sync)
 
 
-def all_pairs_loss(sound: Tensor, picture: Tensor, clip: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
+def all_pairs_loss(
+    sound: Tensor, picture: Tensor, clip: Tensor, frame: Tensor, same_clip: float | None = None
+) -> tuple[Tensor, Tensor]:
     """BCE of the cosine of every sound with every picture of a batch [N, D], and the cosines [N, N].
 
     The N pairs that belong together weigh as much as all others. One pass through the networks so judges
-    N^2 pairs instead of N; windows of the same clip are the hard ones among them. Equal windows (same
-    `clip` and `frame`, [N]) are no wrong pair.
+    N^2 pairs instead of N; windows of the same clip are the hard ones among them, and weigh `same_clip` of
+    the wrong pairs if that is given, else as much as any. Equal windows (same `clip` and `frame`, [N]) are
+    no wrong pair.
     """
     table = cosines(sound, picture)
-    equal = (clip[:, None] == clip) & (frame[:, None] == frame)
+    alike = clip[:, None] == clip
+    equal = alike & (frame[:, None] == frame)
     right = -table.diagonal().log().mean()
-    wrong = -(1 - table[~equal]).log().mean()
+    penalty = -(1 - table).log()
+    if same_clip is None:
+        wrong = penalty[~equal].mean()
+    else:
+        wrong = same_clip * _mean(penalty, alike & ~equal) + (1 - same_clip) * _mean(penalty, ~alike)
     return (right + wrong) / 2, table
+
+
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    """Mean of the chosen values, 0 if there are none; without a wait for the device."""
+    return (values * chosen).sum() / chosen.sum().clamp(min=1)
 
 
 def sync_loss(sound: Tensor, picture: Tensor) -> Tensor:

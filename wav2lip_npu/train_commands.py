@@ -27,6 +27,9 @@ class TrainSyncnetCommand:
     augment: Augmentation = field(default_factory=Augmentation)
     recipe: str = "default"
     """default (every sound of a batch against every picture, averaged weights) or original."""
+    same_clip: float | None = None
+    """Weight of wrong pairs of the same clip among all wrong pairs, 0 to 1; held-out losses have no others.
+    (default: as many as they are)"""
     eval_clips: int = 200
     """Held-out clips that are looked at, always the same ones."""
 
@@ -36,11 +39,15 @@ class TrainSyncnetCommand:
         self.augment.check()
         if self.eval_clips < 1:
             raise UsageError(f"--eval_clips {self.eval_clips} is not at least 1.")
+        if self.same_clip is not None and not 0 <= self.same_clip <= 1:
+            raise UsageError(f"--same_clip {self.same_clip:g} is out of range. Pass 0 to 1.")
         from wav2lip_npu.train_session import opened
         from wav2lip_npu.train_syncnet import make_evaluate, make_step, recipe_named
 
         recipe = recipe_named(self.recipe)
         options = recipe.options(self.train)
+        if self.same_clip is not None and recipe.windows_per_clip == 1:
+            raise UsageError(f"--same_clip is of no use with --recipe {self.recipe}. Leave it out.")
         if options.batch_size % recipe.windows_per_clip:
             raise UsageError(
                 f"--batch_size {options.batch_size} is no multiple of {recipe.windows_per_clip}, "
@@ -51,7 +58,7 @@ class TrainSyncnetCommand:
         said = resolved(replace(self, train=options))
         with opened(self.places, options, ["expert"], said) as session:
             state = session.state({"expert": None})
-            step = make_step(state, recipe, options.amp)
+            step = make_step(state, options.amp, self.same_clip)
             spread = max(1, len(session.held_out.clips) // self.eval_clips)
             held_out = session.held_out.clips[::spread][: self.eval_clips]
             findings = functools.cache(session.findings)

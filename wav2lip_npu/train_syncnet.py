@@ -75,8 +75,8 @@ def recipe_named(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def make_step(state: TrainState, recipe: Recipe, amp: str) -> Step:
-    """What one batch teaches the expert."""
+def make_step(state: TrainState, amp: str, same_clip: float | None = None) -> Step:
+    """What one batch teaches the expert; `same_clip` is that of `all_pairs_loss`."""
     expert = state.main.parallel
 
     def step(batch: dict[str, Tensor]) -> Iterator[Losses]:
@@ -88,9 +88,9 @@ def make_step(state: TrainState, recipe: Recipe, amp: str) -> Step:
             right = ((cosine(sound, picture) > 0.5) == (batch["in_sync"] > 0.5)).float().mean()
             yield Losses("expert", loss, {"bce": loss, "accuracy": right})
             return
-        everyone = [gathered(each, state.ranks) for each in (sound, picture)]
-        which = [gathered(batch[name].int(), state.ranks) for name in ("clip", "frame")]
-        loss, table = all_pairs_loss(*everyone, *which)
+        sound, picture = (gathered(each, state.ranks) for each in (sound, picture))
+        clip, frame = (gathered(batch[name].int(), state.ranks) for name in ("clip", "frame"))
+        loss, table = all_pairs_loss(sound, picture, clip, frame, same_clip)
         inside, count = table.detach().diagonal(), len(table)
         outside = (table.detach().sum() - inside.sum()) / max(1, count * (count - 1))
         yield Losses("expert", loss, {"bce": loss, "in_sync": inside.mean(), "out_of_sync": outside})
