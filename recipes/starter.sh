@@ -22,14 +22,34 @@ step() { # NAME COMMAND...
 wav2lip() { "$python" -m wav2lip_npu "$@"; }
 newest() { ls "$1"/checkpoint_step*.pth | tail -n 1; }
 
-shared=(--data_root "$work/clips" --device "$device" --amp "$amp" --width 8 --average 0.998
-    --checkpoint_interval 500 --eval_interval 500 --keep 2)
-a_little=(--flip 0.5 --stretch 0.06 --shift 0.02 --turn 4 --bend 0.01 --colour 0.15 --gamma 0.25
-    --blur 0.6 --noise 3 --jpeg 0.4 --formants 0.04 --loudness 5 --tilt 4)
-a_lot=(--flip 0.5 --stretch 0.12 --shift 0.04 --turn 8 --bend 0.03 --colour 0.25 --gamma 0.4
-    --blur 1.2 --noise 6 --jpeg 0.7 --formants 0.1 --loudness 8 --tilt 8)
-generator=(--filelists "$work/lists/generator" --checkpoint_dir "$work/generator" --batch_size 8
-    --warmup_steps 200 --clip_grad_norm 1 --reference_distance 10 --eval_batches 10)
+shared=(--data_root "$work/clips" --device "$device" --amp "$amp" --average 0.998 --eval_interval 500
+    --checkpoint_interval 250 --keep 3)
+a_little=(--flip 0.5 --stretch 0.06 --shift 0.02 --turn 4 --colour 0.15 --gamma 0.25 --blur 0.6 --noise 3
+    --jpeg 0.4 --formants 0.04 --loudness 5 --tilt 4)
+a_lot=(--flip 0.5 --stretch 0.12 --shift 0.04 --turn 8 --bend 0.03 --colour 0.25 --gamma 0.4 --blur 1.2
+    --noise 6 --jpeg 0.7 --formants 0.1 --loudness 8 --tilt 8)
+
+# A training goes on where the one before it in the same folder ended.
+expert() { # STEPS RATE LISTS FLAGS...
+    local steps=$1 rate=$2 lists=$3
+    shift 3
+    step "expert to $steps" wav2lip train_syncnet "${shared[@]}" --checkpoint_dir "$work/expert" --width 8 \
+        --filelists "$work/lists/$lists" --eval_clips 40 --steps "$steps" --syncnet_lr "$rate" "$@"
+}
+judge() { # STEPS RATE FLAGS...
+    local steps=$1 rate=$2
+    shift 2
+    step "judge to $steps" wav2lip train_syncnet "${shared[@]}" --checkpoint_dir "$work/judge" --width 8 --seed 7 \
+        --filelists "$work/lists/judge" --eval_clips 40 --steps "$steps" --syncnet_lr "$rate" "$@"
+}
+generator() { # STEPS FLAGS...
+    local steps=$1
+    shift
+    step "generator to $steps" wav2lip train "${shared[@]}" --checkpoint_dir "$work/generator" --width 16 \
+        --filelists "$work/lists/generator" --syncnet_checkpoint_path "$(newest "$work/expert")" --batch_size 8 \
+        --learning_rate 3e-4 --warmup_steps 100 --clip_grad_norm 1 --reference_distance 10 --eval_batches 10 \
+        --steps "$steps" "$@"
+}
 
 mkdir -p "$work"
 # A video that cannot be used is named in its report, and is no reason to stop.
@@ -37,16 +57,22 @@ step preprocess wav2lip preprocess --data_root "$videos" --preprocessed_root "$w
     --filelists "$work/all" --device "$device" || test $? = 1
 step lists "$python" recipes/starter_lists.py "$work/clips" "$work/lists"
 step doctor wav2lip doctor "$work/clips" --filelists "$work/lists/expert" --device "$device" || test $? = 1
-step expert wav2lip train_syncnet "${shared[@]}" --filelists "$work/lists/expert" \
-    --checkpoint_dir "$work/expert" --eval_clips 40 --steps 6000 "${a_little[@]}"
-step judge wav2lip train_syncnet "${shared[@]}" --filelists "$work/lists/judge" \
-    --checkpoint_dir "$work/judge" --eval_clips 40 --steps 3000 --seed 7
-expert=$(newest "$work/expert")
-# First to know faces from a reference, by their pixels alone; then to be in sync.
-step "generator, faces" wav2lip train "${shared[@]}" "${generator[@]}" "${a_lot[@]}" \
-    --syncnet_checkpoint_path "$expert" --sync_weight 0 --learning_rate 3e-4 --steps 5000
-step "generator, sync" wav2lip train "${shared[@]}" "${generator[@]}" "${a_lot[@]}" \
-    --syncnet_checkpoint_path "$expert" --syncnet_wt 0.01 --learning_rate 1e-4 --steps 7000
-step pack "$python" recipes/starter_pack.py "$(newest "$work/generator")" "$expert"
+
+# Anybody's mouth first, then the sentences, at a falling rate.
+expert 2500 1e-4 expert "${a_little[@]}" --bend 0.01
+expert 3500 3e-5 expert "${a_little[@]}" --bend 0.01
+expert 4500 3e-5 expert --flip 0.5
+expert 5000 3e-5 expert --flip 0.5 --same_clip 0.8
+expert 6000 2e-5 expert_late --same_clip 0.8
+expert 7000 5e-6 expert_late --same_clip 1
+# First to know a face from its reference, then to speak.
+generator 1000 --sync_weight 0 "${a_lot[@]}"
+generator 2500 --syncnet_wt 0.01 --mouth_weight 4 "${a_little[@]}" --bend 0.02
+# What is not needed above: the expert's last steps, and a judge that was never a loss.
+expert 7750 5e-6 expert_late --same_clip 1
+judge 1000 1e-4
+judge 1500 3e-5 --same_clip 0.8
+
+step pack "$python" recipes/starter_pack.py "$(newest "$work/generator")" "$(newest "$work/expert")"
 step evaluation "$python" benchmarks/starter.py --clips "$work/clips" --lists "$work/lists" \
     --judge "$(newest "$work/judge")" --out "$work/figures.json" | tee "$work/figures.md"

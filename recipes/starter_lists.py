@@ -26,10 +26,12 @@ SENTENCES = "grid/s1"
 TIMES = 20
 """How often a clip of a person with few is listed."""
 FOLDS = 10
+LATE = "expert_late"
+"""The last steps of the expert are for sentences: each clip once."""
 
 
 def main(clips: Path, lists: Path) -> int:
-    """Write LISTS/{expert,judge,generator}/{train,val}.txt, LISTS/test.txt and LISTS/people.txt."""
+    """Write train.txt and val.txt of each training, and the lists that only measure."""
     names = sorted(str(path.parent.relative_to(clips)) for path in clips.rglob("clip.json"))
     sentences = [name for name in names if name.startswith(SENTENCES + "/")]
     unfit = {*HELD_OUT_PEOPLE, *NOT_THEIR_OWN_SPEECH, *TOO_SMALL, *sentences}
@@ -37,11 +39,13 @@ def main(clips: Path, lists: Path) -> int:
     folds: list[list[str]] = [[] for _ in range(FOLDS)]
     for name in sentences:
         folds[int(hashlib.sha256(name.encode()).hexdigest(), 16) % FOLDS].append(name)
-    for network, left_out in {"expert": 1, "judge": 2, "generator": 1}.items():
+    for training, left_out in {"expert": 1, "expert_late": 1, "judge": 2, "generator": 1}.items():
         learnt = [name for number, fold in enumerate(folds) if number not in (0, left_out) for name in fold]
-        (lists / network).mkdir(parents=True, exist_ok=True)
-        write(lists / network / TRAIN, learnt + people * TIMES)
-        write(lists / network / VAL, folds[left_out])
+        (lists / training).mkdir(parents=True, exist_ok=True)
+        write(
+            lists / training / TRAIN, sorted(learnt + people) if training == LATE else learnt + people * TIMES
+        )
+        write(lists / training / VAL, folds[left_out])
     write(lists / "test.txt", folds[0])
     write(lists / "people.txt", [name for name in HELD_OUT_PEOPLE if name in names])
     return 0

@@ -225,6 +225,18 @@ def test_losses_are_those_of_bce():
     torch.testing.assert_close(alone, bce(cosine.diagonal(), torch.ones(6)) / 2)
 
 
+def test_errors_in_the_mouth_count_more():
+    target = torch.rand(2, 3, 5, 96, 96)
+    torch.testing.assert_close(losses.mouth_loss(target + 0.1, target, 4), torch.tensor(0.1))
+    in_mouth, in_hair = target.clone(), target.clone()
+    in_mouth[..., 70:78, 44:52] += 0.5
+    in_hair[..., 4:12, 44:52] += 0.5
+    mouth, hair = (float(losses.mouth_loss(each, target, 4)) for each in (in_mouth, in_hair))
+    assert mouth / hair == pytest.approx(4, rel=0.05)
+    plain = nn.functional.l1_loss(in_mouth, target)
+    torch.testing.assert_close(losses.mouth_loss(in_mouth, target, 1), plain)
+
+
 def test_the_average_of_weights():
     network = nn.BatchNorm1d(2)
     average = Average(network, 0.5)

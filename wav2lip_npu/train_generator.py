@@ -17,7 +17,7 @@ from wav2lip_npu import device as devices
 from wav2lip_npu import distributed
 from wav2lip_npu.curves import Curves
 from wav2lip_npu.data import Samples, batches
-from wav2lip_npu.losses import fake_loss, real_loss, sync_loss
+from wav2lip_npu.losses import fake_loss, mouth_loss, real_loss, sync_loss
 from wav2lip_npu.models import SyncNet
 from wav2lip_npu.train import Evaluate, Losses
 from wav2lip_npu.train_options import GeneratorOptions
@@ -79,7 +79,9 @@ class Lessons:
         made = made.float()
         weight, quality = self._schedule.weight, self._options.disc_wt
         parts = {"l1": functional.l1_loss(made, target)}
-        total = (1 - weight - quality) * parts["l1"]
+        asked = self._options.mouth_weight
+        pixels = parts["l1"] if asked == 1 else mouth_loss(made, target, asked)
+        total = (1 - weight - quality) * pixels
         if weight:
             parts["sync"] = self._sync(batch["mels"], made)
             total = total + weight * parts["sync"]

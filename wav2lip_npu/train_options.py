@@ -179,6 +179,9 @@ class GeneratorOptions:
     """Weight of the visual-quality discriminator; the original's hq training has 0.07, 0 trains without."""
     disc_initial_learning_rate: float = 1e-4
     """Step size of Adam for the discriminator."""
+    mouth_weight: float = 1.0
+    """How many times an error in the middle of the mouth counts in the L1; with 1 as much as any, as in the
+    original. The curves show the plain L1."""
     expert_bn: str = "eval"
     """Batch norms of the expert: eval (running statistics) or batch (of each batch, as the original)."""
     reference_distance: int = 0
@@ -195,6 +198,8 @@ class GeneratorOptions:
                 raise UsageError(f"--{name} {getattr(self, name):g} is out of range. Pass 0 to 1.")
         if self.disc_wt + max(self.syncnet_wt, self.risen_weight) > 1:
             raise UsageError("the weights of sync loss and discriminator are above 1 together. Lower one.")
+        if not 1 <= self.mouth_weight <= 100:
+            raise UsageError(f"--mouth_weight {self.mouth_weight:g} is out of range. Pass 1 to 100.")
         if self.reference_distance < 0:
             raise UsageError(f"--reference_distance {self.reference_distance} is below 0.")
         if self.eval_batches < 1:
