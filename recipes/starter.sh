@@ -65,13 +65,15 @@ expert 4500 3e-5 expert --flip 0.5
 expert 5000 3e-5 expert --flip 0.5 --same_clip 0.8
 expert 6000 2e-5 expert_late --same_clip 0.8
 expert 7000 5e-6 expert_late --same_clip 1
-# First to know a face from its reference, then to speak.
+# First to know a face from its reference, then to speak, at last with hardly a change.
 generator 1000 --sync_weight 0 "${a_lot[@]}"
-generator 2500 --syncnet_wt 0.01 --mouth_weight 4 "${a_little[@]}" --bend 0.02
+generator 1500 --syncnet_wt 0.01 --mouth_weight 4 "${a_little[@]}" --bend 0.02
+generator 2000 --syncnet_wt 0.002 --sync_weight 0.002 --mouth_weight 4 "${a_lot[@]}" --blur 0.6 --noise 3 --jpeg 0.4
+generator 3500 --syncnet_wt 0.005 --sync_weight 0.005 --mouth_weight 4 --average 0.995 \
+    --colour 0.1 --gamma 0.2 --formants 0.03 --loudness 5 --tilt 3
 # What is not needed above: the expert's last steps, and a judge that was never a loss.
 expert 7750 5e-6 expert_late --same_clip 1
 judge 1000 1e-4
-judge 1500 3e-5 --same_clip 0.8
 
 step pack "$python" recipes/starter_pack.py "$(newest "$work/generator")" "$(newest "$work/expert")"
 step evaluation "$python" benchmarks/starter.py --clips "$work/clips" --lists "$work/lists" \

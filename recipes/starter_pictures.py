@@ -1,0 +1,52 @@
+"""Mouths that the starter makes for people whom it never met: docs/starter_people.png.
+
+    python recipes/starter_pictures.py CLIPS [WEIGHTS]
+
+A row a person, the demo's sentence below. Every pixel is the network's: clips of real people are not part of
+the project.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from demo import SENTENCE, envelope
+from starter_lists import HELD_OUT_PEOPLE
+
+from wav2lip_npu.blend import load_mask
+from wav2lip_npu.clips import read_clip
+from wav2lip_npu.face_reader import FaceReader
+from wav2lip_npu.generate import Speaker, load_models
+from wav2lip_npu.mel import TRAINING_FPS, log_mel, window_start
+from wav2lip_npu.sound import read_audio
+
+PICTURE = Path(__file__).resolve().parent.parent / "docs" / "starter_people.png"
+SHOWN, SCALE = 12, 1.5
+MOUTH = (slice(52, 94), slice(20, 76))
+
+
+def main(clips: Path, weights: str = "starter") -> int:
+    """Write the picture."""
+    models = load_models(weights, device="cpu")
+    speaker = Speaker(models, None, load_mask("hard", 96))
+    wav = read_audio(SENTENCE)
+    mel = log_mel(wav)
+    count = len(wav) * TRAINING_FPS // 16_000
+    at = np.linspace(0, count - 1, 2 * SHOWN + 1)[1::2].astype(int)
+    begins = [window_start(number, TRAINING_FPS, models.mel_shift) for number in at]  # type: ignore[arg-type]
+    mels = [mel[:, max(0, begin) : max(0, begin) + 16] for begin in begins]
+    rows = []
+    for name in HELD_OUT_PEOPLE:
+        clip = read_clip(name, clips / name)
+        faces = list(FaceReader(cache=False).pick(clip, at % len(clip.frames)))
+        rows.append(np.hstack([mouth[MOUTH] for mouth in speaker(faces, mels)]))
+    sheet = cv2.resize(np.vstack(rows), None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC)
+    cv2.imwrite(str(PICTURE), np.vstack([sheet, envelope(wav, sheet.shape[1], 60)]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))
