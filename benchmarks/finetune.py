@@ -18,7 +18,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from starter import Sentence, likeness, spoken_from
+from starter import Sentence, half_away, likeness, spoken_from
 
 from wav2lip_npu import cli
 from wav2lip_npu.clips import read_clip
@@ -28,9 +28,9 @@ from wav2lip_npu.generate import load_models
 RATE, FPS = 16_000, 25
 LEARNT = 0.75
 TRAINING = """--batch_size 8 --learning_rate 2e-4 --warmup_steps 20 --clip_grad_norm 1 --average 0.98
-    --flip 0.5 --stretch 0.04 --shift 0.02 --turn 3 --colour 0.1 --gamma 0.1 --blur 0.3 --loudness 5 --tilt 3
+    --flip 0.5 --stretch 0.04 --shift 0.02 --turn 3 --colour 0.1 --gamma 0.1 --blur 0.3
     --reference_distance 10 --eval_interval 100 --eval_batches 5 --checkpoint_interval 100 --keep 1"""
-"""As docs/starter.md advises."""
+"""As docs/training.md advises."""
 
 
 def cut(source: Path, out: Path, first: int, last: int) -> None:
@@ -48,9 +48,8 @@ def cut(source: Path, out: Path, first: int, last: int) -> None:
 
 def measured(weights: str, test: Sentence) -> tuple[float, float, np.ndarray]:
     """PSNR, SSIM and the faces."""
-    count = len(test.faces)
-    away = (np.arange(count) + count // 2) % count
-    made = spoken_from(load_models(weights, device="cpu"), test.faces[away], test.faces, test.mel)
+    reference = test.faces[half_away(len(test.faces))]
+    made = spoken_from(load_models(weights, device="cpu"), reference, test.faces, test.mel)
     return *likeness(made, test.faces), made
 
 
@@ -80,13 +79,12 @@ def main() -> int:
     test = Sentence("measured", FaceReader(cache=False)(clip, 0, len(clip.frames)), clip.mel())
     tuned = sorted((out / "me").glob("checkpoint_step*.pth"))[-1]
     rows = {"starter": measured("starter", test), "fine-tuned": measured(str(tuned), test)}
-    count = len(test.faces)
-    copied = test.faces[(np.arange(count) + count // 2) % count]
+    copied = test.faces[half_away(len(test.faces))]
     rows["copied reference"] = (*likeness(copied, test.faces), copied)
     sys.stdout.write(f"{border / FPS:.1f} s learnt, {arguments.steps} steps in {seconds:.0f} s\n")
     sys.stdout.write("| | PSNR, dB | SSIM |\n|---|---|---|\n")
     sys.stdout.writelines(f"| {name} | {psnr:.2f} | {ssim:.3f} |\n" for name, (psnr, ssim, _) in rows.items())
-    at = np.linspace(0, count - 1, 8).astype(int)
+    at = np.linspace(0, len(test.faces) - 1, 8).astype(int)
     shown = [test.faces, *(faces for _, _, faces in rows.values())]
     cv2.imwrite(str(out / "faces.png"), np.vstack([np.hstack(faces[at]) for faces in shown]))
     return 0

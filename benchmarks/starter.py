@@ -103,6 +103,11 @@ def judged(expert: SyncNet, faces: np.ndarray, mel: Mel) -> Judged:
     return Judged(*table.offset(), float(table.by_offset()[:, FARTHEST].mean()))
 
 
+def half_away(count: int) -> np.ndarray:
+    """For each of `count` pictures the one that is half of them away: a reference without its mouth."""
+    return (np.arange(count) + count // 2) % count
+
+
 def likeness(made: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """PSNR in dB and SSIM of the mouth regions of faces."""
     a, b = made[:, MOUTH:], truth[:, MOUTH:]
@@ -130,7 +135,7 @@ def of_generator(models: Models, expert: SyncNet, tests: list[Sentence]) -> Iter
     for number, test in enumerate(tests):
         count = len(test.faces)
         other = tests[(number + PARTNER) % len(tests)]
-        away = (np.arange(count) + count // 2) % count
+        away = half_away(count)
         own = spoken_from(models, test.faces[away], test.faces, test.mel)
         dubbed = spoken(models, test.faces, other.mel)
         quiet = spoken(models, test.faces, silence)
@@ -167,8 +172,7 @@ def of_generator(models: Models, expert: SyncNet, tests: list[Sentence]) -> Iter
 def of_strangers(models: Models, people: list[Sentence]) -> Iterator[dict[str, float]]:
     """Figures of each clip of a person who was never learnt from, with the own sound."""
     for person in people:
-        count = len(person.faces)
-        away = (np.arange(count) + count // 2) % count
+        away = half_away(len(person.faces))
         own = spoken_from(models, person.faces[away], person.faces, person.mel)
         psnr, ssim = likeness(own, person.faces)
         copied_psnr, copied_ssim = likeness(person.faces[away], person.faces)

@@ -13,11 +13,12 @@ videos=${1:?the folder of videos} work=${2:?a folder for the results}
 device=${DEVICE:-auto} amp=${AMP:-bf16} python=${PYTHON:-python3}
 
 step() { # NAME COMMAND...
-    local name=$1 begun=$SECONDS
+    local name=$1 begun=$SECONDS code=0
     shift
     echo "== $name"
-    "$@"
+    "$@" || code=$?
     echo "$name: $((SECONDS - begun)) s" | tee -a "$work/times.txt"
+    return "$code"
 }
 wav2lip() { "$python" -m wav2lip_npu "$@"; }
 newest() { ls "$1"/checkpoint_step*.pth | tail -n 1; }
