@@ -23,11 +23,17 @@ NOT_THEIR_OWN_SPEECH = (
 )
 TOO_SMALL = ("clips/lecturer_tiny_face_720",)
 SENTENCES = "grid/s1"
-TIMES = 20
-"""How often a clip of a person with few is listed."""
 FOLDS = 10
-LATE = "expert_late"
-"""The last steps of the expert are for sentences: each clip once."""
+TRAININGS = {
+    "expert": (1, 20),
+    "expert_late": (1, 1),
+    "judge": (2, 20),
+    "generator": (1, 20),
+    "generator_late": (1, 6),
+}
+"""The fold that each leaves out beside that of the test, and how often a clip of a person with few is listed:
+often at first, to know faces, and less when sentences are to be learnt.
+"""
 
 
 def main(clips: Path, lists: Path) -> int:
@@ -39,12 +45,10 @@ def main(clips: Path, lists: Path) -> int:
     folds: list[list[str]] = [[] for _ in range(FOLDS)]
     for name in sentences:
         folds[int(hashlib.sha256(name.encode()).hexdigest(), 16) % FOLDS].append(name)
-    for training, left_out in {"expert": 1, "expert_late": 1, "judge": 2, "generator": 1}.items():
+    for training, (left_out, times) in TRAININGS.items():
         learnt = [name for number, fold in enumerate(folds) if number not in (0, left_out) for name in fold]
         (lists / training).mkdir(parents=True, exist_ok=True)
-        write(
-            lists / training / TRAIN, sorted(learnt + people) if training == LATE else learnt + people * TIMES
-        )
+        write(lists / training / TRAIN, sorted(learnt + people) if times == 1 else learnt + people * times)
         write(lists / training / VAL, folds[left_out])
     write(lists / "test.txt", folds[0])
     write(lists / "people.txt", [name for name in HELD_OUT_PEOPLE if name in names])

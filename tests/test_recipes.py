@@ -40,7 +40,7 @@ def test_a_tenth_of_the_sentences_and_whole_people_are_held_out(lists):
     test, people = (set(read_names(lists / f"{name}.txt")) for name in ("test", "people"))
     assert 10 <= len(test) <= 32 and test <= set(SENTENCES)
     assert people == {"clips/man_844", "clips/vox_00104", "clips/woman_elderly_524", "grid/others/lbbc2a"}
-    for network in NETWORKS:
+    for network in (*NETWORKS, "generator_late", "expert_late"):
         train, val = (set(read_names(lists / network / f"{part}.txt")) for part in ("train", "val"))
         assert not train & val and not (train | val) & (test | people)
         assert not (train | val) & set(FOREIGN)
@@ -52,9 +52,10 @@ def test_the_judge_has_a_split_of_its_own(lists):
 
 
 def test_people_of_few_seconds_are_listed_often(lists):
-    names = read_names(lists / "generator" / "train.txt")
-    assert names.count("clips/man_512") == names.count("grid/others/brbk7n") == 20
-    assert max(names.count(name) for name in SENTENCES) == 1
+    for network, times in {"generator": 20, "generator_late": 6, "expert_late": 1}.items():
+        names = read_names(lists / network / "train.txt")
+        assert names.count("clips/man_512") == names.count("grid/others/brbk7n") == times
+        assert max(names.count(name) for name in SENTENCES) == 1
 
 
 def test_the_camera_of_the_demo_keeps_the_face_in_view():

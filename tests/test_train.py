@@ -198,6 +198,20 @@ def test_cosines_past_one_are_clamped():
     assert float(losses.cosines(same, same).max()) < 1
 
 
+def test_the_sync_loss_goes_on_straight_below_its_floor():
+    sound = torch.tensor([[1.0, 0.0]])
+    for floor in (0.3, 0.5, 1.0):
+        angles = [torch.tensor([c, (1 - c * c) ** 0.5]) for c in (0.01, 0.1, 0.29, 0.6, 0.9)]
+        for angle in angles:
+            picture = angle[None].requires_grad_()
+            loss = losses.sync_loss(sound, picture, floor)
+            cosine = float(angle[0])
+            (slope,) = torch.autograd.grad(loss, picture)
+            assert float(slope[0, 0]) == pytest.approx(-1 / max(cosine, floor), rel=1e-4)
+            if cosine >= floor:
+                assert float(loss) == pytest.approx(-math.log(cosine), rel=1e-4)
+
+
 def test_losses_are_those_of_bce():
     sound, picture = (nn.functional.normalize(torch.rand(6, 8)) for _ in range(2))
     in_sync = torch.tensor([1.0, 0, 1, 0, 0, 1])

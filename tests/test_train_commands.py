@@ -44,7 +44,8 @@ def test_every_flag_is_known():
     assert names(TrainSyncnetCommand) == set(f"{SHARED} {AUGMENT} recipe same_clip eval_clips".split())
     assert names(TrainCommand) == set(
         f"{SHARED} {AUGMENT} syncnet_checkpoint_path disc_checkpoint_path syncnet_wt sync_gate sync_weight disc_wt "
-        "disc_initial_learning_rate expert_bn eval_batches reference_distance mouth_weight".split()
+        "disc_initial_learning_rate expert_bn eval_batches reference_distance mouth_weight "
+        "sync_floor".split()
     )
 
 
@@ -181,6 +182,7 @@ def test_bad_values(refused, tmp_path):
     refused(EXPERT, "--same_clip 1.5 is out of range", same_clip=1.5)
     refused(EXPERT, "--flip 2 is out of range. Pass 0 to 1", flip=2)
     refused(GENERATOR, "--mouth_weight 0 is out of range", mouth_weight=0)
+    refused(GENERATOR, "--sync_floor 1.2 is out of range", sync_floor=1.2)
     refused(GENERATOR, "--reference_distance -1 is below 0", reference_distance=-1)
     refused(GENERATOR, "--expert_bn batch: the expert's batch norms", batch_size=1, expert_bn="batch")
 

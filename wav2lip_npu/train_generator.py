@@ -83,7 +83,7 @@ class Lessons:
         pixels = parts["l1"] if asked == 1 else mouth_loss(made, target, asked)
         total = (1 - weight - quality) * pixels
         if weight:
-            parts["sync"] = self._sync(batch["mels"], made)
+            parts["sync"] = sync_loss(*self._embedded(batch["mels"], made), self._options.sync_floor)
             total = total + weight * parts["sync"]
         if self._critic is not None:
             parts["quality"] = self._quality(made)
@@ -96,11 +96,11 @@ class Lessons:
             critics = {"disc_real": real_loss(real), "disc_fake": fake_loss(fake)}
             yield Losses("discriminator", critics["disc_real"] + critics["disc_fake"], critics)
 
-    def _sync(self, mels: Tensor, made: Tensor) -> Tensor:
-        """The expert's loss of made windows [B, 3, 5, S, S]."""
+    def _embedded(self, mels: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
+        """What the expert makes of sounds and of made windows [B, 3, 5, S, S]."""
         with devices.autocast(self._state.device, self._amp):
             sound, picture = self._expert(mels[:, None], lower_halves(made))
-        return sync_loss(sound.float(), picture.float())
+        return sound.float(), picture.float()
 
     def _quality(self, made: Tensor) -> Tensor:
         """How far the discriminator is from taking made windows for real; it learns nothing from that."""
@@ -127,7 +127,7 @@ class Lessons:
                 pairs = masked_pairs(target, tensors["reference"])
                 made = state.main.network(tensors["frame_mels"][:, :, None], pairs)
                 sums["l1"] += float(functional.l1_loss(made, target))
-                sums["sync"] += float(self._sync(tensors["mels"], made))
+                sums["sync"] += float(sync_loss(*self._embedded(tensors["mels"], made)))
                 if self._critic is not None:
                     sums["quality"] += float(real_loss(self._critic.network(made)))
                 if number == 0 and curves is not None:

@@ -175,6 +175,9 @@ class GeneratorOptions:
     """Held-out sync loss below which the weight of the sync loss rises."""
     sync_weight: float | None = None
     """The weight that it rises to. (default: 0.01, or 0.03 with the discriminator)"""
+    sync_floor: float = 0.0
+    """Cosine of the expert below which a window pulls no harder than at it; 0 as the original. The held-out
+    sync loss is the original's."""
     disc_wt: float = 0.0
     """Weight of the visual-quality discriminator; the original's hq training has 0.07, 0 trains without."""
     disc_initial_learning_rate: float = 1e-4
@@ -198,6 +201,8 @@ class GeneratorOptions:
                 raise UsageError(f"--{name} {getattr(self, name):g} is out of range. Pass 0 to 1.")
         if self.disc_wt + max(self.syncnet_wt, self.risen_weight) > 1:
             raise UsageError("the weights of sync loss and discriminator are above 1 together. Lower one.")
+        if not 0 <= self.sync_floor <= 1:
+            raise UsageError(f"--sync_floor {self.sync_floor:g} is out of range. Pass 0 to 1.")
         if not 1 <= self.mouth_weight <= 100:
             raise UsageError(f"--mouth_weight {self.mouth_weight:g} is out of range. Pass 1 to 100.")
         if self.reference_distance < 0:
