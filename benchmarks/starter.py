@@ -38,6 +38,9 @@ from wav2lip_npu.train_syncnet import judge
 
 FPS = Fraction(25)
 MOUTH = FACE_SIZE // 2
+BELOW = np.s_[MOUTH:, :]
+LIPS = np.s_[MOUTH + 10 : MOUTH + 42, 28:68]
+"""Where lips and chin move, of the lower half, whose rest moves with the head."""
 CPU = torch.device("cpu")
 PARTNER = 7
 """A sentence is dubbed with the sound of the one so many lines below."""
@@ -116,9 +119,9 @@ def likeness(made: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     return 10 * np.log10(255**2 / max(error, 1e-6)), float(ssim)
 
 
-def motion(faces: np.ndarray) -> float:
-    """Mean square of the change of the mouth region from one face to the next."""
-    return float(np.square(np.diff(faces[:, MOUTH:].astype(np.float32), axis=0)).mean())
+def motion(faces: np.ndarray, part: tuple[slice, slice] = LIPS) -> float:
+    """Mean square of the change of a part of the face from one to the next."""
+    return float(np.square(np.diff(faces[(slice(None), *part)].astype(np.float32), axis=0)).mean())
 
 
 def of_expert(expert: SyncNet, clips: list[Clip]) -> dict[str, float]:
@@ -164,6 +167,8 @@ def of_generator(models: Models, expert: SyncNet, tests: list[Sentence]) -> Iter
             "motion_speech": motion(dubbed),
             "motion_silence": motion(quiet),
             "motion_real": motion(test.faces),
+            "below_speech": motion(dubbed, BELOW),
+            "below_silence": motion(quiet, BELOW),
             "still_speech": motion(spoken(models, still, other.mel)),
             "still_silence": motion(spoken(models, still, silence)),
         }
@@ -280,9 +285,14 @@ def main() -> int:
             f"{found['still_silence'] / found['still_speech']:.1%}",
         ),
         (
-            "... video of somebody who speaks",
+            "... video of somebody who speaks, lips and chin",
             "<= 20 %",
             f"{found['motion_silence'] / found['motion_speech']:.1%}",
+        ),
+        (
+            "... the same, lower half of the face, with the head's own motion",
+            "stated",
+            f"{found['below_silence'] / found['below_speech']:.1%}",
         ),
         (
             "generator alone, 25 fps on 2 cores",

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The starter from the raw videos on: preprocess, doctor, expert, judge, generator, evaluation.
 #
-#     recipes/starter.sh VIDEOS WORK        # killed at any moment, the same line goes on
+#     recipes/starter.sh VIDEOS WORK                    # killed at any moment, the same line goes on
+#     FIRST_TENTH=yes recipes/starter.sh VIDEOS WORK    # a tenth of each training, and how far from the kept curves
 #
 # VIDEOS holds grid/s1 and grid/others (GRID corpus, CC-BY-4.0) and clips/. WORK gets everything that is made,
 # 2 GB of it; WORK/times.txt says how long each step took on this machine. The device is what --device auto

@@ -15,7 +15,7 @@ from wav2lip_npu.errors import DeviceError
 
 ROOT = Path(__file__).parents[1]
 needs_bare_machine = pytest.mark.skipif(
-    torch.cuda.is_available() or device._count("npu")[0] > 0, reason="this machine has an accelerator"
+    torch.cuda.is_available() or device.found("npu")[0] > 0, reason="this machine has an accelerator"
 )
 
 WORKING_PLUGIN = """
@@ -25,6 +25,7 @@ def set_compile_mode(jit_compile):
     print("jit", jit_compile)
 torch._register_device_module("npu", types.SimpleNamespace(
     is_available=lambda: True, device_count=lambda: 2, set_compile_mode=set_compile_mode,
+    config=types.SimpleNamespace(),
     set_device=lambda where: print("current", where.index),
 ))
 """
@@ -189,10 +190,11 @@ def test_precisions() -> None:
         torch.float32,
         torch.bfloat16,
         torch.float16,
+        torch.float32,
     ]
     for name in ("float32", "FP32", ""):
         with pytest.raises(
-            DeviceError, match=f"unknown precision '{name}'. Pass --precision fp32, bf16, fp16."
+            DeviceError, match=f"unknown precision '{name}'. Pass --precision fp32, bf16, fp16, fp32_strict."
         ):
             device.dtype_of(name)
 

@@ -260,7 +260,7 @@ def test_the_command_tells_and_writes_json(data_set, tmp_path, capsys, caplog):
     assert capsys.readouterr().out == ""
     lines = caplog.messages
     assert any("findings, worst first" in line for line in lines)
-    assert lines[-1] == "everything, clip by clip: out/all.json"
+    assert lines[-1] == "everything that was found: out/all.json"
     found = json.loads((tmp_path / "out" / "all.json").read_text())
     assert [clip["name"] for clip in found["clips"]] == ["b/1", "a/1", "a/2 x"]
     assert found["rejected"] == {"train.txt": {"a/broken": "damaged"}, "val.txt": {}}
@@ -320,7 +320,6 @@ def test_links_that_go_round_are_followed_once(tmp_path):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ([], ["no DATA_ROOT"]),
         (["nowhere"], ["nowhere is not a folder"]),
         (["."], ["no clip is under ."]),
         ([".", "--fix_offset"], ["--syncnet_checkpoint_path"]),

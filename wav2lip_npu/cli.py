@@ -31,9 +31,11 @@ COMMANDS = {
     "doctor": (
         "wav2lip_npu.doctor_command",
         "DoctorCommand",
-        "look at clips before training on them: what will hurt",
+        "look at this machine, or at clips before training on them: what will hurt",
     ),
 }
+_FILE_OR_STDOUT = "--json"
+"""Takes a file name, or nothing for the standard output."""
 _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _TERMINATED, _INTERRUPTED = 143, 130
 
@@ -97,6 +99,8 @@ def _plain_switches(words: list[str], options: Any) -> list[str]:
         name = flag.removeprefix("--").replace("-", "_")
         if not flag.startswith("--") or name not in switches:
             plain.append(words[at])
+            if words[at] == _FILE_OR_STDOUT and (words[at + 1 :] or ["--"])[0].startswith("--"):
+                plain.append("-")
             continue
         if not value and at + 1 < len(words) and words[at + 1].lower() in _WORDS:
             value = words[next(rest)]

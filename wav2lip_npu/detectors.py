@@ -93,6 +93,15 @@ def load_detector(name: str, device: str = "cpu") -> Detector:
     raise FaceError(f"unknown face detector {name!r}. Choose one of: {', '.join(NAMES)}")
 
 
+def weights_files() -> dict[str, list[Path]]:
+    """By detector the weights that it has or lacks, where they are looked for."""
+    from torch import hub
+
+    folder = Path(hub.get_dir()) / "checkpoints"
+    others = {name: [folder / file for file in files] for name, files in _OTHERS.items()}
+    return {"hog": [], "s3fd": [_s3fd_weights() or S3FD_PATHS[0]], **others}
+
+
 class HogDetector:
     """The frontal detector of dlib: gradient histograms, a model inside the library, 80 ns a pixel."""
 
@@ -252,21 +261,20 @@ class _FaceAlignmentDetector:
     def __init__(self, name: str, device: str) -> None:
         from importlib import import_module
 
-        from torch import hub
-
         self.name = name
-        folder = Path(hub.get_dir()) / "checkpoints"
-        missing = [file for file in _OTHERS[name] if not (folder / file).is_file()]
+        files = weights_files()[name]
+        missing = [path.name for path in files if not path.is_file()]
         if missing:
             raise FaceError(
-                f"face detector {name} needs {', '.join(missing)} in {folder}. Put it there or choose hog"
+                f"face detector {name} needs {', '.join(missing)} in {files[0].parent}. "
+                "Put it there or choose hog"
             )
         module = import_module(f"face_alignment.detection.{name}")
         # Its base class knows cpu, cuda and mps only; the dlib one would silently become HOG on the cpu.
         if name == "dlib":
             import dlib
 
-            network = dlib.cnn_face_detection_model_v1(str(folder / _OTHERS[name][0]))
+            network = dlib.cnn_face_detection_model_v1(str(files[0]))
             self._boxes: Any = lambda image: [_mmod_box(each) for each in network(image)]
         else:
             known = device if device.startswith("cuda") else "cpu"

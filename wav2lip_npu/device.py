@@ -14,6 +14,7 @@ import re
 import resource
 import sys
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wav2lip_npu.errors import DeviceError
@@ -49,7 +50,7 @@ BACKENDS = {
 _MOST_LANES = 4
 NEVER = 2**31 - 1
 """Growth interval of a scaler whose factor is constant."""
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("fp32", "bf16", "fp16", "fp32_strict")
 AMP = ("off", "bf16", "fp16")
 
 
@@ -66,18 +67,18 @@ def resolve(spec: str = "auto") -> torch.device:
     if named is None:
         raise DeviceError(f"unknown device {spec!r}. Pass --device auto, cpu, cuda, cuda:1, npu or npu:1.")
     kind, index = named[1], int(named[2] or 0)
-    count, reason = _count(kind)
+    count, reason = found(kind)
     if count <= index:
-        found = f"{count} found" if count else f"none found{reason and f' ({reason})'}"
+        there = f"{count} found" if count else f"none found{reason and f' ({reason})'}"
         way_out = f"Pass --device {kind}" if count else f"{BACKENDS[kind].missing}, or pass --device cpu"
-        raise DeviceError(f"device {spec!r} is not there, {found}. {way_out}.")
+        raise DeviceError(f"device {spec!r} is not there, {there}. {way_out}.")
     return torch.device(kind) if kind == "cpu" else torch.device(kind, index)  # set_device wants an index
 
 
 def _best() -> str:
     """The first kind of device that is there; a plugin that is installed in vain is named in the log."""
     for kind, backend in BACKENDS.items():
-        count, reason = _count(kind)
+        count, reason = found(kind)
         if count:
             return kind
         if backend.plugin and importlib.util.find_spec(backend.plugin):
@@ -85,8 +86,8 @@ def _best() -> str:
     raise AssertionError("there is always a cpu")
 
 
-def _count(kind: str) -> tuple[int, str]:
-    """Devices of a kind that can be used now, and what kept its plugin from loading."""
+def found(kind: str) -> tuple[int, str]:
+    """How many devices of a kind can be used now, and what kept its plugin from loading."""
     import torch
 
     if kind == "cpu":
@@ -107,21 +108,37 @@ def activate(device: torch.device) -> None:
     """Make `device` the current one of the calling thread; each thread that computes calls it first."""
     import torch
 
-    if device.type == "npu":
-        getattr(torch, device.type).set_compile_mode(
-            jit_compile=False
-        )  # before any .to(), or weights are recast in place
+    module: Any = getattr(torch, device.type)
+    if device.type == "npu":  # before any .to(), or weights are recast in place
+        module.set_compile_mode(jit_compile=False)
+        module.config.allow_internal_format = False
     if device.type != "cpu":
-        getattr(torch, device.type).set_device(device)
+        module.set_device(device)
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """The number format of `fp32`, `bf16` or `fp16`. Raises `DeviceError` for any other word."""
+    """The number format of one of `PRECISIONS`. Raises `DeviceError` for any other word."""
     import torch
 
     if precision not in PRECISIONS:
         raise DeviceError(f"unknown precision {precision!r}. Pass --precision {', '.join(PRECISIONS)}.")
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+
+
+def full_float32(device: torch.device) -> None:
+    """Keep the whole mantissa of float32, where the device would multiply with less of it (HF32, TF32).
+
+    It is for comparing devices and for `--precision fp32_strict`, and holds for the whole process.
+    """
+    import torch
+
+    module: Any = getattr(torch, device.type)
+    if device.type == "npu":
+        module.conv.allow_hf32 = module.matmul.allow_hf32 = False
+        # Chips older than A2 compute float32 convolutions in fp16 unless told otherwise.
+        module.set_option({"ACL_PRECISION_MODE": "must_keep_origin_dtype"})
+    elif device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManager[None]:
@@ -135,9 +152,16 @@ def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManage
         raise DeviceError(f"unknown --amp {amp!r}. Pass {', '.join(AMP)}.")
     if amp == "off":
         return contextlib.nullcontext()
-    if amp == "bf16" and device.type != "cpu" and not getattr(torch, device.type).is_bf16_supported():
+    if amp == "bf16" and not _computes_bf16(device):
         raise DeviceError(f"{device} cannot compute in bf16. Pass --amp fp16.")
     return torch.autocast(device.type, dtype_of(amp))
+
+
+@lru_cache
+def _computes_bf16(device: torch.device) -> bool:
+    import torch
+
+    return device.type == "cpu" or bool(getattr(torch, device.type).is_bf16_supported())
 
 
 def grad_scaler(device: torch.device, amp: str, loss_scale: str) -> torch.amp.GradScaler:
@@ -282,6 +306,25 @@ def peak_memory() -> int:
     """Bytes of host memory that the process has held at most."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def memory(device: torch.device) -> tuple[int, int]:
+    """Free bytes and all bytes of the device's memory, of the host's for a CPU."""
+    import torch
+
+    if device.type == "cpu":
+        free, total = (os.sysconf(f"SC_{which}_PAGES") for which in ("AVPHYS", "PHYS"))
+        return free * resource.getpagesize(), total * resource.getpagesize()
+    free, total = getattr(torch, device.type).mem_get_info(device)
+    return int(free), int(total)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until all that was asked of the device is done."""
+    import torch
+
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize(device)
 
 
 def device_peak_memory(device: torch.device) -> int | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +25,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+STDOUT = "-"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorCommand:
     """Look at a preprocessed data set before days of training are spent on it: what will hurt, worst first.
+    Without one, look at this machine: versions, devices and what mends them, codecs, detectors, weights.
 
+    wav2lip-npu doctor
     wav2lip-npu doctor lrs2_preprocessed --syncnet_checkpoint_path lipsync_expert.pth
     """
 
     data_root: tyro.conf.Positional[str | None] = None
-    """Folder of preprocessed clips, of ours or of the original's."""
+    """Folder of preprocessed clips, of ours or of the original's. (default: look at the machine)"""
     filelists: str = "filelists"
     """Folder of train.txt and val.txt; without them all clips under the data root are looked at."""
     syncnet_checkpoint_path: str | None = None
@@ -53,12 +58,14 @@ class DoctorCommand:
     device: str = "auto"
     """auto (npu, cuda, cpu in this order), cpu, cuda[:i] or npu[:i]."""
     json: str | None = None
-    """Write everything that was found, clip by clip, to this JSON file."""
+    """Write everything that was found to this JSON file; without a name, or with -, to standard output."""
 
-    def run(self) -> None:
-        """Look, and tell what was found."""
+    def run(self) -> int:
+        """Look, and tell what was found: 1 if this machine cannot do what it is asked for."""
+        if self.data_root is None:
+            return self._look_at_the_machine()
         log.info("wav2lip-npu %s", __version__)
-        root = self._checked()
+        root = self._checked(self.data_root)
         from tqdm import tqdm
 
         from wav2lip_npu.clip_search import count_unlisted, find_clips, listed, look_up
@@ -68,7 +75,7 @@ class DoctorCommand:
         from wav2lip_npu.findings import by_severity
         from wav2lip_npu.records import REPORT_FILE, read_records
 
-        if self.json is not None:
+        if self.json not in (None, STDOUT):
             check_writable(self.json)
         place = device.resolve(self.device)
         judge = self._judge()
@@ -113,21 +120,36 @@ class DoctorCommand:
             self._write_lists(lists, seen)
         if self.json is not None:
             reasons = {name: dict(each.reasons) for name, each in clips.items()}
-            self._write_json(seen, findings, pace, reasons)
-            log.info("everything, clip by clip: %s", self.json)
+            self._write_json(_everything(self.data_root, seen, findings, pace, reasons))
+        return 0
+
+    def _look_at_the_machine(self) -> int:
+        from wav2lip_npu.encode import check_writable
+        from wav2lip_npu.installation import examine
+
+        given = [each.name for each in fields(self) if getattr(self, each.name) != each.default]
+        if extra := set(given) - {"json", "device"}:
+            raise UsageError(
+                f"--{sorted(extra)[0]} is about clips. Pass the folder that preprocess wrote: "
+                "doctor DATA_ROOT."
+            )
+        if self.json not in (None, STDOUT):
+            check_writable(self.json)
+        found = examine(self.device)
+        for line in str(found).splitlines():
+            log.info("%s", line)
+        if self.json is not None:
+            self._write_json(found.as_dict())
+        return 0 if found.is_sound else 1
 
     @property
     def _writes_lists(self) -> bool:
         return self.fix_offset or self.min_confidence is not None
 
-    def _checked(self) -> Path:
+    def _checked(self, data_root: str) -> Path:
         """The data root. Raises `DataError` or `UsageError`."""
-        if self.data_root is None:
-            raise UsageError(
-                "no DATA_ROOT to look at. Pass the folder that preprocess wrote: doctor DATA_ROOT."
-            )
-        if not Path(self.data_root).is_dir():
-            raise DataError(f"{self.data_root} is not a folder. Pass the folder that preprocess wrote.")
+        if not Path(data_root).is_dir():
+            raise DataError(f"{data_root} is not a folder. Pass the folder that preprocess wrote.")
         if self._writes_lists and self.syncnet_checkpoint_path is None:
             raise UsageError(
                 "--fix_offset and --min_confidence need an expert. Pass --syncnet_checkpoint_path."
@@ -141,7 +163,7 @@ class DoctorCommand:
                 raise UsageError(f"--{name} {getattr(self, name)} is not at least 1.")
         if self.width < 2 or self.width % 2 or self.width > 256:
             raise UsageError(f"--width {self.width} is not an even number from 2 to 256.")
-        return Path(self.data_root)
+        return Path(data_root)
 
     def _judge(self) -> Judge | None:
         if self.syncnet_checkpoint_path is None:
@@ -190,28 +212,36 @@ class DoctorCommand:
             )
         log.info("train with --filelists %s", self.outdir)
 
-    def _write_json(
-        self,
-        seen: Examination,
-        findings: list[Finding],
-        pace: Pace | None,
-        reasons: dict[str, dict[str, str]],
-    ) -> None:
+    def _write_json(self, content: dict[str, Any]) -> None:
         from wav2lip_npu.atomic import replacing
 
-        content = {
-            "version": __version__,
-            "data_root": self.data_root,
-            "figures": seen.figures,
-            "findings": [{**asdict(each), "severity": each.severity.name.lower()} for each in findings],
-            "pace": asdict(pace) if pace else None,
-            "shared_with_validation": [{"train": train, "val": val} for train, val in seen.shared],
-            "rejected": reasons,
-            "clips": [asdict(clip) for clip in seen.clips],
-        }  # fmt: skip
+        text = json.dumps(content, indent=1, ensure_ascii=True) + "\n"
+        if self.json == STDOUT:
+            sys.stdout.write(text)
+            return
         assert self.json is not None, "asked for"
         with replacing(self.json) as part:
-            part.write_text(json.dumps(content, indent=1, ensure_ascii=True) + "\n", encoding="ascii")
+            part.write_text(text, encoding="ascii")
+        log.info("everything that was found: %s", self.json)
+
+
+def _everything(
+    data_root: str,
+    seen: Examination,
+    findings: list[Finding],
+    pace: Pace | None,
+    reasons: dict[str, dict[str, str]],
+) -> dict[str, Any]:
+    return {
+        "version": __version__,
+        "data_root": data_root,
+        "figures": seen.figures,
+        "findings": [{**asdict(each), "severity": each.severity.name.lower()} for each in findings],
+        "pace": asdict(pace) if pace else None,
+        "shared_with_validation": [{"train": train, "val": val} for train, val in seen.shared],
+        "rejected": reasons,
+        "clips": [asdict(clip) for clip in seen.clips],
+    }  # fmt: skip
 
 
 def _figures(seen: Examination, pace: Pace | None) -> Iterator[str]:

@@ -33,7 +33,7 @@ class DubCommand:
     device: str = "auto"
     """auto (npu, cuda, cpu in this order), cpu, cuda[:i] or npu[:i]."""
     precision: str = "fp32"
-    """Numbers inside the generator: fp32, bf16 or fp16. With AMX a processor is quickest in bf16."""
+    """Numbers inside the generator: fp32, bf16, fp16, or fp32_strict without an accelerator's shortcuts."""
     report: str | None = None
     """Write what was done, and the seconds it took, to this JSON file."""
 

@@ -54,6 +54,8 @@ def load_models(
     where = devices.resolve(device)
     dtype = devices.dtype_of(precision)
     devices.activate(where)
+    if precision == "fp32_strict":
+        devices.full_float32(where)
     loaded = checkpoint.load(checkpoint_path, "generator")
     network = loaded.network()
     assert isinstance(network, Wav2Lip)
