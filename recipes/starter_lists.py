@@ -30,6 +30,7 @@ TRAININGS = {
     "judge": (2, 20),
     "generator": (1, 20),
     "generator_late": (1, 6),
+    "generator_last": (1, 12),
 }
 """The fold that each leaves out beside that of the test, and how often a clip of a person with few is listed:
 often at first, to know faces, and less when sentences are to be learnt.

@@ -61,6 +61,14 @@ def test_nothing_asked_for_changes_nothing_and_draws_nothing():
     assert draw.random() == random().random()
 
 
+def test_a_share_of_the_samples_is_left_as_it_is():
+    changes = replace(ALL, untouched=0.25)
+    draw = random()
+    left = [changes.drawn(draw) == UNCHANGED for _ in range(1000)]
+    assert 0.2 < np.mean(left) < 0.3
+    assert ALL.drawn(random()) == ALL
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), shape=st.sampled_from([(1,), (5,), (1, 5), (2, 3)]))
 def test_all_faces_of_a_sample_change_alike(seed, shape):

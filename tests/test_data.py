@@ -324,6 +324,19 @@ def test_augmented_samples_are_of_the_same_windows_in_another_light(made, make):
         assert (plain[faces] != changed[faces]).any()
 
 
+def test_an_expert_judges_samples_that_are_left_as_they_are(tmp_path):
+    clip = numbered_clip(tmp_path / "x", 60)
+    changes = Augmentation(gamma=0.5, colour=0.5, untouched=0.5)
+    judged = []
+    for sample in draws(draw_target(changes), clip, 100):
+        judged.append(bool(sample["judged"][0]))
+        grey = sample["target"][0, 0]
+        assert not judged[-1] or (grey[..., 0] == grey[..., 1]).mean() > 0.9, "as it was filmed"
+    assert 30 < sum(judged) < 70
+    for sample in draws(draw_target(Augmentation(colour=0.5)), clip, 5):
+        assert sample["judged"][0] == 1, "all, where none is left alone"
+
+
 # A disk that fails
 
 

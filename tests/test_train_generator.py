@@ -158,6 +158,18 @@ def test_the_total():
     assert set(next(plain.step(device.upload(Fake(0).arrays, CPU))).parts) == {"l1", "sync_weight"}
 
 
+def test_the_expert_judges_what_it_is_to_judge():
+    _, taught = lessons(GeneratorOptions(syncnet_wt=0.1))
+    batch = device.upload(Fake(0).arrays, CPU)
+    sync = [
+        float(next(taught.step({**batch, "judged": torch.tensor(rows)})).parts["sync"].detach())
+        for rows in ([1.0, 1], [1.0, 0], [0.0, 1], [0.0, 0])
+    ]
+    assert sync[0] == pytest.approx((sync[1] + sync[2]) / 2, rel=1e-5)
+    assert sync[1] != sync[2] and sync[3] == 0
+    assert float(next(taught.step(batch)).parts["sync"].detach()) == pytest.approx(sync[0], rel=1e-6)
+
+
 def test_two_batches_accumulate_to_one_of_both():
     """With batch norms that do not look at the batch."""
     both = Fake(0, 4)

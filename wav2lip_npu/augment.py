@@ -65,6 +65,13 @@ class Augmentation:
     tilt: float = 0.0
     """High tones gain or lose up to so many dB against low ones."""
 
+    untouched: float = 0.0
+    """Share of the samples that are left as they are; if any, an expert judges those only."""
+
+    def drawn(self, random: Generator) -> Augmentation:
+        """What is done to one sample: nothing, or what is asked for."""
+        return UNCHANGED if self.untouched and random.random() < self.untouched else self
+
     def check(self) -> None:
         """Raise `UsageError` when an amount is out of range."""
         most = {"turn": 45, "blur": 10, "noise": 64, "loudness": 40, "tilt": 40}
@@ -142,7 +149,7 @@ class Augmentation:
 
 
 UNCHANGED = Augmentation()
-_SHARES = ("flip", "jpeg", "colour", "gamma")
+_SHARES = ("flip", "jpeg", "colour", "gamma", "untouched")
 
 
 def _half_the_time(random: Generator, most: float) -> float:

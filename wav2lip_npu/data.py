@@ -223,10 +223,10 @@ def draw_windows(count: int, changes: Augmentation = UNCHANGED) -> Draw:
 
     def draw(clip: Clip, positions: Numbers, random: np.random.Generator, faces: FaceReader) -> Arrays:
         chosen = random.choice(positions, count, replace=len(positions) < count)
-        frames = clip.frames[chosen]
+        frames, done = clip.frames[chosen], changes.drawn(random)
         return {
-            "mels": changes.sounds(random, _sounds(clip, frames)),
-            "faces": _lower_faces(clip, chosen, faces, random, changes),
+            "mels": done.sounds(random, _sounds(clip, frames)),
+            "faces": _lower_faces(clip, chosen, faces, random, done),
             "frame": frames,
         }
 
@@ -241,11 +241,11 @@ def draw_pair(changes: Augmentation = UNCHANGED) -> Draw:
 
     def draw(clip: Clip, positions: Numbers, random: np.random.Generator, faces: FaceReader) -> Arrays:
         right, wrong = random.choice(positions, 2, replace=False)
-        in_sync = int(random.integers(2))
+        in_sync, done = int(random.integers(2)), changes.drawn(random)
         shown = np.array([right if in_sync else wrong])
         return {
-            "mels": changes.sounds(random, _sounds(clip, clip.frames[[right]])),
-            "faces": _lower_faces(clip, shown, faces, random, changes),
+            "mels": done.sounds(random, _sounds(clip, clip.frames[[right]])),
+            "faces": _lower_faces(clip, shown, faces, random, done),
             "in_sync": np.array([in_sync], np.float32),
         }
 
@@ -256,8 +256,8 @@ def draw_target(changes: Augmentation = UNCHANGED, reference_distance: int = 0) 
     """The generator's sample: a window to make and another of the same shot to know the face from.
 
     target and reference uint8 [1, 5, S, S, 3], frame_mels [1, 5, 80, 16] (each frame's own sound),
-    mels [1, 80, 16] (the sound of the window, for the expert). Where a clip is long enough, as many pictures
-    as asked for lie between the two.
+    mels [1, 80, 16] (the sound of the window, for the expert), judged float32 [1] (whether it is to judge).
+    Where a clip is long enough, as many pictures as asked for lie between the two.
     """
 
     def draw(clip: Clip, positions: Numbers, random: np.random.Generator, faces: FaceReader) -> Arrays:
@@ -269,14 +269,16 @@ def draw_target(changes: Augmentation = UNCHANGED, reference_distance: int = 0) 
         reference = int(random.choice(far))
         frame = int(clip.frames[target])
         sounds = _sounds(clip, np.array([frame, *range(frame + MEL_SHIFT, frame + MEL_SHIFT + WINDOW)]))
-        sounds = changes.sounds(random, sounds)
+        done = changes.drawn(random)
+        sounds = done.sounds(random, sounds)
         windows = faces.pick(clip, np.array([[target], [reference]]) + _NEXT)
-        made, given = changes.faces(random, windows[:1], windows[1:])
+        made, given = done.faces(random, windows[:1], windows[1:])
         return {
             "target": made,
-            "reference": changes.worsen(random, given),
+            "reference": done.worsen(random, given),
             "frame_mels": sounds[None, 1:],
             "mels": sounds[:1],
+            "judged": np.array([not changes.untouched or done == UNCHANGED], np.float32),
         }
 
     return draw

@@ -72,8 +72,8 @@ def mouth_loss(made: Tensor, target: Tensor, mouth_weight: float) -> Tensor:
     return ((made - target).abs() * (weights / weights.mean())).mean()
 
 
-def sync_loss(sound: Tensor, picture: Tensor, floor: float = 0.0) -> Tensor:
-    """How far from in sync the expert finds made mouths: the mean of -log cosine.
+def sync_loss(sound: Tensor, picture: Tensor, floor: float = 0.0, judged: Tensor | None = None) -> Tensor:
+    """How far from in sync the expert finds made mouths: the mean of -log cosine, where `judged` [B] is 1.
 
     Below `floor`, in [0, 1], the logarithm goes on as its tangent: with the original's, a window that means
     nothing to the expert, its cosine near 0, pulls harder than all that it understands.
@@ -81,7 +81,8 @@ def sync_loss(sound: Tensor, picture: Tensor, floor: float = 0.0) -> Tensor:
     floor = max(floor, _EPS)
     found = cosine(sound, picture)
     low = found.clamp(min=floor)
-    return ((low - found) / floor - low.log()).mean()
+    loss = (low - found) / floor - low.log()
+    return loss.mean() if judged is None else _mean(loss, judged)
 
 
 def real_loss(probability: Tensor) -> Tensor:

@@ -83,7 +83,8 @@ class Lessons:
         pixels = parts["l1"] if asked == 1 else mouth_loss(made, target, asked)
         total = (1 - weight - quality) * pixels
         if weight:
-            parts["sync"] = sync_loss(*self._embedded(batch["mels"], made), self._options.sync_floor)
+            embedded = self._embedded(batch["mels"], made)
+            parts["sync"] = sync_loss(*embedded, self._options.sync_floor, batch.get("judged"))
             total = total + weight * parts["sync"]
         if self._critic is not None:
             parts["quality"] = self._quality(made)

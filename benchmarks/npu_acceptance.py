@@ -1,0 +1,190 @@
+"""For owners of a card: does everything work on it, how fast, and how near to the CPU? One report to send in.
+
+    python benchmarks/npu_acceptance.py [--device npu] [--out acceptance.json] [--width 32]
+
+Runs the doctor's comparison in float32, fp16 and bf16, short trainings of expert and generator, a dub beside
+the CPU's, and the generator at several batch sizes and precisions; notes operators that fell back to the CPU.
+Needs no data and no network. Exit code 0 when all went well, 1 when something did not; the report says what.
+Set TORCH_NPU_FALLBACK_CPU_DISABLE=1 to make fallbacks errors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import re
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skimage.data
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+import demo
+
+from wav2lip_npu import checkpoint, cli, device, installation, media, parity
+from wav2lip_npu.encode import EncodeOptions, write_video
+from wav2lip_npu.generate import load_models
+from wav2lip_npu.models import Wav2Lip
+from wav2lip_npu.planes import SCREEN, Planes
+
+BATCHES = (1, 8, 32, 128)
+PRECISIONS = ("fp32", "fp16", "bf16")
+STEPS = 10
+TIMED_S = 2.0
+SECONDS = 3
+GREY_LEVELS = 2.0
+"""Mean difference from the CPU's dub that is taken for rounding."""
+_FELL_BACK = re.compile(r"operator '?([\w:.]+)'? .*fall ?back", re.IGNORECASE | re.DOTALL)
+
+
+def compare(where: torch.device) -> dict[str, Any]:
+    """The doctor's comparison with the CPU."""
+    found = {}
+    for amp in parity.TOLERANCES:
+        try:
+            rows = parity.differences(where, amp)
+        except device.DeviceError as error:  # a chip without bf16
+            found[amp] = {"left_out": str(error)}
+            continue
+        found[amp] = {each.what: {"largest": each.largest, "mean": each.mean} for each in rows}
+        if bad := [str(each) for each in rows if not each.is_small]:
+            raise AssertionError(f"{amp}: " + "; ".join(bad))
+    return found
+
+
+def train(where: torch.device, work: Path, video: Path) -> dict[str, Any]:
+    """A few steps of expert and generator, in float32 and in fp16, and on from the checkpoint."""
+    (work / "videos").mkdir()
+    video.rename(work / "videos" / "a.mp4")
+    run("preprocess", data_root=work / "videos", preprocessed_root=work / "clips", filelists=work / "lists")
+    shared = {"data_root": work / "clips", "filelists": work / "lists", "device": where, "width": 8}
+    found: dict[str, Any] = {}
+    for amp in ("off", "fp16"):
+        for command, flags in {"train_syncnet": {"batch_size": 8}, "train": {"batch_size": 2}}.items():
+            begun = time.perf_counter()
+            out = work / f"{command}_{amp}"
+            for steps in (STEPS, 2 * STEPS):
+                run(command, **shared, **flags, amp=amp, steps=steps, checkpoint_dir=out, log_interval=STEPS)
+            rows = [json.loads(line) for line in (out / "curves.jsonl").read_text().splitlines()]
+            losses = [row.get("l1", row.get("bce")) for row in rows if row["part"] == "train"]
+            assert len(losses) == 2 and np.isfinite(losses).all(), f"{command} {amp}: losses {losses}"
+            found[f"{command} {amp}"] = {"losses": losses, "seconds": time.perf_counter() - begun}
+    return found
+
+
+def dub(where: torch.device, work: Path, video: Path) -> dict[str, Any]:
+    """The same dub on the device and on the CPU."""
+    outs = {}
+    for name, place in {"device": str(where), "cpu": "cpu"}.items():
+        outs[name] = work / f"{name}.mp4"
+        run(
+            "dub", face=video, audio=demo.SENTENCE, outfile=outs[name], device=place, report=work / "dub.json"
+        )
+        if name == "device":
+            report = json.loads((work / "dub.json").read_text())
+    pairs = zip(*(media.read_frames(path) for path in outs.values()), strict=True)
+    off = [float(np.abs(a.image.astype(int) - b.image).mean()) for a, b in pairs]
+    assert max(off) < GREY_LEVELS, f"the dub is {max(off):.2f} grey levels from the CPU's"
+    return {"mean_difference_grey_levels": max(off), "report": report}
+
+
+def throughput(where: torch.device, work: Path, width: int) -> dict[str, Any]:
+    """Faces a second and peak memory of the generator alone, by precision and batch."""
+    torch.manual_seed(0)
+    weights = work / "random.pth"
+    checkpoint.save(weights, Wav2Lip(width))
+    found: dict[str, Any] = {}
+    for precision in PRECISIONS:
+        try:
+            models = load_models(weights, detector="hog", device=str(where), precision=precision)
+            found[precision] = {batch: rate(models, batch) for batch in BATCHES}
+        except (device.DeviceError, RuntimeError) as error:
+            found[precision] = {"left_out": " ".join(str(error).split())[:300]}
+    assert "left_out" not in found["fp32"], found["fp32"]
+    return found
+
+
+@torch.inference_mode()
+def rate(models: Any, batch: int) -> dict[str, float]:
+    """Faces a second of one batch size, after one batch that does not count."""
+    where, dtype = models.device, models.precision
+    layout = device.memory_format(where)
+    faces = torch.rand(batch, 6, 96, 96).to(where, dtype).contiguous(memory_format=layout)
+    mels = torch.rand(batch, 1, 80, 16).to(where, dtype)
+    models.generator(mels, faces)
+    device.synchronize(where)
+    begun, done = time.perf_counter(), 0
+    while time.perf_counter() - begun < TIMED_S:
+        models.generator(mels, faces)
+        device.synchronize(where)
+        done += batch
+    peak = device.device_peak_memory(where) or device.peak_memory()
+    return {"faces_per_second": round(done / (time.perf_counter() - begun), 1), "peak_mb": round(peak / 1e6)}
+
+
+def run(command: str, **flags: Any) -> None:
+    """A command of the package, as its user calls it."""
+    words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+    code = cli.main([command, *words])
+    assert code == 0, f"wav2lip-npu {command} ended with {code}"
+
+
+def main() -> int:
+    """Run all parts, whatever becomes of each, and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=Path("acceptance.json"))
+    parser.add_argument("--width", type=int, default=32)
+    given = parser.parse_args()
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    where = device.resolve(given.device)
+    device.activate(where)
+    report: dict[str, Any] = {"installation": installation.examine(str(where)).as_dict(), "failed": {}}
+    photo = np.ascontiguousarray(skimage.data.astronaut()[:, :, ::-1])
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        work, video = Path(folder), Path(folder, "face.mp4")
+
+        def film() -> None:
+            shots = (Planes.from_image(shot, SCREEN) for shot in demo.camera(photo, 25 * SECONDS))
+            sound = EncodeOptions(crf=12)
+            write_video(shots, video, fps=Fraction(25), audio=demo.SENTENCE, options=sound)
+
+        film()
+        parts: dict[str, Callable[[], dict[str, Any]]] = {
+            "differences": lambda: compare(where),
+            "throughput": lambda: throughput(where, work, given.width),
+            "dub": lambda: dub(where, work, video),
+            "training": lambda: train(where, work, video),
+        }
+        for name, part in parts.items():
+            begun = time.perf_counter()
+            try:
+                report[name] = part()
+                verdict = "ok"
+            except Exception as error:  # the other parts are told all the same
+                report["failed"][name] = traceback.format_exc()
+                verdict = f"FAILED: {' '.join(str(error).split())[:300]}"
+            sys.stdout.write(f"{name}: {verdict} ({time.perf_counter() - begun:.0f} s)\n")
+    messages = [str(each.message) for each in told]
+    report["fell_back"] = sorted({found[1] for text in messages if (found := _FELL_BACK.search(text))})
+    report["ok"] = not report["failed"] and report["installation"]["ok"]
+    given.out.write_text(json.dumps(report, indent=1, default=str) + "\n")
+    for precision, rows in report.get("throughput", {}).items():
+        sys.stdout.write(f"{precision}: {rows}\n")
+    sys.stdout.write(f"fell back to the CPU: {', '.join(report['fell_back']) or 'nothing'}\n{given.out}\n")
+    return 0 if report["ok"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
