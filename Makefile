@@ -5,13 +5,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow test-npu test-npu-adapter lint bench clean
 
 demo: $(READY)
 	$(BIN)/python recipes/demo.py
 
+# On the CPU, then what is about devices on a simulated NPU.
 test: $(READY)
 	$(BIN)/python -m pytest
+	PLACE=npu $(BIN)/python -m pytest
+
+test-npu: $(READY)
+	PLACE=npu $(BIN)/python -m pytest
+
+# Against the vendor's own adapter, without its libraries and without a card.
+test-npu-adapter:
+	$(PYTHON) tests/npu_adapter/run.py
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from networks import golden_weights
+from places import PLACE
 from trainings import clips, one_thread, training_set  # noqa: F401 fixtures
 
 from wav2lip_npu import checkpoint
@@ -20,6 +21,20 @@ from wav2lip_npu.models import Wav2Lip
 from wav2lip_npu.planes import Colour, Image, Planes
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On another device than the CPU run the tests that are marked as being about devices."""
+    if PLACE.type == "cpu":
+        left_out = [item for item in items if item.get_closest_marker("npu_only")]
+    else:
+        left_out = [
+            item
+            for item in items
+            if item.get_closest_marker("host_only") or not item.get_closest_marker("any_device")
+        ]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
 
 
 @pytest.fixture(autouse=True)

@@ -10,15 +10,18 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from places import PLACE, on_host
 from trainings import EXPERT, ORIGINAL, WITH_DISC, command
 
-from wav2lip_npu import cli, distributed, train_session, train_syncnet
+from wav2lip_npu import cli, device, distributed, train_session, train_syncnet
 from wav2lip_npu.distributed import Ranks, gathered, parallel
 from wav2lip_npu.losses import all_pairs_loss
 
 clips, out = map(Path, sys.argv[1:])
 torch.set_num_threads(1)
-dist.init_process_group("gloo")
+here = device.resolve(distributed.local_device(str(PLACE.type)))
+device.activate(here)
+dist.init_process_group(device.BACKENDS[here.type].collectives)
 ranks = Ranks(dist.get_rank(), dist.get_world_size())
 distributed.joined = lambda device: contextlib.nullcontext(ranks)  # joined once for all that follows
 real_fit = train_session.fit
@@ -49,11 +52,12 @@ train_session.fit = fit
 
 
 def trained(name: str, words: list[Any], **flags: Any) -> None:
+    dist.barrier()  # the first rank may still be writing what the other would go on from
     seen.clear()
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         seen["code"] = cli.main(command(clips, out / name, words, **flags))
-    torch.save({**seen, "said": said.getvalue()}, out / f"{name}_{ranks.rank}.pt")
+    torch.save(on_host({**seen, "said": said.getvalue()}), out / f"{name}_{ranks.rank}.pt")
 
 
 trained("expert", EXPERT, steps=3, eval_interval=2, checkpoint_interval=2)
@@ -62,14 +66,17 @@ trained("resumed", [*ORIGINAL, "--accumulate", 2], steps=4, eval_interval=1)
 trained("disc", WITH_DISC, steps=2, sync_gate=100, eval_interval=1, clip_grad_norm=1)
 
 torch.manual_seed(0)
-network = torch.nn.Linear(6, 4)
+network = torch.nn.Linear(6, 4).to(here)
 wrapped = parallel(network, ranks)
-rows = torch.randn(2, 8, 6).chunk(ranks.size, dim=1)[ranks.rank]
+rows = torch.randn(2, 8, 6).chunk(ranks.size, dim=1)[ranks.rank].to(here)
 sound, picture = (torch.nn.functional.normalize(wrapped(each).relu() + 0.1) for each in rows)
-clip, frame = torch.arange(8).chunk(2)[ranks.rank] // 3, torch.arange(8).chunk(2)[ranks.rank]
+frame = torch.arange(8).chunk(2)[ranks.rank].to(here)
+clip = frame // 3
 loss, _ = all_pairs_loss(*(gathered(each, ranks) for each in (sound, picture, clip.int(), frame.int())))
 loss.backward()
-torch.save({"loss": loss.detach(), "gradient": network.weight.grad}, out / f"gradient_{ranks.rank}.pt")
+torch.save(
+    on_host({"loss": loss.detach(), "gradient": network.weight.grad}), out / f"gradient_{ranks.rank}.pt"
+)
 
 if ranks.rank == 1:
     real_loss = train_syncnet.pair_loss

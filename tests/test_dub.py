@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import SquareDetector, face_pictures, write_sound
 from networks import copying_generator
+from places import PLACE
 
 from wav2lip_npu import checkpoint, dub, generate, media, sound
 from wav2lip_npu.blend import load_mask
@@ -26,12 +27,13 @@ from wav2lip_npu.faces import FaceOptions
 from wav2lip_npu.models import FACE_SIZE
 from wav2lip_npu.planes import Colour, Planes
 
+pytestmark = pytest.mark.any_device
 LOSSLESS = EncodeOptions(crf=0, preset="ultrafast")
 
 
 @pytest.fixture(scope="module")
 def models(tiny_checkpoint: Path) -> generate.Models:
-    loaded = generate.load_models(tiny_checkpoint, detector="hog", device="cpu")
+    loaded = generate.load_models(tiny_checkpoint, detector="hog", device=str(PLACE))
     return replace(loaded, detector=SquareDetector())
 
 
@@ -39,7 +41,7 @@ def models(tiny_checkpoint: Path) -> generate.Models:
 def copying(tmp_path_factory: pytest.TempPathFactory) -> generate.Models:
     path = tmp_path_factory.mktemp("weights") / "copying.pth"
     checkpoint.save(path, copying_generator())
-    return replace(generate.load_models(path, detector="hog", device="cpu"), detector=SquareDetector())
+    return replace(generate.load_models(path, detector="hog", device=str(PLACE)), detector=SquareDetector())
 
 
 def frames_of(path: Path) -> list[media.Frame]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,18 @@ def test_options_cost_no_torch():
     """`--help` reads the options of a command; torch alone would take a second."""
     code = "import sys, wav2lip_npu.dub_command, wav2lip_npu.train_commands, wav2lip_npu.cli; sys.exit(any(m in sys.modules for m in ('torch', 'librosa')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_devices_are_named_in_one_file(path):
+    tree = ast.parse(path.read_text())
+    named = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and re.fullmatch(r"(npu|cuda|cpu|hccl|nccl|gloo)(:\d*)?", str(node.value))
+    ]
+    assert not named or path.stem == "device"
 
 
 def test_there_is_no_drawer_for_odds_and_ends():

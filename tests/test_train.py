@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 from networks import golden_weights
+from places import PLACE
 from torch import nn
 from trainings import (
     EXPERT,
@@ -30,15 +31,15 @@ from wav2lip_npu.train import Losses, _advance, trainee
 from wav2lip_npu.train_options import TrainOptions
 from wav2lip_npu.train_state import TrainState
 
-CPU = torch.device("cpu")
+pytestmark = pytest.mark.any_device
 
 
 def toy(options: TrainOptions) -> TrainState:
     """One weight of 2."""
     network = nn.Linear(1, 1, bias=False)
     nn.init.constant_(network.weight, 2.0)
-    scaler = device.grad_scaler(CPU, options.amp, options.loss_scale)
-    return TrainState({"expert": trainee("expert", network, options, CPU)}, CPU, scaler)
+    scaler = device.grad_scaler(PLACE, options.amp, options.loss_scale)
+    return TrainState({"expert": trainee("expert", network, options, PLACE)}, PLACE, scaler)
 
 
 def advance(state: TrainState, step, options: TrainOptions) -> dict[str, float]:

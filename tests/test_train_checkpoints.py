@@ -29,6 +29,7 @@ from wav2lip_npu.errors import OtherNetworkError
 from wav2lip_npu.models import NETWORKS, SyncNet, Wav2Lip
 from wav2lip_npu.train_state import path_of
 
+pytestmark = pytest.mark.any_device
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = {"generator": "wav2lip", "expert": "syncnet", "discriminator": "disc"}
 
@@ -141,7 +142,7 @@ def test_the_originals_checkpoints_are_gone_on_from(clips, tmp_path, kind, chang
     real = torch.optim.Adam.step
 
     def step(self, *arguments):
-        gradients.append([p.grad.clone() for p in self.param_groups[0]["params"]])
+        gradients.append([p.grad.clone().cpu() for p in self.param_groups[0]["params"]])
         return real(self, *arguments)
 
     monkeypatch.setattr(torch.optim.Adam, "step", step)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from networks import golden_weights
+from places import PLACE
 from torch import nn
 from torch.nn import functional
 from trainings import GENERATOR, WITH_DISC, difference, lines, read, train, weights
@@ -20,8 +21,7 @@ from wav2lip_npu.train_generator import Lessons, SyncSchedule, _sheet, lower_hal
 from wav2lip_npu.train_options import GeneratorOptions, TrainOptions
 from wav2lip_npu.train_state import TrainState
 
-CPU = torch.device("cpu")
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.any_device]
 
 
 class Fake:
@@ -44,10 +44,10 @@ def lessons(asked: GeneratorOptions, options: TrainOptions = TrainOptions()) -> 
     networks: dict[str, nn.Module] = {"generator": golden_weights(Wav2Lip(2))}
     if asked.disc_wt:
         networks["discriminator"] = golden_weights(QualityDiscriminator(2))
-    trained = {kind: trainee(kind, each, options, CPU, betas=betas) for kind, each in networks.items()}
-    state = TrainState(trained, CPU, device.grad_scaler(CPU, options.amp, options.loss_scale))
+    trained = {kind: trainee(kind, each, options, PLACE, betas=betas) for kind, each in networks.items()}
+    state = TrainState(trained, PLACE, device.grad_scaler(PLACE, options.amp, options.loss_scale))
     schedule = SyncSchedule(asked.syncnet_wt, asked.sync_gate, asked.risen_weight)
-    return state, Lessons(state, golden_weights(SyncNet(2)), schedule, asked, options.amp)
+    return state, Lessons(state, golden_weights(SyncNet(2)).to(PLACE), schedule, asked, options.amp)
 
 
 def advance(state: TrainState, step, batches, options: TrainOptions = TrainOptions()) -> dict[str, float]:
@@ -100,6 +100,7 @@ def the_originals(
     return generator, critic
 
 
+@pytest.mark.host_only
 @pytest.mark.parametrize(
     ("sync", "disc", "expert_bn"),
     [
@@ -131,7 +132,7 @@ def test_two_steps_are_the_originals(sync, disc, expert_bn, monkeypatch):
 def test_neither_learns_in_the_others_phase():
     state, taught = lessons(GeneratorOptions(disc_wt=0.07, syncnet_wt=0.03))
     generator, critic = (each.network for each in state.trainees.values())
-    phases = taught.step(device.upload(Fake(0).arrays, CPU))
+    phases = taught.step(device.upload(Fake(0).arrays, PLACE))
     first = next(phases)
     assert first.kind == "generator"
     first.total.backward()
@@ -147,7 +148,7 @@ def test_neither_learns_in_the_others_phase():
 
 def test_the_total():
     _, taught = lessons(GeneratorOptions(disc_wt=0.2, syncnet_wt=0.1))
-    found = next(taught.step(device.upload(Fake(0).arrays, CPU)))
+    found = next(taught.step(device.upload(Fake(0).arrays, PLACE)))
     total, parts = found.total.item(), {name: value.item() for name, value in found.parts.items()}
     assert set(parts) == {"l1", "sync", "quality", "sync_weight"}
     assert parts["sync_weight"] == pytest.approx(0.1)
@@ -155,14 +156,14 @@ def test_the_total():
     assert total == pytest.approx(wanted, rel=1e-5)
     assert found.total.dtype == torch.float32
     _, plain = lessons(GeneratorOptions())
-    assert set(next(plain.step(device.upload(Fake(0).arrays, CPU))).parts) == {"l1", "sync_weight"}
+    assert set(next(plain.step(device.upload(Fake(0).arrays, PLACE))).parts) == {"l1", "sync_weight"}
 
 
 def test_the_expert_judges_what_it_is_to_judge():
     _, taught = lessons(GeneratorOptions(syncnet_wt=0.1))
-    batch = device.upload(Fake(0).arrays, CPU)
+    batch = device.upload(Fake(0).arrays, PLACE)
     sync = [
-        float(next(taught.step({**batch, "judged": torch.tensor(rows)})).parts["sync"].detach())
+        float(next(taught.step({**batch, "judged": torch.tensor(rows, device=PLACE)})).parts["sync"].detach())
         for rows in ([1.0, 1], [1.0, 0], [0.0, 1], [0.0, 0])
     ]
     assert sync[0] == pytest.approx((sync[1] + sync[2]) / 2, rel=1e-5)
@@ -244,15 +245,15 @@ def test_samples_and_curves(clips, tmp_path):
 
 
 def test_the_sheet_shows_reference_masked_made_true():
-    batch = device.upload(Fake(0).arrays, CPU)
+    batch = device.upload(Fake(0).arrays, PLACE)
     target = batch["target"].permute(0, 4, 1, 2, 3).float() / 255
     pairs = masked_pairs(target, batch["reference"])
     sheet = _sheet(pairs, 1 - target, target)
     assert sheet.shape == (192, 384, 3)
-    middle = batch["target"][0, 2].numpy()
+    middle = batch["target"][0, 2].cpu().numpy()
     np.testing.assert_array_equal(sheet[:96, 288:], middle)
     np.testing.assert_array_equal(sheet[:96, 192:288], 255 - middle)
-    np.testing.assert_array_equal(sheet[:96, :96], batch["reference"][0, 2].numpy())
+    np.testing.assert_array_equal(sheet[:96, :96], batch["reference"][0, 2].cpu().numpy())
     np.testing.assert_array_equal(sheet[:48, 96:192], middle[:48])
     assert not sheet[48:96, 96:192].any()
 
@@ -269,7 +270,7 @@ def test_the_norms_of_the_expert(mode):
     _, taught = lessons(GeneratorOptions(expert_bn=mode))
     expert = taught._expert
     weight = expert.face_encoder[0].conv_block[0].weight.clone()
-    sounds, windows = torch.rand(3, 1, 80, 16), torch.rand(3, 15, 48, 96)
+    sounds, windows = (torch.rand(shape).to(PLACE) for shape in ((3, 1, 80, 16), (3, 15, 48, 96)))
     alone, beside = expert(sounds[:2], windows[:2])[1][0], expert(sounds[[0, 2]], windows[[0, 2]])[1][0]
     assert torch.allclose(alone, beside, atol=1e-6) == (mode == "eval")
     assert not any(p.requires_grad for p in expert.parameters())

@@ -11,6 +11,7 @@ from trainings import ORIGINAL, ROOT, assert_same, command, lines, read, start
 
 from wav2lip_npu.losses import all_pairs_loss
 
+pytestmark = pytest.mark.any_device
 TORCHRUN = "-m torch.distributed.run --standalone --nproc_per_node 2"
 
 

@@ -26,6 +26,7 @@ from trainings import (
 from wav2lip_npu import cli
 from wav2lip_npu.atomic import part_of
 
+pytestmark = pytest.mark.any_device
 KINDS = {
     "expert": (EXPERT, {"accumulate": 2}),
     "original": (ORIGINAL, {"clip_grad_norm": 1}),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from clip_folders import CodeReader, write_clip
 from networks import golden_weights
+from places import PLACE
 from torch import nn
 from trainings import EXPERT, command, lines, train
 
@@ -25,16 +26,16 @@ from wav2lip_npu.train_options import TrainOptions
 from wav2lip_npu.train_state import TrainState
 from wav2lip_npu.train_syncnet import judge, make_evaluate, make_step
 
-CPU = torch.device("cpu")
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.any_device]
 
 
 def training(network: nn.Module | None = None) -> TrainState:
     options = TrainOptions()
-    trained = trainee("expert", network or golden_weights(SyncNet(2)), options, CPU)
-    return TrainState({"expert": trained}, CPU, device.grad_scaler(CPU, "off", "dynamic"))
+    trained = trainee("expert", network or golden_weights(SyncNet(2)), options, PLACE)
+    return TrainState({"expert": trained}, PLACE, device.grad_scaler(PLACE, "off", "dynamic"))
 
 
+@pytest.mark.host_only
 def test_a_step_of_the_original_recipe_is_the_originals(monkeypatch):
     random = np.random.default_rng(0)
     mels = random.uniform(-4, 4, (4, 80, 16))
@@ -65,20 +66,20 @@ def table(cosines: torch.Tensor, first: int = 0) -> Similarities:
 def test_figures_of_a_known_table():
     """Half the original's pairs are in sync, half are any other window of the clip."""
     cosines = torch.full((40, 40), 0.25) + torch.eye(40) * 0.5
-    found = judge(iter([table(cosines), table(cosines[:10, :10])]), CPU)
+    found = judge(iter([table(cosines), table(cosines[:10, :10])]), PLACE)
     assert found["bce"] == pytest.approx(-math.log(0.75), abs=1e-5)
     assert (found["accuracy"], found["retrieval"], found["clip_retrieval"]) == (1, 1, 1)
     assert (found["in_sync"], found["out_of_sync"]) == pytest.approx((0.75, 0.25))
     half = torch.full((10, 10), 0.5)
-    assert judge(iter([table(half)]), CPU) == pytest.approx(
+    assert judge(iter([table(half)]), PLACE) == pytest.approx(
         {"bce": math.log(2), "accuracy": 0.5, "in_sync": 0.5, "out_of_sync": 0.5}
     )
     late = torch.roll(cosines, 5, dims=0)  # the best sound is five windows away
-    assert judge(iter([table(late)]), CPU)["retrieval"] == 0
+    assert judge(iter([table(late)]), PLACE)["retrieval"] == 0
     near = torch.roll(cosines, 1, dims=0)
-    assert judge(iter([table(near)]), CPU)["retrieval"] == 1
+    assert judge(iter([table(near)]), PLACE)["retrieval"] == 1
     with pytest.raises(DataError, match="no held-out clip can be read"):
-        judge(iter([]), CPU)
+        judge(iter([]), PLACE)
 
 
 def test_an_expert_that_knows_is_judged_so_and_broken_clips_are_left_out(tmp_path, caplog):

@@ -14,6 +14,7 @@ import pytest
 import torch
 from clip_folders import write_clip
 from networks import golden_weights
+from places import PLACE, SIMULATION
 
 from wav2lip_npu import checkpoint, cli
 from wav2lip_npu.models import SyncNet
@@ -46,6 +47,7 @@ def command(root: Path, out: Path, words: list[Any], **flags: Any) -> list[str]:
         "checkpoint_dir": out,
         "width": 2,
         "num_workers": 1,
+        "device": PLACE.type,
         **({"syncnet_checkpoint_path": root / "expert.pth"} if words[0] == "train" else {}),
         **flags,
     }
@@ -69,7 +71,9 @@ def start(words: list[str], script: str = "-m wav2lip_npu", **options: Any) -> s
         env={
             **os.environ,
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
+            "PYTHONPATH": os.pathsep.join(
+                map(str, (ROOT, ROOT / "tests", *([SIMULATION] if PLACE.type != "cpu" else [])))
+            ),
         },
         # A shell starts what runs in its background with SIGINT ignored: the test may run so, the child not.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wav2lip_npu.atomic import replacing
+from wav2lip_npu.device import HOST
 from wav2lip_npu.errors import CheckpointError, OtherNetworkError
 from wav2lip_npu.mel import DEFAULT_MEL
 from wav2lip_npu.starter import located
@@ -163,7 +164,7 @@ def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
         raise OtherNetworkError(f"{source} holds {what}, but {wanted} is wanted. Pass the {kind}'s file.")
     types = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
     for key, value in weights.items():
-        plain = value.layout is torch.strided and value.device.type == "cpu"
+        plain = value.layout is torch.strided and value.device.type == HOST
         if not plain or (value.dtype not in types and not key.endswith("num_batches_tracked")):
             form = f"{value.dtype}, {value.layout}, {value.device}".replace("torch.", "")
             raise CheckpointError(

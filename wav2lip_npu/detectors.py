@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wav2lip_npu.device import HOST, for_libraries, memory_format
 from wav2lip_npu.errors import CheckpointError, FaceError
 from wav2lip_npu.planes import Box, Image
 
@@ -75,7 +76,7 @@ class Detector(Protocol):
         ...
 
 
-def load_detector(name: str, device: str = "cpu") -> Detector:
+def load_detector(name: str, device: str = HOST) -> Detector:
     """The detector called `name`, on a torch device where it uses torch.
 
     Raises `FaceError` for an unknown name and for weights that are missing or damaged.
@@ -175,6 +176,7 @@ class S3fdDetector:
 
         with torch.inference_mode():
             batch = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float()
+            batch = batch.contiguous(memory_format=memory_format(batch.device))
             # BGR with the means in BGR order, as S3FD was trained; Wav2Lip's copy swapped the channels.
             batch = batch - torch.tensor([104.0, 117.0, 123.0], device=self._device).view(1, 3, 1, 1)
             outputs: list[Tensor] = self._network(batch)
@@ -277,8 +279,7 @@ class _FaceAlignmentDetector:
             network = dlib.cnn_face_detection_model_v1(str(files[0]))
             self._boxes: Any = lambda image: [_mmod_box(each) for each in network(image)]
         else:
-            known = device if device.startswith("cuda") else "cpu"
-            self._boxes = module.FaceDetector(device=known).detect_from_image
+            self._boxes = module.FaceDetector(device=for_libraries(device)).detect_from_image
 
     def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
         """See `Detector`."""

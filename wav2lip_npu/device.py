@@ -47,6 +47,8 @@ BACKENDS = {
     "cuda": Backend(None, "nccl", True, 64, "Install a CUDA build of torch and the driver"),
     "cpu": Backend(None, "gloo", True, 4, ""),
 }
+NPU, HOST = "npu", "cpu"
+"""What others may ask for by name: the vendor's doctor, and what computes beside a device."""
 _MOST_LANES = 4
 NEVER = 2**31 - 1
 """Growth interval of a scaler whose factor is constant."""
@@ -102,6 +104,11 @@ def found(kind: str) -> tuple[int, str]:
         Exception
     ) as error:  # a plugin beside another torch, or without its driver, fails in ways of its own
         return 0, (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def for_libraries(spec: str) -> str:
+    """The same device for a library that knows GPUs of one vendor and the CPU only."""
+    return spec if spec.startswith("cuda") else HOST
 
 
 def activate(device: torch.device) -> None:

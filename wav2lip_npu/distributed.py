@@ -36,7 +36,7 @@ def local_device(spec: str) -> str:
     if local is None or ":" in spec:
         return spec
     kind = devices.resolve(spec).type
-    return kind if kind == "cpu" else f"{kind}:{local}"
+    return kind if kind == devices.HOST else f"{kind}:{local}"
 
 
 @contextlib.contextmanager

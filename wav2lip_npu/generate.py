@@ -60,10 +60,13 @@ def load_models(
     network = loaded.network()
     assert isinstance(network, Wav2Lip)
     fold_norms(network)
-    for parameter in network.requires_grad_(False).parameters():
-        layout = devices.memory_format(where) if parameter.dim() == 4 else torch.contiguous_format
-        # A copy, so that nothing holds the memory map of the file.
-        parameter.data = parameter.data.to(where, dtype, copy=True, memory_format=layout)
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            layout = devices.memory_format(where) if parameter.dim() == 4 else torch.contiguous_format
+            # A copy, so that nothing holds the memory map of the file; a new one, as an accelerator that is
+            # plugged in refuses to take over the storage of an old one.
+            moved = parameter.detach().to(where, dtype, copy=True, memory_format=layout)
+            setattr(module, name, torch.nn.Parameter(moved, requires_grad=False))
     found = load_detector(detector, str(where))
     return Models(network, found, where, dtype, loaded.source, loaded.digest(), loaded.mel_shift)
 
@@ -135,11 +138,10 @@ class Speaker:
         """Features of faces [B, 3, S, S], which are masked and reference at once."""
         masked = whole.clone()
         masked[:, :, whole.shape[2] // 2 :] = 0
-        pairs = torch.cat([masked, whole], dim=1)
-        layout = devices.memory_format(self.device)
-        return self._models.generator.encode_faces(pairs.contiguous(memory_format=layout))
+        return self._models.generator.encode_faces(torch.cat([masked, whole], dim=1))
 
     def _whole(self, faces: list[Image]) -> Tensor:
-        """Faces [B, 3, S, S] in [0, 1]."""
+        """Faces [B, 3, S, S] in [0, 1], in the layout of the device."""
         whole = torch.from_numpy(np.stack(faces)).to(self.device).permute(0, 3, 1, 2)
-        return whole.to(self._models.precision) / 255
+        layout = devices.memory_format(self.device)
+        return whole.contiguous(memory_format=layout).to(self._models.precision) / 255

@@ -120,7 +120,7 @@ def examine(spec: str = "auto") -> Installation:
     except (DeviceError, RuntimeError) as error:
         place, refused, free, total = None, str(error), None, None
     differences, failed = [], None
-    if place is not None and place.type != "cpu":
+    if place is not None and place.type != device.HOST:
         try:
             differences = parity.differences(place)
         except RuntimeError as error:  # what the driver or an operator says, whatever it is

@@ -47,7 +47,7 @@ def all_pairs_loss(
     right = -table.diagonal().log().mean()
     penalty = -(1 - table).log()
     if same_clip is None:
-        wrong = penalty[~equal].mean()
+        wrong = _mean(penalty, ~equal)
     else:
         wrong = same_clip * _mean(penalty, alike & ~equal) + (1 - same_clip) * _mean(penalty, ~alike)
     return (right + wrong) / 2, table

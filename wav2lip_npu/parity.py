@@ -67,7 +67,7 @@ def differences(device: torch.device, amp: str = "off") -> list[Difference]:
     found = []
     runs: dict[str, Callable[..., dict[str, Tensor]]] = {"": _outputs, "training step: ": _step}
     for name, run in runs.items():
-        expected = run(copy.deepcopy(networks), inputs, torch.device("cpu"), "off")
+        expected = run(copy.deepcopy(networks), inputs, torch.device(devices.HOST), "off")
         there = {kind: copy.deepcopy(network).to(device) for kind, network in networks.items()}
         given = {kind: value.to(device) for kind, value in inputs.items()}
         measured = run(there, given, device, amp)

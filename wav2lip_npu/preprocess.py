@@ -23,6 +23,7 @@ from wav2lip_npu import media
 from wav2lip_npu.clip_folder import write_clip
 from wav2lip_npu.clips import CLIP_FORMAT, FEWEST_PICTURES
 from wav2lip_npu.detectors import Detection, Detector
+from wav2lip_npu.device import HOST
 from wav2lip_npu.errors import DeviceError, MediaError, NoSoundError, UsageError
 from wav2lip_npu.faces import START_SCORE, FaceOptions, find_faces
 from wav2lip_npu.mel import DEFAULT_MEL, TRAINING_FPS, log_mel
@@ -291,7 +292,7 @@ class LimitedDetector:
             for first in range(0, len(images), self._batch_size):
                 found += self._detector(images[first : first + self._batch_size])
         except RuntimeError as error:
-            if self._device == "cpu":
+            if self._device == HOST:
                 raise
             why = (str(error).strip().splitlines() or [""])[0]
             raise DeviceError(

@@ -97,11 +97,11 @@ class PreprocessCommand:
 
     def _cards(self, detector: str) -> list[str]:
         """Where faces are found. Raises `DeviceError` when one of the cards is not there."""
-        if detector == _ON_CPU and self.device in ("auto", "cpu"):
-            return ["cpu"]  # without a second spent on importing torch
+        if detector == _ON_CPU and self.device in ("auto", device.HOST):
+            return [device.HOST]  # without a second spent on importing torch
         first = device.resolve(self.device)
-        if first.type == "cpu" or detector == _ON_CPU:
-            return ["cpu"]
+        if first.type == device.HOST or detector == _ON_CPU:
+            return [device.HOST]
         cards = [f"{first.type}:{(first.index or 0) + number}" for number in range(self.ngpu)]
         device.resolve(cards[-1])
         return cards

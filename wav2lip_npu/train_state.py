@@ -116,7 +116,7 @@ class TrainState:
             }
             if trainee.average is not None:
                 progress[MORE]["weights"] = trainee.network.state_dict()
-            progress = _copied(progress, to="cpu")
+            progress = _copied(progress, to=devices.HOST)
             try:
                 with trainee.at_its_best() as network:
                     checkpoint.save(path, network, progress)
@@ -191,7 +191,8 @@ class TrainState:
         self.best, self.best_step = more["best"], int(more["best_step"])
         self.skipped = int(more["skipped"])
         if self.scaler.is_enabled() and self._scales_alike(more["scaler"]):
-            self.scaler.load_state_dict(more["scaler"])
+            # The scaler of chips that saturate has a key more than PyTorch's.
+            self.scaler.load_state_dict({**self.scaler.state_dict(), **more["scaler"]})
         for name, extra in self.extras.items():
             if name in more["extras"]:
                 extra.load_state_dict(more["extras"][name])

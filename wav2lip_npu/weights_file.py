@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wav2lip_npu.device import HOST
 from wav2lip_npu.errors import CheckpointError
 from wav2lip_npu.torchscript import read_torchscript
 
@@ -131,7 +132,7 @@ def _read_torch(source: Path, *, mmap: bool = False) -> Any:
 
     try:
         with torch.serialization.safe_globals([_rebuild_npu_tensor]):
-            return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
+            return torch.load(source, map_location=HOST, weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         if code is None:

@@ -1,0 +1,9 @@
+"""The command line, with CPUs computing in the layout that NPUs have."""
+
+import sys
+
+from wav2lip_npu import cli
+from wav2lip_npu.device import BACKENDS
+
+BACKENDS["cpu"] = BACKENDS["cpu"]._replace(channels_last=False)
+sys.exit(cli.main())

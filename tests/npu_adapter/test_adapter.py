@@ -1,0 +1,324 @@
+"""The device layer on Huawei's own torch_npu. `run.py` starts these tests; an NPU has no part in them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from networks import golden_weights
+
+from wav2lip_npu import checkpoint
+from wav2lip_npu import device as devices
+from wav2lip_npu.errors import DeviceError
+from wav2lip_npu.models import Wav2Lip
+
+RUNTIME = os.environ.get("NPU_ADAPTER_RUNTIME")
+if not RUNTIME:
+    pytest.skip("needs torch_npu on a fake runtime: run tests/npu_adapter/run.py", allow_module_level=True)
+ROOT = Path(__file__).resolve().parents[2]
+FROM_RUNTIME = ("ASCEND_HOME_PATH", "ASCEND_OPP_PATH", "LD_LIBRARY_PATH", "TORCH_DEVICE_BACKEND_AUTOLOAD")
+
+
+@pytest.fixture(scope="module")
+def npu() -> torch.device:
+    """The first of two devices, made the current one as each command does it."""
+    where = devices.resolve("npu")
+    devices.activate(where)
+    return where
+
+
+def python(*words: str | Path, runtime: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own, with the fake runtime or as on a machine that has the wheel alone."""
+    kept = {name: value for name, value in os.environ.items() if runtime or name not in FROM_RUNTIME}
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=ROOT,
+        env={**kept, **variables},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+def facts(code: str, **variables: str) -> Any:
+    """What a process prints as JSON."""
+    done = python("-c", code, **variables)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# ---- which device
+
+
+def test_it_is_the_real_adapter(npu):
+    plugin = sys.modules["torch_npu"]
+    assert plugin.__version__.startswith("2.13.0")
+    assert Path(plugin._C.__file__).stat().st_size > 0
+    assert (Path(plugin.__file__).parent / "lib" / "libtorch_npu.so").stat().st_size > 50 << 20
+
+
+def test_resolve(npu):
+    assert devices.resolve("auto") == npu == torch.device("npu:0")
+    assert devices.resolve("npu:1") == torch.device("npu:1")
+    with pytest.raises(DeviceError, match=r"^device 'npu:2' is not there, 2 found\. Pass --device npu\.$"):
+        devices.resolve("npu:2")
+    assert devices.describe(npu) == "npu:0 (Ascend910B3)"
+    assert devices.resolve("cpu") == torch.device("cpu")
+
+
+def test_no_card():
+    """Plugin and CANN are there, and no device is."""
+    done = python("-c", RESOLVE, FAKE_ACL_DEVICES="0")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("device 'npu' is not there, none found. Install CANN"), done.stderr
+    assert lines[1] == "cpu"
+    warnings = [line for line in done.stderr.splitlines() if "torch_npu is installed" in line]
+    assert len(warnings) == 1
+
+
+RESOLVE = """
+from wav2lip_npu import device
+try:
+    print(device.resolve("npu"))
+except device.DeviceError as error:
+    print(error)
+print(device.resolve("auto"))
+"""
+
+
+def test_threads_compute_on_the_device(npu):
+    """A thread has no current device of its own before it calls `activate`, as each stage of a dub does."""
+    rows = torch.rand(8, 8)
+    made = []
+
+    def work() -> None:
+        devices.activate(npu)
+        made.append((rows.to(npu) @ rows.to(npu)).cpu())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert torch.equal(made[0], rows @ rows)
+
+
+# ---- what kinds of chip can do
+
+CHIP = """
+import contextlib, json, torch
+from wav2lip_npu import device as devices
+from wav2lip_npu.models import Wav2Lip
+where = devices.resolve("npu")
+devices.activate(where)
+import torch_npu
+
+def formats(network):
+    tensors = [*network.parameters(), *network.buffers()]
+    return sorted({torch_npu.Format(torch_npu.get_npu_format(each)).name for each in tensors})
+
+def error_of(work):
+    try:
+        with work():
+            return None
+    except devices.DeviceError as error:
+        return str(error)
+
+scaler = devices.grad_scaler(where, "fp16", "dynamic")
+constant = devices.grad_scaler(where, "fp16", "1024")
+network = Wav2Lip(width=2).to(where, memory_format=devices.memory_format(where))
+devices.full_float32(where)
+print(json.dumps({
+    "name": devices.describe(where),
+    "bf16": error_of(lambda: devices.autocast(where, "bf16")),
+    "fp16": error_of(lambda: devices.autocast(where, "fp16")),
+    "scaler": type(scaler).__module__,
+    "enabled": [scaler.is_enabled(), devices.grad_scaler(where, "off", "dynamic").is_enabled()],
+    "scale": [scaler.get_scale(), constant.get_scale(), constant.get_growth_interval()],
+    "formats": formats(network),
+}))
+"""
+TORCHS, HUAWEIS = "torch.amp.grad_scaler", "torch_npu.npu.amp.grad_scaler"
+
+
+@pytest.mark.parametrize(
+    ("chip", "bf16", "scaler"),
+    [
+        ("Ascend910B3", True, TORCHS),
+        ("Ascend910A", False, HUAWEIS),
+        ("Ascend310P3", False, HUAWEIS),
+    ],
+)
+def test_chips(chip, bf16, scaler):
+    found = facts(CHIP, FAKE_ACL_SOC=chip)
+    assert found["name"] == f"npu:0 ({chip})"
+    assert found["bf16"] == (None if bf16 else "npu:0 cannot compute in bf16. Pass --amp fp16.")
+    assert found["fp16"] is None
+    assert found["scaler"] == scaler
+    assert found["enabled"] == [True, False]
+    assert found["scale"] == [2.0**16, 1024, devices.NEVER]
+    assert set(found["formats"]) <= {"NCHW", "ND"}
+
+
+RECAST = """
+import json, torch
+from wav2lip_npu import device as devices
+where = devices.resolve("npu")
+torch.npu.set_device(where)  # without `activate`
+network = torch.nn.Sequential(torch.nn.Conv2d(16, 16, 3), torch.nn.BatchNorm2d(16))
+try:
+    network.to(where)
+    print(json.dumps(""))
+except RuntimeError as error:
+    print(json.dumps(str(error)))
+"""
+
+
+def test_without_activate_weights_would_be_recast():
+    """The fake runtime has no operator for it, which tells that torch_npu asked for one."""
+    done = python("-c", RECAST, FAKE_ACL_SOC="Ascend910A")
+    assert "there is no operator" in done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])
+
+
+# ---- tensors
+
+
+def test_layout(npu):
+    assert devices.memory_format(npu) is torch.contiguous_format
+    pictures = torch.rand(2, 3, 8, 8, device=npu)
+    assert pictures.contiguous(memory_format=devices.memory_format(npu)).is_contiguous()
+    with pytest.raises(RuntimeError, match="contiguous"):  # which is why BACKENDS says no
+        pictures.contiguous(memory_format=torch.channels_last)
+
+
+def test_upload(npu):
+    random = np.random.default_rng(0)
+    arrays = {
+        "faces": random.integers(255, size=(4, 5, 96, 96, 3), dtype=np.uint8),
+        "mels": random.normal(size=(4, 80, 16)).astype(np.float32),
+        "clip": np.arange(4),
+    }
+    tensors = devices.upload(arrays, npu)
+    for name, array in arrays.items():
+        assert tensors[name].device == npu
+        assert np.array_equal(tensors[name].cpu().numpy(), array)
+    assert devices.device_peak_memory(npu) >= arrays["faces"].nbytes
+
+
+def test_random_numbers_go_on_where_they_were(npu):
+    devices.seed_all(3)
+    torch.rand(3, device=npu)
+    states = devices.rng_state(npu)
+    assert set(states) == {"cpu", "npu"}
+    assert all(state.device.type == "cpu" for state in states.values())
+    before = [torch.rand(4, device=npu).cpu(), torch.rand(4)]
+    devices.seed_all(4)
+    devices.set_rng_state(npu, states)
+    assert all(map(torch.equal, before, [torch.rand(4, device=npu).cpu(), torch.rand(4)]))
+    devices.set_rng_state(npu, {"cpu": states["cpu"]})  # of a training on a CPU
+    assert torch.equal(torch.rand(4), before[1])
+
+
+@pytest.mark.parametrize(("amp", "dtype"), [("off", "float32"), ("fp16", "float16"), ("bf16", "bfloat16")])
+def test_autocast(npu, amp, dtype):
+    convolution, linear = torch.nn.Conv2d(3, 4, 3).to(npu), torch.nn.Linear(4, 4).to(npu)
+    with devices.autocast(npu, amp):
+        made = linear(convolution(torch.rand(2, 3, 8, 8, device=npu)).mean((2, 3)))
+        assert made.dtype is getattr(torch, dtype)
+        cosine = torch.nn.functional.cosine_similarity(made, made)
+        assert cosine.dtype is torch.float32
+    made.float().sum().backward()
+    assert convolution.weight.grad.dtype is torch.float32
+    assert torch.rand(1, device=npu).dtype is torch.float32
+
+
+def test_out_of_memory(npu):
+    """Torch_npu's own error, at a limit far below what the fake device has."""
+    torch.npu.empty_cache()
+    torch.npu.set_per_process_memory_fraction(1e-3, npu)
+    try:
+        with pytest.raises(RuntimeError) as caught:
+            torch.empty(1 << 30, dtype=torch.uint8, device=npu)
+    finally:
+        torch.npu.set_per_process_memory_fraction(1.0, npu)
+    assert devices.is_out_of_memory(caught.value)
+    devices.release_memory(npu)
+    assert torch.zeros(8, device=npu).sum() == 0
+
+
+# ---- checkpoints
+
+READ = """
+import sys, torch
+from wav2lip_npu import checkpoint
+for path in sys.argv[1:]:
+    try:
+        weights = torch.load(path, weights_only=True)
+        print({each.device.type for each in weights["state_dict"].values()})
+    except RuntimeError as error:
+        print(str(error).splitlines()[0])
+    print(checkpoint.load(path, "generator").width)
+assert "torch_npu" not in sys.modules
+"""
+
+
+def test_checkpoints_load_where_there_is_no_npu(npu, tmp_path):
+    """As any code loads them; what PyTorch itself makes of tensors of an NPU is read by ours alone."""
+    network = golden_weights(Wav2Lip(width=2)).to(npu)
+    ours, plain = tmp_path / "ours.pth", tmp_path / "plain.pth"
+    checkpoint.save(ours, network)
+    torch.save(network.state_dict(), plain)
+    done = python("-c", READ, ours, plain, runtime=False, TORCH_DEVICE_BACKEND_AUTOLOAD="0")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4, done.stderr
+    assert lines[0] == "{'cpu'}"
+    assert "npu:0" in lines[2]
+    assert lines[1] == lines[3] == "2"
+
+
+# ---- dubs of their own process
+
+
+def dub(face: Path, audio: Path, weights: Path, out: Path, device: str, **options: Any) -> Any:
+    words = {"face": face, "audio": audio, "checkpoint_path": weights, "outfile": out, "device": device}
+    flags = [str(word) for name, value in words.items() for word in (f"--{name}", value)]
+    return python("-m", "wav2lip_npu", "dub", *flags, "--detector", "hog", **options)
+
+
+def test_the_second_card_dubs(face_video, speech, tiny_checkpoint, tmp_path):
+    done = dub(face_video, speech, tiny_checkpoint, tmp_path / "out.mp4", "npu:1")
+    assert done.returncode == 0, done.stderr
+    assert "device npu:1 (Ascend910B3)" in done.stderr
+    assert (tmp_path / "out.mp4").stat().st_size > 1000
+
+
+def test_without_cann_a_cpu_dubs(face_video, speech, tiny_checkpoint, tmp_path):
+    done = dub(face_video, speech, tiny_checkpoint, tmp_path / "out.mp4", "cpu", runtime=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.mp4").stat().st_size > 1000
+    assert "torch_npu" not in done.stderr
+
+
+def test_without_cann_an_npu_is_refused(face_video, speech, tiny_checkpoint, tmp_path):
+    done = dub(face_video, speech, tiny_checkpoint, tmp_path / "out.mp4", "npu", runtime=False)
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if "libhccl" in line] == [done.stderr.splitlines()[-1]]
+    assert done.stderr.splitlines()[-1].startswith(
+        "wav2lip-npu: device 'npu' is not there, none found (libhccl"
+    )
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_without_cann_auto_is_a_cpu(face_video, speech, tiny_checkpoint, tmp_path):
+    done = dub(face_video, speech, tiny_checkpoint, tmp_path / "out.mp4", "auto", runtime=False)
+    assert done.returncode == 0, done.stderr
+    assert sum("libhccl" in line for line in done.stderr.splitlines()) == 1
+    assert "device cpu" in done.stderr
