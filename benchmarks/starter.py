@@ -33,6 +33,7 @@ from wav2lip_npu.losses import cosines
 from wav2lip_npu.mel import Mel, log_mel, mel_window
 from wav2lip_npu.models import SyncNet
 from wav2lip_npu.overlap import in_lanes
+from wav2lip_npu.rest import Rest
 from wav2lip_npu.synchrony import FARTHEST, Similarities, embed, similarities
 from wav2lip_npu.train_syncnet import judge
 
@@ -88,7 +89,9 @@ def spoken(models: Models, faces: np.ndarray, mel: Mel) -> np.ndarray:
     """Faces [N, S, S, 3] that say a mel, as a dub makes and blends them."""
     mask = load_mask("soft", FACE_SIZE)
     mels = [mel_window(mel, number, FPS, models.mel_shift) for number in range(len(faces))]
-    mouths = np.stack(Speaker(models, None, mask)(list(faces), mels)).astype(np.float32)
+    rest = Rest(mel, FPS, models.mel_shift)
+    made = Speaker(models, None, mask)(list(faces), mels)
+    mouths = np.stack([rest(number, mouth) for number, mouth in enumerate(made)]).astype(np.float32)
     spoken = faces.copy()
     below = spoken[:, mask.top_row :]
     weights = mask.weights[:, :, None] * mouths[..., 3:] / 255

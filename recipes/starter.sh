@@ -12,6 +12,7 @@ cd "$(dirname "$0")/.."
 export PYTHONPATH="$PWD"
 videos=${1:?the folder of videos} work=${2:?a folder for the results}
 device=${DEVICE:-auto} amp=${AMP:-bf16} python=${PYTHON:-python3}
+all_steps=8500
 
 step() { # NAME COMMAND...
     local name=$1 begun=$SECONDS code=0
@@ -24,32 +25,40 @@ step() { # NAME COMMAND...
 wav2lip() { "$python" -m wav2lip_npu "$@"; }
 newest() { ls "$1"/checkpoint_step*.pth | tail -n 1; }
 
-shared=(--data_root "$work/clips" --device "$device" --amp "$amp" --average 0.998 --eval_interval 500
+shared=(--data_root "$work/clips" --device "$device" --amp "$amp" --eval_interval 500
     --checkpoint_interval 250 --keep 3)
 a_little=(--flip 0.5 --stretch 0.06 --shift 0.02 --turn 4 --colour 0.15 --gamma 0.25 --blur 0.6 --noise 3
     --jpeg 0.4 --formants 0.04 --loudness 5 --tilt 4)
 a_lot=(--flip 0.5 --stretch 0.12 --shift 0.04 --turn 8 --bend 0.03 --colour 0.25 --gamma 0.4 --blur 1.2
     --noise 6 --jpeg 0.7 --formants 0.1 --loudness 8 --tilt 8)
 
+# So many steps, or no more than a tenth of what the training takes in all.
+so_far() { # STEPS ALL
+    if [[ -n ${FIRST_TENTH:-} && $1 -gt $(($2 / 10)) ]]; then echo $(($2 / 10)); else echo "$1"; fi
+}
+
 # A training goes on where the one before it in the same folder ended.
 expert() { # STEPS RATE LISTS FLAGS...
-    local steps=$1 rate=$2 lists=$3
+    local steps rate=$2 lists=$3
+    steps=$(so_far "$1" 7750)
     shift 3
     step "expert to $steps" wav2lip train_syncnet "${shared[@]}" --checkpoint_dir "$work/expert" --width 8 \
-        --filelists "$work/lists/$lists" --eval_clips 40 --steps "$steps" --syncnet_lr "$rate" "$@"
+        --average 0.998 --filelists "$work/lists/$lists" --eval_clips 40 --steps "$steps" --syncnet_lr "$rate" "$@"
 }
 judge() { # STEPS RATE FLAGS...
-    local steps=$1 rate=$2
+    local steps rate=$2
+    steps=$(so_far "$1" 2000)
     shift 2
     step "judge to $steps" wav2lip train_syncnet "${shared[@]}" --checkpoint_dir "$work/judge" --width 8 --seed 7 \
-        --filelists "$work/lists/judge" --eval_clips 40 --steps "$steps" --syncnet_lr "$rate" "$@"
+        --average 0.998 --filelists "$work/lists/judge" --eval_clips 40 --steps "$steps" --syncnet_lr "$rate" "$@"
 }
-generator() { # STEPS FLAGS...
-    local steps=$1
-    shift
+generator() { # STEPS RATE LISTS FLAGS...
+    local steps rate=$2 lists=$3
+    steps=$(so_far "$1" "$all_steps")
+    shift 3
     step "generator to $steps" wav2lip train "${shared[@]}" --checkpoint_dir "$work/generator" --width 16 \
-        --filelists "$work/lists/generator" --syncnet_checkpoint_path "$(newest "$work/expert")" --batch_size 8 \
-        --learning_rate 3e-4 --warmup_steps 100 --clip_grad_norm 1 --reference_distance 10 --eval_batches 10 \
+        --filelists "$work/lists/$lists" --syncnet_checkpoint_path "$(newest "$work/expert")" --batch_size 8 \
+        --learning_rate "$rate" --warmup_steps 100 --clip_grad_norm 1 --reference_distance 10 \
         --steps "$steps" "$@"
 }
 
@@ -66,16 +75,32 @@ expert 3500 3e-5 expert "${a_little[@]}" --bend 0.01
 expert 4500 3e-5 expert --flip 0.5
 expert 5000 3e-5 expert --flip 0.5 --same_clip 0.8
 expert 6000 2e-5 expert_late --same_clip 0.8
-expert 7000 5e-6 expert_late --same_clip 1
-# First to know a face from its reference, then to speak, at last with hardly a change.
-generator 1000 --sync_weight 0 "${a_lot[@]}"
-generator 1500 --syncnet_wt 0.01 --mouth_weight 4 "${a_little[@]}" --bend 0.02
-generator 2000 --syncnet_wt 0.002 --sync_weight 0.002 --mouth_weight 4 "${a_lot[@]}" --blur 0.6 --noise 3 --jpeg 0.4
-generator 3500 --syncnet_wt 0.005 --sync_weight 0.005 --mouth_weight 4 --average 0.995 \
-    --colour 0.1 --gamma 0.2 --formants 0.03 --loudness 5 --tilt 3
-# What is not needed above: the expert's last steps, and a judge that was never a loss.
 expert 7750 5e-6 expert_late --same_clip 1
 judge 1000 1e-4
+judge 2000 3e-5 --same_clip 0.8
+# First to know a face from its reference, with no expert.
+generator 1000 3e-4 generator --average 0.998 --eval_batches 10 --sync_weight 0 "${a_lot[@]}"
+# Then to speak: an expert of few speakers leaves marks, so it is listened to little at first.
+generator 1500 3e-4 generator --average 0.998 --eval_batches 5 --mouth_weight 4 --syncnet_wt 0.01 --sync_weight 0.01 \
+    "${a_little[@]}" --bend 0.02
+generator 2000 3e-4 generator --average 0.998 --eval_batches 5 --mouth_weight 4 --syncnet_wt 0.002 --sync_weight 0.002 \
+    "${a_lot[@]}" --blur 0.6 --noise 3 --jpeg 0.4
+generator 3500 3e-4 generator --average 0.995 --eval_batches 5 --mouth_weight 4 --syncnet_wt 0.005 --sync_weight 0.005 \
+    --colour 0.1 --gamma 0.2 --formants 0.03 --loudness 5 --tilt 3
+hear=(--eval_batches 5 --mouth_weight 4 --sync_floor 0.5 --syncnet_wt 0.01 --sync_weight 0.01)
+listen=(--eval_batches 5 --mouth_weight 4 --sync_floor 0.5 --syncnet_wt 0.02 --sync_weight 0.02)
+generator 5269 3e-4 generator_late --average 0.995 "${hear[@]}" --colour 0.1 --gamma 0.2 --loudness 5
+generator 5366 3e-4 generator_late --average 0.995 "${listen[@]}" --colour 0.1 --gamma 0.2 --loudness 5
+# At last both: half of the samples as they are, for the expert, half of faces and voices that nobody has.
+both=(--untouched 0.5 --flip 0.5 --stretch 0.1 --shift 0.03 --turn 6 --bend 0.03 --colour 0.25 --gamma 0.4
+    --blur 0.6 --noise 3 --jpeg 0.4 --formants 0.08 --loudness 8 --tilt 6)
+generator 6057 3e-4 generator_last --average 0.995 "${listen[@]}" "${both[@]}"
+generator 7083 3e-4 generator_last --average 0.995 "${hear[@]}" "${both[@]}"
+generator "$all_steps" 1e-4 generator_last --average 0.998 "${hear[@]}" "${both[@]}"
+if [[ -n ${FIRST_TENTH:-} ]]; then
+    "$python" recipes/starter_curves.py "$work"
+    exit
+fi
 
 step pack "$python" recipes/starter_pack.py "$(newest "$work/generator")" "$(newest "$work/expert")"
 step evaluation "$python" benchmarks/starter.py --clips "$work/clips" --lists "$work/lists" \

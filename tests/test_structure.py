@@ -40,6 +40,7 @@ ORDER = [
     "tracking",
     "faces",
     "generate",
+    "rest",
     "report",
     "clips",
     "augment",

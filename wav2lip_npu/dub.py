@@ -27,6 +27,7 @@ from wav2lip_npu.mel import DEFAULT_MEL, Mel, log_mel, mel_window
 from wav2lip_npu.overlap import in_lanes, prefetch
 from wav2lip_npu.planes import Image, Planes
 from wav2lip_npu.report import DubReport, Notes, Stopwatch
+from wav2lip_npu.rest import Rest
 from wav2lip_npu.sound import Samples, Sound, load_sound
 
 if TYPE_CHECKING:
@@ -134,7 +135,9 @@ def dub(
         frames = ahead("decode", itertools.islice(pictures(face, info, options), count))
         faced = ahead("faces", find_faces(watch.wait("faces", frames), models.detector, options.faces))
         noted = notes.take(watch.wait("generate", faced))
-        spoken = ahead("generate", speak(noted, mel, fps, speaker, mel_shift))
+        # A mouth that is pasted as the original pastes it is the original's in pauses too.
+        rest = None if mask.exact else Rest(mel, fps, mel_shift)
+        spoken = ahead("generate", speak(noted, mel, fps, speaker, mel_shift, rest))
         shown = ahead("blend", blend_all(watch.wait("blend", spoken), mask))
         written = watch.wait("encode", _reported(shown, count, progress))
         encoding = perf_counter()
@@ -185,7 +188,12 @@ def pictures(
 
 
 def speak(
-    faced: Iterable[Faced], mel: Mel, fps: Fraction, speaker: Speaker, mel_shift: float = 0
+    faced: Iterable[Faced],
+    mel: Mel,
+    fps: Fraction,
+    speaker: Speaker,
+    mel_shift: float = 0,
+    rest: Rest | None = None,
 ) -> Iterator[Spoken]:
     """Give each frame that has a face the mouth that says its part of the mel, batch by batch."""
 
@@ -198,7 +206,12 @@ def speak(
         for spoken in in_lanes(work, batches, speaker.lanes, prepare):
             spoken.reverse()
             while spoken:  # a picture that was handed on must not be held here
-                yield spoken.pop()
+                yield spoken.pop() if rest is None else _rested(spoken.pop(), rest)
+
+
+def _rested(spoken: Spoken, rest: Rest) -> Spoken:
+    faced = spoken.faced
+    return Spoken(faced, rest(faced.frame.index, spoken.mouth, faced.cut))
 
 
 @dataclass(frozen=True)
