@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 export PYTHONPATH="$PWD"
 videos=${1:?the folder of videos} work=${2:?a folder for the results}
 device=${DEVICE:-auto} amp=${AMP:-bf16} python=${PYTHON:-python3}
-all_steps=8500
+all_steps=8000
 
 step() { # NAME COMMAND...
     local name=$1 begun=$SECONDS code=0

@@ -6,4 +6,4 @@ import os
 # is loaded by `device.py`, when an NPU is asked for.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
