@@ -18,7 +18,7 @@ import torch
 from conftest import SquareDetector
 from places import PLACE
 from torch import Tensor
-from trainings import EXPERT, GENERATOR, WITH_DISC, command, difference, lines, train, weights
+from trainings import EXPERT, GENERATOR, ROOT, WITH_DISC, command, difference, lines, start, train, weights
 
 from wav2lip_npu import cli, device, generate, losses, media, parity, processes, train_generator
 from wav2lip_npu.detectors import S3fdDetector
@@ -341,3 +341,21 @@ def test_workers_share_the_device(monkeypatch):
     broken(monkeypatch, processes.multiprocessing, "get_context", lambda _: real("fork"))
     found = [result for _, result in processes.work_through([1, 2, 3], on_the_device, 2)]
     assert all(isinstance(each, processes.Fault) and "'spawn' start method" in each.detail for each in found)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1600)
+def test_the_acceptance_script_writes_its_report(tmp_path):
+    """As an owner of a card runs it, in a process of its own."""
+    words = ["--device", PLACE.type, "--width", "2", "--out", str(tmp_path / "report.json")]
+    script = str(ROOT / "benchmarks" / "npu_acceptance.py")
+    child = start(words, script)
+    said, _ = child.communicate(timeout=1500)
+    assert child.returncode == 0, said
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["ok"] and not found["failed"] and found["fell_back"] == []
+    assert set(found["throughput"]["fp32"]) == {"1", "8", "32", "128"}
+    assert found["dub"]["mean_difference_grey_levels"] < 1
+    assert set(found["training"]) == {
+        f"{each} {amp}" for each in ("train_syncnet", "train") for amp in ("off", "fp16")
+    }
