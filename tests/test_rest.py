@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from wav2lip_npu.mel import log_mel
-from wav2lip_npu.rest import Rest, pauses
+from wav2lip_npu.rest import Rest, Steady, pauses
 
 RATE, FPS = 16_000, Fraction(25)
 
@@ -85,3 +85,27 @@ def test_another_scene_or_a_frame_without_a_face_begins_anew():
     assert (found[6] != made[6]).any()
     assert rest(20, None) is None
     np.testing.assert_array_equal(rest(21, made[0]), made[0])
+
+
+def test_a_reference_loses_what_moves_below_a_still_head():
+    random = np.random.default_rng(0)
+    head = random.integers(60, 200, (96, 96, 3), dtype=np.uint8)
+    faces = np.repeat(head[None], 60, axis=0)
+    faces[:, 60:90, 30:66] = random.integers(0, 256, (60, 1, 1, 3))  # a mouth that opens and closes
+    steady = Steady(FPS)
+    found = np.stack([steady(face) for face in faces])
+    assert motion(found[20:, 48:]) < 0.02 * motion(faces[20:, 48:])
+    assert np.abs(found[20:, :48].astype(int) - faces[20:, :48]).max() <= 1
+    np.testing.assert_array_equal(found[0], faces[0])
+
+
+def test_a_reference_goes_along_with_a_head_that_moves():
+    random = np.random.default_rng(0)
+    first, second = random.integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
+    steady = Steady(FPS)
+    steady(first)
+    assert np.abs(steady(second).astype(int) - second).max() <= 2
+    steady = Steady(FPS)
+    steady(first)
+    near = np.clip(first.astype(int) + 30, 0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(steady(near, cut=True), near)

@@ -27,7 +27,7 @@ from wav2lip_npu.mel import DEFAULT_MEL, Mel, log_mel, mel_window
 from wav2lip_npu.overlap import in_lanes, prefetch
 from wav2lip_npu.planes import Image, Planes
 from wav2lip_npu.report import DubReport, Notes, Stopwatch
-from wav2lip_npu.rest import Rest
+from wav2lip_npu.rest import Rest, Steady
 from wav2lip_npu.sound import Samples, Sound, load_sound
 
 if TYPE_CHECKING:
@@ -137,7 +137,8 @@ def dub(
         noted = notes.take(watch.wait("generate", faced))
         # A mouth that is pasted as the original pastes it is the original's in pauses too.
         rest = None if mask.exact else Rest(mel, fps, mel_shift)
-        spoken = ahead("generate", speak(noted, mel, fps, speaker, mel_shift, rest))
+        steady = None if mask.exact or info.is_image or not models.is_ours else Steady(fps)
+        spoken = ahead("generate", speak(noted, mel, fps, speaker, mel_shift, rest, steady))
         shown = ahead("blend", blend_all(watch.wait("blend", spoken), mask))
         written = watch.wait("encode", _reported(shown, count, progress))
         encoding = perf_counter()
@@ -194,14 +195,15 @@ def speak(
     speaker: Speaker,
     mel_shift: float = 0,
     rest: Rest | None = None,
+    steady: Steady | None = None,
 ) -> Iterator[Spoken]:
     """Give each frame that has a face the mouth that says its part of the mel, batch by batch."""
 
     def work(batch: _Batch) -> list[Spoken]:
-        mouths = iter(speaker(batch.faces, batch.mels))
+        mouths = iter(speaker(batch.faces, batch.mels, batch.references or None))
         return [Spoken(item, None if item.box is None else next(mouths)) for item in batch.items]
 
-    batches = _batches(faced, mel, fps, speaker.batch, mel_shift)
+    batches = _batches(faced, mel, fps, speaker.batch, mel_shift, steady)
     with device.shared_cores(speaker.device) as prepare:
         for spoken in in_lanes(work, batches, speaker.lanes, prepare):
             spoken.reverse()
@@ -216,15 +218,16 @@ def _rested(spoken: Spoken, rest: Rest) -> Spoken:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Consecutive frames, and face and mel window of those that have a face."""
+    """Consecutive frames, and face, mel window and reference, if it is another, of those that have a face."""
 
     items: list[Faced] = field(default_factory=list)
     faces: list[Image] = field(default_factory=list)
     mels: list[Mel] = field(default_factory=list)
+    references: list[Image] = field(default_factory=list)
 
 
 def _batches(
-    faced: Iterable[Faced], mel: Mel, fps: Fraction, size: int, mel_shift: float
+    faced: Iterable[Faced], mel: Mel, fps: Fraction, size: int, mel_shift: float, steady: Steady | None
 ) -> Iterator[_Batch]:
     batch = _Batch()
     shown: Planes | None = None
@@ -236,6 +239,8 @@ def _batches(
                 face = shown.cut(item.box, FACE_SIZE)
             batch.faces.append(face)
             batch.mels.append(mel_window(mel, item.frame.index, fps, mel_shift))
+            if steady is not None:
+                batch.references.append(steady(face, item.cut))
         if len(batch.faces) == size or len(batch.items) == 2 * size:
             yield batch
             batch = _Batch()

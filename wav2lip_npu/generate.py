@@ -38,6 +38,8 @@ class Models:
     """First hex digits of the SHA-256 of the weights file."""
     mel_shift: float = 0.0
     """Frames of 1/25 s by which the generator heard the sound moved in training."""
+    is_ours: bool = False
+    """Whether this package trained it, on references that may lie far from the picture to make."""
 
 
 def load_models(
@@ -68,7 +70,16 @@ def load_models(
             moved = parameter.detach().to(where, dtype, copy=True, memory_format=layout)
             setattr(module, name, torch.nn.Parameter(moved, requires_grad=False))
     found = load_detector(detector, str(where))
-    return Models(network, found, where, dtype, loaded.source, loaded.digest(), loaded.mel_shift)
+    return Models(
+        network,
+        found,
+        where,
+        dtype,
+        loaded.source,
+        loaded.digest(),
+        loaded.mel_shift,
+        "mel_shift" in loaded.more,
+    )
 
 
 class Speaker:
@@ -88,10 +99,13 @@ class Speaker:
         self._still: tuple[Image, list[Tensor]] | None = None
         self._lock = threading.Lock()
 
-    def __call__(self, faces: list[Image], mels: list[Mel]) -> list[Image]:
+    def __call__(
+        self, faces: list[Image], mels: list[Mel], references: list[Image] | None = None
+    ) -> list[Image]:
         """Mouths uint8 [S - top_row, S, 3 or 4], one for each face BGR uint8 [S, S, 3] and mel [80, 16].
 
         They are BGR, or under a soft mask BGRA: fitted to the face, and how much of them is to be seen.
+        `references` are the pictures to know the faces from, the faces themselves where they are left out.
 
         A list of faces that are all the same object is one still picture: it is encoded once, and not
         again when it comes in the next call. When the device runs out of memory the batch is halved, for
@@ -102,7 +116,8 @@ class Speaker:
             batch = self.batch
             part = slice(len(mouths), len(mouths) + batch)
             try:
-                mouths.extend(self._run(faces[part], mels[part]))
+                known = None if references is None else references[part]
+                mouths.extend(self._run(faces[part], mels[part], known))
             except (RuntimeError, MemoryError) as error:
                 if batch == 1 or not devices.is_out_of_memory(error):
                     raise
@@ -112,12 +127,13 @@ class Speaker:
         return mouths
 
     @torch.inference_mode()
-    def _run(self, faces: list[Image], mels: list[Mel]) -> Image:
+    def _run(self, faces: list[Image], mels: list[Mel], references: list[Image] | None) -> Image:
         models = self._models
         sound = torch.from_numpy(np.stack(mels)[:, None]).to(models.device, models.precision)
-        still = all(face is faces[0] for face in faces)
+        still = references is None and all(face is faces[0] for face in faces)
         whole = self._whole(faces[:1] if still else faces)
-        features = self._still_features(faces[0], whole, len(faces)) if still else self._encode(whole)
+        known = whole if references is None else self._whole(references)
+        features = self._still_features(faces[0], whole, len(faces)) if still else self._encode(whole, known)
         mouths = models.generator.speak(sound, features, top_row=self._mask.top_row)
         if self._fitting is not None:
             mouths = self._fitting(mouths, whole[:, :, self._mask.top_row :])
@@ -128,17 +144,17 @@ class Speaker:
     def _still_features(self, face: Image, whole: Tensor, count: int) -> list[Tensor]:
         """Features of one face for `count` frames: kept for the next call if they may be of use there."""
         if count == 1 and self._still is None:
-            return self._encode(whole)
+            return self._encode(whole, whole)
         with self._lock:
             if self._still is None or self._still[0] is not face:
-                self._still = (face, self._encode(whole))
+                self._still = (face, self._encode(whole, whole))
             return self._still[1]
 
-    def _encode(self, whole: Tensor) -> list[Tensor]:
-        """Features of faces [B, 3, S, S], which are masked and reference at once."""
+    def _encode(self, whole: Tensor, known: Tensor) -> list[Tensor]:
+        """Features of faces [B, 3, S, S], to be masked, and of the references of the same shape."""
         masked = whole.clone()
         masked[:, :, whole.shape[2] // 2 :] = 0
-        return self._models.generator.encode_faces(torch.cat([masked, whole], dim=1))
+        return self._models.generator.encode_faces(torch.cat([masked, known], dim=1))
 
     def _whole(self, faces: list[Image]) -> Tensor:
         """Faces [B, 3, S, S] in [0, 1], in the layout of the device."""

@@ -1,7 +1,7 @@
-"""Where nobody speaks the mouth rests.
+"""What was filmed does not speak: the face is known from a steady picture, and in pauses the mouth rests.
 
-A network that knows a face from a picture with a moving mouth lets some of that movement through, which is
-seen where the new sound is silent. There each mouth is drawn towards the one before it.
+A network that knows a face from a picture with a moving mouth lets some of that movement through. It is
+seen against a new sound, and most of all where that is silent.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ import numpy as np
 from wav2lip_npu.mel import TRAINING_FPS, Mel, mel_window
 from wav2lip_npu.planes import Image
 
+_STEADY = 0.9
+"""Share of the pictures before in a reference, at 25 frames a second, of a head that keeps still."""
+_MOVED = 20.0
+"""Grey levels by which the upper half of a face differs from the one before when the head has moved."""
 _HOLD = 0.7
 """Share of the mouth before, at 25 frames a second."""
 _BELOW_SPEECH = 1.3
@@ -29,6 +33,26 @@ def pauses(mel: Mel) -> np.ndarray:
     level = mel.mean(axis=0)
     loud = float(np.percentile(level, _LOUD))
     return np.asarray(level < (np.inf if loud < _SILENT else loud - _BELOW_SPEECH))
+
+
+class Steady:
+    """The picture that a face is known from: the mean of the last ones, as far as the head keeps still."""
+
+    def __init__(self, fps: Fraction) -> None:
+        self._hold = np.float32(_STEADY ** (TRAINING_FPS / float(fps)))
+        self._before: np.ndarray | None = None
+
+    def __call__(self, face: Image, cut: bool = False) -> Image:
+        """The reference uint8 [S, S, 3] of a face of the same shape; `cut`: a new scene begins with it."""
+        now = face.astype(np.float32)
+        if self._before is None or cut:
+            self._before = now
+            return face
+        upper = np.s_[: face.shape[0] // 2]
+        moved = np.square(now[upper] - self._before[upper]).mean() / _MOVED**2
+        self._before = now + self._hold * np.exp(-moved) * (self._before - now)
+        reference: Image = np.rint(self._before).astype(np.uint8)
+        return reference
 
 
 class Rest:
