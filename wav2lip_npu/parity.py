@@ -18,7 +18,7 @@ from wav2lip_npu.train_generator import lower_halves
 
 _CRITIC_WIDTH = 8
 _BATCH, _FRAMES, _SIZE = 2, 5, 96
-_GRADIENTS = "gradients"
+_GRADIENTS, _STATISTICS = "gradients", "running statistics"
 TOLERANCES = {"off": (1e-3, 1e-3), "fp16": (2e-2, 0.2), "bf16": (5e-2, 0.3)}
 """Largest difference of numbers and of gradients that is taken for rounding, by the numbers inside the
 networks. Float32 leaves room for other orders of summation; on a CPU half of the others was measured."""
@@ -30,7 +30,7 @@ class Difference:
 
     what: str
     largest: float
-    """Of any number; gradients are compared as a whole, in parts of their norm."""
+    """Of any number; gradients and statistics are compared as a whole, in parts of their norm."""
     mean: float
     tolerance: float
 
@@ -73,7 +73,7 @@ def differences(device: torch.device, amp: str = "off") -> list[Difference]:
         measured = run(there, given, device, amp)
         for what, value in expected.items():
             off = (measured[what].float().cpu() - value).abs()
-            if what == _GRADIENTS:
+            if what in (_GRADIENTS, _STATISTICS):
                 off = off.norm()[None] / value.norm()
             tolerance = TOLERANCES[amp][what == _GRADIENTS]
             found.append(Difference(name + what, float(off.max()), float(off.mean()), tolerance))
@@ -126,5 +126,5 @@ def _step(
         "loss": loss.detach()[None],
         "cosine": cosine(sound.detach().float(), picture.detach().float()),
         _GRADIENTS: gradients,
-        "running statistics": statistics,
+        _STATISTICS: statistics,
     }
