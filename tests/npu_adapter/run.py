@@ -22,7 +22,9 @@ PYTHON = BUILD / "venv" / "bin" / "python"
 NEEDED = ("pytest", "pytest-timeout", "scikit-image", "soundfile", "pyyaml")
 TORCH_NPU = "torch_npu==2.13.0"
 CPU_TORCH = """
-import sys, torch
+import os, sys
+os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"  # a torch_npu from before would stop the import
+import torch
 sys.exit(torch.version.cuda and "torch_npu wants a build of torch for the CPU. Let pip find one, then run again.")
 """
 
