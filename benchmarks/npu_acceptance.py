@@ -20,7 +20,6 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -85,17 +84,14 @@ def train(where: torch.device, work: Path, video: Path) -> dict[str, Any]:
 def dub(where: torch.device, work: Path, video: Path) -> dict[str, Any]:
     """The same dub on the device and on the CPU."""
     outs = {}
+    shared = {"face": video, "audio": demo.SENTENCE}
     for name, place in {"device": str(where), "cpu": "cpu"}.items():
         outs[name] = work / f"{name}.mp4"
-        run(
-            "dub", face=video, audio=demo.SENTENCE, outfile=outs[name], device=place, report=work / "dub.json"
-        )
-        if name == "device":
-            report = json.loads((work / "dub.json").read_text())
+        run("dub", **shared, outfile=outs[name], device=place, report=work / f"{name}.json")
     pairs = zip(*(media.read_frames(path) for path in outs.values()), strict=True)
     off = [float(np.abs(a.image.astype(int) - b.image).mean()) for a, b in pairs]
     assert max(off) < GREY_LEVELS, f"the dub is {max(off):.2f} grey levels from the CPU's"
-    return {"mean_difference_grey_levels": max(off), "report": report}
+    return {"mean_difference_grey_levels": max(off), "report": json.loads((work / "device.json").read_text())}
 
 
 def throughput(where: torch.device, work: Path, width: int) -> dict[str, Any]:
@@ -154,13 +150,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         work, video = Path(folder), Path(folder, "face.mp4")
-
-        def film() -> None:
-            shots = (Planes.from_image(shot, SCREEN) for shot in demo.camera(photo, 25 * SECONDS))
-            sound = EncodeOptions(crf=12)
-            write_video(shots, video, fps=Fraction(25), audio=demo.SENTENCE, options=sound)
-
-        film()
+        shots = (Planes.from_image(shot, SCREEN) for shot in demo.camera(photo, int(demo.FPS) * SECONDS))
+        write_video(shots, video, fps=demo.FPS, audio=demo.SENTENCE, options=EncodeOptions(crf=12))
         parts: dict[str, Callable[[], dict[str, Any]]] = {
             "differences": lambda: compare(where),
             "throughput": lambda: throughput(where, work, given.width),

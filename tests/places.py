@@ -28,14 +28,3 @@ if os.environ.get("PLACE", "cpu") != "cpu":
     PLACE = torch.device(os.environ["PLACE"], 0)
     # Threads divide a sum by where its memory begins: the CPU and the device would round in other places.
     torch.set_num_threads(1)
-
-
-def on_host(value: object) -> object:
-    """Tensors of a state moved to the CPU, to be compared there."""
-    if isinstance(value, torch.Tensor):
-        return value.cpu()
-    if isinstance(value, dict):
-        return {key: on_host(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(on_host(each) for each in value)
-    return value

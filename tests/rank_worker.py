@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from places import PLACE, on_host
+from places import PLACE
 from trainings import EXPERT, ORIGINAL, WITH_DISC, command
 
 from wav2lip_npu import cli, device, distributed, train_session, train_syncnet
 from wav2lip_npu.distributed import Ranks, gathered, parallel
 from wav2lip_npu.losses import all_pairs_loss
+from wav2lip_npu.train_state import _copied
 
 clips, out = map(Path, sys.argv[1:])
 torch.set_num_threads(1)
@@ -57,7 +58,7 @@ def trained(name: str, words: list[Any], **flags: Any) -> None:
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         seen["code"] = cli.main(command(clips, out / name, words, **flags))
-    torch.save(on_host({**seen, "said": said.getvalue()}), out / f"{name}_{ranks.rank}.pt")
+    torch.save(_copied({**seen, "said": said.getvalue()}, to="cpu"), out / f"{name}_{ranks.rank}.pt")
 
 
 trained("expert", EXPERT, steps=3, eval_interval=2, checkpoint_interval=2)
@@ -75,7 +76,8 @@ clip = frame // 3
 loss, _ = all_pairs_loss(*(gathered(each, ranks) for each in (sound, picture, clip.int(), frame.int())))
 loss.backward()
 torch.save(
-    on_host({"loss": loss.detach(), "gradient": network.weight.grad}), out / f"gradient_{ranks.rank}.pt"
+    _copied({"loss": loss.detach(), "gradient": network.weight.grad}, to="cpu"),
+    out / f"gradient_{ranks.rank}.pt",
 )
 
 if ranks.rank == 1:

@@ -243,10 +243,6 @@ def test_fp16_overflow_is_seen_on_a_chip_that_saturates(clips, tmp_path, simulat
 # Each broken rule is caught
 
 
-def broken(monkeypatch, owner: Any, name: str, mistake: Any) -> None:
-    monkeypatch.setattr(owner, name, mistake)
-
-
 def test_a_forgotten_move_is_caught(clips, tmp_path, monkeypatch):
     broken(
         monkeypatch,
@@ -260,7 +256,7 @@ def test_a_forgotten_move_is_caught(clips, tmp_path, monkeypatch):
 
 def test_an_expert_that_stays_behind_is_caught(clips, tmp_path, monkeypatch):
     real = train_generator.lower_halves
-    broken(monkeypatch, train_generator, "lower_halves", lambda faces: real(faces).cpu())
+    monkeypatch.setattr(train_generator, "lower_halves", lambda faces: real(faces).cpu())
     with pytest.raises(RuntimeError, match="same device|on npu"):
         train(clips, tmp_path, GENERATOR, steps=1, syncnet_wt=0.03)
 
@@ -268,7 +264,7 @@ def test_an_expert_that_stays_behind_is_caught(clips, tmp_path, monkeypatch):
 def test_a_late_read_is_caught(tiny_checkpoint, face_video, speech, tmp_path, monkeypatch):
     models = models_on("npu", tiny_checkpoint)
     wanted = dubbed(models, face_video, speech, tmp_path / "right.mkv")
-    broken(monkeypatch, Tensor, "cpu", lambda self: self.to("cpu", non_blocking=True))
+    monkeypatch.setattr(Tensor, "cpu", lambda self: self.to("cpu", non_blocking=True))
     found = dubbed(models, face_video, speech, tmp_path / "wrong.mkv")
     assert np.abs(found.astype(int) - wanted).max() > 50
 
@@ -280,7 +276,7 @@ def test_an_operator_that_the_wheel_lacks_is_caught(clips, tmp_path, monkeypatch
         table = real(sound, picture)
         return table + 0 * torch.linalg.inv(torch.eye(2, device=table.device)).sum()
 
-    broken(monkeypatch, losses, "cosines", mistaken)
+    monkeypatch.setattr(losses, "cosines", mistaken)
     with simulation.listed_kernels_only(), pytest.raises(NotImplementedError, match="linalg_inv"):
         train(clips, tmp_path, EXPERT, steps=1)
 
@@ -291,13 +287,13 @@ def test_float64_is_caught(clips, tmp_path, monkeypatch, simulation):
     def mistaken(arrays: Any, place: torch.device) -> dict[str, Tensor]:
         return real({name: value.astype(np.float64) for name, value in arrays.items()}, place)
 
-    broken(monkeypatch, device, "upload", mistaken)
+    monkeypatch.setattr(device, "upload", mistaken)
     with simulation.no_wide_dtypes(), pytest.raises(RuntimeError, match="(?i)double|float64"):
         train(clips, tmp_path, EXPERT, steps=1)
 
 
 def test_channels_last_is_caught(tiny_checkpoint, monkeypatch):
-    broken(monkeypatch, device, "memory_format", lambda place: torch.channels_last)
+    monkeypatch.setattr(device, "memory_format", lambda place: torch.channels_last)
     with pytest.raises(RuntimeError, match="(?i)format"):
         generate.load_models(tiny_checkpoint, device="npu")
 
@@ -309,7 +305,7 @@ def test_a_wait_too_many_is_caught(clips, tmp_path, monkeypatch, simulation):
         assert sound.sum().item() is not None
         return real(sound, picture)
 
-    broken(monkeypatch, losses, "cosine", mistaken)
+    monkeypatch.setattr(losses, "cosine", mistaken)
     with pytest.raises(AssertionError):
         test_a_step_waits_once(clips, tmp_path, [*GENERATOR, "--syncnet_wt", 0.03], simulation)
 
@@ -321,7 +317,7 @@ def test_late_preparation_is_caught(tiny_checkpoint, clips, tmp_path, monkeypatc
         torch.zeros(1, device=place)
         real(place)
 
-    broken(monkeypatch, device, "activate", mistaken)
+    monkeypatch.setattr(device, "activate", mistaken)
     with pytest.raises(AssertionError):
         test_the_device_is_prepared_before_it_holds_a_tensor(tiny_checkpoint, clips, tmp_path, simulation)
 
@@ -338,7 +334,7 @@ def test_workers_share_the_device(monkeypatch):
     torch.ones(1, device=PLACE)
     assert sorted(processes.work_through([1, 2, 3], on_the_device, 2)) == [(1, 2.0), (2, 4.0), (3, 6.0)]
     real = multiprocessing.get_context
-    broken(monkeypatch, processes.multiprocessing, "get_context", lambda _: real("fork"))
+    monkeypatch.setattr(processes.multiprocessing, "get_context", lambda _: real("fork"))
     found = [result for _, result in processes.work_through([1, 2, 3], on_the_device, 2)]
     assert all(isinstance(each, processes.Fault) and "'spawn' start method" in each.detail for each in found)
 

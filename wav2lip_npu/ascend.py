@@ -72,8 +72,6 @@ class Ascend:
 
     state: str
     """One of the states above."""
-    mend: str
-    """The command that brings the next state nearer, empty when all is there."""
     reason: str
     """What the plugin said when it was loaded."""
     torch: str
@@ -87,9 +85,14 @@ class Ascend:
     fits: Row | None
     """The releases that go with this torch."""
 
+    @property
+    def mend(self) -> str:
+        """The command that brings the next state nearer, empty when all is there."""
+        return _mend(self)
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "fits": self.fits._asdict() if self.fits else None}
+        return {**asdict(self), "mend": self.mend, "fits": self.fits._asdict() if self.fits else None}
 
 
 def examine() -> Ascend:
@@ -103,9 +106,8 @@ def examine() -> Ascend:
     torch_version = str(torch.__version__)
     state = _state(count, reason, plugin, torch_version, torch.version.cuda is not None)
     fits = next((row for row in ROWS if _base(row.plugin) == _base(torch_version)), None)
-    found = Ascend(
+    return Ascend(
         state=state,
-        mend="",
         reason=reason,
         torch=torch_version,
         plugin=plugin,
@@ -116,7 +118,6 @@ def examine() -> Ascend:
         device_files=sorted(glob.glob(_CARDS)),
         fits=fits,
     )
-    return Ascend(**{**found.__dict__, "mend": _mend(found)})
 
 
 def _state(count: int, reason: str, plugin: str | None, torch_version: str, cuda_torch: bool) -> str:
@@ -226,11 +227,10 @@ def _npu_smi() -> tuple[list[dict[str, str]], str | None]:
         done = subprocess.run([program, "info"], capture_output=True, text=True, timeout=_SMI_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         return [{"index": "?", "name": "npu-smi", "health": str(error)}], None
-    rows = re.findall(r"^\|\s*(\d+)\s+([A-Za-z0-9]*[A-Za-z]\w*)\s*\|\s*(\w+)\s*\|", done.stdout, re.MULTILINE)
     # A second line of each card begins with a number too, but names no chip.
-    rows += re.findall(r"^\|\s*(\d+)\s+(\d+\w+[A-Z]\w*)\s*\|\s*(\w+)\s*\|", done.stdout, re.MULTILINE)
+    rows = re.findall(r"^\|\s*(\d+)\s+([A-Za-z0-9]*[A-Za-z]\w*)\s*\|\s*(\w+)\s*\|", done.stdout, re.MULTILINE)
     version = re.search(r"Version:\s*(\S+)", done.stdout)
-    cards = [dict(zip(("index", "name", "health"), row, strict=True)) for row in dict.fromkeys(rows)]
+    cards = [dict(zip(("index", "name", "health"), row, strict=True)) for row in rows]
     if done.returncode:
         cards.append({"index": "?", "name": "npu-smi", "health": (done.stderr or done.stdout).strip()[:200]})
     return cards, version[1] if version else None

@@ -75,11 +75,16 @@ class Checkpoint:
 
     def digest(self) -> str:
         """First 12 hex digits of the file's SHA-256: which weights made a video."""
-        sha = hashlib.sha256()
-        with self.source.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                sha.update(chunk)
-        return sha.hexdigest()[:12]
+        return sha256_of(self.source)[:12]
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digits of a file's SHA-256."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            sha.update(chunk)
+    return sha.hexdigest()
 
 
 def load(path: str | os.PathLike[str], kind: str) -> Checkpoint:

@@ -137,7 +137,8 @@ def dub(
         noted = notes.take(watch.wait("generate", faced))
         # A mouth that is pasted as the original pastes it is the original's in pauses too.
         rest = None if mask.exact else Rest(mel, fps, mel_shift)
-        steady = None if mask.exact or info.is_image or not models.is_ours else Steady(fps)
+        still = info.is_image or options.static
+        steady = Steady(fps) if models.is_ours and not (mask.exact or still) else None
         spoken = ahead("generate", speak(noted, mel, fps, speaker, mel_shift, rest, steady))
         shown = ahead("blend", blend_all(watch.wait("blend", spoken), mask))
         written = watch.wait("encode", _reported(shown, count, progress))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import platform
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 from wav2lip_npu import __version__, ascend, device, parity
 from wav2lip_npu.ascend import Ascend
+from wav2lip_npu.checkpoint import sha256_of
 from wav2lip_npu.detectors import weights_files
 from wav2lip_npu.errors import DeviceError
 from wav2lip_npu.parity import Difference
@@ -137,7 +137,7 @@ def examine(spec: str = "auto") -> Installation:
         refused=refused,
         free_bytes=free,
         total_bytes=total,
-        weights={str(path): _file(path) for path in _weights()},
+        weights={str(path): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in _weights()},
         detectors=_detectors(),
         differences=differences,
         failed=failed,
@@ -175,14 +175,6 @@ def _weights() -> list[Path]:
     starter = [located(STARTER, kind) for kind in ("generator", "expert")]
     faces = [path for files in weights_files().values() for path in files]
     return [path for path in dict.fromkeys([*starter, *mine, *faces]) if path.is_file()]
-
-
-def _file(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
 def _detectors() -> dict[str, str]:
