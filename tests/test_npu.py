@@ -244,11 +244,8 @@ def test_fp16_overflow_is_seen_on_a_chip_that_saturates(clips, tmp_path, simulat
 
 
 def test_a_forgotten_move_is_caught(clips, tmp_path, monkeypatch):
-    broken(
-        monkeypatch,
-        device,
-        "upload",
-        lambda arrays, place: {k: torch.from_numpy(v) for k, v in arrays.items()},
+    monkeypatch.setattr(
+        device, "upload", lambda arrays, place: {k: torch.from_numpy(v) for k, v in arrays.items()}
     )
     with pytest.raises(RuntimeError, match="same device|on npu"):
         train(clips, tmp_path, EXPERT, steps=1)
