@@ -186,7 +186,7 @@ def test_a_name_with_a_newline_stays_on_one_line(run, tmp_path):
 
 
 def test_a_bug_keeps_its_traceback(run, monkeypatch):
-    monkeypatch.setattr("wav2lip_npu.dub.paste", lambda *_: 1 / 0)
+    monkeypatch.setattr("wav2lip_npu.takes.paste", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(*BOX)
 

@@ -18,7 +18,7 @@ from conftest import SquareDetector, face_pictures, write_sound
 from networks import copying_generator
 from places import PLACE
 
-from wav2lip_npu import checkpoint, dub, generate, media, sound
+from wav2lip_npu import checkpoint, dub, generate, media, sound, takes
 from wav2lip_npu.blend import load_mask
 from wav2lip_npu.dub import DubOptions
 from wav2lip_npu.encode import EncodeOptions, write_video
@@ -122,7 +122,8 @@ def test_nothing_changes_outside_the_mask(models, face_video, speech, tmp_path):
 
 def test_overlap_changes_no_byte(models, face_video, speech, tmp_path, monkeypatch):
     dub.dub(models, face_video, speech, tmp_path / "ahead.mp4", DubOptions(encode=LOSSLESS))
-    monkeypatch.setattr(dub, "prefetch", lambda items, depth: items)
+    for module in (dub, takes):
+        monkeypatch.setattr(module, "prefetch", lambda items, depth: items)
     dub.dub(models, face_video, speech, tmp_path / "plain.mp4", DubOptions(encode=LOSSLESS))
     ahead, plain = frames_of(tmp_path / "ahead.mp4"), frames_of(tmp_path / "plain.mp4")
     assert len(ahead) == len(plain) == 38
@@ -276,7 +277,7 @@ def test_output_is_replaced_only_after_success(models, face_video, speech, tmp_p
     def full(*_, **__):
         raise MediaError("the disk is full")
 
-    monkeypatch.setattr(dub, "paste", full)
+    monkeypatch.setattr(takes, "paste", full)
     with pytest.raises(MediaError):
         dub.dub(models, face_video, speech, out)
     assert out.read_text() == "what was there before"

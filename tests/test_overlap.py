@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wav2lip_npu.overlap import in_lanes, prefetch
+from wav2lip_npu.overlap import in_lanes, prefetch, to_each
 
 
 class Picture:
@@ -320,3 +321,87 @@ def test_each_lane_is_prepared_once() -> None:
         in_lanes(lambda item: time.sleep(0.01), range(12), 3, lambda: prepared.append(threading.get_ident()))
     )
     assert len(prepared) == len(set(prepared)) <= 3
+
+
+def numbers(count: int, then: BaseException | None = None) -> Generator[int, None, None]:
+    yield from range(count)
+    if then is not None:
+        raise then
+
+
+def total(items: Iterator[int]) -> int:
+    return sum(items)
+
+
+def first_two(items: Iterator[int]) -> list[int]:
+    return list(itertools.islice(items, 2))
+
+
+def failing(items: Iterator[int]) -> int:
+    return next(items) // 0
+
+
+def test_each_consumer_gets_all_items():
+    assert to_each(numbers(100), [total, first_two, list], 2) == [4950, [0, 1], list(range(100))]
+    assert to_each(numbers(100), [total], 2) == [4950]
+
+
+@pytest.mark.parametrize("others", [[], [total]])
+def test_a_consumer_that_raises_leaves_the_others_alone(others):
+    error, *results = to_each(numbers(50), [failing, *others], 1)
+    assert isinstance(error, ZeroDivisionError)
+    assert results == [1225] * len(others)
+
+
+def test_when_all_have_ended_the_items_are_closed():
+    taken = []
+
+    def endless() -> Generator[int, None, None]:
+        try:
+            for number in itertools.count():
+                taken.append(number)
+                yield number
+        finally:
+            taken.append("closed")
+
+    assert to_each(endless(), [first_two, first_two], 3) == [[0, 1]] * 2
+    assert taken[-1] == "closed"
+    assert len(taken) < 20
+
+
+def test_what_the_items_raise_each_consumer_meets():
+    results = to_each(numbers(3, OSError("gone")), [total, first_two, list], 2)
+    assert results[1] == [0, 1]
+    assert all(isinstance(each, OSError) for each in (results[0], results[2]))
+    with pytest.raises(KeyboardInterrupt):
+        to_each(numbers(3, KeyboardInterrupt()), [total, total], 2)
+
+
+def test_no_consumer_is_far_ahead_of_another():
+    """What waits for a slow one is bounded, and so is the memory."""
+    held = threading.Event()
+    taken: list[int] = []
+
+    def slow(items: Iterator[int]) -> int:
+        held.wait(5)
+        return sum(items)
+
+    def quick(items: Iterator[int]) -> int:
+        for number in items:
+            taken.append(number)
+            if number == 3:
+                time.sleep(0.3)
+                most.append(len(taken))
+                held.set()
+        return len(taken)
+
+    most: list[int] = []
+    assert to_each(numbers(40), [slow, quick], 4) == [780, 40]
+    assert most[0] <= 5
+
+
+def test_results_before_a_failure_of_the_items_come_first():
+    results = in_lanes(lambda number: number * 2, numbers(5, OSError("gone")), 3)
+    assert list(itertools.islice(results, 5)) == [0, 2, 4, 6, 8]
+    with pytest.raises(OSError, match="gone"):
+        next(results)

@@ -15,13 +15,16 @@ from pathlib import Path
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """The name to write to; it takes the place of `path` when the block ends, or is removed when it raises.
 
-    The folder is made. What cannot be made, written or renamed raises `OSError`.
+    The folder is made. What was written is on the disk before it gets its name, so that a machine that
+    loses its power leaves the old file or the new one. What cannot be made, written or renamed raises
+    `OSError`.
     """
     target = Path(path)
     part = part_of(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield part
+        _to_disk(part)
         os.replace(part, target)
     finally:
         with contextlib.suppress(OSError):
@@ -46,6 +49,14 @@ def alone_in(folder: str | os.PathLike[str]) -> Iterator[bool]:
         except OSError:
             pass
         yield alone
+    finally:
+        os.close(handle)
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
     finally:
         os.close(handle)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wav2lip_npu import tracking
 from wav2lip_npu.detectors import Detection, Detector
@@ -83,11 +84,14 @@ class _Stage(Protocol):
     def flush(self) -> Iterator[Followed]: ...
 
 
-def find_faces(frames: Iterable[Frame], detector: Detector, options: FaceOptions) -> Iterator[Faced]:
+def find_faces(
+    frames: Iterable[Frame], detector: Detector, options: FaceOptions, memory: FaceMemory | None = None
+) -> Iterator[Faced]:
     """Each frame with the box of its face, pads included, or None; order and number are kept.
 
-    Holds at most `tracking.LOOK_AHEAD` frames, fewer when they are large. A source that comes again gets
-    the box that it had, without work. Raises `FaceError` when `options.box` is not inside a frame.
+    Holds at most `tracking.LOOK_AHEAD` frames, fewer when they are large. A source that comes again, or that
+    `memory` knows, gets the box that it had, without work. Raises `FaceError` when `options.box` is not
+    inside a frame.
     """
     options.check()
     stage: _Stage
@@ -98,7 +102,7 @@ def find_faces(frames: Iterable[Frame], detector: Detector, options: FaceOptions
         stage = _EveryFrame(detector, options)
     else:
         stage = Follower(detector, lambda found, planes: rank(found, options, planes.width, planes.height))
-    memory = _Memory()
+    memory = FaceMemory() if memory is None else memory
 
     def finished(items: Iterator[Followed]) -> Iterator[Faced]:
         for frame, box, cut in items:
@@ -122,17 +126,34 @@ def find_faces(frames: Iterable[Frame], detector: Detector, options: FaceOptions
             close()
 
 
-class _Memory:
-    """The boxes found, by source, so that a looped video or a still image is searched once."""
+class FaceMemory:
+    """The boxes found, by source: a looped video or a still image, or the next dub, is searched once.
 
-    def __init__(self) -> None:
-        self._rank: dict[int, int] = {}
-        self._boxes: list[Box | None] = []
-        self._cuts: list[bool] = []
+    `known` is what was found before, float32 [N, 5]: of each source in its order the box, NaN where there is
+    no face, and 1 where a scene begins, else 0.
+    """
+
+    def __init__(self, known: NDArray[np.float32] | None = None) -> None:
+        rows = np.empty((0, 5), np.float32) if known is None else known
+        self._rank = {source: source for source in range(len(rows))}
+        self._boxes: list[Box | None] = [None if np.isnan(row[0]) else row[:4].copy() for row in rows]
+        self._cuts = [bool(row[4]) for row in rows]
         self._shown = -1
         self._jumps: set[int] = set()
+        self.saw_all = False
+        """Whether the video began anew, so that no other source will come."""
+
+    def found(self) -> NDArray[np.float32]:
+        """What a later memory may begin with: `known` of it."""
+        rows = np.full((len(self._boxes), 5), np.nan, np.float32)
+        for row, box, cut in zip(rows, self._boxes, self._cuts, strict=True):
+            if box is not None:
+                row[:4] = box
+            row[4] = cut
+        return rows
 
     def knows(self, source: int) -> bool:
+        """Whether a frame of this source was found before."""
         return source in self._rank
 
     def expect(self, source: int) -> None:
@@ -143,13 +164,16 @@ class _Memory:
         self._rank[source] = self._shown = rank
 
     def keep(self, faced: Faced) -> Faced:
+        """What was found of a new source, as it is to be given out."""
         jumped = len(self._boxes) in self._jumps
         self._boxes.append(faced.box)
         self._cuts.append(faced.cut)
         return Faced(faced.frame, faced.box, True) if jumped else faced
 
     def again(self, frame: Frame) -> Faced:
+        """The face of a source that is known."""
         rank, before = self._rank[frame.source], self._shown
+        self.saw_all = self.saw_all or rank <= before
         self._shown = rank
         step = rank - before
         # Backwards, the cut lies between the same two pictures: it belongs to the later of them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,35 +112,67 @@ class Speaker:
         again when it comes in the next call. When the device runs out of memory the batch is halved, for
         good, and the work goes on.
         """
-        mouths: list[Image] = []
-        while len(mouths) < len(faces):
+        return self.voices(faces, [mels], references)[0]
+
+    def voices(
+        self, faces: list[Image], sounds: Sequence[list[Mel]], references: list[Image] | None = None
+    ) -> list[list[Image]]:
+        """The same for several sounds: the mouths of each. Faces are encoded once for all of them.
+
+        A sound that has fewer mels than there are faces gets as many mouths.
+        """
+        mouths: list[list[Image]] = [[] for _ in sounds]
+        done = 0
+        while done < len(faces):
             batch = self.batch
-            part = slice(len(mouths), len(mouths) + batch)
+            part = slice(done, done + batch)
             try:
                 known = None if references is None else references[part]
-                mouths.extend(self._run(faces[part], mels[part], known))
+                made = self._run(faces[part], [mels[part] for mels in sounds], known)
             except (RuntimeError, MemoryError) as error:
                 if batch == 1 or not devices.is_out_of_memory(error):
                     raise
                 self.batch = max(1, min(batch, len(faces)) // 2)
                 log.warning("out of memory on %s, going on with batches of %d", self.device, self.batch)
                 devices.release_memory(self.device)
+                continue
+            for so_far, new in zip(mouths, made, strict=True):
+                so_far.extend(new)
+            done += batch
         return mouths
 
     @torch.inference_mode()
-    def _run(self, faces: list[Image], mels: list[Mel], references: list[Image] | None) -> Image:
-        models = self._models
-        sound = torch.from_numpy(np.stack(mels)[:, None]).to(models.device, models.precision)
+    def _run(
+        self, faces: list[Image], sounds: list[list[Mel]], references: list[Image] | None
+    ) -> list[list[Image]]:
+        whole, features = self._see(faces, references)
+        mouths: list[list[Image]] = []
+        for mels in sounds:
+            if not mels:
+                mouths.append([])
+            elif len(mels) == len(faces):
+                mouths.append(self._say(mels, whole, features))
+            else:  # the last bits of a result depend on the size of the batch: as if this sound were alone
+                end = len(mels)
+                fewer = self._see(faces[:end], None if references is None else references[:end])
+                mouths.append(self._say(mels, *fewer))
+        return mouths
+
+    def _see(self, faces: list[Image], references: list[Image] | None) -> tuple[Tensor, list[Tensor]]:
+        """Faces [B, 3, S, S], one for all B where they are a still picture, and their features."""
         still = references is None and all(face is faces[0] for face in faces)
         whole = self._whole(faces[:1] if still else faces)
-        known = whole if references is None else self._whole(references)
-        features = self._still_features(faces[0], whole, len(faces)) if still else self._encode(whole, known)
-        mouths = models.generator.speak(sound, features, top_row=self._mask.top_row)
+        if still:
+            return whole, self._still_features(faces[0], whole, len(faces))
+        return whole, self._encode(whole, whole if references is None else self._whole(references))
+
+    def _say(self, mels: list[Mel], whole: Tensor, features: list[Tensor]) -> list[Image]:
+        sound = torch.from_numpy(np.stack(mels)[:, None]).to(whole.device, whole.dtype)
+        mouths = self._models.generator.speak(sound, features, top_row=self._mask.top_row)
         if self._fitting is not None:
             mouths = self._fitting(mouths, whole[:, :, self._mask.top_row :])
         pixels = (mouths.float() * 255).round().clamp(0, 255).to(torch.uint8)
-        result: Image = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        return result
+        return list(pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
     def _still_features(self, face: Image, whole: Tensor, count: int) -> list[Tensor]:
         """Features of one face for `count` frames: kept for the next call if they may be of use there."""

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from wav2lip_npu.atomic import replacing
 from wav2lip_npu.errors import FaceError
-from wav2lip_npu.faces import Faced
+from wav2lip_npu.speak import Spoken
 
 Item = TypeVar("Item")
 _PACKAGES = ("torch", "torch-npu", "av", "opencv-python", "numpy", "librosa", "dlib-bin", "face-alignment")
@@ -42,6 +42,8 @@ class DubReport:
     """First and last frame of each run of frames that passed unchanged."""
     cuts: list[int]
     """Frames that start a new shot, or a new round of a looped video."""
+    takes: int
+    """Sounds that the face video was dubbed with in the same pass, this one included."""
     seconds: float
     seconds_per_stage: dict[str, float]
     """Each stage's own time; the stages run at the same time."""
@@ -115,10 +117,11 @@ class Notes:
         self._fps = fps
         self._must_have_face = must_have_face
 
-    def take(self, faced: Iterable[Faced]) -> Iterator[Faced]:
+    def take(self, spoken: Iterable[Spoken]) -> Iterator[Spoken]:
         """The same items. Raises `FaceError`."""
         index, source = -1, -1
-        for item in faced:
+        for each in spoken:
+            item = each.faced
             index = item.frame.index
             self.width, self.height = item.frame.planes.width, item.frame.planes.height
             if item.cut and index:
@@ -133,7 +136,8 @@ class Notes:
             else:
                 self.dubbed += 1
                 self._check_gap(index)
-            yield item
+            yield each
+            del each, item
         if not self.dubbed:
             raise FaceError(
                 f"no face in {self._face}, {source + 1} frames looked at. "
