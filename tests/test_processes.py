@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from wav2lip_npu.errors import DataError, DeviceError
-from wav2lip_npu.processes import Fault, work_through
+from wav2lip_npu.processes import Fault, Pile, work_at, work_through
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,7 +49,7 @@ def test_one_worker_works_here(tmp_path):
     results = dict(work_through(["a", "bug", "b"], partial(prepare, str(tmp_path)), 1))
     assert results["a"] == ("a", os.getpid())
     assert results["b"] == ("b", os.getpid())
-    assert results["bug"] == Fault("ZeroDivisionError: division by zero")
+    assert results["bug"] == Fault("ZeroDivisionError: division by zero", "bug")
     with pytest.raises(DataError, match="disk"):
         list(work_through(["stop"], partial(prepare, str(tmp_path)), 1))
 
@@ -118,8 +120,103 @@ def test_the_workers_end_with_the_process_that_started_them(tmp_path, number):
 
 
 def test_closing_early_ends_the_workers(tmp_path):
-    results = work_through(["a", "sleep"], partial(prepare, str(tmp_path)), 2)
+    results = work_through(["sleep", "a"], partial(prepare, str(tmp_path)), 2)
     assert next(results)[0] == "a"
     wait_for(lambda: bool(list(tmp_path.glob("*.pid"))))
     results.close()
     assert gone(tmp_path)
+
+
+def stream(folder: str, place: str) -> Callable[[str], Iterator[tuple[str, str]]]:
+    """A worker that gives each letter of an item with its place, and then does what the item says."""
+    work = prepare(folder, 0)
+
+    def letters(item: str) -> Iterator[tuple[str, str]]:
+        for letter in item[:2]:
+            yield letter, place
+        work(item)
+
+    return letters
+
+
+class Later(Pile[str]):
+    """A board that gets more as long as it is open."""
+
+    is_open = True
+
+
+def test_results_come_one_by_one_and_with_the_place(tmp_path):
+    heard = list(work_at(["left", "right"], Pile(["ab", "cd", "ef"]), partial(stream, str(tmp_path))))
+    said = [(item, result[0]) for item, result in heard if result is not None]
+    assert sorted(said) == [(item, letter) for item in ("ab", "cd", "ef") for letter in item]
+    assert {result[1] for _, result in heard if result is not None} <= {"left", "right"}
+    assert sorted(item for item, result in heard if result is None) == ["ab", "cd", "ef"]
+
+
+def test_an_item_that_takes_too_long_is_ended_and_its_worker_replaced(tmp_path):
+    board = Pile(["sleep1", "ab", "sleep2", "cd"])
+    start = time.monotonic()
+    heard = list(
+        work_at(["0"], board, partial(stream, str(tmp_path)), lambda item: 0.5 if "sleep" in item else None)
+    )
+    assert time.monotonic() - start < 20
+    ends = {item: result for item, result in heard if result is None or isinstance(result, Fault)}
+    assert ends == {
+        "sleep1": Fault("it took longer than 0.5 s", "timeout"),
+        "ab": None,
+        "sleep2": Fault("it took longer than 0.5 s", "timeout"),
+        "cd": None,
+    }
+    assert gone(tmp_path)
+
+
+def test_who_takes_the_results_may_put_items_back(tmp_path):
+    board, tried = Later(["die", "ab"]), []
+    for item, result in work_at(["0"], board, partial(stream, str(tmp_path))):
+        if isinstance(result, Fault):
+            tried.append(item)
+            if len(tried) < 3:
+                board.put(["die"])
+        board.is_open = len(tried) < 3
+    assert tried == ["die"] * 3
+
+
+def test_what_comes_later_is_done(tmp_path):
+    board = Later([])
+
+    def drop() -> None:
+        time.sleep(1)
+        board.put(["ab"])
+
+    threading.Thread(target=drop).start()
+    for _, result in work_at(["0"], board, partial(stream, str(tmp_path))):
+        board.is_open = result is not None
+    assert len(board) == 0
+
+
+@pytest.mark.parametrize("when", [0.05, 0.3, 0.8])
+def test_workers_killed_at_any_moment_are_replaced(tmp_path, when):
+    """While they start, while they work and while they wait."""
+    killed = []
+
+    def kill() -> None:
+        time.sleep(when)
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGKILL)
+            killed.append(child.pid)
+
+    board = Later(["ab"])
+    killer = threading.Thread(target=kill)
+    ended = 0
+    results = work_at(["0", "1"], board, partial(stream, str(tmp_path)))
+    killer.start()
+    for item, result in results:
+        if isinstance(result, Fault):
+            board.put([item])
+        ended += result is None
+        if ended == 1:
+            killer.join()
+            board.put(["cd"])
+        board.is_open = ended < 2
+    assert ended >= 2
+    assert killed

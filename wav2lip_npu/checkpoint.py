@@ -118,8 +118,6 @@ def save(path: str | os.PathLike[str], network: nn.Module, training: dict[str, A
     progress = {"optimizer": None, "global_step": 0, "global_epoch": 0, **(training or {})}
     with replacing(path) as part, part.open("wb") as file:
         torch.save({"state_dict": weights, **progress}, file)
-        file.flush()
-        os.fsync(file.fileno())  # or a power cut leaves the new name on an empty file
 
 
 def save_small(path: str | os.PathLike[str], found: Checkpoint, told: Mapping[str, Any]) -> None:
