@@ -179,7 +179,7 @@ def test_known_faces_are_not_searched_and_give_the_same_video(models, sounds, tm
     assert memory.found().shape == (40, 5)
     assert np.isnan(memory.found()[22:26, 0]).all()
     models.detector.calls = 0
-    known = FaceMemory(memory.found())
+    known = FaceMemory(memory.found(), saw_all=True)
     assert together(models, video, [sounds[2]], tmp_path / "known", options, known) == [wanted]
     assert models.detector.calls == 0
     assert known.saw_all

@@ -17,6 +17,7 @@ from wav2lip_npu.errors import Wav2LipError
 # Name: module and class of its options, what it does. The module is imported when the command runs.
 COMMANDS = {
     "dub": ("wav2lip_npu.dub_command", "DubCommand", "put speech into the mouth of a face video or photo"),
+    "batch": ("wav2lip_npu.batch_command", "BatchCommand", "dub many videos, unattended"),
     "preprocess": (
         "wav2lip_npu.preprocess_command",
         "PreprocessCommand",

@@ -27,9 +27,9 @@ from wav2lip_npu.clips import FACE_SIZE, WINDOW, Clip, ClipError, Faces, Numbers
 from wav2lip_npu.errors import DataError
 from wav2lip_npu.face_reader import FaceReader
 from wav2lip_npu.filelists import Entry, read_list
+from wav2lip_npu.json_lines import counted
 from wav2lip_npu.mel import DEFAULT_MEL, Mel
 from wav2lip_npu.overlap import in_lanes
-from wav2lip_npu.records import counted
 
 log = logging.getLogger(__name__)
 

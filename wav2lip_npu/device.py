@@ -132,6 +132,11 @@ def dtype_of(precision: str) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
 
 
+def name_of(numbers: torch.dtype) -> str:
+    """The precision that computes in a number format."""
+    return next(name for name in PRECISIONS if dtype_of(name) == numbers)
+
+
 def full_float32(device: torch.device) -> None:
     """Keep the whole mantissa of float32, where the device would multiply with less of it (HF32, TF32).
 

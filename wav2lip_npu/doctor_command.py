@@ -73,7 +73,7 @@ class DoctorCommand:
         from wav2lip_npu.encode import check_writable
         from wav2lip_npu.filelists import TRAIN, VAL, Entry
         from wav2lip_npu.findings import by_severity
-        from wav2lip_npu.records import REPORT_FILE, read_records
+        from wav2lip_npu.records import report_in
 
         if self.json not in (None, STDOUT):
             check_writable(self.json)
@@ -107,7 +107,7 @@ class DoctorCommand:
                 judge=judge,
                 limit=None if self._writes_lists else self.num_clips,
                 unlisted=unlisted,
-                reported=[*read_records(root / REPORT_FILE).values()],
+                reported=[*report_in(root).read().values()],
                 progress=show,
             )
         pace = self._pace(clips[TRAIN], place)

@@ -61,10 +61,13 @@ class DubOptions:
     def check(self) -> None:
         """Raise `UsageError` when a value is unknown or out of range."""
         self.faces.check()
+        self.geometry.check()
         self.encode.check()
         load_mask(self.blend, FACE_SIZE)
         if self.extend not in media.LOOPS[1:]:
             raise UsageError(f"unknown --extend {self.extend!r}. Pass {', '.join(media.LOOPS[1:])}.")
+        if self.wav2lip_batch_size is not None and self.wav2lip_batch_size < 1:
+            raise UsageError(f"--wav2lip_batch_size {self.wav2lip_batch_size} is not at least 1.")
         if not 0 < self.fps <= 1000:
             raise UsageError(f"--fps {self.fps:g} is out of range. Pass a rate above 0, at most 1000.")
 
@@ -146,6 +149,8 @@ def _made(
     depth = min(16, max(2, _QUEUE_BYTES * 2 // (3 * info.width * info.height)))
     voices = [each.voice for each in making]
     longest = max(voice.frames for voice in voices)
+    if memory is not None:
+        memory.expect_frames(longest)
     still = info.is_image or options.static
     steady = Steady(scene.fps) if models.is_ours and not (scene.mask.exact or still) else None
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wav2lip_npu import tracking
-from wav2lip_npu.detectors import Detection, Detector
+from wav2lip_npu.detectors import NAMES, Detection, Detector
 from wav2lip_npu.errors import FaceError
 from wav2lip_npu.media import Frame
 from wav2lip_npu.planes import Box, Planes
@@ -47,6 +47,8 @@ class FaceOptions:
 
     def check(self) -> None:
         """Raise `FaceError` when a value is unknown or out of range."""
+        if self.detector not in NAMES:
+            raise FaceError(f"unknown face detector {self.detector!r}. Choose one of: {', '.join(NAMES)}.")
         if self.no_face not in ("keep", "error"):
             raise FaceError(f"unknown --no_face {self.no_face!r}. Pass keep or error.")
         if self.face_select not in ("largest", "left", "right", "center") and self.point is None:
@@ -130,18 +132,35 @@ class FaceMemory:
     """The boxes found, by source: a looped video or a still image, or the next dub, is searched once.
 
     `known` is what was found before, float32 [N, 5]: of each source in its order the box, NaN where there is
-    no face, and 1 where a scene begins, else 0.
+    no face, and 1 where a scene begins, else 0. `saw_all` says whether these are all sources of the video.
     """
 
-    def __init__(self, known: NDArray[np.float32] | None = None) -> None:
+    def __init__(self, known: NDArray[np.float32] | None = None, *, saw_all: bool = False) -> None:
         rows = np.empty((0, 5), np.float32) if known is None else known
         self._rank = {source: source for source in range(len(rows))}
         self._boxes: list[Box | None] = [None if np.isnan(row[0]) else row[:4].copy() for row in rows]
         self._cuts = [bool(row[4]) for row in rows]
         self._shown = -1
         self._jumps: set[int] = set()
-        self.saw_all = False
+        self.saw_all = saw_all
         """Whether the video began anew, so that no other source will come."""
+        self._knew = len(rows), saw_all
+
+    @property
+    def has_learnt(self) -> bool:
+        """Whether more is known than in the beginning."""
+        known, saw_all = self._knew
+        return len(self._boxes) > known or (self.saw_all and not saw_all)
+
+    def expect_frames(self, count: int) -> None:
+        """Forget what is known when it ends before this number of frames.
+
+        To go on in the middle would give other boxes than to begin at the beginning.
+        """
+        if len(self._boxes) < count and not self.saw_all:
+            self._rank.clear()
+            self._boxes.clear()
+            self._cuts.clear()
 
     def found(self) -> NDArray[np.float32]:
         """What a later memory may begin with: `known` of it."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from wav2lip_npu.inspection import Looked
+from wav2lip_npu.json_lines import counted
 from wav2lip_npu.mel import TRAINING_FPS
-from wav2lip_npu.records import counted
 
 TRUSTED = 0.1
 """Confidence from which on an offset is believed."""

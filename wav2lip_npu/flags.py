@@ -12,15 +12,16 @@ def resolved(options: Any) -> str:
 
     Fields that are not to be shown (`repr=False`) are left out.
     """
-    return ", ".join(f"{name}={value!r}" for name, value in _fields(options))
+    return ", ".join(f"{name}={value!r}" for name, value in fields_of(options))
 
 
-def _fields(options: Any) -> Iterator[tuple[str, Any]]:
+def fields_of(options: Any) -> Iterator[tuple[str, Any]]:
+    """Names and values of the fields of a dataclass and of those inside it, but for `repr=False`."""
     for each in dataclasses.fields(options):
         value = getattr(options, each.name)
         if not each.repr:
             continue
         if dataclasses.is_dataclass(value):
-            yield from _fields(value)
+            yield from fields_of(value)
         else:
             yield each.name, value

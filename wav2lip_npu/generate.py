@@ -17,7 +17,6 @@ from wav2lip_npu import checkpoint
 from wav2lip_npu import device as devices
 from wav2lip_npu.blend import Mask
 from wav2lip_npu.detectors import Detector, load_detector
-from wav2lip_npu.errors import UsageError
 from wav2lip_npu.fitting import Fitting
 from wav2lip_npu.mel import Mel
 from wav2lip_npu.models import Wav2Lip, fold_norms
@@ -87,8 +86,6 @@ class Speaker:
     """Runs a generator on batches of faces and mel windows; may be called by several threads at once."""
 
     def __init__(self, models: Models, batch: int | None, mask: Mask) -> None:
-        if batch is not None and batch < 1:
-            raise UsageError(f"--wav2lip_batch_size {batch} is not at least 1.")
         self.device = models.device
         self.lanes = devices.lanes(models.device)
         backend = devices.BACKENDS[models.device.type]

@@ -219,10 +219,14 @@ class Geometry:
     crop: tuple[int, int, int, int] = (0, -1, 0, -1)
     """Keep only rows TOP..BOTTOM and columns LEFT..RIGHT of the whole video; -1 is the far edge."""
 
-    def apply(self, planes: Planes) -> Planes:
-        """The picture resized, rotated and cropped. Raises `UsageError` when nothing would be left."""
+    def check(self) -> None:
+        """Raise `UsageError` when a value is out of range whatever the picture."""
         if self.resize_factor < 1:
             raise UsageError(f"--resize_factor {self.resize_factor} is not a whole number of at least 1.")
+
+    def apply(self, planes: Planes) -> Planes:
+        """The picture resized, rotated and cropped. Raises `UsageError` when nothing would be left."""
+        self.check()
         if self.resize_factor > 1:
             planes = planes.shrunk(self.resize_factor)
         if self.rotate:

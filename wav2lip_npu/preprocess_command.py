@@ -117,11 +117,11 @@ class PreprocessCommand:
         from tqdm import tqdm
 
         shaping = self._shaping(detector)
-        report = root / REPORT_FILE
-        remove_stale_parts(report)
+        report = records.report_in(root)
+        remove_stale_parts(report.path)
         for folder in sorted({(root / video.clip).parent for video in videos}):
             clean_up(folder)
-        known = records.read_records(report)
+        known = report.read()
         found = {video: _known(video, root, shaping, known.get(video.name)) for video in videos}
         missing = [video for video in videos if found[video] is None]
         work = functools.partial(
@@ -135,11 +135,11 @@ class PreprocessCommand:
             for video, result in results:
                 if isinstance(result, Fault):
                     result = _failed(video, shaping, "unreadable", result.detail)
-                records.append(report, result)
+                report.append(result)
                 found[video] = result
                 bar.update()
         finished = [each for each in found.values() if each is not None]
-        records.rewrite(report, finished)
+        report.rewrite(sorted(finished, key=lambda record: record.video))
         return finished
 
 

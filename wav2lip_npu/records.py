@@ -1,22 +1,15 @@
-"""What became of each video: report.jsonl, one JSON object a line.
-
-A line is appended as each video is done, so that a run that was killed loses none; the last line of
-such a run may be torn. At the end the file is written anew, sorted.
-"""
+"""What became of each video of a preprocessing: report.jsonl, one JSON object a line."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wav2lip_npu.atomic import replacing
 from wav2lip_npu.clips import CLIP_FORMAT
-from wav2lip_npu.errors import DataError
+from wav2lip_npu.json_lines import JsonLines, counted
 
 REPORT_FILE = "report.jsonl"
 
@@ -46,50 +39,9 @@ class Record:
     format: int = CLIP_FORMAT
 
 
-def read_records(path: Path) -> dict[str, Record]:
-    """The last record of each video, by its name; lines that are torn or of another version are left out.
-
-    Raises `DataError` when the file cannot be read or is another's.
-    """
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}. Pass another --preprocessed_root.") from None
-    found = {}
-    is_other = any(lines[:-1])
-    for line in lines:
-        try:
-            content = json.loads(line)
-            is_other = is_other and not {"video", "status"} <= set(content)
-            record = Record(**content)
-        except (ValueError, TypeError):
-            continue
-        found[record.video] = record
-    if is_other:
-        raise DataError(f"{path} is not of our making and would be replaced. Move it away.")
-    return found
-
-
-def append(path: Path, record: Record) -> None:
-    """Add a line, on a line of its own even after a torn one. Raises `DataError`."""
-    try:
-        with path.open("ab") as file:
-            torn = file.tell() and not _ends_a_line(path)
-            file.write((b"\n" if torn else b"") + _line(record))
-    except OSError as error:
-        raise _unwritable(path, error) from None
-
-
-def rewrite(path: Path, records: Iterable[Record]) -> None:
-    """Replace the file by these records, sorted by the name of the video. Raises `DataError`."""
-    lines = [_line(record) for record in sorted(records, key=lambda record: record.video)]
-    try:
-        with replacing(path) as part:
-            part.write_bytes(b"".join(lines))
-    except OSError as error:
-        raise _unwritable(path, error) from None
+def report_in(root: Path) -> JsonLines[Record]:
+    """The report in the root of the clips."""
+    return JsonLines(root / REPORT_FILE, Record, "video", "Pass another --preprocessed_root.")
 
 
 def summary(records: Iterable[Record]) -> list[str]:
@@ -103,22 +55,3 @@ def summary(records: Iterable[Record]) -> list[str]:
     if reasons:
         lines.append(f"failed: {counted(reasons)}")
     return lines
-
-
-def counted(reasons: Counter[str]) -> str:
-    """How often each reason was given, the most frequent first."""
-    return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-
-
-def _line(record: Record) -> bytes:
-    return json.dumps(asdict(record), sort_keys=True).encode("ascii") + b"\n"
-
-
-def _ends_a_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read() == b"\n"
-
-
-def _unwritable(path: Path, error: OSError) -> DataError:
-    return DataError(f"cannot write {path}: {error.strerror}. Mend that and run again.")

@@ -41,6 +41,8 @@ class Take:
     mark: str = ""
     """Words to add to the metadata of the video."""
     progress: Progress | None = None
+    finished: Callable[[DubReport], None] | None = None
+    """Called when the video is there, before the others of its pass may be."""
 
     def check(self, face: str | os.PathLike[str]) -> None:
         """Raise `MediaError` when a file cannot be opened or the output is an input."""
@@ -105,7 +107,10 @@ class Making:
             finally:
                 self.voice.has_left = True
         watch.seconds["encode"] += perf_counter() - encoding
-        return self._report(notes, watch, together)
+        made = self._report(notes, watch, together)
+        if self._take.finished is not None:
+            self._take.finished(made)
+        return made
 
     def _reported(self, pictures: Iterable[Planes]) -> Iterator[Planes]:
         progress = self._take.progress
