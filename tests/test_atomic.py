@@ -91,3 +91,16 @@ def test_a_report_on_a_full_disk_leaves_nothing(tmp_path):
         signal.signal(signal.SIGXFSZ, handler)
     assert (tmp_path / "report.json").read_text() == "old"
     assert os.listdir(tmp_path) == ["report.json"]
+
+
+def test_a_dead_process_that_nobody_has_asked_about_writes_no_more(tmp_path):
+    """In a container without an init its orphans stay zombies."""
+    target = tmp_path / "x"
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and not taken leave of
+    left = Path(str(part_of(target)).replace(f".{os.getpid()}-", f".{child.pid}-"))
+    left.touch()
+    assert left != part_of(target)
+    remove_stale_parts(target)
+    assert not left.exists()
+    child.wait()

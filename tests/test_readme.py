@@ -47,11 +47,26 @@ def test_dubs_run(folder):
         assert (folder / "out.mp4").exists()
 
 
+def test_batches_run(folder):
+    """With one command from two folders to a third."""
+    for name, file in (("talks", "talk.mp4"), ("speech", "speech.wav")):
+        (folder / name).mkdir()
+        for number in range(2):
+            shutil.copy(folder / file, folder / name / f"{number}{Path(file).suffix}")
+    (folder / "jobs.csv").write_text("face,audio,outfile\ntalk.mp4,speech.wav,out/1.mp4\n")
+    batches = [words for words in commands() if words[0] == "batch"]
+    assert len(batches) == 2
+    for words in batches:
+        assert cli.main([*words, "--cache", "off"]) == 0
+    made = {str(path.relative_to(folder)) for path in folder.glob("*/*.mp4")} - {"talks/0.mp4", "talks/1.mp4"}
+    assert made == {"dubbed/0__0.mp4", "dubbed/1__1.mp4", "out/1.mp4"}
+
+
 def test_trainings_parse(monkeypatch):
     """That they run one after the other is tested in test_end_to_end.py."""
     seen = []
     for words in commands():
-        if words[0] != "dub":
+        if words[0] not in ("dub", "batch"):
             module, name, _ = cli.COMMANDS[words[0]]
             monkeypatch.setattr(
                 getattr(importlib.import_module(module), name), "run", lambda self: seen.append(self)

@@ -1,9 +1,28 @@
 """Wav2Lip lip-sync on Ascend NPUs, CUDA GPUs and CPUs."""
 
+import importlib
 import os
+from typing import Any
 
 # With torch_npu installed but CANN absent, PyTorch's autoload would make `import torch` fail. The plugin
 # is loaded by `device.py`, when an NPU is asked for.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
+
+_PUBLIC = {
+    "DubOptions": "dub",
+    "FaceCache": "face_cache",
+    "Job": "jobs",
+    "JobResult": "job_results",
+    "load_models": "generate",
+    "run_jobs": "batch",
+}
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for then, as torch and OpenCV take their time."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)

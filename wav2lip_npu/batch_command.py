@@ -111,6 +111,8 @@ class BatchCommand:
             raise UsageError("--faces, --audios and --outdir go together. Pass all three.")
         if self.outdir and not given[1]:
             raise UsageError("--outdir is for --faces and --audios; a table says where each video goes.")
+        if self.watch and not os.path.isdir(self.watch):
+            raise UsageError(f"--watch {self.watch} is no folder. Make it, or pass another.")
         if self.timeout is not None and not self.timeout > 0:
             raise UsageError(f"--timeout {self.timeout:g} is not above 0.")
         if self.in_flight is not None and self.in_flight < 1:
@@ -124,7 +126,7 @@ class BatchCommand:
         """The devices to work on; none on a cluster that is to choose. Raises `DeviceError`."""
         words = [word for each in self.devices for word in each.split(",") if word]
         if self.cluster:
-            return [] if words == ["auto"] else words
+            return [] if words in (["auto"], ["all"]) else words
         if words == ["all"]:
             kind = device.resolve().type
             words = [kind] if kind == device.HOST else [f"{kind}:{i}" for i in range(device.found(kind)[0])]
@@ -177,7 +179,7 @@ class _Run:
             log.info("all %d jobs are done", total)
             return
         first = todo[0] if todo else command.defaults()
-        workshop = Workshop(first, FaceCache.at(command.cache), passes)
+        workshop = Workshop(first, FaceCache.at(command.cache), command.in_flight)
         tries = 1 if command.cluster else 2  # Ray has tried a second time itself
         with (
             self._display.shown(total, total - len(todo)),

@@ -73,14 +73,16 @@ class Workshop:
     first: Job
     """Its models are loaded before the first job, so that what is wrong with them stops the batch."""
     cache: FaceCache
-    passes: int = 1
+    in_flight: int | None = None
+    """As `run_jobs` has it; by default what suits the device."""
 
     def __call__(self, place: str) -> Callable[[Unit], Iterator[Event]]:
         """See `processes.Prepare`."""
         models = _Shelf(place)
         models(self.first)
         cv2.setNumThreads(1)
-        return lambda unit: work_on(units_of(unit), models, cache=self.cache, in_flight=self.passes)
+        passes = self.in_flight or passes_at_once([place])
+        return lambda unit: work_on(units_of(unit), models, cache=self.cache, in_flight=passes)
 
 
 class _Shelf:

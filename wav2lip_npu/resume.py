@@ -41,14 +41,13 @@ class Ledger:
         todo, problems = [], []
         for job in jobs:
             name = name_of(job)
-            if not os.path.lexists(job.outfile):
-                todo.append(job)
-                continue
             key = key_of(job.outfile)
-            if key is None:
+            if key is None and os.path.lexists(job.outfile):
                 text = f"{job.outfile} is there and no batch has made it. Move it away or rename the output."
                 problems.append(Problem(job.row, text, job))
-            elif self._is_done(job, key):
+                continue
+            self._rows[name] = job.row
+            if key is not None and self._is_done(job, key):
                 record = self._records.get(name)
                 if record is None or record.status != job_results.OK or record.key != key:
                     self.note(job_results.found(job, key, self._contents))
@@ -56,16 +55,11 @@ class Ledger:
                     self._records[name] = replace(record, row=job.row)
             else:
                 todo.append(job)
-        self._rows.update((name_of(job), job.row) for job in jobs)
         for job in todo:
             remove_stale_parts(job.outfile)
         return todo, problems
 
     def _is_done(self, job: Job, key: str) -> bool:
-        record = self._records.get(name_of(job))
-        made = record.output_bytes if record is not None and record.key == key else None
-        if made not in (None, os.path.getsize(job.outfile)):
-            return False
         try:
             return key == self._contents.key(job)
         except MediaError:  # the job fails of it in its turn
