@@ -33,6 +33,14 @@ def test_python_blocks_run(folder):
         assert (folder / "out.mp4").exists()
 
 
+def test_the_python_of_the_batch_page_runs(folder, capsys):
+    page = (Path(__file__).resolve().parents[1] / "docs" / "batch.md").read_text()
+    (text,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(text, "batch.md", "exec"), {})
+    assert capsys.readouterr().out.count(" ok None") == 2
+    assert sorted(path.name for path in folder.glob("dubbed/*")) == ["a.mp4", "b.mp4"]
+
+
 def commands() -> list[list[str]]:
     """Words of the commands that are shown, those over several lines too."""
     lines = [line for _, text in BLOCKS for line in text.replace("\\\n", " ").splitlines()]

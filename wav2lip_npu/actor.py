@@ -120,6 +120,7 @@ class Teller(logging.Handler):
     def _packed(self, kind: str, value: Any) -> bytes:
         from ray import cloudpickle
 
+        pickle: Any = cloudpickle
         warnings, self._warnings = self._warnings, []
-        packed: bytes = cloudpickle.dumps(Answer(self._is_second, kind, value, warnings))
+        packed: bytes = pickle.dumps(Answer(self._is_second, kind, value, warnings))
         return packed

@@ -64,7 +64,7 @@ def work_on_ray(
     with connected(ray, address):
         crew: list[_Worker] = []
         try:
-            actor = ray.remote(actor_class())
+            actor: Any = ray.remote(actor_class())
             crew += [_Worker(ray, actor, place, prepare) for place in places_of(ray, devices)]
             yield from _supervise(ray, board, crew, timeout)
         finally:
