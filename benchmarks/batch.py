@@ -109,7 +109,7 @@ def faults(given: argparse.Namespace, here: Path) -> None:
         (face, sounds[number % 20], here / "{}" / f"{number}.mp4", number % 2 * 10, "")
         for number in range(good)
     ]
-    for number, bad in enumerate(bad_rows(face, sounds[0], here)):
+    for number, bad in enumerate(bad_rows(given.face, face, sounds[0], here)):
         rows.insert(draw.randrange(len(rows)), (bad[0], bad[1], here / "{}" / f"bad{number}.mp4", 10, bad[2]))
     tables = {}
     for name in ("calm", "stormy"):
@@ -227,14 +227,15 @@ def children(process: int) -> list[int]:
         return []
 
 
-def bad_rows(face: Path, speech: Path, here: Path) -> list[tuple[Any, Any, str]]:
+def bad_rows(film: Path, face: Path, speech: Path, here: Path) -> list[tuple[Any, Any, str]]:
     """Face, sound and options of jobs that fail, each in its own way."""
     rate = soundfile.info(speech).samplerate
     soundfile.write(here / "nan.wav", np.full(rate, np.nan), rate, subtype="FLOAT")
     soundfile.write(here / "empty.wav", np.zeros(0), rate)
     (here / "text.mp4").write_text("this is no film")
     cut = here / "cut.mp4"
-    cut.write_bytes(face.read_bytes()[: face.stat().st_size // 2])
+    whole = short_video(film, here, seconds=3).read_bytes()
+    cut.write_bytes(whole[: len(whole) // 2])
     return [
         (here / "none.mp4", speech, ""),
         (here / "text.mp4", speech, ""),
@@ -257,16 +258,16 @@ def pieces(speech: Path, here: Path, count: int, seconds: int) -> list[Path]:
     return paths
 
 
-def short_video(face: Path, here: Path) -> Path:
-    """One second of a video, small."""
+def short_video(face: Path, here: Path, seconds: int = 1) -> Path:
+    """The beginning of a video, small."""
     from itertools import islice
 
     from wav2lip_npu.encode import EncodeOptions, write_video
 
     info = media.probe(face)
     shrink = media.Geometry(resize_factor=max(1, min(info.width, info.height) // 270))
-    shown = islice(media.read_frames(face, fps=info.fps, geometry=shrink), 25)
-    out = here / "short.mp4"
+    shown = islice(media.read_frames(face, fps=info.fps, geometry=shrink), seconds * 25)
+    out = here / f"{seconds} s.mp4"
     write_video(
         (frame.planes for frame in shown), out, fps=info.fps, options=EncodeOptions(preset="ultrafast")
     )

@@ -33,8 +33,8 @@ FAST = DubOptions(encode=EncodeOptions(preset="ultrafast"))
 
 
 @pytest.fixture(scope="module")
-def models() -> generate.Models:
-    loaded = generate.load_models(starter.STARTER, detector="hog", device=str(PLACE))
+def models(tiny_checkpoint) -> generate.Models:
+    loaded = generate.load_models(tiny_checkpoint, detector="hog", device=str(PLACE))
     return replace(loaded, detector=SquareDetector())
 
 
@@ -105,14 +105,14 @@ def test_only_what_changed_is_done_again(models, jobs, monkeypatch, tmp_path):
     assert [each.seconds for each in run_jobs([replace(jobs[3], face=str(moved))], models)] == [None]
 
 
-def test_other_weights_are_another_job(models, jobs, tiny_checkpoint):
+def test_other_weights_are_another_job(models, jobs):
     list(run_jobs(jobs[:1], models))
     others = replace(
-        generate.load_models(tiny_checkpoint, detector="hog", device=str(PLACE)), detector=SquareDetector()
+        generate.load_models(starter.STARTER, detector="hog", device=str(PLACE)), detector=SquareDetector()
     )
     (result,) = run_jobs(jobs[:1], others)
     assert result.seconds is not None
-    assert result.inputs["weights"]["path"] == str(tiny_checkpoint)
+    assert result.inputs["weights"]["path"] == str(others.weights)
 
 
 def test_a_job_fails_alone_and_with_its_reason(models, jobs, faceless_video, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import soundfile
 from conftest import SquareDetector, face_pictures, write_sound
 from places import PLACE
 
-from wav2lip_npu import dub, generate, starter, takes
+from wav2lip_npu import dub, generate, takes
 from wav2lip_npu.dub import DubOptions, dub_takes
 from wav2lip_npu.encode import EncodeOptions, write_video
 from wav2lip_npu.errors import FaceError, MediaError
@@ -28,10 +28,10 @@ OPTIONS = DubOptions(encode=FAST)
 
 
 @pytest.fixture(scope="module")
-def models() -> generate.Models:
-    """The starter, whose faces are known from a steady picture."""
-    loaded = generate.load_models(starter.STARTER, detector="hog", device=str(PLACE))
-    return replace(loaded, detector=SquareDetector())
+def models(tiny_checkpoint) -> generate.Models:
+    """Small, and as one of ours, whose faces are known from a steady picture."""
+    loaded = generate.load_models(tiny_checkpoint, detector="hog", device=str(PLACE))
+    return replace(loaded, detector=SquareDetector(), is_ours=True)
 
 
 @pytest.fixture(scope="module")
