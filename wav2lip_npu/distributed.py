@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -28,6 +29,16 @@ class Ranks(NamedTuple):
 
 
 ALONE = Ranks()
+_LOST = "|".join(
+    [
+        *(backend.collectives for backend in devices.BACKENDS.values()),
+        "reset by peer",
+        "closed by (remote )?peer",
+        "broken pipe",
+        "tim(ed|es) ?out",
+    ]
+)
+"""What a collective says when a process that takes part is gone."""
 
 
 def local_device(spec: str) -> str:
@@ -43,7 +54,7 @@ def local_device(spec: str) -> str:
 def joined(device: torch.device) -> Iterator[Ranks]:
     """Join the other processes when torchrun started this one; leave them at the end.
 
-    Raises `DeviceError` when they cannot be reached.
+    Raises `DeviceError` when they cannot be reached, or are gone before the end.
     """
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
@@ -60,8 +71,20 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         ) from None
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
+    except RuntimeError as error:
+        if not re.search(_LOST, str(error), re.IGNORECASE):
+            raise
+        raise DeviceError(
+            f"another process of this training is gone, or the network is ({_in_short(error)}). Look at "
+            "what the others say, then start the same commands again: they go on from the newest checkpoint."
+        ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _in_short(error: RuntimeError) -> str:
+    """The first sentence, without the place in the source of PyTorch."""
+    return re.split(r"\.\s|\n", re.sub(r"^\[[^\]]*\]\s*", "", str(error)))[0]
 
 
 def parallel(network: nn.Module, ranks: Ranks) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +179,7 @@ def opened(
         found = _found(places, kinds, disc)
         train, val = (Path(places.filelists) / name for name in (TRAIN, VAL))
         learnt = index_clips(places.data_root, train, shift)
+        _check_alike(ranks, found, learnt)
         held_out = learnt
         if val.exists():
             held_out = index_clips(places.data_root, val, shift)
@@ -186,6 +188,28 @@ def opened(
         devices.seed_all(options.seed)
         reader = FaceReader(cache=not places.no_face_cache)
         yield Session(places, options, shift, device, ranks, found, learnt, held_out, reader)
+
+
+def _check_alike(ranks: Ranks, found: Mapping[str, Checkpoint], learnt: Index) -> None:
+    """Raise `UsageError`, on every rank, when one sees other files than the first: on another machine."""
+    steps = {kind: str((each.training or {}).get("global_step", 0)) for kind, each in found.items()}
+    names = zlib.crc32("\n".join(clip.name for clip in learnt.clips).encode())
+    (first, clips), *others = distributed.from_each((steps, (len(learnt.clips), names)), ranks)
+    for rank, (theirs, seen) in enumerate(others, 1):
+        if theirs != first:
+            raise UsageError(
+                f"rank {rank} goes on from {_step_in(theirs)}, the first rank from {_step_in(first)}. "
+                "--checkpoint_dir must be one folder that all machines share."
+            )
+        if seen != clips:
+            raise UsageError(
+                f"rank {rank} finds {seen[0]} clips that are not the {clips[0]} of the first rank. "
+                "--data_root and --filelists must hold the same on all machines."
+            )
+
+
+def _step_in(steps: Mapping[str, str]) -> str:
+    return ", ".join(f"step {step} ({kind})" for kind, step in steps.items()) or "no checkpoint"
 
 
 def load_expert(path: str) -> SyncNet:

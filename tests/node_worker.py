@@ -1,0 +1,28 @@
+"""A training of `test_multi_node.py` that takes down each rank's networks: argv[1] is the folder to write to."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from places import PLACE
+
+from wav2lip_npu import cli, train_session
+from wav2lip_npu.train_state import _copied
+
+assert PLACE.type in sys.argv
+real_fit = train_session.fit
+
+
+def fit(state, *arguments, **more):
+    """Trains, then writes what this rank has learnt."""
+    real_fit(state, *arguments, **more)
+    networks = {kind: each.network.state_dict() for kind, each in state.trainees.items()}
+    torch.save(_copied(networks, to="cpu"), Path(sys.argv[1]) / f"rank{os.environ['RANK']}.pt")
+
+
+train_session.fit = fit
+torch.set_num_threads(1)
+sys.exit(cli.main(sys.argv[2:]))
