@@ -28,7 +28,6 @@ from wav2lip_npu.faces import FaceOptions
 from wav2lip_npu.jobs import Job
 from wav2lip_npu.planes import Geometry
 
-pytestmark = pytest.mark.any_device
 FAST = DubOptions(encode=EncodeOptions(preset="ultrafast"))
 
 
@@ -59,6 +58,7 @@ def pictures(path: str | Path) -> list[bytes]:
     return [frame.planes.y.tobytes() + frame.planes.u.tobytes() for frame in media.read_frames(path)]
 
 
+@pytest.mark.any_device
 def test_each_job_is_done_as_dub_does_it(models, jobs, tmp_path):
     results = by_row(run_jobs(jobs, models))
     assert [results[job.row].status for job in jobs] == ["ok"] * 4
@@ -192,6 +192,7 @@ def test_the_second_language_costs_no_search(models, jobs, tmp_path):
     assert models.detector.calls > 0
 
 
+@pytest.mark.any_device
 def test_several_videos_in_flight_give_the_same(models, jobs):
     list(run_jobs(jobs, models))
     wanted = {job.row: pictures(job.outfile) for job in jobs}

@@ -303,7 +303,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated"), (signal.SIGKILL, -9, "")],
 )
 def test_ended_from_outside_and_run_again(here, number, code, word):
-    write_sound(Path("long.wav"), 10)
+    write_sound(Path("long.wav"), 25)
     write_table("jobs.csv", [("talk.mp4", f"{n}.wav", f"out/{n}.mp4") for n in ("0", "1", "long", "2")])
     child = process("jobs.csv")
     wait_for(lambda: {"0.mp4", "1.mp4"} <= {path.name for path in Path("out").glob("*")})

@@ -242,7 +242,7 @@ def test_every_flag_is_known():
         "checkpoint_path face audio outfile static fps pads face_det_batch_size wav2lip_batch_size "
         "resize_factor crop box rotate nosmooth"
     )
-    ours = "device precision detector face_select no_face blend extend mel_shift crf preset report"
+    ours = "device precision engine detector face_select no_face blend extend mel_shift crf preset report"
     assert names(DubCommand) == set(original.split()) | set(ours.split())
     original = "data_root preprocessed_root batch_size ngpu"
     ours = "workers device detector several_people min_face_px min_face_share filelists seed"

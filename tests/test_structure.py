@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "wav2lip_npu"
 ORDER = [
     "__init__",
     "errors",
-    "flags",
     "atomic",
+    "flags",
     "arrays",
     "filelists",
     "device",
@@ -39,6 +39,10 @@ ORDER = [
     "motion",
     "tracking",
     "faces",
+    "exported",
+    "graph_parts",
+    "offline_model",
+    "engines",
     "generate",
     "rest",
     "speak",
@@ -73,6 +77,9 @@ ORDER = [
     "train_generator",
     "parity",
     "installation",
+    "graphs",
+    "export",
+    "compare",
     "train_session",
     "train_commands",
     "dub",
@@ -84,11 +91,15 @@ ORDER = [
     "job_results",
     "batch",
     "crew",
+    "ray_cluster",
+    "actor",
     "cluster",
     "resume",
     "watch",
     "batch_display",
     "batch_command",
+    "export_command",
+    "compare_command",
     "doctor_command",
     "cli",
     "__main__",
@@ -110,7 +121,7 @@ def test_every_module_has_its_place():
 
 @pytest.mark.parametrize("name", ORDER)
 def test_imports_point_up_the_list(name):
-    above = set(ORDER[: ORDER.index(name)])
+    above = set(ORDER[: ORDER.index(name) + 1])  # a function that is sent elsewhere may import its module
     assert imports_of(PACKAGE / f"{name}.py") <= above
 
 

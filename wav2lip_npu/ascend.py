@@ -14,12 +14,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from wav2lip_npu import device
+from wav2lip_npu.errors import ExportError
 
 PLUGIN = "torch_npu"
 _TOOLKITS = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
@@ -118,6 +121,40 @@ def examine() -> Ascend:
         device_files=sorted(glob.glob(_CARDS)),
         fits=fits,
     )
+
+
+def chip() -> str | None:
+    """The first card as the vendor's compiler calls it, such as `Ascend310P3`; none if npu-smi tells none."""
+    names = [card["name"] for card in _npu_smi()[0] if card["index"] != "?"]
+    return f"Ascend{names[0].removeprefix('Ascend')}" if names else None
+
+
+def compile_offline(command: Sequence[str], target: Path) -> bool:
+    """Run the vendor's compiler on absolute paths, which takes minutes; False where it is not there.
+
+    Raises `ExportError` with what it says when it fails or leaves no `target`.
+    """
+    program = shutil.which(command[0])
+    if program is None:
+        return False
+    with tempfile.TemporaryDirectory() as folder:  # it leaves notes and kernels where it is run
+        done = subprocess.run(
+            [program, *command[1:]],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+    if done.returncode or not target.is_file():
+        said = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+        coded = [line for line in said if re.match(r"E[A-Z]?\d{4,}", line)]  # such as E19010
+        told = (coded or said[-1:] or ["it said nothing"])[0]
+        raise ExportError(
+            f"{command[0]} failed with code {done.returncode}: {told:.300}. "
+            "Check --chip against npu-smi info, and that CANN's set_env.sh is sourced."
+        )
+    return True
 
 
 def _state(count: int, reason: str, plugin: str | None, torch_version: str, cuda_torch: bool) -> str:

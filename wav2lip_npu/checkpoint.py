@@ -30,12 +30,13 @@ _KEY_ONLY_IN = {
     "discriminator": "binary_pred.0.weight",
     "detector": "conv3_3_norm.weight",
 }
-_NAMES = {
+NAMES = {
     "generator": "a Wav2Lip generator",
     "expert": "a SyncNet expert",
     "discriminator": "a quality discriminator",
     "detector": "an S3FD face detector",
 }
+"""What a file of weights may be of, in words."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def load(path: str | os.PathLike[str], kind: str) -> Checkpoint:
         training = {key: value for key, value in content.items() if key != "state_dict"}
     weights = {key.replace("module.", ""): value for key, value in tensors_of(weights, source).items()}
     width = _check(weights, kind, source)
-    _check_mel(_more(training).get("mel"), source)
+    check_mel(_more(training).get("mel"), source)
     return Checkpoint(kind, weights, width, training, source)
 
 
@@ -141,7 +142,7 @@ def _more(training: Mapping[str, Any] | None) -> dict[str, Any]:
     return more if isinstance(more, dict) else {}
 
 
-def _check_mel(settings: Any, source: Path) -> None:
+def check_mel(settings: Any, source: Path) -> None:
     """Raise `OtherNetworkError` when a checkpoint tells that it was trained on another kind of mel."""
     wanted = asdict(DEFAULT_MEL)
     if settings is None or settings == wanted:
@@ -160,10 +161,10 @@ def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
 
     from wav2lip_npu.models import FULL_WIDTH, NETWORKS
 
-    wanted = _NAMES[kind]
+    wanted = NAMES[kind]
     found = next((name for name, key in _KEY_ONLY_IN.items() if key in weights), "")
     if found != kind:
-        what = _NAMES.get(found, "an unknown network")
+        what = NAMES.get(found, "an unknown network")
         raise OtherNetworkError(f"{source} holds {what}, but {wanted} is wanted. Pass the {kind}'s file.")
     types = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
     for key, value in weights.items():

@@ -29,6 +29,16 @@ COMMANDS = {
         "train the expert on sync",
     ),
     "train": ("wav2lip_npu.train_commands", "TrainCommand", "train the generator"),
+    "export": (
+        "wav2lip_npu.export_command",
+        "ExportCommand",
+        "write networks as ONNX files, and compile them for an NPU",
+    ),
+    "compare": (
+        "wav2lip_npu.compare_command",
+        "CompareCommand",
+        "run the same inputs through two engines or devices",
+    ),
     "doctor": (
         "wav2lip_npu.doctor_command",
         "DoctorCommand",

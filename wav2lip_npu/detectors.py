@@ -32,6 +32,8 @@ S3FD_PATHS = (
     Path("face_detection/detection/sfd/s3fd.pth"),
 )
 """Where the S3FD weights are looked for, relative to the working directory."""
+S3FD_MEANS = (104.0, 117.0, 123.0)
+"""What is taken off BGR pixels, as S3FD was trained; Wav2Lip's copy swapped the channels."""
 
 # face_alignment's other detectors and the files that it would otherwise fetch into torch's hub folder.
 _OTHERS = {
@@ -88,7 +90,7 @@ def load_detector(name: str, device: str = HOST) -> Detector:
     if name == "hog":
         return HogDetector()
     if name == "s3fd":
-        return S3fdDetector(_load_s3fd(device), device)
+        return S3fdDetector(load_s3fd().to(device), device)
     if name in _OTHERS:
         return _FaceAlignmentDetector(name, device)
     raise FaceError(f"unknown face detector {name!r}. Choose one of: {', '.join(NAMES)}")
@@ -177,8 +179,7 @@ class S3fdDetector:
         with torch.inference_mode():
             batch = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float()
             batch = batch.contiguous(memory_format=memory_format(batch.device))
-            # BGR with the means in BGR order, as S3FD was trained; Wav2Lip's copy swapped the channels.
-            batch = batch - torch.tensor([104.0, 117.0, 123.0], device=self._device).view(1, 3, 1, 1)
+            batch = batch - torch.tensor(S3FD_MEANS, device=self._device).view(1, 3, 1, 1)
             outputs: list[Tensor] = self._network(batch)
             return [output.float().cpu().numpy() for output in outputs]
 
@@ -233,11 +234,18 @@ def _s3fd_weights() -> Path | None:
     return next((path for path in S3FD_PATHS if path.is_file()), None)
 
 
-def _load_s3fd(device: str) -> nn.Module:
+def s3fd_path() -> Path:
+    """Where the weights of S3FD are. Raises `FaceError` when they are nowhere."""
     path = _s3fd_weights()
     if path is None:
         looked = ", ".join(map(str, S3FD_PATHS))
         raise FaceError(f"no S3FD weights; looked for {looked}. Put s3fd.pth there or choose detector hog")
+    return path
+
+
+def load_s3fd(path: Path | None = None) -> nn.Module:
+    """The network S3FD in eval mode, with its weights from a file. Raises `FaceError`."""
+    path = path or s3fd_path()
     from face_alignment.detection.sfd.net_s3fd import s3fd
 
     from wav2lip_npu.checkpoint import load_tensors
@@ -250,7 +258,7 @@ def _load_s3fd(device: str) -> nn.Module:
         raise FaceError(
             f"{path} does not hold S3FD weights ({reason}). Replace it or choose detector hog"
         ) from error
-    return network.to(device).eval()
+    return network.eval()
 
 
 class _FaceAlignmentDetector:

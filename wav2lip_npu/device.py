@@ -285,6 +285,22 @@ def lanes(device: torch.device) -> int:
     return min(_MOST_LANES, cpu_count()) if device.type == "cpu" else 1
 
 
+def threads_beside_lanes() -> int:
+    """Threads that a runtime which all lanes of a CPU share may use, the lanes' own counted as one."""
+    return cpu_count() - min(_MOST_LANES, cpu_count()) + 1
+
+
+def npu_index(spec: str) -> int:
+    """Number of the NPU that `auto` or `npu[:i]` means, whether PyTorch knows it or not.
+
+    Raises `DeviceError` for another device.
+    """
+    named = re.fullmatch(r"(?:auto|npu)(?::(\d{1,3}))?", spec, re.ASCII)
+    if named is None:
+        raise DeviceError(f"an .om file runs on an NPU, not on {spec!r}. Pass --device npu or npu:1.")
+    return int(named[1] or 0)
+
+
 @contextlib.contextmanager
 def shared_cores(device: torch.device) -> Iterator[Callable[[], None]]:
     """Divide the cores among the lanes; gives what each lane's thread calls first.

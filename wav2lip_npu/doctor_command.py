@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,6 +13,7 @@ import tyro
 
 from wav2lip_npu import __version__, device
 from wav2lip_npu.errors import DataError, UsageError
+from wav2lip_npu.flags import STDOUT, write_json
 
 if TYPE_CHECKING:
     from wav2lip_npu.clip_search import Lookup
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from wav2lip_npu.pace import Pace
 
 log = logging.getLogger(__name__)
-
-STDOUT = "-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +117,7 @@ class DoctorCommand:
             self._write_lists(lists, seen)
         if self.json is not None:
             reasons = {name: dict(each.reasons) for name, each in clips.items()}
-            self._write_json(_everything(self.data_root, seen, findings, pace, reasons))
+            write_json(_everything(self.data_root, seen, findings, pace, reasons), self.json)
         return 0
 
     def _look_at_the_machine(self) -> int:
@@ -139,7 +136,7 @@ class DoctorCommand:
         for line in str(found).splitlines():
             log.info("%s", line)
         if self.json is not None:
-            self._write_json(found.as_dict())
+            write_json(found.as_dict(), self.json)
         return 0 if found.is_sound else 1
 
     @property
@@ -211,18 +208,6 @@ class DoctorCommand:
                 new.unjudged,
             )
         log.info("train with --filelists %s", self.outdir)
-
-    def _write_json(self, content: dict[str, Any]) -> None:
-        from wav2lip_npu.atomic import replacing
-
-        text = json.dumps(content, indent=1, ensure_ascii=True) + "\n"
-        if self.json == STDOUT:
-            sys.stdout.write(text)
-            return
-        assert self.json is not None, "asked for"
-        with replacing(self.json) as part:
-            part.write_text(text, encoding="ascii")
-        log.info("everything that was found: %s", self.json)
 
 
 def _everything(

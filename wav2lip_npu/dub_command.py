@@ -22,7 +22,8 @@ class DubCommand:
     """
 
     checkpoint_path: str = STARTER
-    """Weights of a Wav2Lip generator: .pth, .pt or .safetensors. (default: those of the package)"""
+    """Weights of a Wav2Lip generator: .pth, .pt, .safetensors, or an exported .onnx or .om.
+    (default: those of the package)"""
     face: str
     """Video or image with the face."""
     audio: str
@@ -34,6 +35,8 @@ class DubCommand:
     """auto (npu, cuda, cpu in this order), cpu, cuda[:i] or npu[:i]."""
     precision: str = "fp32"
     """Numbers inside the generator: fp32, bf16, fp16, or fp32_strict without an accelerator's shortcuts."""
+    engine: str = "auto"
+    """What runs the generator: torch, onnx or om. (default: by the kind of the file)"""
     report: str | None = None
     """Write what was done, and the seconds it took, to this JSON file."""
 
@@ -53,10 +56,12 @@ class DubCommand:
             detector=self.dub.faces.detector,
             device=self.device,
             precision=self.precision,
+            engine=self.engine,
         )
         if self.checkpoint_path == STARTER:
             log.info("weights: %s (sha256 %s), %s", STARTER, models.digest, ABOUT)
-        log.info("device %s, detector %s", device.describe(models.device), models.detector.name)
+        place, finder = device.describe(models.device), models.detector.name
+        log.info("device %s, engine %s, detector %s", place, models.engine, finder)
         if self.dub.mel_shift is None and models.mel_shift:
             log.info("mel_shift=%g, as %s was trained", models.mel_shift, models.weights)
         log.info("%s", resolved(self))

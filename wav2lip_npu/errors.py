@@ -39,3 +39,7 @@ class DeviceError(Wav2LipError):
 
 class UsageError(Wav2LipError):
     """Options that cannot be combined or are out of range."""
+
+
+class ExportError(Wav2LipError):
+    """A network that cannot be exported, or not compiled for a chip."""

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import logging
+import sys
 from collections.abc import Iterator
 from typing import Any
+
+from wav2lip_npu.atomic import replacing
+
+log = logging.getLogger(__name__)
+
+STDOUT = "-"
 
 
 def resolved(options: Any) -> str:
@@ -25,3 +34,14 @@ def fields_of(options: Any) -> Iterator[tuple[str, Any]]:
             yield from fields_of(value)
         else:
             yield each.name, value
+
+
+def write_json(content: Any, target: str) -> None:
+    """What `--json` asks for: to a file, or to the standard output."""
+    text = json.dumps(content, indent=1, ensure_ascii=True) + "\n"
+    if target == STDOUT:
+        sys.stdout.write(text)
+        return
+    with replacing(target) as part:
+        part.write_text(text, encoding="ascii")
+    log.info("everything that was found: %s", target)

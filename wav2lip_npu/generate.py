@@ -17,6 +17,9 @@ from wav2lip_npu import checkpoint
 from wav2lip_npu import device as devices
 from wav2lip_npu.blend import Mask
 from wav2lip_npu.detectors import Detector, load_detector
+from wav2lip_npu.engines import OmEngine, OnnxEngine, load_engine
+from wav2lip_npu.errors import UsageError
+from wav2lip_npu.exported import TORCH, engine_of
 from wav2lip_npu.fitting import Fitting
 from wav2lip_npu.mel import Mel
 from wav2lip_npu.models import Wav2Lip, fold_norms
@@ -29,17 +32,28 @@ log = logging.getLogger(__name__)
 class Models:
     """What dubbing needs, loaded once for any number of videos."""
 
-    generator: Wav2Lip
+    generator: Wav2Lip | OnnxEngine | OmEngine
     detector: Detector
     device: torch.device
     precision: torch.dtype
     weights: Path
     digest: str
-    """First hex digits of the SHA-256 of the weights file."""
+    """First hex digits of the SHA-256 of the weights file; of that which an exported one was made of."""
     mel_shift: float = 0.0
     """Frames of 1/25 s by which the generator heard the sound moved in training."""
     is_ours: bool = False
     """Whether this package trained it, on references that may lie far from the picture to make."""
+
+    @property
+    def engine(self) -> str:
+        """What runs the generator."""
+        return TORCH if isinstance(self.generator, Wav2Lip) else self.generator.name
+
+    @property
+    def batch(self) -> int:
+        """Faces that it should see at once: what suits the device, or all that an exported file takes."""
+        own = None if isinstance(self.generator, Wav2Lip) else self.generator.about.batch
+        return own or devices.BACKENDS[self.device.type].batch
 
 
 def load_models(
@@ -48,11 +62,16 @@ def load_models(
     detector: str = "auto",
     device: str = "auto",
     precision: str = "fp32",
+    engine: str = "auto",
 ) -> Models:
     """Generator and face detector on a device, batch norms folded, in its fastest layout.
 
-    Raises `CheckpointError`, `FaceError` or `DeviceError` naming what is wrong with an argument.
+    An .onnx or .om file that was exported runs in its own engine. Raises `CheckpointError`, `FaceError`,
+    `DeviceError` or `UsageError` naming what is wrong with an argument.
     """
+    engine = engine_of(checkpoint_path, engine)
+    if engine != TORCH:
+        return _load_exported(engine, Path(checkpoint_path), detector, device, precision)
     where = devices.resolve(device)
     dtype = devices.dtype_of(precision)
     devices.activate(where)
@@ -82,14 +101,27 @@ def load_models(
     )
 
 
+def _load_exported(engine: str, path: Path, detector: str, device: str, precision: str) -> Models:
+    """Models whose generator an engine of its own runs; what is beside it runs on the CPU."""
+    if precision != "fp32":
+        raise UsageError(f"the numbers in {path} are those that it was exported with. Leave --precision out.")
+    generator = load_engine(engine, path, device)
+    host = devices.resolve(devices.HOST)
+    devices.activate(host)
+    about, found = generator.about, load_detector(detector, str(host))
+    shift = about.mel_shift
+    return Models(
+        generator, found, host, torch.float32, path, about.sha256[:12], shift or 0.0, shift is not None
+    )
+
+
 class Speaker:
     """Runs a generator on batches of faces and mel windows; may be called by several threads at once."""
 
     def __init__(self, models: Models, batch: int | None, mask: Mask) -> None:
         self.device = models.device
         self.lanes = devices.lanes(models.device)
-        backend = devices.BACKENDS[models.device.type]
-        self.batch = backend.batch if batch is None else max(1, batch // self.lanes)
+        self.batch = models.batch if batch is None else max(1, batch // self.lanes)
         """Faces in one batch; all lanes together hold what was asked for."""
         self._models = models
         self._mask = mask

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _PACKAGES = (
     "torch", "numpy", "opencv-python", "opencv-python-headless", "av", "dlib-bin", "face-alignment",
-    "safetensors", "tensorboard", "tyro",
+    "safetensors", "tensorboard", "tyro", "onnx", "onnxruntime",
 )  # fmt: skip
 _WEIGHTS = Path("checkpoints")
 _SUFFIXES = (".pth", ".pt", ".safetensors")

@@ -149,29 +149,17 @@ class Wav2Lip(nn.Module):
         above the mouth is thrown away after blending, so a quarter of the work need not be done.
         """
         x: Tensor = self.audio_encoder(mels)
-        starts = self._first_rows(top_row)
+        starts = first_rows(top_row, len(self.face_decoder_blocks))
         start = 0
         for block, feature, first in zip(self.face_decoder_blocks, reversed(features), starts, strict=True):
             x = block(x[:, :, first // 2 - start :])
             start = first
             shown = feature[:, :, start:]
-            x = torch.cat([x, shown.expand(x.shape[0], -1, -1, -1)], dim=1)
+            if len(shown) != len(x):
+                shown = shown.expand(len(x), -1, -1, -1)
+            x = torch.cat([x, shown], dim=1)
         y: Tensor = self.output_block(x)
         return y[:, :, top_row - start :]
-
-    def _first_rows(self, top_row: int) -> list[int]:
-        """First row that each decoder block must put out for the rows from `top_row` to be exact.
-
-        Every 3x3 convolution spoils one more row below a cut; an up-sampling block that starts at an
-        even row 2i needs its input from row i.
-        """
-        spoilers = 3  # two residual blocks and the output block
-        rows = []
-        for _ in range(3):
-            first = max(0, top_row - spoilers) // 2 * 2
-            rows.append(first)
-            top_row, spoilers = first // 2, 2
-        return [0] * (len(self.face_decoder_blocks) - len(rows)) + rows[::-1]
 
     def forward(self, mels: Tensor, faces: Tensor) -> Tensor:
         """Speaking faces [B, 3, S, S] of mels [B, 1, 80, 16] and faces [B, 6, S, S].
@@ -183,6 +171,21 @@ class Wav2Lip(nn.Module):
             return self.speak(mels, self.encode_faces(faces))
         folded = self.speak(mels.flatten(0, 1), self.encode_faces(faces.transpose(1, 2).flatten(0, 1)))
         return folded.reshape(*mels.shape[:2], *folded.shape[1:]).transpose(1, 2)
+
+
+def first_rows(top_row: int, blocks: int) -> list[int]:
+    """First row that each of the decoder's blocks must put out for the rows from `top_row` to be exact.
+
+    Every 3x3 convolution spoils one more row below a cut; an up-sampling block that starts at an
+    even row 2i needs its input from row i.
+    """
+    spoilers = 3  # two residual blocks and the output block
+    rows = []
+    for _ in range(3):
+        first = max(0, top_row - spoilers) // 2 * 2
+        rows.append(first)
+        top_row, spoilers = first // 2, 2
+    return [0] * (blocks - len(rows)) + rows[::-1]
 
 
 class SyncNet(nn.Module):

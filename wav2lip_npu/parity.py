@@ -33,6 +33,8 @@ class Difference:
     """Of any number; gradients and statistics are compared as a whole, in parts of their norm."""
     mean: float
     tolerance: float
+    cosine: float = float("nan")
+    """Of the angle between all numbers of one and of the other."""
 
     @property
     def is_small(self) -> bool:
@@ -41,7 +43,22 @@ class Difference:
 
     def __str__(self) -> str:
         verdict = "ok" if self.is_small else f"MORE THAN {self.tolerance:g}"
-        return f"{self.what:<28} largest {self.largest:.2e}, mean {self.mean:.2e}: {verdict}"
+        return (
+            f"{self.what:<28} largest {self.largest:.2e}, mean {self.mean:.2e}, cosine {self.cosine:.7f}: "
+            f"{verdict}"
+        )
+
+
+def difference(
+    what: str, measured: Tensor, expected: Tensor, tolerance: float, *, as_whole: bool = False
+) -> Difference:
+    """How far what was measured is from what was expected: number by number, or as a whole."""
+    measured, expected = measured.cpu().double(), expected.cpu().double()
+    off = (measured - expected).abs()
+    if as_whole:
+        off = off.norm()[None] / expected.norm()
+    angle = float(nn.functional.cosine_similarity(measured.flatten(), expected.flatten(), dim=0))
+    return Difference(what, float(off.max()), float(off.mean()), tolerance, angle)
 
 
 def differences(device: torch.device, amp: str = "off") -> list[Difference]:
@@ -72,11 +89,9 @@ def differences(device: torch.device, amp: str = "off") -> list[Difference]:
         given = {kind: value.to(device) for kind, value in inputs.items()}
         measured = run(there, given, device, amp)
         for what, value in expected.items():
-            off = (measured[what].float().cpu() - value).abs()
-            if what in (_GRADIENTS, _STATISTICS):
-                off = off.norm()[None] / value.norm()
             tolerance = TOLERANCES[amp][what == _GRADIENTS]
-            found.append(Difference(name + what, float(off.max()), float(off.mean()), tolerance))
+            as_whole = what in (_GRADIENTS, _STATISTICS)
+            found.append(difference(name + what, measured[what], value, tolerance, as_whole=as_whole))
     return found
 
 

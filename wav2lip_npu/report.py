@@ -17,7 +17,10 @@ from wav2lip_npu.errors import FaceError
 from wav2lip_npu.speak import Spoken
 
 Item = TypeVar("Item")
-_PACKAGES = ("torch", "torch-npu", "av", "opencv-python", "numpy", "librosa", "dlib-bin", "face-alignment")
+_PACKAGES = (
+    "torch", "torch-npu", "onnxruntime", "av", "opencv-python", "numpy", "librosa", "dlib-bin",
+    "face-alignment",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,8 @@ class DubReport:
     checkpoint_sha256: str
     detector: str
     device: str
+    engine: str
+    """What ran the generator: torch, onnx, or om and where."""
     precision: str
     width: int
     height: int

@@ -140,6 +140,7 @@ class Making:
             checkpoint_sha256=models.digest,
             detector=models.detector.name,
             device=device.describe(models.device),
+            engine=models.engine,
             precision=str(models.precision).removeprefix("torch."),
             width=notes.width,
             height=notes.height,

@@ -1,0 +1,126 @@
+"""A dub by an exported ONNX file against the same dub by PyTorch, on a real clip, in one run on this machine.
+
+    python benchmarks/engines.py --face talk.mp4 [--audio speech.wav] [--checkpoint_path wav2lip.pth]
+
+Without --checkpoint_path the full-size network with seeded random weights is used. The commands take turns,
+each in a process of its own, so that a drifting machine touches both; `seconds` are those of the report,
+without loading the models. Videos are lossless: what differs between them is what the engines made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+
+def main() -> None:
+    """Export, dub in turns, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--face", required=True)
+    parser.add_argument("--audio", help="default: the sound of --face")
+    parser.add_argument("--checkpoint_path", help="default: random weights of the full-size network")
+    parser.add_argument("--batch", type=int, default=0, help="of the exported file; 0: any")
+    parser.add_argument("--runs", type=int, default=5, help="rounds: the median is printed")
+    parser.add_argument("flags", nargs="*", help="more flags for dub, after --")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        measure(given, folder)
+
+
+def measure(given: argparse.Namespace, folder: str) -> None:
+    """Both engines in turns, and what differs between their videos."""
+    from dub import processor, save_random
+
+    weights = given.checkpoint_path
+    if not weights:
+        weights = os.path.join(folder, "random.pth")
+        save_random(weights)
+    words = ["export", "--checkpoint_path", weights, "--batch", str(given.batch), "--outdir", folder]
+    run(words)
+    (exported,) = Path(folder).glob("*.onnx")
+    files = {"torch": weights, "onnx": str(exported)}
+    print(f"{processor()}, {len(os.sched_getaffinity(0))} cores, torch {version('torch')}, "
+          f"onnxruntime {version('onnxruntime')}, {os.path.basename(weights)}, {exported.name}, "
+          f"median of {given.runs} rounds")  # fmt: skip
+    rounds = []
+    for _ in range(given.runs):
+        rounds.append({engine: dub(given, engine, file, folder) for engine, file in files.items()})
+    for what in rounds[0]["torch"]:
+        for engine in files:
+            show(f"{engine}: {what}", [each[engine][what] for each in rounds])
+    for what in ("seconds", "generate, s", "whole command, s", "whole command, CPU s"):
+        show(f"onnx / torch: {what}", [each["onnx"][what] / each["torch"][what] for each in rounds])
+    compare(*(os.path.join(folder, f"{engine}.mp4") for engine in files))
+
+
+def dub(given: argparse.Namespace, engine: str, weights: str, folder: str) -> dict[str, float]:
+    """One dub by the command line: its own time and memory."""
+    record = os.path.join(folder, "report.json")
+    out = os.path.join(folder, f"{engine}.mp4")
+    start = time.perf_counter()
+    peak, cpu = run(
+        ["dub", "--face", given.face, "--audio", given.audio or given.face, "--checkpoint_path", weights,
+         "--engine", engine, "--crf", "0", "--report", record, "--outfile", out, *given.flags]
+    )  # fmt: skip
+    report = json.loads(Path(record).read_text())
+    return {
+        "seconds": report["seconds"],
+        "generate, s": report["seconds_per_stage"]["generate"],
+        "frames/s": report["frames_per_second"],
+        "whole command, s": time.perf_counter() - start,
+        "whole command, CPU s": cpu,
+        "peak memory, GB": peak / 1e9,
+    }
+
+
+def run(words: list[str]) -> tuple[int, float]:
+    """A command of the package: the bytes it held at most, and seconds of the processor."""
+    child = subprocess.Popen([sys.executable, "-m", "wav2lip_npu", *words], cwd=ROOT, stderr=subprocess.PIPE)
+    assert child.stderr is not None
+    text = child.stderr.read().decode()
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = 0
+    if status:
+        raise SystemExit(text)
+    return usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime
+
+
+def show(name: str, values: list[Any]) -> None:
+    """Median and range."""
+    ordered = sorted(values)
+    print(f"{name:<38}{ordered[len(ordered) // 2]:8.2f}   ({ordered[0]:.2f} to {ordered[-1]:.2f})")
+
+
+def compare(one: str, other: str) -> None:
+    """The largest difference of decoded frames, and how many pixels differ at all."""
+    from wav2lip_npu import media
+
+    frames = in_planes = in_bgr = differing = total = 0
+    for a, b in zip(media.read_frames(one), media.read_frames(other), strict=True):
+        off = np.concatenate(
+            [np.abs(getattr(a.planes, p).astype(int) - getattr(b.planes, p)).ravel() for p in "yuv"]
+        )
+        frames, in_planes = frames + 1, max(in_planes, int(off.max()))
+        in_bgr = max(in_bgr, int(np.abs(a.image.astype(int) - b.image).max()))
+        differing, total = differing + int((off > 0).sum()), total + off.size
+    print(
+        f"{frames} decoded frames: largest difference {in_planes} grey levels in the codec's planes, "
+        f"{in_bgr} after conversion to BGR; {differing} of {total} differ"
+    )
+
+
+if __name__ == "__main__":
+    main()
