@@ -13,6 +13,7 @@ from typing import Any, NoReturn, get_type_hints
 
 from wav2lip_npu import __version__
 from wav2lip_npu.errors import Wav2LipError
+from wav2lip_npu.flags import SWITCHES
 
 # Name: module and class of its options, what it does. The module is imported when the command runs.
 COMMANDS = {
@@ -47,7 +48,6 @@ COMMANDS = {
 }
 _FILE_OR_STDOUT = "--json"
 """Takes a file name, or nothing for the standard output."""
-_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _TERMINATED, _INTERRUPTED = 143, 130
 
 
@@ -113,9 +113,9 @@ def _plain_switches(words: list[str], options: Any) -> list[str]:
             if words[at] == _FILE_OR_STDOUT and (words[at + 1 :] or ["--"])[0].startswith("--"):
                 plain.append("-")
             continue
-        if not value and at + 1 < len(words) and words[at + 1].lower() in _WORDS:
+        if not value and at + 1 < len(words) and words[at + 1].lower() in SWITCHES:
             value = words[next(rest)]
-        wanted = _WORDS.get(value.lower(), True)
+        wanted = SWITCHES.get(value.lower(), True)
         if wanted != switches[name]:
             plain.append(f"--{name}" if wanted else f"--no_{name}")
     return plain

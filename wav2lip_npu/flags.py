@@ -14,6 +14,8 @@ from wav2lip_npu.atomic import replacing
 log = logging.getLogger(__name__)
 
 STDOUT = "-"
+SWITCHES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+"""How yes and no are written."""
 
 
 def resolved(options: Any) -> str:

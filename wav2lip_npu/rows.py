@@ -21,7 +21,7 @@ from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from wav2lip_npu.errors import UsageError
-from wav2lip_npu.flags import fields_of
+from wav2lip_npu.flags import SWITCHES, fields_of
 
 Options = TypeVar("Options")
 Names = Sequence[str]
@@ -30,7 +30,6 @@ TABLES = (".csv", ".jsonl", ".ndjson", ".json")
 EMPTY = (None, "")  # says nothing: the default holds
 _DELIMITERS = ",;\t"  # where the comma divides a number, spreadsheets write the semicolon
 _NUL = "\0"
-_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 @dataclass(frozen=True)
@@ -228,7 +227,7 @@ def _as_whole(value: Any) -> int:
 
 
 def _as_switch(value: Any) -> bool:
-    return _WORDS[str(value).strip().lower()]
+    return SWITCHES[str(value).strip().lower()]
 
 
 def _as_four(value: Any) -> tuple[int, ...]:
