@@ -172,6 +172,7 @@ def test_no_item_is_lost_and_a_deadly_one_costs_no_other(tmp_path, address, capl
 
 
 @needs_ray
+@pytest.mark.slow
 def test_actors_are_as_this_process_is(tmp_path, address, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
@@ -222,6 +223,7 @@ class Later(Pile[str]):
 
 
 @needs_ray
+@pytest.mark.slow
 def test_an_open_board_is_asked_again(tmp_path, address):
     board, heard = Later([]), []
     threading.Timer(1, board.put, [["die"]]).start()
@@ -244,6 +246,7 @@ class Pinned(Pile[str]):
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_worker_that_left_comes_back_for_an_item_of_its_place(tmp_path, address, monkeypatch):
     monkeypatch.setattr(cluster, "_LINGER_S", 0.0)
     board, heard = Pinned(["naps cpu:1", "good cpu:0"]), []

@@ -22,7 +22,6 @@ from wav2lip_npu.faces import FaceMemory, FaceOptions
 from wav2lip_npu.planes import Colour, Planes
 from wav2lip_npu.takes import Take
 
-pytestmark = pytest.mark.any_device
 FAST = EncodeOptions(preset="ultrafast")
 OPTIONS = DubOptions(encode=FAST)
 
@@ -56,6 +55,7 @@ def together(models, face, sounds, folder, options=OPTIONS, memory=None) -> list
     return [out.read_bytes() for out in outs]
 
 
+@pytest.mark.any_device
 @pytest.mark.parametrize("extend", ["loop", "pingpong", "hold"])
 def test_each_is_what_it_is_alone(models, face_video, sounds, tmp_path, extend):
     options = replace(OPTIONS, extend=extend)
