@@ -62,6 +62,15 @@ def test_a_table_for_each_network(command):
     assert [line.split()[0] for line in lines[6:8]] == ["sound", "picture"]
 
 
+@pytest.mark.any_device
+def test_a_device_is_compared_with_the_cpu(command):
+    code, out, _ = command("cpu", str(PLACE), "--batch", 2, "--precision", "fp32_strict")
+    assert code == 0, out
+    assert f"B is {PLACE.type}" in out
+    code, out, _ = command("onnx", str(PLACE), "--batch", 2, "--network", "generator")
+    assert code == 0, out
+
+
 def test_json_holds_the_same_figures(command, tmp_path):
     code, out, _ = command("cpu", "onnx", "--batch", 2, "--network", "expert", "--json")
     assert code == 0

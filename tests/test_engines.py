@@ -423,6 +423,11 @@ def function(graph: Any) -> None:
     graph.functions.append(onnx.helper.make_function("own", "Relu", ["x"], ["y"], [node], [opset]))
 
 
+def graph_inside(graph: Any) -> None:
+    inner = onnx.helper.make_graph([], "inner", [], [])
+    graph.graph.node[0].attribute.append(onnx.helper.make_attribute("then_branch", inner))
+
+
 def no_word_of_it(graph: Any) -> None:
     del graph.metadata_props[:]
 
@@ -434,6 +439,7 @@ def no_word_of_it(graph: Any) -> None:
         (domain, r"its operator com.microsoft\.Conv is none"),
         (branch, "its operator If is none"),
         (function, "more than a plain graph"),
+        (graph_inside, "more than a plain graph"),
         (no_word_of_it, "it does not tell of which weights it was made"),
     ],
 )

@@ -147,7 +147,7 @@ def read_onnx(path: str | os.PathLike[str], network: str | None = None) -> tuple
         raise _foreign(source, "it refers to other files")
     if odd := sorted({_full_name(node) for node in model.graph.node} - OPERATORS):
         raise _foreign(source, f"its operator {odd[0]} is none that an export writes")
-    if model.functions or model.graph.sparse_initializer:
+    if not _is_plain(model):
         raise _foreign(source, "it holds more than a plain graph")
     told_of = [*about.inputs.items()], [*about.outputs.items()]
     if tuple([*shapes_of(each).items()] for each in (model.graph.input, model.graph.output)) != told_of:
@@ -184,6 +184,14 @@ def damaged(source: str | os.PathLike[str], error: Exception) -> CheckpointError
 
 def _full_name(node: Any) -> str:
     return f"{node.domain}.{node.op_type}".lstrip(".")
+
+
+def _is_plain(model: Any) -> bool:
+    """Whether there is nothing but nodes and tensors in it: no graph inside a node, no function."""
+    attributes = [each for node in model.graph.node for each in node.attribute]
+    nested = any(each.HasField("g") or each.graphs or each.tensors for each in attributes)
+    sparse = any(each.HasField("sparse_tensor") or each.sparse_tensors for each in attributes)
+    return not (nested or sparse or model.functions or model.training_info or model.graph.sparse_initializer)
 
 
 def _refers_elsewhere(model: Any, onnx: Any) -> bool:
