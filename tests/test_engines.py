@@ -164,7 +164,7 @@ def test_a_dub_has_the_frames_of_torch(files, tiny_checkpoint, face_video, speec
     options = replace(LOSSLESS, blend=blend)
     dub(loaded(tiny_checkpoint), face_video, speech, tmp_path / "torch.mp4", options)
     models = loaded(files[name])
-    assert models.batch == (4 if name == "any" else 3)
+    assert models.batch == (8 if name == "any" else 3)
     report = dub(models, face_video, speech, tmp_path / "onnx.mp4", options)
     assert (report.engine, report.precision, report.device[:3]) == ("onnx", "float32", "cpu")
     assert_same_frames(tmp_path / "torch.mp4", tmp_path / "onnx.mp4")

@@ -24,6 +24,9 @@ from wav2lip_npu.exported import FEATURE, OM, ONNX, About, damaged, read_beside,
 from wav2lip_npu.graph_parts import seeing_part, speaking_part
 from wav2lip_npu.offline_model import open_offline
 
+FILE_BATCH = 8
+"""Faces in a batch where a file takes any number: onnxruntime is quicker with more of them than PyTorch."""
+
 Arrays = Mapping[str, NDArray[np.float32]]
 Session = Callable[[Arrays], list[NDArray[Any]]]
 """Runs a graph: inputs by name, outputs in their order."""

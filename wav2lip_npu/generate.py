@@ -17,7 +17,7 @@ from wav2lip_npu import checkpoint
 from wav2lip_npu import device as devices
 from wav2lip_npu.blend import Mask
 from wav2lip_npu.detectors import Detector, load_detector
-from wav2lip_npu.engines import OmEngine, OnnxEngine, load_engine
+from wav2lip_npu.engines import FILE_BATCH, OmEngine, OnnxEngine, load_engine
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.exported import TORCH, engine_of
 from wav2lip_npu.fitting import Fitting
@@ -52,8 +52,9 @@ class Models:
     @property
     def batch(self) -> int:
         """Faces that it should see at once: what suits the device, or all that an exported file takes."""
-        own = None if isinstance(self.generator, Wav2Lip) else self.generator.about.batch
-        return own or devices.BACKENDS[self.device.type].batch
+        if isinstance(self.generator, Wav2Lip):
+            return devices.BACKENDS[self.device.type].batch
+        return self.generator.about.batch or FILE_BATCH
 
 
 def load_models(
