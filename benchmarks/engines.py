@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,44 @@ def measure(given: argparse.Namespace, folder: str) -> None:
             show(f"{engine}: {what}", [each[engine][what] for each in rounds])
     for what in ("seconds", "generate, s", "whole command, s", "whole command, CPU s"):
         show(f"onnx / torch: {what}", [each["onnx"][what] / each["torch"][what] for each in rounds])
+    alone(files, 2 * given.runs)  # last: a child's peak of memory begins with that of its parent
     compare(*(os.path.join(folder, f"{engine}.mp4") for engine in files))
+
+
+def alone(files: dict[str, str], rounds: int) -> None:
+    """The generator as dubbing runs it, without what is around it; both engines in turns, in this process."""
+    from wav2lip_npu import device
+    from wav2lip_npu.blend import load_mask
+    from wav2lip_npu.generate import Speaker, load_models
+    from wav2lip_npu.overlap import in_lanes
+
+    random = np.random.default_rng(0)
+    faces = list(random.integers(0, 255, (48, 96, 96, 3), np.uint8))
+    mels = list(random.uniform(-4, 4, (48, 80, 16)).astype(np.float32))
+    mask = load_mask("soft", 96)
+    place = device.HOST
+    speakers = {
+        engine: Speaker(load_models(file, detector="hog", device=place), None, mask)
+        for engine, file in files.items()
+    }
+    seconds: dict[str, list[float]] = {engine: [] for engine in files}
+    for _ in range(rounds + 1):
+        for engine, speaker in speakers.items():
+            size = speaker.batch
+            parts = [slice(first, first + size) for first in range(0, len(faces), size)]
+            start = time.perf_counter()
+            with device.shared_cores(speaker.device) as prepare:
+                for _ in in_lanes(partial(_speak, speaker, faces, mels), parts, speaker.lanes, prepare):
+                    pass
+            seconds[engine].append(time.perf_counter() - start)
+    for engine, spent in seconds.items():
+        show(f"{engine}: generator alone, faces/s", [len(faces) / each for each in spent[1:]])
+    ratios = [b / a for a, b in zip(seconds["torch"][1:], seconds["onnx"][1:], strict=True)]
+    show("onnx / torch: generator alone, s", ratios)
+
+
+def _speak(speaker: Any, faces: list[Any], mels: list[Any], part: slice) -> None:
+    speaker(faces[part], mels[part])
 
 
 def dub(given: argparse.Namespace, engine: str, weights: str, folder: str) -> dict[str, float]:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fake_cann
 import pytest
 import yaml
 from dockerfiles import commands, complaints, instructions
@@ -264,6 +265,9 @@ RUNS: dict[str, Words] = {
     "wav2lip-npu train": TRAINING,
     "wav2lip-npu dub": [],
     "wav2lip-npu batch": [],
+    "wav2lip-npu compare": ["--network", "generator", "--batch", "2", "--runs", "1"],
+    "wav2lip-npu export": ["--batch", "3"],
+    "wav2lip-npu dub --engine om": [],
     "torchrun --nproc_per_node 8": [*TINY, "--steps", "2", "--batch_size", "8"],
 }
 
@@ -324,6 +328,32 @@ def test_the_vendors_steps_run(folder, monkeypatch, one_thread, caplog):
     as_if_trained("wav2lip_model", 3000)
     run("wav2lip-npu dub")
     assert (folder / "results/result_voice.mp4").exists()
+
+
+@pytest.mark.any_device
+@pytest.mark.npu_only
+def test_compiled_models_run(folder, monkeypatch, tiny_checkpoint, one_thread, capsys):
+    """Compared, exported and dubbed with, as the page has it; what compiles and runs is a stand-in."""
+    monkeypatch.chdir(folder)
+    weights = folder / "savedmodel/wav2lip_model/checkpoint_step000003000.pth"
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(tiny_checkpoint, weights)
+    compiler = folder / "bin" / "atc"
+    compiler.parent.mkdir()
+    compiler.write_text(
+        '#!/bin/sh\nfor word; do case "$word" in --model=*) from="${word#*=}";; --output=*) to="${word#*=}";; esac; done\n'
+        'cp "$from" "$to.om"\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{compiler.parent}:{os.environ['PATH']}")
+    calls: list[Any] = []
+    fake_cann.install_bench(monkeypatch, calls)
+    for beginning in ("wav2lip-npu compare", "wav2lip-npu export", "wav2lip-npu dub --engine om"):
+        (words,) = guide_lines(beginning)
+        words = [each.replace("generator_b8", "generator_b3") for each in words[1:]]
+        assert cli.main(words + RUNS[beginning]) == 0, words
+    assert "B is npu" in capsys.readouterr().out
+    assert calls[0] == ("load", 0, "exported/generator_b3.om")
 
 
 @pytest.mark.any_device

@@ -21,13 +21,13 @@ from torch import Tensor
 from wav2lip_npu import device as devices
 from wav2lip_npu.errors import CheckpointError, DeviceError
 from wav2lip_npu.exported import FEATURE, OM, ONNX, About, damaged, read_beside, read_onnx
-from wav2lip_npu.graph_parts import seeing_part, speaking_part
+from wav2lip_npu.graph_parts import cuts, seeing_part, speaking_part
 from wav2lip_npu.offline_model import open_offline
 
 FILE_BATCH = 8
 """Faces in a batch where a file takes any number: onnxruntime is quicker with more of them than PyTorch."""
 
-Arrays = Mapping[str, NDArray[np.float32]]
+Arrays = Mapping[str, NDArray[Any]]
 Session = Callable[[Arrays], list[NDArray[Any]]]
 """Runs a graph: inputs by name, outputs in their order."""
 
@@ -41,9 +41,13 @@ class OnnxEngine:
     name = ONNX
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path, self._lock = path, threading.Lock()
-        self.about, self._see = self._part(seeing_part)
-        self._speak: dict[int, Session] = {}
+        model, self.about = read_onnx(path, "generator")
+        parts = [speaking_part(model), seeing_part(model)]
+        del model  # what a session is made of is large: each copy goes when it has served
+        threads = devices.threads_beside_lanes()
+        self._see, self._speak = (
+            file_session(path, parts.pop().SerializeToString(), threads) for _ in range(2)
+        )
 
     def encode_faces(self, faces: Tensor) -> list[Tensor]:
         """See `Wav2Lip.encode_faces`."""
@@ -52,25 +56,15 @@ class OnnxEngine:
 
     def speak(self, mels: Tensor, features: list[Tensor], *, top_row: int = 0) -> Tensor:
         """See `Wav2Lip.speak`."""
-        given = {f"{FEATURE}{number}": _array(each, len(mels)) for number, each in enumerate(features)}
-        made = in_batches(self._speaking(top_row), self.about.batch, {"mel": _array(mels), **given})
-        return torch.from_numpy(made[0])
-
-    def _speaking(self, top_row: int) -> Session:
-        """The half that speaks, made when its rows are first asked for."""
-        with self._lock:
-            if top_row not in self._speak:
-                _, self._speak[top_row] = self._part(lambda model: speaking_part(model, top_row))
-            return self._speak[top_row]
-
-    def _part(self, cut: Callable[[Any], Any]) -> tuple[About, Session]:
-        """What the file tells of itself, and what runs a part of its graph; nothing of the whole is kept."""
-        model, about = read_onnx(self._path, "generator")
-        part = cut(model)
-        del model
-        content = part.SerializeToString()
-        del part
-        return about, file_session(self._path, content, devices.threads_beside_lanes())
+        firsts, inside, start = cuts(top_row, len(features))
+        given = {
+            f"{FEATURE}{number}": _array(feature[:, :, first:], len(mels))
+            for number, (feature, first) in enumerate(zip(features, firsts, strict=True))
+        }
+        (made,) = in_batches(
+            lambda arrays: self._speak({**arrays, **inside}), self.about.batch, {"mel": _array(mels), **given}
+        )
+        return torch.from_numpy(made[:, :, start:])
 
 
 class OmEngine:

@@ -1,14 +1,18 @@
-"""Parts of an exported generator: the half that sees faces, and the half that speaks, as far as it shows."""
+"""The halves of an exported generator: one that sees faces, and one that speaks, as far as it shows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
-from wav2lip_npu.exported import FEATURE, onnx_library
+import numpy as np
+from numpy.typing import NDArray
+
+from wav2lip_npu.exported import onnx_library
 from wav2lip_npu.models import first_rows
 
-_TO_THE_END = 1 << 30
+_CUT = "cut_"
 
 
 def seeing_part(model: Any) -> Any:
@@ -17,61 +21,43 @@ def seeing_part(model: Any) -> Any:
     return _part(model, [value for value in graph.input if value.name == "face"], list(graph.value_info))
 
 
-def speaking_part(model: Any, top_row: int = 0) -> Any:
-    """The graph that makes pictures of sounds and features: only their rows from `top_row` on.
+def speaking_part(model: Any) -> Any:
+    """The graph that makes pictures of sounds and features, from the rows on that `cuts` tells it.
 
     It is cut as `Wav2Lip.speak` cuts, so its numbers are those of the same rows of the whole.
     """
     onnx = onnx_library()
-    graph = model.graph
-    inputs = [value for value in graph.input if value.name != "face"]
-    part = _part(model, [*inputs, *graph.value_info], list(graph.output))
-    if not top_row:
-        return part
-    joints = [node for node in part.graph.node if node.op_type == "Concat"]
-    lowered = _Lowered(onnx, part.graph)
-    start, above = 0, None
-    for joint, first in zip(joints, first_rows(top_row, len(joints)), strict=True):
-        if above is not None:
-            lowered.cut(above.output[0], first // 2 - start)
-        (feature,) = (name for name in joint.input if name.startswith(FEATURE))
-        lowered.cut(feature, first)
-        start, above = first, joint
-    lowered.cut_output(top_row - start)
+    inputs = [value for value in model.graph.input if value.name != "face"]
+    part = _part(model, [*inputs, *model.graph.value_info], list(model.graph.output))
+    graph, helper, kind = part.graph, onnx.helper, onnx.TensorProto.INT64
+    graph.initializer.extend(
+        helper.make_tensor(name, kind, [1], [value]) for name, value in (("to_the_end", 1 << 62), ("rows", 2))
+    )
+    for value in [*graph.input, *graph.output]:
+        if value.name != "mel":
+            value.type.tensor_type.shape.dim[2].dim_param = f"rows_of_{value.name}"
+    joints = [node for node in graph.node if node.op_type == "Concat"]
+    for number, joint in enumerate(reversed(joints[:-1])):
+        whole, start = joint.output[0], f"{_CUT}{number}"
+        cut = f"{whole}_{start}"
+        for node in graph.node:
+            node.input[:] = [cut if each == whole else each for each in node.input]
+        slicing = helper.make_node("Slice", [whole, start, "to_the_end", "rows"], [cut])
+        graph.node.insert(list(graph.node).index(joint) + 1, slicing)
+        graph.input.append(helper.make_tensor_value_info(start, kind, [1]))
     return part
 
 
-class _Lowered:
-    """Cuts upper rows off tensors of a graph, in place."""
+def cuts(top_row: int, levels: int) -> tuple[list[int], dict[str, NDArray[np.int64]], int]:
+    """How `speaking_part` makes the rows from `top_row` on, with features of so many levels.
 
-    def __init__(self, onnx: Any, graph: Any) -> None:
-        self._onnx, self._graph = onnx, graph
-
-    def cut(self, name: str, rows: int) -> None:
-        """Let all that read a tensor read it without its first rows."""
-        if rows:
-            cut = f"{name}_from_{rows}"
-            readers = [node for node in self._graph.node if name in node.input]
-            for node in readers:
-                node.input[:] = [cut if each == name else each for each in node.input]
-            self._insert(name, cut, rows, list(self._graph.node).index(readers[0]))
-
-    def cut_output(self, rows: int) -> None:
-        """Take the first rows off the only output."""
-        (output,) = self._graph.output
-        whole = f"{output.name}_whole"
-        for node in self._graph.node:
-            node.output[:] = [whole if each == output.name else each for each in node.output]
-        self._insert(whole, output.name, rows, len(self._graph.node))
-        output.type.tensor_type.shape.dim[2].dim_param = "rows"
-
-    def _insert(self, name: str, cut: str, rows: int, at: int) -> None:
-        helper, kind = self._onnx.helper, self._onnx.TensorProto.INT64
-        values = {"starts": rows, "ends": _TO_THE_END, "axes": 2}
-        tensors = [helper.make_tensor(f"{cut}_{key}", kind, [1], [each]) for key, each in values.items()]
-        self._graph.initializer.extend(tensors)
-        node = helper.make_node("Slice", [name, *(each.name for each in tensors)], [cut])
-        self._graph.node.insert(at, node)
+    The first row of each feature that it takes, finest first; what else it takes; and which row of its
+    picture is the first of those.
+    """
+    firsts = first_rows(top_row, levels)[::-1]
+    starts = [first // 2 - above for first, above in pairwise(firsts)]
+    inside = {f"{_CUT}{number}": np.array([start]) for number, start in enumerate(starts)}
+    return firsts, inside, top_row - firsts[0]
 
 
 def _part(model: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
