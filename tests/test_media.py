@@ -566,8 +566,9 @@ def test_truncated_videos(tmp_path, suffix, codec, part):
         assert suffix == "mkv" and 0 < frames <= 50
 
 
-def test_a_faststart_video_cut_short_is_truncated(tmp_path):
-    path = tmp_path / "a.mp4"
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_video_with_its_index_in_front_cut_short_is_truncated(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
     chance = np.random.default_rng(0)
     from wav2lip_npu.encode import write_video
     from wav2lip_npu.planes import Colour, Planes

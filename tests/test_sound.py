@@ -105,8 +105,9 @@ def test_sound_from_before_the_picture_is_cut(tmp_path, suffix):
     assert float(sound.duration) == pytest.approx(2.6, abs=0.07)
 
 
-def test_a_long_lead_of_sound_is_not_a_truncated_file(tmp_path):
-    path = write_pictures(tmp_path / "a.mp4", [scene()] * 10, stamps=range(50, 60), sound=chirp(3))
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_long_lead_of_sound_is_not_a_truncated_file(tmp_path, suffix):
+    path = write_pictures(tmp_path / f"a.{suffix}", [scene()] * 10, stamps=range(50, 60), sound=chirp(3))
     assert float(load_sound(path).duration) == pytest.approx(1, abs=0.07)
 
 

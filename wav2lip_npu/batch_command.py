@@ -165,7 +165,7 @@ class _Run:
             return self._accept(command.jobs, *read_jobs(command.jobs, defaults))
         if command.outdir:
             found = pair_jobs(command.faces, command.audios, command.pair, command.outdir, defaults)
-            return self._accept("the pairs", *found)
+            return self._accept("the pairs", found, [])
         return []
 
     def work(self, todo: Sequence[Job]) -> None:

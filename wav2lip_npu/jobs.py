@@ -83,12 +83,12 @@ def read_jobs(path: str | os.PathLike[str], defaults: Job) -> tuple[list[Job], l
 
 def pair_jobs(
     faces: Sequence[str], audios: Sequence[str], pair: str, outdir: str, defaults: Job
-) -> tuple[list[Job], list[Problem]]:
+) -> list[Job]:
     """A job for the first face and the first sound and so on (`zip`), or for each with each (`product`).
 
     A word is a file, a folder (the files in it) or a pattern, `**` for folders at any depth: its files come
-    in natural order, each file once. A pair has no problem of its own, so there are none. Raises `UsageError`
-    when a word stands for nothing, the numbers of a `zip` differ, or a default is wrong.
+    in natural order, each file once. Raises `UsageError` when a word stands for nothing, the numbers of a
+    `zip` differ, or a default is wrong.
     """
     defaults.check()
     if pair not in PAIRS:
@@ -104,7 +104,7 @@ def pair_jobs(
     for row, (face, audio) in enumerate(pairs, start=1):
         outfile = os.path.join(outdir, f"{Path(face).stem}__{Path(audio).stem}.mp4")
         jobs.append(replace(defaults, face=face, audio=audio, outfile=outfile, row=row))
-    return jobs, []
+    return jobs
 
 
 def check_jobs(jobs: Sequence[Job], devices: Sequence[str] | None = None) -> list[Problem]:

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import logging
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -340,14 +341,25 @@ def _check_length(path: str | os.PathLike[str], seconds: float) -> None:
 
 def check_whole(container: Any, stream: Any, path: str | os.PathLike[str], seconds: float) -> None:
     """Raise `MediaError` when far less than the container promises of a stream was decoded."""
-    if stream.duration is None or stream.time_base is None or container.format.name in _GUESSED_LENGTH:
-        return
-    stated = float(stream.duration * stream.time_base)
-    if seconds < 0.9 * stated and stated - seconds > 0.5:
+    stated = _stated_length(container, stream)
+    if stated is not None and seconds < 0.9 * stated and stated - seconds > 0.5:
         raise MediaError(
             f"{path} is truncated: its {stream.type} ends at {seconds:.1f} s of {stated:.1f} s. "
             "Copy the file again."
         )
+
+
+def _stated_length(container: Any, stream: Any) -> float | None:
+    """Seconds that a stream lasts by what the file says, `None` where that cannot be relied on."""
+    if container.format.name in _GUESSED_LENGTH or stream.time_base is None:
+        return None
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    clock = re.fullmatch(r"(\d+):(\d\d):(\d\d\.?\d*)", stream.metadata.get("DURATION", ""))
+    if clock is None:
+        return None
+    hours, minutes, seconds = map(float, clock.groups())  # Matroska: when its last packet ends
+    return hours * 3600 + minutes * 60 + seconds - float((stream.start_time or 0) * stream.time_base)
 
 
 def _check_riff(path: str | os.PathLike[str], size: int) -> None:
