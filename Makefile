@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+# Two processes, each with whole files of tests.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: demo test test-slow test-npu test-npu-adapter lint bench clean
 
@@ -12,11 +14,11 @@ demo: $(READY)
 
 # On the CPU, then what is about devices on a simulated NPU.
 test: $(READY)
-	$(BIN)/python -m pytest
-	PLACE=npu $(BIN)/python -m pytest
+	$(PYTEST)
+	PLACE=npu $(PYTEST)
 
 test-npu: $(READY)
-	PLACE=npu $(BIN)/python -m pytest
+	PLACE=npu $(PYTEST)
 
 # Against the vendor's own adapter, without its libraries and without a card.
 test-npu-adapter:

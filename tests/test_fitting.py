@@ -70,6 +70,49 @@ def test_skin_that_is_only_smoother_does_not_show():
     assert shown[..., INSIDE].mean() < 0.1
 
 
+SKIN, WALL = torch.tensor([0.42, 0.5, 0.7]), torch.tensor([0.6, 0.5, 0.45])
+
+
+def in_front_of(wall: torch.Tensor, edge: int, light: float = 1) -> torch.Tensor:
+    """A face of plain skin right of a column, what is behind it on the left, lit from the side."""
+    picture = SKIN[:, None, None].expand(3, *MASK.weights.shape).clone()
+    picture[:, :, :edge] = wall[:, None, None]
+    return (picture * torch.linspace(light, 1, MASK.weights.shape[1]))[None]
+
+
+@pytest.mark.parametrize("wall", [WALL, torch.zeros(3), torch.ones(3), torch.tensor([0.1, 0.3, 0.1])])
+@pytest.mark.parametrize("light", [1, 0.5])
+def test_what_is_beside_the_face_stays(wall, light):
+    """A network that does not know the wall makes something else of it."""
+    filmed = in_front_of(wall, 20, light)
+    made = filmed.clone()
+    made[..., :20] = 0.5 * (filmed[..., :20] + SKIN[:, None, None])
+    made[LIPS] = 0.05
+    _, shown = fitted(made, filmed)
+    assert shown[:, :, :14].max() < 0.02
+    assert shown[LIPS[0], LIPS[2], LIPS[3]].min() > 0.95
+    assert shown.diff(dim=2).abs().max() < 0.35, "no hard edge"
+
+
+def test_a_shaded_cheek_is_of_the_face():
+    filmed = in_front_of(SKIN, 0, light=0.25)
+    _, shown = fitted(filmed + torch.linspace(-0.3, 0.3, 52)[:, None], filmed)
+    _, plain = fitted(
+        filmed[..., -1:].expand_as(filmed) + torch.linspace(-0.3, 0.3, 52)[:, None],
+        filmed[..., -1:].expand_as(filmed),
+    )
+    torch.testing.assert_close(shown, plain, atol=0.02, rtol=0)
+
+
+def test_lips_are_no_background_wherever_they_are():
+    """Red, white and black in the middle, where a mouth is, show what is made there."""
+    for colour in ([0.2, 0.2, 0.8], [0.9, 0.9, 0.9], [0.02, 0.02, 0.02]):
+        filmed = in_front_of(SKIN, 0)
+        filmed[LIPS] = torch.tensor(colour)[:, None, None]
+        _, shown = fitted(in_front_of(SKIN, 0), filmed)
+        assert shown[LIPS[0], LIPS[2], LIPS[3]].min() > 0.95
+
+
 def test_half_precision_is_summed_in_full():
     exact = torch.cat([each.flatten() for each in fitted(faces() + 0.2, faces())])
     halves = torch.cat([each.flatten() for each in fitted((faces() + 0.2).half(), faces().half())])
