@@ -239,7 +239,8 @@ def s3fd_path() -> Path:
     path = _s3fd_weights()
     if path is None:
         looked = ", ".join(map(str, S3FD_PATHS))
-        raise FaceError(f"no S3FD weights; looked for {looked}. Put s3fd.pth there or choose detector hog")
+        way_out = "Put s3fd.pth into checkpoints/; without it --detector hog finds faces."
+        raise FaceError(f"no S3FD weights; looked for {looked}. {way_out}")
     return path
 
 
@@ -256,7 +257,7 @@ def load_s3fd(path: Path | None = None) -> nn.Module:
     except (CheckpointError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise FaceError(
-            f"{path} does not hold S3FD weights ({reason}). Replace it or choose detector hog"
+            f"{path} does not hold S3FD weights ({reason}). Copy it again, or pass --detector hog."
         ) from error
     return network.eval()
 
