@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
@@ -81,9 +81,8 @@ def report(given: argparse.Namespace, folder: str) -> None:
             }
         )
     for name in rounds[0]:
-        values = sorted(each[name] for each in rounds)
-        print(f"{name:<32}{values[len(values) // 2]:8.2f}   ({values[0]:.2f} to {values[-1]:.2f})")
-    print(f"{'--help, s':<32}{help_seconds():8.2f}")
+        show(name, [each[name] for each in rounds])
+    show("--help, s", [help_seconds()])
     print("frames:", dub["report"]["frames"], "seconds per stage:", dub["report"]["seconds_per_stage"])
     if given.longer:
         long = whole_dub(given, lengthened(given.audio, given.longer, folder), folder)
@@ -105,22 +104,33 @@ def part(given: argparse.Namespace, name: str) -> dict[str, float]:
 def whole_dub(given: argparse.Namespace, audio: str, folder: str) -> dict[str, Any]:
     """Wall seconds, peak memory and report of the command as a user runs it."""
     record = os.path.join(folder, "report.json")
-    words = [sys.executable, "-m", "wav2lip_npu", "dub", "--face", given.face, "--audio", audio]
+    words = ["dub", "--face", given.face, "--audio", audio]
     words += ["--checkpoint_path", given.checkpoint_path, "--outfile", os.path.join(folder, "out.mp4")]
     words += ["--report", record, "--precision", given.precision]
+    return {**command(words), "report": json.loads(Path(record).read_text())}
+
+
+def command(words: list[str]) -> dict[str, float]:
+    """A command of the package as a user runs it: wall and CPU seconds, and the bytes it held at most."""
     start = time.perf_counter()
-    child = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE)
+    child = subprocess.Popen([sys.executable, "-m", "wav2lip_npu", *words], cwd=ROOT, stderr=subprocess.PIPE)
+    assert child.stderr is not None
+    said = child.stderr.read().decode()
     _, status, usage = os.wait4(child.pid, 0)
-    seconds = time.perf_counter() - start
-    if status:
-        raise SystemExit(child.stderr.read().decode() if child.stderr else "dub failed")
     child.returncode = 0
+    if status:
+        raise SystemExit(said)
     return {
-        "seconds": seconds,
-        "peak": usage.ru_maxrss * 1024,
+        "seconds": time.perf_counter() - start,
         "cpu": usage.ru_utime + usage.ru_stime,
-        "report": json.loads(Path(record).read_text()),
+        "peak": usage.ru_maxrss * 1024,
     }
+
+
+def show(name: str, values: Iterable[float]) -> None:
+    """Median and range."""
+    ordered = sorted(values)
+    print(f"{name:<38}{ordered[len(ordered) // 2]:8.2f}   ({ordered[0]:.2f} to {ordered[-1]:.2f})")
 
 
 def count_frames(given: argparse.Namespace) -> tuple[int, Any]:
@@ -166,28 +176,34 @@ def encode(given: argparse.Namespace) -> dict[str, float]:
 
 def generate(given: argparse.Namespace) -> dict[str, float]:
     """The generator as dubbing runs it."""
-    import numpy as np
-
-    from wav2lip_npu import device
     from wav2lip_npu.blend import load_mask
     from wav2lip_npu.generate import Speaker, load_models
-    from wav2lip_npu.overlap import in_lanes
 
     count, _ = count_frames(given)
     models = load_models(given.checkpoint_path, precision=given.precision)
     speaker = Speaker(models, None, load_mask("soft", 96))
+    speaking(speaker, min(count, 4 * speaker.batch))()
+    return timed(speaking(speaker, count))
+
+
+def speaking(speaker: Any, count: int) -> Callable[[], int]:
+    """Makes mouths for so many faces and windows of noise, as dubbing does."""
+    import numpy as np
+
+    from wav2lip_npu import device
+    from wav2lip_npu.overlap import in_lanes
+
     random = np.random.default_rng(0)
     faces = list(random.integers(0, 255, (count, 96, 96, 3), np.uint8))
     mels = list(random.uniform(-4, 4, (count, 80, 16)).astype(np.float32))
     batches = [slice(first, first + speaker.batch) for first in range(0, count, speaker.batch)]
 
-    def run(batches: list[slice]) -> int:
-        with device.shared_cores(models.device) as prepare:
+    def run() -> int:
+        with device.shared_cores(speaker.device) as prepare:
             mouths = in_lanes(lambda part: speaker(faces[part], mels[part]), batches, speaker.lanes, prepare)
             return sum(len(part) for part in mouths)
 
-    run(batches[:4])
-    return timed(lambda: run(batches))
+    return run
 
 
 def eager(given: argparse.Namespace) -> dict[str, float]:

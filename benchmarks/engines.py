@@ -12,14 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -43,14 +39,13 @@ def main() -> None:
 
 def measure(given: argparse.Namespace, folder: str) -> None:
     """Both engines in turns, and what differs between their videos."""
-    from dub import processor, save_random
+    from dub import command, processor, save_random, show
 
     weights = given.checkpoint_path
     if not weights:
         weights = os.path.join(folder, "random.pth")
         save_random(weights)
-    words = ["export", "--checkpoint_path", weights, "--batch", str(given.batch), "--outdir", folder]
-    run(words)
+    command(["export", "--checkpoint_path", weights, "--batch", str(given.batch), "--outdir", folder])
     (exported,) = Path(folder).glob("*.onnx")
     files = {"torch": weights, "onnx": str(exported)}
     print(f"{processor()}, {len(os.sched_getaffinity(0))} cores, torch {version('torch')}, "
@@ -70,46 +65,30 @@ def measure(given: argparse.Namespace, folder: str) -> None:
 
 def alone(files: dict[str, str], rounds: int) -> None:
     """The generator as dubbing runs it, without what is around it; both engines in turns, in this process."""
+    from dub import show, speaking, timed
+
     from wav2lip_npu import device
     from wav2lip_npu.blend import load_mask
     from wav2lip_npu.generate import Speaker, load_models
-    from wav2lip_npu.overlap import in_lanes
 
-    random = np.random.default_rng(0)
-    faces = list(random.integers(0, 255, (48, 96, 96, 3), np.uint8))
-    mels = list(random.uniform(-4, 4, (48, 80, 16)).astype(np.float32))
     mask = load_mask("soft", 96)
-    place = device.HOST
-    speakers = {
-        engine: Speaker(load_models(file, detector="hog", device=place), None, mask)
+    runs = {
+        engine: speaking(Speaker(load_models(file, detector="hog", device=device.HOST), None, mask), 48)
         for engine, file in files.items()
     }
-    seconds: dict[str, list[float]] = {engine: [] for engine in files}
-    for _ in range(rounds + 1):
-        for engine, speaker in speakers.items():
-            size = speaker.batch
-            parts = [slice(first, first + size) for first in range(0, len(faces), size)]
-            start = time.perf_counter()
-            with device.shared_cores(speaker.device) as prepare:
-                for _ in in_lanes(partial(_speak, speaker, faces, mels), parts, speaker.lanes, prepare):
-                    pass
-            seconds[engine].append(time.perf_counter() - start)
-    for engine, spent in seconds.items():
-        show(f"{engine}: generator alone, faces/s", [len(faces) / each for each in spent[1:]])
-    ratios = [b / a for a, b in zip(seconds["torch"][1:], seconds["onnx"][1:], strict=True)]
-    show("onnx / torch: generator alone, s", ratios)
-
-
-def _speak(speaker: Any, faces: list[Any], mels: list[Any], part: slice) -> None:
-    speaker(faces[part], mels[part])
+    pace = [{engine: timed(run)["fps"] for engine, run in runs.items()} for _ in range(rounds + 1)][1:]
+    for engine in runs:
+        show(f"{engine}: generator alone, faces/s", [each[engine] for each in pace])
+    show("onnx / torch: generator alone, s", [each["torch"] / each["onnx"] for each in pace])
 
 
 def dub(given: argparse.Namespace, engine: str, weights: str, folder: str) -> dict[str, float]:
     """One dub by the command line: its own time and memory."""
+    from dub import command
+
     record = os.path.join(folder, "report.json")
     out = os.path.join(folder, f"{engine}.mp4")
-    start = time.perf_counter()
-    peak, cpu = run(
+    spent = command(
         ["dub", "--face", given.face, "--audio", given.audio or given.face, "--checkpoint_path", weights,
          "--engine", engine, "--crf", "0", "--report", record, "--outfile", out, *given.flags]
     )  # fmt: skip
@@ -118,28 +97,10 @@ def dub(given: argparse.Namespace, engine: str, weights: str, folder: str) -> di
         "seconds": report["seconds"],
         "generate, s": report["seconds_per_stage"]["generate"],
         "frames/s": report["frames_per_second"],
-        "whole command, s": time.perf_counter() - start,
-        "whole command, CPU s": cpu,
-        "peak memory, GB": peak / 1e9,
+        "whole command, s": spent["seconds"],
+        "whole command, CPU s": spent["cpu"],
+        "peak memory, GB": spent["peak"] / 1e9,
     }
-
-
-def run(words: list[str]) -> tuple[int, float]:
-    """A command of the package: the bytes it held at most, and seconds of the processor."""
-    child = subprocess.Popen([sys.executable, "-m", "wav2lip_npu", *words], cwd=ROOT, stderr=subprocess.PIPE)
-    assert child.stderr is not None
-    text = child.stderr.read().decode()
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = 0
-    if status:
-        raise SystemExit(text)
-    return usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime
-
-
-def show(name: str, values: list[Any]) -> None:
-    """Median and range."""
-    ordered = sorted(values)
-    print(f"{name:<38}{ordered[len(ordered) // 2]:8.2f}   ({ordered[0]:.2f} to {ordered[-1]:.2f})")
 
 
 def compare(one: str, other: str) -> None:

@@ -43,6 +43,15 @@ def install_bench(monkeypatch: pytest.MonkeyPatch, calls: list[Any]) -> None:
     monkeypatch.setitem(sys.modules, "ais_bench.infer.interface", interface)
 
 
+def install_program(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script in the place of one of the vendor's programs, before those of the system."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(text)
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
 def remove(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither interface is there."""
     monkeypatch.setitem(sys.modules, "ais_bench.infer.interface", None)

@@ -14,6 +14,7 @@ from networks import golden_weights
 from places import PLACE
 
 from wav2lip_npu import checkpoint, cli, compare, export, parity
+from wav2lip_npu.engines import Arrays
 from wav2lip_npu.models import SyncNet, Wav2Lip
 
 if importlib.util.find_spec("onnxruntime") is None:
@@ -182,7 +183,7 @@ def test_times_are_of_turns(monkeypatch):
     turns = []
 
     def side(name: str) -> compare.Side:
-        def run(arrays: export.Arrays) -> list[np.ndarray]:
+        def run(arrays: Arrays) -> list[np.ndarray]:
             turns.append((name, len(arrays["mel"])))
             return [np.zeros((len(arrays["mel"]), 3, 96, 96), np.float32)]
 

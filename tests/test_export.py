@@ -6,7 +6,6 @@ import dataclasses
 import importlib.util
 import json
 import shlex
-import stat
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -14,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_cann import install_program
 from networks import golden_weights
 
 from wav2lip_npu import checkpoint, cli, export, graphs
 from wav2lip_npu.compare_command import CompareCommand
 from wav2lip_npu.detectors import S3FD_MEANS
+from wav2lip_npu.engines import Arrays
 from wav2lip_npu.errors import ExportError, UsageError
 from wav2lip_npu.export_command import ExportCommand
 from wav2lip_npu.exported import INPUTS, KINDS, OPERATORS, read_onnx
@@ -66,7 +67,7 @@ def weights(tiny_checkpoint, expert_checkpoint, s3fd_weights):
     return lambda network: export.load_weights(network, paths[network])
 
 
-def run_file(path: Path, arrays: export.Arrays) -> list[np.ndarray]:
+def run_file(path: Path, arrays: Arrays) -> list[np.ndarray]:
     """The file as anybody would run it."""
     import onnxruntime
 
@@ -74,7 +75,7 @@ def run_file(path: Path, arrays: export.Arrays) -> list[np.ndarray]:
     return session.run(None, dict(arrays))
 
 
-def of_torch(weights: export.Weights, arrays: export.Arrays) -> list[np.ndarray]:
+def of_torch(weights: export.Weights, arrays: Arrays) -> list[np.ndarray]:
     with torch.no_grad():
         given = [torch.from_numpy(each) for each in arrays.values()]
         if weights.network == "s3fd":
@@ -235,14 +236,6 @@ def command(tmp_path, tiny_checkpoint, monkeypatch, capsys):
     return run
 
 
-def program(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder.mkdir(exist_ok=True)
-    path = folder / name
-    path.write_text(text)
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-
-
 def test_a_file_for_each_batch(command, tmp_path):
     assert command("--batch", 1, 8, 0, "--outdir", "files")[:2] == (0, "")
     names = ["generator.onnx", "generator_b1.onnx", "generator_b8.onnx"]
@@ -297,7 +290,7 @@ def test_with_onnx_the_command_is_printed_too(command):
 
 def test_the_compiler_runs_where_it_is(command, tmp_path, monkeypatch, caplog):
     tools = tmp_path / "tools"
-    program(tools, "atc", ATC.format(folder=tools), monkeypatch)
+    install_program(tools, "atc", ATC.format(folder=tools), monkeypatch)
     (tools / "made").write_bytes(b"an offline model")
     assert command("--format", "om", "--chip", "Ascend310P3")[0] == 0
     assert (tmp_path / "exported/generator_b8.om").read_bytes() == b"an offline model"
@@ -315,7 +308,7 @@ def test_the_compiler_runs_where_it_is(command, tmp_path, monkeypatch, caplog):
     ],
 )  # fmt: skip
 def test_a_compiler_that_fails_is_told_in_one_line(command, tmp_path, monkeypatch, text, told):
-    program(tmp_path / "tools", "atc", f"#!/bin/sh\n{text}\n", monkeypatch)
+    install_program(tmp_path / "tools", "atc", f"#!/bin/sh\n{text}\n", monkeypatch)
     code, _, err = command("--format", "om", "--chip", "Ascend1")
     assert code == 2
     last = err.splitlines()[-1]
@@ -325,7 +318,7 @@ def test_a_compiler_that_fails_is_told_in_one_line(command, tmp_path, monkeypatc
 def test_the_chip_is_asked_of_npu_smi(command, tmp_path, monkeypatch):
     assert "for which chip? Pass --chip" in command("--format", "om")[2]
     table = "| NPU Name | Health |\n| 0     310P3 | OK | 0 |\n| 0     0 | 0000:01:00.0 | 0 |\n"
-    program(tmp_path / "tools", "npu-smi", f"#!/bin/sh\ncat <<'END'\n{table}END\n", monkeypatch)
+    install_program(tmp_path / "tools", "npu-smi", f"#!/bin/sh\ncat <<'END'\n{table}END\n", monkeypatch)
     code, out, _ = command("--format", "om", "--batch", 1)
     assert code == 0 and "--soc_version=Ascend310P3" in out
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch.nn import functional
 from wav2lip_npu import __version__, checkpoint
 from wav2lip_npu.atomic import replacing
 from wav2lip_npu.detectors import S3FD_MEANS, load_s3fd, s3fd_path
-from wav2lip_npu.engines import session_of
+from wav2lip_npu.engines import Arrays, session_of
 from wav2lip_npu.errors import ExportError
 from wav2lip_npu.exported import INPUTS, KINDS, OPSET, About, beside, onnx_library, shapes_of
 from wav2lip_npu.graphs import DYNAMIC_SIZE, graph_of, halve
@@ -27,8 +27,6 @@ from wav2lip_npu.weights_file import MORE
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}
 """Largest difference from PyTorch in float32 of a file that is kept, as `distance` has it."""
-
-Arrays = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)

@@ -55,11 +55,15 @@ class Fitting:
         """
         faces, mouths = faces.float(), mouths.float()
         mouths = mouths + self._far((faces - mouths) * self._rim) / self._reached
-        moved = (self._near(mouths - faces) / self._whole).abs().amax(dim=1, keepdim=True)
+        moved = self._even(mouths - faces).abs().amax(dim=1, keepdim=True)
         shown = ((moved - _ALIKE) / (_OTHER - _ALIKE)).clamp(0, 1)
         spread = functional.max_pool2d(shown, _MARGIN, stride=1, padding=_MARGIN // 2)
-        seen = self._near(spread) / self._whole * (1 - self._near(self._beside(faces)) / self._whole)
+        seen = self._even(spread) * (1 - self._even(self._beside(faces)))
         return torch.cat([mouths, seen], dim=1)
+
+    def _even(self, values: Tensor) -> Tensor:
+        """Blurred as skin is for comparing, at the borders as everywhere."""
+        return self._near(values) / self._whole
 
     def _beside(self, faces: Tensor) -> Tensor:
         """How sure it is that a pixel is beside the face: [B, 1, rows, columns]."""
