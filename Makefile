@@ -4,8 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-# Two processes, each with whole files of tests.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest
+# Whole files of tests in two processes, and those that nothing may disturb.
+BESIDE := -m 'not slow and not alone' --numprocesses 2 --dist loadfile
+ALONE := -m 'alone and not slow'
 
 .PHONY: demo test test-slow test-npu test-npu-adapter lint bench clean
 
@@ -14,11 +16,14 @@ demo: $(READY)
 
 # On the CPU, then what is about devices on a simulated NPU.
 test: $(READY)
-	$(PYTEST)
-	PLACE=npu $(PYTEST)
+	$(PYTEST) $(BESIDE)
+	$(PYTEST) $(ALONE)
+	PLACE=npu $(PYTEST) $(BESIDE)
+	PLACE=npu $(PYTEST) $(ALONE)
 
 test-npu: $(READY)
-	PLACE=npu $(PYTEST)
+	PLACE=npu $(PYTEST) $(BESIDE)
+	PLACE=npu $(PYTEST) $(ALONE)
 
 # Against the vendor's own adapter, without its libraries and without a card.
 test-npu-adapter:

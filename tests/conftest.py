@@ -22,9 +22,20 @@ from wav2lip_npu.planes import Colour, Image, Planes
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
+# Tests of signals, time limits and several processes: another busy process beside them changes what they see.
+ALONE = {
+    f"test_{name}"
+    for name in "batch batch_command cli cluster crew multi_node overlap preprocess_runs processes train_ranks "
+    "train_resume watch".split()
+}
 
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On another device than the CPU run the tests that are marked as being about devices."""
+    """Mark tests that want the machine alone; on another device than the CPU run those about devices."""
+    for item in items:
+        if item.path.stem in ALONE:
+            item.add_marker("alone")
     if PLACE.type == "cpu":
         left_out = [item for item in items if item.get_closest_marker("npu_only")]
     else:
