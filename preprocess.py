@@ -2,7 +2,7 @@
 
 import sys
 
-from wav2lip_npu.cli import main
+from wav2lip_npu.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["preprocess", *sys.argv[1:]]))

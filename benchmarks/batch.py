@@ -35,7 +35,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from dub import processor, save_random  # noqa: E402
 
-from wav2lip_npu import media, sound  # noqa: E402
+from wav2lip_npu.media import audio_reader, video_reader  # noqa: E402
 
 SOUNDS, SECONDS = 12, 10
 BAD = 7
@@ -249,7 +249,7 @@ def bad_rows(film: Path, face: Path, speech: Path, here: Path) -> list[tuple[Any
 
 def pieces(speech: Path, here: Path, count: int, seconds: int) -> list[Path]:
     """WAV files of this length, each from another place of the speech."""
-    wav = sound.read_audio(speech)
+    wav = audio_reader.read_audio(speech)
     wav = np.tile(wav, -(-(seconds * 16_000 + 16_000) // len(wav)))
     paths = [here / f"{number}.wav" for number in range(count)]
     for number, path in enumerate(paths):
@@ -262,11 +262,11 @@ def short_video(face: Path, here: Path, seconds: int = 1) -> Path:
     """The beginning of a video, small."""
     from itertools import islice
 
-    from wav2lip_npu.encode import EncodeOptions, write_video
+    from wav2lip_npu.media.video_writer import EncodeOptions, write_video
 
-    info = media.probe(face)
-    shrink = media.Geometry(resize_factor=max(1, min(info.width, info.height) // 270))
-    shown = islice(media.read_frames(face, fps=info.fps, geometry=shrink), seconds * 25)
+    info = video_reader.probe(face)
+    shrink = video_reader.Geometry(resize_factor=max(1, min(info.width, info.height) // 270))
+    shown = islice(video_reader.read_frames(face, fps=info.fps, geometry=shrink), seconds * 25)
     out = here / f"{seconds} s.mp4"
     write_video(
         (frame.planes for frame in shown), out, fps=info.fps, options=EncodeOptions(preset="ultrafast")
@@ -306,7 +306,7 @@ def checkpoint(given: argparse.Namespace, here: Path) -> str:
 def frames(path: Path) -> str:
     """What a video shows."""
     shown = hashlib.sha256()
-    for frame in media.read_frames(path):
+    for frame in video_reader.read_frames(path):
         for plane in (frame.planes.y, frame.planes.u, frame.planes.v):
             shown.update(np.ascontiguousarray(plane))
     return shown.hexdigest()

@@ -135,10 +135,10 @@ def show(name: str, values: Iterable[float]) -> None:
 
 def count_frames(given: argparse.Namespace) -> tuple[int, Any]:
     """Frames of the dub, and what the face video is."""
-    from wav2lip_npu import media, sound
+    from wav2lip_npu.media import audio_reader, video_reader
 
-    info = media.probe(given.face)
-    return round(sound.load_sound(given.audio).duration * info.fps), info
+    info = video_reader.probe(given.face)
+    return round(audio_reader.load_sound(given.audio).duration * info.fps), info
 
 
 def timed(work: Callable[[], int]) -> dict[str, float]:
@@ -151,23 +151,24 @@ def timed(work: Callable[[], int]) -> dict[str, float]:
 
 def decode(given: argparse.Namespace) -> dict[str, float]:
     """Decode the frames of the dub, nothing else."""
-    from wav2lip_npu import media
+    from wav2lip_npu.media import video_reader
 
     count, info = count_frames(given)
     return timed(
         lambda: sum(
-            1 for _ in itertools.islice(media.read_frames(given.face, fps=info.fps, loop="loop"), count)
+            1
+            for _ in itertools.islice(video_reader.read_frames(given.face, fps=info.fps, loop="loop"), count)
         )
     )
 
 
 def encode(given: argparse.Namespace) -> dict[str, float]:
     """Encode the frames of the dub, decoded beforehand, with the default settings."""
-    from wav2lip_npu import media
-    from wav2lip_npu.encode import write_video
+    from wav2lip_npu.media import video_reader
+    from wav2lip_npu.media.video_writer import write_video
 
     count, info = count_frames(given)
-    frames = media.read_frames(given.face, fps=info.fps, loop="loop")
+    frames = video_reader.read_frames(given.face, fps=info.fps, loop="loop")
     pictures = [frame.planes for frame in itertools.islice(frames, count)]
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "out.mp4")
@@ -176,8 +177,8 @@ def encode(given: argparse.Namespace) -> dict[str, float]:
 
 def generate(given: argparse.Namespace) -> dict[str, float]:
     """The generator as dubbing runs it."""
-    from wav2lip_npu.blend import load_mask
-    from wav2lip_npu.generate import Speaker, load_models
+    from wav2lip_npu.dubbing.blend import load_mask
+    from wav2lip_npu.dubbing.inference import Speaker, load_models
 
     count, _ = count_frames(given)
     models = load_models(given.checkpoint_path, precision=given.precision)
@@ -191,7 +192,7 @@ def speaking(speaker: Any, count: int) -> Callable[[], int]:
     import numpy as np
 
     from wav2lip_npu import device
-    from wav2lip_npu.overlap import in_lanes
+    from wav2lip_npu.parallel.threads import in_lanes
 
     random = np.random.default_rng(0)
     faces = list(random.integers(0, 255, (count, 96, 96, 3), np.uint8))
@@ -210,7 +211,7 @@ def eager(given: argparse.Namespace) -> dict[str, float]:
     """The same network as PyTorch runs it when nothing is done to it, in its best batch size."""
     import torch
 
-    from wav2lip_npu import checkpoint
+    from wav2lip_npu.models import checkpoint
 
     network = checkpoint.load(given.checkpoint_path, "generator").network()
     best: dict[str, float] = {"fps": 0, "cpu": 0}
@@ -233,8 +234,8 @@ def save_random(path: str) -> None:
     """A checkpoint of the full-size generator with seeded weights."""
     import torch
 
-    from wav2lip_npu import checkpoint
-    from wav2lip_npu.models import Wav2Lip
+    from wav2lip_npu.models import checkpoint
+    from wav2lip_npu.models.networks import Wav2Lip
 
     torch.manual_seed(0)
     checkpoint.save(path, Wav2Lip())
@@ -245,10 +246,10 @@ def lengthened(audio: str, times: int, folder: str) -> str:
     import numpy as np
     import soundfile
 
-    from wav2lip_npu import sound
+    from wav2lip_npu.media import audio_reader
 
     path = os.path.join(folder, "long.wav")
-    soundfile.write(path, np.tile(sound.read_audio(audio), times), 16_000)
+    soundfile.write(path, np.tile(audio_reader.read_audio(audio), times), 16_000)
     return path
 
 

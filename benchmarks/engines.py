@@ -68,8 +68,8 @@ def alone(files: dict[str, str], rounds: int) -> None:
     from dub import show, speaking, timed
 
     from wav2lip_npu import device
-    from wav2lip_npu.blend import load_mask
-    from wav2lip_npu.generate import Speaker, load_models
+    from wav2lip_npu.dubbing.blend import load_mask
+    from wav2lip_npu.dubbing.inference import Speaker, load_models
 
     mask = load_mask("soft", 96)
     runs = {
@@ -105,10 +105,10 @@ def dub(given: argparse.Namespace, engine: str, weights: str, folder: str) -> di
 
 def compare(one: str, other: str) -> None:
     """The largest difference of decoded frames, and how many pixels differ at all."""
-    from wav2lip_npu import media
+    from wav2lip_npu.media import video_reader
 
     frames = in_planes = in_bgr = differing = total = 0
-    for a, b in zip(media.read_frames(one), media.read_frames(other), strict=True):
+    for a, b in zip(video_reader.read_frames(one), video_reader.read_frames(other), strict=True):
         off = np.concatenate(
             [np.abs(getattr(a.planes, p).astype(int) - getattr(b.planes, p)).ravel() for p in "yuv"]
         )

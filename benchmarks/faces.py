@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 from skimage import data
 
-from wav2lip_npu.detectors import Detection, Detector, HogDetector
-from wav2lip_npu.faces import Faced, FaceOptions, find_faces, rank
-from wav2lip_npu.media import Frame
-from wav2lip_npu.planes import Box, Colour, Image, Planes
-from wav2lip_npu.tracking import search
+from wav2lip_npu.faces.detectors import Detection, Detector, HogDetector
+from wav2lip_npu.faces.find_faces import Faced, FaceOptions, find_faces, rank
+from wav2lip_npu.faces.tracker import search
+from wav2lip_npu.media.video_reader import Frame
+from wav2lip_npu.media.yuv_image import Box, Colour, Image, Planes
 
 SIZE = (640, 360)
 PATHS: dict[str, Callable[[float], tuple[float, float, float, float]]] = {

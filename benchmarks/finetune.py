@@ -20,10 +20,10 @@ import cv2
 import numpy as np
 from starter import Sentence, half_away, likeness, spoken_from
 
-from wav2lip_npu import cli
-from wav2lip_npu.clips import read_clip
-from wav2lip_npu.face_reader import FaceReader
-from wav2lip_npu.generate import load_models
+from wav2lip_npu.cli import main as cli
+from wav2lip_npu.data.clip import read_clip
+from wav2lip_npu.data.face_reader import FaceReader
+from wav2lip_npu.dubbing.inference import load_models
 
 RATE, FPS = 16_000, 25
 LEARNT = 0.75

@@ -24,11 +24,19 @@ import numpy as np
 import scipy.signal
 import torch
 
-from wav2lip_npu.clips import FACE_SIZE, FACES_FILE, WINDOW, Clip
-from wav2lip_npu.data import MEL_SHIFT, Draw, Samples, draw_pair, draw_target, draw_windows, index_clips
-from wav2lip_npu.face_reader import FaceReader
-from wav2lip_npu.filelists import Entry, write_list
-from wav2lip_npu.models import SyncNet, Wav2Lip
+from wav2lip_npu.data.clip import FACE_SIZE, FACES_FILE, WINDOW, Clip
+from wav2lip_npu.data.face_reader import FaceReader
+from wav2lip_npu.data.file_lists import Entry, write_list
+from wav2lip_npu.data.samples import (
+    MEL_SHIFT,
+    Draw,
+    Samples,
+    draw_pair,
+    draw_target,
+    draw_windows,
+    index_clips,
+)
+from wav2lip_npu.models.networks import SyncNet, Wav2Lip
 
 Sample = dict[str, np.ndarray]
 

@@ -30,11 +30,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 import demo
 
-from wav2lip_npu import checkpoint, cli, device, installation, media, parity
-from wav2lip_npu.encode import EncodeOptions, write_video
-from wav2lip_npu.generate import load_models
-from wav2lip_npu.models import Wav2Lip
-from wav2lip_npu.planes import SCREEN, Planes
+from wav2lip_npu import device
+from wav2lip_npu.cli import main as cli
+from wav2lip_npu.doctor import device_check, machine
+from wav2lip_npu.dubbing.inference import load_models
+from wav2lip_npu.media import video_reader
+from wav2lip_npu.media.video_writer import EncodeOptions, write_video
+from wav2lip_npu.media.yuv_image import SCREEN, Planes
+from wav2lip_npu.models import checkpoint
+from wav2lip_npu.models.networks import Wav2Lip
 
 BATCHES = (1, 8, 32, 128)
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -49,9 +53,9 @@ _FELL_BACK = re.compile(r"operator '?([\w:.]+)'? .*fall ?back", re.IGNORECASE | 
 def compare(where: torch.device) -> dict[str, Any]:
     """The doctor's comparison with the CPU."""
     found = {}
-    for amp in parity.TOLERANCES:
+    for amp in device_check.TOLERANCES:
         try:
-            rows = parity.differences(where, amp)
+            rows = device_check.differences(where, amp)
         except device.DeviceError as error:  # a chip without bf16
             found[amp] = {"left_out": str(error)}
             continue
@@ -88,7 +92,7 @@ def dub(where: torch.device, work: Path, video: Path) -> dict[str, Any]:
     for name, place in {"device": str(where), "cpu": "cpu"}.items():
         outs[name] = work / f"{name}.mp4"
         run("dub", **shared, outfile=outs[name], device=place, report=work / f"{name}.json")
-    pairs = zip(*(media.read_frames(path) for path in outs.values()), strict=True)
+    pairs = zip(*(video_reader.read_frames(path) for path in outs.values()), strict=True)
     off = [float(np.abs(a.image.astype(int) - b.image).mean()) for a, b in pairs]
     assert max(off) < GREY_LEVELS, f"the dub is {max(off):.2f} grey levels from the CPU's"
     return {"mean_difference_grey_levels": max(off), "report": json.loads((work / "device.json").read_text())}
@@ -145,7 +149,7 @@ def main() -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     where = device.resolve(given.device)
     device.activate(where)
-    report: dict[str, Any] = {"installation": installation.examine(str(where)).as_dict(), "failed": {}}
+    report: dict[str, Any] = {"installation": machine.examine(str(where)).as_dict(), "failed": {}}
     photo = np.ascontiguousarray(skimage.data.astronaut()[:, :, ::-1])
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

@@ -22,20 +22,21 @@ import numpy as np
 import torch
 from skimage.metrics import structural_similarity
 
-from wav2lip_npu import checkpoint, device
-from wav2lip_npu.blend import load_mask
-from wav2lip_npu.clips import FACE_SIZE, WINDOW, Clip
-from wav2lip_npu.data import columns_of, folder_of, read_clip
-from wav2lip_npu.face_reader import FaceReader
-from wav2lip_npu.filelists import read_list
-from wav2lip_npu.generate import Models, Speaker, load_models
-from wav2lip_npu.losses import cosines
+from wav2lip_npu import device
+from wav2lip_npu.data.clip import FACE_SIZE, WINDOW, Clip
+from wav2lip_npu.data.face_reader import FaceReader
+from wav2lip_npu.data.file_lists import read_list
+from wav2lip_npu.data.samples import columns_of, folder_of, read_clip
+from wav2lip_npu.dubbing.blend import load_mask
+from wav2lip_npu.dubbing.inference import Models, Speaker, load_models
+from wav2lip_npu.dubbing.temporal_smoothing import Rest, Steady
 from wav2lip_npu.mel import Mel, log_mel, mel_window
-from wav2lip_npu.models import SyncNet
-from wav2lip_npu.overlap import in_lanes
-from wav2lip_npu.rest import Rest, Steady
-from wav2lip_npu.synchrony import FARTHEST, Similarities, embed, similarities
-from wav2lip_npu.train_syncnet import judge
+from wav2lip_npu.models import checkpoint
+from wav2lip_npu.models.networks import SyncNet
+from wav2lip_npu.parallel.threads import in_lanes
+from wav2lip_npu.training.losses import cosines
+from wav2lip_npu.training.sync_offset import FARTHEST, Similarities, embed, similarities
+from wav2lip_npu.training.syncnet import judge
 
 FPS = Fraction(25)
 MOUTH = FACE_SIZE // 2

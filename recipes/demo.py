@@ -17,10 +17,11 @@ import cv2
 import numpy as np
 import skimage.data
 
-from wav2lip_npu import cli, media
-from wav2lip_npu.encode import EncodeOptions, write_video
-from wav2lip_npu.planes import SCREEN, Image, Planes
-from wav2lip_npu.sound import read_audio
+from wav2lip_npu.cli import main as cli
+from wav2lip_npu.media import video_reader
+from wav2lip_npu.media.audio_reader import read_audio
+from wav2lip_npu.media.video_writer import EncodeOptions, write_video
+from wav2lip_npu.media.yuv_image import SCREEN, Image, Planes
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
@@ -67,7 +68,7 @@ def contact_sheet(source: Path, dubbed: Path, sound: Path) -> Image:
     """Source above dubbed frames, evenly spread, above the envelope of the sound; BGR uint8."""
     rows = []
     for path in (source, dubbed):
-        frames = [frame.image for frame in media.read_frames(path)]
+        frames = [frame.image for frame in video_reader.read_frames(path)]
         chosen = [frames[round(at)] for at in np.linspace(0, len(frames) - 1, 2 * SHOWN + 1)[1::2]]
         rows.append(
             np.hstack(

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wav2lip_npu.clips import AUDIO_FILE, Clip, read_clip
-from wav2lip_npu.filelists import read_names
+from wav2lip_npu.data.clip import AUDIO_FILE, Clip, read_clip
+from wav2lip_npu.data.file_lists import read_names
 
 SHIFTED = 0.3
 SHIFT_FRAMES = (2, 8)

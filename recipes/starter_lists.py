@@ -13,7 +13,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-from wav2lip_npu.filelists import TRAIN, VAL, Entry, write_list
+from wav2lip_npu.data.file_lists import TRAIN, VAL, Entry, write_list
 
 HELD_OUT_PEOPLE = ("clips/man_844", "clips/woman_elderly_524", "clips/vox_00104", "grid/others/lbbc2a")
 NOT_THEIR_OWN_SPEECH = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from wav2lip_npu import checkpoint
+from wav2lip_npu.models import checkpoint
 
 SHIPPED = Path(__file__).resolve().parent.parent / "wav2lip_npu" / "weights"
 TOLD = {

@@ -16,12 +16,12 @@ import numpy as np
 from demo import SENTENCE, envelope
 from starter_lists import HELD_OUT_PEOPLE
 
-from wav2lip_npu.blend import load_mask
-from wav2lip_npu.clips import read_clip
-from wav2lip_npu.face_reader import FaceReader
-from wav2lip_npu.generate import Speaker, load_models
+from wav2lip_npu.data.clip import read_clip
+from wav2lip_npu.data.face_reader import FaceReader
+from wav2lip_npu.dubbing.blend import load_mask
+from wav2lip_npu.dubbing.inference import Speaker, load_models
+from wav2lip_npu.media.audio_reader import read_audio
 from wav2lip_npu.mel import TRAINING_FPS, log_mel, window_start
-from wav2lip_npu.sound import read_audio
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "starter_people.png"
 SHOWN, SCALE = 12, 1.5

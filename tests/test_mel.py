@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from wav2lip_npu import mel as mels
 from wav2lip_npu.mel import MelConfig, log_mel, mel_bank, mel_window, window_start
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent / "resources"
 RATES = (Fraction(24000, 1001), Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30), Fraction(60))
 
 

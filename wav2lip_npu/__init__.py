@@ -11,12 +11,12 @@ os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 __version__ = "0.5.0"
 
 _PUBLIC = {
-    "DubOptions": "dub",
-    "FaceCache": "face_cache",
-    "Job": "jobs",
-    "JobResult": "job_results",
-    "load_models": "generate",
-    "run_jobs": "batch",
+    "DubOptions": "dubbing.pipeline",
+    "FaceCache": "batch.face_cache",
+    "Job": "batch.jobs",
+    "JobResult": "batch.results",
+    "load_models": "dubbing.inference",
+    "run_jobs": "batch.runner",
 }
 __all__ = [*_PUBLIC, "__version__"]
 

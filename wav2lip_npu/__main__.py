@@ -2,6 +2,6 @@
 
 import sys
 
-from wav2lip_npu.cli import main
+from wav2lip_npu.cli.main import main
 
 sys.exit(main())

@@ -2,8 +2,8 @@
 
 import sys
 
-from wav2lip_npu import cli
+from wav2lip_npu.cli import main
 from wav2lip_npu.device import BACKENDS
 
 BACKENDS["cpu"] = BACKENDS["cpu"]._replace(channels_last=False)
-sys.exit(cli.main())
+sys.exit(main.main())

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import golden_weights
 
-from wav2lip_npu import checkpoint
+from support.networks import golden_weights
 from wav2lip_npu import device as devices
 from wav2lip_npu.errors import DeviceError
-from wav2lip_npu.models import Wav2Lip
+from wav2lip_npu.models import checkpoint
+from wav2lip_npu.models.networks import Wav2Lip
 
 RUNTIME = os.environ.get("NPU_ADAPTER_RUNTIME")
 if not RUNTIME:
@@ -114,7 +114,7 @@ def test_threads_compute_on_the_device(npu):
 CHIP = """
 import contextlib, json, torch
 from wav2lip_npu import device as devices
-from wav2lip_npu.models import Wav2Lip
+from wav2lip_npu.models.networks import Wav2Lip
 where = devices.resolve("npu")
 devices.activate(where)
 import torch_npu

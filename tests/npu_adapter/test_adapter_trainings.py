@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import golden_weights
-from trainings import (
+
+from support.networks import golden_weights
+from support.trainings import (
     EXPERT,
     GENERATOR,
     ORIGINAL,
@@ -30,12 +31,13 @@ from trainings import (
     train,
     weights,
 )
-
-from wav2lip_npu import checkpoint, cli, media
 from wav2lip_npu import device as devices
-from wav2lip_npu.blend import load_mask
-from wav2lip_npu.generate import Speaker, load_models
-from wav2lip_npu.models import Wav2Lip
+from wav2lip_npu.cli import main
+from wav2lip_npu.dubbing.blend import load_mask
+from wav2lip_npu.dubbing.inference import Speaker, load_models
+from wav2lip_npu.media import video_reader
+from wav2lip_npu.models import checkpoint
+from wav2lip_npu.models.networks import Wav2Lip
 
 if not os.environ.get("NPU_ADAPTER_RUNTIME"):
     pytest.skip("needs torch_npu on a fake runtime: run tests/npu_adapter/run.py", allow_module_level=True)
@@ -142,17 +144,17 @@ def test_fp16_moves_to_a_chip_that_saturates(training_set, tmp_path, npu, monkey
 
 
 def test_a_dub_is_that_of_the_cpu(face_video, speech, tiny_checkpoint, tmp_path, same_layout):
-    def dubbed(device: str) -> tuple[dict[str, Any], list[media.Frame]]:
+    def dubbed(device: str) -> tuple[dict[str, Any], list[video_reader.Frame]]:
         out, report = tmp_path / f"{device}.mp4", tmp_path / f"{device}.json"
         words = {
             "face": face_video, "audio": speech, "checkpoint_path": tiny_checkpoint, "outfile": out,
             "report": report, "device": device, "detector": "hog", "crf": 0,
         }  # fmt: skip
         assert (
-            cli.main(["dub", *(str(word) for name, value in words.items() for word in (f"--{name}", value))])
+            main.main(["dub", *(str(word) for name, value in words.items() for word in (f"--{name}", value))])
             == 0
         )
-        return json.loads(report.read_text()), list(media.read_frames(out))
+        return json.loads(report.read_text()), list(video_reader.read_frames(out))
 
     (cpu, expected), (npu, frames) = dubbed("cpu"), dubbed("npu")
     assert npu["device"] == "npu:0 (Ascend910B3)"

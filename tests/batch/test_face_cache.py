@@ -1,0 +1,137 @@
+"""Faces found before: kept by content and settings, shared by processes, bounded."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wav2lip_npu.batch.face_cache import FaceCache, faces_key
+from wav2lip_npu.dubbing.pipeline import DubOptions
+from wav2lip_npu.faces.find_faces import FaceMemory, FaceOptions
+from wav2lip_npu.media.yuv_image import Geometry
+
+
+def learnt(count: int, *, saw_all: bool = True) -> FaceMemory:
+    """A memory that has found faces, some frames without one and cuts."""
+    rows = np.random.default_rng(count).uniform(0, 900, (count, 5)).astype(np.float32)
+    rows[:, 4] = np.arange(count) % 7 == 0
+    rows[::5, :4] = np.nan
+    memory = FaceMemory(rows, saw_all=saw_all)
+    memory._knew = (0, False)
+    return memory
+
+
+def test_what_was_found_comes_back(tmp_path):
+    cache = FaceCache(tmp_path / "made")
+    for count, saw_all in ((1, True), (50, True), (30, False)):
+        cache.write(f"k{count}", learnt(count, saw_all=saw_all))
+        back = cache.read(f"k{count}")
+        np.testing.assert_array_equal(back.found(), learnt(count).found())
+        assert back.saw_all is saw_all
+        assert not back.has_learnt
+    assert len(cache.read("other").found()) == 0
+
+
+def test_off_keeps_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    off = FaceCache.at("off")
+    off.write("k", learnt(3))
+    assert len(off.read("k").found()) == 0
+    assert not list(tmp_path.iterdir())
+    FaceCache.at(None).write("k", learnt(3))
+    assert [path.name for path in tmp_path.glob("wav2lip-npu/faces/*")] == ["k.faces"]
+    FaceCache.at(str(tmp_path / "here")).write("k", learnt(3))
+    assert (tmp_path / "here" / "k.faces").exists()
+
+
+def test_what_was_not_learnt_is_not_written(tmp_path):
+    cache = FaceCache(tmp_path)
+    cache.write("k", FaceMemory())
+    cache.write("k", FaceMemory(learnt(5).found(), saw_all=True))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}\n", b"text", b'{"crc32": 0}\nabc', b"[1]\n", b'{"crc32"\xff'])
+def test_damaged_files_are_found_anew(tmp_path, caplog, damage):
+    cache = FaceCache(tmp_path)
+    (tmp_path / "k.faces").write_bytes(damage)
+    assert len(cache.read("k").found()) == 0
+    assert "k.faces is not used" in caplog.text
+    cache.write("k", learnt(4))
+    assert len(cache.read("k").found()) == 4
+
+
+def test_a_bit_that_flipped_is_seen(tmp_path):
+    cache = FaceCache(tmp_path)
+    cache.write("k", learnt(20))
+    content = bytearray((tmp_path / "k.faces").read_bytes())
+    content[-3] ^= 4
+    (tmp_path / "k.faces").write_bytes(content)
+    assert len(cache.read("k").found()) == 0
+
+
+def test_the_oldest_go_when_it_is_too_large(tmp_path):
+    cache = FaceCache(tmp_path, most_bytes=3 * 2050)
+    for number in range(3):
+        cache.write(f"k{number}", learnt(100))
+        os.utime(tmp_path / f"k{number}.faces", (number, number))
+    (tmp_path / "a file of somebody else").write_bytes(b"x" * 10_000)
+    cache.read("k0")  # of use again
+    cache.write("k3", learnt(100))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"k0.faces", "k2.faces", "k3.faces", "a file of somebody else"}
+
+
+def test_a_place_that_cannot_be_written_harms_nothing(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    cache = FaceCache(tmp_path / "file")
+    cache.write("k", learnt(3))
+    assert "are not kept in" in caplog.text
+    assert len(cache.read("k").found()) == 0
+
+
+def write_many(folder: Path, seed: int) -> None:
+    cache = FaceCache(folder, most_bytes=6000)
+    for number in range(60):
+        count = 50 + (number + seed) % 3
+        cache.write(f"k{count}", learnt(count))
+        assert len(cache.read(f"k{50 + number % 3}").found()) in (0, 50 + number % 3)
+
+
+def test_processes_may_share_it(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    crew = [context.Process(target=write_many, args=(tmp_path, seed)) for seed in (1, 2)]
+    for each in crew:
+        each.start()
+    write_many(tmp_path, 0)
+    for each in crew:
+        each.join()
+        assert each.exitcode == 0
+    assert all(path.suffix == ".faces" for path in tmp_path.iterdir())
+
+
+def test_the_key_is_of_what_boxes_depend_on():
+    plain = DubOptions()
+    same = [
+        replace(plain, blend="hard"),
+        replace(plain, extend="hold", mel_shift=2.0),
+        replace(plain, faces=FaceOptions(no_face="error", face_det_batch_size=2)),
+    ]
+    others = [
+        replace(plain, static=True),
+        replace(plain, faces=FaceOptions(pads=(0, 0, 0, 0))),
+        replace(plain, faces=FaceOptions(face_select="left")),
+        replace(plain, faces=FaceOptions(nosmooth=True)),
+        replace(plain, geometry=Geometry(rotate=True)),
+        replace(plain, geometry=Geometry(crop=(0, 100, 0, 100))),
+    ]
+    wanted = faces_key("a", "hog", plain)
+    assert {faces_key("a", "hog", options) for options in same} == {wanted}
+    keys = {faces_key("a", "hog", options) for options in others}
+    keys |= {faces_key("b", "hog", plain), faces_key("a", "s3fd", plain), wanted}
+    assert len(keys) == len(others) + 3

@@ -1,0 +1,215 @@
+"""The flags of the trainings, and what is refused before anything begins."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from typing import get_type_hints
+
+import pytest
+
+from support.trainings import EXPERT, GENERATOR, ORIGINAL, command, lines, read, start, train
+from wav2lip_npu.cli import main
+from wav2lip_npu.cli.train import TrainCommand, TrainSyncnetCommand
+from wav2lip_npu.training.options import TrainOptions
+
+BASE = ["--data_root", "d", "--checkpoint_dir", "c"]
+WITH_EXPERT = [*BASE, "--syncnet_checkpoint_path", "s"]
+
+
+def names(options: type) -> set[str]:
+    found: set[str] = set()
+    for name, kind in get_type_hints(options).items():
+        found |= names(kind) if dataclasses.is_dataclass(kind) else {name}
+    return found
+
+
+SHARED = (
+    "data_root checkpoint_dir checkpoint_path filelists weights_only no_face_cache device "
+    "batch_size learning_rate nepochs steps checkpoint_interval eval_interval log_interval num_workers "
+    "save_optimizer_state keep seed warmup_steps accumulate clip_grad_norm average amp loss_scale "
+    "sync_batchnorm width "
+    "img_size fps sample_rate num_mels n_fft win_size hop_size fmin fmax preemphasize preemphasis min_level_db "
+    "ref_level_db max_abs_value signal_normalization allow_clipping_in_normalization symmetric_mels "
+    "rescale rescaling_max use_lws frame_shift_ms"
+)
+
+
+AUGMENT = "flip stretch shift turn bend colour gamma blur noise jpeg formants loudness tilt untouched"
+
+
+def test_every_flag_is_known():
+    """A new flag is a decision: it belongs in this list and in the docs."""
+    assert names(TrainSyncnetCommand) == set(f"{SHARED} {AUGMENT} recipe same_clip eval_clips".split())
+    assert names(TrainCommand) == set(
+        f"{SHARED} {AUGMENT} syncnet_checkpoint_path disc_checkpoint_path syncnet_wt sync_gate sync_weight disc_wt "
+        "disc_initial_learning_rate expert_bn eval_batches reference_distance mouth_weight "
+        "sync_floor".split()
+    )
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """What a command line becomes."""
+    seen: list[object] = []
+    for each in (TrainCommand, TrainSyncnetCommand):
+        monkeypatch.setattr(each, "run", lambda self: seen.append(self))
+
+    def parse(*words: object):
+        assert main.main([str(word) for word in words]) == 0
+        return seen[-1]
+
+    return parse
+
+
+def test_defaults_are_the_originals(parsed):
+    expert, generator = parsed("train_syncnet", *BASE).train, parsed("train", *WITH_EXPERT)
+    options, taught = generator.train, generator.generator
+    assert (expert.batch_size, expert.learning_rate) == (64, 1e-4)
+    assert (expert.checkpoint_interval, expert.eval_interval) == (10_000, 10_000)
+    assert (options.batch_size, options.learning_rate, options.nepochs) == (16, 1e-4, 200000000000000000)
+    assert (options.checkpoint_interval, options.eval_interval, options.num_workers) == (3000, 3000, 16)
+    assert options.save_optimizer_state is True
+    assert (taught.syncnet_wt, taught.disc_wt, taught.disc_initial_learning_rate) == (0.0, 0.0, 1e-4)
+    assert dataclasses.asdict(options.fixed) == {
+        "img_size": 96, "fps": 25, "sample_rate": 16000, "num_mels": 80, "n_fft": 800, "win_size": 800,
+        "hop_size": 200, "fmin": 55, "fmax": 7600, "preemphasize": True, "preemphasis": 0.97,
+        "min_level_db": -100, "ref_level_db": 20, "max_abs_value": 4.0, "signal_normalization": True,
+        "allow_clipping_in_normalization": True, "symmetric_mels": True, "rescale": True,
+        "rescaling_max": 0.9, "use_lws": False, "frame_shift_ms": None,
+    }  # fmt: skip
+    options.check()
+    taught.check()
+
+
+def test_names_of_the_originals_hparams(parsed):
+    expert = parsed(
+        "train_syncnet", *BASE, "--syncnet_batch_size", 32, "--syncnet_lr", 1e-3,
+        "--syncnet_eval_interval", 5, "--syncnet_checkpoint_interval", 6,
+    ).train  # fmt: skip
+    assert (expert.batch_size, expert.learning_rate) == (32, 1e-3)
+    assert (expert.eval_interval, expert.checkpoint_interval) == (5, 6)
+    generator = parsed("train", *WITH_EXPERT, "--initial_learning_rate", 2e-4, "--syncnet_wt", 0.03)
+    assert generator.train.learning_rate == 2e-4
+    assert generator.generator.syncnet_wt == 0.03
+    again = parsed(
+        "train", "--disc_wt", "0.07", *WITH_EXPERT, "--disc_wt", "0.1"
+    )  # as hq_wav2lip_train.py does
+    assert again.generator.disc_wt == 0.1
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        ([], True),
+        (["--save_optimizer_state"], True),
+        (["--save_optimizer_state", "True"], True),
+        (["--save_optimizer_state", "False"], False),
+        (["--save_optimizer_state=false"], False),
+        (["--save-optimizer-state", "0"], False),
+        (["--no_save_optimizer_state"], False),
+    ],
+)
+def test_a_switch_that_is_on_can_be_turned_off(parsed, words, kept):
+    found = parsed("train", *WITH_EXPERT, *words, "--weights_only", "--no_face_cache", "False").train
+    assert found.save_optimizer_state is kept
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        ({"batch_size": 0}, "--batch_size 0 is not at least 1"),
+        ({"steps": 0}, "--steps 0 is not at least 1"),
+        ({"keep": 0}, "--keep 0"),
+        ({"learning_rate": 0.0}, "--learning_rate 0 is not above 0"),
+        ({"learning_rate": float("nan")}, "--learning_rate nan"),
+        ({"clip_grad_norm": -1.0}, "--clip_grad_norm -1"),
+        ({"average": 1.0}, "--average 1 is out of range"),
+        ({"width": 3}, "--width 3 is not an even number"),
+        ({"amp": "fp8"}, "unknown --amp 'fp8'"),
+        ({"seed": 2**63}, "--seed"),
+    ],
+)
+def test_options_out_of_range(flags, text):
+    with pytest.raises(ValueError, match=text):
+        TrainOptions(**flags).check()
+
+
+@pytest.fixture
+def refused(clips, tmp_path, capsys):
+    """A training that is refused in one line, before it has written anything."""
+
+    def refuse(words, *parts, out=None, **flags) -> None:
+        capsys.readouterr()
+        started = time.monotonic()
+        assert main.main(command(clips, out or tmp_path / "out", words, **flags)) == 2
+        assert time.monotonic() - started < 10
+        said = capsys.readouterr().err.splitlines()
+        assert [line for line in said if line.startswith("wav2lip-npu: ")] == said[-1:]
+        for part in parts:
+            assert part in said[-1], said[-1]
+        assert not list(tmp_path.rglob("*.pth"))
+
+    return refuse
+
+
+def test_bad_places(refused, tmp_path):
+    refused(ORIGINAL, "none is not a folder", data_root=tmp_path / "none")
+    refused(ORIGINAL, "no file list", "train.txt", filelists=tmp_path)
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/train.txt").write_text("x/y\n")
+    refused(ORIGINAL, "no clip of", "Check --data_root", filelists=tmp_path / "lists")
+    refused(GENERATOR, "none.pth: No such file", syncnet_checkpoint_path=tmp_path / "none.pth")
+    (tmp_path / "file").write_text("")
+    # Before the data, which may take long to look at.
+    refused(ORIGINAL, "cannot write", "Not a directory", out=tmp_path / "file" / "out", data_root="/none")
+    refused(ORIGINAL, "cannot write", out="/proc/none/out")
+    if os.getuid():
+        (tmp_path / "locked").mkdir(mode=0o500)
+        refused(ORIGINAL, "cannot write", "Permission denied", out=tmp_path / "locked")
+
+
+def test_bad_values(refused, tmp_path):
+    refused(ORIGINAL, "--fmax 8000.0: the networks are made for 7600.0", fmax=8000)
+    refused([*ORIGINAL, "--preemphasize", "False"], "--preemphasize False: the networks are made for True")
+    refused(ORIGINAL, "--img_size 192", img_size=192)
+    refused(ORIGINAL, "unknown device 'tpu'", device="tpu")
+    refused(ORIGINAL, "--sync_batchnorm needs an accelerator", sync_batchnorm="True")
+    refused(ORIGINAL, "--loss_scale 'much' is no positive number", amp="fp16", loss_scale="much")
+    refused(GENERATOR, "--disc_checkpoint_path is of no use without --disc_wt", disc_checkpoint_path="x")
+    refused(ORIGINAL, "--same_clip is of no use with --recipe original", same_clip=0.5)
+    refused(EXPERT, "--same_clip 1.5 is out of range", same_clip=1.5)
+    refused(EXPERT, "--flip 2 is out of range. Pass 0 to 1", flip=2)
+    refused(GENERATOR, "--mouth_weight 0 is out of range", mouth_weight=0)
+    refused(GENERATOR, "--sync_floor 1.2 is out of range", sync_floor=1.2)
+    refused(GENERATOR, "--reference_distance -1 is below 0", reference_distance=-1)
+    refused(GENERATOR, "--expert_bn batch: the expert's batch norms", batch_size=1, expert_bn="batch")
+
+
+@pytest.mark.slow
+def test_the_originals_command_line(clips, tmp_path):
+    """With lists where the original looks for them, relative to where it is started."""
+    words = command(clips, tmp_path / "deep" / "out", ["train"], batch_size=2, eval_batches=1, steps=1)
+    child = start(words[1:], "hq_wav2lip_train.py")
+    said, _ = child.communicate(timeout=100)
+    assert child.returncode == 0, said
+    found = sorted(path.name for path in (tmp_path / "deep" / "out").glob("*.pth"))
+    assert found == ["checkpoint_step000000001.pth", "disc_checkpoint_step000000001.pth"]
+    told = said.splitlines()
+    assert told[0].startswith("wav2lip-npu ")
+    assert told[0].endswith("rank 0 of 1")
+    assert "disc_wt=0.07" in told[1]
+    assert "data_root='" in told[1]
+    assert "hop_size" not in told[1]
+    assert told[-1] == f"checkpoints, curves and samples: {tmp_path / 'deep' / 'out'}"
+    assert read(tmp_path / "deep" / "out" / found[0])["global_step"] == 1
+
+
+def test_a_single_clip_is_enough(clips, tmp_path, caplog):
+    """Of one's own face there may be one video only; preprocess then writes no val.txt."""
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "train.txt").write_text("c0\n")
+    out = train(clips, tmp_path / "out", GENERATOR, filelists=tmp_path / "lists", steps=2, eval_interval=2)
+    assert "held-out figures are of the clips that are trained on" in caplog.text
+    assert [line["step"] for line in lines(out, "held_out")] == [2]

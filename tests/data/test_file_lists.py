@@ -1,0 +1,147 @@
+"""File lists are read as the original reads them, and never lose or mix up a name."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wav2lip_npu.data.file_lists import (
+    Entry,
+    left_open,
+    read_list,
+    read_names,
+    split_names,
+    write_list,
+    write_split,
+)
+from wav2lip_npu.errors import DataError
+
+# What a file system can hold: any bytes but 0 and the slash between folders.
+part = (
+    st.binary(min_size=1, max_size=12)
+    .map(lambda raw: os.fsdecode(raw.replace(b"\0", b"_").replace(b"/", b" ")))
+    .filter(lambda text: text not in (".", ".."))
+)
+awkward = st.sampled_from(
+    ['a "b"', "it's", "a\nb", "a;b", " lead", "\u2028", "\ufeff", '"', "ünï", "\udcff", "#a", "\\"]
+)
+file_name = st.lists(part | awkward, min_size=1, max_size=3).map("/".join)
+
+
+@given(st.lists(file_name, min_size=2, max_size=20, unique=True))
+def test_every_name_that_a_disk_can_hold_comes_back(names):
+    with tempfile.TemporaryDirectory() as folder:
+        write_split(folder, names)
+        train, val = (read_names(Path(folder) / name) for name in ("train.txt", "val.txt"))
+        assert sorted(train + val) == sorted(names)
+        for text in (Path(folder) / "train.txt", Path(folder) / "val.txt"):
+            text.read_bytes().decode("utf-8")
+
+
+speaker = st.integers(1, 40)
+
+
+@given(st.lists(speaker, min_size=2, max_size=30), st.integers(0, 9))
+def test_speakers_are_not_divided(sizes, seed):
+    names = [f"main/{who:03}/{i:05}" for who, size in enumerate(sizes) for i in range(size)]
+    train, val = split_names(names, seed)
+    assert sorted(train + val) == names
+    assert train
+    assert 1 <= len(val) <= max(0.05 * len(names), min(sizes))
+    assert not {name.rpartition("/")[0] for name in train} & {name.rpartition("/")[0] for name in val}
+
+
+@given(st.integers(0, 400), st.integers(0, 9))
+def test_one_folder_is_split_by_clip(count, seed):
+    names = [f"main/{i:05}" for i in range(count)]
+    train, val = split_names(names, seed)
+    assert sorted(train + val) == names
+    assert len(val) == (max(1, round(count * 0.05)) if count > 1 else 0)
+
+
+def test_the_split_is_seeded_and_does_not_depend_on_the_order():
+    names = [f"s/{i}" for i in range(100)]
+    assert split_names(names, 1) == split_names(names[::-1], 1)
+    assert split_names(names, 1) != split_names(names, 2)
+
+
+def test_lists_of_the_original_are_read(tmp_path):
+    path = tmp_path / "test.txt"
+    path.write_bytes(b'\xef\xbb\xbf6330/00011 NF\r\n\r\n  \n6330/00012\tMV 3\n"a b/1" NF\nunquoted\xff/2')
+    assert read_names(path) == ["6330/00011", "6330/00012", "a b/1", "unquoted\udcff/2"]
+
+
+def test_names_are_plain_where_they_can_be(tmp_path):
+    write_split(tmp_path, ["a/1", "ü/2", "a b/3", 'say "hi"/4'])
+    text = (tmp_path / "train.txt").read_text() + (tmp_path / "val.txt").read_text()
+    assert sorted(text.splitlines()) == sorted(["a/1", "ü/2", '"a b/3"', '"say \\"hi\\"/4"'])
+
+
+def test_a_list_that_is_missing_or_damaged_says_what_to_do(tmp_path):
+    with pytest.raises(DataError, match="no file list .*train.txt.*preprocess"):
+        read_names(tmp_path / "train.txt")
+    with pytest.raises(DataError, match="cannot read"):
+        read_names(tmp_path)
+    (tmp_path / "bad.txt").write_text('fine\n"no end')
+    with pytest.raises(DataError, match="bad.txt, line 2"):
+        read_names(tmp_path / "bad.txt")
+
+
+def test_lists_are_never_overwritten_each_on_its_own(tmp_path):
+    names = [f"s/{i:02}" for i in range(40)]
+    assert [path.name for path in write_split(tmp_path, names)] == ["train.txt", "val.txt"]
+    both = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert write_split(tmp_path, [*names, "s/new"]) == []
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == both
+    for name in both:
+        (tmp_path / name).unlink()
+        assert [path.name for path in write_split(tmp_path, names)] == [name]
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == both
+
+
+def test_a_list_beside_the_users_own_shares_no_clip_with_it(tmp_path):
+    names = [f"s/{i:02}" for i in range(40)]
+    (tmp_path / "val.txt").write_text("s/00 mine\ns/39\n")
+    write_split(tmp_path, names)
+    assert read_names(tmp_path / "train.txt") == names[1:-1]
+    (tmp_path / "val.txt").unlink()
+    (tmp_path / "train.txt").write_text("\n".join(names))
+    assert write_split(tmp_path, names) == []
+
+
+def test_no_clips_no_lists_and_one_clip_is_trained_on(tmp_path):
+    assert write_split(tmp_path, []) == []
+    assert [path.name for path in write_split(tmp_path, ["a"])] == ["train.txt"]
+
+
+def test_what_lists_lack_is_told(tmp_path):
+    write_split(tmp_path, ["a"])
+    assert [line.split(" is ")[0] for line in left_open(tmp_path, ["a"])] == [f"{tmp_path / 'val.txt'}"]
+    (tmp_path / "val.txt").write_text("b\n")
+    assert left_open(tmp_path, ["a", "b"]) == []
+    assert [line[:42] for line in left_open(tmp_path, ["a", "c", "d"])] == [
+        f"2 of 3 clips are in no list in {tmp_path}"[:42]
+    ]
+    (tmp_path / "val.txt").write_text('"b\n')
+    assert "line 1" in left_open(tmp_path, ["a"])[0]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot write"):
+        write_split(tmp_path / "file" / "lists", ["a", "b"])
+
+
+def test_a_list_carries_sound_offsets_and_the_original_reads_it(tmp_path):
+    path = tmp_path / "train.txt"
+    entries = [Entry("main/00001", 3), Entry("main/00002"), Entry('a "b" offset=7', -2)]
+    write_list(path, entries)
+    assert read_list(path) == entries
+    assert path.read_text().splitlines()[:2] == ["main/00001 offset=+3", "main/00002"]
+    path.write_text('a MV offset=4\nb myoffset=4\nc offset=4x\nd offset=-1 NF\n"e f"offset=5\n')
+    assert [entry.sound_offset for entry in read_list(path)] == [4, 0, 0, -1, 5]

@@ -1,0 +1,119 @@
+"""Generated mouths take the tone of their face, and leave it as it is where nothing moves."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from wav2lip_npu.dubbing.blend import load_mask
+from wav2lip_npu.dubbing.colour_match import Fitting
+
+MASK = load_mask("soft", 96)
+INSIDE = torch.from_numpy(MASK.weights) > 0
+LIPS = (slice(None), slice(None), slice(22, 34), slice(36, 60))
+
+
+def faces(count: int = 2) -> torch.Tensor:
+    """Smooth pictures of many tones."""
+    small = np.random.default_rng(0).uniform(0.3, 0.7, (count, 3, 4, 6)).astype(np.float32)
+    rows, columns = MASK.weights.shape
+    large = [[cv2.resize(c, (columns, rows), interpolation=cv2.INTER_CUBIC) for c in face] for face in small]
+    return torch.from_numpy(np.array(large))
+
+
+def fitted(mouths: torch.Tensor, faces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    both = Fitting(MASK, torch.device("cpu"))(mouths, faces)
+    return both[:, :3], both[:, 3]
+
+
+def test_an_equal_face_stays_and_shows_nothing():
+    mouths, shown = fitted(faces(), faces())
+    torch.testing.assert_close(mouths, faces())
+    assert shown.max() == 0
+
+
+@pytest.mark.parametrize("cast", [(0.2, 0, 0), (-0.15, 0.1, 0.05), (0.1, 0.1, 0.1)])
+def test_a_wrong_colour_is_taken_out(cast):
+    mouths, shown = fitted(faces() + torch.tensor(cast)[:, None, None], faces())
+    assert (mouths - faces())[..., INSIDE].abs().max() < 0.01
+    assert shown[..., INSIDE].max() < 0.1
+
+
+def test_light_that_falls_from_the_side_is_followed():
+    slope = torch.linspace(-0.2, 0.2, 96)
+    mouths, _ = fitted(faces() + slope, faces())
+    assert (mouths - faces()).abs().mean() < 0.25 * slope.abs().mean()
+
+
+def test_what_happens_inside_is_no_matter_of_tone():
+    """The mouth of the source may be open where the made one is closed."""
+    source = faces()
+    source[LIPS] = 0.05
+    mouths, _ = fitted(faces(), source)
+    assert (mouths - faces()).abs().max() < 0.01
+
+
+def test_a_moved_mouth_shows_and_the_skin_around_it_does_not():
+    made = faces()
+    made[LIPS] = 0.05
+    _, shown = fitted(made, faces())
+    assert shown[LIPS[0], LIPS[2], LIPS[3]].min() > 0.95
+    assert shown[:, :, :20].max() < 0.01 and shown[:, :, 76:].max() < 0.01
+    assert (shown.diff(dim=1).abs().max() < 0.35) and (shown.diff(dim=2).abs().max() < 0.35), "no hard edge"
+
+
+def test_skin_that_is_only_smoother_does_not_show():
+    grain = torch.from_numpy(np.random.default_rng(0).normal(0, 0.03, faces().shape).astype(np.float32))
+    _, shown = fitted(faces(), faces() + grain)
+    assert shown[..., INSIDE].mean() < 0.1
+
+
+SKIN, WALL = torch.tensor([0.42, 0.5, 0.7]), torch.tensor([0.6, 0.5, 0.45])
+
+
+def in_front_of(wall: torch.Tensor, edge: int, light: float = 1) -> torch.Tensor:
+    """A face of plain skin right of a column, what is behind it on the left, lit from the side."""
+    picture = SKIN[:, None, None].expand(3, *MASK.weights.shape).clone()
+    picture[:, :, :edge] = wall[:, None, None]
+    return (picture * torch.linspace(light, 1, MASK.weights.shape[1]))[None]
+
+
+@pytest.mark.parametrize("wall", [WALL, torch.zeros(3), torch.ones(3), torch.tensor([0.1, 0.3, 0.1])])
+@pytest.mark.parametrize("light", [1, 0.5])
+def test_what_is_beside_the_face_stays(wall, light):
+    """A network that does not know the wall makes something else of it."""
+    filmed = in_front_of(wall, 20, light)
+    made = filmed.clone()
+    made[..., :20] = 0.5 * (filmed[..., :20] + SKIN[:, None, None])
+    made[LIPS] = 0.05
+    _, shown = fitted(made, filmed)
+    assert shown[:, :, :14].max() < 0.02
+    assert shown[LIPS[0], LIPS[2], LIPS[3]].min() > 0.95
+    assert shown.diff(dim=2).abs().max() < 0.35, "no hard edge"
+
+
+def test_a_shaded_cheek_is_of_the_face():
+    filmed = in_front_of(SKIN, 0, light=0.25)
+    _, shown = fitted(filmed + torch.linspace(-0.3, 0.3, 52)[:, None], filmed)
+    _, plain = fitted(
+        filmed[..., -1:].expand_as(filmed) + torch.linspace(-0.3, 0.3, 52)[:, None],
+        filmed[..., -1:].expand_as(filmed),
+    )
+    torch.testing.assert_close(shown, plain, atol=0.02, rtol=0)
+
+
+def test_lips_are_no_background_wherever_they_are():
+    """Red, white and black in the middle, where a mouth is, show what is made there."""
+    for colour in ([0.2, 0.2, 0.8], [0.9, 0.9, 0.9], [0.02, 0.02, 0.02]):
+        filmed = in_front_of(SKIN, 0)
+        filmed[LIPS] = torch.tensor(colour)[:, None, None]
+        _, shown = fitted(in_front_of(SKIN, 0), filmed)
+        assert shown[LIPS[0], LIPS[2], LIPS[3]].min() > 0.95
+
+
+def test_half_precision_is_summed_in_full():
+    exact = torch.cat([each.flatten() for each in fitted(faces() + 0.2, faces())])
+    halves = torch.cat([each.flatten() for each in fitted((faces() + 0.2).half(), faces().half())])
+    torch.testing.assert_close(halves, exact, atol=0.03, rtol=0)

@@ -1,0 +1,222 @@
+"""Several sounds for one face video in one pass: each output is what it is alone."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from support.faces import SquareDetector, face_pictures, write_sound
+from support.places import PLACE
+from wav2lip_npu.dubbing import inference, outputs, pipeline
+from wav2lip_npu.dubbing.outputs import Take
+from wav2lip_npu.dubbing.pipeline import DubOptions, dub_takes
+from wav2lip_npu.errors import FaceError, MediaError
+from wav2lip_npu.faces.find_faces import FaceMemory, FaceOptions
+from wav2lip_npu.media.video_writer import EncodeOptions, write_video
+from wav2lip_npu.media.yuv_image import Colour, Planes
+
+FAST = EncodeOptions(preset="ultrafast")
+OPTIONS = DubOptions(encode=FAST)
+
+
+@pytest.fixture(scope="module")
+def models(tiny_checkpoint) -> inference.Models:
+    """Small, and as one of ours, whose faces are known from a steady picture."""
+    loaded = inference.load_models(tiny_checkpoint, detector="hog", device=str(PLACE))
+    return replace(loaded, detector=SquareDetector(), is_ours=True)
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("sounds")
+    return [write_sound(folder / f"{seconds}.wav", seconds) for seconds in (1.3, 0.05, 3.0, 2.4)]
+
+
+def alone(models, face, sounds, folder, options=OPTIONS) -> list[bytes]:
+    folder.mkdir()
+    outs = [folder / f"{number}.mp4" for number in range(len(sounds))]
+    for sound, out in zip(sounds, outs, strict=True):
+        pipeline.dub(models, face, sound, out, options)
+    return [out.read_bytes() for out in outs]
+
+
+def together(models, face, sounds, folder, options=OPTIONS, memory=None) -> list[bytes]:
+    folder.mkdir()
+    outs = [folder / f"{number}.mp4" for number in range(len(sounds))]
+    made = dub_takes(models, face, [Take(*each) for each in zip(sounds, outs, strict=True)], options, memory)
+    assert [each.takes for each in made] == [len(sounds)] * len(sounds)
+    return [out.read_bytes() for out in outs]
+
+
+@pytest.mark.any_device
+@pytest.mark.parametrize("extend", ["loop", "pingpong", "hold"])
+def test_each_is_what_it_is_alone(models, face_video, sounds, tmp_path, extend):
+    options = replace(OPTIONS, extend=extend)
+    wanted = alone(models, face_video, sounds, tmp_path / "alone", options)
+    assert together(models, face_video, sounds, tmp_path / "together", options) == wanted
+    assert len(set(wanted)) == 4
+
+
+@pytest.mark.parametrize(
+    "options", [replace(OPTIONS, blend="hard"), replace(OPTIONS, static=True), replace(OPTIONS, fps=30)]
+)
+def test_a_still_picture_and_other_options(models, face_video, sounds, tmp_path, options):
+    wanted = alone(models, face_video, sounds[:2], tmp_path / "alone", options)
+    assert together(models, face_video, sounds[:2], tmp_path / "together", options) == wanted
+
+
+def test_the_network_sees_the_faces_once(models, face_video, sounds, tmp_path, monkeypatch):
+    seen = []
+    encode = models.generator.encode_faces
+    monkeypatch.setattr(
+        models.generator, "encode_faces", lambda pictures: seen.append(len(pictures)) or encode(pictures)
+    )
+    models.detector.calls = 0
+    together(models, face_video, [sounds[3]] * 3, tmp_path / "three")
+    calls, pictures = models.detector.calls, sum(seen)
+    seen.clear()
+    models.detector.calls = 0
+    together(models, face_video, [sounds[3]], tmp_path / "one")
+    assert (calls, pictures) == (models.detector.calls, sum(seen))
+
+
+def test_one_that_fails_leaves_the_others_alone(models, face_video, sounds, tmp_path, monkeypatch):
+    (wanted,) = alone(models, face_video, sounds[3:], tmp_path / "alone")
+    silent = tmp_path / "nan.wav"
+    soundfile.write(silent, np.full(16_000, np.nan), 16_000, subtype="FLOAT")
+    real = outputs.write_video
+
+    def full(pictures, out, **options):
+        if "full" not in str(out):
+            return real(pictures, out, **options)
+        for _, _ in zip(pictures, range(20), strict=False):
+            pass
+        raise MediaError("the disk is full")
+
+    monkeypatch.setattr(outputs, "write_video", full)
+    made = dub_takes(
+        models,
+        face_video,
+        [
+            Take(tmp_path / "none.wav", tmp_path / "a.mp4"),
+            Take(sounds[3], tmp_path / "full.mp4"),
+            Take(sounds[3], tmp_path / "good.mp4"),
+            Take(silent, tmp_path / "b.mp4"),
+            Take(sounds[0], face_video),
+        ],
+        OPTIONS,
+    )
+    assert "none.wav" in str(made[0])
+    assert str(made[1]) == "the disk is full"
+    assert "nan.wav" in str(made[3])
+    assert "is also an input" in str(made[4])
+    assert (tmp_path / "good.mp4").read_bytes() == wanted
+    assert sorted(path.name for path in tmp_path.glob("*.mp4*")) == ["good.mp4"]
+    assert not [thread for thread in threading.enumerate() if thread.name in ("prefetch", "hand")]
+
+
+def test_what_is_wrong_with_the_video_fails_those_who_need_it(models, face_video, sounds, tmp_path):
+    """A video that breaks off: a sound that ends long before is dubbed."""
+    whole = tmp_path / "whole.mp4"
+    write_video(face_pictures(130), whole, fps=Fraction(25), options=FAST)
+    cut = tmp_path / "cut.mp4"
+    content = whole.read_bytes()
+    cut.write_bytes(content[: len(content) * 9 // 10])
+    outs = [tmp_path / "long.mp4", tmp_path / "short.mp4"]
+    long, short = dub_takes(models, cut, [Take(sounds[2], outs[0]), Take(sounds[1], outs[1])], OPTIONS)
+    assert "truncated" in str(long)
+    assert short.frames == 1
+    assert not outs[0].exists()
+    assert outs[1].exists()
+
+
+def test_nobody_in_the_picture(models, faceless_video, sounds, tmp_path):
+    made = dub_takes(
+        models, faceless_video, [Take(each, tmp_path / f"{each.stem}.mp4") for each in sounds], OPTIONS
+    )
+    assert all(isinstance(each, FaceError) for each in made)
+
+
+def test_a_bug_is_an_outcome_with_its_traceback(models, face_video, sounds, tmp_path, monkeypatch):
+    monkeypatch.setattr(outputs, "paste", lambda *_: 1 / 0)
+    made = dub_takes(models, face_video, [Take(sounds[0], tmp_path / f"{i}.mp4") for i in "ab"], OPTIONS)
+    assert [type(each) for each in made] == [ZeroDivisionError] * 2
+    assert made[0].__traceback__ is not None
+
+
+def test_ctrl_c_ends_all(models, face_video, sounds, tmp_path, monkeypatch):
+    real = pipeline.find_faces
+
+    def interrupted(*arguments):
+        for number, each in enumerate(real(*arguments)):
+            if number == 30:
+                raise KeyboardInterrupt
+            yield each
+
+    monkeypatch.setattr(pipeline, "find_faces", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        dub_takes(models, face_video, [Take(sounds[2], tmp_path / f"{i}.mp4") for i in "ab"], OPTIONS)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("extend", ["loop", "pingpong", "hold"])
+@pytest.mark.parametrize("nosmooth", [False, True])
+def test_known_faces_are_not_searched_and_give_the_same_video(models, sounds, tmp_path, extend, nosmooth):
+    video = tmp_path / "two_scenes.mp4"
+    grey = Planes.from_image(np.full((240, 320, 3), 110, np.uint8), Colour())
+    write_video([*face_pictures(20), *[grey] * 8, *face_pictures(12)], video, fps=Fraction(25), options=FAST)
+    options = replace(OPTIONS, extend=extend, faces=FaceOptions(nosmooth=nosmooth))
+    memory = FaceMemory()
+    (wanted,) = together(models, video, [sounds[2]], tmp_path / "found", options, memory)
+    assert memory.saw_all
+    assert memory.found().shape == (40, 5)
+    assert np.isnan(memory.found()[22:26, 0]).all()
+    models.detector.calls = 0
+    known = FaceMemory(memory.found(), saw_all=True)
+    assert together(models, video, [sounds[2]], tmp_path / "known", options, known) == [wanted]
+    assert models.detector.calls == 0
+    assert known.saw_all
+
+
+def test_what_a_short_sound_found_serves_no_longer_one_but_the_reverse(models, face_video, sounds, tmp_path):
+    """The faces of a beginning are those of the whole, so that they do not depend on what came before."""
+    long, short = FaceMemory(), FaceMemory()
+    together(models, face_video, [sounds[2]], tmp_path / "long", OPTIONS, long)
+    (wanted,) = together(models, face_video, [sounds[0]], tmp_path / "short", OPTIONS, short)
+    assert not short.saw_all
+    count = len(short.found())
+    assert 32 <= count < 50
+    np.testing.assert_array_equal(short.found(), long.found()[:count])
+    known = FaceMemory(long.found())
+    assert together(models, face_video, [sounds[0]], tmp_path / "again", OPTIONS, known) == [wanted]
+
+
+def test_a_mark_is_in_the_metadata(models, face_video, sounds, tmp_path):
+    outs = [tmp_path / f"out.{kind}" for kind in ("mp4", "mov", "mkv", "avi")]
+    dub_takes(models, face_video, [Take(sounds[1], out, mark=f"mark {out.suffix}") for out in outs], OPTIONS)
+    for out in outs:
+        with av.open(str(out)) as container:
+            tags = {name.lower(): text for name, text in container.metadata.items()}
+        assert tags["comment"].endswith(f", mark {out.suffix}")
+
+
+def test_progress_of_each(models, face_video, sounds, tmp_path):
+    seen: dict[str, list[tuple[int, int]]] = {"a": [], "b": []}
+    dub_takes(
+        models,
+        face_video,
+        [
+            Take(sound, tmp_path / f"{name}.mp4", progress=lambda *now, name=name: seen[name].append(now))
+            for name, sound in zip(seen, (sounds[0], sounds[3]), strict=True)
+        ],
+        OPTIONS,
+    )
+    assert seen["a"] == [(number, 32) for number in range(1, 33)]
+    assert seen["b"][-1] == (60, 60)

@@ -1,0 +1,325 @@
+"""A whole dub on the real code path: made media, a tiny network, every stage in its thread."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from support.faces import SquareDetector, face_pictures, write_sound
+from support.networks import copying_generator
+from support.places import PLACE
+from wav2lip_npu.dubbing import inference, outputs, pipeline
+from wav2lip_npu.dubbing.blend import load_mask
+from wav2lip_npu.dubbing.pipeline import DubOptions
+from wav2lip_npu.errors import FaceError, MediaError, UsageError
+from wav2lip_npu.faces.find_faces import FaceOptions
+from wav2lip_npu.media import audio_reader, video_reader
+from wav2lip_npu.media.video_writer import EncodeOptions, write_video
+from wav2lip_npu.media.yuv_image import Colour, Planes
+from wav2lip_npu.models import checkpoint
+from wav2lip_npu.models.networks import FACE_SIZE
+
+pytestmark = pytest.mark.any_device
+LOSSLESS = EncodeOptions(crf=0, preset="ultrafast")
+
+
+@pytest.fixture(scope="module")
+def models(tiny_checkpoint: Path) -> inference.Models:
+    loaded = inference.load_models(tiny_checkpoint, detector="hog", device=str(PLACE))
+    return replace(loaded, detector=SquareDetector())
+
+
+@pytest.fixture(scope="module")
+def copying(tmp_path_factory: pytest.TempPathFactory) -> inference.Models:
+    path = tmp_path_factory.mktemp("weights") / "copying.pth"
+    checkpoint.save(path, copying_generator())
+    return replace(inference.load_models(path, detector="hog", device=str(PLACE)), detector=SquareDetector())
+
+
+def frames_of(path: Path) -> list[video_reader.Frame]:
+    return list(video_reader.read_frames(path))
+
+
+def end_times(path: Path) -> tuple[float, float]:
+    """Seconds at which picture and sound end."""
+    with av.open(str(path)) as container:
+        video, audio = container.streams.video[0], container.streams.audio[0]
+        picture = max(
+            float((p.pts + p.duration) * p.time_base) for p in container.demux(video) if p.pts is not None
+        )
+        del audio
+    return picture, float(audio_reader.load_sound(path).duration)
+
+
+def same(a: Planes, b: Planes) -> bool:
+    return all(np.array_equal(getattr(a, plane), getattr(b, plane)) for plane in "yuv")
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.1, 0.62, 1.5])
+def test_picture_and_sound_end_together(models, face_video, tmp_path, seconds):
+    audio = write_sound(tmp_path / "sound.wav", seconds)
+    out = tmp_path / "out.mp4"
+    report = pipeline.dub(models, face_video, audio, out)
+    assert report.frames == max(1, round(seconds * 25)) == len(frames_of(out))
+    picture, heard = end_times(out)
+    assert abs(picture - heard) <= 1 / 25
+    assert heard == pytest.approx(seconds, abs=2e-3)
+
+
+@pytest.mark.parametrize("fps", ["2213/100", "24000/1001", "30000/1001", "30", "60"])
+def test_the_rate_of_the_video_is_kept(models, speech, tmp_path, fps):
+    face = tmp_path / "face.mkv"
+    write_video(face_pictures(20), face, fps=Fraction(fps), options=LOSSLESS)
+    out = tmp_path / "out.mp4"
+    report = pipeline.dub(models, face, speech, out)
+    assert video_reader.probe(out).fps == Fraction(fps) == Fraction(report.fps)
+    assert report.frames == round(Fraction(3, 2) * Fraction(fps))
+    picture, heard = end_times(out)
+    assert abs(picture - heard) <= 1 / Fraction(fps)
+
+
+@pytest.mark.parametrize("extend", ["loop", "pingpong", "hold"])
+def test_short_video_is_extended_as_asked(models, speech, tmp_path, extend):
+    face = tmp_path / "face.mp4"
+    write_video(face_pictures(10), face, fps=Fraction(25), options=LOSSLESS)
+    out = tmp_path / "out.mp4"
+    report = pipeline.dub(models, face, speech, out, DubOptions(extend=extend, encode=LOSSLESS))
+    there_and_back = [*range(10), *range(8, 0, -1)]
+    order = {"loop": [*range(10)], "pingpong": there_and_back, "hold": [*range(10), *[9] * 28]}[extend]
+    sources, results = frames_of(face), frames_of(out)
+    assert len(results) == report.frames == 38
+    for frame, number in zip(results, itertools.cycle(order), strict=False):
+        assert np.array_equal(frame.planes.y[:60], sources[number].planes.y[:60])  # above the mouth
+
+
+def test_nothing_changes_outside_the_mask(models, face_video, speech, tmp_path):
+    out = tmp_path / "out.mp4"
+    report = pipeline.dub(models, face_video, speech, out, DubOptions(encode=LOSSLESS))
+    assert report.dubbed_frames == report.frames
+    changed = np.zeros((240, 320), bool)
+    for before, after in zip(frames_of(face_video), frames_of(out), strict=False):
+        change = before.planes.y != after.planes.y
+        assert change.any()
+        rows, columns = np.nonzero(change)
+        left = 20 + 2 * before.index
+        assert rows.min() >= 30 + 180 * 0.4
+        assert rows.max() < 30 + 180 + 10
+        assert columns.min() >= left - 2
+        assert columns.max() <= left + 182
+        changed |= change
+        below = np.nonzero(before.planes.u != after.planes.u)[0]
+        assert below.min() >= (30 + 180 * 0.4) / 2
+    assert 0.05 < changed.mean() < 0.5
+
+
+def test_overlap_changes_no_byte(models, face_video, speech, tmp_path, monkeypatch):
+    pipeline.dub(models, face_video, speech, tmp_path / "ahead.mp4", DubOptions(encode=LOSSLESS))
+    for module in (pipeline, outputs):
+        monkeypatch.setattr(module, "prefetch", lambda items, depth: items)
+    pipeline.dub(models, face_video, speech, tmp_path / "plain.mp4", DubOptions(encode=LOSSLESS))
+    ahead, plain = frames_of(tmp_path / "ahead.mp4"), frames_of(tmp_path / "plain.mp4")
+    assert len(ahead) == len(plain) == 38
+    assert all(same(a.planes, b.planes) for a, b in zip(ahead, plain, strict=True))
+
+
+def test_copying_network_leaves_no_seam(copying, face_video, speech, tmp_path):
+    out = tmp_path / "out.mp4"
+    pipeline.dub(copying, face_video, speech, out, DubOptions(encode=LOSSLESS))
+    for before, after in zip(frames_of(face_video), frames_of(out), strict=False):
+        smooth = [cv2.GaussianBlur(each.image, (0, 0), 6).astype(int) for each in (before, after)]
+        assert np.abs(smooth[0] - smooth[1]).max() <= 10
+
+
+def test_batches_do_not_change_the_picture(models, face_video, speech, tmp_path):
+    for batch in (1, 7, 64):
+        options = DubOptions(encode=LOSSLESS, wav2lip_batch_size=batch)
+        pipeline.dub(models, face_video, speech, tmp_path / f"{batch}.mp4", options)
+    one, *others = (frames_of(tmp_path / f"{batch}.mp4") for batch in (1, 7, 64))
+    for other in others:
+        for a, b in zip(one, other, strict=True):
+            assert np.abs(a.planes.y.astype(int) - b.planes.y).max() <= 1
+
+
+def test_out_of_memory_halves_the_batch(models, face_video, speech, tmp_path, monkeypatch):
+    sizes = []
+    speak = models.generator.speak
+
+    def small_device(mels, features, **options):
+        sizes.append(len(mels))
+        if len(mels) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return speak(mels, features, **options)
+
+    monkeypatch.setattr(models.generator, "speak", small_device)
+    report = pipeline.dub(models, face_video, speech, tmp_path / "out.mp4", DubOptions(wav2lip_batch_size=16))
+    assert report.dubbed_frames == 38
+    assert max(sizes) > 3
+    assert max(sizes[-10:]) == 2  # halved for good
+
+
+def test_other_errors_of_the_network_surface(models, face_video, speech, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(models.generator, "speak", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        pipeline.dub(models, face_video, speech, tmp_path / "out.mp4")
+    assert list(tmp_path.iterdir()) == []
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+def test_still_image_is_encoded_once(models, speech, tmp_path, monkeypatch):
+    photo = tmp_path / "photo.txt"  # the content counts, not the name
+    photo.write_bytes(cv2.imencode(".png", next(face_pictures(1)).to_image())[1].tobytes())
+    encoded = []
+    encode_faces = models.generator.encode_faces
+    monkeypatch.setattr(
+        models.generator, "encode_faces", lambda faces: encoded.append(len(faces)) or encode_faces(faces)
+    )
+    models.detector.calls = 0
+    report = pipeline.dub(models, photo, speech, tmp_path / "out.mp4", DubOptions(fps=30))
+    assert report.frames == 45
+    assert report.fps == "30"
+    assert encoded == [1]
+
+
+def test_static_uses_the_first_frame_only(models, face_video, speech, tmp_path):
+    out = tmp_path / "out.mp4"
+    pipeline.dub(models, face_video, speech, out, DubOptions(static=True, encode=LOSSLESS))
+    first = next(video_reader.read_frames(face_video)).planes
+    assert all(np.array_equal(frame.planes.y[:60], first.y[:60]) for frame in frames_of(out))
+
+
+def test_hard_blend_replaces_the_whole_box(models, face_video, speech, tmp_path):
+    out = tmp_path / "out.mp4"
+    faces = FaceOptions(box=(40, 140, 60, 160))
+    pipeline.dub(models, face_video, speech, out, DubOptions(blend="hard", faces=faces, encode=LOSSLESS))
+    before, after = next(video_reader.read_frames(face_video)), next(video_reader.read_frames(out))
+    change = before.planes.y != after.planes.y
+    rows, columns = np.nonzero(change)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (40, 139, 60, 159)
+    assert change[40:140, 60:160].mean() > 0.9
+
+
+def test_faceless_frames_pass_and_are_reported(models, speech, tmp_path):
+    grey = Planes.from_image(np.full((240, 320, 3), 110, np.uint8), Colour())
+    shown = list(face_pictures(12))
+    face = tmp_path / "face.mp4"
+    write_video([*shown, *[grey] * 20, *shown], face, fps=Fraction(25), options=LOSSLESS)
+    out = tmp_path / "out.mp4"
+    report = pipeline.dub(models, face, speech, out, DubOptions(encode=LOSSLESS))
+    assert report.faceless_spans == [(12, 31)]
+    assert report.dubbed_frames == 38 - 20
+    assert all(same(frame.planes, grey) for frame in frames_of(out)[12:32])
+    with pytest.raises(
+        FaceError, match=r"no face in .*face.mp4, frames 12-31 \(0.5-1.3 s\). Pass --no_face keep"
+    ):
+        pipeline.dub(models, face, speech, out, DubOptions(faces=FaceOptions(no_face="error")))
+
+
+def test_no_face_anywhere_is_an_error_after_one_round(models, faceless_video, tmp_path):
+    long = write_sound(tmp_path / "long.wav", 30)
+    with pytest.raises(FaceError, match=r"no face in .*nobody.mp4, 25 frames looked at"):
+        pipeline.dub(models, faceless_video, long, tmp_path / "out.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["long.wav"]
+
+
+def test_geometry_flags_change_the_whole_picture(models, face_video, speech, tmp_path):
+    out = tmp_path / "out.mp4"
+    geometry = video_reader.Geometry(resize_factor=2, rotate=True, crop=(0, 140, 10, -1))
+    faces = FaceOptions(box=(20, 80, 20, 80))
+    report = pipeline.dub(models, face_video, speech, out, DubOptions(geometry=geometry, faces=faces))
+    info = video_reader.probe(out)
+    assert (info.width, info.height) == (report.width, report.height) == (110, 140)
+
+
+def test_mel_shift_moves_the_sound(models, face_video, speech, tmp_path):
+    pictures = []
+    for shift in (0, -3):
+        out = tmp_path / f"{shift}.mp4"
+        options = DubOptions(mel_shift=shift, static=True, encode=LOSSLESS)
+        pipeline.dub(models, face_video, speech, out, options)
+        pictures.append([frame.planes for frame in frames_of(out)])
+    assert all(same(a, b) for a, b in zip(pictures[0][0:30], pictures[1][3:33], strict=True))
+    assert not same(pictures[0][5], pictures[1][5])
+
+
+def test_report_and_metadata_say_what_was_done(models, face_video, speech, tmp_path):
+    out = tmp_path / "out.mp4"
+    report = pipeline.dub(models, face_video, speech, out)
+    report.write(tmp_path / "report.json")
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["frames"] == 38
+    assert written["checkpoint_sha256"] == models.digest
+    assert set(written["seconds_per_stage"]) == {"decode", "faces", "generate", "blend", "encode"}
+    assert all(spent >= 0 for spent in written["seconds_per_stage"].values())
+    assert written["peak_memory_bytes"] > 50e6
+    assert written["versions"]["torch"] == torch.__version__
+    with av.open(str(out)) as container:
+        comment = container.metadata["comment"]
+    assert "wav2lip-npu" in comment
+    assert "tiny.pth" in comment
+    assert models.digest in comment
+
+
+def test_output_is_replaced_only_after_success(models, face_video, speech, tmp_path, monkeypatch):
+    out = tmp_path / "out.mp4"
+    out.write_text("what was there before")
+
+    def full(*_, **__):
+        raise MediaError("the disk is full")
+
+    monkeypatch.setattr(outputs, "paste", full)
+    with pytest.raises(MediaError):
+        pipeline.dub(models, face_video, speech, out)
+    assert out.read_text() == "what was there before"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_own_sound_of_a_video_can_drive_it(models, face_video, speech, tmp_path):
+    talking = tmp_path / "talking.mp4"
+    pipeline.dub(models, face_video, speech, talking)
+    report = pipeline.dub(models, talking, talking, tmp_path / "out.mp4")
+    assert report.frames == 38
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (DubOptions(extend="mirror"), "unknown --extend 'mirror'. Pass loop, pingpong, hold"),
+        (DubOptions(blend="poisson"), "unknown --blend 'poisson'. Pass soft or hard"),
+        (DubOptions(fps=0), "--fps 0 is out of range"),
+        (DubOptions(fps=float("nan")), "--fps nan is out of range"),
+        (DubOptions(wav2lip_batch_size=0), "--wav2lip_batch_size 0 is not at least 1"),
+        (DubOptions(encode=EncodeOptions(crf=52)), "--crf 52 is out of range"),
+        (DubOptions(encode=EncodeOptions(preset="fastest")), "unknown --preset 'fastest'"),
+        (DubOptions(geometry=video_reader.Geometry(resize_factor=0)), "--resize_factor 0 is not"),
+        (
+            DubOptions(geometry=video_reader.Geometry(crop=(0, 999, 0, -1))),
+            "--crop 0 999 0 -1 is outside the frame of 320x240",
+        ),
+    ],
+)
+def test_options_out_of_range_are_named(models, face_video, speech, tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
+        pipeline.dub(models, face_video, speech, tmp_path / "out.mp4", options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_face_size_is_that_of_the_networks():
+    assert pipeline.FACE_SIZE == FACE_SIZE
+
+
+def test_the_network_never_computes_hidden_rows(models):
+    assert load_mask("soft", 96).top_row > 40
+    assert load_mask("hard", 96).top_row == 0

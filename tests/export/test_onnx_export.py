@@ -1,0 +1,376 @@
+"""Exported networks: what is in the files, that they compute what PyTorch does, and the compiler's command."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from support.fake_cann import install_program
+from support.networks import golden_weights
+from wav2lip_npu.cli import main
+from wav2lip_npu.cli.compare import CompareCommand
+from wav2lip_npu.cli.export import ExportCommand
+from wav2lip_npu.errors import ExportError, UsageError
+from wav2lip_npu.export import onnx_export, onnx_graph
+from wav2lip_npu.export.engines import Arrays
+from wav2lip_npu.export.manifest import INPUTS, KINDS, OPERATORS, read_onnx
+from wav2lip_npu.faces.detectors import S3FD_MEANS
+from wav2lip_npu.mel import DEFAULT_MEL
+from wav2lip_npu.models import checkpoint
+from wav2lip_npu.models.networks import SyncNet
+
+if importlib.util.find_spec("onnxruntime") is None:
+    pytest.skip("onnxruntime is not installed: pip install 'wav2lip-npu[export]'", allow_module_level=True)
+
+import onnx
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+DOCS = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text()
+SIZE = (64, 96)
+ATC = """#!/bin/sh
+echo "$@" > "{folder}/words"
+pwd > "{folder}/where"
+for word in "$@"; do
+  case "$word" in --output=*) cp "{folder}/made" "${{word#--output=}}.om" ;; esac
+done
+"""
+
+
+@pytest.fixture(scope="session")
+def expert_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "expert.pth"
+    checkpoint.save(path, golden_weights(SyncNet(width=2)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def s3fd_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from face_alignment.detection.sfd.net_s3fd import s3fd
+
+    path = tmp_path_factory.mktemp("weights") / "s3fd.pth"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(s3fd().state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def weights(tiny_checkpoint, expert_checkpoint, s3fd_weights):
+    paths = {"generator": tiny_checkpoint, "expert": expert_checkpoint, "s3fd": s3fd_weights}
+    return lambda network: onnx_export.load_weights(network, paths[network])
+
+
+def run_file(path: Path, arrays: Arrays) -> list[np.ndarray]:
+    """The file as anybody would run it."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, dict(arrays))
+
+
+def of_torch(weights: onnx_export.Weights, arrays: Arrays) -> list[np.ndarray]:
+    with torch.no_grad():
+        given = [torch.from_numpy(each) for each in arrays.values()]
+        if weights.network == "s3fd":
+            given = [given[0] - torch.tensor(S3FD_MEANS).view(1, 3, 1, 1)]
+        made = weights.module(*given)
+    return [each.numpy() for each in ([made] if isinstance(made, torch.Tensor) else made)]
+
+
+def off(network: str, made: list[np.ndarray], expected: list[np.ndarray]) -> float:
+    return max(float(np.abs(a - b).max()) for a, b in zip(made, expected, strict=True))
+
+
+@pytest.mark.parametrize("batch", [1, 8, 32])
+@pytest.mark.parametrize("network", ["generator", "expert"])
+def test_static_batches_compute_what_torch_does(weights, tmp_path, network, batch):
+    path = tmp_path / "file.onnx"
+    made = onnx_export.export(weights(network), path, batch=batch)
+    onnx.checker.check_model(str(path), full_check=True)
+    assert [shape[0] for shape in (made.about.inputs | made.about.outputs).values()] == [batch] * (
+        2 + len(made.about.outputs)
+    )
+    for arrays in onnx_export.examples(network, batch):
+        assert off(network, run_file(path, arrays), of_torch(weights(network), arrays)) < 1e-4
+    assert made.difference < 1e-4
+
+
+@pytest.mark.parametrize("network", list(KINDS))
+def test_a_dynamic_file_takes_any_batch(weights, tmp_path, network):
+    path = tmp_path / "file.onnx"
+    onnx_export.export(weights(network), path)
+    onnx.checker.check_model(str(path), full_check=True)
+    for batch in (1, 2, 5):
+        for arrays in onnx_export.examples(network, batch, SIZE):
+            assert off(network, run_file(path, arrays), of_torch(weights(network), arrays)) < 1e-4
+
+
+def test_s3fd_of_one_size(weights, tmp_path):
+    path = tmp_path / "file.onnx"
+    made = onnx_export.export(weights("s3fd"), path, batch=2, size=SIZE)
+    assert made.about.inputs == {"image": [2, 3, *SIZE]}
+    assert made.about.outputs["offsets_0"] == [2, 4, 16, 24]
+    assert made.about.mel is None
+    arrays = next(iter(onnx_export.examples("s3fd", 2, SIZE)))
+    assert off("s3fd", run_file(path, arrays), of_torch(weights("s3fd"), arrays)) < 1e-4
+
+
+@pytest.mark.parametrize("network", list(KINDS))
+def test_the_fp16_variant_is_near_and_half_as_large(weights, tmp_path, network):
+    whole = onnx_export.export(weights(network), tmp_path / "whole.onnx")
+    half = onnx_export.export(weights(network), tmp_path / "half.onnx", precision="fp16")
+    onnx.checker.check_model(str(half.path), full_check=True)
+    assert half.about.inputs == whole.about.inputs
+    kinds = {each.type.tensor_type.elem_type for each in onnx.load(half.path).graph.input}
+    assert kinds == {onnx.TensorProto.FLOAT}
+    arrays = next(iter(onnx_export.examples(network, 3, SIZE)))
+    assert 1e-6 < half.difference < onnx_export.TOLERANCES["fp16"]
+    assert onnx_export.distance(run_file(half.path, arrays), of_torch(weights(network), arrays)) < 2e-2
+    if network == "s3fd":
+        assert half.path.stat().st_size < 0.51 * whole.path.stat().st_size
+
+
+@pytest.mark.parametrize("network", list(KINDS))
+def test_only_operators_that_the_docs_list(weights, tmp_path, network):
+    path = tmp_path / "file.onnx"
+    onnx_export.export(
+        weights(network), path, batch=1, precision="fp16", size=SIZE if network == "s3fd" else None
+    )
+    graph = onnx.load(path)
+    used = {node.op_type for node in graph.graph.node}
+    assert used <= OPERATORS
+    assert [(each.domain, each.version) for each in graph.opset_import] == [("", 13)]
+    for operator in used:
+        assert f"| `{operator}` |" in DOCS
+    assert graph.ir_version <= 8, "the newest that the compiler's onnx 1.12 knows"
+    assert not any(each.data_location for each in graph.graph.initializer)
+
+
+def test_the_file_tells_of_itself(tiny_checkpoint, tmp_path):
+    path = tmp_path / "file.onnx"
+    onnx_export.export(onnx_export.load_weights("generator", tiny_checkpoint), path, batch=8)
+    graph = onnx.load(path)
+    told = json.loads({each.key: each.value for each in graph.metadata_props}["wav2lip_npu"])
+    assert told["network"] == "generator"
+    assert told["inputs"] == {"mel": [8, 1, 80, 16], "face": [8, 6, 96, 96]}
+    assert list(told["inputs"]) == [each.name for each in graph.graph.input], (
+        "an .om file knows the order only"
+    )
+    assert told["outputs"] == {"picture": [8, 3, 96, 96]}
+    assert told["mel"] == asdict(DEFAULT_MEL)
+    assert told["sha256"] == checkpoint.sha256_of(tiny_checkpoint)
+    assert (told["opset"], told["batch"], told["precision"]) == (13, 8, "fp32")
+    assert told["checkpoint"] == "tiny.pth"
+    assert told["mel_shift"] is None
+    assert read_onnx(path)[1].inputs == told["inputs"]
+
+
+def test_the_same_weights_make_the_same_bytes(tiny_checkpoint, tmp_path):
+    weights = onnx_export.load_weights("generator", tiny_checkpoint)
+    for name in ("a", "b"):
+        onnx_export.export(weights, tmp_path / name, batch=2, precision="fp16")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_the_weights_are_left_as_they_were(tiny_checkpoint, tmp_path):
+    weights = onnx_export.load_weights("generator", tiny_checkpoint)
+    before = {name: each.clone() for name, each in weights.module.state_dict().items()}
+    onnx_export.export(weights, tmp_path / "file.onnx")
+    after = weights.module.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_file_that_computes_something_else_is_not_kept(weights, tmp_path, monkeypatch):
+    real = onnx_export.graph_of
+
+    def broken(network, module, *shapes):
+        with torch.no_grad():
+            next(module.parameters()).mul_(1.5)
+        graph = real(network, module, *shapes)
+        with torch.no_grad():
+            next(module.parameters()).div_(1.5)
+        return graph
+
+    monkeypatch.setattr(onnx_export, "graph_of", broken)
+    with pytest.raises(ExportError, match=r"file.onnx differs from PyTorch by .*, more than 0.0001"):
+        onnx_export.export(weights("generator"), tmp_path / "file.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_that_are_none_are_far_away():
+    one = [np.zeros(3, np.float32)]
+    assert onnx_export.distance([np.array([0, np.nan, 0], np.float32)], one) == np.inf
+    assert onnx_export.distance([np.full(3, 20.5)], [np.full(3, 20.0)]) == pytest.approx(0.025)
+
+
+def test_norms_fit_in_fp16():
+    """Squares of what S3FD's layers put out do not; and what is 0 stays 0."""
+    x = torch.rand(2, 256, 3, 3) * 3000
+    x[0, :, 1, 1] = 0
+    expected = torch.nn.functional.normalize(x, dim=1)
+    torch.testing.assert_close(onnx_graph._unit(x), expected)
+    assert torch.isinf(x.half().pow(2).sum(dim=1)).any()
+    torch.testing.assert_close(onnx_graph._unit(x.half()).float(), expected, atol=1e-3, rtol=0)
+    assert not onnx_graph._unit(x.half())[0, :, 1, 1].any()
+
+
+# The command
+
+
+@pytest.fixture
+def command(tmp_path, tiny_checkpoint, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+
+    def run(*words: object) -> tuple[int, str, str]:
+        code = main.main(["export", "--checkpoint_path", str(tiny_checkpoint), *map(str, words)])
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return run
+
+
+def test_a_file_for_each_batch(command, tmp_path):
+    assert command("--batch", 1, 8, 0, "--outdir", "files")[:2] == (0, "")
+    names = ["generator.onnx", "generator_b1.onnx", "generator_b8.onnx"]
+    assert sorted(path.name for path in (tmp_path / "files").iterdir()) == names
+    assert command("--precision", "fp16")[0] == 0
+    assert [path.name for path in (tmp_path / "exported").iterdir()] == ["generator_fp16.onnx"]
+
+
+def test_the_starter_is_exported_by_default(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["export", "--network", "expert", "--batch", "2"]) == 0
+    assert "expert_b2.onnx: opset 13, mel [2, 1, 80, 16]; mouths [2, 15, 48, 96]" in caplog.text
+    assert read_onnx(tmp_path / "exported" / "expert_b2.onnx", "expert")[1].mel_shift == 0
+
+
+def test_s3fd_is_taken_from_where_its_detector_looks(command, tmp_path, s3fd_weights, monkeypatch, capsys):
+    words = ["export", "--network", "s3fd", "--batch", "1", "--size", "64", "96"]
+    assert main.main(words) == 2
+    assert "no S3FD weights" in capsys.readouterr().err
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/s3fd.pth").symlink_to(s3fd_weights)
+    assert main.main(words) == 0
+    assert (tmp_path / "exported/s3fd_b1_64x96.onnx").is_file()
+
+
+def test_the_compiler_is_named_where_it_is_not_there(command, tmp_path, caplog):
+    code, out, _ = command("--format", "om", "--chip", "Ascend310P3", "--batch", 4)
+    assert code == 0
+    assert "no atc on the PATH" in caplog.text
+    assert shlex.split(out) == [
+        "atc",
+        "--framework=5",
+        "--model=exported/generator_b4.onnx",
+        "--output=exported/generator_b4",
+        "--input_format=NCHW",
+        "--input_shape=mel:4,1,80,16;face:4,6,96,96",
+        "--soc_version=Ascend310P3",
+        "--precision_mode=allow_fp32_to_fp16",
+        "--output_type=FP32",
+    ]
+    files = sorted(path.name for path in (tmp_path / "exported").iterdir())
+    assert files == ["generator_b4.json", "generator_b4.onnx"]
+
+
+def test_with_onnx_the_command_is_printed_too(command):
+    _, out, _ = command("--chip", "Ascend910B4", "--precision", "fp16", "--batch", 0, 1, 8)
+    lines = out.splitlines()
+    assert len(lines) == 2 and all(
+        "--soc_version=Ascend910B4 --precision_mode=force_fp16" in each for each in lines
+    )
+
+
+def test_the_compiler_runs_where_it_is(command, tmp_path, monkeypatch, caplog):
+    tools = tmp_path / "tools"
+    install_program(tools, "atc", ATC.format(folder=tools), monkeypatch)
+    (tools / "made").write_bytes(b"an offline model")
+    assert command("--format", "om", "--chip", "Ascend310P3")[0] == 0
+    assert (tmp_path / "exported/generator_b8.om").read_bytes() == b"an offline model"
+    assert f"--model={tmp_path}/exported/generator_b8.onnx" in (tools / "words").read_text()
+    assert (tools / "where").read_text().strip() != str(tmp_path), "it leaves notes where it is run"
+    assert "compiled for Ascend310P3: " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("echo ATC start\necho 'E10001: Value [Ascend1] for parameter [--soc_version] is invalid.'\necho x\nexit 1", "with code 1: E10001: Value [Ascend1]"),
+        ("exit 0", "with code 0: it said nothing"),
+        ("echo cannot open libge_compiler.so\nexit 127", "with code 127: cannot open libge_compiler.so"),
+    ],
+)  # fmt: skip
+def test_a_compiler_that_fails_is_told_in_one_line(command, tmp_path, monkeypatch, text, told):
+    install_program(tmp_path / "tools", "atc", f"#!/bin/sh\n{text}\n", monkeypatch)
+    code, _, err = command("--format", "om", "--chip", "Ascend1")
+    assert code == 2
+    last = err.splitlines()[-1]
+    assert last.startswith("wav2lip-npu: atc failed ") and told in last and "--chip" in last
+
+
+def test_the_chip_is_asked_of_npu_smi(command, tmp_path, monkeypatch):
+    assert "for which chip? Pass --chip" in command("--format", "om")[2]
+    table = "| NPU Name | Health |\n| 0     310P3 | OK | 0 |\n| 0     0 | 0000:01:00.0 | 0 |\n"
+    install_program(tmp_path / "tools", "npu-smi", f"#!/bin/sh\ncat <<'END'\n{table}END\n", monkeypatch)
+    code, out, _ = command("--format", "om", "--batch", 1)
+    assert code == 0 and "--soc_version=Ascend310P3" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--network", "discriminator"], "unknown --network 'discriminator'. Pass generator, expert, s3fd."),
+        (["--format", "tflite"], "unknown --format 'tflite'"),
+        (["--precision", "int8"], "unknown --precision 'int8'"),
+        (["--batch", "-1"], "--batch -1: pass different sizes"),
+        (["--batch", "8", "8"], "--batch 8 8"),
+        (["--format", "om", "--batch", "0", "--chip", "x"], "atc wants batches of one size"),
+        (["--size", "64", "64"], "--size is height and width of the pictures for --network s3fd"),
+        (["--network", "s3fd", "--batch", "1"], "Pass --size 320 576"),
+        (["--network", "expert"], "holds a Wav2Lip generator, but a SyncNet expert is wanted"),
+        (["--network", "s3fd"], "does not hold S3FD weights"),
+        (["--checkpoint_path", "none.pth"], "cannot read weights none.pth"),
+        (["--outdir", "/proc/none"], "cannot write"),
+    ],
+)
+def test_bad_input_is_one_line(command, tmp_path, words, told):
+    code, _, err = command(*words)
+    assert code == 2
+    assert told in err.splitlines()[-1]
+    assert not list(tmp_path.glob("exported/*"))
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_a_missing_package_is_named(command, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    code, _, err = command()
+    assert code == 2
+    assert f"need the package {package}. Run pip install 'wav2lip-npu[export]'." in err
+
+
+def test_every_flag_is_in_the_docs():
+    for options in (ExportCommand, CompareCommand):
+        for field in dataclasses.fields(options):
+            name = field.name.upper() if field.name in ("a", "b") else f"--{field.name}"
+            assert f"| `{name}` |" in DOCS, name
+    assert "| `--engine` |" in DOCS
+
+
+def test_examples_are_of_the_shapes_that_are_told():
+    for network, shapes in INPUTS.items():
+        for arrays in onnx_export.examples(network, 2, SIZE):
+            assert list(arrays) == list(shapes)
+            assert all(each.dtype == np.float32 and len(each) == 2 for each in arrays.values())
+    with pytest.raises(UsageError):
+        ExportCommand(batch=(1, 1))._check()

@@ -1,0 +1,204 @@
+"""Two machines train one expert; one of them fails, and the same commands go on.
+
+The machines are two network namespaces with a cable between them, over gloo or the simulated hccl; where such
+namespaces may not be made, two addresses of this machine.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from support.nodes import ROOT, Node, free_port, two_nodes
+from support.trainings import ORIGINAL, assert_same, assert_same_checkpoints, command, start
+from wav2lip_npu import device
+from wav2lip_npu.errors import DeviceError, UsageError
+from wav2lip_npu.training import distributed, session
+from wav2lip_npu.training.distributed import Ranks
+from wav2lip_npu.training.state import saved_steps
+
+pytestmark = [pytest.mark.any_device, pytest.mark.timeout(240)]
+WORKER = str(ROOT / "tests" / "support" / "node_worker.py")
+EVERY = 3
+"""Steps from one checkpoint to the next."""
+BOUND_S = 30
+
+
+class Machines(NamedTuple):
+    """Two nodes, and the set of clips that both see."""
+
+    nodes: tuple[Node, Node]
+    clips: Path
+
+    def train(
+        self, out: Path | tuple[Path, Path], steps: int, notes: Path | None = None
+    ) -> list[subprocess.Popen[str]]:
+        """Start the training on both; with `notes` each rank writes its networks there."""
+        port = free_port()
+        outs = out if isinstance(out, tuple) else (out, out)
+        started = []
+        for node, folder in zip(self.nodes, outs, strict=True):
+            words = command(
+                self.clips, folder, ORIGINAL, steps=steps, checkpoint_interval=EVERY, log_interval=1
+            )
+            program = [WORKER, str(notes)] if notes else ["-m", "wav2lip_npu"]
+            started.append(node.start(self.nodes[0], port, [*program, *words]))
+        return started
+
+
+class Failure(NamedTuple):
+    """What became of a training whose second machine failed."""
+
+    out: Path
+    said: str
+    code: int
+    took_s: float
+
+
+@pytest.fixture(
+    scope="module", params=[True, pytest.param(False, marks=pytest.mark.slow)], ids=["apart", "addresses"]
+)
+def machines(request, training_set, tmp_path_factory) -> Iterator[Machines]:
+    with two_nodes(tmp_path_factory.mktemp("nodes") / "etc", apart=request.param) as nodes:
+        yield Machines(nodes, training_set)
+
+
+def fail_amid(machines: Machines, out: Path, number: int) -> Failure:
+    """A machine fails in the middle of a step, after two checkpoints."""
+    children = machines.train(out, steps=1_000_000)
+    left, gone = children[1 - number], children[number]
+    deadline = time.monotonic() + 100
+    while not (out / f"checkpoint_step{2 * EVERY:09d}.pth").exists():
+        assert left.poll() is None, left.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    failed = time.monotonic()
+    machines.nodes[number].fail()
+    said, _ = left.communicate(timeout=100)
+    took = time.monotonic() - failed
+    gone.communicate(timeout=10)
+    return Failure(out, said, left.returncode, took)
+
+
+@pytest.fixture(scope="module")
+def failure(machines, tmp_path_factory) -> Failure:
+    """The second machine fails."""
+    return fail_amid(machines, tmp_path_factory.mktemp("failure") / "out", 1)
+
+
+@pytest.fixture(scope="module")
+def resumed(machines, failure, tmp_path_factory) -> tuple[Path, int, list[str]]:
+    """The same commands again, to some steps after the newest checkpoint: networks of each rank, step, what was said."""
+    notes = tmp_path_factory.mktemp("notes")
+    step = saved_steps(failure.out)[0] + 2
+    said = []
+    for child in machines.train(failure.out, step, notes):
+        said.append(child.communicate(timeout=100)[0])
+        assert child.returncode == 0, said[-1]
+    return notes, step, said
+
+
+def check_it_ended(failure: Failure) -> None:
+    """Soon, with one line that says what to do, and without a traceback of ours."""
+    print(f"the other machine ended after {failure.took_s:.1f} s")
+    assert failure.code == 1, "that is torchrun's"
+    assert failure.took_s < BOUND_S
+    (line,) = [line for line in failure.said.splitlines() if line.startswith("wav2lip-npu: ")]
+    assert line.startswith("wav2lip-npu: another process of this training is gone, or the network is (")
+    assert line.endswith("start the same commands again: they go on from the newest checkpoint.")
+    assert "]: Traceback" not in failure.said
+
+
+def test_a_machine_that_fails_ends_the_other(failure):
+    check_it_ended(failure)
+
+
+@pytest.mark.slow
+def test_so_does_the_first_that_all_others_know(machines, tmp_path):
+    check_it_ended(fail_amid(machines, tmp_path / "out", 0))
+
+
+def test_the_same_commands_go_on(resumed):
+    notes, step, (first, other) = resumed
+    assert f"going on at step {step - 2} from " in first and f"step {step} saved: " in first
+    assert "saved: " not in other, "one rank writes"
+    networks = [torch.load(notes / f"rank{rank}.pt") for rank in (0, 1)]
+    assert_same(*networks)
+
+
+def test_two_machines_learn_what_two_processes_of_one_do(failure, resumed, training_set, tmp_path):
+    """To the last bit, the failure and all: the sum of two gradients is the same in any order."""
+    _, step, _ = resumed
+    words = command(
+        training_set, tmp_path / "out", ORIGINAL, steps=step, checkpoint_interval=EVERY, log_interval=1
+    )
+    launcher = f"-m torch.distributed.run --standalone --nproc_per_node 2 {WORKER}"
+    child = start([str(tmp_path), *words], launcher)
+    said, _ = child.communicate(timeout=100)
+    assert child.returncode == 0, said
+    assert_same_checkpoints(failure.out, tmp_path / "out", step)
+
+
+def test_folders_that_are_not_shared_are_refused(machines, failure, tmp_path):
+    """Else one machine would go on from a checkpoint, and the other start anew."""
+    for child in machines.train((failure.out, tmp_path / "empty"), steps=10_000):
+        said, _ = child.communicate(timeout=100)
+        assert child.returncode == 1
+        assert "wav2lip-npu: rank 1 goes on from no checkpoint, the first rank from step" in said
+        assert "--checkpoint_dir must be one folder that all machines share." in said
+
+
+# In one process
+
+
+@pytest.fixture
+def among_two(monkeypatch) -> None:
+    """This process takes itself for the first of two."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, result in {
+        "init_process_group": None,
+        "destroy_process_group": None,
+        "get_rank": 0,
+        "get_world_size": 2,
+    }.items():
+        monkeypatch.setattr(dist, name, lambda *arguments, result=result: result)
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        ("[/src/gloo/pair.cc:537] Read error [10.0.0.2]:144: Connection reset by peer. This is", "Read error [10.0.0.2]:144: Connection reset by peer"),
+        ("OPS function error: HcclAllreduce, error code is 6\n[ERROR] EI0006: Getting socket times out.", "OPS function error: HcclAllreduce, error code is 6"),
+        ("NCCL error in: nccl.cpp:1, remote process exited or there was a network error", "NCCL error in: nccl.cpp:1, remote process exited or there was a network error"),
+    ],
+)  # fmt: skip
+def test_what_a_collective_says_becomes_one_line(among_two, text, short):
+    with (
+        pytest.raises(DeviceError, match="another process of this training is gone") as raised,
+        distributed.joined(device.resolve("cpu")) as ranks,
+    ):
+        assert ranks == Ranks(0, 2)
+        raise RuntimeError(text)
+    assert f"({short}). Look" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_bug_among_ranks_stays_one(among_two):
+    with pytest.raises(RuntimeError, match="shape"), distributed.joined(device.resolve("cpu")):
+        raise RuntimeError("mat1 and mat2 have another shape")
+
+
+def test_other_clips_on_another_machine_are_refused(training_set, tmp_path, monkeypatch):
+    from wav2lip_npu.data.samples import index_clips
+
+    learnt = index_clips(training_set / "data", training_set / "lists" / "train.txt", 0)
+    monkeypatch.setattr(distributed, "from_each", lambda mine, ranks: [mine, ({}, (4, 1))])
+    with pytest.raises(UsageError, match="rank 1 finds 4 clips that are not the 5 of the first rank"):
+        session._check_alike(Ranks(0, 2), {}, learnt)

@@ -1,0 +1,371 @@
+"""The package on an NPU: as on the CPU, by the rules of the hardware, and each broken rule is caught.
+
+Runs on the simulated NPU with `PLACE=npu`. Each test of a catch makes the mistake in the package's own code, and
+sees that a run which is fine without it fails.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from support.faces import SquareDetector
+from support.places import PLACE
+from support.trainings import (
+    EXPERT,
+    GENERATOR,
+    ROOT,
+    WITH_DISC,
+    command,
+    difference,
+    lines,
+    start,
+    train,
+    weights,
+)
+from wav2lip_npu import device
+from wav2lip_npu.cli import main
+from wav2lip_npu.doctor import device_check
+from wav2lip_npu.dubbing import inference
+from wav2lip_npu.dubbing.pipeline import DubOptions, dub
+from wav2lip_npu.faces.detectors import S3fdDetector
+from wav2lip_npu.media import video_reader
+from wav2lip_npu.media.video_writer import EncodeOptions
+from wav2lip_npu.parallel import processes
+from wav2lip_npu.training import generator, losses
+
+pytestmark = [pytest.mark.any_device, pytest.mark.npu_only]
+LOSSLESS = EncodeOptions(crf=0, preset="ultrafast")
+
+
+@pytest.fixture
+def simulation() -> Any:
+    """The controls of the simulated device; these tests ask for what only it can tell."""
+    import torch_npu
+
+    assert torch_npu.SIMULATED
+    return torch_npu.simulation
+
+
+def models_on(place: str, path: Path, **options: Any) -> inference.Models:
+    return replace(
+        inference.load_models(path, detector="hog", device=place, **options), detector=SquareDetector()
+    )
+
+
+def dubbed(models: inference.Models, face: Path, sound: Path, out: Path) -> np.ndarray:
+    """All frames of a dub."""
+    dub(models, face, sound, out, DubOptions(encode=LOSSLESS))
+    return np.stack([frame.image for frame in video_reader.read_frames(out)])
+
+
+# As on the CPU
+
+
+def test_auto_takes_the_npu():
+    assert device.resolve("auto") == PLACE == torch.device("npu:0")
+    assert "simulated" in device.describe(PLACE)
+
+
+@pytest.mark.parametrize("precision", device.PRECISIONS)
+def test_a_dub_is_the_cpus(tiny_checkpoint, face_video, speech, tmp_path, precision):
+    found, wanted = (
+        dubbed(
+            models_on(place, tiny_checkpoint, precision=precision),
+            face_video,
+            speech,
+            tmp_path / f"{place}.mkv",
+        )
+        for place in ("npu", "cpu")
+    )
+    assert found.shape == wanted.shape
+    off = np.abs(found.astype(int) - wanted)
+    assert off.max() <= (2 if precision.startswith("fp32") else 6), "a rounding in YUV is up to two in BGR"
+    assert off.mean() < (0.01 if precision.startswith("fp32") else 0.5)
+
+
+@pytest.mark.parametrize(
+    ("words", "kinds"),
+    [(EXPERT, [""]), (GENERATOR, [""]), (WITH_DISC, ["", "disc_"])],
+    ids=["expert", "generator", "with discriminator"],
+)
+def test_a_training_is_the_cpus(clips, tmp_path, words, kinds, monkeypatch):
+    more = {"syncnet_wt": 0.03} if words[0] == "train" else {}
+    # Rounding of another order of summation would grow with each step: the layout is the NPU's.
+    monkeypatch.setitem(device.BACKENDS, "cpu", device.BACKENDS["cpu"]._replace(channels_last=False))
+    outs = [
+        train(
+            clips, tmp_path / place, words, steps=4, device=place, eval_interval=2, learning_rate=1e-5, **more
+        )
+        for place in ("npu", "cpu")
+    ]
+    for kind in kinds:
+        one, other = (weights(out / f"{kind}checkpoint_step000000004.pth") for out in outs)
+        assert all(value.device.type == "cpu" for value in one.values())
+        # Adam makes a whole step of a gradient that is rounding.
+        assert difference(one, other) < 1e-4
+        near = [
+            float((one[name] - other[name]).abs().mean()) for name in one if one[name].is_floating_point()
+        ]
+        assert max(near) < 1e-5
+    for part in ("train", "held_out"):
+        for one, other in zip(*(lines(out, part) for out in outs), strict=True):
+            assert one == pytest.approx(other, abs=1e-4)
+
+
+def test_s3fd_is_the_cpus():
+    from face_alignment.detection.sfd.net_s3fd import s3fd
+
+    network = s3fd().eval()
+    images = np.random.default_rng(0).integers(255, size=(2, 96, 128, 3), dtype=np.uint8)
+    wanted = S3fdDetector(network, "cpu")._forward(images)
+    found = S3fdDetector(network.to(PLACE), str(PLACE))._forward(images)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16"])  # a CPU is slow in fp16: once is enough, below
+def test_the_doctors_comparison_is_content(amp):
+    found = device_check.differences(PLACE, amp)
+    assert all(each.is_small for each in found), "\n".join(map(str, found))
+    if amp == "off":
+        assert max(each.largest for each in found) < 1e-4
+
+
+def test_the_doctor_tells_of_the_card(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["doctor", "--json", "found.json"]) == 0
+    found = json.loads(Path("found.json").read_text())
+    assert found["ascend"]["state"] == "ready" and found["ascend"]["mend"] == ""
+    assert found["device"].startswith("npu:0 (") and found["total_bytes"] == 64 << 30
+    assert len(found["differences"]) == 8
+    assert "compared with the CPU" in caplog.text
+
+
+# By the rules of the hardware
+
+
+def test_only_operators_that_the_wheel_has_and_no_wide_numbers(
+    clips, tmp_path, tiny_checkpoint, face_video, speech, simulation
+):
+    """What reaches the device while training, judging and dubbing."""
+    with simulation.op_log() as ops, simulation.listed_kernels_only(), simulation.no_wide_dtypes():
+        train(clips, tmp_path / "e", EXPERT, steps=2, eval_interval=1, average=0.9)
+        train(clips, tmp_path / "g", WITH_DISC, steps=2, eval_interval=1, syncnet_wt=0.03, clip_grad_norm=1)
+        for precision in ("fp32", "fp16"):
+            dubbed(
+                models_on("npu", tiny_checkpoint, precision=precision), face_video, speech, tmp_path / "x.mkv"
+            )
+    assert {"convolution", "convolution[transposed]", "native_batch_norm"} <= ops.names()
+
+
+def test_the_device_is_prepared_before_it_holds_a_tensor(tiny_checkpoint, clips, tmp_path, simulation):
+    """Else torch_npu recasts weights in place."""
+    for use in (
+        lambda: inference.load_models(tiny_checkpoint, device="npu"),
+        lambda: train(clips, tmp_path / "e", EXPERT, steps=1),
+    ):
+        with simulation.settings_of() as settings:
+            use()
+        for name in ("set_compile_mode.jit_compile", "config.allow_internal_format"):
+            setting = settings.of(name)
+            assert setting is not None and setting.value is False and setting.before_first_tensor, name
+
+
+def test_strict_float32_is_asked_for(tiny_checkpoint, simulation):
+    with simulation.settings_of() as settings:
+        inference.load_models(tiny_checkpoint, device="npu", precision="fp32_strict")
+    assert settings.of("conv.allow_hf32").value is False
+    assert settings.of("matmul.allow_hf32").value is False
+    assert settings.of("option.ACL_PRECISION_MODE").value == "must_keep_origin_dtype"
+
+
+@pytest.mark.parametrize("words", [EXPERT, GENERATOR], ids=["expert", "generator"])
+def test_a_step_waits_once(clips, tmp_path, words, simulation):
+    """For the losses, whose finiteness is looked at before any weight moves."""
+    waits = []
+    for steps in (3, 7):
+        with simulation.host_reads() as reads:
+            train(clips, tmp_path / str(steps), words, steps=steps, eval_interval=100, average=0)
+        waits.append(reads.total())
+    assert waits[1] - waits[0] == 4
+
+
+def test_a_batch_of_a_dub_waits_once(tiny_checkpoint, simulation):
+    from wav2lip_npu.dubbing.blend import load_mask
+
+    speaker = inference.Speaker(models_on("npu", tiny_checkpoint), 4, load_mask("soft", 96))
+    random = np.random.default_rng(0)
+    faces = list(random.integers(255, size=(16, 96, 96, 3), dtype=np.uint8))
+    mels = list(random.uniform(-4, 4, (16, 80, 16)).astype(np.float32))
+    with simulation.host_reads() as reads:
+        speaker(faces, mels)
+    assert reads.total() == 4, dict(reads)
+
+
+def test_fresh_memory_is_never_read(clips, tmp_path, simulation):
+    with simulation.poison():
+        train(clips, tmp_path / "poisoned", EXPERT, steps=2)
+    train(clips, tmp_path / "clean", EXPERT, steps=2)
+    one, other = (weights(tmp_path / name / "checkpoint_step000000002.pth") for name in ("poisoned", "clean"))
+    assert difference(one, other) == 0
+
+
+def test_a_full_memory_halves_the_batch(tiny_checkpoint, simulation, caplog):
+    from wav2lip_npu.dubbing.blend import load_mask
+
+    speaker = inference.Speaker(models_on("npu", tiny_checkpoint), 32, load_mask("soft", 96))
+    faces = [np.full((96, 96, 3), number, np.uint8) for number in range(32)]
+    mels = [np.zeros((80, 16), np.float32)] * 32
+    wanted = speaker(faces, mels)
+    torch.npu.reset_peak_memory_stats()
+    speaker(faces, mels)
+    peak, held = torch.npu.max_memory_allocated(), torch.npu.memory_allocated()
+    with simulation.memory_limit(held + (peak - held) // 2):
+        found = speaker(faces, mels)
+    assert "out of memory on npu:0, going on with batches of 16" in caplog.text
+    assert np.abs(np.stack(found).astype(int) - np.stack(wanted)).max() <= 1
+
+
+@pytest.mark.parametrize("chip", ["310P3", "910A"])
+def test_chips_without_bf16_say_so(clips, tmp_path, simulation, chip, capsys):
+    device._computes_bf16.cache_clear()
+    try:
+        with simulation.chip(chip):
+            assert main.main(command(clips, tmp_path, EXPERT, steps=1, amp="bf16")) == 2
+            assert "cannot compute in bf16. Pass --amp fp16." in capsys.readouterr().err
+            if chip == "310P3":
+                assert all(each.is_small for each in device_check.differences(PLACE, "fp16"))
+    finally:
+        device._computes_bf16.cache_clear()
+
+
+def test_fp16_overflow_is_seen_on_a_chip_that_saturates(clips, tmp_path, simulation):
+    with simulation.chip("310P3"):
+        train(clips, tmp_path, EXPERT, steps=3, amp="fp16", loss_scale="16777216", log_interval=1)
+    assert lines(tmp_path, "train")[-1]["skipped"] > 0
+    assert all(
+        np.isfinite(value).all() for value in map(np.asarray, weights(next(tmp_path.glob("*3.pth"))).values())
+    )
+
+
+# Each broken rule is caught
+
+
+def test_a_forgotten_move_is_caught(clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        device, "upload", lambda arrays, place: {k: torch.from_numpy(v) for k, v in arrays.items()}
+    )
+    with pytest.raises(RuntimeError, match="same device|on npu"):
+        train(clips, tmp_path, EXPERT, steps=1)
+
+
+def test_an_expert_that_stays_behind_is_caught(clips, tmp_path, monkeypatch):
+    real = generator.lower_halves
+    monkeypatch.setattr(generator, "lower_halves", lambda faces: real(faces).cpu())
+    with pytest.raises(RuntimeError, match="same device|on npu"):
+        train(clips, tmp_path, GENERATOR, steps=1, syncnet_wt=0.03)
+
+
+def test_a_late_read_is_caught(tiny_checkpoint, face_video, speech, tmp_path, monkeypatch):
+    models = models_on("npu", tiny_checkpoint)
+    wanted = dubbed(models, face_video, speech, tmp_path / "right.mkv")
+    monkeypatch.setattr(Tensor, "cpu", lambda self: self.to("cpu", non_blocking=True))
+    found = dubbed(models, face_video, speech, tmp_path / "wrong.mkv")
+    assert np.abs(found.astype(int) - wanted).max() > 50
+
+
+def test_an_operator_that_the_wheel_lacks_is_caught(clips, tmp_path, monkeypatch, simulation):
+    real = losses.cosines
+
+    def mistaken(sound: Tensor, picture: Tensor) -> Tensor:
+        table = real(sound, picture)
+        return table + 0 * torch.linalg.inv(torch.eye(2, device=table.device)).sum()
+
+    monkeypatch.setattr(losses, "cosines", mistaken)
+    with simulation.listed_kernels_only(), pytest.raises(NotImplementedError, match="linalg_inv"):
+        train(clips, tmp_path, EXPERT, steps=1)
+
+
+def test_float64_is_caught(clips, tmp_path, monkeypatch, simulation):
+    real = device.upload
+
+    def mistaken(arrays: Any, place: torch.device) -> dict[str, Tensor]:
+        return real({name: value.astype(np.float64) for name, value in arrays.items()}, place)
+
+    monkeypatch.setattr(device, "upload", mistaken)
+    with simulation.no_wide_dtypes(), pytest.raises(RuntimeError, match="(?i)double|float64"):
+        train(clips, tmp_path, EXPERT, steps=1)
+
+
+def test_channels_last_is_caught(tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr(device, "memory_format", lambda place: torch.channels_last)
+    with pytest.raises(RuntimeError, match="(?i)format"):
+        inference.load_models(tiny_checkpoint, device="npu")
+
+
+def test_a_wait_too_many_is_caught(clips, tmp_path, monkeypatch, simulation):
+    real = losses.cosine
+
+    def mistaken(sound: Tensor, picture: Tensor) -> Tensor:
+        assert sound.sum().item() is not None
+        return real(sound, picture)
+
+    monkeypatch.setattr(losses, "cosine", mistaken)
+    with pytest.raises(AssertionError):
+        test_a_step_waits_once(clips, tmp_path, [*GENERATOR, "--syncnet_wt", 0.03], simulation)
+
+
+def test_late_preparation_is_caught(tiny_checkpoint, clips, tmp_path, monkeypatch, simulation):
+    real = device.activate
+
+    def mistaken(place: torch.device) -> None:
+        torch.zeros(1, device=place)
+        real(place)
+
+    monkeypatch.setattr(device, "activate", mistaken)
+    with pytest.raises(AssertionError):
+        test_the_device_is_prepared_before_it_holds_a_tensor(tiny_checkpoint, clips, tmp_path, simulation)
+
+
+def on_the_device(worker: int):
+    """What a worker that finds faces does, in short."""
+    here = device.resolve("npu")
+    device.activate(here)
+    return lambda item: float(torch.full((2,), float(item), device=here).sum())
+
+
+def test_workers_share_the_device(monkeypatch):
+    """They are spawned; a fork of a process that has used the device is caught."""
+    torch.ones(1, device=PLACE)
+    assert sorted(processes.work_through([1, 2, 3], on_the_device, 2)) == [(1, 2.0), (2, 4.0), (3, 6.0)]
+    real = multiprocessing.get_context
+    monkeypatch.setattr(processes.multiprocessing, "get_context", lambda _: real("fork"))
+    found = [result for _, result in processes.work_through([1, 2, 3], on_the_device, 2)]
+    assert all(isinstance(each, processes.Fault) and "'spawn' start method" in each.detail for each in found)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1600)
+def test_the_acceptance_script_writes_its_report(tmp_path):
+    """As an owner of a card runs it, in a process of its own."""
+    words = ["--device", PLACE.type, "--width", "2", "--out", str(tmp_path / "report.json")]
+    script = str(ROOT / "benchmarks" / "npu_acceptance.py")
+    child = start(words, script)
+    said, _ = child.communicate(timeout=1500)
+    assert child.returncode == 0, said
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["ok"] and not found["failed"] and found["fell_back"] == []
+    assert set(found["throughput"]["fp32"]) == {"1", "8", "32", "128"}
+    assert found["dub"]["mean_difference_grey_levels"] < 1
+    assert set(found["training"]) == {
+        f"{each} {amp}" for each in ("train_syncnet", "train") for amp in ("off", "fp16")
+    }

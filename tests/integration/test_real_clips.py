@@ -1,0 +1,55 @@
+"""Every real clip with every real sound, through every stage. Takes half an hour: `make test-slow`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import pytest
+
+from support.faces import SHARED
+from support.networks import golden_weights
+from wav2lip_npu.dubbing import inference, pipeline
+from wav2lip_npu.dubbing.pipeline import DubOptions
+from wav2lip_npu.errors import FaceError
+from wav2lip_npu.media import audio_reader, video_reader
+from wav2lip_npu.media.video_writer import EncodeOptions
+from wav2lip_npu.models import checkpoint
+from wav2lip_npu.models.networks import Wav2Lip
+
+pytestmark = pytest.mark.slow
+FACES = sorted([*SHARED.glob("clips/*"), *SHARED.glob("photos/*"), *sorted(SHARED.glob("grid/others/*"))[:2]])
+SOUNDS = sorted(SHARED.glob("audio/*"))
+WITHOUT_FACE = {"no_face.mp4", "no_face.jpg"}
+QUICK = DubOptions(encode=EncodeOptions(preset="ultrafast"))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> inference.Models:
+    path = tmp_path_factory.mktemp("weights") / "narrow.pth"
+    checkpoint.save(path, golden_weights(Wav2Lip(width=4)))
+    return inference.load_models(path, detector="hog", device="cpu")
+
+
+@pytest.mark.skipif(not FACES, reason=f"the real clips are not there: {SHARED}")
+@pytest.mark.parametrize("audio", SOUNDS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("face", FACES, ids=lambda path: path.stem)
+def test_picture_and_sound_end_together(
+    models: inference.Models, face: Path, audio: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.mp4"
+    if face.name in WITHOUT_FACE:
+        with pytest.raises(FaceError, match="no face in"):
+            pipeline.dub(models, face, audio, out, QUICK)
+        assert not list(tmp_path.iterdir())
+        return
+    report = pipeline.dub(models, face, audio, out, QUICK)
+    expected = audio_reader.load_sound(audio).duration
+    fps = video_reader.probe(out).fps
+    assert report.frames == round(expected * fps)
+    with av.open(str(out)) as container:
+        video, track = container.streams.video[0], container.streams.audio[0]
+        assert video.frames == sum(1 for _ in container.decode(video)) == report.frames
+        ends = [float((stream.start_time + stream.duration) * stream.time_base) for stream in (video, track)]
+    assert abs(ends[0] - ends[1]) <= 1 / fps
+    assert ends[1] == pytest.approx(float(expected), abs=0.002)

@@ -1,0 +1,105 @@
+"""Which files below a folder are videos, and how their clips are called."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from wav2lip_npu.errors import DataError
+from wav2lip_npu.preprocessing.find_videos import find_videos
+
+
+def touch(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def clips(root, out="out"):
+    return {video.name: video.clip for video in find_videos(root, root / out)}
+
+
+def test_the_path_is_mirrored_at_any_depth(tmp_path):
+    touch(
+        tmp_path,
+        "main/00001.mp4",
+        "main/6330/00011.mp4",
+        "x.MOV",
+        "a/b/c/d.MpG",
+        "main/6330/00011.txt",
+        "a/._b.mp4",
+        "c.jpg",
+    )
+    assert clips(tmp_path) == {
+        "main/00001.mp4": "main/00001",
+        "main/6330/00011.mp4": "main/6330/00011",
+        "x.MOV": "x",
+        "a/b/c/d.MpG": "a/b/c/d",
+    }
+
+
+def test_names_that_would_meet_keep_their_suffix(tmp_path):
+    touch(
+        tmp_path,
+        "a.mp4",
+        "a.avi",
+        "a.mp4.mkv",
+        "b.mp4",
+        "b/c.mp4",
+        "d.mp4",
+        "d.partial.mp4",
+        "s/a.mp4",
+        "e.f.mp4",
+        "g.mp4",
+        "g/h/i.mp4",
+    )
+    found = clips(tmp_path)
+    assert found == {
+        "a.mp4": "a.mp4",
+        "a.avi": "a.avi",
+        "a.mp4.mkv": "a.mp4.mkv",
+        "b.mp4": "b.mp4",
+        "b/c.mp4": "b/c",
+        "d.mp4": "d",
+        "d.partial.mp4": "d.partial.mp4",
+        "s/a.mp4": "s/a",
+        "e.f.mp4": "e.f",
+        "g.mp4": "g.mp4",
+        "g/h/i.mp4": "g/h/i",
+    }
+
+
+def test_links_are_followed_without_looping_and_each_folder_once(tmp_path):
+    touch(tmp_path, "data/real/a.mp4", "elsewhere/b.mp4", "elsewhere/deep/c.mp4")
+    data = tmp_path / "data"
+    os.symlink(data, data / "real" / "loop")
+    os.symlink(tmp_path / "elsewhere", data / "linked")
+    os.symlink(tmp_path / "elsewhere", data / "linked again")
+    os.symlink(data / "real", data / "aaa")
+    os.symlink(data / "nowhere", data / "broken")
+    os.symlink(data / "real" / "a.mp4", data / "file.mp4")
+    assert sorted(clips(data)) == ["file.mp4", "linked/b.mp4", "linked/deep/c.mp4", "real/a.mp4"]
+
+
+def test_the_folder_of_the_clips_is_not_searched(tmp_path):
+    touch(tmp_path, "a.mp4", "out/x/b.mp4")
+    assert list(clips(tmp_path)) == ["a.mp4"]
+    assert list(clips(tmp_path, ".")) == ["a.mp4", "out/x/b.mp4"]
+
+
+def test_undecodable_names(tmp_path):
+    name = os.fsdecode(b"\xff\xfe.mp4")
+    touch(tmp_path, name)
+    assert clips(tmp_path) == {name: os.fsdecode(b"\xff\xfe")}
+
+
+def test_no_folder_and_no_video(tmp_path):
+    with pytest.raises(DataError, match=r"no folder .*none.*--data_root"):
+        find_videos(tmp_path / "none", tmp_path / "out")
+    touch(tmp_path, "a.txt")
+    with pytest.raises(DataError, match="no video in .*--data_root"):
+        find_videos(tmp_path, tmp_path / "out")
+    with pytest.raises(DataError, match="no folder"):
+        find_videos(tmp_path / "a.txt", tmp_path / "out")

@@ -1,0 +1,280 @@
+"""A video becomes a clip: what is in it, how it is lined up, and why a video is dropped."""
+
+from __future__ import annotations
+
+import json
+import wave
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from support.media_files import chirp, lag_of, write_pictures
+from support.talk import FAST, SPEED, pictures, write_talk
+from wav2lip_npu.cli import main
+from wav2lip_npu.dubbing.report import versions
+from wav2lip_npu.faces.detectors import load_detector
+from wav2lip_npu.media import video_reader
+from wav2lip_npu.mel import DEFAULT_MEL, log_mel
+from wav2lip_npu.preprocessing import make_clip as preprocess
+from wav2lip_npu.preprocessing.find_videos import Video
+from wav2lip_npu.preprocessing.make_clip import ClipOptions, DroppedError, LimitedDetector, make_clip
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return LimitedDetector(load_detector("hog"), 32, "cpu")
+
+
+@pytest.fixture
+def made(tmp_path, detector):
+    """Make the clip of a file; gives its folder and what its clip.json says."""
+
+    def make(path: Path, **options: object):
+        video = Video(path, path.name, path.stem)
+        make_clip(video, tmp_path / "out", detector, ClipOptions(**options))
+        folder = tmp_path / "out" / path.stem
+        return folder, json.loads((folder / "clip.json").read_text())
+
+    return make
+
+
+def heard(folder: Path) -> np.ndarray:
+    with wave.open(str(folder / "audio.wav")) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (16_000, 1, 2)
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2")
+
+
+def speed_of(content: dict) -> tuple[float, float]:
+    """Pixels a second at which the face moves, and where it is at time 0."""
+    left = np.array(content["boxes"])[:, 0]
+    slope, start = np.polyfit(np.array(content["frames"]) / 25, left, 1)
+    return slope, start
+
+
+def test_a_clip_holds_what_it_should(tmp_path, made):
+    path = write_talk(tmp_path / "talk.mp4", 1.2)
+    folder, content = made(path)
+    frames = content["frames"]
+    assert frames == list(range(30))
+    assert sorted(each.name for each in folder.iterdir()) == sorted(
+        [*(f"{n}.jpg" for n in frames), "audio.wav", "mel.npy", "clip.json"]
+    )
+    samples = heard(folder)
+    mel = np.load(folder / "mel.npy")
+    assert np.array_equal(mel, log_mel(samples.astype(np.float32) / 32768))
+    assert mel.dtype == np.float32
+    assert lag_of(samples / 32768, chirp(1.2)) == 0
+    status = path.stat()
+    boxes = content.pop("boxes")
+    assert content == {
+        "format": 1,
+        "fps": 25,
+        "frames": frames,
+        "cuts": [],
+        "face_px": round(np.median([np.sqrt((x2 - x1) * (y2 - y1)) for x1, y1, x2, y2 in boxes])),
+        "samples": len(samples),
+        "source": {"name": "talk.mp4", "bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "width": 320, "height": 240, "fps": "25"},
+        "mel": asdict(DEFAULT_MEL),
+        "options": {"several_people": "drop", "min_face_px": 48, "min_face_share": 0.75},
+        "detector": "hog",
+        "versions": versions(),
+    }  # fmt: skip
+    for frame, box in zip(video_reader.read_frames(path), boxes, strict=True):
+        crop = cv2.imread(str(folder / f"{frame.index}.jpg"))
+        wanted = frame.planes.cut(np.array(box, np.float32), content["face_px"])
+        assert crop.shape == wanted.shape
+        assert np.abs(crop.astype(int) - wanted).mean() < 2
+
+
+def test_the_same_video_makes_the_same_bytes_whether_its_pictures_were_held_or_not(
+    tmp_path, made, monkeypatch
+):
+    path = write_talk(tmp_path / "talk.mp4")
+    folder, _ = made(path)
+    before = {each.name: each.read_bytes() for each in folder.iterdir()}
+    monkeypatch.setattr(preprocess, "_HELD_BYTES", 0)
+    folder, _ = made(path)
+    assert {each.name: each.read_bytes() for each in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("fps", ["30", "24000/1001", "50", "12"])
+def test_any_rate_becomes_25_in_step(tmp_path, made, fps):
+    _, content = made(write_talk(tmp_path / "a.mp4", 1.2, fps=Fraction(fps)))
+    assert len(content["frames"]) in (29, 30)
+    speed, start = speed_of(content)
+    assert abs(speed - SPEED) < 2.5
+    _, still = made(write_talk(tmp_path / "b.mp4", 1.2))
+    assert abs(start - speed_of(still)[1]) < 2  # 40 ms
+
+
+def test_a_variable_rate_becomes_constant(tmp_path, made):
+    stamps = [
+        0,
+        33,
+        70,
+        95,
+        160,
+        170,
+        250,
+        280,
+        300,
+        390,
+        400,
+        430,
+        500,
+        540,
+        555,
+        640,
+        660,
+        720,
+        760,
+        800,
+        850,
+        900,
+        930,
+        980,
+    ]
+    shown = pictures([stamp / 1000 for stamp in stamps])
+    path = write_pictures(
+        tmp_path / "vfr.mkv",
+        shown,
+        stamps=stamps,
+        time_base=Fraction(1, 1000),
+        sound=chirp(1.0),
+        options=FAST,
+    )
+    folder, content = made(path)
+    assert len(content["frames"]) in (24, 25)
+    assert abs(speed_of(content)[0] - SPEED) < 4
+    assert abs(lag_of(heard(folder) / 32768, chirp(1.0))) <= 16
+
+
+@pytest.mark.parametrize("late", [0.2, -0.2])
+def test_sound_that_starts_late_or_early_is_lined_up(tmp_path, made, late):
+    sent = chirp(1.2)
+    stamps = None if late > 0 else [number + 5 for number in range(30)]
+    path = write_talk(
+        tmp_path / "a.mkv", 1.2, sound=sent, sound_at=max(late, 0), stamps=stamps, sound_codec="pcm_s16le"
+    )
+    folder, content = made(path)
+    samples = heard(folder) / 32768
+    assert abs(lag_of(samples, sent) - late * 16_000) <= 16
+    assert content["frames"][-1] == min(29, len(samples) // 640 - 1)
+
+
+def test_pictures_beyond_the_end_of_the_sound_are_left_out(tmp_path, made):
+    folder, content = made(write_talk(tmp_path / "a.mp4", 1.6, sound=chirp(1.0)))
+    assert content["frames"] == list(range(len(heard(folder)) // 640))
+    assert len(content["frames"]) in (25, 26)
+
+
+def test_cuts_are_noted_and_small_faces_are_cut_at_96_px(tmp_path, made):
+    times = [number / 25 for number in range(20)]
+    dark = [cv2.flip(255 - picture // 4, -1) for picture in pictures(times[:4], side=90)]
+    shown = [*pictures(times, side=90), *dark, *pictures(times, side=90)]
+    path = write_pictures(tmp_path / "a.mp4", shown, sound=chirp(44 / 25), options=FAST)
+    folder, content = made(path)
+    assert content["cuts"] == [20, 24]
+    assert not {20, 21, 22, 23} & set(content["frames"])
+    assert content["face_px"] == 96
+    assert cv2.imread(str(folder / "0.jpg")).shape == (96, 96, 3)
+
+
+def dropped(made, path: Path, reason: str, **options: object) -> str:
+    with pytest.raises(DroppedError) as caught:
+        made(path, **options)
+    assert caught.value.reason == reason
+    assert not list(path.parent.glob("out/*"))
+    return caught.value.detail
+
+
+def test_unreadable(tmp_path, made):
+    good = write_talk(tmp_path / "good.mp4").read_bytes()
+    noise = np.random.default_rng(0).bytes(len(good) // 2)
+    for name, content in {
+        "text": b"hello " * 500,
+        "empty": b"",
+        "half": good[: len(good) // 2],
+        "noise": noise,
+    }.items():
+        (tmp_path / f"{name}.mp4").write_bytes(content)
+        detail = dropped(made, tmp_path / f"{name}.mp4", "unreadable")
+        assert name in detail
+        assert str(tmp_path) not in detail
+    dropped(made, tmp_path / "none.mp4", "unreadable")
+
+
+def test_no_sound(tmp_path, made):
+    write_pictures(tmp_path / "a.mp4", pictures([n / 25 for n in range(25)]), options=FAST)
+    assert "no sound track" in dropped(made, tmp_path / "a.mp4", "no sound")
+    assert "silent" in dropped(made, write_talk(tmp_path / "b.mp4", silent=True), "no sound")
+    assert "empty" in dropped(made, write_empty_track(tmp_path / "c.mkv"), "no sound")
+
+
+def write_empty_track(path: Path) -> Path:
+    """A video whose sound track has no packet."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=25)
+        container.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        video.width, video.height = 320, 240
+        for image in pictures([number / 25 for number in range(25)]):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(image, "bgr24")))
+        container.mux(video.encode(None))
+    return path
+
+
+def test_no_face_and_face_gaps(tmp_path, made):
+    times = [number / 25 for number in range(25)]
+    nobody = [np.full((240, 320, 3), 110, np.uint8)] * 25
+    path = write_pictures(tmp_path / "a.mp4", nobody, sound=chirp(1.0), options=FAST)
+    assert dropped(made, path, "no face") == "none in 25 frames"
+    path = write_pictures(tmp_path / "b.mp4", [*nobody, *pictures(times)], sound=chirp(2.0), options=FAST)
+    assert "of 50 frames, 75 % are wanted" in dropped(made, path, "face gaps")
+    _, content = made(path, min_face_share=0.4)
+    assert len(content["frames"]) in (24, 25, 26)
+
+
+def test_face_too_small(tmp_path, made):
+    path = write_talk(tmp_path / "a.mp4", side=66)
+    assert "48 are wanted" in dropped(made, path, "face too small")
+    _, content = made(path, min_face_px=30)
+    assert content["face_px"] == 96
+
+
+def test_too_short(tmp_path, made):
+    assert "15 frames of picture" in dropped(
+        made, write_talk(tmp_path / "a.mp4", 0.6, sound=chirp(1.0)), "too short"
+    )
+    assert "frames of sound" in dropped(
+        made, write_talk(tmp_path / "b.mp4", 1.0, sound=chirp(0.5)), "too short"
+    )
+    assert made(write_talk(tmp_path / "c.mp4", 0.64, sound=chirp(1.0)))[1]["frames"] == list(range(16))
+
+
+def test_several_people(tmp_path, made):
+    path = write_talk(tmp_path / "a.mp4", 1.6, faces=2)
+    assert "2 of 2 frames looked at" in dropped(made, path, "several people")
+    assert len(made(path, several_people="keep")[1]["frames"]) == 40
+
+
+def test_a_passer_by_is_no_second_person(tmp_path, made):
+    times = [number / 25 for number in range(75)]
+    shown = [*pictures(times[:60])]
+    alone = [np.pad(each, ((0, 0), (0, 180), (0, 0)), constant_values=110) for each in shown]
+    both = list(pictures(times[60:], faces=2))
+    path = write_pictures(tmp_path / "a.mp4", [*alone, *both], sound=chirp(3.0), options=FAST)
+    assert len(made(path)[1]["frames"]) > 56
+
+
+@pytest.mark.parametrize("words", [["--several_people", "some"], ["--min_face_px", "0"], ["--min_face_share", "2"], ["--workers", "0"], ["--ngpu", "0"], ["--batch_size", "0"], ["--device", "tpu"], ["--detector", "magic"], ["--device", "npu"]])  # fmt: skip
+def test_bad_options_are_refused_before_anything_is_done(tmp_path, capsys, words):
+    (tmp_path / "a.mp4").touch()
+    arguments = ["--data_root", str(tmp_path), "--preprocessed_root", str(tmp_path / "out"), *words]
+    assert main.main(["preprocess", *arguments]) == 2
+    assert words[1] in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

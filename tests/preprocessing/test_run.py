@@ -1,0 +1,429 @@
+"""Whole runs of `preprocess`: what it writes, that it goes on where it was, and that it destroys nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from support.faces import SquareDetector
+from support.media_files import write_pictures
+from support.talk import FAST, write_talk
+from wav2lip_npu.cli import main, preprocess
+from wav2lip_npu.data.file_lists import read_names
+from wav2lip_npu.errors import DeviceError
+from wav2lip_npu.preprocessing.find_videos import Video
+from wav2lip_npu.preprocessing.make_clip import REASONS, ClipOptions, LimitedDetector
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = [
+    "main/00001",
+    "main/6330/00011",
+    'main/6330/a "b" it\'s',
+    "main/6331/a;b c",
+    "main/6331/a\nb",
+    "main/6331/" + os.fsdecode(b"\xff"),
+]
+BAD = {
+    "main/text": "unreadable",
+    "main/6330/silent": "no sound",
+    "main/6331/nobody": "no face",
+    "main/6331/short": "too short",
+}
+
+UNDISTURBED_S: list[float] = []
+_LONGEST_S = 2.5  # on a machine that does other things too
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six videos that make clips and four that do not."""
+    root = tmp_path_factory.mktemp("videos")
+    first = write_talk(root / f"{NAMES[0]}.mp4", 0.64)
+    for name in NAMES[1:]:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(first, root / f"{name}.MP4")
+    (root / "main" / "text.mp4").write_bytes(b"hello " * 500)
+    write_talk(root / "main/6330/silent.avi", 0.8, silent=True)
+    grey = [np.full((240, 320, 3), 110, np.uint8)] * 20
+    write_pictures(root / "main/6331/nobody.mkv", grey, sound=np.sin(np.arange(12_800.0)), options=FAST)
+    write_talk(root / "main/6331/short.mp4", 0.4)
+    return root
+
+
+@pytest.fixture
+def run(videos, tmp_path, monkeypatch, capsys, caplog):
+    """Run `preprocess` in this process and an empty folder, with one worker."""
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+
+    def command(*extra: object, data: Path = videos, out: str = "out") -> int:
+        words = ["preprocess", "--data_root", data, "--preprocessed_root", out, "--workers", 1, *extra]
+        caplog.clear()
+        code = main.main([str(word) for word in words])
+        command.said = caplog.text + capsys.readouterr().err
+        return code
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def finished(videos, tmp_path_factory) -> Path:
+    """Where an undisturbed run took place."""
+    here = tmp_path_factory.mktemp("whole")
+    start = time.monotonic()
+    assert process(videos, here).wait(60) == 1
+    UNDISTURBED_S.append(time.monotonic() - start)
+    return here
+
+
+@pytest.fixture(scope="session")
+def whole(finished) -> dict[str, bytes]:
+    """The tree that an undisturbed run leaves."""
+    return tree(finished)
+
+
+def process(videos: Path, here: Path, *extra: object, workers: int = 2) -> subprocess.Popen[str]:
+    words = ["--data_root", videos, "--preprocessed_root", "out", "--workers", workers, *extra]
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "preprocess.py"), *map(str, words)],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, and every folder."""
+    return {
+        os.path.relpath(path, folder): path.read_bytes() if path.is_file() else b""
+        for path in folder.rglob("*")
+    }
+
+
+def report(folder: Path = Path("out")) -> dict[str, dict]:
+    lines = (folder / "report.jsonl").read_text().splitlines()
+    return {record["clip"]: record for record in map(json.loads, lines)}
+
+
+def test_the_tree_is_that_of_the_videos_and_each_drop_has_its_reason(run, videos, whole):
+    assert run("--ngpu", 4, "--batch_size", 1) == 1
+    assert tree(Path()) == whole
+    records = report()
+    assert {name: record["reason"] for name, record in records.items()} == dict.fromkeys(NAMES) | BAD
+    assert set(BAD.values()) <= set(REASONS)
+    for name, record in records.items():
+        assert record["status"] == ("failed" if name in BAD else "ok")
+        assert record["source"] == {
+            "bytes": (videos / record["video"]).stat().st_size,
+            "mtime_ns": (videos / record["video"]).stat().st_mtime_ns,
+        }
+        assert bool(record["detail"]) == (name in BAD)
+        assert (Path("out") / name).is_dir() == (name not in BAD)
+    assert (records[NAMES[0]]["frames"], records[NAMES[0]]["seconds"]) == (16, 0.64)
+    for part in (
+        "10 videos: 6 ok, 0 kept, 4 failed",
+        "1 no face",
+        "1 no sound",
+        "1 too short",
+        "1 unreadable",
+    ):
+        assert part in run.said
+    assert list(records) == sorted(records, key=lambda name: records[name]["video"])
+    train, val = read_names("filelists/train.txt"), read_names("filelists/val.txt")
+    assert sorted(train + val) == sorted(NAMES)
+    assert all((Path("out") / name / "clip.json").is_file() for name in train + val)
+    assert not {os.path.dirname(name) for name in train} & {os.path.dirname(name) for name in val}
+
+
+def test_file_lists_are_never_overwritten(run, videos, finished):
+    shutil.copytree(finished / "out", "out")
+    Path("filelists").mkdir()
+    Path("filelists/train.txt").write_text("mine\n")
+    run()
+    assert Path("filelists/train.txt").read_text() == "mine\n"
+    assert len(read_names("filelists/val.txt")) >= 1
+    assert "clips are in no list in filelists" in run.said
+    run("--seed", 5, "--filelists", "other")
+    assert Path("filelists/train.txt").read_text() == "mine\n"
+    assert len(read_names("other/train.txt") + read_names("other/val.txt")) == 6
+
+
+def test_lists_that_cannot_be_written_are_told_first(run, monkeypatch):
+    monkeypatch.setattr(preprocess, "make_clip", lambda *_: pytest.fail("worked in vain"))
+    Path("mine.txt").write_text("no folder")
+    assert run("--filelists", "mine.txt") == 2
+    assert "cannot write mine.txt/train.txt: mine.txt is not a folder" in run.said
+
+
+def test_a_second_run_does_nothing(run, monkeypatch, finished, whole):
+    shutil.copytree(finished, ".", dirs_exist_ok=True)
+    before = {path: path.stat().st_mtime_ns for path in Path("out/main").rglob("*")}
+    monkeypatch.setattr(preprocess, "make_clip", lambda *_: pytest.fail("worked again"))
+    assert run() == 1
+    assert tree(Path()) == whole
+    assert {path: path.stat().st_mtime_ns for path in Path("out/main").rglob("*")} == before
+
+
+def test_torn_lines_and_leftovers_of_a_killed_run(run, finished, whole):
+    shutil.copytree(finished, ".", dirs_exist_ok=True)
+    with open("out/report.jsonl", "ab") as file:
+        file.write(b'{"video": "main/te')
+    shutil.move(f"out/{NAMES[0]}", f"out/{NAMES[0]}.partial")
+    os.mkdir("out/main/gone.partial")
+    Path("out/main/gone.partial/clip.json.part").touch()
+    Path("out/main/gone.partial/0.jpg").touch()
+    os.mkdir("out/main/mine.partial")
+    Path("out/main/mine.partial/notes.txt").touch()
+    shutil.copytree(f"out/{NAMES[1]}", f"out/{NAMES[1]}.old.partial")
+    shutil.move(f"out/{NAMES[2]}", f"out/{NAMES[2]}.old.partial")
+    run()
+    assert tree(Path()) == whole | {"out/main/mine.partial": b"", "out/main/mine.partial/notes.txt": b""}
+
+
+def copy_of(videos: Path, to: Path, *names: str) -> Path:
+    for name in names:
+        source = next(
+            path
+            for path in videos.rglob("*")
+            if path.is_file() and str(path.relative_to(videos)).startswith(name)
+        )
+        (to / source.relative_to(videos)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, to / source.relative_to(videos))
+    return to
+
+
+def test_what_changed_is_made_anew(run, videos, tmp_path):
+    data = copy_of(videos, tmp_path / "data", NAMES[0], "main/text")
+    assert run(data=data) == 1
+    Path(f"out/{NAMES[0]}/notes.txt").write_text("mine")
+    Path(f"out/{NAMES[0]}/faces96.npy").write_text("stale")
+    shutil.copyfile(videos / "main/6331/a;b c.MP4", data / "main/text.mp4")
+    write_talk(data / f"{NAMES[0]}.mp4", 1.0)
+    assert run(data=data) == 0
+    assert report()[NAMES[0]]["frames"] == 25
+    assert report()["main/text"]["status"] == "ok"
+    assert Path(f"out/{NAMES[0]}/notes.txt").read_text() == "mine"
+    assert not Path(f"out/{NAMES[0]}/faces96.npy").exists()
+    assert run("--min_face_px", 500, data=data) == 1
+    assert report()["main/text"]["reason"] == "face too small"
+    assert Path("out/main/text/clip.json").exists()
+    assert not list(Path("out").rglob("*.partial"))
+
+
+def test_folders_of_the_original_are_kept(run, videos, tmp_path):
+    data = copy_of(videos, tmp_path / "data", *NAMES[:3])
+    for name in NAMES[:2]:
+        os.makedirs(f"out/{name}")
+        Path(f"out/{name}/0.jpg").write_text("picture")
+    Path(f"out/{NAMES[0]}/audio.wav").write_text("sound")
+    before = {name: tree(Path("out") / name) for name in NAMES[:2]}
+    assert run(data=data) == 0
+    assert {name: tree(Path("out") / name) for name in NAMES[:2]} == before
+    assert [report()[name]["status"] for name in NAMES[:3]] == ["kept", "kept", "ok"]
+    assert "3 videos: 1 ok, 2 kept, 0 failed" in run.said
+    assert sorted(read_names("filelists/train.txt") + read_names("filelists/val.txt")) == sorted(
+        [NAMES[0], NAMES[2]]
+    )
+
+
+def test_what_is_in_the_way_is_not_removed(run, videos, tmp_path):
+    data = copy_of(videos, tmp_path / "data", NAMES[0])
+    os.makedirs(f"out/{NAMES[0]}.partial")
+    Path(f"out/{NAMES[0]}.partial/0.jpg").write_text("mine")
+    assert run(data=data) == 2
+    assert "cannot write" in run.said
+    assert Path(f"out/{NAMES[0]}.partial/0.jpg").read_text() == "mine"
+
+
+def test_a_report_of_another_program_is_not_replaced(run, videos, tmp_path):
+    data = copy_of(videos, tmp_path / "data", NAMES[0])
+    os.mkdir("out")
+    for text, code in (('{"job": 1}\n', 2), ("hello\n", 2), ('{"video": "torn', 0)):
+        Path("out/report.jsonl").write_text(text)
+        assert run(data=data) == code
+        assert (Path("out/report.jsonl").read_text() == text) == (code == 2)
+    assert report()[NAMES[0]]["status"] == "ok"
+
+
+def test_workers_share_the_cards(monkeypatch):
+    there = {f"npu:{number}" for number in range(4)}
+
+    def resolve(spec: str) -> torch.device:
+        if spec not in there | {"npu", "auto", "cpu"}:
+            raise DeviceError(f"device {spec!r} is not there")
+        return (
+            torch.device("cpu") if spec == "cpu" else torch.device("cuda", int(spec.partition(":")[2] or 0))
+        )
+
+    monkeypatch.setattr("wav2lip_npu.device.resolve", resolve)
+    there |= {f"cuda:{number}" for number in range(4)}
+
+    def cards(detector: str, **options: object) -> list[str]:
+        return preprocess.PreprocessCommand(data_root="", preprocessed_root="", **options)._cards(detector)
+
+    assert cards("s3fd") == ["cuda:0"]
+    assert cards("s3fd", ngpu=3) == ["cuda:0", "cuda:1", "cuda:2"]
+    assert cards("s3fd", device="npu:1", ngpu=3) == ["cuda:1", "cuda:2", "cuda:3"]
+    assert cards("s3fd", device="cpu", ngpu=3) == ["cpu"]
+    assert cards("hog", ngpu=3) == ["cpu"]
+    with pytest.raises(DeviceError, match="cuda:4"):
+        cards("s3fd", ngpu=5)
+    used = []
+    monkeypatch.setattr("wav2lip_npu.device.activate", lambda card: used.append(str(card)))
+    monkeypatch.setattr(preprocess, "load_detector", lambda name, card: SquareDetector())
+    for number in range(4):
+        preprocess._prepare(Path(), "s3fd", ClipOptions(), 32, ["cuda:0", "cuda:1"], False, number)
+    assert used == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+
+
+def test_a_card_that_fails_stops_the_run_and_blames_no_video(run, videos, tmp_path, monkeypatch):
+    def broken(images: list) -> None:
+        raise RuntimeError("NPU out of memory. Tried to allocate 2 GiB\nmore")
+
+    data = copy_of(videos, tmp_path / "data", NAMES[0])
+    monkeypatch.setattr(SquareDetector, "__call__", lambda self, images: broken(images))
+    detector = LimitedDetector(SquareDetector(), 32, "npu:0")
+    monkeypatch.setattr(preprocess, "LimitedDetector", lambda *_: detector)
+    assert run(data=data) == 2
+    assert (
+        "detector square failed on npu:0: NPU out of memory. Tried to allocate 2 GiB. Run again" in run.said
+    )
+    assert not Path("out/report.jsonl").exists()
+
+
+def test_wrong_folders(run, tmp_path):
+    assert run(data=tmp_path / "none") == 2
+    assert f"no folder {tmp_path / 'none'}" in run.said
+    (tmp_path / "empty").mkdir()
+    assert run(data=tmp_path / "empty") == 2
+    assert f"no video in {tmp_path / 'empty'}" in run.said
+    Path("file").touch()
+    assert run(out="file/out") == 2
+    assert "cannot write file" in run.said
+
+
+def test_only_one_run_at_a_time(run):
+    with preprocess._locked(Path("out")):
+        assert run() == 2
+    assert "another preprocess works in out" in run.said
+
+
+def test_broken_videos_cost_no_other(run, videos, tmp_path):
+    data = tmp_path / "data"
+    good = (videos / f"{NAMES[0]}.mp4").read_bytes()
+    draw = random.Random(0)
+    data.mkdir()
+    for number in range(6):
+        content = bytearray(good)
+        if number == 3:
+            for _ in range(200):
+                content[draw.randrange(len(content))] = draw.randrange(256)
+        (data / f"{number}.mp4").write_bytes(content[: len(content) // 3] if number == 5 else content)
+    assert run("--workers", 2, data=data) == 1
+    assert {name for name, record in report().items() if record["status"] == "ok"} >= set("0124")
+    assert report()["5"]["reason"] == "unreadable"
+
+
+def dying_prepare(*arguments: object) -> Callable[[Video], object]:
+    """As `_prepare`, with a video that kills its process."""
+    work = preprocess._prepare(*arguments)
+
+    def die(video: Video) -> object:
+        if video.name.startswith("main/text"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return work(video)
+
+    return die
+
+
+def test_a_video_that_kills_its_process_is_called_unreadable(run, videos, tmp_path, monkeypatch):
+    data = copy_of(videos, tmp_path / "data", *NAMES[:3], "main/text")
+    monkeypatch.setattr(preprocess, "_prepare", dying_prepare)
+    assert run("--workers", 2, data=data) == 1
+    assert [report()[name]["status"] for name in NAMES[:3]] == ["ok"] * 3
+    assert report()["main/text"]["reason"] == "unreadable"
+    assert report()["main/text"]["detail"] == "its process died (signal 11: Segmentation fault)"
+
+
+def children(process: int) -> set[int]:
+    return {int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()}
+
+
+def lives(process: int) -> bool:
+    try:
+        return b"Z" not in Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_signals_end_at_once_and_the_next_run_goes_on(videos, whole, tmp_path, number, code, word):
+    child = process(videos, tmp_path)
+    deadline = time.monotonic() + 30
+    while not list(tmp_path.glob("out/main/**/clip.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    workers = children(child.pid)
+    start = time.monotonic()
+    child.send_signal(number)
+    _, text = child.communicate(timeout=20)
+    assert time.monotonic() - start < 3
+    assert child.returncode == code, text
+    assert f"wav2lip-npu: {word}, the finished clips are kept" in text.splitlines()[-1]
+    assert "Traceback" not in text
+    wait_until_gone(workers)
+    if number == signal.SIGTERM:
+        assert process(videos, tmp_path).wait(60) == 1
+        assert tree(tmp_path) == whole
+
+
+def wait_until_gone(processes: set[int]) -> None:
+    deadline = time.monotonic() + 5
+    while any(map(lives, processes)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def kill_and_go_on(videos: Path, here: Path, moments: list[float], workers: int) -> None:
+    """Moments are parts of the time that an undisturbed run takes."""
+    for moment in moments:
+        child = process(videos, here, workers=workers)
+        time.sleep(moment * min(UNDISTURBED_S[0], _LONGEST_S))
+        child.kill()
+        child.wait()
+    assert process(videos, here, workers=workers).wait(60) in (0, 1)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_and_run_again_the_tree_is_the_same(videos, whole, tmp_path, workers):
+    draw = random.Random(workers)
+    kill_and_go_on(videos, tmp_path, [draw.uniform(0.3, 0.9) for _ in range(5)], workers)
+    assert tree(tmp_path) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_at_any_moment(videos, whole, tmp_path, seed):
+    draw = random.Random(100 + seed)
+    for attempt in range(10):
+        here = tmp_path / str(attempt)
+        here.mkdir()
+        kill_and_go_on(videos, here, [draw.uniform(0.1, 1.1) for _ in range(2)], draw.choice([1, 2, 3]))
+        assert tree(here) == whole, (seed, attempt)

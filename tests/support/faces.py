@@ -1,0 +1,60 @@
+"""A face that moves, a sound, and a detector that knows where the face is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wav2lip_npu.faces.detectors import Detection
+from wav2lip_npu.media.yuv_image import Colour, Image, Planes
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def write_sound(path: Path, seconds: float, rate: int = 16_000) -> Path:
+    """A WAV file of a buzz with syllables."""
+    import soundfile
+
+    time = np.arange(round(seconds * rate)) / rate
+    buzz = np.sign(np.sin(2 * np.pi * 120 * time)) * (0.2 + 0.2 * np.sin(2 * np.pi * 4 * time))
+    soundfile.write(path, buzz, rate)
+    return path
+
+
+def face_pictures(count: int) -> Iterator[Planes]:
+    """A face of about 110 px that moves to the right, 2 px a frame."""
+    import skimage.data
+
+    face = np.ascontiguousarray(skimage.data.astronaut()[20:200, 130:310, ::-1])
+    for number in range(count):
+        image = np.full((240, 320, 3), 110, np.uint8)
+        left = 20 + 2 * number
+        image[30:210, left : left + 180] = face[:, : 320 - left]
+        yield Planes.from_image(image, Colour())
+
+
+class SquareDetector:
+    """Finds the bounding box of all pixels that are not the background grey."""
+
+    name = "square"
+    short_side = 240
+    face_side = 96
+    views = 1
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
+        """One face an image, none when the image is plain."""
+        self.calls += 1
+        return [self._find(image) for image in images]
+
+    @staticmethod
+    def _find(image: Image) -> list[Detection]:
+        rows, columns = np.nonzero(np.abs(image[:, :, 1].astype(int) - 110) > 12)
+        if len(rows) < 100:
+            return []
+        box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float32)
+        return [Detection(box, 1.0)]

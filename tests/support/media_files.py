@@ -1,0 +1,138 @@
+"""Small real media of many kinds, made with PyAV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import soundfile
+
+from wav2lip_npu.media.yuv_image import Image
+
+
+def scene(width: int = 96, height: int = 64) -> Image:
+    """A smooth picture: red top left, green top right, blue bottom left, grey bottom right."""
+    corners = np.array([[[40, 40, 210], [50, 190, 60]], [[200, 60, 40], [140, 140, 140]]], float)
+    down = np.linspace(0, 1, height)[:, None, None]
+    across = np.linspace(0, 1, width)[None, :, None]
+    top = corners[0, 0] * (1 - across) + corners[0, 1] * across
+    bottom = corners[1, 0] * (1 - across) + corners[1, 1] * across
+    return np.rint(top * (1 - down) + bottom * down).astype(np.uint8)
+
+
+def numbered(number: int, width: int = 64, height: int = 48) -> Image:
+    """A picture that carries a number as eight black or white bars."""
+    image = np.full((height, width, 3), 128, np.uint8)
+    for bit in range(8):
+        image[:, bit * width // 8 : (bit + 1) * width // 8] = 230 if number >> bit & 1 else 25
+    return image
+
+
+def number_of(image: Image) -> int:
+    """The number that `numbered` painted."""
+    height, width = image.shape[:2]
+    return sum(int(image[height // 2, (2 * bit + 1) * width // 16].mean() > 128) << bit for bit in range(8))
+
+
+def write_pictures(
+    path: Path,
+    images: Iterable[Image],
+    *,
+    fps: Fraction = Fraction(25),
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    stamps: Sequence[int] | None = None,
+    time_base: Fraction | None = None,
+    rotation: int = 0,
+    form: str | None = None,
+    options: dict[str, str] | None = None,
+    labels: dict[str, int] | None = None,
+    aspect: Fraction | None = None,
+    sound: np.ndarray | None = None,
+    sound_at: float = 0,
+    sound_codec: str = "aac",
+    rate: int = 16_000,
+) -> Path:
+    """A video; `stamps` count in `time_base`, `sound` is [samples] or [channels, samples], late by `sound_at`."""
+    with av.open("file:" + str(path), "w", format=form) as container:
+        video: Any = container.add_stream(codec, rate=fps, options=options or {})
+        audio: Any = None
+        if sound is not None:
+            sound = np.atleast_2d(sound).astype(np.float32)
+            audio = container.add_stream(sound_codec, rate=rate, layout={1: "mono", 2: "stereo"}[len(sound)])
+        base = time_base or 1 / fps
+        for number, image in enumerate(images):
+            if number == 0:
+                video.height, video.width = image.shape[:2]
+                video.pix_fmt = pix_fmt
+                video.time_base = base
+                video.codec_context.time_base = base
+                if aspect:
+                    video.codec_context.sample_aspect_ratio = aspect
+                for name, value in (labels or {}).items():
+                    setattr(video.codec_context, name, value)
+                if rotation:
+                    video.set_display_rotation(rotation)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "bgr24")
+            frame = frame.reformat(
+                format=pix_fmt,
+                dst_colorspace={1: 1, 9: 9}.get((labels or {}).get("colorspace", 2), 5),
+                dst_color_range=(labels or {}).get("color_range", 0) or None,
+            )
+            frame.pts = number if stamps is None else stamps[number]
+            frame.time_base = base
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        if audio is not None:
+            _encode_sound(container, audio, sound, rate, sound_at)
+    return path
+
+
+def write_audio(
+    path: Path, sound: np.ndarray, rate: int, codec: str, layout: str = "", **options: Any
+) -> Path:
+    """A sound file of [samples] or [channels, samples] by any encoder of FFmpeg."""
+    sound = np.atleast_2d(sound).astype(np.float32)
+    with av.open("file:" + str(path), "w", **options) as container:
+        stream: Any = container.add_stream(
+            codec, rate=rate, layout=layout or {1: "mono", 2: "stereo", 6: "5.1"}[len(sound)]
+        )
+        stream.bit_rate = 128_000
+        _encode_sound(container, stream, sound, rate, 0)
+    return path
+
+
+def _encode_sound(container: Any, stream: Any, sound: np.ndarray, rate: int, start: float) -> None:
+    packed = np.ascontiguousarray(sound.T).reshape(1, -1)
+    frame = av.AudioFrame.from_ndarray(packed, "flt", stream.codec_context.layout.name)
+    frame.sample_rate = rate
+    frame.time_base = Fraction(1, rate)
+    frame.pts = round(start * rate)
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
+def write_wav(path: Path, sound: np.ndarray, rate: int = 16_000, subtype: str = "PCM_16") -> Path:
+    """A WAV (or FLAC) file of [samples] or [channels, samples]."""
+    soundfile.write(path, sound.T, rate, subtype=subtype)
+    return path
+
+
+def chirp(seconds: float, rate: int = 16_000, level: float = 0.5) -> np.ndarray:
+    """A sweep from 200 Hz to 1600 Hz that fades in and out: its place in time can be measured."""
+    time = np.arange(round(seconds * rate)) / rate
+    phase = 2 * np.pi * (200 * time + 700 * time**2 / seconds)
+    fade = np.clip(np.minimum(time, seconds - time) / 0.02, 0, 1)
+    return (level * fade * np.sin(phase)).astype(np.float32)
+
+
+def lag_of(heard: np.ndarray, sent: np.ndarray) -> int:
+    """Samples by which `heard` is later than `sent`, by cross-correlation."""
+    size = len(heard) + len(sent)
+    product = np.fft.rfft(heard, size) * np.conj(np.fft.rfft(sent, size))
+    lag = int(np.argmax(np.fft.irfft(product, size)))
+    return lag - size if lag > size // 2 else lag

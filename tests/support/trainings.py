@@ -1,0 +1,153 @@
+"""Trainings of tiny networks on clips made in a moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from support.clip_folders import write_clip
+from support.networks import golden_weights
+from support.places import PLACE, SIMULATION
+from wav2lip_npu.cli import main
+from wav2lip_npu.models import checkpoint
+from wav2lip_npu.models.networks import SyncNet
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN_CLIPS, HELD_OUT_CLIPS = 5, 2
+EXPERT = ["train_syncnet", "--batch_size", 16]
+ORIGINAL = ["train_syncnet", "--recipe", "original", "--batch_size", 4]
+GENERATOR = ["train", "--batch_size", 2, "--eval_batches", 1]
+WITH_DISC = [*GENERATOR, "--disc_wt", 0.07]
+
+
+def write_set(root: Path) -> Path:
+    """Clips, file lists and an expert of width 2."""
+    names = [f"c{number}" for number in range(TRAIN_CLIPS + HELD_OUT_CLIPS)]
+    for name in names:
+        write_clip(root / "data" / name, 24)
+    (root / "lists").mkdir()
+    for path, some in (("train.txt", names[:TRAIN_CLIPS]), ("val.txt", names[TRAIN_CLIPS:])):
+        (root / "lists" / path).write_text("".join(f"{name}\n" for name in some))
+    checkpoint.save(root / "expert.pth", golden_weights(SyncNet(width=2)))
+    return root
+
+
+def command(root: Path, out: Path, words: list[Any], **flags: Any) -> list[str]:
+    """The words of a training that goes on to --steps."""
+    all_flags = {
+        "data_root": root / "data",
+        "filelists": root / "lists",
+        "checkpoint_dir": out,
+        "width": 2,
+        "num_workers": 1,
+        "device": PLACE.type,
+        **({"syncnet_checkpoint_path": root / "expert.pth"} if words[0] == "train" else {}),
+        **flags,
+    }
+    return [str(word) for word in (*words, *(w for k, v in all_flags.items() for w in (f"--{k}", v)))]
+
+
+def train(root: Path, out: Path, words: list[Any], **flags: Any) -> Path:
+    """Train in this process; the folder of the checkpoints."""
+    assert main.main(command(root, out, words, **flags)) == 0
+    return out
+
+
+def start(words: list[str], script: str = "-m wav2lip_npu", **options: Any) -> subprocess.Popen[str]:
+    """The same in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, *script.split(), *words],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(
+                map(str, (ROOT, ROOT / "tests", *([SIMULATION] if PLACE.type != "cpu" else [])))
+            ),
+        },
+        # A shell starts what runs in its background with SIGINT ignored: the test may run so, the child not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
+    )
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint as any code may load it."""
+    content: dict[str, Any] = torch.load(path, weights_only=True)
+    return content
+
+
+def assert_same(one: Any, other: Any, at: str = "") -> None:
+    """Equal to the last bit, whatever is inside."""
+    assert type(one) is type(other), at
+    if isinstance(one, dict):
+        assert list(one) == list(other), at
+        for key in one:
+            assert_same(one[key], other[key], f"{at}.{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), at
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{at}.{number}")
+    elif isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype, at
+        assert torch.equal(one, other), at
+    else:
+        assert one == other, at
+
+
+def assert_same_checkpoints(one: Path, other: Path, step: int) -> None:
+    """All networks of a step are the same in two folders."""
+    names = sorted(path.name for path in one.glob(f"*_step{step:09d}.pth"))
+    assert names == sorted(path.name for path in other.glob(f"*_step{step:09d}.pth")) != []
+    for name in names:
+        assert_same(read(one / name), read(other / name), name)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = read(path)["state_dict"]
+    return found
+
+
+def lines(out: Path, part: str) -> list[dict[str, Any]]:
+    """Lines of the curves of a part of the run."""
+    import json
+
+    rows = [json.loads(line) for line in (out / "curves.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["part"] == part]
+
+
+def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The largest of any weight."""
+    return max(float((one[k].double() - other[k].double()).abs().max()) for k in one)
+
+
+@pytest.fixture(scope="session")
+def training_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `write_set` writes, once."""
+    return write_set(tmp_path_factory.mktemp("set"))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Networks so small are ten times as slow in two threads of a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def clips(training_set: Path, one_thread: None) -> Path:
+    """The set, to train on in one thread."""
+    return training_set

@@ -1,0 +1,358 @@
+"""Checkpoints of a training: the original's form, its checkpoints gone on from, others refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from support.networks import golden_weights
+from support.trainings import (
+    EXPERT,
+    GENERATOR,
+    ORIGINAL,
+    WITH_DISC,
+    assert_same,
+    command,
+    lines,
+    read,
+    train,
+)
+from wav2lip_npu import device
+from wav2lip_npu.cli import main
+from wav2lip_npu.errors import OtherNetworkError
+from wav2lip_npu.models import checkpoint
+from wav2lip_npu.models.networks import NETWORKS, SyncNet, Wav2Lip
+from wav2lip_npu.storage.atomic import alone_in
+from wav2lip_npu.training.state import path_of
+
+pytestmark = pytest.mark.any_device
+GOLDEN = Path(__file__).parents[1] / "resources"
+NAMES = {"generator": "wav2lip", "expert": "syncnet", "discriminator": "disc"}
+
+
+def saved(out: Path, step: int, kind: str = "expert") -> dict[str, Any]:
+    return read(path_of(out, kind, step))
+
+
+def original(kind: str, *, width: int = 2, steps: int = 3, prefix: str = "") -> dict[str, Any]:
+    """A checkpoint as the original writes it, after some steps of Adam on a made-up loss."""
+    network = golden_weights(NETWORKS[kind](width)).train()
+    optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=1e-4)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        sum((p * torch.randn_like(p)).sum() for p in network.parameters()).backward()
+        optimizer.step()
+    return {
+        "state_dict": {prefix + key: value for key, value in network.state_dict().items()},
+        "optimizer": optimizer.state_dict(),
+        "global_step": 1234,
+        "global_epoch": 7,
+    }
+
+
+def goes_on(kind: str, content: dict[str, Any], learning_rate: float, betas=(0.9, 0.999)) -> Any:
+    """What the original's code makes of a checkpoint: network and optimizer ready for the next step."""
+    network = NETWORKS[kind](2)
+    network.load_state_dict({k.replace("module.", ""): v for k, v in content["state_dict"].items()})
+    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, betas=betas)
+    if content["optimizer"] is not None:
+        optimizer.load_state_dict(content["optimizer"])
+    return network, optimizer
+
+
+@pytest.mark.parametrize("kind", ["expert", pytest.param("discriminator", marks=pytest.mark.slow)])
+def test_the_original_reads_full_size(clips, tmp_path, kind):
+    words = ORIGINAL if kind == "expert" else WITH_DISC
+    out = train(clips, tmp_path, [*words, "--batch_size", 2], steps=1, width=32)
+    for name in {"expert": ["expert"], "discriminator": ["generator", "discriminator"]}[kind]:
+        content = saved(out, 1, name)
+        golden = json.loads((GOLDEN / f"state_dict_{NAMES[name]}.json").read_text())
+        found = {key: list(value.shape) for key, value in content["state_dict"].items()}
+        assert list(found.items()) == list(golden.items())
+        network = NETWORKS[name](32)
+        network.load_state_dict(content["state_dict"], strict=True)
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+        optimizer.load_state_dict(content["optimizer"])
+        optimizer.step()
+        assert (content["global_step"], content["global_epoch"]) == (1, 0)
+
+
+def test_what_is_in_a_checkpoint(clips, tmp_path):
+    out = train(clips, tmp_path, WITH_DISC, steps=4, checkpoint_interval=2, eval_interval=3)
+    names = {"checkpoint_step000000002.pth", "disc_checkpoint_step000000002.pth"}
+    names |= {name.replace("2.pth", "4.pth") for name in names}
+    assert {path.name for path in out.glob("*.pth")} == names
+    for kind in ("generator", "discriminator"):
+        content = saved(out, 4, kind)
+        assert {"state_dict", "optimizer", "global_step", "global_epoch"} < set(content)
+        assert (content["global_step"], content["global_epoch"]) == (4, 1)  # 8 samples of 5 clips
+        count = len(list(NETWORKS[kind](2).parameters()))
+        state = content["optimizer"]
+        assert list(state["state"]) == list(range(count)) == state["param_groups"][0]["params"]
+        assert state["param_groups"][0]["betas"] == (0.5, 0.999)
+        for (key, parameter), each in zip(
+            NETWORKS[kind](2).named_parameters(), state["state"].values(), strict=True
+        ):
+            assert each["exp_avg"].shape == content["state_dict"][key].shape == parameter.shape
+            assert each["step"] == 4
+        more = content["wav2lip_npu"]
+        assert (more["kind"], more["width"], more["mel"]["hop"], more["position"]) == (kind, 2, 200, 8)
+        assert more["best_step"] == 3
+        assert more["extras"] == {"schedule": {"passed": False, "weight": 0.0}}
+        assert more["mel_shift"] == -1
+        assert all_on_cpu(content)
+
+
+def all_on_cpu(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(all_on_cpu, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(all_on_cpu, value))
+    return not isinstance(value, torch.Tensor) or value.device.type == "cpu"
+
+
+def old_steps(content: dict[str, Any]) -> dict[str, Any]:
+    """Counts as PyTorch before 1.12 wrote them, and groups without what came later."""
+    for state in content["optimizer"]["state"].values():
+        state["step"] = int(state["step"])
+    (group,) = content["optimizer"]["param_groups"]
+    kept = ("lr", "betas", "eps", "weight_decay", "amsgrad", "params")
+    content["optimizer"]["param_groups"] = [{key: group[key] for key in kept}]
+    return content
+
+
+CHANGES = {
+    "plain": lambda content: content,
+    "old steps": old_steps,
+    "no optimizer": lambda content: {**content, "optimizer": None},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", ["expert", "generator"])
+def test_the_originals_checkpoints_are_gone_on_from(clips, tmp_path, kind, change, monkeypatch):
+    """One step from there is the step that a plain Adam with the original's state takes."""
+    content = CHANGES[change](original(kind, prefix="module." if change == "plain" else ""))
+    torch.save(content, tmp_path / "theirs.pth")
+    gradients = []
+    real = torch.optim.Adam.step
+
+    def step(self, *arguments):
+        gradients.append([p.grad.clone().cpu() for p in self.param_groups[0]["params"]])
+        return real(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    words = ORIGINAL if kind == "expert" else GENERATOR
+    out = train(clips, tmp_path, words, steps=1235, checkpoint_path=tmp_path / "theirs.pth")
+    monkeypatch.undo()
+    ours = saved(out, 1235, kind)
+    assert (ours["global_step"], ours["global_epoch"]) == (1235, 7)
+    network, optimizer = goes_on(kind, content, 1e-4)
+    for parameter, gradient in zip(network.parameters(), gradients[0], strict=True):
+        parameter.grad = gradient
+    optimizer.step()
+    for name, value in network.named_parameters():
+        torch.testing.assert_close(ours["state_dict"][name], value.detach(), rtol=1e-6, atol=1e-8)
+    for mine, theirs in zip(
+        ours["optimizer"]["state"].values(), optimizer.state_dict()["state"].values(), strict=True
+    ):
+        assert float(mine["step"]) == float(theirs["step"]) == (1 if content["optimizer"] is None else 4)
+        torch.testing.assert_close(mine["exp_avg"], theirs["exp_avg"])
+
+
+def test_bare_weights_start_at_step_0(clips, tmp_path):
+    torch.save(original("expert")["state_dict"], tmp_path / "bare.pth")
+    out = train(clips, tmp_path, ORIGINAL, steps=1, checkpoint_path=tmp_path / "bare.pth")
+    assert saved(out, 1)["global_step"] == 1
+
+
+def test_weights_only_takes_just_those(clips, tmp_path):
+    first = train(clips, tmp_path / "first", EXPERT, steps=2)
+    out = train(
+        clips,
+        tmp_path / "second",
+        [*EXPERT, "--weights_only"],
+        steps=1,
+        checkpoint_path=path_of(first, "expert", 2),
+        learning_rate=1e-12,
+    )
+    content = saved(out, 1)
+    assert content["optimizer"]["state"][0]["step"] == 1
+    for name, value in saved(first, 2)["state_dict"].items():
+        if not name.endswith(("mean", "var", "tracked")):
+            torch.testing.assert_close(content["state_dict"][name], value, rtol=0, atol=1e-8)
+
+
+def refused(clips: Path, out: Path, words: list[Any], capsys: Any, **flags: Any) -> str:
+    """The one line with which a training ends that cannot begin."""
+    capsys.readouterr()
+    before = sorted(out.glob("*")) if out.exists() else []
+    assert main.main(command(clips, out, words, steps=1, **flags)) == 2
+    told = [each for each in capsys.readouterr().err.splitlines() if each.startswith("wav2lip-npu: ")]
+    assert len(told) == 1
+    assert sorted(path for path in out.glob("*") if path.suffix == ".pth") == [
+        path for path in before if path.suffix == ".pth"
+    ]
+    return told[0]
+
+
+def spoilt(content: dict[str, Any], how: str) -> dict[str, Any]:
+    state = content["optimizer"]["state"]
+    if how == "shape":
+        state[3]["exp_avg"] = torch.zeros(3, 3)
+    elif how == "sgd":
+        content["optimizer"]["state"] = {0: {"momentum_buffer": torch.zeros(1)}}
+    elif how == "groups":
+        content["optimizer"]["param_groups"] *= 2
+    elif how == "words":
+        content["optimizer"] = "adam"
+    elif how == "short":
+        content["optimizer"]["param_groups"][0]["params"].pop()
+    elif how == "step":
+        content["global_step"] = "many"
+    return content
+
+
+@pytest.mark.parametrize("how", ["shape", "sgd", "groups", "words", "short", "step"])
+def test_an_optimizer_state_that_does_not_fit(clips, tmp_path, capsys, how):
+    torch.save(spoilt(original("expert"), how), tmp_path / "odd.pth")
+    told = refused(clips, tmp_path / "out", ORIGINAL, capsys, checkpoint_path=tmp_path / "odd.pth")
+    assert "odd.pth: its training state does not fit" in told
+    assert "--weights_only" in told
+
+
+def test_wrong_networks(clips, tmp_path, capsys):
+    expert, generator = tmp_path / "e.pth", tmp_path / "g.pth"
+    checkpoint.save(expert, SyncNet(2))
+    checkpoint.save(generator, Wav2Lip(2))
+    out = tmp_path / "out"
+    assert "e.pth holds a SyncNet expert, but a Wav2Lip generator is wanted" in refused(
+        clips, out, GENERATOR, capsys, checkpoint_path=expert
+    )
+    assert "g.pth holds a Wav2Lip generator" in refused(
+        clips, out, GENERATOR, capsys, syncnet_checkpoint_path=generator
+    )
+    assert "e.pth holds a SyncNet expert" in refused(
+        clips, out, WITH_DISC, capsys, disc_checkpoint_path=expert
+    )
+    assert "none.pth: No such file" in refused(
+        clips, out, ORIGINAL, capsys, checkpoint_path=tmp_path / "none.pth"
+    )
+    # A folder with checkpoints of another training is not taken for damaged ones, and not written to.
+    shutil.copy(expert, out / "checkpoint_step000000001.pth")
+    told = refused(clips, out, GENERATOR, capsys)
+    assert "holds a SyncNet expert" in told
+    assert "another --checkpoint_dir" in told
+
+
+def test_other_mel_settings_are_refused(clips, tmp_path, capsys):
+    out = train(clips, tmp_path / "out", GENERATOR, steps=1)
+    path = path_of(out, "generator", 1)
+    content = read(path)
+    content["wav2lip_npu"]["mel"]["fmax"] = 8000.0
+    torch.save(content, path)
+    with pytest.raises(OtherNetworkError, match=r"trained on other mels \(fmax=8000.0, not 7600.0\)"):
+        checkpoint.load(path, "generator")
+    assert "fmax=8000.0, not 7600.0" in refused(clips, out, GENERATOR, capsys)
+
+
+def test_keep(clips, tmp_path):
+    """The newest, the best, and what is not ours."""
+    out = tmp_path / "out"
+    out.mkdir()
+    torch.save({**original("expert"), "global_step": 1}, out / "checkpoint_step000000001.pth")
+    torch.save(original("expert"), out / "checkpoint_step000000099.pth")
+    train(
+        clips,
+        out,
+        ORIGINAL,
+        steps=8,
+        keep=2,
+        checkpoint_interval=1,
+        eval_interval=3,
+        log_interval=1,
+        checkpoint_path=out / "checkpoint_step000000001.pth",
+    )
+    best = saved(out, 8)["wav2lip_npu"]["best_step"]
+    steps = sorted(int(path.stem[-9:]) for path in out.glob("*.pth"))
+    assert steps == sorted({1, 7, 8, 99, best})
+    assert best == min(lines(out, "held_out"), key=lambda row: row["bce"])["step"]
+
+
+def test_a_step_that_is_reached_and_one_that_is_passed_over_are_told(clips, tmp_path, caplog):
+    train(clips, tmp_path, ORIGINAL, steps=2, checkpoint_interval=1)
+    assert "nothing to do" not in caplog.text
+    train(clips, tmp_path, ORIGINAL, steps=2)
+    assert "nothing to do: 2 steps" in caplog.text
+    assert "overwritten" not in caplog.text
+    train(clips, tmp_path, ORIGINAL, steps=2, checkpoint_path=path_of(tmp_path, "expert", 1))
+    assert "holds step 2, which is not gone on from and may be overwritten" in caplog.text
+
+
+def test_two_trainings_do_not_share_a_folder(clips, tmp_path, capsys):
+    with alone_in(tmp_path):
+        assert main.main(command(clips, tmp_path, ORIGINAL, steps=1)) == 2
+    assert f"another training works in {tmp_path}. End it" in capsys.readouterr().err
+    assert not path_of(tmp_path, "expert", 1).exists()
+    train(clips, tmp_path, ORIGINAL, steps=1)
+
+
+def test_checkpoints_without_optimizer_state(clips, tmp_path):
+    out = train(clips, tmp_path, [*ORIGINAL, "--save_optimizer_state", "False"], steps=1)
+    assert saved(out, 1)["optimizer"] is None
+    train(clips, tmp_path, [*ORIGINAL, "--no_save_optimizer_state"], steps=2)
+    assert saved(out, 2)["global_step"] == 2
+
+
+def test_a_dub_uses_the_shift_of_the_training(
+    clips, tmp_path, face_video, speech, monkeypatch, tiny_checkpoint
+):
+    from wav2lip_npu.dubbing import inference, pipeline
+
+    out = train(clips, tmp_path / "out", GENERATOR, steps=1)
+    ours = inference.load_models(path_of(out, "generator", 1), device="cpu")
+    theirs = inference.load_models(tiny_checkpoint, device="cpu")
+    assert (ours.mel_shift, theirs.mel_shift) == (-1, 0)
+    shifts = []
+    real = pipeline.speak
+
+    def speak(*arguments):
+        shifts.append(arguments[4])
+        return real(*arguments)
+
+    monkeypatch.setattr(pipeline, "speak", speak)
+    for models, shift in ((ours, None), (ours, 0), (theirs, None), (theirs, -2)):
+        options = pipeline.DubOptions(mel_shift=shift, faces=pipeline.FaceOptions(box=(40, 200, 60, 220)))
+        pipeline.dub(models, face_video, speech, tmp_path / "out.mp4", options)
+    assert shifts == [-1, 0, 0, -2]
+
+
+def test_a_full_disk_is_told(clips, tmp_path, capsys, monkeypatch):
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert "checkpoint_step000000001.pth ([Errno 28] No space left" in refused(
+        clips, tmp_path / "out", ORIGINAL, capsys
+    )
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
+def test_states_of_any_form_of_adam_are_taken(monkeypatch, clips, tmp_path):
+    """A checkpoint of a GPU (fused) goes on here, and is written for any device."""
+    monkeypatch.setattr(device, "adam_options", lambda where: {"fused": True})
+    out = train(clips, tmp_path, ORIGINAL, steps=2)
+    group = saved(out, 2)["optimizer"]["param_groups"][0]
+    assert (group["fused"], group["foreach"]) == (None, None)
+    monkeypatch.undo()
+    train(clips, tmp_path, ORIGINAL, steps=3)
+    assert saved(out, 3)["optimizer"]["state"][0]["step"] == 3
+    monkeypatch.setattr(device, "adam_options", lambda where: {"fused": True})
+    train(clips, tmp_path, ORIGINAL, steps=4)
+    assert_same(saved(out, 4)["optimizer"]["state"][0]["step"], torch.tensor(4.0))

@@ -1,0 +1,119 @@
+"""Two processes on gloo, started by torchrun."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+import torch
+
+from support.trainings import ORIGINAL, ROOT, assert_same, command, lines, read, start
+from wav2lip_npu.training.losses import all_pairs_loss
+
+pytestmark = pytest.mark.any_device
+TORCHRUN = "-m torch.distributed.run --standalone --nproc_per_node 2"
+
+
+@pytest.fixture(scope="module")
+def ran(training_set, tmp_path_factory):
+    """What both ranks took down."""
+    out = tmp_path_factory.mktemp("ranks")
+    child = start(
+        [str(training_set), str(out)], f"{TORCHRUN} {ROOT / 'tests' / 'support' / 'rank_worker.py'}"
+    )
+    text, _ = child.communicate(timeout=240)
+    assert child.returncode == 0, text
+
+    def load(name):
+        return [torch.load(out / f"{name}_{rank}.pt") for rank in (0, 1)]
+
+    load.out = out
+    return load
+
+
+@pytest.mark.parametrize("name", ["expert", "resumed", "disc"])
+def test_both_ranks_end_with_the_same_networks(ran, name):
+    one, other = ran(name)
+    assert one["code"] == other["code"] == 0, one["said"] + other["said"]
+    assert_same(one["networks"], other["networks"])
+    first = next(iter(one["networks"].values()))
+    assert max(float((first[k] - v).abs().max()) for k, v in one["before"].items() if v.dim() > 1) > 0
+
+
+def test_what_is_saved_is_that(ran):
+    saved = read(ran.out / "expert" / "checkpoint_step000000003.pth")
+    assert_same(dict(saved["state_dict"]), dict(ran("expert")[1]["networks"]["average"]))
+    assert_same(dict(saved["wav2lip_npu"]["weights"]), dict(ran("expert")[1]["networks"]["expert"]))
+    assert len(saved["wav2lip_npu"]["rng"]) == 2
+    disc = read(ran.out / "disc" / "disc_checkpoint_step000000002.pth")
+    assert_same(dict(disc["state_dict"]), dict(ran("disc")[1]["networks"]["discriminator"]))
+
+
+def test_each_rank_has_its_own_samples(ran):
+    for name, rows, batch in (("expert", 16, 2), ("resumed", 4, 4)):
+        one, other = (found["clips"] for found in ran(name))
+        assert [each[:2] for each in one] == [each[:2] for each in other]
+        assert all(after - first == 2 * batch for first, after, _ in one)  # places of both ranks together
+        assert all(len(clips) == rows for _, _, clips in one + other)
+        assert [clips for *_, clips in one] != [clips for *_, clips in other]
+    together = [set(clips) for _, _, clips in ran("expert")[0]["clips"][:1] + ran("expert")[1]["clips"][:1]]
+    assert not together[0] & together[1]  # four of the five clips of the epoch, two on each rank
+
+
+def test_one_rank_writes(ran):
+    assert [row["step"] for row in lines(ran.out / "expert", "held_out")] == [2]
+    assert sorted(path.name for path in (ran.out / "expert").glob("*.pth")) == [
+        "checkpoint_step000000002.pth",
+        "checkpoint_step000000003.pth",
+    ]
+    assert "rank 0 of 2" not in ran("expert")[1]["said"]
+
+
+def test_the_gathered_loss_has_the_gradient_of_one_process(ran):
+    torch.manual_seed(0)
+    network = torch.nn.Linear(6, 4)
+    sound, picture = (
+        torch.nn.functional.normalize(network(each).relu() + 0.1) for each in torch.randn(2, 8, 6)
+    )
+    frame = torch.arange(8)
+    clip = torch.cat([each // 3 for each in frame.chunk(2)])
+    loss, _ = all_pairs_loss(sound, picture, clip, frame)
+    loss.backward()
+    for found in ran("gradient"):
+        torch.testing.assert_close(found["loss"], loss.detach())
+        torch.testing.assert_close(found["gradient"], network.weight.grad)
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_stops_both(ran):
+    one, other = ran("nan")
+    assert one["code"] == other["code"] == 2
+    assert one["said"].splitlines()[-1] == other["said"].splitlines()[-1]
+    assert "the loss is not finite at step 1 (bce nan, accuracy" in one["said"]
+    assert "samples 0 to 7 (c" in one["said"]
+    names = {f"c{clip}" for clip in other["clips"][0][2]}
+    assert set(one["said"].split("samples 0 to 7 (")[1].split(")")[0].split(", ")) == names
+    assert_same(
+        {k: v for k, v in one["networks"]["expert"].items() if not k.endswith(("mean", "var", "tracked"))},
+        {k: v for k, v in one["before"].items() if not k.endswith(("mean", "var", "tracked"))},
+    )
+    assert not list((ran.out / "nan").glob("*.pth"))
+
+
+@pytest.mark.slow
+def test_sigterm_to_torchrun_saves_and_ends(training_set, tmp_path):
+    out = tmp_path / "out"
+    words = command(training_set, out, ORIGINAL, log_interval=1)
+    child = start(words[1:], f"{TORCHRUN} color_syncnet_train.py")
+    deadline = time.monotonic() + 100
+    while not ((out / "curves.jsonl").exists() and (out / "curves.jsonl").stat().st_size):
+        assert child.poll() is None, child.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    child.send_signal(signal.SIGTERM)
+    text, _ = child.communicate(timeout=60)
+    (path,) = out.glob("*.pth")
+    content = read(path)
+    assert f"step {content['global_step']} saved" in text
+    assert content["wav2lip_npu"]["position"] == 8 * content["global_step"]
+    assert "wav2lip-npu: " not in text

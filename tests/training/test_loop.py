@@ -1,0 +1,297 @@
+"""The loop: what stops it, numbers of half the size, gradients, and flags."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from support.networks import golden_weights
+from support.places import PLACE
+from support.trainings import (
+    EXPERT,
+    ORIGINAL,
+    WITH_DISC,
+    assert_same,
+    command,
+    difference,
+    lines,
+    read,
+    train,
+    weights,
+)
+from wav2lip_npu import device
+from wav2lip_npu.cli import main
+from wav2lip_npu.data.samples import Batch
+from wav2lip_npu.models.networks import SyncNet
+from wav2lip_npu.training import losses
+from wav2lip_npu.training.ema import Average
+from wav2lip_npu.training.loop import Losses, _advance, trainee
+from wav2lip_npu.training.options import TrainOptions
+from wav2lip_npu.training.state import TrainState
+
+pytestmark = pytest.mark.any_device
+
+
+def toy(options: TrainOptions) -> TrainState:
+    """One weight of 2."""
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(network.weight, 2.0)
+    scaler = device.grad_scaler(PLACE, options.amp, options.loss_scale)
+    return TrainState({"expert": trainee("expert", network, options, PLACE)}, PLACE, scaler)
+
+
+def advance(state: TrainState, step, options: TrainOptions) -> dict[str, float]:
+    import itertools
+
+    stream = (Batch(n, n + 1, {}) for n in itertools.count())
+    return _advance(state, stream, step, options, threading.Event(), lambda batch: f"{batch.first} (c)")[0]
+
+
+def weight(state: TrainState) -> float:
+    return float(next(state.main.network.parameters()).detach())
+
+
+def of_weight(state: TrainState, factor: float = 1.0):
+    def step(batch):
+        loss = factor * next(state.main.network.parameters()).sum() ** 2
+        yield Losses("expert", loss, {"loss": loss})
+
+    return step
+
+
+def test_the_norm_of_gradients_is_limited():
+    options = TrainOptions(clip_grad_norm=0.5)
+    state = toy(options)
+    assert advance(state, of_weight(state), options) == {"loss": 4.0}
+    assert next(state.main.network.parameters()).grad.item() == pytest.approx(0.5)
+
+
+def test_accumulated_gradients_are_the_mean():
+    options = TrainOptions(accumulate=4)
+    state = toy(options)
+    assert advance(state, of_weight(state), options) == {"loss": 4.0}
+    assert next(state.main.network.parameters()).grad.item() == pytest.approx(4.0)
+    assert state.position == 4
+
+
+def test_warm_up():
+    options = TrainOptions(warmup_steps=4, learning_rate=1.0)
+    state = toy(options)
+    rates = []
+    for _ in range(6):
+        advance(state, of_weight(state), options)
+        rates.append(state.main.optimizer.param_groups[0]["lr"])
+    assert rates == [0.25, 0.5, 0.75, 1, 1, 1]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_moves_nothing(value):
+    options = TrainOptions(accumulate=2)
+    state = toy(options)
+    with pytest.raises(ValueError, match=rf"not finite at step 1 \(loss {value}; samples 0 \(c\); 1 \(c\)\)"):
+        advance(state, of_weight(state, value), options)
+    assert weight(state) == 2
+    assert state.step == 0
+
+
+def test_overflows_are_counted_and_left_out():
+    """Dynamic: the scale falls until it fits. Constant: it stays."""
+    for scale, after in (("dynamic", 2.0**15), ("1024", 1024.0)):
+        options = TrainOptions(amp="fp16", loss_scale=scale)
+        state = toy(options)
+        advance(state, of_weight(state, 1e38 / 4), options)  # times the scale it is infinite
+        assert (weight(state), state.skipped, state.step) == (2, 1, 1)
+        assert state.scaler.get_scale() == after
+        advance(state, of_weight(state), options)
+        assert weight(state) != 2
+        assert state.skipped == 1
+        assert state.scaler.get_scale() == after
+
+
+def test_gradients_that_fit_no_scale_end_it():
+    options = TrainOptions(amp="fp16")
+    state = toy(options)
+
+    def step(batch):
+        loss = (next(state.main.network.parameters()).sum() - 2).abs().sqrt() + 1  # its slope is infinite
+        yield Losses("expert", loss, {"loss": loss})
+
+    with pytest.raises(ValueError, match="overflow fp16 at any loss scale"):
+        for _ in range(100):
+            advance(state, step, options)
+    assert weight(state) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"), [(EXPERT, {}), pytest.param(WITH_DISC, {"syncnet_wt": 0.1}, marks=pytest.mark.slow)]
+)
+def test_half_precision_stays_near(clips, tmp_path, words, flags):
+    found = {}
+    for amp in ("off", "bf16", "fp16"):
+        out = train(clips, tmp_path / amp, words, steps=2, log_interval=1, amp=amp, eval_interval=2, **flags)
+        found[amp] = lines(out, "train"), weights(out / "checkpoint_step000000002.pth")
+        assert all(value.dtype in (torch.float32, torch.int64) for value in found[amp][1].values())
+    for amp in ("bf16", "fp16"):
+        assert found[amp][0] != found["off"][0]
+        for row, exact in zip(found[amp][0], found["off"][0], strict=True):
+            assert row.pop("skipped") <= 2  # the scale may have to fall first
+            assert row == pytest.approx({name: exact[name] for name in row}, abs=0.08)
+
+
+def test_the_scale_is_saved_and_a_huge_one_skips(clips, tmp_path):
+    flags = {"amp": "fp16", "log_interval": 1}
+    out = train(clips, tmp_path / "huge", ORIGINAL, steps=2, loss_scale="1e30", **flags)
+    assert [row["skipped"] for row in lines(out, "train")] == [1, 2]
+    more = read(out / "checkpoint_step000000002.pth")["wav2lip_npu"]
+    assert more["skipped"] == 2
+    assert more["scaler"]["scale"] == pytest.approx(1e30)
+    train(clips, out, ORIGINAL, steps=3, loss_scale="64", **flags)  # what is asked for now wins
+    more = read(out / "checkpoint_step000000003.pth")["wav2lip_npu"]
+    assert (more["skipped"], more["scaler"]["scale"]) == (2, 64)
+    train(clips, out, ORIGINAL, steps=4, **flags)
+    assert read(out / "checkpoint_step000000004.pth")["wav2lip_npu"]["scaler"]["scale"] >= 2**15
+
+
+def test_fp16_goes_on_bit_for_bit(clips, tmp_path):
+    flags = {"amp": "fp16"}
+    once = train(clips, tmp_path / "once", ORIGINAL, steps=4, **flags)
+    twice = train(clips, tmp_path / "twice", ORIGINAL, steps=2, **flags)
+    train(clips, twice, ORIGINAL, steps=4, **flags)
+    name = "checkpoint_step000000004.pth"
+    assert_same(read(once / name), read(twice / name))
+
+
+def test_a_diverged_training_ends_with_one_line(clips, tmp_path, capsys, monkeypatch):
+    from wav2lip_npu.training import syncnet
+
+    out = train(clips, tmp_path / "out", ORIGINAL, steps=1)
+    monkeypatch.setattr(syncnet, "pair_loss", lambda *each: losses.pair_loss(*each) * math.nan)
+    capsys.readouterr()
+    assert main.main(command(clips, out, ORIGINAL, steps=3)) == 2
+    (told,) = (each for each in capsys.readouterr().err.splitlines() if each.startswith("wav2lip-npu: "))
+    assert "not finite at step 2 (bce nan, accuracy" in told
+    assert "samples 4 to 7 (c" in told
+    assert [path.name for path in out.glob("*.pth")] == ["checkpoint_step000000001.pth"]
+
+
+def test_losses_of_empty_embeddings_are_finite():
+    nothing = nn.functional.normalize(torch.zeros(6, 4, requires_grad=True))
+    unit = nn.functional.normalize(torch.rand(6, 4))
+    clip, frame = torch.zeros(6), torch.arange(6)
+    for sound, picture in ((nothing, nothing), (nothing, unit), (unit, nothing)):
+        found = [
+            losses.pair_loss(sound, picture, torch.tensor([0.0, 1, 0, 1, 0, 1])),
+            losses.sync_loss(sound, picture),
+            losses.all_pairs_loss(sound, picture, clip, frame)[0],
+        ]
+        for loss in found:
+            assert loss.isfinite()
+            (slope,) = torch.autograd.grad(loss, nothing, retain_graph=True)
+            assert slope.isfinite().all()
+
+
+def test_cosines_past_one_are_clamped():
+    same = torch.full((3, 4), 0.5 + 1e-6)
+    for loss in (losses.pair_loss(same, same, torch.zeros(3)), losses.sync_loss(same, same)):
+        assert loss.isfinite()
+    assert float(losses.cosines(same, same).max()) < 1
+
+
+def test_the_sync_loss_goes_on_straight_below_its_floor():
+    sound = torch.tensor([[1.0, 0.0]])
+    for floor in (0.3, 0.5, 1.0):
+        angles = [torch.tensor([c, (1 - c * c) ** 0.5]) for c in (0.01, 0.1, 0.29, 0.6, 0.9)]
+        for angle in angles:
+            picture = angle[None].requires_grad_()
+            loss = losses.sync_loss(sound, picture, floor)
+            cosine = float(angle[0])
+            (slope,) = torch.autograd.grad(loss, picture)
+            assert float(slope[0, 0]) == pytest.approx(-1 / max(cosine, floor), rel=1e-4)
+            if cosine >= floor:
+                assert float(loss) == pytest.approx(-math.log(cosine), rel=1e-4)
+
+
+def test_losses_are_those_of_bce():
+    sound, picture = (nn.functional.normalize(torch.rand(6, 8)) for _ in range(2))
+    in_sync = torch.tensor([1.0, 0, 1, 0, 0, 1])
+    bce = nn.BCELoss()
+    one = nn.functional.cosine_similarity(sound, picture)
+    torch.testing.assert_close(losses.pair_loss(sound, picture, in_sync), bce(one, in_sync))
+    torch.testing.assert_close(losses.sync_loss(sound, picture), bce(one, torch.ones(6)))
+    clip, frame = (
+        torch.tensor([0, 0, 1, 1, 2, 2]),
+        torch.tensor([3, 3, 4, 5, 3, 4]),
+    )  # the first two are equal
+    loss, table = losses.all_pairs_loss(sound, picture, clip, frame)
+    wrong = ~torch.eye(6, dtype=torch.bool)
+    wrong[0, 1] = wrong[1, 0] = False
+    cosine = sound @ picture.T
+    expected = (bce(cosine.diagonal(), torch.ones(6)) + bce(cosine[wrong], torch.zeros(28))) / 2
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(table, cosine)
+    loss, _ = losses.all_pairs_loss(sound, picture, clip, frame, 0.7)
+    inside = clip[:, None] == clip
+    parts = [bce(cosine[where], torch.zeros(int(where.sum()))) for where in (wrong & inside, wrong & ~inside)]
+    expected = (bce(cosine.diagonal(), torch.ones(6)) + 0.7 * parts[0] + 0.3 * parts[1]) / 2
+    torch.testing.assert_close(loss, expected)
+    alone, _ = losses.all_pairs_loss(sound, picture, torch.arange(6), frame, 1.0)
+    torch.testing.assert_close(alone, bce(cosine.diagonal(), torch.ones(6)) / 2)
+
+
+def test_errors_in_the_mouth_count_more():
+    target = torch.rand(2, 3, 5, 96, 96)
+    torch.testing.assert_close(losses.mouth_loss(target + 0.1, target, 4), torch.tensor(0.1))
+    in_mouth, in_hair = target.clone(), target.clone()
+    in_mouth[..., 70:78, 44:52] += 0.5
+    in_hair[..., 4:12, 44:52] += 0.5
+    mouth, hair = (float(losses.mouth_loss(each, target, 4)) for each in (in_mouth, in_hair))
+    assert mouth / hair == pytest.approx(4, rel=0.05)
+    plain = nn.functional.l1_loss(in_mouth, target)
+    torch.testing.assert_close(losses.mouth_loss(in_mouth, target, 1), plain)
+
+
+def test_the_average_of_weights():
+    network = nn.BatchNorm1d(2)
+    average = Average(network, 0.5)
+    sums = network.weight.detach().double().clone()
+    for number in range(1, 30):
+        with torch.no_grad():
+            network.weight.fill_(number)
+            network.running_mean.fill_(-number)
+            network.num_batches_tracked.fill_(number)
+        average.update()
+        decay = min(0.5, number / (number + 10))
+        sums = sums * decay + number * (1 - decay)
+    with average.in_place():
+        torch.testing.assert_close(network.weight.double(), sums, rtol=1e-5, atol=1e-5)
+        assert network.running_mean[0] < -27
+        assert network.num_batches_tracked == 29
+    assert network.weight[0] == 29
+    network.weight.data.fill_(7)
+    with pytest.raises(ZeroDivisionError), average.in_place():
+        1 / 0  # noqa: B018
+    assert network.weight[0] == 7
+
+
+def test_the_seed_draws_first_weights_and_samples(clips, tmp_path):
+    one, again, other = (
+        weights(train(clips, tmp_path / name, ORIGINAL, steps=1, seed=seed) / "checkpoint_step000000001.pth")
+        for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    )
+    assert difference(one, again) == 0
+    assert difference(one, other) > 0.01
+
+
+def test_wide_batch_norms_are_for_several_cards():
+    from wav2lip_npu.training.distributed import ALONE, Ranks, synchronised_norms
+
+    network = golden_weights(SyncNet(2))
+    assert synchronised_norms(network, ALONE) is network
+    keys = list(network.state_dict())
+    converted = synchronised_norms(network, Ranks(0, 2))
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in converted.modules())
+    assert list(converted.state_dict()) == keys

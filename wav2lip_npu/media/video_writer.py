@@ -1,0 +1,235 @@
+"""Video out: H.264 and AAC, written beside the target and renamed when whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import soxr
+
+from wav2lip_npu.errors import MediaError, UsageError
+from wav2lip_npu.media.audio_reader import Samples, read_blocks
+from wav2lip_npu.media.yuv_image import Planes
+from wav2lip_npu.storage.atomic import part_of, replacing
+
+FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}
+PRESETS = ["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"]
+_AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+_BITS_PER_CHANNEL = 192_000  # at half of it FFmpeg's AAC garbles the first 50 ms
+_SILENCE: Samples = np.zeros((1, 0), np.float32)
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeOptions:
+    """How the result is compressed."""
+
+    crf: int = 18
+    """Quality of the picture, 0 (lossless) to 51; 18 looks like the source."""
+    preset: str = "veryfast"
+    """Speed of x264, ultrafast to veryslow: slower makes smaller files of the same quality."""
+
+    def check(self) -> None:
+        """Raise `UsageError` when a value is out of range."""
+        if not 0 <= self.crf <= 51:
+            raise UsageError(f"--crf {self.crf} is out of range. Pass 0 (lossless) to 51.")
+        if self.preset not in PRESETS:
+            raise UsageError(f"unknown --preset {self.preset!r}. Pass one of {', '.join(PRESETS)}.")
+
+
+def check_target(out: str | os.PathLike[str]) -> None:
+    """Make the folder of `out` and try to write there; raise `MediaError` now rather than at the end."""
+    target = Path(out)
+    if target.suffix.lower() not in FORMATS:
+        raise MediaError(f"cannot write {target}: unknown kind of video. Use one of {', '.join(FORMATS)}.")
+    if os.path.isdir(target):
+        raise MediaError(f"cannot write {target}: it is a folder. Pass a file name as --outfile.")
+    check_writable(target)
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Make the folder of a file and try to write there. Raises `MediaError`."""
+    target = Path(path)
+    part = part_of(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(target)  # the name itself may be too long
+        part.touch()
+        part.unlink()
+    except FileExistsError as error:
+        raise MediaError(
+            f"cannot write {target}: {error.filename} is not a folder. Pass another place."
+        ) from None
+    except OSError as error:
+        raise MediaError(f"cannot write {target}: {error.strerror}. Pass another place.") from None
+
+
+def write_video(
+    images: Iterable[Planes],
+    out: str | os.PathLike[str],
+    *,
+    fps: Fraction,
+    audio: str | os.PathLike[str] | None = None,
+    options: EncodeOptions = EncodeOptions(),
+    comment: str = "",
+    pixel_aspect: Fraction = Fraction(1),
+) -> int:
+    """Encode pictures and the sound of `audio` (its own rate and channels); return the number of pictures.
+
+    `out` is replaced only when the whole video is written; else nothing is left. Raises `MediaError`
+    when it cannot be written or there is no picture.
+    """
+    check_target(out)
+    target = Path(out)
+    form = FORMATS[target.suffix.lower()]
+    try:
+        with replacing(target) as part:
+            return _encode(images, part, form, fps, audio, options, comment, pixel_aspect)
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise MediaError(
+                f"cannot write {target}: the disk is full. Free space or pass another --outfile."
+            ) from None
+        raise MediaError(f"cannot write {target}: {error.strerror or error}.") from error
+    except av.error.FFmpegError as error:
+        raise MediaError(f"cannot write {target}: {error.strerror or error}.") from error
+
+
+def _encode(
+    images: Iterable[Planes],
+    part: Path,
+    form: str,
+    fps: Fraction,
+    audio: str | os.PathLike[str] | None,
+    options: EncodeOptions,
+    comment: str,
+    pixel_aspect: Fraction,
+) -> int:
+    container_options = {"movflags": "+faststart"} if form in ("mp4", "mov") else {}
+    with contextlib.ExitStack() as stack:
+        url = "file:" + os.fspath(part)
+        container = stack.enter_context(av.open(url, "w", format=form, container_options=container_options))
+        container.metadata["comment"] = comment
+        video: Any = None
+        track = None
+        count = 0
+        for count, planes in enumerate(images, start=1):
+            if video is None:
+                video = _video_stream(container, planes, fps, options, pixel_aspect)
+                if audio is not None:
+                    track = stack.enter_context(contextlib.closing(_SoundTrack(container, audio)))
+            frame = _frame_of(planes)
+            frame.pts = count - 1
+            frame.time_base = 1 / fps
+            container.mux(video.encode(frame))
+            if track is not None:
+                track.write_until(count / fps)
+        if video is None:
+            raise MediaError("no picture to write: the source gave none.")
+        container.mux(video.encode(None))
+        if track is not None:
+            track.write_until(None)
+    return count
+
+
+def _video_stream(
+    container: Any, first: Planes, fps: Fraction, options: EncodeOptions, pixel_aspect: Fraction
+) -> Any:
+    x264 = {"crf": str(options.crf), "preset": options.preset, **_x264_code()}
+    stream = container.add_stream("libx264", rate=fps, options=x264)
+    stream.width, stream.height = first.width, first.height
+    stream.pix_fmt = "yuv420p"
+    stream.time_base = 1 / fps
+    context = stream.codec_context
+    context.sample_aspect_ratio = pixel_aspect
+    context.color_range, context.colorspace, context.color_primaries, context.color_trc = first.colour.labels
+    return stream
+
+
+@functools.cache
+def _x264_code() -> dict[str, str]:
+    """Keeps x264 from its code for AVX-512, which makes the same pictures another file each time.
+
+    Memory that was never written decides there about the quality of the last blocks of a row. The code for
+    AVX2, which each such processor has, is as quick.
+    """
+    try:
+        about = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return {}
+    return {"x264-params": "asm=AVX2"} if " avx512f " in about else {}
+
+
+def _frame_of(planes: Planes) -> av.VideoFrame:
+    frame = av.VideoFrame(planes.width, planes.height, "yuv420p")
+    target: Any
+    for target, source in zip(frame.planes, (planes.y, planes.u, planes.v), strict=True):
+        lines = np.frombuffer(target, np.uint8).reshape(-1, target.line_size)
+        lines[: source.shape[0], : source.shape[1]] = source
+    return frame
+
+
+class _SoundTrack:
+    """The sound of a file on its way into the container, kept level with the picture."""
+
+    def __init__(self, container: Any, path: str | os.PathLike[str]) -> None:
+        self._container = container
+        self._blocks: Any = read_blocks(path)
+        self._rate, self._block = next(self._blocks, (_AAC_RATES[-1], _SILENCE))
+        self._position = self._coded = 0
+        # AVI cannot say that a codec starts late, as AAC does.
+        codec = "pcm_s16le" if container.format.name == "avi" else "aac"
+        channels = len(self._block) if len(self._block) in _LAYOUTS else 1
+        rates = _AAC_RATES if codec == "aac" else (self._rate,)
+        coded_rate = next((rate for rate in rates if rate >= self._rate), rates[-1])
+        self._resampler = (
+            soxr.ResampleStream(self._rate, coded_rate, channels) if coded_rate != self._rate else None
+        )
+        self._stream = container.add_stream(codec, rate=coded_rate, layout=_LAYOUTS[channels])
+        if codec == "aac":
+            self._stream.bit_rate = _BITS_PER_CHANNEL * channels
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._blocks.close()
+
+    def write_until(self, seconds: Fraction | None) -> None:
+        """Mux the sound up to `seconds`; with `None` all that is left."""
+        while seconds is None or self._position < seconds * self._rate:
+            if self._block.shape[1]:
+                self._position += self._block.shape[1]
+                self._encode(self._block)
+            following = next(self._blocks, None)
+            if following is None:
+                if seconds is None:
+                    self._encode(self._block[:, :0], last=True)
+                    self._container.mux(self._stream.encode(None))
+                self._block = self._block[:, :0]
+                return
+            _, self._block = following
+
+    def _encode(self, block: Samples, *, last: bool = False) -> None:
+        if len(block) not in _LAYOUTS:
+            block = block.mean(axis=0, keepdims=True)
+        packed = np.ascontiguousarray(block.T)
+        if self._resampler is not None:
+            packed = self._resampler.resample_chunk(packed, last=last).reshape(-1, len(block))
+        if packed.size:
+            # packed, as PyAV miscounts planes from 8 channels on
+            frame = av.AudioFrame.from_ndarray(packed.reshape(1, -1), "flt", _LAYOUTS[len(block)])
+            frame.sample_rate = self._stream.rate
+            frame.time_base = Fraction(1, self._stream.rate)
+            frame.pts = self._coded
+            self._coded += len(packed)
+            self._container.mux(self._stream.encode(frame))

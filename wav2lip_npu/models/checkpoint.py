@@ -1,0 +1,201 @@
+"""Networks on disk: what is in a weights file, checked to be one of the three networks.
+
+Read are the original's dict (`state_dict`, `optimizer`, `global_step`, `global_epoch`) and a bare state
+dict, with or without a `module.` prefix, in any form of file that `weights_file.py` knows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wav2lip_npu.device import HOST
+from wav2lip_npu.errors import CheckpointError, OtherNetworkError
+from wav2lip_npu.mel import DEFAULT_MEL
+from wav2lip_npu.models.bundled import located
+from wav2lip_npu.models.weight_formats import MORE, read, tensors_of
+from wav2lip_npu.storage.atomic import replacing
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_KEY_ONLY_IN = {
+    "generator": "output_block.1.weight",
+    "expert": "face_encoder.0.conv_block.0.weight",
+    "discriminator": "binary_pred.0.weight",
+    "detector": "conv3_3_norm.weight",
+}
+NAMES = {
+    "generator": "a Wav2Lip generator",
+    "expert": "a SyncNet expert",
+    "discriminator": "a quality discriminator",
+    "detector": "an S3FD face detector",
+}
+"""What a file of weights may be of, in words."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights of one network, on the CPU."""
+
+    kind: str
+    """`generator`, `expert` or `discriminator`."""
+    weights: dict[str, Tensor]
+    width: int
+    """Channel scale of the network, 32 for the published ones."""
+    training: dict[str, Any] | None
+    """What the file holds beside the weights: `optimizer`, `global_step`, ..."""
+    source: Path
+
+    @property
+    def more(self) -> dict[str, Any]:
+        """What only a checkpoint of ours holds; empty for others."""
+        return _more(self.training)
+
+    @property
+    def mel_shift(self) -> float:
+        """Frames of 1/25 s by which the sound was moved against the picture in training; 0 if untold."""
+        shift = self.more.get("mel_shift", 0)
+        return float(shift) if isinstance(shift, (int, float)) and abs(shift) < 100 else 0.0
+
+    def network(self) -> nn.Module:
+        """The network with these weights, in eval mode, float32."""
+        import torch
+
+        from wav2lip_npu.models.networks import NETWORKS
+
+        with torch.device("meta"):
+            network = NETWORKS[self.kind](self.width)
+        network.load_state_dict(self.weights, assign=True)
+        return network.float().eval()
+
+    def digest(self) -> str:
+        """First 12 hex digits of the file's SHA-256: which weights made a video."""
+        return sha256_of(self.source)[:12]
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digits of a file's SHA-256."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            sha.update(chunk)
+    return sha.hexdigest()
+
+
+def load(path: str | os.PathLike[str], kind: str) -> Checkpoint:
+    """The checkpoint of a `generator`, `expert` or `discriminator`; `starter` is that of the package.
+
+    Raises `CheckpointError` when the file is missing, damaged, something else, or of another network.
+    """
+    source = located(path, kind)
+    content = read(source)
+    weights, training = content, None
+    if isinstance(content.get("state_dict"), dict):
+        weights = content["state_dict"]
+        training = {key: value for key, value in content.items() if key != "state_dict"}
+    weights = {key.replace("module.", ""): value for key, value in tensors_of(weights, source).items()}
+    width = _check(weights, kind, source)
+    check_mel(_more(training).get("mel"), source)
+    return Checkpoint(kind, weights, width, training, source)
+
+
+def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """A bare state dict on the CPU. Raises `CheckpointError` as `load` does."""
+    source = Path(path)
+    return tensors_of(read(source), source)
+
+
+def save(path: str | os.PathLike[str], network: nn.Module, training: dict[str, Any] | None = None) -> None:
+    """Write a checkpoint that the original's code reads too: CPU tensors, replaced only when whole."""
+    import torch
+
+    weights = {key: value.detach().cpu() for key, value in network.state_dict().items()}
+    progress = {"optimizer": None, "global_step": 0, "global_epoch": 0, **(training or {})}
+    with replacing(path) as part, part.open("wb") as file:
+        torch.save({"state_dict": weights, **progress}, file)
+
+
+def save_small(path: str | os.PathLike[str], found: Checkpoint, told: Mapping[str, Any]) -> None:
+    """Write the weights of a checkpoint alone as safetensors, with float16 in the convolutions.
+
+    The file keeps what a dub needs to know, and says what is `told` of it. Raises `OSError`.
+    """
+    from safetensors.torch import save
+
+    weights = {
+        key: (value.half() if value.dim() > 1 else value).contiguous() for key, value in found.weights.items()
+    }
+    more: dict[str, Any] = {"kind": found.kind, "width": found.width, **told}
+    more.update((key, found.more[key]) for key in ("version", "mel", "mel_shift") if key in found.more)
+    with replacing(path) as part:
+        part.write_bytes(save(weights, {MORE: json.dumps(more)}))
+
+
+def _more(training: Mapping[str, Any] | None) -> dict[str, Any]:
+    more = (training or {}).get(MORE)
+    return more if isinstance(more, dict) else {}
+
+
+def check_mel(settings: Any, source: Path) -> None:
+    """Raise `OtherNetworkError` when a checkpoint tells that it was trained on another kind of mel."""
+    wanted = asdict(DEFAULT_MEL)
+    if settings is None or settings == wanted:
+        return
+    told = settings if isinstance(settings, dict) else {}
+    odd = [f"{key}={told.get(key)}, not {value}" for key, value in wanted.items() if told.get(key) != value]
+    raise OtherNetworkError(
+        f"{source} was trained on other mels ({'; '.join(odd) or 'more settings'}). "
+        "Use the version of wav2lip-npu that made it, or train again."
+    )
+
+
+def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
+    """Width of the network; raises when the weights are not exactly those of `kind`."""
+    import torch
+
+    from wav2lip_npu.models.networks import FULL_WIDTH, NETWORKS
+
+    wanted = NAMES[kind]
+    found = next((name for name, key in _KEY_ONLY_IN.items() if key in weights), "")
+    if found != kind:
+        what = NAMES.get(found, "an unknown network")
+        raise OtherNetworkError(f"{source} holds {what}, but {wanted} is wanted. Pass the {kind}'s file.")
+    types = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+    for key, value in weights.items():
+        plain = value.layout is torch.strided and value.device.type == HOST
+        if not plain or (value.dtype not in types and not key.endswith("num_batches_tracked")):
+            form = f"{value.dtype}, {value.layout}, {value.device}".replace("torch.", "")
+            raise CheckpointError(
+                f"{source} holds {key!r} in a form that does not compute ({form}). "
+                "Pass the weights as plain float32 or float16."
+            )
+    first = _KEY_ONLY_IN["expert"] if kind == "expert" else "face_encoder_blocks.0.0.conv_block.0.weight"
+    full = 16 if kind == "generator" else 32
+    width = len(weights[first]) * FULL_WIDTH // full if first in weights and weights[first].dim() else 0
+    if not 2 <= width <= 8 * FULL_WIDTH or width % 2:
+        raise OtherNetworkError(
+            f"{source} is {wanted} of another design: its first layer does not fit. Pass 96 px weights."
+        )
+    with torch.device("meta"):
+        expected = {key: value.shape for key, value in NETWORKS[kind](width).state_dict().items()}
+    shapes = {key: value.shape for key, value in weights.items()}
+    if shapes != expected:
+        odd = sorted(key for key in expected.keys() | shapes.keys() if expected.get(key) != shapes.get(key))
+        raise OtherNetworkError(
+            f"{source} is {wanted} of another design: {len(odd)} of its tensors do not fit, "
+            f"first {odd[0]!r}. Pass 96 px weights."
+        )
+    # A sum is not finite when a term is not, and ten times as quick as looking at each.
+    broken = [key for key, value in weights.items() if not value.sum(dtype=torch.float64).isfinite()]
+    if broken:
+        raise CheckpointError(
+            f"{source} holds NaN or infinite weights, first in {broken[0]!r}: a diverged training. "
+            "Pass an earlier checkpoint."
+        )
+    return width

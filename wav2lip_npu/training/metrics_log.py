@@ -1,0 +1,73 @@
+"""What a training writes while it runs: curves and sample pictures, to TensorBoard and to plain files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wav2lip_npu.storage.atomic import replacing
+
+log = logging.getLogger(__name__)
+
+CURVES_FILE = "curves.jsonl"
+
+
+class Curves:
+    """Writes one line of `curves.jsonl` and TensorBoard's scalars at a time; lines are never lost.
+
+    A run that goes on at an earlier step than it had reached drops the lines after that step.
+    """
+
+    def __init__(self, directory: Path, step: int) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        self._path = directory / CURVES_FILE
+        _drop_after(self._path, step)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board: Any = SummaryWriter(str(directory), purge_step=step + 1)  # type: ignore[no-untyped-call]
+
+    def write(self, part: str, step: int, values: Mapping[str, float]) -> None:
+        """Values of a `part` of the run (`train`, `held_out`) at a step."""
+        numbers = {name: value for name, value in values.items() if math.isfinite(value)}
+        self._file.write(json.dumps({"part": part, "step": step, **numbers}) + "\n")
+        self._file.flush()
+        for name, value in numbers.items():
+            self._board.add_scalar(f"{part}/{name}", value, step)
+
+    def picture(self, step: int, image: NDArray[np.uint8]) -> None:
+        """A sheet of samples, BGR uint8 [H, W, 3], as `samples_step{step}.jpg`."""
+        path = self._directory / f"samples_step{step:09d}.jpg"
+        _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+        with replacing(path) as part:
+            part.write_bytes(encoded.tobytes())
+        self._board.add_image("samples", image[:, :, ::-1], step, dataformats="HWC")
+
+    def close(self) -> None:
+        """End both files."""
+        self._file.close()
+        self._board.close()
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Keep the lines up to a step; a line that a power cut tore goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            log.warning("%s: dropped a line that is no record", path)
+    with replacing(path) as part:
+        part.write_text("".join(kept), encoding="utf-8")
