@@ -24,7 +24,8 @@ import numpy as np
 import scipy.signal
 import torch
 
-from wav2lip_npu.data.clip import FACE_SIZE, FACES_FILE, WINDOW, Clip
+from wav2lip_npu.data.clip import Clip
+from wav2lip_npu.data.clip_layout import FACE_SIZE, FACES_FILE, WINDOW
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.file_lists import Entry, write_list
 from wav2lip_npu.data.samples import (

@@ -23,7 +23,8 @@ import torch
 from skimage.metrics import structural_similarity
 
 from wav2lip_npu import device
-from wav2lip_npu.data.clip import FACE_SIZE, WINDOW, Clip
+from wav2lip_npu.data.clip import Clip
+from wav2lip_npu.data.clip_layout import FACE_SIZE, WINDOW
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.file_lists import read_list
 from wav2lip_npu.data.samples import columns_of, folder_of, read_clip

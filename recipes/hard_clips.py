@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wav2lip_npu.data.clip import AUDIO_FILE, Clip, read_clip
+from wav2lip_npu.data.clip import Clip, read_clip
+from wav2lip_npu.data.clip_layout import AUDIO_FILE
 from wav2lip_npu.data.file_lists import read_names
 
 SHIFTED = 0.3

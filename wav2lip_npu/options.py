@@ -1,49 +1,70 @@
-"""Options in the words of the command line."""
+"""Reflection over option dataclasses, which may hold further option dataclasses."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import logging
-import sys
-from collections.abc import Iterator
-from typing import Any
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
-from wav2lip_npu.storage.atomic import replacing
+from wav2lip_npu.errors import UsageError
 
-log = logging.getLogger(__name__)
+Options = TypeVar("Options")
 
-STDOUT = "-"
 SWITCHES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-"""How yes and no are written."""
+"""Spellings of a boolean."""
 
 
 def resolved(options: Any) -> str:
-    """`name=value, ...` of the fields of a dataclass and of those inside it: what a run was asked for.
-
-    Fields that are not to be shown (`repr=False`) are left out.
-    """
+    """Return `name=value, ...` of all options, as a run logs them; fields with `repr=False` are left out."""
     return ", ".join(f"{name}={value!r}" for name, value in fields_of(options))
 
 
 def fields_of(options: Any) -> Iterator[tuple[str, Any]]:
-    """Names and values of the fields of a dataclass and of those inside it, but for `repr=False`."""
-    for each in dataclasses.fields(options):
-        value = getattr(options, each.name)
-        if not each.repr:
+    """Yield names and values of the options, nested ones included; fields with `repr=False` are left out."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if not field.repr:
             continue
         if dataclasses.is_dataclass(value):
             yield from fields_of(value)
         else:
-            yield each.name, value
+            yield field.name, value
 
 
-def write_json(content: Any, target: str) -> None:
-    """What `--json` asks for: to a file, or to the standard output."""
-    text = json.dumps(content, indent=1, ensure_ascii=True) + "\n"
-    if target == STDOUT:
-        sys.stdout.write(text)
-        return
-    with replacing(target) as part:
-        part.write_text(text, encoding="ascii")
-    log.info("everything that was found: %s", target)
+def with_values(options: Options, values: Mapping[str, Any]) -> Options:
+    """Return `options` with fields replaced by name, wherever in the nesting they are.
+
+    A nested options object itself may be given too: `with_values(DubOptions(), {"crf": 18})` and
+    `with_values(DubOptions(), {"encode": EncodeOptions(crf=18)})` are equal.
+
+    Raises:
+        UsageError: A name is not an option. The message suggests the nearest one.
+
+    """
+    names = list(_names(options))
+    for name in values:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            way_out = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(names)}."
+            raise UsageError(f"{type(options).__name__} has no option {name!r}. {way_out}")
+    replaced: Options = _replaced(options, values)
+    return replaced
+
+
+def _names(options: Any) -> Iterator[str]:
+    for field in dataclasses.fields(options):
+        yield field.name
+        value = getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _names(value)
+
+
+def _replaced(options: Any, values: Mapping[str, Any]) -> Any:
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(options):
+        value = values.get(field.name, getattr(options, field.name))
+        if dataclasses.is_dataclass(value):
+            value = _replaced(value, values)
+        changes[field.name] = value
+    return dataclasses.replace(options, **changes)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wav2lip_npu.data.augmentation import UNCHANGED, Augmentation
-from wav2lip_npu.data.clip import FACE_SIZE
+from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.mel import DEFAULT_MEL
 

@@ -27,6 +27,7 @@ from wav2lip_npu.faces.detectors import S3FD_MEANS
 from wav2lip_npu.mel import DEFAULT_MEL
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import SyncNet
+from wav2lip_npu.storage.hashing import sha256_of
 
 if importlib.util.find_spec("onnxruntime") is None:
     pytest.skip("onnxruntime is not installed: pip install 'wav2lip-npu[export]'", allow_module_level=True)
@@ -167,7 +168,7 @@ def test_the_file_tells_of_itself(tiny_checkpoint, tmp_path):
     )
     assert told["outputs"] == {"picture": [8, 3, 96, 96]}
     assert told["mel"] == asdict(DEFAULT_MEL)
-    assert told["sha256"] == checkpoint.sha256_of(tiny_checkpoint)
+    assert told["sha256"] == sha256_of(tiny_checkpoint)
     assert (told["opset"], told["batch"], told["precision"]) == (13, 8, "fp32")
     assert told["checkpoint"] == "tiny.pth"
     assert told["mel_shift"] is None

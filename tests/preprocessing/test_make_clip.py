@@ -16,13 +16,13 @@ import pytest
 from support.media_files import chirp, lag_of, write_pictures
 from support.talk import FAST, SPEED, pictures, write_talk
 from wav2lip_npu.cli import main
-from wav2lip_npu.dubbing.report import versions
 from wav2lip_npu.faces.detectors import load_detector
 from wav2lip_npu.media import video_reader
 from wav2lip_npu.mel import DEFAULT_MEL, log_mel
 from wav2lip_npu.preprocessing import make_clip as preprocess
 from wav2lip_npu.preprocessing.find_videos import Video
 from wav2lip_npu.preprocessing.make_clip import ClipOptions, DroppedError, LimitedDetector, make_clip
+from wav2lip_npu.versions import versions
 
 
 @pytest.fixture(scope="module")

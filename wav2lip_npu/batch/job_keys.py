@@ -13,8 +13,8 @@ from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.errors import MediaError
 from wav2lip_npu.media import video_reader
 from wav2lip_npu.models.bundled import located
-from wav2lip_npu.models.checkpoint import sha256_of
 from wav2lip_npu.options import fields_of
+from wav2lip_npu.storage.hashing import sha256_of
 
 _MARK = re.compile(r"\bjob ([0-9a-f]{32})\b")
 _OF_NO_EFFECT = {"wav2lip_batch_size", "face_det_batch_size"}

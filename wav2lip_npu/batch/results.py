@@ -11,7 +11,7 @@ from typing import Any
 
 from wav2lip_npu.batch.job_keys import Contents, settings
 from wav2lip_npu.batch.jobs import Job
-from wav2lip_npu.dubbing.report import DubReport, versions
+from wav2lip_npu.dubbing.report import DubReport
 from wav2lip_npu.errors import (
     CheckpointError,
     DeviceError,
@@ -22,6 +22,7 @@ from wav2lip_npu.errors import (
     Wav2LipError,
 )
 from wav2lip_npu.storage.json_lines import JsonLines
+from wav2lip_npu.versions import versions
 
 REPORT_FILE = "report.jsonl"
 OK, FAILED = "ok", "failed"

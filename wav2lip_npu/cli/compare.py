@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from wav2lip_npu import __version__
+from wav2lip_npu.cli.json_output import STDOUT, write_json
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.export.manifest import KINDS
 from wav2lip_npu.media.video_writer import check_writable
 from wav2lip_npu.models.bundled import STARTER
-from wav2lip_npu.options import STDOUT, write_json
 
 if TYPE_CHECKING:
     from wav2lip_npu.export.compare import Compared

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from wav2lip_npu import __version__, device
+from wav2lip_npu.cli.json_output import STDOUT, write_json
 from wav2lip_npu.errors import DataError, UsageError
-from wav2lip_npu.options import STDOUT, write_json
 
 if TYPE_CHECKING:
     from wav2lip_npu.data.file_lists import Entry

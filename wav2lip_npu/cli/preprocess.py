@@ -15,7 +15,7 @@ import cv2
 
 from wav2lip_npu import __version__, device
 from wav2lip_npu.data import file_lists as filelists
-from wav2lip_npu.data.clip import AUDIO_FILE, CLIP_FORMAT
+from wav2lip_npu.data.clip_layout import AUDIO_FILE, CLIP_FORMAT
 from wav2lip_npu.data.clip_writer import clean_up, read_description
 from wav2lip_npu.errors import DataError, UsageError
 from wav2lip_npu.faces.detectors import load_detector

@@ -41,6 +41,7 @@ class TrainSyncnetCommand:
             raise UsageError(f"--eval_clips {self.eval_clips} is not at least 1.")
         if self.same_clip is not None and not 0 <= self.same_clip <= 1:
             raise UsageError(f"--same_clip {self.same_clip:g} is out of range. Pass 0 to 1.")
+        from wav2lip_npu.doctor.dataset import warnings_of
         from wav2lip_npu.training.session import opened
         from wav2lip_npu.training.syncnet import make_evaluate, make_step, recipe_named
 
@@ -61,7 +62,7 @@ class TrainSyncnetCommand:
             step = make_step(state, options.amp, self.same_clip)
             spread = max(1, len(session.held_out.clips) // self.eval_clips)
             held_out = session.held_out.clips[::spread][: self.eval_clips]
-            findings = functools.cache(session.findings)
+            findings = functools.cache(lambda: warnings_of(session.train, session.held_out))
             evaluate = make_evaluate(state, held_out, session.reader, when_guessing=findings)
             clips_in_batch = options.batch_size // recipe.windows_per_clip
             session.fit(state, recipe.draw(self.augment), clips_in_batch, step, evaluate)

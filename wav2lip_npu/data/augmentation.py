@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from wav2lip_npu.data.clip import FACE_SIZE, Faces
+from wav2lip_npu.data.clip import Faces
+from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.media.yuv_image import Array
 from wav2lip_npu.mel import DEFAULT_MEL, Mel

@@ -20,6 +20,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wav2lip_npu.data.clip_layout import (
+    AUDIO_FILE,
+    CLIP_FILE,
+    CLIP_FORMAT,
+    FACE_SIZE,
+    MEL_FILE,
+    MIN_FRAMES,
+    WINDOW,
+)
 from wav2lip_npu.errors import DataError, MediaError
 from wav2lip_npu.media.audio_reader import read_audio
 from wav2lip_npu.mel import DEFAULT_MEL, TRAINING_FPS, Mel, log_mel
@@ -28,16 +37,6 @@ from wav2lip_npu.storage.atomic import replacing
 
 log = logging.getLogger(__name__)
 
-CLIP_FORMAT = 1
-CLIP_FILE = "clip.json"
-AUDIO_FILE = "audio.wav"
-MEL_FILE = "mel.npy"
-FACES_FILE = "faces96.npy"
-FACE_SIZE = 96  # that of models.py, which would cost a second to import here
-WINDOW = 5
-"""Consecutive pictures that the expert sees at once, 200 ms."""
-FEWEST_PICTURES = 16
-"""A clip of fewer is not used, as in the original."""
 _MOST_PICTURES = 10**8
 _MEL_SETTINGS = asdict(DEFAULT_MEL)
 _JPEG_BEGIN, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
@@ -155,9 +154,9 @@ def read_clip(name: str, folder: Path, sound_offset: int = 0) -> Clip:
         frames, cuts = _numbered_pictures(folder), []
     else:
         frames, cuts = content["frames"], content["cuts"]
-    if len(frames) < FEWEST_PICTURES:
+    if len(frames) < MIN_FRAMES:
         raise ClipError(
-            "too few pictures", f"{folder} holds {len(frames)} pictures, {FEWEST_PICTURES} are needed."
+            "too few pictures", f"{folder} holds {len(frames)} pictures, {MIN_FRAMES} are needed."
         )
     columns, held_mel = _columns(folder)
     numbers, shots = (np.array(each, np.int64) + sound_offset for each in (frames, cuts))

@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wav2lip_npu.data.clip import AUDIO_FILE, CLIP_FILE, FACES_FILE, MEL_FILE
+from wav2lip_npu.data.clip_layout import AUDIO_FILE, CLIP_FILE, FACES_FILE, MEL_FILE, PARTIAL_SUFFIX
 from wav2lip_npu.errors import DataError
 from wav2lip_npu.mel import DEFAULT_MEL, Mel
-from wav2lip_npu.preprocessing.find_videos import WORKING
 
 _UNFINISHED = f"{CLIP_FILE}.part"
 _MARKS = (_UNFINISHED, CLIP_FILE)
-_REPLACED = f".old{WORKING}"
+_REPLACED = f".old{PARTIAL_SUFFIX}"
 _OURS = re.compile(
     rf"\d+\.jpg|({'|'.join(map(re.escape, (AUDIO_FILE, CLIP_FILE, FACES_FILE, MEL_FILE)))})(\..*part)?",
     re.ASCII | re.DOTALL,
@@ -55,7 +54,7 @@ def write_clip(
 
     What `pictures` raises leaves nothing behind. Raises `DataError` when it cannot be written.
     """
-    working = _beside(clip, WORKING)
+    working = _beside(clip, PARTIAL_SUFFIX)
     with _writing(clip):
         remove_unfinished(working)
         working.mkdir(parents=True)
@@ -86,7 +85,7 @@ def write_clip(
 def clean_up(folder: Path) -> None:
     """Remove the unfinished clips in a folder; put back what was about to be replaced."""
     with _writing(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        found = [entry.name for entry in os.scandir(folder) if entry.name.endswith(WORKING)]
+        found = [entry.name for entry in os.scandir(folder) if entry.name.endswith(PARTIAL_SUFFIX)]
         for name in sorted(found):
             if name.endswith(_REPLACED):
                 clip = folder / name.removesuffix(_REPLACED)

@@ -11,7 +11,8 @@ import shutil
 
 import numpy as np
 
-from wav2lip_npu.data.clip import FACE_SIZE, FACES_FILE, WINDOW, Clip, ClipError, Faces, Numbers
+from wav2lip_npu.data.clip import Clip, ClipError, Faces, Numbers
+from wav2lip_npu.data.clip_layout import FACE_SIZE, FACES_FILE, WINDOW
 from wav2lip_npu.storage import npy
 from wav2lip_npu.storage.atomic import remove_stale_parts, replacing
 

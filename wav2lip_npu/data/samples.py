@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from wav2lip_npu import device
 from wav2lip_npu.data.augmentation import UNCHANGED, Augmentation
-from wav2lip_npu.data.clip import FACE_SIZE, WINDOW, Clip, ClipError, Faces, Numbers, first_column, read_clip
+from wav2lip_npu.data.clip import Clip, ClipError, Faces, Numbers, first_column, read_clip
+from wav2lip_npu.data.clip_layout import FACE_SIZE, WINDOW
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.file_lists import Entry, read_list
 from wav2lip_npu.errors import DataError

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wav2lip_npu.data.clip import AUDIO_FILE, CLIP_FILE, Clip
+from wav2lip_npu.data.clip import Clip
+from wav2lip_npu.data.clip_layout import AUDIO_FILE, CLIP_FILE
 from wav2lip_npu.errors import Wav2LipError
 from wav2lip_npu.media.audio_reader import read_blocks
 from wav2lip_npu.mel import DEFAULT_MEL, TRAINING_FPS, Mel

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 MOST_CLIPS = 500
 """Clips that are looked at in depth."""
+_MOST_CLIPS_WHILE_TRAINING = 200
 _MOST_COMPARED = 20_000
 _MOST_JUDGED_WINDOWS = 256
 
@@ -59,6 +60,12 @@ class Examination:
     """The clips that were looked at in depth."""
     shared: list[tuple[str, str]]
     """Clips to train on and the clips for validation that equal them in sound or pictures."""
+
+
+def warnings_of(train: Index, val: Index) -> list[str]:
+    """Examine some clips and return the problems found as lines, worst first."""
+    problems = examine(train, val, limit=_MOST_CLIPS_WHILE_TRAINING).findings
+    return list(map(str, problems)) or ["the doctor found no problem in the clips that it examined"]
 
 
 def examine(

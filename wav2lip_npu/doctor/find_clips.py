@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wav2lip_npu import device
-from wav2lip_npu.data.clip import AUDIO_FILE, CLIP_FILE, Clip, ClipError, read_clip
+from wav2lip_npu.data.clip import Clip, ClipError, read_clip
+from wav2lip_npu.data.clip_layout import AUDIO_FILE, CLIP_FILE, PARTIAL_SUFFIX
 from wav2lip_npu.data.file_lists import TRAIN, VAL, Entry, read_list
 from wav2lip_npu.data.samples import Index, folder_of
 from wav2lip_npu.parallel.threads import in_lanes
-from wav2lip_npu.preprocessing.find_videos import WORKING
 
 
 class Lookup(NamedTuple):
@@ -77,7 +77,9 @@ def _clip_folders(folder: str, seen: set[str]) -> Iterator[str]:
     seen.add(real)
     try:
         with os.scandir(folder) as entries:
-            inside = [entry.path for entry in entries if entry.is_dir() and not entry.name.endswith(WORKING)]
+            inside = [
+                entry.path for entry in entries if entry.is_dir() and not entry.name.endswith(PARTIAL_SUFFIX)
+            ]
     except OSError:
         return
     for path in inside:

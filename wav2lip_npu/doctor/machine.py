@@ -14,11 +14,11 @@ from wav2lip_npu import __version__, device
 from wav2lip_npu.ascend import installation as ascend
 from wav2lip_npu.ascend.installation import Ascend
 from wav2lip_npu.doctor import device_check
-from wav2lip_npu.doctor.device_check import Difference
 from wav2lip_npu.errors import DeviceError
 from wav2lip_npu.faces.detectors import weights_files
 from wav2lip_npu.models.bundled import STARTER, located
-from wav2lip_npu.models.checkpoint import sha256_of
+from wav2lip_npu.models.numerics import Difference
+from wav2lip_npu.storage.hashing import sha256_of
 
 log = logging.getLogger(__name__)
 

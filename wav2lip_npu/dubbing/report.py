@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
-from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
 from typing import Any, TypeVar
 
 from wav2lip_npu.dubbing.mouths import Spoken
 from wav2lip_npu.errors import FaceError
 from wav2lip_npu.storage.atomic import replacing
+from wav2lip_npu.versions import versions
 
 Item = TypeVar("Item")
-_PACKAGES = (
-    "torch", "torch-npu", "onnxruntime", "av", "opencv-python", "numpy", "librosa", "dlib-bin",
-    "face-alignment",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,26 +50,13 @@ class DubReport:
     frames_per_second: float
     peak_memory_bytes: int
     device_peak_memory_bytes: int | None
-    versions: dict[str, str] = field(default_factory=lambda: versions())
+    versions: dict[str, str] = field(default_factory=versions)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """As JSON, replacing `path` at once."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=True) + "\n"
         with replacing(path) as part:
             part.write_text(text, encoding="utf-8")
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that make the picture."""
-    from wav2lip_npu import __version__
-
-    found = {"wav2lip-npu": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 class Stopwatch:

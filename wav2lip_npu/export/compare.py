@@ -16,7 +16,6 @@ import torch
 
 from wav2lip_npu import device as devices
 from wav2lip_npu.ascend import installation
-from wav2lip_npu.doctor.device_check import TOLERANCES, Difference, difference
 from wav2lip_npu.errors import OtherNetworkError, UsageError
 from wav2lip_npu.export.engines import Arrays, Session, file_session, in_batches, offline_session
 from wav2lip_npu.export.manifest import OM, ONNX, OUTPUTS, About, read_beside, read_onnx
@@ -30,6 +29,7 @@ from wav2lip_npu.export.onnx_export import (
 )
 from wav2lip_npu.export.onnx_graph import DYNAMIC_SIZE
 from wav2lip_npu.models.networks import fold_norms
+from wav2lip_npu.models.numerics import TOLERANCES, Difference, difference
 
 _COMPARED = 4
 """Items of a batch whose outputs are compared, of noise and of what is shown in use each."""

@@ -25,6 +25,7 @@ from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.bundled import STARTER
 from wav2lip_npu.models.weight_formats import MORE
 from wav2lip_npu.storage.atomic import replacing
+from wav2lip_npu.storage.hashing import sha256_of
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}
 """Largest difference from PyTorch in float32 of a file that is kept, as `distance` has it."""
@@ -58,10 +59,10 @@ def load_weights(network: str, path: str | os.PathLike[str] = STARTER) -> Weight
     """
     if network == "s3fd":
         source = s3fd_path() if os.fspath(path) == STARTER else Path(path)
-        return Weights(network, load_s3fd(source), source, checkpoint.sha256_of(source), None)
+        return Weights(network, load_s3fd(source), source, sha256_of(source), None)
     found = checkpoint.load(path, KINDS[network])
     shift = found.mel_shift if "mel_shift" in found.more else None
-    return Weights(network, found.network(), found.source, checkpoint.sha256_of(found.source), shift)
+    return Weights(network, found.network(), found.source, sha256_of(found.source), shift)
 
 
 def export(

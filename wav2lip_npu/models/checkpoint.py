@@ -6,7 +6,6 @@ dict, with or without a `module.` prefix, in any form of file that `weights_file
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from wav2lip_npu.mel import DEFAULT_MEL
 from wav2lip_npu.models.bundled import located
 from wav2lip_npu.models.weight_formats import MORE, read, tensors_of
 from wav2lip_npu.storage.atomic import replacing
+from wav2lip_npu.storage.hashing import sha256_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -77,15 +77,6 @@ class Checkpoint:
     def digest(self) -> str:
         """First 12 hex digits of the file's SHA-256: which weights made a video."""
         return sha256_of(self.source)[:12]
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digits of a file's SHA-256."""
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            sha.update(chunk)
-    return sha.hexdigest()
 
 
 def load(path: str | os.PathLike[str], kind: str) -> Checkpoint:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from wav2lip_npu.data.clip_layout import PARTIAL_SUFFIX
 from wav2lip_npu.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -18,8 +19,6 @@ _KNOWN = (
     "vob webm wmv"
 )
 SUFFIXES = frozenset(f".{suffix}" for suffix in _KNOWN.split())
-WORKING = ".partial"
-"""What the names of unfinished clips end with, and those of finished ones never."""
 _RESOURCE_FORK = "._"  # how macOS keeps what other disks cannot: a file beside each file, no video
 
 
@@ -75,7 +74,7 @@ def _clip_names(folder: str, names: list[str], parents: set[str]) -> dict[str, s
         unclear = {
             name
             for name, clip in clips.items()
-            if count[clip] > 1 or f"{folder}{clip}/" in parents or clip.endswith(WORKING)
+            if count[clip] > 1 or f"{folder}{clip}/" in parents or clip.endswith(PARTIAL_SUFFIX)
         }
         if unclear <= whole:
             return clips

@@ -19,10 +19,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wav2lip_npu.data.clip import CLIP_FORMAT, FEWEST_PICTURES
+from wav2lip_npu.data.clip_layout import CLIP_FORMAT, MIN_FRAMES
 from wav2lip_npu.data.clip_writer import write_clip
 from wav2lip_npu.device import HOST
-from wav2lip_npu.dubbing.report import versions
 from wav2lip_npu.errors import DeviceError, MediaError, NoSoundError, UsageError
 from wav2lip_npu.faces.detectors import Detection, Detector
 from wav2lip_npu.faces.find_faces import START_SCORE, FaceOptions, find_faces
@@ -32,6 +31,7 @@ from wav2lip_npu.media.audio_reader import load_sound
 from wav2lip_npu.media.yuv_image import Box, Image, Planes
 from wav2lip_npu.mel import DEFAULT_MEL, TRAINING_FPS, log_mel
 from wav2lip_npu.preprocessing.find_videos import Video
+from wav2lip_npu.versions import versions
 
 REASONS = (
     "unreadable",
@@ -241,8 +241,8 @@ def _judge(seen: _Seen, options: ClipOptions) -> float:
 
 
 def _long_enough(frames: int, what: str) -> None:
-    if frames < FEWEST_PICTURES:
-        raise DroppedError("too short", f"{frames} frames {what}, {FEWEST_PICTURES} are wanted")
+    if frames < MIN_FRAMES:
+        raise DroppedError("too short", f"{frames} frames {what}, {MIN_FRAMES} are wanted")
 
 
 def _pictures(video: Video, seen: _Seen, samples: int) -> Iterator[tuple[int, Box, Planes]]:

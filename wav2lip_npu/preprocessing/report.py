@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wav2lip_npu.data.clip import CLIP_FORMAT
+from wav2lip_npu.data.clip_layout import CLIP_FORMAT
 from wav2lip_npu.storage.json_lines import JsonLines, counted
 
 REPORT_FILE = "report.jsonl"

@@ -18,7 +18,6 @@ from wav2lip_npu import device as devices
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.file_lists import TRAIN, VAL
 from wav2lip_npu.data.samples import Batch, Draw, Index, Samples, batches, index_clips
-from wav2lip_npu.doctor.dataset import examine
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.media.video_writer import check_writable
 from wav2lip_npu.models import checkpoint
@@ -36,7 +35,6 @@ from wav2lip_npu.training.state import Stateful, TrainState, clean_up, newest, s
 log = logging.getLogger(__name__)
 
 _HELD_OUT_SEED = 0
-_MOST_EXAMINED = 200
 
 
 @dataclass(frozen=True)
@@ -64,11 +62,6 @@ class Session:
     def held_out_samples(self, draw: Draw) -> Samples:
         """An endless stream of samples of the held-out clips, the same in each run."""
         return Samples(self.held_out.clips, draw, seed=_HELD_OUT_SEED, shift=self.shift, reader=self.reader)
-
-    def findings(self) -> list[str]:
-        """What the doctor finds wrong with the clips, worst first."""
-        found = examine(self.train, self.held_out, limit=_MOST_EXAMINED).findings
-        return list(map(str, found)) or ["the doctor found nothing that hurts in the clips it looked at"]
 
     def state(self, rates: dict[str, float | None], extras: dict[str, Stateful] | None = None) -> TrainState:
         """A training of networks with learning rates of their own, going on from what was found."""

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from wav2lip_npu import device as devices
-from wav2lip_npu.data.clip import FACE_SIZE, WINDOW, Clip, Faces, Numbers
+from wav2lip_npu.data.clip import Clip, Faces, Numbers
+from wav2lip_npu.data.clip_layout import FACE_SIZE, WINDOW
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.samples import columns_of
 from wav2lip_npu.mel import Mel

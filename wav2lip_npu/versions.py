@@ -1,0 +1,24 @@
+"""Versions of this package, of Python and of the libraries that determine the output."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from wav2lip_npu import __version__
+
+_PACKAGES = (
+    "torch", "torch-npu", "onnxruntime", "av", "opencv-python", "numpy", "librosa", "dlib-bin",
+    "face-alignment",
+)  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that make the picture."""
+    found = {"wav2lip-npu": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
