@@ -192,7 +192,7 @@ def speaking(speaker: Any, count: int) -> Callable[[], int]:
     import numpy as np
 
     from wav2lip_npu import device
-    from wav2lip_npu.parallel.threads import in_lanes
+    from wav2lip_npu.parallel.threads import map_in_threads
 
     random = np.random.default_rng(0)
     faces = list(random.integers(0, 255, (count, 96, 96, 3), np.uint8))
@@ -201,7 +201,9 @@ def speaking(speaker: Any, count: int) -> Callable[[], int]:
 
     def run() -> int:
         with device.shared_cores(speaker.device) as prepare:
-            mouths = in_lanes(lambda part: speaker(faces[part], mels[part]), batches, speaker.lanes, prepare)
+            mouths = map_in_threads(
+                lambda part: speaker(faces[part], mels[part]), batches, speaker.lanes, prepare
+            )
             return sum(len(part) for part in mouths)
 
     return run

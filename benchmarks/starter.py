@@ -34,7 +34,7 @@ from wav2lip_npu.dubbing.temporal_smoothing import Rest, Steady
 from wav2lip_npu.mel import Mel, log_mel, mel_window
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import SyncNet
-from wav2lip_npu.parallel.threads import in_lanes
+from wav2lip_npu.parallel.threads import map_in_threads
 from wav2lip_npu.training.losses import cosines
 from wav2lip_npu.training.sync_offset import FARTHEST, Similarities, embed, similarities
 from wav2lip_npu.training.syncnet import judge
@@ -218,7 +218,7 @@ def speed(models: Models, test: Sentence, seconds: float = 10.0) -> float:
     done, started = 0, time.perf_counter()
     with device.shared_cores(CPU) as prepare:
         while time.perf_counter() - started < seconds:
-            for made in in_lanes(lambda each: speaker(*each), work, speaker.lanes, prepare):
+            for made in map_in_threads(lambda each: speaker(*each), work, speaker.lanes, prepare):
                 done += len(made)
     return done / (time.perf_counter() - started)
 

@@ -12,7 +12,7 @@ from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.batch.results import JobResult, failed, name_of
 from wav2lip_npu.batch.runner import Progress
 from wav2lip_npu.batch.scheduler import JobBoard, results_of
-from wav2lip_npu.parallel.processes import Fault
+from wav2lip_npu.parallel.processes import Failure
 
 
 def job(row: int, face: str = "a.mp4", **more: Any) -> Job:
@@ -77,7 +77,7 @@ class Workers:
             self.units.append(rows(unit))
             for each in unit:
                 said = self.says[each.row].pop(0)
-                if isinstance(said, Fault):
+                if isinstance(said, Failure):
                     yield unit, said
                     break
                 yield unit, Progress(name_of(each), 1, 2)
@@ -86,7 +86,7 @@ class Workers:
                 yield unit, None
 
 
-DIED = Fault("its process died (signal 9: Killed)")
+DIED = Failure("its process died (signal 9: Killed)")
 
 
 @pytest.mark.parametrize(("tries", "ends"), [(2, ["ok", "died", "ok"]), (1, ["died", "died", "ok"])])
@@ -109,7 +109,7 @@ def test_who_takes_too_long_with_others_is_tried_alone_and_then_has_failed():
     board = JobBoard()
     jobs = [job(row) for row in range(2)]
     board.put(jobs)
-    late = Fault("it took longer than 2 s", "timeout")
+    late = Failure("it took longer than 2 s", "timeout")
     workers = Workers(board, {0: [late, ok(jobs[0])], 1: [late]})
     results = {each.row: each for each in results_of(workers, board) if isinstance(each, JobResult)}
     assert (results[0].status, results[1].reason) == ("ok", "timeout")
@@ -138,7 +138,7 @@ def test_silence_and_bugs_are_told():
 
     def events() -> Iterator[Any]:
         yield board.take("cpu"), None
-        yield board.take("cpu"), Fault("ZeroDivisionError: division by zero", "bug")
+        yield board.take("cpu"), Failure("ZeroDivisionError: division by zero", "bug")
 
     found = list(results_of(events(), board))
     assert [each.reason for each in found] == ["bug", "bug"]

@@ -346,11 +346,13 @@ def on_the_device(worker: int):
 def test_workers_share_the_device(monkeypatch):
     """They are spawned; a fork of a process that has used the device is caught."""
     torch.ones(1, device=PLACE)
-    assert sorted(processes.work_through([1, 2, 3], on_the_device, 2)) == [(1, 2.0), (2, 4.0), (3, 6.0)]
+    assert sorted(processes.map_in_processes([1, 2, 3], on_the_device, 2)) == [(1, 2.0), (2, 4.0), (3, 6.0)]
     real = multiprocessing.get_context
     monkeypatch.setattr(processes.multiprocessing, "get_context", lambda _: real("fork"))
-    found = [result for _, result in processes.work_through([1, 2, 3], on_the_device, 2)]
-    assert all(isinstance(each, processes.Fault) and "'spawn' start method" in each.detail for each in found)
+    found = [result for _, result in processes.map_in_processes([1, 2, 3], on_the_device, 2)]
+    assert all(
+        isinstance(each, processes.Failure) and "'spawn' start method" in each.detail for each in found
+    )
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from wav2lip_npu.errors import DataError, DeviceError
-from wav2lip_npu.parallel.processes import Fault, Pile, work_at, work_through
+from wav2lip_npu.parallel.processes import Failure, Pile, map_in_processes, run_in_processes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,18 +46,18 @@ def prepare(folder: str, number: int) -> Callable[[str], tuple[str, int]]:
 
 
 def test_one_worker_works_here(tmp_path):
-    results = dict(work_through(["a", "bug", "b"], partial(prepare, str(tmp_path)), 1))
+    results = dict(map_in_processes(["a", "bug", "b"], partial(prepare, str(tmp_path)), 1))
     assert results["a"] == ("a", os.getpid())
     assert results["b"] == ("b", os.getpid())
-    assert results["bug"] == Fault("ZeroDivisionError: division by zero", "bug")
+    assert results["bug"] == Failure("ZeroDivisionError: division by zero", "bug")
     with pytest.raises(DataError, match="disk"):
-        list(work_through(["stop"], partial(prepare, str(tmp_path)), 1))
+        list(map_in_processes(["stop"], partial(prepare, str(tmp_path)), 1))
 
 
 def test_an_item_that_kills_its_worker_is_tried_once_more_and_costs_no_other(tmp_path):
     good = [f"good{i}" for i in range(6)]
     items = ["die", "once", *good, "bug", "exit"]
-    results = dict(work_through(items, partial(prepare, str(tmp_path)), 2))
+    results = dict(map_in_processes(items, partial(prepare, str(tmp_path)), 2))
     assert {results[item][0] for item in good} == set(good)
     assert results["once"][0] == "once"
     assert results["die"].detail == "its process died (signal 9: Killed)"
@@ -69,10 +69,10 @@ def test_an_item_that_kills_its_worker_is_tried_once_more_and_costs_no_other(tmp
 
 def test_what_stops_one_stops_all(tmp_path):
     with pytest.raises(DataError, match="disk"):
-        list(work_through(["stop", "sleep", "sleep"], partial(prepare, str(tmp_path)), 2))
+        list(map_in_processes(["stop", "sleep", "sleep"], partial(prepare, str(tmp_path)), 2))
     (tmp_path / "no start").touch()
     with pytest.raises(DeviceError, match="a worker could not start.*signal 9"):
-        list(work_through(["a", "b"], partial(prepare, str(tmp_path)), 2))
+        list(map_in_processes(["a", "b"], partial(prepare, str(tmp_path)), 2))
 
 
 def running(folder: Path) -> list[int]:
@@ -105,7 +105,7 @@ def test_the_workers_end_with_the_process_that_started_them(tmp_path, number):
         "if __name__ == '__main__':\n"
         "    import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))\n"
         "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "    list(t.work_through(['sleep1', 'sleep2'], partial(t.prepare, sys.argv[1]), 2))\n"
+        "    list(t.map_in_processes(['sleep1', 'sleep2'], partial(t.prepare, sys.argv[1]), 2))\n"
     )
     script = tmp_path / "main.py"
     script.write_text(code)
@@ -120,7 +120,7 @@ def test_the_workers_end_with_the_process_that_started_them(tmp_path, number):
 
 
 def test_closing_early_ends_the_workers(tmp_path):
-    results = work_through(["sleep", "a"], partial(prepare, str(tmp_path)), 2)
+    results = map_in_processes(["sleep", "a"], partial(prepare, str(tmp_path)), 2)
     assert next(results)[0] == "a"
     wait_for(lambda: bool(list(tmp_path.glob("*.pid"))))
     results.close()
@@ -146,7 +146,9 @@ class Later(Pile[str]):
 
 
 def test_results_come_one_by_one_and_with_the_place(tmp_path):
-    heard = list(work_at(["left", "right"], Pile(["ab", "cd", "ef"]), partial(stream, str(tmp_path))))
+    heard = list(
+        run_in_processes(["left", "right"], Pile(["ab", "cd", "ef"]), partial(stream, str(tmp_path)))
+    )
     said = [(item, result[0]) for item, result in heard if result is not None]
     assert sorted(said) == [(item, letter) for item in ("ab", "cd", "ef") for letter in item]
     assert {result[1] for _, result in heard if result is not None} <= {"left", "right"}
@@ -157,14 +159,16 @@ def test_an_item_that_takes_too_long_is_ended_and_its_worker_replaced(tmp_path):
     board = Pile(["sleep1", "ab", "sleep2", "cd"])
     start = time.monotonic()
     heard = list(
-        work_at(["0"], board, partial(stream, str(tmp_path)), lambda item: 0.5 if "sleep" in item else None)
+        run_in_processes(
+            ["0"], board, partial(stream, str(tmp_path)), lambda item: 0.5 if "sleep" in item else None
+        )
     )
     assert time.monotonic() - start < 20
-    ends = {item: result for item, result in heard if result is None or isinstance(result, Fault)}
+    ends = {item: result for item, result in heard if result is None or isinstance(result, Failure)}
     assert ends == {
-        "sleep1": Fault("it took longer than 0.5 s", "timeout"),
+        "sleep1": Failure("it took longer than 0.5 s", "timeout"),
         "ab": None,
-        "sleep2": Fault("it took longer than 0.5 s", "timeout"),
+        "sleep2": Failure("it took longer than 0.5 s", "timeout"),
         "cd": None,
     }
     assert gone(tmp_path)
@@ -172,8 +176,8 @@ def test_an_item_that_takes_too_long_is_ended_and_its_worker_replaced(tmp_path):
 
 def test_who_takes_the_results_may_put_items_back(tmp_path):
     board, tried = Later(["die", "ab"]), []
-    for item, result in work_at(["0"], board, partial(stream, str(tmp_path))):
-        if isinstance(result, Fault):
+    for item, result in run_in_processes(["0"], board, partial(stream, str(tmp_path))):
+        if isinstance(result, Failure):
             tried.append(item)
             if len(tried) < 3:
                 board.put(["die"])
@@ -189,7 +193,7 @@ def test_what_comes_later_is_done(tmp_path):
         board.put(["ab"])
 
     threading.Thread(target=drop).start()
-    for _, result in work_at(["0"], board, partial(stream, str(tmp_path))):
+    for _, result in run_in_processes(["0"], board, partial(stream, str(tmp_path))):
         board.is_open = result is not None
     assert len(board) == 0
 
@@ -208,10 +212,10 @@ def test_workers_killed_at_any_moment_are_replaced(tmp_path, when):
     board = Later(["ab"])
     killer = threading.Thread(target=kill)
     ended = 0
-    results = work_at(["0", "1"], board, partial(stream, str(tmp_path)))
+    results = run_in_processes(["0", "1"], board, partial(stream, str(tmp_path)))
     killer.start()
     for item, result in results:
-        if isinstance(result, Fault):
+        if isinstance(result, Failure):
             board.put([item])
         ended += result is None
         if ended == 1:

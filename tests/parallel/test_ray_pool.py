@@ -23,7 +23,7 @@ import pytest
 
 from wav2lip_npu.errors import DataError, DeviceError, UsageError
 from wav2lip_npu.parallel import ray_pool
-from wav2lip_npu.parallel.processes import Fault, Pile
+from wav2lip_npu.parallel.processes import Failure, Pile
 from wav2lip_npu.parallel.ray_actor import Teller
 from wav2lip_npu.parallel.ray_cluster import places_of
 from wav2lip_npu.parallel.ray_pool import work_on_ray
@@ -92,12 +92,12 @@ def results(
     *,
     devices: Sequence[str] | None = ("cpu", "cpu"),
     timeout: float | None = None,
-) -> Generator[tuple[str, str | Fault | None], None, None]:
+) -> Generator[tuple[str, str | Failure | None], None, None]:
     work = partial(prepare, str(folder))
     return work_on_ray(board, work, address=address, devices=devices, timeout=lambda item: timeout)
 
 
-Heard = Iterable[tuple[str, "str | Fault | None"]]
+Heard = Iterable[tuple[str, "str | Failure | None"]]
 
 
 def words(heard: Heard, item: str) -> list[str]:
@@ -105,7 +105,7 @@ def words(heard: Heard, item: str) -> list[str]:
     return [word for other, word in heard if other == item and isinstance(word, str)]
 
 
-def ends(heard: Heard) -> list[tuple[str, Fault | None]]:
+def ends(heard: Heard) -> list[tuple[str, Failure | None]]:
     """How items ended, in order of their names."""
     ended = [(item, end) for item, end in heard if not isinstance(end, str)]
     return sorted(ended, key=lambda pair: pair[0])
@@ -155,8 +155,8 @@ def test_no_item_is_lost_and_a_deadly_one_costs_no_other(tmp_path, address, capl
     terminate = signal.getsignal(signal.SIGTERM)
     heard = list(results(Pile(["die", "once", *good, "bug", "warn"]), tmp_path, address))
     assert ends(heard) == [
-        ("bug", Fault("ZeroDivisionError: division by zero", "bug")),
-        ("die", Fault("its process died, and again when Ray tried once more", "died")),
+        ("bug", Failure("ZeroDivisionError: division by zero", "bug")),
+        ("die", Failure("its process died, and again when Ray tried once more", "died")),
         *((item, None) for item in good),
         ("once", None),
         ("warn", None),
@@ -188,7 +188,7 @@ def test_actors_are_as_this_process_is(tmp_path, address, monkeypatch):
 
 @needs_ray
 def test_an_item_that_takes_too_long_is_ended_and_its_worker_replaced(tmp_path, address):
-    late, heard = Fault("it took longer than 1.5 s", "timeout"), []
+    late, heard = Failure("it took longer than 1.5 s", "timeout"), []
     for item, result in results(Pile(["sleep", "good"]), tmp_path, address, timeout=1.5, devices=["cpu"]):
         heard.append((item, result))
         assert result != late or gone(tmp_path)
@@ -229,7 +229,7 @@ def test_an_open_board_is_asked_again(tmp_path, address):
     threading.Timer(1, board.put, [["die"]]).start()
     for item, result in results(board, tmp_path, address, devices=["cpu"]):
         heard.append((item, result))
-        if isinstance(result, Fault):
+        if isinstance(result, Failure):
             board.put(["good"])
         board.is_open = result is not None
     assert [item for item, _ in ends(heard)] == ["die", "good"]

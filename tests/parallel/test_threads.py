@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wav2lip_npu.parallel.threads import in_lanes, prefetch, to_each
+from wav2lip_npu.parallel.threads import fan_out, map_in_threads, prefetch
 
 
 class Picture:
@@ -281,12 +281,12 @@ def test_lanes_keep_the_order_and_work_side_by_side() -> None:
         time.sleep(0.002 * (number % 4))
         return number * number
 
-    assert list(in_lanes(work, range(40), 3)) == [number * number for number in range(40)]
+    assert list(map_in_threads(work, range(40), 3)) == [number * number for number in range(40)]
 
 
 def test_lanes_read_a_bounded_number_ahead() -> None:
     read = []
-    results = in_lanes(lambda item: item, (read.append(item) or item for item in range(100)), 2)
+    results = map_in_threads(lambda item: item, (read.append(item) or item for item in range(100)), 2)
     assert next(results) == 0
     assert len(read) <= 4
     results.close()
@@ -307,7 +307,7 @@ def test_an_error_in_a_lane_surfaces_at_its_item_and_ends_all() -> None:
             raise ValueError("five")
         return number
 
-    results = in_lanes(work, items(), 2)
+    results = map_in_threads(work, items(), 2)
     assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="five"):
         next(results)
@@ -318,7 +318,9 @@ def test_an_error_in_a_lane_surfaces_at_its_item_and_ends_all() -> None:
 def test_each_lane_is_prepared_once() -> None:
     prepared = []
     list(
-        in_lanes(lambda item: time.sleep(0.01), range(12), 3, lambda: prepared.append(threading.get_ident()))
+        map_in_threads(
+            lambda item: time.sleep(0.01), range(12), 3, lambda: prepared.append(threading.get_ident())
+        )
     )
     assert len(prepared) == len(set(prepared)) <= 3
 
@@ -342,13 +344,13 @@ def failing(items: Iterator[int]) -> int:
 
 
 def test_each_consumer_gets_all_items():
-    assert to_each(numbers(100), [total, first_two, list], 2) == [4950, [0, 1], list(range(100))]
-    assert to_each(numbers(100), [total], 2) == [4950]
+    assert fan_out(numbers(100), [total, first_two, list], 2) == [4950, [0, 1], list(range(100))]
+    assert fan_out(numbers(100), [total], 2) == [4950]
 
 
 @pytest.mark.parametrize("others", [[], [total]])
 def test_a_consumer_that_raises_leaves_the_others_alone(others):
-    error, *results = to_each(numbers(50), [failing, *others], 1)
+    error, *results = fan_out(numbers(50), [failing, *others], 1)
     assert isinstance(error, ZeroDivisionError)
     assert results == [1225] * len(others)
 
@@ -364,17 +366,17 @@ def test_when_all_have_ended_the_items_are_closed():
         finally:
             taken.append("closed")
 
-    assert to_each(endless(), [first_two, first_two], 3) == [[0, 1]] * 2
+    assert fan_out(endless(), [first_two, first_two], 3) == [[0, 1]] * 2
     assert taken[-1] == "closed"
     assert len(taken) < 20
 
 
 def test_what_the_items_raise_each_consumer_meets():
-    results = to_each(numbers(3, OSError("gone")), [total, first_two, list], 2)
+    results = fan_out(numbers(3, OSError("gone")), [total, first_two, list], 2)
     assert results[1] == [0, 1]
     assert all(isinstance(each, OSError) for each in (results[0], results[2]))
     with pytest.raises(KeyboardInterrupt):
-        to_each(numbers(3, KeyboardInterrupt()), [total, total], 2)
+        fan_out(numbers(3, KeyboardInterrupt()), [total, total], 2)
 
 
 def test_no_consumer_is_far_ahead_of_another():
@@ -396,12 +398,12 @@ def test_no_consumer_is_far_ahead_of_another():
         return len(taken)
 
     most: list[int] = []
-    assert to_each(numbers(40), [slow, quick], 4) == [780, 40]
+    assert fan_out(numbers(40), [slow, quick], 4) == [780, 40]
     assert most[0] <= 5
 
 
 def test_results_before_a_failure_of_the_items_come_first():
-    results = in_lanes(lambda number: number * 2, numbers(5, OSError("gone")), 3)
+    results = map_in_threads(lambda number: number * 2, numbers(5, OSError("gone")), 3)
     assert list(itertools.islice(results, 5)) == [0, 2, 4, 6, 8]
     with pytest.raises(OSError, match="gone"):
         next(results)

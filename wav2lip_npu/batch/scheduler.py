@@ -16,7 +16,7 @@ from wav2lip_npu.batch.face_cache import FaceCache
 from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.batch.results import JobResult, failed, name_of
 from wav2lip_npu.batch.runner import Progress, Unit, units_of, work_on
-from wav2lip_npu.parallel.processes import Fault
+from wav2lip_npu.parallel.processes import Failure
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
@@ -119,7 +119,7 @@ class _Shelf:
 
 
 def results_of(
-    events: Iterable[tuple[Unit, Event | Fault | None]], board: JobBoard, tries: int = 2
+    events: Iterable[tuple[Unit, Event | Failure | None]], board: JobBoard, tries: int = 2
 ) -> Iterator[Event]:
     """What becomes of each job, once; a job whose worker died is put back, alone, until it had its tries.
 
@@ -139,7 +139,7 @@ def results_of(
             name = name_of(job)
             if name in finished:
                 continue
-            fault = said or Fault("its worker did not say what became of it", "bug")
+            fault = said or Failure("its worker did not say what became of it", "bug")
             is_last = len(unit) == 1 and (fault.kind == "timeout" or board.begun[name] >= tries)
             if fault.kind == "bug" or is_last:
                 finished.add(name)

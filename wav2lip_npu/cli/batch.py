@@ -24,7 +24,7 @@ from wav2lip_npu.dubbing.pipeline import DubOptions
 from wav2lip_npu.errors import DataError, UsageError
 from wav2lip_npu.media.video_writer import check_writable
 from wav2lip_npu.models.bundled import ABOUT, STARTER
-from wav2lip_npu.parallel.processes import Fault, work_at
+from wav2lip_npu.parallel.processes import Failure, run_in_processes
 from wav2lip_npu.storage.atomic import alone_in
 
 log = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ class _Run:
 
     def _events(
         self, board: JobBoard, workshop: Workshop, jobs: int
-    ) -> Generator[tuple[Unit, Event | Fault | None], None, None]:
+    ) -> Generator[tuple[Unit, Event | Failure | None], None, None]:
         def limit(unit: Unit) -> float | None:
             return self._command.timeout and self._command.timeout * len(unit)
 
@@ -211,7 +211,7 @@ class _Run:
             )
         else:
             needed = self._places if self._inbox else self._places[: max(1, jobs)]
-            yield from work_at(needed, board, workshop, limit)
+            yield from run_in_processes(needed, board, workshop, limit)
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Progress):

@@ -20,7 +20,7 @@ from wav2lip_npu.data.clip_writer import clean_up, read_description
 from wav2lip_npu.errors import DataError, UsageError
 from wav2lip_npu.faces.detectors import load_detector
 from wav2lip_npu.media.video_writer import check_writable
-from wav2lip_npu.parallel.processes import Fault, work_through
+from wav2lip_npu.parallel.processes import Failure, map_in_processes
 from wav2lip_npu.preprocessing import report as records
 from wav2lip_npu.preprocessing.find_videos import Video, find_videos
 from wav2lip_npu.preprocessing.make_clip import (
@@ -138,10 +138,10 @@ class PreprocessCommand:
         done = len(videos) - len(missing)
         with (
             tqdm(total=len(videos), initial=done, unit="video", disable=None) as bar,
-            contextlib.closing(work_through(missing, work, workers)) as results,
+            contextlib.closing(map_in_processes(missing, work, workers)) as results,
         ):
             for video, result in results:
-                if isinstance(result, Fault):
+                if isinstance(result, Failure):
                     result = _failed(video, shaping, "unreadable", result.detail)
                 report.append(result)
                 found[video] = result

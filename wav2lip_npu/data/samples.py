@@ -29,7 +29,7 @@ from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.file_lists import Entry, read_list
 from wav2lip_npu.errors import DataError
 from wav2lip_npu.mel import DEFAULT_MEL, Mel
-from wav2lip_npu.parallel.threads import in_lanes
+from wav2lip_npu.parallel.threads import map_in_threads
 from wav2lip_npu.storage.json_lines import counted
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def index_clips(
     clips: list[Clip] = []
     rejected: Counter[str] = Counter()
     told = time.monotonic()
-    for count, found in enumerate(in_lanes(look, entries, 4 * device.cpu_count()), 1):
+    for count, found in enumerate(map_in_threads(look, entries, 4 * device.cpu_count()), 1):
         if isinstance(found, Clip):
             clips.append(found)
         else:
@@ -214,7 +214,7 @@ def batches(
         return Batch(first, first + size * ranks, stacked)
 
     lanes = max(1, min(threads, device.cpu_count()))
-    return in_lanes(make, itertools.count(position, size * ranks), lanes)
+    return map_in_threads(make, itertools.count(position, size * ranks), lanes)
 
 
 def draw_windows(count: int, changes: Augmentation = UNCHANGED) -> Draw:

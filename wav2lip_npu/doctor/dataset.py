@@ -19,7 +19,7 @@ from wav2lip_npu.doctor.clip_stats import Looked, fingerprints, inspect
 from wav2lip_npu.doctor.rules import Finding, Seen, findings_of
 from wav2lip_npu.errors import Wav2LipError
 from wav2lip_npu.mel import TRAINING_FPS
-from wav2lip_npu.parallel.threads import in_lanes
+from wav2lip_npu.parallel.threads import map_in_threads
 from wav2lip_npu.preprocessing.report import Record
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def judge_with(expert: SyncNet, device: torch.device) -> Judge:
 
 
 def _look(chosen: Sequence[tuple[Clip, bool]], judge: Judge | None) -> Iterator[Looked]:
-    lanes = in_lanes(lambda each: inspect(*each), chosen, 4 * devices.cpu_count())
+    lanes = map_in_threads(lambda each: inspect(*each), chosen, 4 * devices.cpu_count())
     for (clip, _), looked in zip(chosen, lanes, strict=True):
         if judge is None or looked.problem is not None:
             yield looked
@@ -165,7 +165,7 @@ def _shared(train: Sequence[Clip], val: Sequence[Clip], looked: Iterable[Looked]
             return ()
 
     alike = alike[:_MOST_COMPARED]
-    found = zip(alike, in_lanes(marks, alike, 4 * devices.cpu_count()), strict=True)
+    found = zip(alike, map_in_threads(marks, alike, 4 * devices.cpu_count()), strict=True)
     pairs = ((clip.name, [known[mark] for mark in each if mark in known]) for clip, each in found)
     return [(name, same[0]) for name, same in pairs if same]
 

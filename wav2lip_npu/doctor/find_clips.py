@@ -13,7 +13,7 @@ from wav2lip_npu.data.clip import Clip, ClipError, read_clip
 from wav2lip_npu.data.clip_layout import AUDIO_FILE, CLIP_FILE, PARTIAL_SUFFIX
 from wav2lip_npu.data.file_lists import TRAIN, VAL, Entry, read_list
 from wav2lip_npu.data.samples import Index, folder_of
-from wav2lip_npu.parallel.threads import in_lanes
+from wav2lip_npu.parallel.threads import map_in_threads
 
 
 class Lookup(NamedTuple):
@@ -55,7 +55,7 @@ def look_up(root: Path, entries: Iterable[Entry]) -> Lookup:
         return clip if len(clip.windows()) > 1 else "no whole window"
 
     entries = list(entries)
-    found = list(in_lanes(look, entries, 4 * device.cpu_count()))
+    found = list(map_in_threads(look, entries, 4 * device.cpu_count()))
     clips = [each for each in found if isinstance(each, Clip)]
     reasons = {entry.name: why for entry, why in zip(entries, found, strict=True) if isinstance(why, str)}
     return Lookup(Index(clips, Counter(each for each in found if isinstance(each, str))), reasons)

@@ -12,7 +12,7 @@ from wav2lip_npu.dubbing.temporal_smoothing import Steady
 from wav2lip_npu.faces.find_faces import Faced
 from wav2lip_npu.media.yuv_image import Image, Planes
 from wav2lip_npu.mel import Mel, mel_window
-from wav2lip_npu.parallel.threads import in_lanes
+from wav2lip_npu.parallel.threads import map_in_threads
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Speaker
@@ -66,7 +66,7 @@ def speak(
         ]
 
     with device.shared_cores(speaker.device) as prepare:
-        for spoken in in_lanes(work, _batches(faced, speaker.batch, steady), speaker.lanes, prepare):
+        for spoken in map_in_threads(work, _batches(faced, speaker.batch, steady), speaker.lanes, prepare):
             spoken.reverse()
             while spoken:  # a picture that was handed on must not be held here
                 yield spoken.pop()

@@ -26,7 +26,7 @@ from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.faces.find_faces import FaceMemory, FaceOptions, find_faces
 from wav2lip_npu.media import video_reader
 from wav2lip_npu.media.video_writer import EncodeOptions
-from wav2lip_npu.parallel.threads import prefetch, to_each
+from wav2lip_npu.parallel.threads import fan_out, prefetch
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
@@ -176,7 +176,7 @@ def _made(
         writers = [
             functools.partial(each.write, number, len(making), room) for number, each in enumerate(making)
         ]
-        return to_each(spoken, writers, room)
+        return fan_out(spoken, writers, room)
 
 
 def pictures(

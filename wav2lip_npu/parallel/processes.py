@@ -35,7 +35,7 @@ _MOST_STARTS = 3
 
 
 @dataclass(frozen=True)
-class Fault:
+class Failure:
     """How an item ended before its end."""
 
     detail: str
@@ -74,9 +74,9 @@ class Pile(Generic[Item]):
         return self._items.popleft() if self._items else None
 
 
-def work_through(
+def map_in_processes(
     items: Iterable[Item], prepare: Callable[[int], Callable[[Item], Result]], workers: int
-) -> Generator[tuple[Item, Result | Fault], None, None]:
+) -> Generator[tuple[Item, Result | Failure], None, None]:
     """Each item with its result, as they come; `prepare` makes what a worker does, given its number.
 
     With one worker all is done in this process. With more, an item whose process dies or that raises
@@ -91,29 +91,29 @@ def work_through(
     again: list[Item] = []
     single = _Single(prepare)
     places = [str(number) for number in range(min(workers, len(pile)))]
-    for item, result in work_at(places, pile, single):
-        if isinstance(result, Fault):
+    for item, result in run_in_processes(places, pile, single):
+        if isinstance(result, Failure):
             again.append(item)
         elif result is not None:
             yield item, result
     for item in again:
-        for _, result in work_at(["0"], Pile([item]), single):
+        for _, result in run_in_processes(["0"], Pile([item]), single):
             if result is not None:
                 yield item, result
 
 
-def work_at(
+def run_in_processes(
     places: Sequence[str],
     board: Board[Item],
     prepare: Prepare[Item, Result],
     timeout: Callable[[Item], float | None] = lambda item: None,
-) -> Generator[tuple[Item, Result | Fault | None], None, None]:
+) -> Generator[tuple[Item, Result | Failure | None], None, None]:
     """Do what is on the board, in one process for each place.
 
-    Gives items with their results as they come, and when one has ended with `None`, or with a `Fault`: a
+    Gives items with their results as they come, and when one has ended with `None`, or with a `Failure`: a
     process that dies, or that takes longer than `timeout` allows for its item (seconds), is replaced. The
     board is asked again after each, so whoever takes the results may put back what failed. What raises
-    `Wav2LipError` is raised here, as in `work_through`, and the processes end as there.
+    `Wav2LipError` is raised here, as in `map_in_processes`, and the processes end as there.
     """
     crew: dict[Connection, _Worker] = {}
     starts = dict.fromkeys(places, 0)
@@ -149,7 +149,7 @@ def work_at(
                         yield item, value
                     else:
                         worker.item = _NOTHING
-                        yield item, None if kind == "done" else Fault(value, kind)
+                        yield item, None if kind == "done" else Failure(value, kind)
     finally:
         for worker in crew.values():
             worker.end()
@@ -175,10 +175,10 @@ class _Single:
 
 def _here(
     pile: Pile[Item], prepare: Callable[[int], Callable[[Item], Result]]
-) -> Iterator[tuple[Item, Result | Fault]]:
+) -> Iterator[tuple[Item, Result | Failure]]:
     work = prepare(0)
     while (item := pile.take("")) is not None:
-        result: Result | Fault
+        result: Result | Failure
         try:
             result = work(item)
         except Wav2LipError:
@@ -284,6 +284,6 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _fault(error: Exception) -> Fault:
+def _fault(error: Exception) -> Failure:
     log.warning("an unexpected error", exc_info=error)
-    return Fault(f"{type(error).__name__}: {error}", "bug")
+    return Failure(f"{type(error).__name__}: {error}", "bug")

@@ -18,7 +18,7 @@ from itertools import count
 from typing import Any
 
 from wav2lip_npu.errors import DeviceError, UsageError
-from wav2lip_npu.parallel.processes import Board, Fault, Item, Prepare, Result
+from wav2lip_npu.parallel.processes import Board, Failure, Item, Prepare, Result
 from wav2lip_npu.parallel.ray_actor import Answer, actor_class
 from wav2lip_npu.parallel.ray_cluster import SAME, Place, connected, places_of
 
@@ -41,8 +41,8 @@ def work_on_ray(
     address: str,
     devices: Sequence[str] | None,
     timeout: Callable[[Item], float | None],
-) -> Generator[tuple[Item, Result | Fault | None], None, None]:
-    """Do what is on the board, in one actor for each device; gives what `processes.work_at` gives.
+) -> Generator[tuple[Item, Result | Failure | None], None, None]:
+    """Do what is on the board, in one actor for each device; gives what `processes.run_in_processes` gives.
 
     `address` is `auto`, `host:port`, or `ray://host:port` from a machine outside the cluster. `auto` is the
     cluster of this machine; when it belongs to none, a local Ray that ends with this generator. One that is
@@ -214,7 +214,7 @@ class _Worker:
             yield item, answer.value
             return
         self._rest()
-        yield item, Fault(answer.value, "bug") if answer.kind == "bug" else None
+        yield item, Failure(answer.value, "bug") if answer.kind == "bug" else None
 
     def _hear_ready(self, answer: Answer) -> None:
         if self.has_started and answer.is_second:
@@ -229,12 +229,12 @@ class _Worker:
         self._has_begun = True
         self._ask()
 
-    def give_up(self, detail: str, kind: str) -> tuple[Any, Fault]:
+    def give_up(self, detail: str, kind: str) -> tuple[Any, Failure]:
         """How its item ended; another actor takes its place."""
         item = self.item
         self._replace()
         self._drop()
-        return item, Fault(detail, kind)
+        return item, Failure(detail, kind)
 
     def _replace(self) -> None:
         _end(self._ray, [self])

@@ -72,7 +72,7 @@ def prefetch(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
         thread.join()
 
 
-def in_lanes(
+def map_in_threads(
     work: Callable[[Item], Result],
     items: Iterable[Item],
     lanes: int,
@@ -110,7 +110,7 @@ def in_lanes(
             _close(items)
 
 
-def to_each(
+def fan_out(
     items: Iterator[Item], consumers: Sequence[Callable[[Iterator[Item]], Result]], depth: int
 ) -> list[Result | Exception]:
     """What each consumer makes of the same items, or the exception that it raises instead.
