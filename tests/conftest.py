@@ -25,7 +25,6 @@ ALONE = {
     "batch/test_run",
     "batch/test_scheduler",
     "batch/test_watch_folder",
-    "cli/test_main",
     "integration/test_multi_node",
     "parallel/test_ray_pool",
     "parallel/test_processes",

@@ -5,7 +5,6 @@ With `PLACE=npu` the commands run against the simulated device; parsing is the s
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -144,11 +143,8 @@ def parsed(monkeypatch) -> Callable[[Words], Any]:
 
     def parse(words: Words) -> Any:
         seen: list[Any] = []
-        module, name, _ = main.COMMANDS[words[0]]
         with monkeypatch.context() as patch:
-            patch.setattr(
-                getattr(importlib.import_module(module), name), "run", lambda self: seen.append(self)
-            )
+            patch.setattr(main.COMMANDS[words[0]].load(), "run", lambda self: seen.append(self))
             assert main.main(words) == 0
         return seen[0]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 import shutil
@@ -75,10 +74,7 @@ def test_trainings_parse(monkeypatch):
     seen = []
     for words in commands():
         if words[0] not in ("dub", "batch"):
-            module, name, _ = main.COMMANDS[words[0]]
-            monkeypatch.setattr(
-                getattr(importlib.import_module(module), name), "run", lambda self: seen.append(self)
-            )
+            monkeypatch.setattr(main.COMMANDS[words[0]].load(), "run", lambda self: seen.append(self))
             assert main.main(words) == 0
     assert len(seen) >= 4
 

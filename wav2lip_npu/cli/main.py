@@ -1,60 +1,56 @@
-"""The command line: subcommands, and known errors as one line with exit code 2."""
+"""The command line: subcommands, and errors that a user can fix as one line with exit code 2."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
+import io
 import logging
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NamedTuple, NoReturn, get_type_hints
 
 from wav2lip_npu import __version__
 from wav2lip_npu.errors import Wav2LipError
 from wav2lip_npu.options import SWITCHES
 
-# Name: module and class of its options, what it does. The module is imported when the command runs.
+
+class Command(NamedTuple):
+    """A subcommand. Its module is imported only when it runs."""
+
+    module: str
+    options: str
+    """Name of the option dataclass, whose `run` method does the work."""
+    summary: str
+
+    def load(self) -> Any:
+        """Import the module and return the option dataclass."""
+        return getattr(importlib.import_module(f"wav2lip_npu.cli.{self.module}"), self.options)
+
+
 COMMANDS = {
-    "dub": ("wav2lip_npu.cli.dub", "DubCommand", "put speech into the mouth of a face video or photo"),
-    "batch": ("wav2lip_npu.cli.batch", "BatchCommand", "dub many videos, unattended"),
-    "preprocess": (
-        "wav2lip_npu.cli.preprocess",
-        "PreprocessCommand",
-        "cut clips to train on from videos",
-    ),
-    "train_syncnet": (
-        "wav2lip_npu.cli.train",
-        "TrainSyncnetCommand",
-        "train the expert on sync",
-    ),
-    "train": ("wav2lip_npu.cli.train", "TrainCommand", "train the generator"),
-    "export": (
-        "wav2lip_npu.cli.export",
-        "ExportCommand",
-        "write networks as ONNX files, and compile them for an NPU",
-    ),
-    "compare": (
-        "wav2lip_npu.cli.compare",
-        "CompareCommand",
-        "run the same inputs through two engines or devices",
-    ),
-    "doctor": (
-        "wav2lip_npu.cli.doctor",
-        "DoctorCommand",
-        "look at this machine, or at clips before training on them: what will hurt",
-    ),
+    "dub": Command("dub", "DubCommand", "lip-sync one video or photo to an audio file"),
+    "batch": Command("batch", "BatchCommand", "dub many videos unattended"),
+    "preprocess": Command("preprocess", "PreprocessCommand", "cut training clips out of videos"),
+    "train_syncnet": Command("train", "TrainSyncnetCommand", "train SyncNet, the lip-sync expert"),
+    "train": Command("train", "TrainCommand", "train the generator"),
+    "export": Command("export", "ExportCommand", "export networks to ONNX and compile them for an NPU"),
+    "compare": Command("compare", "CompareCommand", "compare two engines or devices on the same inputs"),
+    "doctor": Command("doctor", "DoctorCommand", "check this machine, or clips before training on them"),
 }
-_FILE_OR_STDOUT = "--json"
-"""Takes a file name, or nothing for the standard output."""
-_TERMINATED, _INTERRUPTED = 143, 130
+_JSON = "--json"
+"""Takes a file name, or nothing for standard output."""
+_EXIT_TERMINATED, _EXIT_INTERRUPTED = 143, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0 done, 1 some failed, 2 bad input, 130 or 143 interrupted.
+    """Run a command and return its exit code.
 
-    A bug keeps its traceback, which makes the exit code 1; `--debug` shows one for bad input too.
+    The codes are 0 (done), 1 (some of the work failed), 2 (bad input), 130 (Ctrl-C) and 143 (SIGTERM). A bug
+    keeps its traceback, which makes Python exit with 1. `--debug` shows a traceback for bad input too.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
@@ -66,63 +62,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"wav2lip-npu {__version__}\n")
         return 0
     if words[0] not in COMMANDS:
-        return _refuse(f"unknown command {words[0]!r}. Choose {', '.join(COMMANDS)}, or see --help.", 2)
+        return _fail(f"unknown command {words[0]!r}. Choose {', '.join(COMMANDS)}, or see --help.", 2)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("wav2lip_npu").setLevel(logging.DEBUG if debug else logging.INFO)
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        return _run(words[0], words[1:])
+        return _parse(words[0], words[1:]).run() or 0
     except Wav2LipError as error:
         if debug:
             raise
-        return _refuse(str(error), 2)
+        return _fail(str(error), 2)
     except KeyboardInterrupt as stop:
         terminated = isinstance(stop, _TerminatedError)
         what = "terminated" if terminated else "interrupted"
-        return _refuse(
-            f"{what}, {str(stop) or 'nothing was written'}.", _TERMINATED if terminated else _INTERRUPTED
-        )
+        code = _EXIT_TERMINATED if terminated else _EXIT_INTERRUPTED
+        return _fail(f"{what}, {str(stop) or 'nothing was written'}.", code)
 
 
-def _run(command: str, words: list[str]) -> int:
-    """Exit code of a command: what its `run` returns, 0 when that is nothing."""
+def _parse(name: str, words: list[str]) -> Any:
+    """Return the options of a command. Raises `UsageError`, or `SystemExit` after tyro printed why."""
     import tyro
 
-    module, name, _ = COMMANDS[command]
-    options = getattr(importlib.import_module(module), name)
-    parsed = tyro.cli(
-        options,
-        args=_plain_switches(words, options),
-        prog=f"wav2lip-npu {command}",
-        use_underscores=True,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
-    )
-    return parsed.run() or 0
+    options = COMMANDS[name].load()
+    messages = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(messages):
+            return tyro.cli(
+                options,
+                args=_normalize_switches(words, options),
+                prog=f"wav2lip-npu {name}",
+                use_underscores=True,
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+            )
+    except SystemExit as stop:
+        # Options check themselves at construction, inside tyro, which would print a box around the message.
+        cause: BaseException | None = stop
+        while cause is not None and not isinstance(cause, Wav2LipError):
+            cause = cause.__context__
+        if cause is not None:
+            raise cause from None
+        sys.stderr.write(messages.getvalue())
+        raise
 
 
-def _plain_switches(words: list[str], options: Any) -> list[str]:
-    """`--switch True` and `--switch=True` as `--switch`, `--switch False` as nothing or `--no_switch`."""
-    switches = dict(_switches(options))
-    plain = []
-    rest = iter(range(len(words)))
-    for at in rest:
-        flag, _, value = words[at].partition("=")
+def _normalize_switches(words: list[str], options: Any) -> list[str]:
+    """Rewrite `--switch True` and `--switch=True` to `--switch`; False to nothing or `--no_switch`."""
+    defaults = dict(_switches(options))
+    normalized = []
+    positions = iter(range(len(words)))
+    for position in positions:
+        flag, _, value = words[position].partition("=")
         name = flag.removeprefix("--").replace("-", "_")
-        if not flag.startswith("--") or name not in switches:
-            plain.append(words[at])
-            if words[at] == _FILE_OR_STDOUT and (words[at + 1 :] or ["--"])[0].startswith("--"):
-                plain.append("-")
+        if not flag.startswith("--") or name not in defaults:
+            normalized.append(words[position])
+            if words[position] == _JSON and (words[position + 1 :] or ["--"])[0].startswith("--"):
+                normalized.append("-")
             continue
-        if not value and at + 1 < len(words) and words[at + 1].lower() in SWITCHES:
-            value = words[next(rest)]
+        if not value and position + 1 < len(words) and words[position + 1].lower() in SWITCHES:
+            value = words[next(positions)]
         wanted = SWITCHES.get(value.lower(), True)
-        if wanted != switches[name]:
-            plain.append(f"--{name}" if wanted else f"--no_{name}")
-    return plain
+        if wanted != defaults[name]:
+            normalized.append(f"--{name}" if wanted else f"--no_{name}")
+    return normalized
 
 
 def _switches(options: Any) -> Iterator[tuple[str, bool]]:
-    """Names and defaults of the yes-or-no fields of a dataclass and of those inside it."""
+    """Yield names and defaults of the boolean options, nested ones included."""
     types = get_type_hints(options)
     for field in dataclasses.fields(options):
         if dataclasses.is_dataclass(types[field.name]):
@@ -132,18 +137,18 @@ def _switches(options: Any) -> Iterator[tuple[str, bool]]:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<15}{text}" for name, (_, _, text) in COMMANDS.items()]
+    summaries = [f"  {name:<15}{command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: wav2lip-npu COMMAND [OPTIONS]",
             "",
             "Wav2Lip lip-sync on Ascend NPUs, CUDA GPUs and CPUs.",
             "",
-            "commands (wav2lip-npu COMMAND --help shows the options):",
-            *lines,
+            "commands (wav2lip-npu COMMAND --help lists the options):",
+            *summaries,
             "",
-            "  --version   print the version",
-            "  --debug     show where an error comes from",
+            "  --version      print the version",
+            "  --debug        show the traceback of an error",
             "",
         ]
     )
@@ -157,8 +162,8 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise _TerminatedError
 
 
-def _refuse(message: str, code: int) -> int:
-    """One line on stderr, whatever a file name in it holds."""
+def _fail(message: str, code: int) -> int:
+    """Print one line on standard error, whatever a file name in it contains, and return `code`."""
     line = message.replace("\r", "\\r").replace("\n", "\\n")
     sys.stderr.write(f"wav2lip-npu: {line}\n".encode("utf-8", "backslashreplace").decode("utf-8"))
     return code
