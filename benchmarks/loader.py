@@ -77,7 +77,7 @@ def original_choice(clip: Clip, random: np.random.Generator) -> tuple[list[int],
 
 
 def original_pair(clip: Clip, random: np.random.Generator) -> Sample:
-    """The expert's sample: lower halves [15, 48, 96] and sound [1, 80, 16]."""
+    """SyncNet's sample: lower halves [15, 48, 96] and sound [1, 80, 16]."""
     one, other = original_choice(clip, random)
     right, wrong = original_window(clip.folder, one), original_window(clip.folder, other)
     shown = right if random.integers(2) else wrong  # the original reads both
@@ -201,8 +201,8 @@ def main() -> None:
     print(f"{len(clips)} clips, {pictures} pictures; samples a second of one core\n")
     print(f"{'':34} {'original':>9} {'warm':>9} {'1st epoch':>9} {'no cache':>9}   warm / original")
     rows: list[tuple[str, Draw, int, Callable]] = [
-        ("expert, as the original's", draw_pair(), 1, original_pair),
-        ("expert, 8 windows of a clip", draw_windows(8), 8, original_pair),
+        ("SyncNet, as the original's", draw_pair(), 1, original_pair),
+        ("SyncNet, 8 windows of a clip", draw_windows(8), 8, original_pair),
         ("generator", draw_target(), 1, original_target),
     ]
     for name, draw, each, original in rows:
@@ -213,8 +213,8 @@ def main() -> None:
     few = 16
     inputs = torch.randn(few, 1, 80, 16), torch.rand(few, 15, 48, 96)
     step = step_seconds(SyncNet(), inputs, args.threads) * 64 / few
-    share("expert, 64 windows, as the original's", batch_seconds(clips, draw_pair(), 64), step)
-    share("expert, 64 windows, 8 of a clip", batch_seconds(clips, draw_windows(8), 8), step)
+    share("SyncNet, 64 windows, as the original's", batch_seconds(clips, draw_pair(), 64), step)
+    share("SyncNet, 64 windows, 8 of a clip", batch_seconds(clips, draw_windows(8), 8), step)
     few = 2
     inputs = torch.randn(few, 5, 1, 80, 16), torch.rand(few, 6, 5, 96, 96)
     step = step_seconds(Wav2Lip(), inputs, args.threads) * 16 / few

@@ -2,7 +2,7 @@
 
     python benchmarks/npu_acceptance.py [--device npu] [--out acceptance.json] [--width 32]
 
-Runs the doctor's comparison in float32, fp16 and bf16, short trainings of expert and generator, a dub beside
+Runs the doctor's comparison in float32, fp16 and bf16, short trainings of SyncNet and generator, a dub beside
 the CPU's, and the generator at several batch sizes and precisions; notes operators that fell back to the CPU.
 Needs no data and no network. Exit code 0 when all went well, 1 when something did not; the report says what.
 Set TORCH_NPU_FALLBACK_CPU_DISABLE=1 to make fallbacks errors.
@@ -66,7 +66,7 @@ def compare(where: torch.device) -> dict[str, Any]:
 
 
 def train(where: torch.device, work: Path, video: Path) -> dict[str, Any]:
-    """A few steps of expert and generator, in float32 and in fp16, and on from the checkpoint."""
+    """A few steps of SyncNet and generator, in float32 and in fp16, and on from the checkpoint."""
     (work / "videos").mkdir()
     video.rename(work / "videos" / "a.mp4")
     run("preprocess", data_root=work / "videos", preprocessed_root=work / "clips", filelists=work / "lists")

@@ -2,7 +2,7 @@
 
     python benchmarks/starter.py --clips CLIPS --lists LISTS --judge JUDGE.pth [--out FIGURES.json]
 
-CLIPS and LISTS are what recipes/starter.sh made. JUDGE is an expert of another seed and another split that
+CLIPS and LISTS are what recipes/starter.sh made. JUDGE is a SyncNet of another seed and another split that
 was never a loss. Faces are made as a dub makes them, blended into the crop that they are made for, and
 judged there. Printed is a table of figure, aim, and what was found.
 """
@@ -102,13 +102,13 @@ def spoken(models: Models, faces: np.ndarray, mel: Mel) -> np.ndarray:
     return spoken
 
 
-def judged(expert: SyncNet, faces: np.ndarray, mel: Mel) -> Judged:
-    """What an expert says of faces [N, S, S, 3] with a sound."""
+def judged(syncnet: SyncNet, faces: np.ndarray, mel: Mel) -> Judged:
+    """What a SyncNet says of faces [N, S, S, 3] with a sound."""
     last = min(len(faces) - WINDOW, int((mel.shape[1] - 16) * 25 / 80) - 1)
     starts = np.arange(last + 1)
     sounds = np.stack([columns_of(mel, int(start)) for start in starts])
     windows = np.stack([faces[start : start + WINDOW, MOUTH:] for start in starts])
-    table = Similarities(starts, cosines(*embed(expert, sounds, windows, CPU)))
+    table = Similarities(starts, cosines(*embed(syncnet, sounds, windows, CPU)))
     return Judged(*table.offset(), float(table.by_offset()[:, FARTHEST].mean()))
 
 
@@ -135,13 +135,13 @@ def motion(faces: np.ndarray, part: tuple[slice, slice] = LIPS) -> float:
     return float(np.square(np.diff(faces[(slice(None), *part)].astype(np.float32), axis=0)).mean())
 
 
-def of_expert(expert: SyncNet, clips: list[Clip]) -> dict[str, float]:
-    """BCE and retrieval of an expert."""
+def of_syncnet(syncnet: SyncNet, clips: list[Clip]) -> dict[str, float]:
+    """BCE and retrieval of a SyncNet."""
     reader = FaceReader()
-    return judge((similarities(expert, clip, reader, CPU) for clip in clips), CPU)
+    return judge((similarities(syncnet, clip, reader, CPU) for clip in clips), CPU)
 
 
-def of_generator(models: Models, expert: SyncNet, tests: list[Sentence]) -> Iterator[dict[str, float]]:
+def of_generator(models: Models, syncnet: SyncNet, tests: list[Sentence]) -> Iterator[dict[str, float]]:
     """Figures of each sentence: its own sound from another reference, another's sound, silence."""
     random = np.random.default_rng(0)
     wav = random.normal(0, QUIET, 16_000 * 4).astype(np.float32)
@@ -154,9 +154,9 @@ def of_generator(models: Models, expert: SyncNet, tests: list[Sentence]) -> Iter
         dubbed = spoken(models, test.faces, other.mel)
         quiet = spoken(models, test.faces, silence)
         still = np.repeat(test.faces[:1], count, axis=0)
-        real, made = judged(expert, test.faces, test.mel), judged(expert, own, test.mel)
-        new, old = judged(expert, dubbed, other.mel), judged(expert, dubbed, test.mel)
-        mismatched = judged(expert, test.faces, other.mel)
+        real, made = judged(syncnet, test.faces, test.mel), judged(syncnet, own, test.mel)
+        new, old = judged(syncnet, dubbed, other.mel), judged(syncnet, dubbed, test.mel)
+        mismatched = judged(syncnet, test.faces, other.mel)
         (psnr, ssim), (copied_psnr, copied_ssim) = (
             likeness(each, test.faces) for each in (own, test.faces[away])
         )
@@ -235,7 +235,7 @@ def main() -> int:
     parser.add_argument("--lists", type=Path, required=True)
     parser.add_argument("--judge", type=Path, required=True)
     parser.add_argument("--generator", default="starter")
-    parser.add_argument("--expert", default="starter")
+    parser.add_argument("--syncnet", default="starter")
     parser.add_argument("--sentences", type=int, default=None, help="only so many of the test list")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -244,27 +244,27 @@ def main() -> int:
         for name in ("test.txt", "people.txt")
     )
     models = load_models(arguments.generator, device="cpu")
-    experts = {
-        name: checkpoint.load(path, "expert").network()
-        for name, path in {"expert": arguments.expert, "judge": arguments.judge}.items()
+    networks = {
+        name: checkpoint.load(path, "syncnet").network()
+        for name, path in {"syncnet": arguments.syncnet, "judge": arguments.judge}.items()
     }
     tests = sentences(arguments.clips, arguments.lists / "test.txt")[: arguments.sentences]
     figures = {
-        f"{name} on {group}": of_expert(network, clips[: arguments.sentences])
-        for name, network in experts.items()
+        f"{name} on {group}": of_syncnet(network, clips[: arguments.sentences])
+        for name, network in networks.items()
         for group, clips in {"test": test, "people": people}.items()
     }
-    rows = list(of_generator(models, experts["judge"], tests))
+    rows = list(of_generator(models, networks["judge"], tests))
     found = {key: share(rows, key) for key in rows[0]}
     others = list(of_strangers(models, sentences(arguments.clips, arguments.lists / "people.txt")))
     strange = {key: share(others, key) for key in others[0]}
     found["frames_per_second"] = speed(models, tests[0])
-    expert, strangers = figures["expert on test"], figures["expert on people"]
+    syncnet, strangers = figures["syncnet on test"], figures["syncnet on people"]
     table = [
-        ("expert, held-out sentences: BCE", "< 0.25", f"{expert['bce']:.3f}"),
-        ("... offset retrieval, averaged per sentence", ">= 95 %", f"{expert['clip_retrieval']:.1%}"),
-        ("... offset retrieval, single windows", "", f"{expert['retrieval']:.1%}"),
-        ("expert, held-out people: BCE", "stated", f"{strangers['bce']:.3f}"),
+        ("SyncNet, held-out sentences: BCE", "< 0.25", f"{syncnet['bce']:.3f}"),
+        ("... offset retrieval, averaged per sentence", ">= 95 %", f"{syncnet['clip_retrieval']:.1%}"),
+        ("... offset retrieval, single windows", "", f"{syncnet['retrieval']:.1%}"),
+        ("SyncNet, held-out people: BCE", "stated", f"{strangers['bce']:.3f}"),
         ("... offset retrieval, averaged per clip", "stated", f"{strangers['clip_retrieval']:.1%}"),
         ("judge, held-out sentences: BCE", "", f"{figures['judge on test']['bce']:.3f}"),
         ("own sound: judged offset 0 +- 1", ">= 90 %", f"{found['own_follows']:.1%}"),

@@ -1,4 +1,4 @@
-"""A hard set of clips out of a clean one: what training data off the internet does to an expert.
+"""A hard set of clips out of a clean one: what training data off the internet does to a SyncNet.
 
     python recipes/hard_clips.py --data_root clean --names filelists/train.txt --out hard
 

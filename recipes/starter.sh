@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The starter from the raw videos on: preprocess, doctor, expert, judge, generator, evaluation.
+# The starter from the raw videos on: preprocess, doctor, SyncNet, judge, generator, evaluation.
 #
 #     recipes/starter.sh VIDEOS WORK                    # killed at any moment, the same line goes on
 #     FIRST_TENTH=yes recipes/starter.sh VIDEOS WORK    # a tenth of each training, and how far from the kept curves
@@ -38,11 +38,11 @@ so_far() { # STEPS ALL
 }
 
 # A training goes on where the one before it in the same folder ended.
-expert() { # STEPS RATE LISTS FLAGS...
+syncnet() { # STEPS RATE LISTS FLAGS...
     local steps rate=$2 lists=$3
     steps=$(so_far "$1" 7750)
     shift 3
-    step "expert to $steps" wav2lip train_syncnet "${shared[@]}" --checkpoint_dir "$work/expert" --width 8 \
+    step "SyncNet to $steps" wav2lip train_syncnet "${shared[@]}" --checkpoint_dir "$work/syncnet" --width 8 \
         --average 0.998 --filelists "$work/lists/$lists" --eval_clips 40 --steps "$steps" --syncnet_lr "$rate" "$@"
 }
 judge() { # STEPS RATE FLAGS...
@@ -57,7 +57,7 @@ generator() { # STEPS RATE LISTS FLAGS...
     steps=$(so_far "$1" "$all_steps")
     shift 3
     step "generator to $steps" wav2lip train "${shared[@]}" --checkpoint_dir "$work/generator" --width 16 \
-        --filelists "$work/lists/$lists" --syncnet_checkpoint_path "$(newest "$work/expert")" --batch_size 8 \
+        --filelists "$work/lists/$lists" --syncnet_checkpoint_path "$(newest "$work/syncnet")" --batch_size 8 \
         --learning_rate "$rate" --warmup_steps 100 --clip_grad_norm 1 --reference_distance 10 \
         --steps "$steps" "$@"
 }
@@ -67,20 +67,20 @@ mkdir -p "$work"
 step preprocess wav2lip preprocess --data_root "$videos" --preprocessed_root "$work/clips" \
     --filelists "$work/all" --device "$device" || test $? = 1
 step lists "$python" recipes/starter_lists.py "$work/clips" "$work/lists"
-step doctor wav2lip doctor "$work/clips" --filelists "$work/lists/expert" --device "$device" || test $? = 1
+step doctor wav2lip doctor "$work/clips" --filelists "$work/lists/syncnet" --device "$device" || test $? = 1
 
 # Anybody's mouth first, then the sentences, at a falling rate.
-expert 2500 1e-4 expert "${a_little[@]}" --bend 0.01
-expert 3500 3e-5 expert "${a_little[@]}" --bend 0.01
-expert 4500 3e-5 expert --flip 0.5
-expert 5000 3e-5 expert --flip 0.5 --same_clip 0.8
-expert 6000 2e-5 expert_late --same_clip 0.8
-expert 7000 5e-6 expert_late --same_clip 1
+syncnet 2500 1e-4 syncnet "${a_little[@]}" --bend 0.01
+syncnet 3500 3e-5 syncnet "${a_little[@]}" --bend 0.01
+syncnet 4500 3e-5 syncnet --flip 0.5
+syncnet 5000 3e-5 syncnet --flip 0.5 --same_clip 0.8
+syncnet 6000 2e-5 syncnet_late --same_clip 0.8
+syncnet 7000 5e-6 syncnet_late --same_clip 1
 judge 1000 1e-4
 judge 2000 3e-5 --same_clip 0.8
-# First to know a face from its reference, with no expert.
+# First to know a face from its reference, without SyncNet.
 generator 1000 3e-4 generator --average 0.998 --eval_batches 10 --sync_weight 0 "${a_lot[@]}"
-# Then to speak: an expert of few speakers leaves marks, so it is listened to little at first.
+# Then to speak: a SyncNet of few speakers leaves marks, so it is listened to little at first.
 generator 1500 3e-4 generator --average 0.998 --eval_batches 5 --mouth_weight 4 --syncnet_wt 0.01 --sync_weight 0.01 \
     "${a_little[@]}" --bend 0.02
 generator 2000 3e-4 generator --average 0.998 --eval_batches 5 --mouth_weight 4 --syncnet_wt 0.002 --sync_weight 0.002 \
@@ -91,7 +91,7 @@ hear=(--eval_batches 5 --mouth_weight 4 --sync_floor 0.5 --syncnet_wt 0.01 --syn
 listen=(--eval_batches 5 --mouth_weight 4 --sync_floor 0.5 --syncnet_wt 0.02 --sync_weight 0.02)
 generator 5269 3e-4 generator_late --average 0.995 "${hear[@]}" --colour 0.1 --gamma 0.2 --loudness 5
 generator 5366 3e-4 generator_late --average 0.995 "${listen[@]}" --colour 0.1 --gamma 0.2 --loudness 5
-# At last both: half of the samples as they are, for the expert, half of faces and voices that nobody has.
+# At last both: half of the samples as they are, for SyncNet, half of faces and voices that nobody has.
 both=(--untouched 0.5 --flip 0.5 --stretch 0.1 --shift 0.03 --turn 6 --bend 0.03 --colour 0.25 --gamma 0.4
     --blur 0.6 --noise 3 --jpeg 0.4 --formants 0.08 --loudness 8 --tilt 6)
 generator 6057 3e-4 generator_last --average 0.995 "${listen[@]}" "${both[@]}"
@@ -101,9 +101,9 @@ if [[ -n ${FIRST_TENTH:-} ]]; then
     "$python" recipes/starter_curves.py "$work"
     exit
 fi
-# The expert that is shipped; what the generator listened to is the one before.
-expert 7750 5e-6 expert_late --same_clip 1
+# SyncNet that is shipped; what the generator listened to is the one before.
+syncnet 7750 5e-6 syncnet_late --same_clip 1
 
-step pack "$python" recipes/starter_pack.py "$(newest "$work/generator")" "$(newest "$work/expert")"
+step pack "$python" recipes/starter_pack.py "$(newest "$work/generator")" "$(newest "$work/syncnet")"
 step evaluation "$python" benchmarks/starter.py --clips "$work/clips" --lists "$work/lists" \
     --judge "$(newest "$work/judge")" --out "$work/figures.json" | tee "$work/figures.md"

@@ -16,7 +16,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "starter_curves.json"
 PICTURE = HERE.parent / "docs" / "starter_curves.png"
-SHOWN = {"expert": "bce", "judge": "bce", "generator": "l1"}
+SHOWN = {"syncnet": "bce", "judge": "bce", "generator": "l1"}
 COLOURS = {"train": (190, 160, 120), "held_out": (60, 60, 200)}
 WIDTH, HEIGHT, LEFT, BELOW = 400, 260, 48, 30
 

@@ -3,7 +3,7 @@
 python recipes/starter_lists.py CLIPS LISTS
 
 A tenth of the GRID sentences and four whole people are in no list that is trained on: `test.txt` and
-`people.txt`. Expert and judge leave out different further sentences. Clips of people with a few seconds
+`people.txt`. SyncNet and judge leave out different further sentences. Clips of people with a few seconds
 only are listed several times, or the one speaker with 45 minutes would be all that a network sees.
 """
 
@@ -25,8 +25,8 @@ TOO_SMALL = ("clips/lecturer_tiny_face_720",)
 SENTENCES = "grid/s1"
 FOLDS = 10
 TRAININGS = {
-    "expert": (1, 20),
-    "expert_late": (1, 1),
+    "syncnet": (1, 20),
+    "syncnet_late": (1, 1),
     "judge": (2, 20),
     "generator": (1, 20),
     "generator_late": (1, 6),

@@ -1,6 +1,6 @@
 """Checkpoints of the starter's networks as the package ships them.
 
-python recipes/starter_pack.py GENERATOR EXPERT [FOLDER]
+python recipes/starter_pack.py GENERATOR SYNCNET [FOLDER]
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ TOLD = {
 }
 
 
-def main(generator: str, expert: str, folder: Path = SHIPPED) -> int:
-    """Write FOLDER/generator.safetensors and FOLDER/expert.safetensors."""
+def main(generator: str, syncnet: str, folder: Path = SHIPPED) -> int:
+    """Write FOLDER/generator.safetensors and FOLDER/syncnet.safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
-    for kind, path in {"generator": generator, "expert": expert}.items():
+    for kind, path in {"generator": generator, "syncnet": syncnet}.items():
         found = checkpoint.load(path, kind)
         out = folder / f"{kind}.safetensors"
         steps = (found.training or {}).get("global_step")

@@ -9,13 +9,13 @@ from typing import get_type_hints
 
 import pytest
 
-from support.trainings import EXPERT, GENERATOR, ORIGINAL, command, lines, read, start, train
+from support.trainings import GENERATOR, ORIGINAL, SYNCNET, command, lines, read, start, train
 from wav2lip_npu.cli import main
 from wav2lip_npu.cli.train import TrainCommand, TrainSyncnetCommand
 from wav2lip_npu.training.options import TrainOptions
 
 BASE = ["--data_root", "d", "--checkpoint_dir", "c"]
-WITH_EXPERT = [*BASE, "--syncnet_checkpoint_path", "s"]
+WITH_SYNCNET = [*BASE, "--syncnet_checkpoint_path", "s"]
 
 
 def names(options: type) -> set[str]:
@@ -64,10 +64,10 @@ def parsed(monkeypatch):
 
 
 def test_defaults_are_the_originals(parsed):
-    expert, generator = parsed("train_syncnet", *BASE).train, parsed("train", *WITH_EXPERT)
+    syncnet, generator = parsed("train_syncnet", *BASE).train, parsed("train", *WITH_SYNCNET)
     options, taught = generator.train, generator.generator
-    assert (expert.batch_size, expert.learning_rate) == (64, 1e-4)
-    assert (expert.checkpoint_interval, expert.eval_interval) == (10_000, 10_000)
+    assert (syncnet.batch_size, syncnet.learning_rate) == (64, 1e-4)
+    assert (syncnet.checkpoint_interval, syncnet.eval_interval) == (10_000, 10_000)
     assert (options.batch_size, options.learning_rate, options.nepochs) == (16, 1e-4, 200000000000000000)
     assert (options.checkpoint_interval, options.eval_interval, options.num_workers) == (3000, 3000, 16)
     assert options.save_optimizer_state is True
@@ -84,17 +84,17 @@ def test_defaults_are_the_originals(parsed):
 
 
 def test_names_of_the_originals_hparams(parsed):
-    expert = parsed(
+    syncnet = parsed(
         "train_syncnet", *BASE, "--syncnet_batch_size", 32, "--syncnet_lr", 1e-3,
         "--syncnet_eval_interval", 5, "--syncnet_checkpoint_interval", 6,
     ).train  # fmt: skip
-    assert (expert.batch_size, expert.learning_rate) == (32, 1e-3)
-    assert (expert.eval_interval, expert.checkpoint_interval) == (5, 6)
-    generator = parsed("train", *WITH_EXPERT, "--initial_learning_rate", 2e-4, "--syncnet_wt", 0.03)
+    assert (syncnet.batch_size, syncnet.learning_rate) == (32, 1e-3)
+    assert (syncnet.eval_interval, syncnet.checkpoint_interval) == (5, 6)
+    generator = parsed("train", *WITH_SYNCNET, "--initial_learning_rate", 2e-4, "--syncnet_wt", 0.03)
     assert generator.train.learning_rate == 2e-4
     assert generator.generator.syncnet_wt == 0.03
     again = parsed(
-        "train", "--disc_wt", "0.07", *WITH_EXPERT, "--disc_wt", "0.1"
+        "train", "--disc_wt", "0.07", *WITH_SYNCNET, "--disc_wt", "0.1"
     )  # as hq_wav2lip_train.py does
     assert again.generator.disc_wt == 0.1
 
@@ -112,7 +112,7 @@ def test_names_of_the_originals_hparams(parsed):
     ],
 )
 def test_a_switch_that_is_on_can_be_turned_off(parsed, words, kept):
-    found = parsed("train", *WITH_EXPERT, *words, "--weights_only", "--no_face_cache", "False").train
+    found = parsed("train", *WITH_SYNCNET, *words, "--weights_only", "--no_face_cache", "False").train
     assert found.save_optimizer_state is kept
 
 
@@ -179,8 +179,8 @@ def test_bad_values(refused, tmp_path):
     refused(ORIGINAL, "--loss_scale 'much' is no positive number", amp="fp16", loss_scale="much")
     refused(GENERATOR, "--disc_checkpoint_path is of no use without --disc_wt", disc_checkpoint_path="x")
     refused(ORIGINAL, "--same_clip is of no use with --recipe original", same_clip=0.5)
-    refused(EXPERT, "--same_clip 1.5 is out of range", same_clip=1.5)
-    refused(EXPERT, "--flip 2 is out of range. Pass 0 to 1", flip=2)
+    refused(SYNCNET, "--same_clip 1.5 is out of range", same_clip=1.5)
+    refused(SYNCNET, "--flip 2 is out of range. Pass 0 to 1", flip=2)
     refused(GENERATOR, "--mouth_weight 0 is out of range", mouth_weight=0)
     refused(GENERATOR, "--sync_floor 1.2 is out of range", sync_floor=1.2)
     refused(GENERATOR, "--reference_distance -1 is below 0", reference_distance=-1)

@@ -274,10 +274,10 @@ def test_the_command_tells_and_writes_json(data_set, tmp_path, capsys, caplog):
 
 
 def test_the_command_mends_file_lists(data_set, tmp_path, monkeypatch, caplog):
-    checkpoint.save(tmp_path / "expert.pth", golden_weights(SyncNet(width=2)))
+    checkpoint.save(tmp_path / "syncnet.pth", golden_weights(SyncNet(width=2)))
     monkeypatch.setattr("wav2lip_npu.doctor.loader_speed.measure", lambda *_, **__: TIMED)
     monkeypatch.setattr("wav2lip_npu.doctor.dataset.judge_with", lambda *_: judge_with(CodeReader(), CPU))
-    words = ["doctor", str(data_set), "--width=2", "--device=cpu", "--syncnet_checkpoint_path", "expert.pth"]
+    words = ["doctor", str(data_set), "--width=2", "--device=cpu", "--syncnet_checkpoint_path", "syncnet.pth"]
     before = {path: path.stat().st_mtime_ns for path in data_set.rglob("*") if path.suffix != ".npy"}
     assert main.main([*words, "--fix_offset", "--min_confidence", "0.2"]) == 0
     train = [Entry("a/1", 2), Entry("a/2 x"), Entry("a/broken")]

@@ -27,18 +27,18 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="session")
-def expert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "expert.pth"
+def syncnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "syncnet.pth"
     checkpoint.save(path, golden_weights(SyncNet(width=2)))
     return path
 
 
 @pytest.fixture
-def command(tmp_path, tiny_checkpoint, expert, monkeypatch, capsys):
+def command(tmp_path, tiny_checkpoint, syncnet, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*words: object) -> tuple[int, str, str]:
-        weights = ["--checkpoint_path", tiny_checkpoint, "--syncnet_checkpoint_path", expert]
+        weights = ["--checkpoint_path", tiny_checkpoint, "--syncnet_checkpoint_path", syncnet]
         code = main.main(["compare", *map(str, [*words, *weights, "--runs", 1])])
         told = capsys.readouterr()
         return code, told.out, told.err
@@ -64,7 +64,7 @@ def test_a_table_for_each_network(command):
     assert lines[2].split() == ["batch", "A,", "ms", "B,", "ms", "B", "/", "A"]
     assert [line.split()[0] for line in lines[3:5]] == ["1", "2"]
     assert all(float(each) > 0 for line in lines[3:5] for each in line.split())
-    assert lines[5].startswith("expert: ")
+    assert lines[5].startswith("syncnet: ")
     assert [line.split()[0] for line in lines[6:8]] == ["sound", "picture"]
 
 
@@ -78,7 +78,7 @@ def test_a_device_is_compared_with_the_cpu(command):
 
 
 def test_json_holds_the_same_figures(command, tmp_path):
-    code, out, _ = command("cpu", "onnx", "--batch", 2, "--network", "expert", "--json")
+    code, out, _ = command("cpu", "onnx", "--batch", 2, "--network", "syncnet", "--json")
     assert code == 0
     found = json.loads(out)
     assert found["ok"] and (found["a"], found["b"]) == ("cpu", "onnx")
@@ -88,15 +88,15 @@ def test_json_holds_the_same_figures(command, tmp_path):
         assert 0 <= each["mean"] <= each["largest"] < 1e-5 and each["cosine"] > 0.9999999 and each["ok"]
     ((pace),) = network["seconds"]
     assert pace["batch"] == 2 and len(pace["seconds"]) == 2
-    code, out, _ = command("cpu", "onnx", "--batch", 2, "--network", "expert", "--json", tmp_path / "f.json")
-    assert out.startswith("expert: ") and json.loads((tmp_path / "f.json").read_text())["ok"]
+    code, out, _ = command("cpu", "onnx", "--batch", 2, "--network", "syncnet", "--json", tmp_path / "f.json")
+    assert out.startswith("syncnet: ") and json.loads((tmp_path / "f.json").read_text())["ok"]
 
 
 def test_a_file_is_compared_at_its_own_batch_size(command, exported):
     code, out, _ = command(exported.path, "cpu", "--batch", 1, 7)
     assert code == 0
     assert out.startswith("generator: A is g3.onnx fp32 b3, B is cpu (")
-    assert "expert" not in out
+    assert "syncnet" not in out
 
 
 def test_an_om_file_too(command, exported, monkeypatch):
@@ -114,11 +114,11 @@ def test_an_om_file_is_made_where_the_compiler_is(command, monkeypatch):
         target.write_bytes(Path(model).read_bytes())
         return True
 
-    monkeypatch.setattr(compare.ascend, "compile_offline", compiler)
+    monkeypatch.setattr(compare.installation, "compile_offline", compiler)
     code, out, _ = command("cpu", "om", "--chip", "Ascend310P3", "--batch", 2, "--network", "generator")
     assert code == 0 and "B is om fp32 b2" in out
     assert "for which chip is om? Pass --chip" in command("cpu", "om")[2]
-    monkeypatch.setattr(compare.ascend, "compile_offline", lambda words, target: False)
+    monkeypatch.setattr(compare.installation, "compile_offline", lambda words, target: False)
     assert "there is no atc" in command("cpu", "om", "--chip", "Ascend310P3")[2]
 
 
@@ -151,7 +151,7 @@ def test_s3fd_is_compared_where_its_weights_are(command, tmp_path):
     assert code == 0
     assert [line.split(":")[0] for line in out.splitlines() if ": A is" in line] == [
         "generator",
-        "expert",
+        "syncnet",
         "s3fd",
     ]
     assert "offsets_5" in out
@@ -181,7 +181,7 @@ def test_a_file_of_other_weights_or_of_another_network_is_refused(command, expor
     words = ["compare", "cpu", str(exported.path), "--checkpoint_path", str(tmp_path / "other.pth")]
     assert main.main(words) == 2
     assert "was made of tiny.pth (sha256 " in capsys.readouterr().err
-    assert "Leave --network out" in command("cpu", exported.path, "--network", "expert")[2]
+    assert "Leave --network out" in command("cpu", exported.path, "--network", "syncnet")[2]
 
 
 def test_times_are_of_turns(monkeypatch):

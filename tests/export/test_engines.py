@@ -59,10 +59,10 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> di
     onnx_export.write_beside(made["om"])
     paths = {name: each.path for name, each in made.items()}
     paths["om"] = paths["om"].rename(folder / "model.om")  # what the fakes run
-    expert = folder / "expert.pth"
-    checkpoint.save(expert, golden_weights(SyncNet(2)))
-    paths["expert"] = onnx_export.export(
-        onnx_export.load_weights("expert", expert), folder / "expert.onnx"
+    syncnet = folder / "syncnet.pth"
+    checkpoint.save(syncnet, golden_weights(SyncNet(2)))
+    paths["syncnet"] = onnx_export.export(
+        onnx_export.load_weights("syncnet", syncnet), folder / "syncnet.onnx"
     ).path
     return paths
 
@@ -389,8 +389,8 @@ def test_another_face_size_is_named(files, tmp_path):
 
 
 def test_another_network_is_named(files):
-    with pytest.raises(OtherNetworkError, match="holds a SyncNet expert, but a Wav2Lip generator is wanted"):
-        inference.load_models(files["expert"], detector="hog")
+    with pytest.raises(OtherNetworkError, match="holds a SyncNet, but a Wav2Lip generator is wanted"):
+        inference.load_models(files["syncnet"], detector="hog")
 
 
 def test_no_other_file_is_read(files, tmp_path):

@@ -47,8 +47,8 @@ done
 
 
 @pytest.fixture(scope="session")
-def expert_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "expert.pth"
+def syncnet_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "syncnet.pth"
     checkpoint.save(path, golden_weights(SyncNet(width=2)))
     return path
 
@@ -65,8 +65,8 @@ def s3fd_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def weights(tiny_checkpoint, expert_checkpoint, s3fd_weights):
-    paths = {"generator": tiny_checkpoint, "expert": expert_checkpoint, "s3fd": s3fd_weights}
+def weights(tiny_checkpoint, syncnet_checkpoint, s3fd_weights):
+    paths = {"generator": tiny_checkpoint, "syncnet": syncnet_checkpoint, "s3fd": s3fd_weights}
     return lambda network: onnx_export.load_weights(network, paths[network])
 
 
@@ -92,7 +92,7 @@ def off(network: str, made: list[np.ndarray], expected: list[np.ndarray]) -> flo
 
 
 @pytest.mark.parametrize("batch", [1, 8, 32])
-@pytest.mark.parametrize("network", ["generator", "expert"])
+@pytest.mark.parametrize("network", ["generator", "syncnet"])
 def test_static_batches_compute_what_torch_does(weights, tmp_path, network, batch):
     path = tmp_path / "file.onnx"
     made = onnx_export.export(weights(network), path, batch=batch)
@@ -253,7 +253,7 @@ def test_the_starter_is_exported_by_default(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     assert main.main(["export", "--network", "expert", "--batch", "2"]) == 0
     assert "expert_b2.onnx: opset 13, mel [2, 1, 80, 16]; mouths [2, 15, 48, 96]" in caplog.text
-    assert read_onnx(tmp_path / "exported" / "expert_b2.onnx", "expert")[1].mel_shift == 0
+    assert read_onnx(tmp_path / "exported" / "expert_b2.onnx", "syncnet")[1].mel_shift == 0
 
 
 def test_s3fd_is_taken_from_where_its_detector_looks(command, tmp_path, s3fd_weights, monkeypatch, capsys):
@@ -331,7 +331,10 @@ def test_the_chip_is_asked_of_npu_smi(command, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--network", "discriminator"], "unknown --network 'discriminator'. Pass generator, expert, s3fd."),
+        (
+            ["--network", "discriminator"],
+            "unknown --network 'discriminator'. Pass generator, syncnet, s3fd, expert.",
+        ),
         (["--format", "tflite"], "unknown --format 'tflite'"),
         (["--precision", "int8"], "unknown --precision 'int8'"),
         (["--batch", "-1"], "--batch -1: pass different sizes"),
@@ -339,7 +342,7 @@ def test_the_chip_is_asked_of_npu_smi(command, tmp_path, monkeypatch):
         (["--format", "om", "--batch", "0", "--chip", "x"], "atc wants batches of one size"),
         (["--size", "64", "64"], "--size is height and width of the pictures for --network s3fd"),
         (["--network", "s3fd", "--batch", "1"], "Pass --size 320 576"),
-        (["--network", "expert"], "holds a Wav2Lip generator, but a SyncNet expert is wanted"),
+        (["--network", "syncnet"], "holds a Wav2Lip generator, but a SyncNet is wanted"),
         (["--network", "s3fd"], "does not hold S3FD weights"),
         (["--checkpoint_path", "none.pth"], "cannot read weights none.pth"),
         (["--outdir", "/proc/none"], "cannot write"),

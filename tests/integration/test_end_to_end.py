@@ -61,9 +61,9 @@ def test_videos_to_dub(tmp_path, face_video, speech):
         steps=4,
         **tiny,
     )
-    expert = tmp_path / "savedmodel/syncnet_model/checkpoint_step000000004.pth"
-    assert f"step 4 saved: {expert.relative_to(tmp_path)}" in said
-    said = run("doctor", "lrs2_preprocessed", "--fix_offset", syncnet_checkpoint_path=expert, width=2)
+    syncnet = tmp_path / "savedmodel/syncnet_model/checkpoint_step000000004.pth"
+    assert f"step 4 saved: {syncnet.relative_to(tmp_path)}" in said
+    said = run("doctor", "lrs2_preprocessed", "--fix_offset", syncnet_checkpoint_path=syncnet, width=2)
     assert "train with --filelists filelists_synced" in said
     synced = [(tmp_path / "filelists_synced" / name).read_text() for name in ("train.txt", "val.txt")]
     assert [text.count("\n") for text in synced] == [len(names) for names in lists]
@@ -71,7 +71,7 @@ def test_videos_to_dub(tmp_path, face_video, speech):
         "filelists": "filelists_synced",
         "data_root": "./lrs2_preprocessed/main/",
         "checkpoint_dir": "./savedmodel/wav2lip/",
-        "syncnet_checkpoint_path": expert,
+        "syncnet_checkpoint_path": syncnet,
         "batch_size": 2,
         "eval_batches": 1,
         **tiny,

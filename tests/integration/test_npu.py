@@ -20,9 +20,9 @@ from torch import Tensor
 from support.faces import SquareDetector
 from support.places import PLACE
 from support.trainings import (
-    EXPERT,
     GENERATOR,
     ROOT,
+    SYNCNET,
     WITH_DISC,
     command,
     difference,
@@ -94,8 +94,8 @@ def test_a_dub_is_the_cpus(tiny_checkpoint, face_video, speech, tmp_path, precis
 
 @pytest.mark.parametrize(
     ("words", "kinds"),
-    [(EXPERT, [""]), (GENERATOR, [""]), (WITH_DISC, ["", "disc_"])],
-    ids=["expert", "generator", "with discriminator"],
+    [(SYNCNET, [""]), (GENERATOR, [""]), (WITH_DISC, ["", "disc_"])],
+    ids=["syncnet", "generator", "with discriminator"],
 )
 def test_a_training_is_the_cpus(clips, tmp_path, words, kinds, monkeypatch):
     more = {"syncnet_wt": 0.03} if words[0] == "train" else {}
@@ -158,7 +158,7 @@ def test_only_operators_that_the_wheel_has_and_no_wide_numbers(
 ):
     """What reaches the device while training, judging and dubbing."""
     with simulation.op_log() as ops, simulation.listed_kernels_only(), simulation.no_wide_dtypes():
-        train(clips, tmp_path / "e", EXPERT, steps=2, eval_interval=1, average=0.9)
+        train(clips, tmp_path / "e", SYNCNET, steps=2, eval_interval=1, average=0.9)
         train(clips, tmp_path / "g", WITH_DISC, steps=2, eval_interval=1, syncnet_wt=0.03, clip_grad_norm=1)
         for precision in ("fp32", "fp16"):
             dubbed(
@@ -171,7 +171,7 @@ def test_the_device_is_prepared_before_it_holds_a_tensor(tiny_checkpoint, clips,
     """Else torch_npu recasts weights in place."""
     for use in (
         lambda: inference.load_models(tiny_checkpoint, device="npu"),
-        lambda: train(clips, tmp_path / "e", EXPERT, steps=1),
+        lambda: train(clips, tmp_path / "e", SYNCNET, steps=1),
     ):
         with simulation.settings_of() as settings:
             use()
@@ -188,7 +188,7 @@ def test_strict_float32_is_asked_for(tiny_checkpoint, simulation):
     assert settings.of("option.ACL_PRECISION_MODE").value == "must_keep_origin_dtype"
 
 
-@pytest.mark.parametrize("words", [EXPERT, GENERATOR], ids=["expert", "generator"])
+@pytest.mark.parametrize("words", [SYNCNET, GENERATOR], ids=["syncnet", "generator"])
 def test_a_step_waits_once(clips, tmp_path, words, simulation):
     """For the losses, whose finiteness is looked at before any weight moves."""
     waits = []
@@ -213,8 +213,8 @@ def test_a_batch_of_a_dub_waits_once(tiny_checkpoint, simulation):
 
 def test_fresh_memory_is_never_read(clips, tmp_path, simulation):
     with simulation.poison():
-        train(clips, tmp_path / "poisoned", EXPERT, steps=2)
-    train(clips, tmp_path / "clean", EXPERT, steps=2)
+        train(clips, tmp_path / "poisoned", SYNCNET, steps=2)
+    train(clips, tmp_path / "clean", SYNCNET, steps=2)
     one, other = (weights(tmp_path / name / "checkpoint_step000000002.pth") for name in ("poisoned", "clean"))
     assert difference(one, other) == 0
 
@@ -240,7 +240,7 @@ def test_chips_without_bf16_say_so(clips, tmp_path, simulation, chip, capsys):
     device._computes_bf16.cache_clear()
     try:
         with simulation.chip(chip):
-            assert main.main(command(clips, tmp_path, EXPERT, steps=1, amp="bf16")) == 2
+            assert main.main(command(clips, tmp_path, SYNCNET, steps=1, amp="bf16")) == 2
             assert "cannot compute in bf16. Pass --amp fp16." in capsys.readouterr().err
             if chip == "310P3":
                 assert all(each.is_small for each in device_check.differences(PLACE, "fp16"))
@@ -250,7 +250,7 @@ def test_chips_without_bf16_say_so(clips, tmp_path, simulation, chip, capsys):
 
 def test_fp16_overflow_is_seen_on_a_chip_that_saturates(clips, tmp_path, simulation):
     with simulation.chip("310P3"):
-        train(clips, tmp_path, EXPERT, steps=3, amp="fp16", loss_scale="16777216", log_interval=1)
+        train(clips, tmp_path, SYNCNET, steps=3, amp="fp16", loss_scale="16777216", log_interval=1)
     assert lines(tmp_path, "train")[-1]["skipped"] > 0
     assert all(
         np.isfinite(value).all() for value in map(np.asarray, weights(next(tmp_path.glob("*3.pth"))).values())
@@ -265,7 +265,7 @@ def test_a_forgotten_move_is_caught(clips, tmp_path, monkeypatch):
         device, "upload", lambda arrays, place: {k: torch.from_numpy(v) for k, v in arrays.items()}
     )
     with pytest.raises(RuntimeError, match="same device|on npu"):
-        train(clips, tmp_path, EXPERT, steps=1)
+        train(clips, tmp_path, SYNCNET, steps=1)
 
 
 def test_an_expert_that_stays_behind_is_caught(clips, tmp_path, monkeypatch):
@@ -292,7 +292,7 @@ def test_an_operator_that_the_wheel_lacks_is_caught(clips, tmp_path, monkeypatch
 
     monkeypatch.setattr(losses, "cosines", mistaken)
     with simulation.listed_kernels_only(), pytest.raises(NotImplementedError, match="linalg_inv"):
-        train(clips, tmp_path, EXPERT, steps=1)
+        train(clips, tmp_path, SYNCNET, steps=1)
 
 
 def test_float64_is_caught(clips, tmp_path, monkeypatch, simulation):
@@ -303,7 +303,7 @@ def test_float64_is_caught(clips, tmp_path, monkeypatch, simulation):
 
     monkeypatch.setattr(device, "upload", mistaken)
     with simulation.no_wide_dtypes(), pytest.raises(RuntimeError, match="(?i)double|float64"):
-        train(clips, tmp_path, EXPERT, steps=1)
+        train(clips, tmp_path, SYNCNET, steps=1)
 
 
 def test_channels_last_is_caught(tiny_checkpoint, monkeypatch):

@@ -14,7 +14,7 @@ import pytest
 from wav2lip_npu.data.file_lists import read_names
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-NETWORKS = ("expert", "judge", "generator")
+NETWORKS = ("syncnet", "judge", "generator")
 SENTENCES = [f"grid/s1/s{number}" for number in range(200)]
 PEOPLE = [
     *(f"clips/{name}" for name in ("man_512", "man_844", "vox_00104", "woman_elderly_524", "woman_512")),
@@ -40,7 +40,7 @@ def test_a_tenth_of_the_sentences_and_whole_people_are_held_out(lists):
     test, people = (set(read_names(lists / f"{name}.txt")) for name in ("test", "people"))
     assert 10 <= len(test) <= 32 and test <= set(SENTENCES)
     assert people == {"clips/man_844", "clips/vox_00104", "clips/woman_elderly_524", "grid/others/lbbc2a"}
-    for network in (*NETWORKS, "generator_late", "expert_late"):
+    for network in (*NETWORKS, "generator_late", "syncnet_late"):
         train, val = (set(read_names(lists / network / f"{part}.txt")) for part in ("train", "val"))
         assert not train & val and not (train | val) & (test | people)
         assert not (train | val) & set(FOREIGN)
@@ -48,11 +48,11 @@ def test_a_tenth_of_the_sentences_and_whole_people_are_held_out(lists):
 
 
 def test_the_judge_has_a_split_of_its_own(lists):
-    assert set(read_names(lists / "judge" / "val.txt")) <= set(read_names(lists / "expert" / "train.txt"))
+    assert set(read_names(lists / "judge" / "val.txt")) <= set(read_names(lists / "syncnet" / "train.txt"))
 
 
 def test_people_of_few_seconds_are_listed_often(lists):
-    for network, times in {"generator": 20, "generator_late": 6, "expert_late": 1}.items():
+    for network, times in {"generator": 20, "generator_late": 6, "syncnet_late": 1}.items():
         names = read_names(lists / network / "train.txt")
         assert names.count("clips/man_512") == names.count("grid/others/brbk7n") == times
         assert max(names.count(name) for name in SENTENCES) == 1

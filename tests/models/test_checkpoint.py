@@ -343,12 +343,12 @@ def test_damaged(form: str, weights: Weights, traced: torch.jit.ScriptModule, tm
     ("kind", "wanted", "message"),
     [
         (
-            "expert",
+            "syncnet",
             "generator",
-            "holds a SyncNet expert, but a Wav2Lip generator is wanted. Pass the generator's file.",
+            "holds a SyncNet, but a Wav2Lip generator is wanted. Pass the generator's file.",
         ),
         ("discriminator", "generator", "holds a quality discriminator, but a Wav2Lip generator is wanted."),
-        ("generator", "expert", "holds a Wav2Lip generator, but a SyncNet expert is wanted."),
+        ("generator", "syncnet", "holds a Wav2Lip generator, but a SyncNet is wanted."),
         ("generator", "discriminator", "holds a Wav2Lip generator, but a quality discriminator is wanted."),
     ],
 )

@@ -17,7 +17,7 @@ from support.networks import copying_generator, golden_weights
 from wav2lip_npu.models.networks import NETWORKS, ConvBlock, LeakyBlock, Wav2Lip, fold_norms
 
 GOLDEN = Path(__file__).parents[1] / "resources"
-FILES = {"generator": "wav2lip", "expert": "syncnet", "discriminator": "disc"}
+FILES = {"generator": "wav2lip", "syncnet": "syncnet", "discriminator": "disc"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,7 +81,7 @@ def test_golden_outputs(form: str, full: dict[str, nn.Module], inputs: dict[str,
         if "channels_last" in form:
             network.to(memory_format=torch.channels_last)
     with torch.inference_mode():
-        sync_audio, sync_face = networks["expert"](inputs["sync_mel"], inputs["sync_face"])
+        sync_audio, sync_face = networks["syncnet"](inputs["sync_mel"], inputs["sync_face"])
         outputs = {
             "gen_frame": networks["generator"](inputs["frame_mel"], inputs["frame_face"]),
             "gen_window": networks["generator"](inputs["window_mel"], inputs["window_face"]),
@@ -164,7 +164,7 @@ def test_width_scales_every_layer(kind: str, width: int) -> None:
         assert list(network.state_dict()) == list(full.state_dict())
         if kind == "generator":
             assert network(torch.zeros(1, 1, 80, 16), torch.zeros(1, 6, 96, 96)).shape == (1, 3, 96, 96)
-        elif kind == "expert":
+        elif kind == "syncnet":
             sound, picture = network(torch.zeros(1, 1, 80, 16), torch.zeros(1, 15, 48, 96))
             assert sound.shape == picture.shape == (1, 16 * width)
 
@@ -178,7 +178,7 @@ def test_bad_width_is_refused(kind: str, width: int) -> None:
 
 @torch.inference_mode()
 def test_embeddings_are_unit_vectors() -> None:
-    sound, picture = golden_weights(NETWORKS["expert"](2))(
+    sound, picture = golden_weights(NETWORKS["syncnet"](2))(
         torch.rand(4, 1, 80, 16), torch.rand(4, 15, 48, 96)
     )
     for embedding in (sound, picture):

@@ -18,9 +18,9 @@ import torch
 
 from support.networks import golden_weights
 from support.trainings import (
-    EXPERT,
     GENERATOR,
     ORIGINAL,
+    SYNCNET,
     WITH_DISC,
     assert_same_checkpoints,
     command,
@@ -44,7 +44,7 @@ if not os.environ.get("NPU_ADAPTER_RUNTIME"):
 SAME_LAYOUT = Path(__file__).with_name("same_layout.py")
 TORCHRUN = f"-m torch.distributed.run --standalone --nproc_per_node 2 {SAME_LAYOUT}"
 KINDS: dict[str, tuple[list[Any], dict[str, Any]]] = {
-    "expert": (EXPERT, {"accumulate": 2}),
+    "syncnet": (SYNCNET, {"accumulate": 2}),
     "original": (ORIGINAL, {"clip_grad_norm": 1}),
     "generator": (GENERATOR, {"syncnet_wt": 0.1}),
     "with_disc": (WITH_DISC, {"sync_gate": 100}),
@@ -95,10 +95,10 @@ def test_four_is_two_and_two(clips, tmp_path, npu):
 
 
 def test_a_training_moves_between_devices(clips, tmp_path, same_layout):
-    cpu = train(clips, tmp_path / "cpu", EXPERT, steps=4, device="cpu")
-    moved = train(clips, tmp_path / "moved", EXPERT, steps=2, device="npu")
-    train(clips, moved, EXPERT, steps=3, device="cpu")
-    train(clips, moved, EXPERT, steps=4, device="npu")
+    cpu = train(clips, tmp_path / "cpu", SYNCNET, steps=4, device="cpu")
+    moved = train(clips, tmp_path / "moved", SYNCNET, steps=2, device="npu")
+    train(clips, moved, SYNCNET, steps=3, device="cpu")
+    train(clips, moved, SYNCNET, steps=4, device="npu")
     assert_close(cpu, moved, 4)
 
 
@@ -189,7 +189,7 @@ def test_batches_are_halved_when_memory_is_full(tmp_path, npu, caplog):
 # ---- two processes on ProcessGroupHCCL
 
 
-@pytest.mark.parametrize("kind", ["expert", "with_disc"])
+@pytest.mark.parametrize("kind", ["syncnet", "with_disc"])
 def test_two_ranks(training_set, tmp_path, npu, kind):
     """Each on a card of its own, as the CPU's two over gloo."""
     words, flags = KINDS[kind]

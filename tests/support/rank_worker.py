@@ -14,7 +14,7 @@ import torch.distributed as dist
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from support.places import PLACE
-from support.trainings import EXPERT, ORIGINAL, WITH_DISC, command
+from support.trainings import ORIGINAL, SYNCNET, WITH_DISC, command
 from wav2lip_npu import device
 from wav2lip_npu.cli import main
 from wav2lip_npu.training import distributed, session, syncnet
@@ -65,7 +65,7 @@ def trained(name: str, words: list[Any], **flags: Any) -> None:
     torch.save(_copied({**seen, "said": said.getvalue()}, to="cpu"), out / f"{name}_{ranks.rank}.pt")
 
 
-trained("expert", EXPERT, steps=3, eval_interval=2, checkpoint_interval=2)
+trained("syncnet", SYNCNET, steps=3, eval_interval=2, checkpoint_interval=2)
 trained("resumed", [*ORIGINAL, "--accumulate", 2], steps=2, eval_interval=1)
 trained("resumed", [*ORIGINAL, "--accumulate", 2], steps=4, eval_interval=1)
 trained("disc", WITH_DISC, steps=2, sync_gate=100, eval_interval=1, clip_grad_norm=1)

@@ -22,7 +22,7 @@ from wav2lip_npu.models.networks import SyncNet
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN_CLIPS, HELD_OUT_CLIPS = 5, 2
-EXPERT = ["train_syncnet", "--batch_size", 16]
+SYNCNET = ["train_syncnet", "--batch_size", 16]
 ORIGINAL = ["train_syncnet", "--recipe", "original", "--batch_size", 4]
 GENERATOR = ["train", "--batch_size", 2, "--eval_batches", 1]
 WITH_DISC = [*GENERATOR, "--disc_wt", 0.07]
@@ -36,7 +36,7 @@ def write_set(root: Path) -> Path:
     (root / "lists").mkdir()
     for path, some in (("train.txt", names[:TRAIN_CLIPS]), ("val.txt", names[TRAIN_CLIPS:])):
         (root / "lists" / path).write_text("".join(f"{name}\n" for name in some))
-    checkpoint.save(root / "expert.pth", golden_weights(SyncNet(width=2)))
+    checkpoint.save(root / "syncnet.pth", golden_weights(SyncNet(width=2)))
     return root
 
 
@@ -49,7 +49,7 @@ def command(root: Path, out: Path, words: list[Any], **flags: Any) -> list[str]:
         "width": 2,
         "num_workers": 1,
         "device": PLACE.type,
-        **({"syncnet_checkpoint_path": root / "expert.pth"} if words[0] == "train" else {}),
+        **({"syncnet_checkpoint_path": root / "syncnet.pth"} if words[0] == "train" else {}),
         **flags,
     }
     return [str(word) for word in (*words, *(w for k, v in all_flags.items() for w in (f"--{k}", v)))]

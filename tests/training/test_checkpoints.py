@@ -13,9 +13,9 @@ import torch
 
 from support.networks import golden_weights
 from support.trainings import (
-    EXPERT,
     GENERATOR,
     ORIGINAL,
+    SYNCNET,
     WITH_DISC,
     assert_same,
     command,
@@ -33,10 +33,10 @@ from wav2lip_npu.training.state import path_of
 
 pytestmark = pytest.mark.any_device
 GOLDEN = Path(__file__).parents[1] / "resources"
-NAMES = {"generator": "wav2lip", "expert": "syncnet", "discriminator": "disc"}
+NAMES = {"generator": "wav2lip", "syncnet": "syncnet", "discriminator": "disc"}
 
 
-def saved(out: Path, step: int, kind: str = "expert") -> dict[str, Any]:
+def saved(out: Path, step: int, kind: str = "syncnet") -> dict[str, Any]:
     return read(path_of(out, kind, step))
 
 
@@ -66,11 +66,11 @@ def goes_on(kind: str, content: dict[str, Any], learning_rate: float, betas=(0.9
     return network, optimizer
 
 
-@pytest.mark.parametrize("kind", ["expert", pytest.param("discriminator", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["syncnet", pytest.param("discriminator", marks=pytest.mark.slow)])
 def test_the_original_reads_full_size(clips, tmp_path, kind):
-    words = ORIGINAL if kind == "expert" else WITH_DISC
+    words = ORIGINAL if kind == "syncnet" else WITH_DISC
     out = train(clips, tmp_path, [*words, "--batch_size", 2], steps=1, width=32)
-    for name in {"expert": ["expert"], "discriminator": ["generator", "discriminator"]}[kind]:
+    for name in {"syncnet": ["syncnet"], "discriminator": ["generator", "discriminator"]}[kind]:
         content = saved(out, 1, name)
         golden = json.loads((GOLDEN / f"state_dict_{NAMES[name]}.json").read_text())
         found = {key: list(value.shape) for key, value in content["state_dict"].items()}
@@ -102,7 +102,8 @@ def test_what_is_in_a_checkpoint(clips, tmp_path):
             assert each["exp_avg"].shape == content["state_dict"][key].shape == parameter.shape
             assert each["step"] == 4
         more = content["wav2lip_npu"]
-        assert (more["kind"], more["width"], more["mel"]["hop"], more["position"]) == (kind, 2, 200, 8)
+        assert (more["width"], more["mel"]["hop"], more["position"]) == (2, 200, 8)
+        assert more["kind"] == checkpoint.published_kind(kind)
         assert more["best_step"] == 3
         assert more["extras"] == {"schedule": {"passed": False, "weight": 0.0}}
         assert more["mel_shift"] == -1
@@ -135,7 +136,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("kind", ["expert", "generator"])
+@pytest.mark.parametrize("kind", ["syncnet", "generator"])
 def test_the_originals_checkpoints_are_gone_on_from(clips, tmp_path, kind, change, monkeypatch):
     """One step from there is the step that a plain Adam with the original's state takes."""
     content = CHANGES[change](original(kind, prefix="module." if change == "plain" else ""))
@@ -148,7 +149,7 @@ def test_the_originals_checkpoints_are_gone_on_from(clips, tmp_path, kind, chang
         return real(self, *arguments)
 
     monkeypatch.setattr(torch.optim.Adam, "step", step)
-    words = ORIGINAL if kind == "expert" else GENERATOR
+    words = ORIGINAL if kind == "syncnet" else GENERATOR
     out = train(clips, tmp_path, words, steps=1235, checkpoint_path=tmp_path / "theirs.pth")
     monkeypatch.undo()
     ours = saved(out, 1235, kind)
@@ -167,19 +168,19 @@ def test_the_originals_checkpoints_are_gone_on_from(clips, tmp_path, kind, chang
 
 
 def test_bare_weights_start_at_step_0(clips, tmp_path):
-    torch.save(original("expert")["state_dict"], tmp_path / "bare.pth")
+    torch.save(original("syncnet")["state_dict"], tmp_path / "bare.pth")
     out = train(clips, tmp_path, ORIGINAL, steps=1, checkpoint_path=tmp_path / "bare.pth")
     assert saved(out, 1)["global_step"] == 1
 
 
 def test_weights_only_takes_just_those(clips, tmp_path):
-    first = train(clips, tmp_path / "first", EXPERT, steps=2)
+    first = train(clips, tmp_path / "first", SYNCNET, steps=2)
     out = train(
         clips,
         tmp_path / "second",
-        [*EXPERT, "--weights_only"],
+        [*SYNCNET, "--weights_only"],
         steps=1,
-        checkpoint_path=path_of(first, "expert", 2),
+        checkpoint_path=path_of(first, "syncnet", 2),
         learning_rate=1e-12,
     )
     content = saved(out, 1)
@@ -221,33 +222,31 @@ def spoilt(content: dict[str, Any], how: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("how", ["shape", "sgd", "groups", "words", "short", "step"])
 def test_an_optimizer_state_that_does_not_fit(clips, tmp_path, capsys, how):
-    torch.save(spoilt(original("expert"), how), tmp_path / "odd.pth")
+    torch.save(spoilt(original("syncnet"), how), tmp_path / "odd.pth")
     told = refused(clips, tmp_path / "out", ORIGINAL, capsys, checkpoint_path=tmp_path / "odd.pth")
     assert "odd.pth: its training state does not fit" in told
     assert "--weights_only" in told
 
 
 def test_wrong_networks(clips, tmp_path, capsys):
-    expert, generator = tmp_path / "e.pth", tmp_path / "g.pth"
-    checkpoint.save(expert, SyncNet(2))
+    syncnet, generator = tmp_path / "e.pth", tmp_path / "g.pth"
+    checkpoint.save(syncnet, SyncNet(2))
     checkpoint.save(generator, Wav2Lip(2))
     out = tmp_path / "out"
-    assert "e.pth holds a SyncNet expert, but a Wav2Lip generator is wanted" in refused(
-        clips, out, GENERATOR, capsys, checkpoint_path=expert
+    assert "e.pth holds a SyncNet, but a Wav2Lip generator is wanted" in refused(
+        clips, out, GENERATOR, capsys, checkpoint_path=syncnet
     )
     assert "g.pth holds a Wav2Lip generator" in refused(
         clips, out, GENERATOR, capsys, syncnet_checkpoint_path=generator
     )
-    assert "e.pth holds a SyncNet expert" in refused(
-        clips, out, WITH_DISC, capsys, disc_checkpoint_path=expert
-    )
+    assert "e.pth holds a SyncNet" in refused(clips, out, WITH_DISC, capsys, disc_checkpoint_path=syncnet)
     assert "none.pth: No such file" in refused(
         clips, out, ORIGINAL, capsys, checkpoint_path=tmp_path / "none.pth"
     )
     # A folder with checkpoints of another training is not taken for damaged ones, and not written to.
-    shutil.copy(expert, out / "checkpoint_step000000001.pth")
+    shutil.copy(syncnet, out / "checkpoint_step000000001.pth")
     told = refused(clips, out, GENERATOR, capsys)
-    assert "holds a SyncNet expert" in told
+    assert "holds a SyncNet" in told
     assert "another --checkpoint_dir" in told
 
 
@@ -266,8 +265,8 @@ def test_keep(clips, tmp_path):
     """The newest, the best, and what is not ours."""
     out = tmp_path / "out"
     out.mkdir()
-    torch.save({**original("expert"), "global_step": 1}, out / "checkpoint_step000000001.pth")
-    torch.save(original("expert"), out / "checkpoint_step000000099.pth")
+    torch.save({**original("syncnet"), "global_step": 1}, out / "checkpoint_step000000001.pth")
+    torch.save(original("syncnet"), out / "checkpoint_step000000099.pth")
     train(
         clips,
         out,
@@ -291,7 +290,7 @@ def test_a_step_that_is_reached_and_one_that_is_passed_over_are_told(clips, tmp_
     train(clips, tmp_path, ORIGINAL, steps=2)
     assert "nothing to do: 2 steps" in caplog.text
     assert "overwritten" not in caplog.text
-    train(clips, tmp_path, ORIGINAL, steps=2, checkpoint_path=path_of(tmp_path, "expert", 1))
+    train(clips, tmp_path, ORIGINAL, steps=2, checkpoint_path=path_of(tmp_path, "syncnet", 1))
     assert "holds step 2, which is not gone on from and may be overwritten" in caplog.text
 
 
@@ -299,7 +298,7 @@ def test_two_trainings_do_not_share_a_folder(clips, tmp_path, capsys):
     with alone_in(tmp_path):
         assert main.main(command(clips, tmp_path, ORIGINAL, steps=1)) == 2
     assert f"another training works in {tmp_path}. End it" in capsys.readouterr().err
-    assert not path_of(tmp_path, "expert", 1).exists()
+    assert not path_of(tmp_path, "syncnet", 1).exists()
     train(clips, tmp_path, ORIGINAL, steps=1)
 
 

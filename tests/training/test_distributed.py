@@ -32,7 +32,7 @@ def ran(training_set, tmp_path_factory):
     return load
 
 
-@pytest.mark.parametrize("name", ["expert", "resumed", "disc"])
+@pytest.mark.parametrize("name", ["syncnet", "resumed", "disc"])
 def test_both_ranks_end_with_the_same_networks(ran, name):
     one, other = ran(name)
     assert one["code"] == other["code"] == 0, one["said"] + other["said"]
@@ -42,32 +42,32 @@ def test_both_ranks_end_with_the_same_networks(ran, name):
 
 
 def test_what_is_saved_is_that(ran):
-    saved = read(ran.out / "expert" / "checkpoint_step000000003.pth")
-    assert_same(dict(saved["state_dict"]), dict(ran("expert")[1]["networks"]["average"]))
-    assert_same(dict(saved["wav2lip_npu"]["weights"]), dict(ran("expert")[1]["networks"]["expert"]))
+    saved = read(ran.out / "syncnet" / "checkpoint_step000000003.pth")
+    assert_same(dict(saved["state_dict"]), dict(ran("syncnet")[1]["networks"]["average"]))
+    assert_same(dict(saved["wav2lip_npu"]["weights"]), dict(ran("syncnet")[1]["networks"]["syncnet"]))
     assert len(saved["wav2lip_npu"]["rng"]) == 2
     disc = read(ran.out / "disc" / "disc_checkpoint_step000000002.pth")
     assert_same(dict(disc["state_dict"]), dict(ran("disc")[1]["networks"]["discriminator"]))
 
 
 def test_each_rank_has_its_own_samples(ran):
-    for name, rows, batch in (("expert", 16, 2), ("resumed", 4, 4)):
+    for name, rows, batch in (("syncnet", 16, 2), ("resumed", 4, 4)):
         one, other = (found["clips"] for found in ran(name))
         assert [each[:2] for each in one] == [each[:2] for each in other]
         assert all(after - first == 2 * batch for first, after, _ in one)  # places of both ranks together
         assert all(len(clips) == rows for _, _, clips in one + other)
         assert [clips for *_, clips in one] != [clips for *_, clips in other]
-    together = [set(clips) for _, _, clips in ran("expert")[0]["clips"][:1] + ran("expert")[1]["clips"][:1]]
+    together = [set(clips) for _, _, clips in ran("syncnet")[0]["clips"][:1] + ran("syncnet")[1]["clips"][:1]]
     assert not together[0] & together[1]  # four of the five clips of the epoch, two on each rank
 
 
 def test_one_rank_writes(ran):
-    assert [row["step"] for row in lines(ran.out / "expert", "held_out")] == [2]
-    assert sorted(path.name for path in (ran.out / "expert").glob("*.pth")) == [
+    assert [row["step"] for row in lines(ran.out / "syncnet", "held_out")] == [2]
+    assert sorted(path.name for path in (ran.out / "syncnet").glob("*.pth")) == [
         "checkpoint_step000000002.pth",
         "checkpoint_step000000003.pth",
     ]
-    assert "rank 0 of 2" not in ran("expert")[1]["said"]
+    assert "rank 0 of 2" not in ran("syncnet")[1]["said"]
 
 
 def test_the_gathered_loss_has_the_gradient_of_one_process(ran):
@@ -94,7 +94,7 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_both(ran):
     names = {f"c{clip}" for clip in other["clips"][0][2]}
     assert set(one["said"].split("samples 0 to 7 (")[1].split(")")[0].split(", ")) == names
     assert_same(
-        {k: v for k, v in one["networks"]["expert"].items() if not k.endswith(("mean", "var", "tracked"))},
+        {k: v for k, v in one["networks"]["syncnet"].items() if not k.endswith(("mean", "var", "tracked"))},
         {k: v for k, v in one["before"].items() if not k.endswith(("mean", "var", "tracked"))},
     )
     assert not list((ran.out / "nan").glob("*.pth"))

@@ -61,7 +61,7 @@ def the_originals(
 ) -> tuple[nn.Module, nn.Module]:
     """The hq training as reference/wav2lip.md describes it, written down plainly."""
     generator, critic = (golden_weights(each(2)).double().train() for each in (Wav2Lip, QualityDiscriminator))
-    expert = golden_weights(SyncNet(2)).double().requires_grad_(False).train(expert_bn == "batch")
+    syncnet = golden_weights(SyncNet(2)).double().requires_grad_(False).train(expert_bn == "batch")
     betas = (0.5, 0.999) if disc else (0.9, 0.999)
     mine = torch.optim.Adam(generator.parameters(), 1e-4, betas)
     its = torch.optim.Adam(critic.parameters(), 1e-4, betas)
@@ -78,7 +78,7 @@ def the_originals(
         g = generator(
             torch.from_numpy(batch.arrays["frame_mels"]).double()[:, :, None], torch.cat([x, wrong], dim=1)
         )
-        a, v = expert(
+        a, v = syncnet(
             torch.from_numpy(batch.arrays["mels"]).double()[:, None],
             torch.cat([g[:, :, k, 48:] for k in range(5)], dim=1),
         )
@@ -117,7 +117,7 @@ def test_two_steps_are_the_originals(sync, disc, expert_bn, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     asked = GeneratorOptions(syncnet_wt=sync, disc_wt=disc, expert_bn=expert_bn, sync_weight=sync)
     state, taught = lessons(asked)
-    for each in (*(each.network for each in state.trainees.values()), taught._expert):
+    for each in (*(each.network for each in state.trainees.values()), taught._syncnet):
         each.double()
     for batch in batches:
         for name in ("mels", "frame_mels"):
@@ -268,13 +268,13 @@ def test_lower_halves_are_frame_by_frame():
 def test_the_norms_of_the_expert(mode):
     """Eval mode judges a window alike whatever is beside it; batch statistics do not."""
     _, taught = lessons(GeneratorOptions(expert_bn=mode))
-    expert = taught._expert
-    weight = expert.face_encoder[0].conv_block[0].weight.clone()
+    syncnet = taught._syncnet
+    weight = syncnet.face_encoder[0].conv_block[0].weight.clone()
     sounds, windows = (torch.rand(shape).to(PLACE) for shape in ((3, 1, 80, 16), (3, 15, 48, 96)))
-    alone, beside = expert(sounds[:2], windows[:2])[1][0], expert(sounds[[0, 2]], windows[[0, 2]])[1][0]
+    alone, beside = syncnet(sounds[:2], windows[:2])[1][0], syncnet(sounds[[0, 2]], windows[[0, 2]])[1][0]
     assert torch.allclose(alone, beside, atol=1e-6) == (mode == "eval")
-    assert not any(p.requires_grad for p in expert.parameters())
-    assert torch.equal(expert.face_encoder[0].conv_block[0].weight, weight)
+    assert not any(p.requires_grad for p in syncnet.parameters())
+    assert torch.equal(syncnet.face_encoder[0].conv_block[0].weight, weight)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from torch import nn
 from support.networks import golden_weights
 from support.places import PLACE
 from support.trainings import (
-    EXPERT,
     ORIGINAL,
+    SYNCNET,
     WITH_DISC,
     assert_same,
     command,
@@ -41,7 +41,7 @@ def toy(options: TrainOptions) -> TrainState:
     network = nn.Linear(1, 1, bias=False)
     nn.init.constant_(network.weight, 2.0)
     scaler = device.grad_scaler(PLACE, options.amp, options.loss_scale)
-    return TrainState({"expert": trainee("expert", network, options, PLACE)}, PLACE, scaler)
+    return TrainState({"syncnet": trainee("syncnet", network, options, PLACE)}, PLACE, scaler)
 
 
 def advance(state: TrainState, step, options: TrainOptions) -> dict[str, float]:
@@ -58,7 +58,7 @@ def weight(state: TrainState) -> float:
 def of_weight(state: TrainState, factor: float = 1.0):
     def step(batch):
         loss = factor * next(state.main.network.parameters()).sum() ** 2
-        yield Losses("expert", loss, {"loss": loss})
+        yield Losses("syncnet", loss, {"loss": loss})
 
     return step
 
@@ -118,7 +118,7 @@ def test_gradients_that_fit_no_scale_end_it():
 
     def step(batch):
         loss = (next(state.main.network.parameters()).sum() - 2).abs().sqrt() + 1  # its slope is infinite
-        yield Losses("expert", loss, {"loss": loss})
+        yield Losses("syncnet", loss, {"loss": loss})
 
     with pytest.raises(ValueError, match="overflow fp16 at any loss scale"):
         for _ in range(100):
@@ -127,7 +127,7 @@ def test_gradients_that_fit_no_scale_end_it():
 
 
 @pytest.mark.parametrize(
-    ("words", "flags"), [(EXPERT, {}), pytest.param(WITH_DISC, {"syncnet_wt": 0.1}, marks=pytest.mark.slow)]
+    ("words", "flags"), [(SYNCNET, {}), pytest.param(WITH_DISC, {"syncnet_wt": 0.1}, marks=pytest.mark.slow)]
 )
 def test_half_precision_stays_near(clips, tmp_path, words, flags):
     found = {}

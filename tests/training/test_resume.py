@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from support.trainings import (
-    EXPERT,
     GENERATOR,
     ORIGINAL,
+    SYNCNET,
     WITH_DISC,
     assert_same_checkpoints,
     command,
@@ -28,7 +28,7 @@ from wav2lip_npu.storage.atomic import part_of
 
 pytestmark = pytest.mark.any_device
 KINDS = {
-    "expert": (EXPERT, {"accumulate": 2}),
+    "syncnet": (SYNCNET, {"accumulate": 2}),
     "original": (ORIGINAL, {"clip_grad_norm": 1}),
     "generator": (GENERATOR, {"syncnet_wt": 0.1, "accumulate": 2}),
     "with_disc": (WITH_DISC, {"sync_gate": 100, "eval_interval": 2}),
@@ -119,7 +119,7 @@ def test_killed_at_random_moments(clips, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("kind", ["expert", "generator", "with_disc"])
+@pytest.mark.parametrize("kind", ["syncnet", "generator", "with_disc"])
 def test_killed_ten_times(clips, tmp_path, kind):
     words, flags = KINDS[kind]
     kill_and_compare(clips, tmp_path, words, 10, steps=60, **{**flags, "eval_interval": 4})

@@ -58,19 +58,19 @@ def test_the_cache_of_faces_serves_any_offset(tmp_path):
 
 def test_every_cosine_is_that_of_its_sound_and_its_picture(tmp_path):
     clip = read_clip("clip", write_clip(tmp_path / "clip", 40, gaps=(20,)))
-    expert = golden_weights(SyncNet(width=2)).eval()
+    syncnet = golden_weights(SyncNet(width=2)).eval()
     reader = FaceReader(cache=False)
-    found = similarities(expert, clip, reader, CPU)
+    found = similarities(syncnet, clip, reader, CPU)
     positions = clip.windows()
     np.testing.assert_array_equal(found.frames, clip.frames[positions])
     for row, column in ((0, 0), (3, 17), (17, 3)):
         mel = columns_of(clip.mel(), int(found.frames[row]))
         faces = reader(clip, int(positions[column]))[:, 48:]
-        sound, picture = embed(expert, [mel], faces[None], CPU)
+        sound, picture = embed(syncnet, [mel], faces[None], CPU)
         torch.testing.assert_close(found.cosines[row, column], (sound * picture).sum(), atol=1e-5, rtol=0)
     assert len(found.in_sync()) == len(positions)
     assert len(found.out_of_sync()) == len(positions) * (len(positions) - 1)
-    part = similarities(expert, clip, reader, CPU, positions[5:9])
+    part = similarities(syncnet, clip, reader, CPU, positions[5:9])
     torch.testing.assert_close(part.cosines, found.cosines[5:9, 5:9], atol=1e-5, rtol=0)
 
 

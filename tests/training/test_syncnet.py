@@ -13,7 +13,7 @@ from torch import nn
 from support.clip_folders import CodeReader, write_clip
 from support.networks import golden_weights
 from support.places import PLACE
-from support.trainings import EXPERT, command, lines, train
+from support.trainings import SYNCNET, command, lines, train
 from wav2lip_npu import device
 from wav2lip_npu.cli import main
 from wav2lip_npu.data.clip import read_clip
@@ -33,8 +33,8 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.any_device]
 
 def training(network: nn.Module | None = None) -> TrainState:
     options = TrainOptions()
-    trained = trainee("expert", network or golden_weights(SyncNet(2)), options, PLACE)
-    return TrainState({"expert": trained}, PLACE, device.grad_scaler(PLACE, "off", "dynamic"))
+    trained = trainee("syncnet", network or golden_weights(SyncNet(2)), options, PLACE)
+    return TrainState({"syncnet": trained}, PLACE, device.grad_scaler(PLACE, "off", "dynamic"))
 
 
 @pytest.mark.host_only
@@ -129,14 +129,14 @@ def test_the_doctor_is_asked_once(clips, tmp_path, caplog, monkeypatch):
 
     monkeypatch.setattr(session, "examine", examine)
     monkeypatch.setattr(syncnet, "_GUESSING", (0.0, 1.1))
-    train(clips, tmp_path, EXPERT, steps=3, eval_interval=1)
+    train(clips, tmp_path, SYNCNET, steps=3, eval_interval=1)
     assert len(calls) == 1
     assert caplog.text.count("the expert still guesses") == 2
     assert caplog.text.count("clips to train on, 50 are few") == 2
 
 
 def test_curves_hold_the_figures(clips, tmp_path):
-    out = train(clips, tmp_path, EXPERT, steps=2, eval_interval=1, log_interval=1)
+    out = train(clips, tmp_path, SYNCNET, steps=2, eval_interval=1, log_interval=1)
     (row, _) = lines(out, "held_out")
     assert set(row) == {"part", "step", "bce", "accuracy", "in_sync", "out_of_sync"}
     assert set(lines(out, "train")[0]) == {"part", "step", "bce", "in_sync", "out_of_sync", "skipped"}

@@ -13,7 +13,7 @@ import tyro
 from wav2lip_npu import __version__
 from wav2lip_npu.cli.json_output import STDOUT, write_json
 from wav2lip_npu.errors import UsageError
-from wav2lip_npu.export.manifest import KINDS
+from wav2lip_npu.export.manifest import KINDS, network_of
 from wav2lip_npu.media.video_writer import check_writable
 from wav2lip_npu.models.bundled import STARTER
 
@@ -42,9 +42,9 @@ class CompareCommand:
     checkpoint_path: str = STARTER
     """Weights of a generator. (default: those of the package)"""
     syncnet_checkpoint_path: str = STARTER
-    """Weights of an expert. (default: those of the package)"""
+    """Weights of a SyncNet. (default: those of the package)"""
     network: tuple[str, ...] = ()
-    """generator, expert, s3fd. (default: that of a file, else the first two, and s3fd if its weights are
+    """generator, syncnet, s3fd. (default: that of a file, else the first two, and s3fd if its weights are
     there)"""
     batch: tuple[int, ...] = (1, 8, 32)
     """Batch sizes whose time is taken."""
@@ -74,7 +74,7 @@ class CompareCommand:
 
     def _check(self) -> None:
         """Raise `UsageError` when flags are wrong."""
-        if odd := [each for each in self.network if each not in KINDS]:
+        if odd := [each for each in self.network if network_of(each) not in KINDS]:
             raise UsageError(f"unknown --network {odd[0]!r}. Pass {', '.join(KINDS)}.")
         if not self.batch or any(not 1 <= each <= _MOST for each in self.batch):
             raise UsageError(f"--batch {' '.join(map(str, self.batch))}: pass sizes of 1 to {_MOST}.")
@@ -90,13 +90,13 @@ class CompareCommand:
 
         if len(of_files) > 1:
             raise UsageError(f"{self.a} and {self.b} are not of the same network. Pass two of one.")
-        names = self.network or tuple(of_files) or ("generator", "expert", "s3fd")
+        names = tuple(map(network_of, self.network)) or tuple(of_files) or ("generator", "syncnet", "s3fd")
         if of_files and set(names) != of_files:
             raise UsageError(f"the file is of the network {', '.join(of_files)}. Leave --network out.")
         for name in dict.fromkeys(names):
             if name == "s3fd" and not self.network and not weights_files()["s3fd"][0].is_file():
                 continue
-            paths = {"generator": self.checkpoint_path, "expert": self.syncnet_checkpoint_path}
+            paths = {"generator": self.checkpoint_path, "syncnet": self.syncnet_checkpoint_path}
             yield load_weights(name, paths.get(name, STARTER))
 
     def _tell(self, found: list[Compared]) -> None:

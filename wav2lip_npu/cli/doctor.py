@@ -149,7 +149,7 @@ class DoctorCommand:
             raise DataError(f"{data_root} is not a folder. Pass the folder that preprocess wrote.")
         if self._writes_lists and self.syncnet_checkpoint_path is None:
             raise UsageError(
-                "--fix_offset and --min_confidence need an expert. Pass --syncnet_checkpoint_path."
+                "--fix_offset and --min_confidence need a SyncNet. Pass --syncnet_checkpoint_path."
             )
         if self._writes_lists and os.path.realpath(self.outdir) == os.path.realpath(self.filelists):
             raise UsageError(f"--outdir {self.outdir} holds the lists that are read. Pass another folder.")
@@ -169,12 +169,12 @@ class DoctorCommand:
         from wav2lip_npu.models import checkpoint
         from wav2lip_npu.models.networks import SyncNet
 
-        expert = checkpoint.load(self.syncnet_checkpoint_path, "expert").network()
-        assert isinstance(expert, SyncNet)
+        syncnet = checkpoint.load(self.syncnet_checkpoint_path, "syncnet").network()
+        assert isinstance(syncnet, SyncNet)
         place = device.resolve(self.device)
         device.activate(place)
-        expert.to(place, memory_format=device.memory_format(place))  # type: ignore[call-overload]
-        return judge_with(expert, place)
+        syncnet.to(place, memory_format=device.memory_format(place))  # type: ignore[call-overload]
+        return judge_with(syncnet, place)
 
     def _pace(self, train: Lookup, place: Any) -> Pace | None:
         from wav2lip_npu.doctor.loader_speed import measure

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from wav2lip_npu import __version__
 from wav2lip_npu.ascend import installation
 from wav2lip_npu.errors import UsageError
-from wav2lip_npu.export.manifest import KINDS, OM, ONNX, PRECISIONS, file_name
+from wav2lip_npu.export.manifest import KINDS, OM, ONNX, PRECISIONS, file_name, network_of
 from wav2lip_npu.media.video_writer import check_writable
 from wav2lip_npu.models.bundled import STARTER
 
@@ -38,7 +38,7 @@ class ExportCommand:
     """Weights of the network: .pth, .pt or .safetensors. (default: those of the package; s3fd.pth where it
     is looked for)"""
     network: str = "generator"
-    """generator, expert or s3fd."""
+    """generator, syncnet (or its former name, expert) or s3fd."""
     format: str = ONNX
     """onnx, or om, which the vendor's compiler atc makes of it."""
     batch: tuple[int, ...] = ()
@@ -65,7 +65,7 @@ class ExportCommand:
             check_writable(path)
         from wav2lip_npu.export.onnx_export import export, load_weights
 
-        weights = load_weights(self.network, self.checkpoint_path)
+        weights = load_weights(network_of(self.network), self.checkpoint_path)
         for batch, path in files:
             made = export(weights, path, batch=batch, precision=self.precision, size=self.size)
             self._tell(made, weights)
@@ -74,7 +74,7 @@ class ExportCommand:
 
     def _check(self) -> None:
         """Raise `UsageError` when flags are wrong or do not go together."""
-        words = {"network": tuple(KINDS), "format": (ONNX, OM), "precision": PRECISIONS}
+        words = {"network": (*KINDS, "expert"), "format": (ONNX, OM), "precision": PRECISIONS}
         for name, known in words.items():
             if getattr(self, name) not in known:
                 raise UsageError(f"unknown --{name} {getattr(self, name)!r}. Pass {', '.join(known)}.")

@@ -9,7 +9,7 @@ from wav2lip_npu.data.augmentation import Augmentation
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.bundled import STARTER
 from wav2lip_npu.options import resolved
-from wav2lip_npu.training.options import ExpertTrainOptions, GeneratorOptions, Places, TrainOptions
+from wav2lip_npu.training.options import GeneratorOptions, Places, SyncNetTrainOptions, TrainOptions
 
 _FEWEST_WINDOWS = 2
 _NO_STATISTICS = "the expert's batch norms need two windows or more. Pass --batch_size 2 at least."
@@ -23,7 +23,7 @@ class TrainSyncnetCommand:
     """
 
     places: Places
-    train: ExpertTrainOptions = field(default_factory=ExpertTrainOptions)
+    train: SyncNetTrainOptions = field(default_factory=SyncNetTrainOptions)
     augment: Augmentation = field(default_factory=Augmentation)
     recipe: str = "default"
     """default (every sound of a batch against every picture, averaged weights) or original."""
@@ -57,8 +57,8 @@ class TrainSyncnetCommand:
         if options.batch_size < _FEWEST_WINDOWS:
             raise UsageError(f"--batch_size {options.batch_size}: {_NO_STATISTICS}")
         said = resolved(replace(self, train=options))
-        with opened(self.places, options, ["expert"], said) as session:
-            state = session.state({"expert": None})
+        with opened(self.places, options, ["syncnet"], said) as session:
+            state = session.state({"syncnet": None})
             step = make_step(state, options.amp, self.same_clip)
             spread = max(1, len(session.held_out.clips) // self.eval_clips)
             held_out = session.held_out.clips[::spread][: self.eval_clips]
@@ -100,9 +100,9 @@ class TrainCommand:
             raise UsageError("--disc_checkpoint_path is of no use without --disc_wt. Pass --disc_wt 0.07.")
         from wav2lip_npu.data.samples import MEL_SHIFT, draw_target
         from wav2lip_npu.training.generator import Lessons, SyncSchedule
-        from wav2lip_npu.training.session import load_expert, opened
+        from wav2lip_npu.training.session import load_syncnet, opened
 
-        expert = load_expert(self.syncnet_checkpoint_path)
+        syncnet = load_syncnet(self.syncnet_checkpoint_path)
         rates: dict[str, float | None] = {"generator": None}
         if asked.disc_wt:
             rates["discriminator"] = asked.disc_initial_learning_rate
@@ -111,7 +111,7 @@ class TrainCommand:
         ) as session:
             schedule = SyncSchedule(asked.syncnet_wt, asked.sync_gate, asked.risen_weight)
             state = session.state(rates, {"schedule": schedule})
-            lessons = Lessons(state, session.placed(expert), schedule, asked, options.amp)
+            lessons = Lessons(state, session.placed(syncnet), schedule, asked, options.amp)
             evaluate = lessons.evaluator(session.held_out_samples(draw_target()), options.batch_size)
             draw = draw_target(self.augment, asked.reference_distance)
             session.fit(state, draw, options.batch_size, lessons.step, evaluate)

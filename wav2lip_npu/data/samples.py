@@ -257,7 +257,7 @@ def draw_target(changes: Augmentation = UNCHANGED, reference_distance: int = 0) 
     """The generator's sample: a window to make and another of the same shot to know the face from.
 
     target and reference uint8 [1, 5, S, S, 3], frame_mels [1, 5, 80, 16] (each frame's own sound),
-    mels [1, 80, 16] (the sound of the window, for the expert), judged float32 [1] (whether it is to judge).
+    mels [1, 80, 16] (the sound of the window, for SyncNet), judged float32 [1] (whether it is to judge).
     Where a clip is long enough, as many pictures as asked for lie between the two.
     """
 

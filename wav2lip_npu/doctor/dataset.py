@@ -111,7 +111,7 @@ def examine(
     return Examination(_figures(seen, _hours(val.clips)), findings_of(seen), looked, list(seen.shared))
 
 
-def judge_with(expert: SyncNet, device: torch.device) -> Judge:
+def judge_with(syncnet: SyncNet, device: torch.device) -> Judge:
     """Measures the offset of clips with an expert that is on the device and in eval mode."""
     from wav2lip_npu.training.sync_offset import similarities
 
@@ -120,7 +120,7 @@ def judge_with(expert: SyncNet, device: torch.device) -> Judge:
     def judge(clip: Clip) -> Verdict | None:
         positions = clip.windows()
         spare = max(0, len(positions) - _MOST_JUDGED_WINDOWS) // 2
-        found = similarities(expert, clip, reader, device, positions[spare : spare + _MOST_JUDGED_WINDOWS])
+        found = similarities(syncnet, clip, reader, device, positions[spare : spare + _MOST_JUDGED_WINDOWS])
         return Verdict(*found.offset(), found.sure_offset()) if len(found.by_offset()) else None
 
     return judge

@@ -32,7 +32,7 @@ def differences(device: torch.device, amp: str = "off") -> list[Difference]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         networks = {
-            **{kind: checkpoint.load(STARTER, kind).network() for kind in ("generator", "expert")},
+            **{kind: checkpoint.load(STARTER, kind).network() for kind in ("generator", "syncnet")},
             "discriminator": QualityDiscriminator(_CRITIC_WIDTH),
         }
         inputs = {
@@ -64,7 +64,7 @@ def _outputs(
         network.eval()
     with devices.autocast(device, amp):
         made = networks["generator"](inputs["mels"], inputs["pairs"])
-        sound, picture = networks["expert"](inputs["mel"], lower_halves(inputs["target"]))
+        sound, picture = networks["syncnet"](inputs["mel"], lower_halves(inputs["target"]))
         judged = networks["discriminator"](inputs["target"])
     return {
         "generator": made,
@@ -81,14 +81,14 @@ def _step(
 
     An Adam step from there on would turn rounding of gradients near 0 into whole steps.
     """
-    generator, expert, critic = (networks[kind] for kind in ("generator", "expert", "discriminator"))
+    generator, syncnet, critic = (networks[kind] for kind in ("generator", "syncnet", "discriminator"))
     generator.train()
-    expert.eval().requires_grad_(False)
+    syncnet.eval().requires_grad_(False)
     critic.eval().requires_grad_(False)
     with devices.autocast(device, amp):
         made = generator(inputs["mels"], inputs["pairs"])
     with devices.autocast(device, amp):
-        sound, picture = expert(inputs["mel"], lower_halves(made.float()))
+        sound, picture = syncnet(inputs["mel"], lower_halves(made.float()))
         judged = critic(made.float())
     loss = nn.functional.l1_loss(made.float(), inputs["target"])
     loss = loss + 0.03 * sync_loss(sound.float(), picture.float()) + 0.07 * real_loss(judged.float())

@@ -118,12 +118,12 @@ def _step_seconds(arrays: Arrays, device: torch.device, width: int) -> tuple[int
     from wav2lip_npu.training.sync_offset import mouths
 
     devices.activate(device)
-    expert = SyncNet(width).to(device, memory_format=devices.memory_format(device))  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(expert.parameters(), lr=1e-5)
+    syncnet = SyncNet(width).to(device, memory_format=devices.memory_format(device))  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(syncnet.parameters(), lr=1e-5)
     mels, faces = (torch.from_numpy(arrays[name]) for name in ("mels", "faces"))
 
     def step(size: int) -> None:
-        sound, picture = expert(mels[:size, None].to(device), mouths(faces[:size].to(device)))
+        sound, picture = syncnet(mels[:size, None].to(device), mouths(faces[:size].to(device)))
         loss = pair_loss(sound, picture, torch.ones(len(sound), device=device))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

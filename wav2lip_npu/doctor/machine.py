@@ -174,7 +174,7 @@ def _in_words(kind: str) -> str:
 def _weights() -> list[Path]:
     """The starter's files, the detectors', and what lies in checkpoints/."""
     mine = sorted(path for path in _WEIGHTS.glob("*") if path.suffix in _SUFFIXES)
-    starter = [located(STARTER, kind) for kind in ("generator", "expert")]
+    starter = [located(STARTER, kind) for kind in ("generator", "syncnet")]
     faces = [path for files in weights_files().values() for path in files]
     return [path for path in dict.fromkeys([*starter, *mine, *faces]) if path.is_file()]
 

@@ -28,6 +28,7 @@ from wav2lip_npu.export.onnx_export import (
     write_beside,
 )
 from wav2lip_npu.export.onnx_graph import DYNAMIC_SIZE
+from wav2lip_npu.models.checkpoint import published_kind
 from wav2lip_npu.models.networks import fold_norms
 from wav2lip_npu.models.numerics import TOLERANCES, Difference, difference
 
@@ -73,7 +74,7 @@ class Compared:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
-            "network": self.network,
+            "network": published_kind(self.network),
             "sides": self.sides,
             "differences": [{**each.__dict__, "ok": each.is_small} for each in self.differences],
             "seconds": [{"batch": each.batch, "seconds": each.seconds} for each in self.paces],

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from wav2lip_npu.errors import CheckpointError, OtherNetworkError, UsageError
-from wav2lip_npu.models.checkpoint import NAMES, check_mel
+from wav2lip_npu.models.checkpoint import NAMES, check_mel, published_kind
 from wav2lip_npu.models.weight_formats import MORE
 
 ONNX, OM, TORCH = "onnx", "om", "torch"
@@ -31,17 +31,17 @@ FEATURE = "feature_"
 """How the features of a face are called inside a generator, finest first."""
 DYNAMIC = "batch"
 """Name of the first dimension where it may be any number."""
-KINDS = {"generator": "generator", "expert": "expert", "s3fd": "detector"}
+KINDS = {"generator": "generator", "syncnet": "syncnet", "s3fd": "detector"}
 """Kind of the weights of each network that can be exported."""
 INPUTS: dict[str, dict[str, list[Any]]] = {
     "generator": {"mel": [1, 80, 16], "face": [6, 96, 96]},
-    "expert": {"mel": [1, 80, 16], "mouths": [15, 48, 96]},
+    "syncnet": {"mel": [1, 80, 16], "mouths": [15, 48, 96]},
     "s3fd": {"image": [3, "height", "width"]},
 }
 """Names and shapes of what each takes, without the batch."""
 OUTPUTS = {
     "generator": ["picture"],
-    "expert": ["sound", "picture"],
+    "syncnet": ["sound", "picture"],
     "s3fd": [f"{what}_{level}" for level in range(6) for what in ("classes", "offsets")],
 }
 _MOST = 4096
@@ -54,7 +54,7 @@ class About:
     """What an exported network tells of itself."""
 
     network: str
-    """`generator`, `expert` or `s3fd`."""
+    """`generator`, `syncnet` or `s3fd`."""
     precision: str
     """`fp32` or `fp16`: the numbers inside; inputs and outputs are float32."""
     batch: int | None
@@ -75,7 +75,7 @@ class About:
 
     def as_json(self) -> str:
         """The same bytes for the same content; inputs and outputs in the order of the graph."""
-        return json.dumps(asdict(self))
+        return json.dumps({**asdict(self), "network": published_kind(self.network)})
 
 
 def file_name(network: str, batch: int | None, precision: str, size: tuple[int, int] | None = None) -> str:
@@ -105,6 +105,11 @@ def engine_of(path: str | os.PathLike[str], engine: str = "auto") -> str:
         f"--engine {engine} runs an exported file, and {path} is none. "
         f"Run wav2lip-npu export --format {engine} and pass what it writes as --checkpoint_path."
     )
+
+
+def network_of(name: str) -> str:
+    """Return the network that a user or a file means; `expert` is the former name of `syncnet`."""
+    return "syncnet" if name == published_kind("syncnet") else name
 
 
 def beside(path: Path) -> Path:
@@ -221,7 +226,8 @@ def _first_bytes(source: Path) -> None:
 def _about(text: str | bytes, source: Path) -> About:
     try:
         content = json.loads(text)
-        about = About(**{each.name: content[each.name] for each in fields(About)})
+        values = {each.name: content[each.name] for each in fields(About)}
+        about = About(**{**values, "network": network_of(values["network"])})
         whole = (
             about.network in KINDS
             and about.precision in PRECISIONS

@@ -99,7 +99,7 @@ def _traceable(network: str, module: nn.Module) -> nn.Module:
     fold_norms(module)
     wrap: dict[str, Callable[[Any], nn.Module]] = {
         "generator": _Generator,
-        "expert": _Expert,
+        "syncnet": _SyncNet,
         "s3fd": _Finder,
     }
     return wrap[network](module).eval()
@@ -117,7 +117,7 @@ class _Generator(nn.Module):
         return self.network.speak(mels, features), *features
 
 
-class _Expert(nn.Module):
+class _SyncNet(nn.Module):
     """The embeddings of sound and picture."""
 
     def __init__(self, network: SyncNet) -> None:

@@ -26,17 +26,20 @@ if TYPE_CHECKING:
 
 _KEY_ONLY_IN = {
     "generator": "output_block.1.weight",
-    "expert": "face_encoder.0.conv_block.0.weight",
+    "syncnet": "face_encoder.0.conv_block.0.weight",
     "discriminator": "binary_pred.0.weight",
     "detector": "conv3_3_norm.weight",
 }
 NAMES = {
     "generator": "a Wav2Lip generator",
-    "expert": "a SyncNet expert",
+    "syncnet": "a SyncNet",
     "discriminator": "a quality discriminator",
     "detector": "an S3FD face detector",
 }
 """What a file of weights may be of, in words."""
+
+
+_PUBLISHED_KINDS = {"syncnet": "expert"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Checkpoint:
     """Weights of one network, on the CPU."""
 
     kind: str
-    """`generator`, `expert` or `discriminator`."""
+    """`generator`, `syncnet` or `discriminator`."""
     weights: dict[str, Tensor]
     width: int
     """Channel scale of the network, 32 for the published ones."""
@@ -80,7 +83,7 @@ class Checkpoint:
 
 
 def load(path: str | os.PathLike[str], kind: str) -> Checkpoint:
-    """The checkpoint of a `generator`, `expert` or `discriminator`; `starter` is that of the package.
+    """The checkpoint of a `generator`, `syncnet` or `discriminator`; `starter` is that of the package.
 
     Raises `CheckpointError` when the file is missing, damaged, something else, or of another network.
     """
@@ -94,6 +97,11 @@ def load(path: str | os.PathLike[str], kind: str) -> Checkpoint:
     width = _check(weights, kind, source)
     check_mel(_more(training).get("mel"), source)
     return Checkpoint(kind, weights, width, training, source)
+
+
+def published_kind(kind: str) -> str:
+    """Return the name of a kind of network as files and reports have it: `expert` for `syncnet`."""
+    return _PUBLISHED_KINDS.get(kind, kind)
 
 
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -122,7 +130,7 @@ def save_small(path: str | os.PathLike[str], found: Checkpoint, told: Mapping[st
     weights = {
         key: (value.half() if value.dim() > 1 else value).contiguous() for key, value in found.weights.items()
     }
-    more: dict[str, Any] = {"kind": found.kind, "width": found.width, **told}
+    more: dict[str, Any] = {"kind": published_kind(found.kind), "width": found.width, **told}
     more.update((key, found.more[key]) for key in ("version", "mel", "mel_shift") if key in found.more)
     with replacing(path) as part:
         part.write_bytes(save(weights, {MORE: json.dumps(more)}))
@@ -166,7 +174,7 @@ def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
                 f"{source} holds {key!r} in a form that does not compute ({form}). "
                 "Pass the weights as plain float32 or float16."
             )
-    first = _KEY_ONLY_IN["expert"] if kind == "expert" else "face_encoder_blocks.0.0.conv_block.0.weight"
+    first = _KEY_ONLY_IN["syncnet"] if kind == "syncnet" else "face_encoder_blocks.0.0.conv_block.0.weight"
     full = 16 if kind == "generator" else 32
     width = len(weights[first]) * FULL_WIDTH // full if first in weights and weights[first].dim() else 0
     if not 2 <= width <= 8 * FULL_WIDTH or width % 2:

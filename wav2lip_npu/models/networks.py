@@ -255,7 +255,7 @@ class QualityDiscriminator(nn.Module):
 
 NETWORKS: dict[str, type[Wav2Lip] | type[SyncNet] | type[QualityDiscriminator]] = {
     "generator": Wav2Lip,
-    "expert": SyncNet,
+    "syncnet": SyncNet,
     "discriminator": QualityDiscriminator,
 }
 

@@ -62,14 +62,14 @@ class Lessons:
     """Turns batches into losses for generator and discriminator, and into held-out figures."""
 
     def __init__(
-        self, state: TrainState, expert: SyncNet, schedule: SyncSchedule, options: GeneratorOptions, amp: str
+        self, state: TrainState, syncnet: SyncNet, schedule: SyncSchedule, options: GeneratorOptions, amp: str
     ) -> None:
-        self._state, self._expert, self._schedule = state, expert, schedule
+        self._state, self._syncnet, self._schedule = state, syncnet, schedule
         self._options, self._amp = options, amp
         self._generator = state.main.parallel
         critic = state.trainees.get("discriminator")
         self._critic = critic
-        expert.requires_grad_(False).train(options.expert_bn == "batch")
+        syncnet.requires_grad_(False).train(options.expert_bn == "batch")
 
     def step(self, batch: dict[str, Tensor]) -> Iterator[Losses]:
         """Losses of one batch: w sync + d quality + (1 - w - d) L1, then those of the discriminator."""
@@ -100,7 +100,7 @@ class Lessons:
     def _embedded(self, mels: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
         """What the expert makes of sounds and of made windows [B, 3, 5, S, S]."""
         with devices.autocast(self._state.device, self._amp):
-            sound, picture = self._expert(mels[:, None], lower_halves(made))
+            sound, picture = self._syncnet(mels[:, None], lower_halves(made))
         return sound.float(), picture.float()
 
     def _quality(self, made: Tensor) -> Tensor:

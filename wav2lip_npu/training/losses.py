@@ -76,7 +76,7 @@ def sync_loss(sound: Tensor, picture: Tensor, floor: float = 0.0, judged: Tensor
     """How far from in sync the expert finds made mouths: the mean of -log cosine, where `judged` [B] is 1.
 
     Below `floor`, in [0, 1], the logarithm goes on as its tangent: with the original's, a window that means
-    nothing to the expert, its cosine near 0, pulls harder than all that it understands.
+    nothing to SyncNet, its cosine near 0, pulls harder than all that it understands.
     """
     floor = max(floor, _EPS)
     found = cosine(sound, picture)

@@ -152,7 +152,7 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExpertTrainOptions(TrainOptions):
+class SyncNetTrainOptions(TrainOptions):
     """How the expert is trained: what the original's hparams.py has of its own for it."""
 
     batch_size: Annotated[int, tyro.conf.arg(aliases=["--syncnet_batch_size"])] = 64

@@ -207,12 +207,12 @@ def _step_in(steps: Mapping[str, str]) -> str:
     return ", ".join(f"step {step} ({kind})" for kind, step in steps.items()) or "no checkpoint"
 
 
-def load_expert(path: str) -> SyncNet:
+def load_syncnet(path: str) -> SyncNet:
     """The judge of a generator, copied out of its file. Raises `CheckpointError`."""
-    loaded = checkpoint.load(path, "expert")
-    expert = SyncNet(loaded.width)
-    expert.load_state_dict(loaded.weights)
-    return expert.eval()
+    loaded = checkpoint.load(path, "syncnet")
+    syncnet = SyncNet(loaded.width)
+    syncnet.load_state_dict(loaded.weights)
+    return syncnet.eval()
 
 
 def _found(places: Places, kinds: list[str], disc: str | None) -> dict[str, Checkpoint]:

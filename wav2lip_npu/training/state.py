@@ -49,7 +49,7 @@ class Trainee:
     """A network that is being trained."""
 
     kind: str
-    """`generator`, `expert` or `discriminator`."""
+    """`generator`, `syncnet` or `discriminator`."""
     network: nn.Module
     """On the device; its weights are those of the latest step."""
     optimizer: torch.optim.Optimizer
@@ -137,7 +137,7 @@ class TrainState:
     def _more(self, trainee: Trainee, rng: list[dict[str, Any]]) -> dict[str, Any]:
         more: dict[str, Any] = {
             "version": __version__,
-            "kind": trainee.kind,
+            "kind": checkpoint.published_kind(trainee.kind),
             "width": getattr(trainee.network, "width", None),
             "mel": asdict(DEFAULT_MEL),
             "mel_shift": self.mel_shift,

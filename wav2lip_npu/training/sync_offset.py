@@ -88,7 +88,7 @@ class Similarities:
 
 
 def similarities(
-    expert: SyncNet, clip: Clip, reader: FaceReader, device: torch.device, at: Numbers | None = None
+    syncnet: SyncNet, clip: Clip, reader: FaceReader, device: torch.device, at: Numbers | None = None
 ) -> Similarities:
     """Cosines of all windows of a clip, or of those at the given ascending positions. Raises `ClipError`.
 
@@ -105,7 +105,7 @@ def similarities(
         chosen = positions[first : first + _BATCH]
         mels = np.stack([columns_of(mel, int(clip.frames[p])) for p in chosen])
         windows = np.stack([faces[p : p + WINDOW] for p in chosen - earliest])
-        sound, picture = embed(expert, mels, windows, device)
+        sound, picture = embed(syncnet, mels, windows, device)
         sounds.append(sound)
         pictures.append(picture)
     table = cosines(torch.cat(sounds), torch.cat(pictures)).cpu()
@@ -114,10 +114,10 @@ def similarities(
 
 @torch.inference_mode()
 def embed(
-    expert: SyncNet, mels: Mel | Sequence[Mel], faces: Faces, device: torch.device
+    syncnet: SyncNet, mels: Mel | Sequence[Mel], faces: Faces, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Unit embeddings [B, D] of sounds [B, 80, 16] and of lower faces uint8 [B, 5, S/2, S, 3]."""
-    sound, picture = expert(
+    sound, picture = syncnet(
         torch.from_numpy(np.asarray(mels)).to(device)[:, None], mouths(torch.from_numpy(faces).to(device))
     )
     return sound.float(), picture.float()

@@ -21,7 +21,7 @@ from wav2lip_npu.training.distributed import gathered
 from wav2lip_npu.training.loop import Losses, Step
 from wav2lip_npu.training.losses import all_pairs_loss, cosine, pair_loss
 from wav2lip_npu.training.metrics_log import Curves
-from wav2lip_npu.training.options import ExpertTrainOptions
+from wav2lip_npu.training.options import SyncNetTrainOptions
 from wav2lip_npu.training.state import TrainState
 from wav2lip_npu.training.sync_offset import FARTHEST, Similarities, mouths, similarities
 
@@ -46,7 +46,7 @@ class Recipe:
     warmup_steps: int
     average: float
 
-    def options(self, asked: ExpertTrainOptions) -> ExpertTrainOptions:
+    def options(self, asked: SyncNetTrainOptions) -> SyncNetTrainOptions:
         """What was asked for, with what was left open filled in."""
         return replace(
             asked,
@@ -77,23 +77,23 @@ def recipe_named(name: str) -> Recipe:
 
 def make_step(state: TrainState, amp: str, same_clip: float | None = None) -> Step:
     """What one batch teaches the expert; `same_clip` is that of `all_pairs_loss`."""
-    expert = state.main.parallel
+    syncnet = state.main.parallel
 
     def step(batch: dict[str, Tensor]) -> Iterator[Losses]:
         with devices.autocast(state.device, amp):
-            embeddings = expert(batch["mels"][:, None], mouths(batch["faces"]))
+            embeddings = syncnet(batch["mels"][:, None], mouths(batch["faces"]))
         sound, picture = (each.float() for each in embeddings)
         if "in_sync" in batch:
             loss = pair_loss(sound, picture, batch["in_sync"])
             right = ((cosine(sound, picture) > 0.5) == (batch["in_sync"] > 0.5)).float().mean()
-            yield Losses("expert", loss, {"bce": loss, "accuracy": right})
+            yield Losses("syncnet", loss, {"bce": loss, "accuracy": right})
             return
         sound, picture = (gathered(each, state.ranks) for each in (sound, picture))
         clip, frame = (gathered(batch[name].int(), state.ranks) for name in ("clip", "frame"))
         loss, table = all_pairs_loss(sound, picture, clip, frame, same_clip)
         inside, count = table.detach().diagonal(), len(table)
         outside = (table.detach().sum() - inside.sum()) / max(1, count * (count - 1))
-        yield Losses("expert", loss, {"bce": loss, "in_sync": inside.mean(), "out_of_sync": outside})
+        yield Losses("syncnet", loss, {"bce": loss, "in_sync": inside.mean(), "out_of_sync": outside})
 
     return step
 

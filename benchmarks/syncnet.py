@@ -1,9 +1,9 @@
-"""How soon the expert learns, by either recipe, on a clean and on a hard set of clips.
+"""How soon SyncNet learns, by either recipe, on a clean and on a hard set of clips.
 
-    python benchmarks/expert.py --data_root grid_clips --out build/expert [--mix other_clips]
+    python benchmarks/syncnet.py --data_root grid_clips --out build/syncnet [--mix other_clips]
 
 Makes the hard set (recipes/hard_clips.py; the clips of --mix are added to it), splits clips by a fixed
-seed, and trains the expert through its command line, several seeds for each recipe and set. Printed are
+seed, and trains SyncNet through its command line, several seeds for each recipe and set. Printed are
 the windows seen until the held-out BCE, the median of three looks, is under each level, and the share of
 held-out windows whose best offset within 15 frames is 0 or 1 at the end. A run that was ended goes on.
 """
@@ -174,9 +174,7 @@ def main() -> None:
     parser.add_argument("--mix", type=Path, help="clips of other speakers for the hard set")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument(
-        "--width", type=int, default=4, help="channels of the expert, 32 for the published one"
-    )
+    parser.add_argument("--width", type=int, default=4, help="channels of SyncNet, 32 for the published one")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one core each")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
