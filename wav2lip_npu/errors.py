@@ -21,7 +21,7 @@ class CheckpointError(Wav2LipError):
     """A weights file that is missing, damaged or of another network."""
 
 
-class OtherNetworkError(CheckpointError):
+class CheckpointMismatchError(CheckpointError):
     """A weights file that is whole, but of another network or of other sound settings."""
 
 

@@ -26,7 +26,7 @@ from wav2lip_npu.dubbing import inference
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.outputs import Take
 from wav2lip_npu.dubbing.pipeline import DubOptions, dub, dub_takes
-from wav2lip_npu.errors import CheckpointError, DeviceError, OtherNetworkError, UsageError
+from wav2lip_npu.errors import CheckpointError, CheckpointMismatchError, DeviceError, UsageError
 from wav2lip_npu.export import engines, onnx_export
 from wav2lip_npu.export.engines import OmEngine, OnnxEngine, in_batches
 from wav2lip_npu.export.manifest import engine_of, read_beside, read_onnx
@@ -384,12 +384,12 @@ def test_descriptions_that_do_not_fit(files, tmp_path, told, what):
 def test_another_face_size_is_named(files, tmp_path):
     about = read_onnx(files["any"])[1]
     inputs = {**about.inputs, "face": ["batch", 6, 192, 192]}
-    with pytest.raises(OtherNetworkError, match=r"takes face of \[6, 192, 192\], but \[6, 96, 96\]"):
+    with pytest.raises(CheckpointMismatchError, match=r"takes face of \[6, 192, 192\], but \[6, 96, 96\]"):
         OnnxEngine(changed(files["any"], tmp_path / "large.onnx", inputs=inputs))
 
 
 def test_another_network_is_named(files):
-    with pytest.raises(OtherNetworkError, match="holds a SyncNet, but a Wav2Lip generator is wanted"):
+    with pytest.raises(CheckpointMismatchError, match="holds a SyncNet, but a Wav2Lip generator is wanted"):
         inference.load_models(files["syncnet"], detector="hog")
 
 

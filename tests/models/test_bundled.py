@@ -16,7 +16,7 @@ from support.trainings import read, train, weights
 from wav2lip_npu.cli import main
 from wav2lip_npu.errors import CheckpointError
 from wav2lip_npu.models import checkpoint
-from wav2lip_npu.models.bundled import STARTER, located
+from wav2lip_npu.models.bundled import STARTER, weights_path
 from wav2lip_npu.models.networks import SyncNet, Wav2Lip
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +25,7 @@ MOST_BYTES = 25e6
 
 
 def test_both_networks_are_there_and_small():
-    files = [located(STARTER, kind) for kind in KINDS]
+    files = [weights_path(STARTER, kind) for kind in KINDS]
     assert sum(file.stat().st_size for file in files) < MOST_BYTES
     for kind, file in zip(KINDS, files, strict=True):
         found = checkpoint.load(STARTER, kind)
@@ -49,7 +49,7 @@ def test_a_file_of_that_name_is_reached_by_its_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     checkpoint.save("starter", golden_weights(Wav2Lip(width=2)))
     assert checkpoint.load("./starter", "generator").width == 2
-    assert checkpoint.load(STARTER, "generator").source == located(STARTER, "generator")
+    assert checkpoint.load(STARTER, "generator").source == weights_path(STARTER, "generator")
 
 
 @pytest.mark.parametrize("network", [Wav2Lip(width=2), SyncNet(width=2)], ids=KINDS)
@@ -98,7 +98,7 @@ def test_dub_without_weights_uses_the_starter_and_says_so(face_video, speech, tm
     ]
     assert main.main([str(word) for word in words]) == 0
     found = json.loads(report.read_text())
-    assert found["checkpoint"] == str(located(STARTER, "generator"))
+    assert found["checkpoint"] == str(weights_path(STARTER, "generator"))
     assert found["checkpoint_sha256"] in caplog.text
     assert "the small network that comes with the package" in caplog.text
 

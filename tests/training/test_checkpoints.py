@@ -25,7 +25,7 @@ from support.trainings import (
 )
 from wav2lip_npu import device
 from wav2lip_npu.cli import main
-from wav2lip_npu.errors import OtherNetworkError
+from wav2lip_npu.errors import CheckpointMismatchError
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import NETWORKS, SyncNet, Wav2Lip
 from wav2lip_npu.storage.atomic import alone_in
@@ -256,7 +256,7 @@ def test_other_mel_settings_are_refused(clips, tmp_path, capsys):
     content = read(path)
     content["wav2lip_npu"]["mel"]["fmax"] = 8000.0
     torch.save(content, path)
-    with pytest.raises(OtherNetworkError, match=r"trained on other mels \(fmax=8000.0, not 7600.0\)"):
+    with pytest.raises(CheckpointMismatchError, match=r"trained on other mels \(fmax=8000.0, not 7600.0\)"):
         checkpoint.load(path, "generator")
     assert "fmax=8000.0, not 7600.0" in refused(clips, out, GENERATOR, capsys)
 

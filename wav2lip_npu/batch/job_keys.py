@@ -12,7 +12,7 @@ from typing import Any
 from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.errors import MediaError
 from wav2lip_npu.media import video_reader
-from wav2lip_npu.models.bundled import located
+from wav2lip_npu.models.bundled import weights_path
 from wav2lip_npu.options import fields_of
 from wav2lip_npu.storage.hashing import sha256_of
 
@@ -54,7 +54,7 @@ class Contents:
         return {
             "face": self.about(job.face),
             "audio": self.about(job.audio),
-            "weights": self.about(located(job.checkpoint_path, "generator")),
+            "weights": self.about(weights_path(job.checkpoint_path, "generator")),
         }
 
     def key(self, job: Job) -> str:

@@ -18,7 +18,7 @@ from wav2lip_npu.errors import CheckpointError, MediaError, UsageError, Wav2LipE
 from wav2lip_npu.media import video_reader
 from wav2lip_npu.media.audio_reader import load_sound, read_blocks
 from wav2lip_npu.media.video_writer import check_target, check_writable
-from wav2lip_npu.models.bundled import STARTER, located
+from wav2lip_npu.models.bundled import STARTER, weights_path
 
 PAIRS = ("zip", "product")
 _FILES = ("face", "audio", "outfile")
@@ -204,7 +204,7 @@ def _check_report(path: str) -> None:
 
 def _check_weights(path: str) -> None:
     try:
-        located(path, "generator").open("rb").close()
+        weights_path(path, "generator").open("rb").close()
     except OSError as error:
         raise CheckpointError(f"cannot read weights {path}: {error.strerror}. Check its path.") from None
 

@@ -16,7 +16,7 @@ from wav2lip_npu.ascend.installation import Ascend
 from wav2lip_npu.doctor import device_check
 from wav2lip_npu.errors import DeviceError
 from wav2lip_npu.faces.detectors import weights_files
-from wav2lip_npu.models.bundled import STARTER, located
+from wav2lip_npu.models.bundled import STARTER, weights_path
 from wav2lip_npu.models.numerics import Difference
 from wav2lip_npu.storage.hashing import sha256_of
 
@@ -174,7 +174,7 @@ def _in_words(kind: str) -> str:
 def _weights() -> list[Path]:
     """The starter's files, the detectors', and what lies in checkpoints/."""
     mine = sorted(path for path in _WEIGHTS.glob("*") if path.suffix in _SUFFIXES)
-    starter = [located(STARTER, kind) for kind in ("generator", "syncnet")]
+    starter = [weights_path(STARTER, kind) for kind in ("generator", "syncnet")]
     faces = [path for files in weights_files().values() for path in files]
     return [path for path in dict.fromkeys([*starter, *mine, *faces]) if path.is_file()]
 

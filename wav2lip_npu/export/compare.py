@@ -16,7 +16,7 @@ import torch
 
 from wav2lip_npu import device as devices
 from wav2lip_npu.ascend import installation
-from wav2lip_npu.errors import OtherNetworkError, UsageError
+from wav2lip_npu.errors import CheckpointMismatchError, UsageError
 from wav2lip_npu.export.engines import Arrays, Session, file_session, in_batches, offline_session
 from wav2lip_npu.export.manifest import OM, ONNX, OUTPUTS, About, read_beside, read_onnx
 from wav2lip_npu.export.onnx_export import (
@@ -165,7 +165,7 @@ def _open(path: str) -> tuple[About, Session]:
 
 def _check_origin(path: str, about: About, weights: Weights) -> None:
     if about.sha256 != weights.sha256:
-        raise OtherNetworkError(
+        raise CheckpointMismatchError(
             f"{path} was made of {about.checkpoint} (sha256 {about.sha256[:12]}), not of {weights.source} "
             f"(sha256 {weights.sha256[:12]}). Pass the weights that it was made of."
         )

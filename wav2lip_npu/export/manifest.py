@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from wav2lip_npu.errors import CheckpointError, OtherNetworkError, UsageError
+from wav2lip_npu.errors import CheckpointError, CheckpointMismatchError, UsageError
 from wav2lip_npu.models.checkpoint import NAMES, check_mel, published_kind
 from wav2lip_npu.models.weight_formats import MORE
 
@@ -244,11 +244,13 @@ def _about(text: str | bytes, source: Path) -> About:
 
 
 def _checked(about: About, network: str | None, source: Path) -> About:
-    """The description. Raises `OtherNetworkError` when it is of another network or of other sound."""
+    """The description. Raises `CheckpointMismatchError` when it is of another network or of other sound."""
     network = network or about.network
     if about.network != network:
         found, wanted = (NAMES[KINDS[name]] for name in (about.network, network))
-        raise OtherNetworkError(f"{source} holds {found}, but {wanted} is wanted. Pass the {network}'s file.")
+        raise CheckpointMismatchError(
+            f"{source} holds {found}, but {wanted} is wanted. Pass the {network}'s file."
+        )
     if about.mel is None and network != "s3fd":
         raise _foreign(source, "it does not tell what sound it was trained on")
     check_mel(about.mel, source)
@@ -257,7 +259,7 @@ def _checked(about: About, network: str | None, source: Path) -> About:
         if len(shape) != len(wanted_shape) or any(
             a != b for a, b in zip(shape, wanted_shape, strict=True) if isinstance(b, int)
         ):
-            raise OtherNetworkError(
+            raise CheckpointMismatchError(
                 f"{source} takes {name} of {shape}, but {wanted_shape} is made here. "
                 "Export the weights with this version."
             )

@@ -16,7 +16,7 @@ ABOUT = (
 _FOLDER = Path(__file__).resolve().parents[1] / "weights"
 
 
-def located(path: str | os.PathLike[str], kind: str) -> Path:
+def weights_path(path: str | os.PathLike[str], kind: str) -> Path:
     """The file that a user means; `starter` is the network of that kind in the package.
 
     Raises `CheckpointError` when the package holds none.

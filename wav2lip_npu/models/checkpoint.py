@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wav2lip_npu.device import HOST
-from wav2lip_npu.errors import CheckpointError, OtherNetworkError
+from wav2lip_npu.errors import CheckpointError, CheckpointMismatchError
 from wav2lip_npu.mel import DEFAULT_MEL
-from wav2lip_npu.models.bundled import located
+from wav2lip_npu.models.bundled import weights_path
 from wav2lip_npu.models.weight_formats import MORE, read, tensors_of
 from wav2lip_npu.storage.atomic import replacing
 from wav2lip_npu.storage.hashing import sha256_of
@@ -87,7 +87,7 @@ def load(path: str | os.PathLike[str], kind: str) -> Checkpoint:
 
     Raises `CheckpointError` when the file is missing, damaged, something else, or of another network.
     """
-    source = located(path, kind)
+    source = weights_path(path, kind)
     content = read(source)
     weights, training = content, None
     if isinstance(content.get("state_dict"), dict):
@@ -142,13 +142,13 @@ def _more(training: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def check_mel(settings: Any, source: Path) -> None:
-    """Raise `OtherNetworkError` when a checkpoint tells that it was trained on another kind of mel."""
+    """Raise `CheckpointMismatchError` when a checkpoint tells that it was trained on another kind of mel."""
     wanted = asdict(DEFAULT_MEL)
     if settings is None or settings == wanted:
         return
     told = settings if isinstance(settings, dict) else {}
     odd = [f"{key}={told.get(key)}, not {value}" for key, value in wanted.items() if told.get(key) != value]
-    raise OtherNetworkError(
+    raise CheckpointMismatchError(
         f"{source} was trained on other mels ({'; '.join(odd) or 'more settings'}). "
         "Use the version of wav2lip-npu that made it, or train again."
     )
@@ -164,7 +164,9 @@ def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
     found = next((name for name, key in _KEY_ONLY_IN.items() if key in weights), "")
     if found != kind:
         what = NAMES.get(found, "an unknown network")
-        raise OtherNetworkError(f"{source} holds {what}, but {wanted} is wanted. Pass the {kind}'s file.")
+        raise CheckpointMismatchError(
+            f"{source} holds {what}, but {wanted} is wanted. Pass the {kind}'s file."
+        )
     types = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
     for key, value in weights.items():
         plain = value.layout is torch.strided and value.device.type == HOST
@@ -178,7 +180,7 @@ def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
     full = 16 if kind == "generator" else 32
     width = len(weights[first]) * FULL_WIDTH // full if first in weights and weights[first].dim() else 0
     if not 2 <= width <= 8 * FULL_WIDTH or width % 2:
-        raise OtherNetworkError(
+        raise CheckpointMismatchError(
             f"{source} is {wanted} of another design: its first layer does not fit. Pass 96 px weights."
         )
     with torch.device("meta"):
@@ -186,7 +188,7 @@ def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
     shapes = {key: value.shape for key, value in weights.items()}
     if shapes != expected:
         odd = sorted(key for key in expected.keys() | shapes.keys() if expected.get(key) != shapes.get(key))
-        raise OtherNetworkError(
+        raise CheckpointMismatchError(
             f"{source} is {wanted} of another design: {len(odd)} of its tensors do not fit, "
             f"first {odd[0]!r}. Pass 96 px weights."
         )

@@ -19,7 +19,7 @@ from torch import nn
 
 from wav2lip_npu import __version__
 from wav2lip_npu import device as devices
-from wav2lip_npu.errors import CheckpointError, OtherNetworkError
+from wav2lip_npu.errors import CheckpointError, CheckpointMismatchError
 from wav2lip_npu.mel import DEFAULT_MEL
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.checkpoint import Checkpoint
@@ -222,7 +222,7 @@ def saved_steps(directory: Path) -> list[int]:
 def newest(directory: Path, kinds: list[str]) -> dict[str, Checkpoint]:
     """The newest checkpoints of a directory that are whole, by kind; damaged ones are named in the log.
 
-    A network beside the first that was not trained so far is left out. Raises `OtherNetworkError` when
+    A network beside the first that was not trained so far is left out. Raises `CheckpointMismatchError` when
     the directory is that of another training.
     """
     steps = saved_steps(directory)
@@ -230,8 +230,8 @@ def newest(directory: Path, kinds: list[str]) -> dict[str, Checkpoint]:
         paths = {kind: path_of(directory, kind, step) for kind in kinds}
         try:
             return {kind: checkpoint.load(path, kind) for kind, path in paths.items() if path.exists()}
-        except OtherNetworkError as error:
-            raise OtherNetworkError(f"{error} Or pass another --checkpoint_dir.") from None
+        except CheckpointMismatchError as error:
+            raise CheckpointMismatchError(f"{error} Or pass another --checkpoint_dir.") from None
         except CheckpointError as error:
             log.warning("left out: %s", error)
     if steps:
