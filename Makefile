@@ -18,12 +18,12 @@ demo: $(READY)
 test: $(READY)
 	$(PYTEST) $(BESIDE)
 	$(PYTEST) $(ALONE)
-	PLACE=npu $(PYTEST) $(BESIDE)
-	PLACE=npu $(PYTEST) $(ALONE)
+	TEST_DEVICE=npu $(PYTEST) $(BESIDE)
+	TEST_DEVICE=npu $(PYTEST) $(ALONE)
 
 test-npu: $(READY)
-	PLACE=npu $(PYTEST) $(BESIDE)
-	PLACE=npu $(PYTEST) $(ALONE)
+	TEST_DEVICE=npu $(PYTEST) $(BESIDE)
+	TEST_DEVICE=npu $(PYTEST) $(ALONE)
 
 # Against the vendor's own adapter, without its libraries and without a card.
 test-npu-adapter:

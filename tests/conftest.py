@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from support.devices import DEVICE
 from support.faces import SHARED, face_pictures, write_sound
 from support.networks import golden_weights
-from support.places import PLACE
 from support.trainings import clips, one_thread, training_set  # noqa: F401 fixtures
 from wav2lip_npu.media.video_writer import EncodeOptions, write_video
 from wav2lip_npu.media.yuv_image import Colour, Planes
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if f"{item.path.parent.name}/{item.path.stem}" in ALONE:
             item.add_marker("alone")
-    if PLACE.type == "cpu":
+    if DEVICE.type == "cpu":
         left_out = [item for item in items if item.get_closest_marker("npu_only")]
     else:
         left_out = [

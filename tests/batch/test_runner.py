@@ -15,8 +15,8 @@ import pytest
 import soundfile
 
 import wav2lip_npu
+from support.devices import DEVICE
 from support.faces import SquareDetector, face_pictures, write_sound
-from support.places import PLACE
 from wav2lip_npu.batch import runner
 from wav2lip_npu.batch.face_cache import FaceCache
 from wav2lip_npu.batch.job_keys import key_of
@@ -36,7 +36,7 @@ FAST = DubOptions(encode=EncodeOptions(preset="ultrafast"))
 
 @pytest.fixture(scope="module")
 def models(tiny_checkpoint) -> inference.Models:
-    loaded = inference.load_models(tiny_checkpoint, detector="hog", device=str(PLACE))
+    loaded = inference.load_models(tiny_checkpoint, detector="hog", device=str(DEVICE))
     return replace(loaded, detector=SquareDetector())
 
 
@@ -111,7 +111,7 @@ def test_only_what_changed_is_done_again(models, jobs, monkeypatch, tmp_path):
 def test_other_weights_are_another_job(models, jobs):
     list(run_jobs(jobs[:1], models))
     others = replace(
-        inference.load_models(bundled.STARTER, detector="hog", device=str(PLACE)), detector=SquareDetector()
+        inference.load_models(bundled.STARTER, detector="hog", device=str(DEVICE)), detector=SquareDetector()
     )
     (result,) = run_jobs(jobs[:1], others)
     assert result.seconds is not None

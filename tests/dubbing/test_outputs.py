@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from support.devices import DEVICE
 from support.faces import SquareDetector, face_pictures, write_sound
-from support.places import PLACE
 from wav2lip_npu.dubbing import inference, outputs, pipeline
 from wav2lip_npu.dubbing.outputs import Take
 from wav2lip_npu.dubbing.pipeline import DubOptions, dub_takes
@@ -29,7 +29,7 @@ OPTIONS = DubOptions(encode=FAST)
 @pytest.fixture(scope="module")
 def models(tiny_checkpoint) -> inference.Models:
     """Small, and as one of ours, whose faces are known from a steady picture."""
-    loaded = inference.load_models(tiny_checkpoint, detector="hog", device=str(PLACE))
+    loaded = inference.load_models(tiny_checkpoint, detector="hog", device=str(DEVICE))
     return replace(loaded, detector=SquareDetector(), is_ours=True)
 
 

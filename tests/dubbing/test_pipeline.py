@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from support.devices import DEVICE
 from support.faces import SquareDetector, face_pictures, write_sound
 from support.networks import copying_generator
-from support.places import PLACE
 from wav2lip_npu.dubbing import inference, outputs, pipeline
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.pipeline import DubOptions
@@ -35,7 +35,7 @@ LOSSLESS = EncodeOptions(crf=0, preset="ultrafast")
 
 @pytest.fixture(scope="module")
 def models(tiny_checkpoint: Path) -> inference.Models:
-    loaded = inference.load_models(tiny_checkpoint, detector="hog", device=str(PLACE))
+    loaded = inference.load_models(tiny_checkpoint, detector="hog", device=str(DEVICE))
     return replace(loaded, detector=SquareDetector())
 
 
@@ -43,7 +43,7 @@ def models(tiny_checkpoint: Path) -> inference.Models:
 def copying(tmp_path_factory: pytest.TempPathFactory) -> inference.Models:
     path = tmp_path_factory.mktemp("weights") / "copying.pth"
     checkpoint.save(path, copying_generator())
-    return replace(inference.load_models(path, detector="hog", device=str(PLACE)), detector=SquareDetector())
+    return replace(inference.load_models(path, detector="hog", device=str(DEVICE)), detector=SquareDetector())
 
 
 def frames_of(path: Path) -> list[video_reader.Frame]:

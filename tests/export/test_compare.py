@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from support import fake_cann
+from support.devices import DEVICE
 from support.networks import golden_weights
-from support.places import PLACE
 from wav2lip_npu.cli import main
 from wav2lip_npu.doctor import device_check
 from wav2lip_npu.export import compare, onnx_export
@@ -70,10 +70,10 @@ def test_a_table_for_each_network(command):
 
 @pytest.mark.any_device
 def test_a_device_is_compared_with_the_cpu(command):
-    code, out, _ = command("cpu", str(PLACE), "--batch", 2, "--precision", "fp32_strict")
+    code, out, _ = command("cpu", str(DEVICE), "--batch", 2, "--precision", "fp32_strict")
     assert code == 0, out
-    assert f"B is {PLACE.type}" in out
-    code, out, _ = command("onnx", str(PLACE), "--batch", 2, "--network", "generator")
+    assert f"B is {DEVICE.type}" in out
+    code, out, _ = command("onnx", str(DEVICE), "--batch", 2, "--network", "generator")
     assert code == 0, out
 
 
@@ -169,7 +169,7 @@ def test_s3fd_is_compared_where_its_weights_are(command, tmp_path):
         (["cpu", "onnx", "--json", "/proc/none/x.json"], "cannot write"),
     ],
 )
-@pytest.mark.skipif(PLACE.type != "cpu", reason="asks for a device that is not there")
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="asks for a device that is not there")
 def test_bad_input_is_one_line(command, words, told):
     code, out, err = command(*words)
     assert (code, out) == (2, "")

@@ -1,6 +1,6 @@
 """Every command of docs/ascend.md, and the files it leads to: they parse, the short ones run, the page says which.
 
-With `PLACE=npu` the commands run against the simulated device; parsing is the same everywhere, and done on the CPU.
+With `TEST_DEVICE=npu` the commands run against the simulated device; parsing is the same everywhere, and done on the CPU.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from support import fake_cann
+from support.devices import DEVICE
 from support.dockerfiles import instructions
-from support.places import PLACE
 from support.talk import write_talk
 from wav2lip_npu.ascend import installation
 from wav2lip_npu.cli import main
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs" / "ascend.md").read_text()
 DOCKERFILE = (ROOT / "docker" / "Dockerfile.ascend").read_text()
 JOB = (ROOT / "docker" / "volcano.yaml").read_text()
-on_the_host = pytest.mark.skipif(PLACE.type != "cpu", reason="reads only")
+on_the_host = pytest.mark.skipif(DEVICE.type != "cpu", reason="reads only")
 
 Words = list[str]
 

@@ -1,6 +1,6 @@
 """The package on an NPU: as on the CPU, by the rules of the hardware, and each broken rule is caught.
 
-Runs on the simulated NPU with `PLACE=npu`. Each test of a catch makes the mistake in the package's own code, and
+Runs on the simulated NPU with `TEST_DEVICE=npu`. Each test of a catch makes the mistake in the package's own code, and
 sees that a run which is fine without it fails.
 """
 
@@ -17,8 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from support.devices import DEVICE
 from support.faces import SquareDetector
-from support.places import PLACE
 from support.trainings import (
     GENERATOR,
     ROOT,
@@ -71,8 +71,8 @@ def dubbed(models: inference.Models, face: Path, sound: Path, out: Path) -> np.n
 
 
 def test_auto_takes_the_npu():
-    assert device.resolve("auto") == PLACE == torch.device("npu:0")
-    assert "simulated" in device.describe(PLACE)
+    assert device.resolve("auto") == DEVICE == torch.device("npu:0")
+    assert "simulated" in device.describe(DEVICE)
 
 
 @pytest.mark.parametrize("precision", device.PRECISIONS)
@@ -127,14 +127,14 @@ def test_s3fd_is_the_cpus():
     network = s3fd().eval()
     images = np.random.default_rng(0).integers(255, size=(2, 96, 128, 3), dtype=np.uint8)
     wanted = S3fdDetector(network, "cpu")._forward(images)
-    found = S3fdDetector(network.to(PLACE), str(PLACE))._forward(images)
+    found = S3fdDetector(network.to(DEVICE), str(DEVICE))._forward(images)
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])  # a CPU is slow in fp16: once is enough, below
 def test_the_doctors_comparison_is_content(amp):
-    found = device_check.differences(PLACE, amp)
+    found = device_check.differences(DEVICE, amp)
     assert all(each.is_small for each in found), "\n".join(map(str, found))
     if amp == "off":
         assert max(each.largest for each in found) < 1e-4
@@ -243,7 +243,7 @@ def test_chips_without_bf16_say_so(clips, tmp_path, simulation, chip, capsys):
             assert main.main(command(clips, tmp_path, SYNCNET, steps=1, amp="bf16")) == 2
             assert "cannot compute in bf16. Pass --amp fp16." in capsys.readouterr().err
             if chip == "310P3":
-                assert all(each.is_small for each in device_check.differences(PLACE, "fp16"))
+                assert all(each.is_small for each in device_check.differences(DEVICE, "fp16"))
     finally:
         device._computes_bf16.cache_clear()
 
@@ -345,7 +345,7 @@ def on_the_device(worker: int):
 
 def test_workers_share_the_device(monkeypatch):
     """They are spawned; a fork of a process that has used the device is caught."""
-    torch.ones(1, device=PLACE)
+    torch.ones(1, device=DEVICE)
     assert sorted(processes.map_in_processes([1, 2, 3], on_the_device, 2)) == [(1, 2.0), (2, 4.0), (3, 6.0)]
     real = multiprocessing.get_context
     monkeypatch.setattr(processes.multiprocessing, "get_context", lambda _: real("fork"))
@@ -359,7 +359,7 @@ def test_workers_share_the_device(monkeypatch):
 @pytest.mark.timeout(1600)
 def test_the_acceptance_script_writes_its_report(tmp_path):
     """As an owner of a card runs it, in a process of its own."""
-    words = ["--device", PLACE.type, "--width", "2", "--out", str(tmp_path / "report.json")]
+    words = ["--device", DEVICE.type, "--width", "2", "--out", str(tmp_path / "report.json")]
     script = str(ROOT / "benchmarks" / "npu_acceptance.py")
     child = start(words, script)
     said, _ = child.communicate(timeout=1500)

@@ -10,12 +10,12 @@ import torch
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from support.places import PLACE
+from support.devices import DEVICE
 from wav2lip_npu.cli import main
 from wav2lip_npu.training import session
 from wav2lip_npu.training.state import _copied
 
-assert PLACE.type in sys.argv
+assert DEVICE.type in sys.argv
 real_fit = session.fit
 
 

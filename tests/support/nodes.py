@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support.places import PLACE, SIMULATION
+from support.devices import DEVICE, SIMULATION
 
 ROOT = Path(__file__).resolve().parents[2]
 _MARK = "TEST_NODE"
@@ -52,7 +52,7 @@ class Node:
 
     def run(self, words: list[str]) -> subprocess.Popen[str]:
         """A command on it."""
-        simulation = [SIMULATION] if PLACE.type != "cpu" else []
+        simulation = [SIMULATION] if DEVICE.type != "cpu" else []
         variables = {
             "OMP_NUM_THREADS": "1",
             "GLOO_SOCKET_IFNAME": self.interface,  # the simulated hccl is carried by gloo too

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from support.places import PLACE
+from support.devices import DEVICE
 from support.trainings import ORIGINAL, SYNCNET, WITH_DISC, command
 from wav2lip_npu import device
 from wav2lip_npu.cli import main
@@ -24,7 +24,7 @@ from wav2lip_npu.training.state import _copied
 
 clips, out = map(Path, sys.argv[1:])
 torch.set_num_threads(1)
-here = device.resolve(distributed.local_device(str(PLACE.type)))
+here = device.resolve(distributed.local_device(str(DEVICE.type)))
 device.activate(here)
 dist.init_process_group(device.BACKENDS[here.type].collectives)
 ranks = Ranks(dist.get_rank(), dist.get_world_size())

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from support.clip_folders import write_clip
+from support.devices import DEVICE, SIMULATION
 from support.networks import golden_weights
-from support.places import PLACE, SIMULATION
 from wav2lip_npu.cli import main
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import SyncNet
@@ -48,7 +48,7 @@ def command(root: Path, out: Path, words: list[Any], **flags: Any) -> list[str]:
         "checkpoint_dir": out,
         "width": 2,
         "num_workers": 1,
-        "device": PLACE.type,
+        "device": DEVICE.type,
         **({"syncnet_checkpoint_path": root / "syncnet.pth"} if words[0] == "train" else {}),
         **flags,
     }
@@ -73,7 +73,7 @@ def start(words: list[str], script: str = "-m wav2lip_npu", **options: Any) -> s
             **os.environ,
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join(
-                map(str, (ROOT, ROOT / "tests", *([SIMULATION] if PLACE.type != "cpu" else [])))
+                map(str, (ROOT, ROOT / "tests", *([SIMULATION] if DEVICE.type != "cpu" else [])))
             ),
         },
         # A shell starts what runs in its background with SIGINT ignored: the test may run so, the child not.

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from support.devices import DEVICE
 from support.networks import golden_weights
-from support.places import PLACE
 from support.trainings import GENERATOR, WITH_DISC, difference, lines, read, train, weights
 from wav2lip_npu import device
 from wav2lip_npu.models.networks import QualityDiscriminator, SyncNet, Wav2Lip
@@ -44,10 +44,10 @@ def lessons(asked: GeneratorOptions, options: TrainOptions = TrainOptions()) -> 
     networks: dict[str, nn.Module] = {"generator": golden_weights(Wav2Lip(2))}
     if asked.disc_wt:
         networks["discriminator"] = golden_weights(QualityDiscriminator(2))
-    trained = {kind: trainee(kind, each, options, PLACE, betas=betas) for kind, each in networks.items()}
-    state = TrainState(trained, PLACE, device.grad_scaler(PLACE, options.amp, options.loss_scale))
+    trained = {kind: trainee(kind, each, options, DEVICE, betas=betas) for kind, each in networks.items()}
+    state = TrainState(trained, DEVICE, device.grad_scaler(DEVICE, options.amp, options.loss_scale))
     schedule = SyncSchedule(asked.syncnet_wt, asked.sync_gate, asked.risen_weight)
-    return state, Lessons(state, golden_weights(SyncNet(2)).to(PLACE), schedule, asked, options.amp)
+    return state, Lessons(state, golden_weights(SyncNet(2)).to(DEVICE), schedule, asked, options.amp)
 
 
 def advance(state: TrainState, step, batches, options: TrainOptions = TrainOptions()) -> dict[str, float]:
@@ -132,7 +132,7 @@ def test_two_steps_are_the_originals(sync, disc, expert_bn, monkeypatch):
 def test_neither_learns_in_the_others_phase():
     state, taught = lessons(GeneratorOptions(disc_wt=0.07, syncnet_wt=0.03))
     generator, critic = (each.network for each in state.trainees.values())
-    phases = taught.step(device.upload(Fake(0).arrays, PLACE))
+    phases = taught.step(device.upload(Fake(0).arrays, DEVICE))
     first = next(phases)
     assert first.kind == "generator"
     first.total.backward()
@@ -148,7 +148,7 @@ def test_neither_learns_in_the_others_phase():
 
 def test_the_total():
     _, taught = lessons(GeneratorOptions(disc_wt=0.2, syncnet_wt=0.1))
-    found = next(taught.step(device.upload(Fake(0).arrays, PLACE)))
+    found = next(taught.step(device.upload(Fake(0).arrays, DEVICE)))
     total, parts = found.total.item(), {name: value.item() for name, value in found.parts.items()}
     assert set(parts) == {"l1", "sync", "quality", "sync_weight"}
     assert parts["sync_weight"] == pytest.approx(0.1)
@@ -156,14 +156,16 @@ def test_the_total():
     assert total == pytest.approx(wanted, rel=1e-5)
     assert found.total.dtype == torch.float32
     _, plain = lessons(GeneratorOptions())
-    assert set(next(plain.step(device.upload(Fake(0).arrays, PLACE))).parts) == {"l1", "sync_weight"}
+    assert set(next(plain.step(device.upload(Fake(0).arrays, DEVICE))).parts) == {"l1", "sync_weight"}
 
 
 def test_the_expert_judges_what_it_is_to_judge():
     _, taught = lessons(GeneratorOptions(syncnet_wt=0.1))
-    batch = device.upload(Fake(0).arrays, PLACE)
+    batch = device.upload(Fake(0).arrays, DEVICE)
     sync = [
-        float(next(taught.step({**batch, "judged": torch.tensor(rows, device=PLACE)})).parts["sync"].detach())
+        float(
+            next(taught.step({**batch, "judged": torch.tensor(rows, device=DEVICE)})).parts["sync"].detach()
+        )
         for rows in ([1.0, 1], [1.0, 0], [0.0, 1], [0.0, 0])
     ]
     assert sync[0] == pytest.approx((sync[1] + sync[2]) / 2, rel=1e-5)
@@ -245,7 +247,7 @@ def test_samples_and_curves(clips, tmp_path):
 
 
 def test_the_sheet_shows_reference_masked_made_true():
-    batch = device.upload(Fake(0).arrays, PLACE)
+    batch = device.upload(Fake(0).arrays, DEVICE)
     target = batch["target"].permute(0, 4, 1, 2, 3).float() / 255
     pairs = masked_pairs(target, batch["reference"])
     sheet = _sheet(pairs, 1 - target, target)
@@ -270,7 +272,7 @@ def test_the_norms_of_the_expert(mode):
     _, taught = lessons(GeneratorOptions(expert_bn=mode))
     syncnet = taught._syncnet
     weight = syncnet.face_encoder[0].conv_block[0].weight.clone()
-    sounds, windows = (torch.rand(shape).to(PLACE) for shape in ((3, 1, 80, 16), (3, 15, 48, 96)))
+    sounds, windows = (torch.rand(shape).to(DEVICE) for shape in ((3, 1, 80, 16), (3, 15, 48, 96)))
     alone, beside = syncnet(sounds[:2], windows[:2])[1][0], syncnet(sounds[[0, 2]], windows[[0, 2]])[1][0]
     assert torch.allclose(alone, beside, atol=1e-6) == (mode == "eval")
     assert not any(p.requires_grad for p in syncnet.parameters())

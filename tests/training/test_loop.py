@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from support.devices import DEVICE
 from support.networks import golden_weights
-from support.places import PLACE
 from support.trainings import (
     ORIGINAL,
     SYNCNET,
@@ -40,8 +40,8 @@ def toy(options: TrainOptions) -> TrainState:
     """One weight of 2."""
     network = nn.Linear(1, 1, bias=False)
     nn.init.constant_(network.weight, 2.0)
-    scaler = device.grad_scaler(PLACE, options.amp, options.loss_scale)
-    return TrainState({"syncnet": trainee("syncnet", network, options, PLACE)}, PLACE, scaler)
+    scaler = device.grad_scaler(DEVICE, options.amp, options.loss_scale)
+    return TrainState({"syncnet": trainee("syncnet", network, options, DEVICE)}, DEVICE, scaler)
 
 
 def advance(state: TrainState, step, options: TrainOptions) -> dict[str, float]:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from support.clip_folders import CodeReader, write_clip
+from support.devices import DEVICE
 from support.networks import golden_weights
-from support.places import PLACE
 from support.trainings import SYNCNET, command, lines, train
 from wav2lip_npu import device
 from wav2lip_npu.cli import main
@@ -33,8 +33,8 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.any_device]
 
 def training(network: nn.Module | None = None) -> TrainState:
     options = TrainOptions()
-    trained = trainee("syncnet", network or golden_weights(SyncNet(2)), options, PLACE)
-    return TrainState({"syncnet": trained}, PLACE, device.grad_scaler(PLACE, "off", "dynamic"))
+    trained = trainee("syncnet", network or golden_weights(SyncNet(2)), options, DEVICE)
+    return TrainState({"syncnet": trained}, DEVICE, device.grad_scaler(DEVICE, "off", "dynamic"))
 
 
 @pytest.mark.host_only
@@ -68,20 +68,20 @@ def table(cosines: torch.Tensor, first: int = 0) -> Similarities:
 def test_figures_of_a_known_table():
     """Half the original's pairs are in sync, half are any other window of the clip."""
     cosines = torch.full((40, 40), 0.25) + torch.eye(40) * 0.5
-    found = judge(iter([table(cosines), table(cosines[:10, :10])]), PLACE)
+    found = judge(iter([table(cosines), table(cosines[:10, :10])]), DEVICE)
     assert found["bce"] == pytest.approx(-math.log(0.75), abs=1e-5)
     assert (found["accuracy"], found["retrieval"], found["clip_retrieval"]) == (1, 1, 1)
     assert (found["in_sync"], found["out_of_sync"]) == pytest.approx((0.75, 0.25))
     half = torch.full((10, 10), 0.5)
-    assert judge(iter([table(half)]), PLACE) == pytest.approx(
+    assert judge(iter([table(half)]), DEVICE) == pytest.approx(
         {"bce": math.log(2), "accuracy": 0.5, "in_sync": 0.5, "out_of_sync": 0.5}
     )
     late = torch.roll(cosines, 5, dims=0)  # the best sound is five windows away
-    assert judge(iter([table(late)]), PLACE)["retrieval"] == 0
+    assert judge(iter([table(late)]), DEVICE)["retrieval"] == 0
     near = torch.roll(cosines, 1, dims=0)
-    assert judge(iter([table(near)]), PLACE)["retrieval"] == 1
+    assert judge(iter([table(near)]), DEVICE)["retrieval"] == 1
     with pytest.raises(DataError, match="no held-out clip can be read"):
-        judge(iter([]), PLACE)
+        judge(iter([]), DEVICE)
 
 
 def test_an_expert_that_knows_is_judged_so_and_broken_clips_are_left_out(tmp_path, caplog):
