@@ -40,7 +40,7 @@ def cut(source: Path, out: Path, first: int, last: int) -> None:
     clip = read_clip(source.name, source)
     for number in range(first, last):
         shutil.copyfile(source / f"{number}.jpg", out / f"{number - first}.jpg")
-    wav = clip.wav()[first * RATE // FPS : last * RATE // FPS]
+    wav = clip.audio()[first * RATE // FPS : last * RATE // FPS]
     with wave.open(str(out / "audio.wav"), "wb") as file:
         file.setparams((1, 2, RATE, 0, "NONE", ""))
         file.writeframes(np.clip(np.rint(wav * 32767), -32768, 32767).astype(np.int16).tobytes())

@@ -25,6 +25,7 @@ import scipy.signal
 import torch
 
 from wav2lip_npu.data.clip import Clip
+from wav2lip_npu.data.clip_index import index_clips
 from wav2lip_npu.data.clip_layout import FACE_SIZE, FACES_FILE, WINDOW
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.file_lists import Entry, write_list
@@ -35,7 +36,6 @@ from wav2lip_npu.data.samples import (
     draw_pair,
     draw_target,
     draw_windows,
-    index_clips,
 )
 from wav2lip_npu.models.networks import SyncNet, Wav2Lip
 

@@ -23,11 +23,11 @@ import torch
 from skimage.metrics import structural_similarity
 
 from wav2lip_npu import device
-from wav2lip_npu.data.clip import Clip
+from wav2lip_npu.data.clip import Clip, mel_columns, read_clip
+from wav2lip_npu.data.clip_index import clip_folder
 from wav2lip_npu.data.clip_layout import FACE_SIZE, WINDOW
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.file_lists import read_list
-from wav2lip_npu.data.samples import columns_of, folder_of, read_clip
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.inference import Models, Speaker, load_models
 from wav2lip_npu.dubbing.temporal_smoothing import Rest, Steady
@@ -36,7 +36,7 @@ from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.parallel.threads import map_in_threads
 from wav2lip_npu.training.losses import cosines
-from wav2lip_npu.training.sync_offset import FARTHEST, Similarities, embed, similarities
+from wav2lip_npu.training.sync_offset import MAX_OFFSET, Similarities, embed, similarities
 from wav2lip_npu.training.syncnet import judge
 
 FPS = Fraction(25)
@@ -81,7 +81,7 @@ def sentences(clips: Path, names: Path) -> list[Sentence]:
     found = []
     reader = FaceReader(cache=False)
     for entry in read_list(names):
-        clip = read_clip(entry.name, folder_of(clips, entry.name))
+        clip = read_clip(entry.name, clip_folder(clips, entry.name))
         if len(clip.frames) == clip.frames[-1] + 1:
             found.append(Sentence(entry.name, reader(clip, 0, len(clip.frames)), clip.mel()))
     return found
@@ -106,10 +106,10 @@ def judged(syncnet: SyncNet, faces: np.ndarray, mel: Mel) -> Judged:
     """What a SyncNet says of faces [N, S, S, 3] with a sound."""
     last = min(len(faces) - WINDOW, int((mel.shape[1] - 16) * 25 / 80) - 1)
     starts = np.arange(last + 1)
-    sounds = np.stack([columns_of(mel, int(start)) for start in starts])
+    sounds = np.stack([mel_columns(mel, int(start)) for start in starts])
     windows = np.stack([faces[start : start + WINDOW, MOUTH:] for start in starts])
     table = Similarities(starts, cosines(*embed(syncnet, sounds, windows, CPU)))
-    return Judged(*table.offset(), float(table.by_offset()[:, FARTHEST].mean()))
+    return Judged(*table.offset(), float(table.by_offset()[:, MAX_OFFSET].mean()))
 
 
 def rejected(found: Judged) -> bool:
@@ -240,7 +240,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     test, people = (
-        [read_clip(e.name, folder_of(arguments.clips, e.name)) for e in read_list(arguments.lists / name)]
+        [read_clip(e.name, clip_folder(arguments.clips, e.name)) for e in read_list(arguments.lists / name)]
         for name in ("test.txt", "people.txt")
     )
     models = load_models(arguments.generator, device="cpu")

@@ -35,7 +35,7 @@ def harden(clip: Clip, folder: Path, seed: int) -> int:
     size = int(random.integers(SHIFT_FRAMES[0], SHIFT_FRAMES[1] + 1))
     shift = int(random.choice([-size, size])) if random.random() < SHIFTED else 0
     folder.mkdir(parents=True, exist_ok=True)
-    wav = noisy(clip.wav(), random)
+    wav = noisy(clip.audio(), random)
     if shift > 0:  # the sound comes late: pictures begin later than it
         wav = wav[: max(0, len(wav) - shift * SAMPLES_PER_FRAME)]
     else:
@@ -45,7 +45,7 @@ def harden(clip: Clip, folder: Path, seed: int) -> int:
         if number - shift < 0 and shift > 0:
             continue
         path = folder / f"{number - max(shift, 0)}.jpg"
-        cv2.imwrite(str(path), changed(clip.picture(int(number)), contrast, light, random))
+        cv2.imwrite(str(path), changed(clip.face(int(number)), contrast, light, random))
     write_wav(folder / AUDIO_FILE, wav)
     return shift
 

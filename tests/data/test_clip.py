@@ -300,7 +300,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_pictures_of_any_size_are_96_px_faces(folder, side):
     image = np.random.default_rng(1).integers(255, size=(*side, 3), dtype=np.uint8)
     cv2.imwrite(str(folder / "4.jpg"), image)
-    face = read_clip("clip", folder).picture(4)
+    face = read_clip("clip", folder).face(4)
     assert face.shape == (96, 96, 3) and face.dtype == np.uint8
     if side == (96, 96):
         np.testing.assert_array_equal(face, cv2.imread(str(folder / "4.jpg")))

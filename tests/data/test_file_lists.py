@@ -144,4 +144,4 @@ def test_a_list_carries_sound_offsets_and_the_original_reads_it(tmp_path):
     assert read_list(path) == entries
     assert path.read_text().splitlines()[:2] == ["main/00001 offset=+3", "main/00002"]
     path.write_text('a MV offset=4\nb myoffset=4\nc offset=4x\nd offset=-1 NF\n"e f"offset=5\n')
-    assert [entry.sound_offset for entry in read_list(path)] == [4, 0, 0, -1, 5]
+    assert [entry.audio_offset for entry in read_list(path)] == [4, 0, 0, -1, 5]

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from support.clip_folders import write_clip, write_original
 from wav2lip_npu.data import clip as clips_module
 from wav2lip_npu.data.augmentation import UNCHANGED, Augmentation
-from wav2lip_npu.data.clip import Clip, read_clip
+from wav2lip_npu.data.clip import Clip, mel_columns, read_clip
+from wav2lip_npu.data.clip_index import clip_folder, describe, index_clips
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.file_lists import Entry, write_list
 from wav2lip_npu.data.samples import (
@@ -29,13 +30,9 @@ from wav2lip_npu.data.samples import (
     Arrays,
     Samples,
     batches,
-    columns_of,
-    describe,
     draw_pair,
     draw_target,
     draw_windows,
-    folder_of,
-    index_clips,
 )
 from wav2lip_npu.errors import DataError
 
@@ -150,16 +147,16 @@ def test_mels_that_cannot_be_kept_are_told_once(root, caplog, monkeypatch):
 
 def test_the_root_may_be_a_folder_of_what_the_list_names(made):
     (made / "lrs2" / "main" / "x" / "1").mkdir(parents=True)
-    assert folder_of(made / "lrs2", "main/x/1") == made / "lrs2" / "main" / "x" / "1"
-    assert folder_of(made / "lrs2" / "main", "main/x/1") == made / "lrs2" / "main" / "x" / "1"
-    assert folder_of(made / "lrs2" / "main", "lrs2/main/x/1") == made / "lrs2" / "main" / "x" / "1"
-    assert folder_of(made / "lrs2", "other/x") == made / "lrs2" / "other" / "x"
+    assert clip_folder(made / "lrs2", "main/x/1") == made / "lrs2" / "main" / "x" / "1"
+    assert clip_folder(made / "lrs2" / "main", "main/x/1") == made / "lrs2" / "main" / "x" / "1"
+    assert clip_folder(made / "lrs2" / "main", "lrs2/main/x/1") == made / "lrs2" / "main" / "x" / "1"
+    assert clip_folder(made / "lrs2", "other/x") == made / "lrs2" / "other" / "x"
 
 
 @pytest.mark.parametrize("name", ["/etc", "..", "../root", "a/../../b", "", ".", "a/.."])
 def test_a_name_that_leads_out_of_the_root_is_refused(root, name):
     with pytest.raises(DataError, match="data_root"):
-        folder_of(root, name)
+        clip_folder(root, name)
 
 
 @given(st.text(alphabet=st.sampled_from("./\\ab \0é'\"~$\n")) | st.text())
@@ -167,7 +164,7 @@ def test_a_name_that_leads_out_of_the_root_is_refused(root, name):
 @example("//etc/passwd")
 def test_no_name_leads_out_of_the_root(made, name):
     try:
-        folder = folder_of(made, name)
+        folder = clip_folder(made, name)
     except DataError:
         return
     assert Path(os.path.normpath(folder)).is_relative_to(made)
@@ -214,7 +211,7 @@ def test_windows_of_a_sample_are_different_and_have_their_own_sound_and_faces(ma
             begin = int(80.0 * (frame / 25.0))
             np.testing.assert_array_equal(mel, clip.mel()[:, begin : begin + 16])
             for k in range(5):
-                np.testing.assert_array_equal(faces[k], clip.picture(frame + k)[48:])
+                np.testing.assert_array_equal(faces[k], clip.face(frame + k)[48:])
 
 
 def test_a_short_clip_repeats_windows_rather_than_fail(tmp_path):
@@ -453,4 +450,4 @@ def test_threads_end_with_the_batches(made):
 @given(frame=st.integers(0, 50))
 def test_columns_of_a_picture(frame):
     mel = np.arange(80 * 200, dtype=np.float32).reshape(80, 200)
-    np.testing.assert_array_equal(columns_of(mel, frame), mel[:, int(3.2 * frame) :][:, :16])
+    np.testing.assert_array_equal(mel_columns(mel, frame), mel[:, int(3.2 * frame) :][:, :16])

@@ -15,8 +15,8 @@ import torch
 from support.clip_folders import CodeReader, speech, write_clip, write_original
 from support.networks import golden_weights
 from wav2lip_npu.cli import main
+from wav2lip_npu.data.clip_index import ClipIndex
 from wav2lip_npu.data.file_lists import Entry, read_list
-from wav2lip_npu.data.samples import Index
 from wav2lip_npu.doctor.clip_stats import Looked, inspect
 from wav2lip_npu.doctor.dataset import examine, judge_with
 from wav2lip_npu.doctor.find_clips import find_clips, look_up
@@ -50,7 +50,7 @@ def bad(count: int, **fields: object) -> list[Looked]:
     return [dataclasses.replace(GOOD, **fields)] * count
 
 
-def index_of(root: Path, *names: str) -> Index:
+def index_of(root: Path, *names: str) -> ClipIndex:
     return look_up(root, map(Entry, names or find_clips(root))).usable
 
 

@@ -21,8 +21,8 @@ from support.trainings import ORIGINAL, assert_same, assert_same_checkpoints, co
 from wav2lip_npu import device
 from wav2lip_npu.errors import DeviceError, UsageError
 from wav2lip_npu.training import distributed, session
+from wav2lip_npu.training.checkpoints import saved_steps
 from wav2lip_npu.training.distributed import Ranks
-from wav2lip_npu.training.state import saved_steps
 
 pytestmark = [pytest.mark.any_device, pytest.mark.timeout(240)]
 WORKER = str(ROOT / "tests" / "support" / "node_worker.py")
@@ -196,7 +196,7 @@ def test_a_bug_among_ranks_stays_one(among_two):
 
 
 def test_other_clips_on_another_machine_are_refused(training_set, tmp_path, monkeypatch):
-    from wav2lip_npu.data.samples import index_clips
+    from wav2lip_npu.data.clip_index import index_clips
 
     learnt = index_clips(training_set / "data", training_set / "lists" / "train.txt", 0)
     monkeypatch.setattr(distributed, "from_each", lambda mine, ranks: [mine, ({}, (4, 1))])

@@ -269,8 +269,8 @@ def test_a_forgotten_move_is_caught(clips, tmp_path, monkeypatch):
 
 
 def test_an_expert_that_stays_behind_is_caught(clips, tmp_path, monkeypatch):
-    real = generator.lower_halves
-    monkeypatch.setattr(generator, "lower_halves", lambda faces: real(faces).cpu())
+    real = generator.syncnet_input
+    monkeypatch.setattr(generator, "syncnet_input", lambda faces: real(faces).cpu())
     with pytest.raises(RuntimeError, match="same device|on npu"):
         train(clips, tmp_path, GENERATOR, steps=1, syncnet_wt=0.03)
 

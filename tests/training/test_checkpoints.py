@@ -29,7 +29,7 @@ from wav2lip_npu.errors import CheckpointMismatchError
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import NETWORKS, SyncNet, Wav2Lip
 from wav2lip_npu.storage.atomic import alone_in
-from wav2lip_npu.training.state import path_of
+from wav2lip_npu.training.checkpoints import path_of
 
 pytestmark = pytest.mark.any_device
 GOLDEN = Path(__file__).parents[1] / "resources"

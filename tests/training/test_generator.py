@@ -15,8 +15,9 @@ from support.devices import DEVICE
 from support.networks import golden_weights
 from support.trainings import GENERATOR, WITH_DISC, difference, lines, read, train, weights
 from wav2lip_npu import device
+from wav2lip_npu.models.inputs import face_windows, generator_input, syncnet_input
 from wav2lip_npu.models.networks import QualityDiscriminator, SyncNet, Wav2Lip
-from wav2lip_npu.training.generator import Lessons, SyncSchedule, _sheet, lower_halves, masked_pairs
+from wav2lip_npu.training.generator import Lessons, SyncSchedule, _sheet
 from wav2lip_npu.training.loop import _advance, trainee
 from wav2lip_npu.training.options import GeneratorOptions, TrainOptions
 from wav2lip_npu.training.state import TrainState
@@ -249,7 +250,7 @@ def test_samples_and_curves(clips, tmp_path):
 def test_the_sheet_shows_reference_masked_made_true():
     batch = device.upload(Fake(0).arrays, DEVICE)
     target = batch["target"].permute(0, 4, 1, 2, 3).float() / 255
-    pairs = masked_pairs(target, batch["reference"])
+    pairs = generator_input(target, face_windows(batch["reference"]))
     sheet = _sheet(pairs, 1 - target, target)
     assert sheet.shape == (192, 384, 3)
     middle = batch["target"][0, 2].cpu().numpy()
@@ -263,7 +264,7 @@ def test_the_sheet_shows_reference_masked_made_true():
 def test_lower_halves_are_frame_by_frame():
     faces = torch.rand(2, 3, 5, 96, 96)
     wanted = torch.cat([faces[:, :, k, 48:] for k in range(5)], dim=1)
-    assert torch.equal(lower_halves(faces), wanted)
+    assert torch.equal(syncnet_input(faces), wanted)
 
 
 @pytest.mark.parametrize("mode", ["eval", "batch"])

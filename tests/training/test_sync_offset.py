@@ -8,11 +8,11 @@ import torch
 
 from support.clip_folders import CodeReader, write_clip
 from support.networks import golden_weights
-from wav2lip_npu.data.clip import read_clip
+from wav2lip_npu.data.clip import mel_columns, read_clip
 from wav2lip_npu.data.face_reader import FaceReader
-from wav2lip_npu.data.samples import columns_of
+from wav2lip_npu.models.inputs import syncnet_input_of_images
 from wav2lip_npu.models.networks import SyncNet
-from wav2lip_npu.training.sync_offset import FARTHEST, Similarities, embed, mouths, similarities
+from wav2lip_npu.training.sync_offset import MAX_OFFSET, Similarities, embed, similarities
 
 CPU = torch.device("cpu")
 
@@ -27,7 +27,7 @@ def test_the_offset_is_positive_when_the_sound_is_late(tmp_path, late):
     offset, confidence = found.offset()
     assert offset == late
     assert confidence > 0.5
-    best = found.by_offset()[:, FARTHEST + late]
+    best = found.by_offset()[:, MAX_OFFSET + late]
     assert best.mean() > 0.75  # a fifth of a code is missed where 3.2 columns are rounded
 
 
@@ -40,12 +40,10 @@ def test_a_clip_read_with_its_offset_is_in_sync(tmp_path, late):
     assert table.in_sync().mean() > 0.75
     np.testing.assert_array_equal(mended.frames, plain.frames + late)
     for at in (0, 1, 50):  # the same picture, another number
-        np.testing.assert_array_equal(
-            mended.picture(int(mended.frames[at])), plain.picture(int(plain.frames[at]))
-        )
+        np.testing.assert_array_equal(mended.face(int(mended.frames[at])), plain.face(int(plain.frames[at])))
     assert mended.frames[mended.windows()].min() >= 0
     last = mended.frames[mended.windows()].max()
-    assert columns_of(mended.mel(), int(last)).shape == (80, 16)
+    assert mel_columns(mended.mel(), int(last)).shape == (80, 16)
 
 
 def test_the_cache_of_faces_serves_any_offset(tmp_path):
@@ -64,7 +62,7 @@ def test_every_cosine_is_that_of_its_sound_and_its_picture(tmp_path):
     positions = clip.windows()
     np.testing.assert_array_equal(found.frames, clip.frames[positions])
     for row, column in ((0, 0), (3, 17), (17, 3)):
-        mel = columns_of(clip.mel(), int(found.frames[row]))
+        mel = mel_columns(clip.mel(), int(found.frames[row]))
         faces = reader(clip, int(positions[column]))[:, 48:]
         sound, picture = embed(syncnet, [mel], faces[None], CPU)
         torch.testing.assert_close(found.cosines[row, column], (sound * picture).sum(), atol=1e-5, rtol=0)
@@ -79,7 +77,7 @@ def test_offsets_against_brute_force():
     found = Similarities(frames, torch.rand(len(frames), len(frames)))
     rows = []
     for at, frame in enumerate(frames):
-        around = [np.flatnonzero(frames == frame + offset) for offset in range(-FARTHEST, FARTHEST + 1)]
+        around = [np.flatnonzero(frames == frame + offset) for offset in range(-MAX_OFFSET, MAX_OFFSET + 1)]
         if all(len(each) for each in around):
             rows.append(torch.stack([found.cosines[int(each[0]), at] for each in around]))
     torch.testing.assert_close(found.by_offset(), torch.stack(rows))
@@ -93,7 +91,7 @@ def test_nothing_to_tell_is_offset_0(tmp_path):
 
 def test_mouths_are_frame_by_frame():
     faces = torch.randint(255, (2, 5, 48, 96, 3), dtype=torch.uint8)
-    stacked = mouths(faces)
+    stacked = syncnet_input_of_images(faces)
     assert stacked.shape == (2, 15, 48, 96)
     torch.testing.assert_close(stacked[1, 3 * 2 + 1], faces[1, 2, :, :, 1] / 255)
 
@@ -106,4 +104,4 @@ def test_an_offset_is_sure_when_the_windows_agree(gain, sure):
     table = noise + 0.3 * torch.eye(80) + torch.diag(0.3 + gain + 0.2 * torch.randn(79).clamp(-2, 2), -1)
     found = Similarities(frames, table)
     assert found.offset()[0] == 1
-    assert found.sure_offset() == sure
+    assert found.significant_offset() == sure

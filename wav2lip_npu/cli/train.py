@@ -9,7 +9,7 @@ from wav2lip_npu.data.augmentation import Augmentation
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.bundled import STARTER
 from wav2lip_npu.options import resolved
-from wav2lip_npu.training.options import GeneratorOptions, Places, SyncNetTrainOptions, TrainOptions
+from wav2lip_npu.training.options import GeneratorOptions, SyncNetTrainOptions, TrainOptions, TrainPaths
 
 _FEWEST_WINDOWS = 2
 _NO_STATISTICS = "the expert's batch norms need two windows or more. Pass --batch_size 2 at least."
@@ -22,7 +22,7 @@ class TrainSyncnetCommand:
     wav2lip-npu train_syncnet --data_root lrs2_preprocessed --checkpoint_dir checkpoints/expert
     """
 
-    places: Places
+    places: TrainPaths
     train: SyncNetTrainOptions = field(default_factory=SyncNetTrainOptions)
     augment: Augmentation = field(default_factory=Augmentation)
     recipe: str = "default"
@@ -79,7 +79,7 @@ class TrainCommand:
     wav2lip-npu train --checkpoint_path starter --data_root my_clips --checkpoint_dir checkpoints/me
     """
 
-    places: Places
+    places: TrainPaths
     syncnet_checkpoint_path: str = STARTER
     """Weights of the expert. (default: those of the package)"""
     disc_checkpoint_path: str | None = None

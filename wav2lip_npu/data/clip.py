@@ -68,9 +68,9 @@ class Clip:
     """Pictures that begin a new shot."""
     columns: int
     """Mel columns."""
-    sound_offset: int = 0
+    audio_offset: int = 0
     """Frames by which the sound of the file comes late. `frames` and `cuts` count in the time of the sound:
-    `{n}.jpg` is picture n + sound_offset, and pictures before the sound have negative numbers."""
+    `{n}.jpg` is picture n + audio_offset, and pictures before the sound have negative numbers."""
 
     @property
     def seconds(self) -> float:
@@ -108,9 +108,9 @@ class Clip:
         found: Numbers = first[whole & one_shot & heard]
         return found
 
-    def picture(self, number: int) -> Faces:
+    def face(self, number: int) -> Faces:
         """The face [S, S, 3] of picture `number`. Raises `ClipError` when it is unreadable."""
-        path = self.folder / f"{number - self.sound_offset}.jpg"
+        path = self.folder / f"{number - self.audio_offset}.jpg"
         image = None
         try:
             content = np.fromfile(path, np.uint8)
@@ -134,7 +134,7 @@ class Clip:
             raise ClipError("other mel", f"{self.folder / MEL_FILE} has changed. Start again.")
         return mel
 
-    def wav(self) -> NDArray[np.float32]:
+    def audio(self) -> NDArray[np.float32]:
         """The whole sound at 16 kHz. Raises `MediaError`."""
         return read_audio(self.folder / AUDIO_FILE)
 
@@ -144,7 +144,7 @@ def _is_whole(content: NDArray[np.uint8]) -> bool:
     return content[:2].tobytes() != _JPEG_BEGIN or _JPEG_END in content[-64:].tobytes()
 
 
-def read_clip(name: str, folder: Path, sound_offset: int = 0) -> Clip:
+def read_clip(name: str, folder: Path, audio_offset: int = 0) -> Clip:
     """What the folder of a clip holds, its sound being late by so many frames.
 
     Raises `ClipError` when it cannot be trained on.
@@ -159,8 +159,8 @@ def read_clip(name: str, folder: Path, sound_offset: int = 0) -> Clip:
             "too few pictures", f"{folder} holds {len(frames)} pictures, {MIN_FRAMES} are needed."
         )
     columns, held_mel = _columns(folder)
-    numbers, shots = (np.array(each, np.int64) + sound_offset for each in (frames, cuts))
-    return Clip(name, folder, numbers, shots, columns, sound_offset, held_mel)
+    numbers, shots = (np.array(each, np.int64) + audio_offset for each in (frames, cuts))
+    return Clip(name, folder, numbers, shots, columns, audio_offset, held_mel)
 
 
 def _description(folder: Path) -> dict[str, Any] | None:
@@ -252,3 +252,9 @@ def _read_mel(folder: Path) -> Mel:
 def first_column(frame: Any) -> Any:
     """First mel column of pictures at 25 fps, 16 for every five, exactly."""
     return frame * int(DEFAULT_MEL.columns_per_second) // TRAINING_FPS
+
+
+def mel_columns(mel: Mel, frame: int) -> Mel:
+    """The 200 ms of sound [80, 16] that begin with picture `frame`."""
+    start = first_column(frame)
+    return mel[:, start : start + DEFAULT_MEL.columns_per_window]

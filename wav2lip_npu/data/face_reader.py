@@ -48,7 +48,7 @@ class FaceReader:
         faces = np.empty((positions.size, FACE_SIZE - top_row, FACE_SIZE, 3), np.uint8)
         if not self._read(clip, positions.ravel(), top_row, faces):
             for face, number in zip(faces, clip.frames[positions.ravel()], strict=True):
-                face[:] = clip.picture(int(number))[top_row:]
+                face[:] = clip.face(int(number))[top_row:]
         return faces.reshape(*positions.shape, *faces.shape[1:])
 
     def _read(self, clip: Clip, positions: Numbers, top_row: int, faces: Faces) -> bool:
@@ -109,7 +109,7 @@ def _check_cache(clip: Clip) -> int:
     middle = len(clip.frames) // 2
     kept = np.empty((1, *_FACE_SHAPE), np.uint8)
     _read_faces(clip, start, np.array([middle]), 0, kept)
-    if np.abs(kept[0].astype(np.int16) - clip.picture(int(clip.frames[middle]))).mean() > _ALIKE:
+    if np.abs(kept[0].astype(np.int16) - clip.face(int(clip.frames[middle]))).mean() > _ALIKE:
         raise ValueError("it is of other pictures")
     return start
 
@@ -117,7 +117,7 @@ def _check_cache(clip: Clip) -> int:
 def _write_cache(clip: Clip) -> int:
     """Make the cache of a clip, and return where the faces begin. Raises `OSError` and `ClipError`."""
     path = clip.folder / FACES_FILE
-    clip.picture(int(clip.frames[0]))  # or a folder that has vanished would be made again
+    clip.face(int(clip.frames[0]))  # or a folder that has vanished would be made again
     begin = npy.header((len(clip.frames), *_FACE_SHAPE))
     if shutil.disk_usage(clip.folder).free < _SPARE_BYTES + len(clip.frames) * _FACE_BYTES:
         raise OSError(f"the disk of {clip.folder} is almost full")
@@ -125,5 +125,5 @@ def _write_cache(clip: Clip) -> int:
     with replacing(path) as part, part.open("wb") as file:
         file.write(begin)
         for number in clip.frames:
-            file.write(clip.picture(int(number)).tobytes())
+            file.write(clip.face(int(number)).tobytes())
     return len(begin)

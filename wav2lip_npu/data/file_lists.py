@@ -32,7 +32,7 @@ class Entry(NamedTuple):
     """A line of a file list."""
 
     name: str
-    sound_offset: int = 0
+    audio_offset: int = 0
     """Frames by which the sound of the clip is late."""
 
 
@@ -138,10 +138,10 @@ def write_list(path: str | os.PathLike[str], entries: Iterable[Entry]) -> None:
         raise DataError(f"cannot write {path}: {error.strerror}. Pass another folder.") from None
 
 
-def _line(name: str, sound_offset: int) -> str:
+def _line(name: str, audio_offset: int) -> str:
     """The name as it is where that is read back as it is, else as a JSON string in ASCII."""
     plain = name.split() == [name] and name.isprintable() and not {'"', "'"} & set(name)
-    return (name if plain else json.dumps(name)) + (f" offset={sound_offset:+}" if sound_offset else "")
+    return (name if plain else json.dumps(name)) + (f" offset={audio_offset:+}" if audio_offset else "")
 
 
 def _parse(line: str, where: str) -> Entry:

@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import threading
-import time
-from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -23,14 +19,12 @@ from numpy.typing import NDArray
 
 from wav2lip_npu import device
 from wav2lip_npu.data.augmentation import UNCHANGED, Augmentation
-from wav2lip_npu.data.clip import Clip, ClipError, Faces, Numbers, first_column, read_clip
+from wav2lip_npu.data.clip import Clip, ClipError, Faces, Numbers, mel_columns
 from wav2lip_npu.data.clip_layout import FACE_SIZE, WINDOW
 from wav2lip_npu.data.face_reader import FaceReader
-from wav2lip_npu.data.file_lists import Entry, read_list
 from wav2lip_npu.errors import DataError
 from wav2lip_npu.mel import DEFAULT_MEL, Mel
 from wav2lip_npu.parallel.threads import map_in_threads
-from wav2lip_npu.storage.json_lines import counted
 
 log = logging.getLogger(__name__)
 
@@ -43,99 +37,6 @@ _MOST_BAD_CLIPS = 100
 """In a row: as many broken clips beside each other are a broken disk."""
 _TELL_EVERY_S = 30
 _NEXT = np.arange(WINDOW)
-
-
-class Index(NamedTuple):
-    """The clips of one file list."""
-
-    clips: list[Clip]
-    rejected: Counter[str]
-    """How many folders cannot be used, by reason."""
-
-
-def index_clips(
-    data_root: str | os.PathLike[str], file_list: str | os.PathLike[str], shift: int = 0
-) -> Index:
-    """The usable clips that a file list names, looked at once.
-
-    `shift` is that of `Clip.windows`; a clip without such a window is rejected. Raises `DataError` when
-    the root or the list is missing, and when no clip can be used; a wrong root is found out at once.
-    """
-    root = Path(data_root)
-    if not root.is_dir():
-        raise DataError(f"--data_root {root} is not a folder. Pass the folder that preprocess wrote.")
-    entries = read_list(file_list)
-    if not entries:
-        raise DataError(f"{file_list} lists no clip. Write one folder a line, relative to --data_root.")
-    spread = entries[:: max(1, len(entries) // _PROBED_NAMES)]
-    if not any(os.path.isdir(folder_of(root, entry.name)) for entry in spread):
-        raise DataError(
-            f"no clip of {file_list} is under {root}, {len(spread)} were looked for: "
-            f"{root / entries[0].name} does not exist. Check --data_root and the list."
-        )
-
-    def look(entry: Entry) -> Clip | str:
-        try:
-            clip = read_clip(entry.name, folder_of(root, entry.name), entry.sound_offset)
-        except ClipError as error:
-            log.debug("%s", error)
-            return error.reason
-        shots = clip.shots[clip.windows(shift)]
-        return clip if (shots[1:] == shots[:-1]).any() else "too few whole windows"
-
-    clips: list[Clip] = []
-    rejected: Counter[str] = Counter()
-    told = time.monotonic()
-    for count, found in enumerate(map_in_threads(look, entries, 4 * device.cpu_count()), 1):
-        if isinstance(found, Clip):
-            clips.append(found)
-        else:
-            rejected[found] += 1
-        if time.monotonic() > told + _TELL_EVERY_S:  # the mels of clips without one take a while
-            told = time.monotonic()
-            log.info("%s: looked at %d of %d clips", file_list, count, len(entries))
-    if not clips:
-        raise DataError(
-            f"no clip of {file_list} can be used ({counted(rejected)}). Run wav2lip-npu doctor {root}."
-        )
-    index = Index(clips, rejected)
-    log.info("%s: %s", file_list, describe(index))
-    held = [clip.held_mel.nbytes for clip in clips if clip.held_mel is not None]
-    if held:
-        log.warning(
-            "mels of %d clips take %.0f MB of memory, as no mel.npy can be kept in %s and the like",
-            len(held),
-            sum(held) / 1e6,
-            next(clip.folder for clip in clips if clip.held_mel is not None),
-        )
-    return index
-
-
-def describe(index: Index) -> str:
-    """How much there is and how many clips were rejected why, in one line."""
-    hours = sum(clip.seconds for clip in index.clips) / 3600
-    rejected = f", {index.rejected.total()} rejected: {counted(index.rejected)}" if index.rejected else ""
-    return f"{len(index.clips)} clips, {hours:.2f} hours{rejected}"
-
-
-def folder_of(root: Path, name: str) -> Path:
-    """The folder that a line of a file list means.
-
-    A list that preprocess wrote for `lrs2/` also serves the data root `lrs2/main/`: what the root ends
-    in need not stand in the line. Raises `DataError` for a name that leads out of the root.
-    """
-    path = PurePosixPath(name)
-    parts = path.parts
-    if not parts or path.is_absolute() or ".." in parts:
-        raise DataError(f"the clip {name!r} of a file list is outside --data_root. Write relative folders.")
-    folder = root / name
-    if os.path.isdir(folder):  # unlike Path.is_dir it does not raise for a name that is too long
-        return folder
-    above = root.resolve().parts
-    for count in range(1, len(parts)):
-        if above[-count:] == parts[:count] and os.path.isdir(shorter := root.joinpath(*parts[count:])):
-            return shorter
-    return folder
 
 
 Draw = Callable[[Clip, Numbers, np.random.Generator, FaceReader], Arrays]
@@ -299,13 +200,7 @@ def _lower_faces(
 def _sounds(clip: Clip, frames: Numbers) -> Mel:
     """The 200 ms of sound [len(frames), 80, 16] that begin with each picture. Raises `ClipError`."""
     mel = clip.mel()
-    sounds = np.stack([columns_of(mel, int(frame)) for frame in frames])
+    sounds = np.stack([mel_columns(mel, int(frame)) for frame in frames])
     if not np.abs(sounds).max() <= DEFAULT_MEL.max_abs:  # which a NaN is not either
         raise ClipError("damaged mel", f"the mel of {clip.folder} is out of range. Delete its mel.npy.")
     return sounds
-
-
-def columns_of(mel: Mel, frame: int) -> Mel:
-    """The 200 ms of sound [80, 16] that begin with picture `frame`."""
-    start = first_column(frame)
-    return mel[:, start : start + DEFAULT_MEL.columns_per_window]

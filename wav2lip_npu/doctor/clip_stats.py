@@ -81,7 +81,7 @@ def inspect(clip: Clip, held_out: bool) -> Looked:
         seconds=count / TRAINING_FPS,
         pictures=count,
         missing=int(frames[-1] - frames[0]) + 1 - count,
-        sound_offset=clip.sound_offset,
+        sound_offset=clip.audio_offset,
     )
     found: dict[str, object] = {}
     try:
@@ -114,7 +114,7 @@ def speech_share(mel: Mel) -> float:
 
 
 def _middle_picture(clip: Clip) -> Path:
-    return clip.folder / f"{int(clip.frames[len(clip.frames) // 2]) - clip.sound_offset}.jpg"
+    return clip.folder / f"{int(clip.frames[len(clip.frames) // 2]) - clip.audio_offset}.jpg"
 
 
 def _of_source(clip: Clip) -> dict[str, object]:

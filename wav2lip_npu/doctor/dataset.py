@@ -13,8 +13,8 @@ import numpy as np
 
 from wav2lip_npu import device as devices
 from wav2lip_npu.data.clip import Clip
+from wav2lip_npu.data.clip_index import ClipIndex
 from wav2lip_npu.data.face_reader import FaceReader
-from wav2lip_npu.data.samples import Index
 from wav2lip_npu.doctor.clip_stats import Looked, fingerprints, inspect
 from wav2lip_npu.doctor.rules import Finding, Seen, findings_of
 from wav2lip_npu.errors import Wav2LipError
@@ -62,15 +62,15 @@ class Examination:
     """Clips to train on and the clips for validation that equal them in sound or pictures."""
 
 
-def warnings_of(train: Index, val: Index) -> list[str]:
+def warnings_of(train: ClipIndex, val: ClipIndex) -> list[str]:
     """Examine some clips and return the problems found as lines, worst first."""
     problems = examine(train, val, limit=_MOST_CLIPS_WHILE_TRAINING).findings
     return list(map(str, problems)) or ["the doctor found no problem in the clips that it examined"]
 
 
 def examine(
-    train: Index,
-    val: Index | None = None,
+    train: ClipIndex,
+    val: ClipIndex | None = None,
     *,
     judge: Judge | None = None,
     limit: int | None = MOST_CLIPS,
@@ -85,7 +85,7 @@ def examine(
     be read is a finding. `unlisted` clip folders and what preprocess `reported` are judged too.
     Writes nothing.
     """
-    val = val or Index([], Counter())
+    val = val or ClipIndex([], Counter())
     draw = random.Random(seed)
     chosen = [(clip, True) for clip in _sample(val.clips, None if limit is None else limit // 2, draw)]
     chosen += [
@@ -121,7 +121,7 @@ def judge_with(syncnet: SyncNet, device: torch.device) -> Judge:
         positions = clip.windows()
         spare = max(0, len(positions) - _MOST_JUDGED_WINDOWS) // 2
         found = similarities(syncnet, clip, reader, device, positions[spare : spare + _MOST_JUDGED_WINDOWS])
-        return Verdict(*found.offset(), found.sure_offset()) if len(found.by_offset()) else None
+        return Verdict(*found.offset(), found.significant_offset()) if len(found.by_offset()) else None
 
     return judge
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from wav2lip_npu import device as devices
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.bundled import STARTER
+from wav2lip_npu.models.inputs import syncnet_input
 from wav2lip_npu.models.networks import QualityDiscriminator
 from wav2lip_npu.models.numerics import TOLERANCES, Difference, difference
-from wav2lip_npu.training.generator import lower_halves
 from wav2lip_npu.training.losses import cosine, real_loss, sync_loss
 
 _CRITIC_WIDTH = 8
@@ -64,7 +64,7 @@ def _outputs(
         network.eval()
     with devices.autocast(device, amp):
         made = networks["generator"](inputs["mels"], inputs["pairs"])
-        sound, picture = networks["syncnet"](inputs["mel"], lower_halves(inputs["target"]))
+        sound, picture = networks["syncnet"](inputs["mel"], syncnet_input(inputs["target"]))
         judged = networks["discriminator"](inputs["target"])
     return {
         "generator": made,
@@ -88,7 +88,7 @@ def _step(
     with devices.autocast(device, amp):
         made = generator(inputs["mels"], inputs["pairs"])
     with devices.autocast(device, amp):
-        sound, picture = syncnet(inputs["mel"], lower_halves(made.float()))
+        sound, picture = syncnet(inputs["mel"], syncnet_input(made.float()))
         judged = critic(made.float())
     loss = nn.functional.l1_loss(made.float(), inputs["target"])
     loss = loss + 0.03 * sync_loss(sound.float(), picture.float()) + 0.07 * real_loss(judged.float())

@@ -10,16 +10,16 @@ from typing import NamedTuple
 
 from wav2lip_npu import device
 from wav2lip_npu.data.clip import Clip, ClipError, read_clip
+from wav2lip_npu.data.clip_index import ClipIndex, clip_folder
 from wav2lip_npu.data.clip_layout import AUDIO_FILE, CLIP_FILE, PARTIAL_SUFFIX
 from wav2lip_npu.data.file_lists import TRAIN, VAL, Entry, read_list
-from wav2lip_npu.data.samples import Index, folder_of
 from wav2lip_npu.parallel.threads import map_in_threads
 
 
 class Lookup(NamedTuple):
     """The clips of some lines of a file list."""
 
-    usable: Index
+    usable: ClipIndex
     reasons: dict[str, str]
     """Names of the clips that cannot be used, and why."""
 
@@ -49,7 +49,7 @@ def look_up(root: Path, entries: Iterable[Entry]) -> Lookup:
 
     def look(entry: Entry) -> Clip | str:
         try:
-            clip = read_clip(entry.name, folder_of(root, entry.name), entry.sound_offset)
+            clip = read_clip(entry.name, clip_folder(root, entry.name), entry.audio_offset)
         except ClipError as error:
             return error.reason
         return clip if len(clip.windows()) > 1 else "no whole window"
@@ -58,12 +58,12 @@ def look_up(root: Path, entries: Iterable[Entry]) -> Lookup:
     found = list(map_in_threads(look, entries, 4 * device.cpu_count()))
     clips = [each for each in found if isinstance(each, Clip)]
     reasons = {entry.name: why for entry, why in zip(entries, found, strict=True) if isinstance(why, str)}
-    return Lookup(Index(clips, Counter(each for each in found if isinstance(each, str))), reasons)
+    return Lookup(ClipIndex(clips, Counter(each for each in found if isinstance(each, str))), reasons)
 
 
 def count_unlisted(root: Path, names: Iterable[str], found: Sequence[str]) -> int:
     """How many of the clip folders that were found no line of a list means."""
-    meant = {os.path.realpath(folder_of(root, name)) for name in names}
+    meant = {os.path.realpath(clip_folder(root, name)) for name in names}
     return sum(os.path.realpath(root / name) not in meant for name in found)
 
 

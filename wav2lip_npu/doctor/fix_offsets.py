@@ -45,7 +45,7 @@ def resync(
             dropped += 1
         elif fix_offset and clip.sure_offset and clip.confidence >= TRUSTED:
             shifted += 1
-            kept.append(Entry(entry.name, entry.sound_offset + clip.sure_offset))
+            kept.append(Entry(entry.name, entry.audio_offset + clip.sure_offset))
         else:
             kept.append(entry)
     return Resynced(kept, shifted, dropped, unjudged)

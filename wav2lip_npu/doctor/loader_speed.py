@@ -113,9 +113,9 @@ def _step_seconds(arrays: Arrays, device: torch.device, width: int) -> tuple[int
     """Windows of a step that the device does in reasonable time, and its seconds."""
     import torch
 
+    from wav2lip_npu.models.inputs import syncnet_input_of_images
     from wav2lip_npu.models.networks import SyncNet
     from wav2lip_npu.training.losses import pair_loss
-    from wav2lip_npu.training.sync_offset import mouths
 
     devices.activate(device)
     syncnet = SyncNet(width).to(device, memory_format=devices.memory_format(device))  # type: ignore[call-overload]
@@ -123,7 +123,9 @@ def _step_seconds(arrays: Arrays, device: torch.device, width: int) -> tuple[int
     mels, faces = (torch.from_numpy(arrays[name]) for name in ("mels", "faces"))
 
     def step(size: int) -> None:
-        sound, picture = syncnet(mels[:size, None].to(device), mouths(faces[:size].to(device)))
+        sound, picture = syncnet(
+            mels[:size, None].to(device), syncnet_input_of_images(faces[:size].to(device))
+        )
         loss = pair_loss(sound, picture, torch.ones(len(sound), device=device))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

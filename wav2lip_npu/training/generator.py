@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from wav2lip_npu import device as devices
 from wav2lip_npu.data.samples import Samples, batches
+from wav2lip_npu.models.inputs import face_windows, generator_input, syncnet_input
 from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.training import distributed
 from wav2lip_npu.training.loop import Evaluate, Losses
@@ -73,9 +74,11 @@ class Lessons:
 
     def step(self, batch: dict[str, Tensor]) -> Iterator[Losses]:
         """Losses of one batch: w sync + d quality + (1 - w - d) L1, then those of the discriminator."""
-        target = faces_of(batch["target"])
+        target = face_windows(batch["target"])
         with devices.autocast(self._state.device, self._amp):
-            made = self._generator(batch["frame_mels"][:, :, None], masked_pairs(target, batch["reference"]))
+            made = self._generator(
+                batch["frame_mels"][:, :, None], generator_input(target, face_windows(batch["reference"]))
+            )
         made = made.float()
         weight, quality = self._schedule.weight, self._options.disc_wt
         parts = {"l1": functional.l1_loss(made, target)}
@@ -100,7 +103,7 @@ class Lessons:
     def _embedded(self, mels: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
         """What the expert makes of sounds and of made windows [B, 3, 5, S, S]."""
         with devices.autocast(self._state.device, self._amp):
-            sound, picture = self._syncnet(mels[:, None], lower_halves(made))
+            sound, picture = self._syncnet(mels[:, None], syncnet_input(made))
         return sound.float(), picture.float()
 
     def _quality(self, made: Tensor) -> Tensor:
@@ -124,8 +127,8 @@ class Lessons:
             sums = {"l1": 0.0, "sync": 0.0, **({"quality": 0.0} if self._critic else {})}
             for number, batch in enumerate(itertools.islice(stream, self._options.eval_batches)):
                 tensors = devices.upload(batch.arrays, state.device)
-                target = faces_of(tensors["target"])
-                pairs = masked_pairs(target, tensors["reference"])
+                target = face_windows(tensors["target"])
+                pairs = generator_input(target, face_windows(tensors["reference"]))
                 made = state.main.network(tensors["frame_mels"][:, :, None], pairs)
                 sums["l1"] += float(functional.l1_loss(made, target))
                 sums["sync"] += float(sync_loss(*self._embedded(tensors["mels"], made)))
@@ -140,24 +143,6 @@ class Lessons:
             return {**found, "sync_weight": self._schedule.weight}
 
         return evaluate
-
-
-def faces_of(windows: Tensor) -> Tensor:
-    """Network faces [B, 3, 5, S, S] in [0, 1] of windows uint8 [B, 5, S, S, 3]."""
-    return windows.permute(0, 4, 1, 2, 3).contiguous().float() / 255
-
-
-def masked_pairs(target: Tensor, reference: Tensor) -> Tensor:
-    """Input [B, 6, 5, S, S]: faces with a black lower half, and reference windows uint8 [B, 5, S, S, 3]."""
-    masked = target.clone()
-    masked[:, :, :, target.shape[3] // 2 :] = 0
-    return torch.cat([masked, faces_of(reference)], dim=1)
-
-
-def lower_halves(faces: Tensor) -> Tensor:
-    """The expert's input [B, 15, S/2, S] of windows [B, 3, 5, S, S]."""
-    mouths = faces[:, :, :, faces.shape[3] // 2 :].transpose(1, 2).flatten(1, 2)
-    return mouths.contiguous(memory_format=devices.memory_format(faces.device))
 
 
 def _sheet(pairs: Tensor, made: Tensor, target: Tensor) -> NDArray[np.uint8]:

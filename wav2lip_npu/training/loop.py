@@ -20,11 +20,12 @@ from wav2lip_npu import device as devices
 from wav2lip_npu.data.samples import Batch
 from wav2lip_npu.errors import TrainingError
 from wav2lip_npu.training import distributed
+from wav2lip_npu.training.checkpoints import prune, saved_steps
 from wav2lip_npu.training.distributed import ALONE, Ranks
 from wav2lip_npu.training.ema import Average
 from wav2lip_npu.training.metrics_log import Curves
 from wav2lip_npu.training.options import TrainOptions
-from wav2lip_npu.training.state import Trainee, TrainState, prune, saved_steps
+from wav2lip_npu.training.state import Trainee, TrainState
 
 log = logging.getLogger(__name__)
 

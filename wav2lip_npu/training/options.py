@@ -219,7 +219,7 @@ class GeneratorOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Places:
+class TrainPaths:
     """Where a training finds its data, and where it leaves its results."""
 
     data_root: str

@@ -15,9 +15,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from wav2lip_npu import __version__
 from wav2lip_npu import device as devices
+from wav2lip_npu.data.clip_index import ClipIndex, index_clips
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.file_lists import TRAIN, VAL
-from wav2lip_npu.data.samples import Batch, Draw, Index, Samples, batches, index_clips
+from wav2lip_npu.data.samples import Batch, Draw, Samples, batches
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.media.video_writer import check_writable
 from wav2lip_npu.models import checkpoint
@@ -26,11 +27,12 @@ from wav2lip_npu.models.checkpoint import Checkpoint
 from wav2lip_npu.models.networks import NETWORKS, SyncNet
 from wav2lip_npu.storage.atomic import alone_in
 from wav2lip_npu.training import distributed
+from wav2lip_npu.training.checkpoints import clean_up, newest, saved_steps
 from wav2lip_npu.training.distributed import Ranks
 from wav2lip_npu.training.loop import Evaluate, Step, fit, trainee
 from wav2lip_npu.training.metrics_log import CURVES_FILE
-from wav2lip_npu.training.options import Places, TrainOptions
-from wav2lip_npu.training.state import Stateful, TrainState, clean_up, newest, saved_steps
+from wav2lip_npu.training.options import TrainOptions, TrainPaths
+from wav2lip_npu.training.state import Stateful, TrainState
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ _HELD_OUT_SEED = 0
 class Session:
     """What both trainings need."""
 
-    places: Places
+    places: TrainPaths
     options: TrainOptions
     shift: int
     """Frames by which the sound is moved against the picture."""
@@ -49,8 +51,8 @@ class Session:
     ranks: Ranks
     found: dict[str, Checkpoint]
     """By kind; none for a training from scratch."""
-    train: Index
-    held_out: Index
+    train: ClipIndex
+    held_out: ClipIndex
     reader: FaceReader
 
     def placed(self, network: SyncNet) -> SyncNet:
@@ -141,7 +143,7 @@ class Session:
 
 @contextlib.contextmanager
 def opened(
-    places: Places,
+    places: TrainPaths,
     options: TrainOptions,
     kinds: list[str],
     said: str,
@@ -185,7 +187,7 @@ def opened(
         yield Session(places, options, shift, device, ranks, found, learnt, held_out, reader)
 
 
-def _check_alike(ranks: Ranks, found: Mapping[str, Checkpoint], learnt: Index) -> None:
+def _check_alike(ranks: Ranks, found: Mapping[str, Checkpoint], learnt: ClipIndex) -> None:
     """Raise `UsageError`, on every rank, when one sees other files than the first: on another machine."""
     steps = {kind: str((each.training or {}).get("global_step", 0)) for kind, each in found.items()}
     names = zlib.crc32("\n".join(clip.name for clip in learnt.clips).encode())
@@ -215,7 +217,7 @@ def load_syncnet(path: str) -> SyncNet:
     return syncnet.eval()
 
 
-def _found(places: Places, kinds: list[str], disc: str | None) -> dict[str, Checkpoint]:
+def _found(places: TrainPaths, kinds: list[str], disc: str | None) -> dict[str, Checkpoint]:
     """The checkpoints to go on from, by kind. Raises `CheckpointError`."""
     found = {}
     if places.checkpoint_path in (None, STARTER):

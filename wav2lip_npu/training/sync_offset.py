@@ -14,18 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wav2lip_npu import device as devices
-from wav2lip_npu.data.clip import Clip, Faces, Numbers
+from wav2lip_npu.data.clip import Clip, Faces, Numbers, mel_columns
 from wav2lip_npu.data.clip_layout import FACE_SIZE, WINDOW
 from wav2lip_npu.data.face_reader import FaceReader
-from wav2lip_npu.data.samples import columns_of
 from wav2lip_npu.mel import Mel
+from wav2lip_npu.models.inputs import syncnet_input_of_images
 from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.training.losses import cosines
 
-FARTHEST = 15
+MAX_OFFSET = 15
 """Frames of 40 ms by which the sound is moved either way in search of the best match."""
-_OFFSETS = torch.arange(-FARTHEST, FARTHEST + 1)
+_OFFSETS = torch.arange(-MAX_OFFSET, MAX_OFFSET + 1)
 _TIE = 1e-6
 _BATCH = 64
 
@@ -71,7 +70,7 @@ class Similarities:
         best = int((mean - _TIE * _OFFSETS.abs()).argmax())
         return int(_OFFSETS[best]), float(mean[best] - mean.median())
 
-    def sure_offset(self) -> int:
+    def significant_offset(self) -> int:
         """As `offset`, but 0 unless the windows agree that it is better than 0.
 
         The mean gain must be more than its standard error, for a single frame more than twice that; five
@@ -82,7 +81,7 @@ class Similarities:
         if not offset:
             return 0
         table = self.by_offset()
-        gain = table[:, FARTHEST + offset] - table[:, FARTHEST]
+        gain = table[:, MAX_OFFSET + offset] - table[:, MAX_OFFSET]
         error = gain.std() / (len(gain) / WINDOW) ** 0.5
         return offset if gain.mean() > (2 if abs(offset) == 1 else 1) * error else 0
 
@@ -103,7 +102,7 @@ def similarities(
     sounds, pictures = [], []
     for first in range(0, len(positions), _BATCH):
         chosen = positions[first : first + _BATCH]
-        mels = np.stack([columns_of(mel, int(clip.frames[p])) for p in chosen])
+        mels = np.stack([mel_columns(mel, int(clip.frames[p])) for p in chosen])
         windows = np.stack([faces[p : p + WINDOW] for p in chosen - earliest])
         sound, picture = embed(syncnet, mels, windows, device)
         sounds.append(sound)
@@ -118,12 +117,7 @@ def embed(
 ) -> tuple[Tensor, Tensor]:
     """Unit embeddings [B, D] of sounds [B, 80, 16] and of lower faces uint8 [B, 5, S/2, S, 3]."""
     sound, picture = syncnet(
-        torch.from_numpy(np.asarray(mels)).to(device)[:, None], mouths(torch.from_numpy(faces).to(device))
+        torch.from_numpy(np.asarray(mels)).to(device)[:, None],
+        syncnet_input_of_images(torch.from_numpy(faces).to(device)),
     )
     return sound.float(), picture.float()
-
-
-def mouths(faces: Tensor) -> Tensor:
-    """The expert's input [B, 15, S/2, S] of lower faces uint8 [B, 5, S/2, S, 3]: frame by frame, BGR."""
-    stacked = faces.permute(0, 1, 4, 2, 3).flatten(1, 2).float() / 255
-    return stacked.contiguous(memory_format=devices.memory_format(faces.device))

@@ -16,6 +16,7 @@ from wav2lip_npu.data.clip import Clip, ClipError
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.samples import Draw, draw_pair, draw_windows
 from wav2lip_npu.errors import DataError, UsageError
+from wav2lip_npu.models.inputs import syncnet_input_of_images
 from wav2lip_npu.training import distributed
 from wav2lip_npu.training.distributed import gathered
 from wav2lip_npu.training.loop import Losses, Step
@@ -23,7 +24,7 @@ from wav2lip_npu.training.losses import all_pairs_loss, cosine, pair_loss
 from wav2lip_npu.training.metrics_log import Curves
 from wav2lip_npu.training.options import SyncNetTrainOptions
 from wav2lip_npu.training.state import TrainState
-from wav2lip_npu.training.sync_offset import FARTHEST, Similarities, mouths, similarities
+from wav2lip_npu.training.sync_offset import MAX_OFFSET, Similarities, similarities
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def make_step(state: TrainState, amp: str, same_clip: float | None = None) -> St
 
     def step(batch: dict[str, Tensor]) -> Iterator[Losses]:
         with devices.autocast(state.device, amp):
-            embeddings = syncnet(batch["mels"][:, None], mouths(batch["faces"]))
+            embeddings = syncnet(batch["mels"][:, None], syncnet_input_of_images(batch["faces"]))
         sound, picture = (each.float() for each in embeddings)
         if "in_sync" in batch:
             loss = pair_loss(sound, picture, batch["in_sync"])
@@ -155,7 +156,7 @@ def judge(
         sums["in_sync"] += float(inside.mean())
         sums["out_of_sync"] += float(outside.mean())
         if len(by_offset):
-            sums["retrieval"] += int(((by_offset.argmax(dim=1) - FARTHEST).abs() <= 1).sum())
+            sums["retrieval"] += int(((by_offset.argmax(dim=1) - MAX_OFFSET).abs() <= 1).sum())
             sums["windows"] += len(by_offset)
             sums["clip_retrieval"] += abs(table.offset()[0]) <= 1
             sums["long_clips"] += 1

@@ -1,0 +1,41 @@
+"""Network inputs: uint8 BGR faces become the tensors that generator and SyncNet take.
+
+`B` batch, `T` frames of a window, `S` face size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from wav2lip_npu import device as devices
+
+
+def face_windows(images: Tensor) -> Tensor:
+    """Return faces float32 [B, 3, T, S, S] in [0, 1] of windows uint8 [B, T, S, S, 3]."""
+    return images.permute(0, 4, 1, 2, 3).contiguous().float() / 255
+
+
+def generator_input(faces: Tensor, references: Tensor) -> Tensor:
+    """Return faces with a black lower half and the references, stacked on channels.
+
+    Args:
+        faces: [B, 3, S, S] or [B, 3, T, S, S], unchanged.
+        references: The same shape.
+
+    """
+    masked = faces.clone()
+    masked[..., faces.shape[-2] // 2 :, :] = 0
+    return torch.cat([masked, references], dim=1)
+
+
+def syncnet_input(faces: Tensor) -> Tensor:
+    """Return SyncNet's input [B, 3 T, S/2, S], the lower halves of windows [B, 3, T, S, S]."""
+    mouths = faces[:, :, :, faces.shape[3] // 2 :].transpose(1, 2).flatten(1, 2)
+    return mouths.contiguous(memory_format=devices.memory_format(faces.device))
+
+
+def syncnet_input_of_images(mouths: Tensor) -> Tensor:
+    """Return SyncNet's input [B, 3 T, S/2, S] of lower halves uint8 [B, T, S/2, S, 3]."""
+    stacked = mouths.permute(0, 1, 4, 2, 3).flatten(1, 2).float() / 255
+    return stacked.contiguous(memory_format=devices.memory_format(mouths.device))
