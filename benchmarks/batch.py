@@ -36,6 +36,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from dub import processor, save_random  # noqa: E402
 
 from wav2lip_npu.media import audio_reader, video_reader  # noqa: E402
+from wav2lip_npu.media.geometry import Geometry  # noqa: E402
 
 SOUNDS, SECONDS = 12, 10
 BAD = 7
@@ -265,12 +266,10 @@ def short_video(face: Path, here: Path, seconds: int = 1) -> Path:
     from wav2lip_npu.media.video_writer import EncodeOptions, write_video
 
     info = video_reader.probe(face)
-    shrink = video_reader.Geometry(resize_factor=max(1, min(info.width, info.height) // 270))
+    shrink = Geometry(resize_factor=max(1, min(info.width, info.height) // 270))
     shown = islice(video_reader.read_frames(face, fps=info.fps, geometry=shrink), seconds * 25)
     out = here / f"{seconds} s.mp4"
-    write_video(
-        (frame.planes for frame in shown), out, fps=info.fps, options=EncodeOptions(preset="ultrafast")
-    )
+    write_video((frame.yuv for frame in shown), out, fps=info.fps, options=EncodeOptions(preset="ultrafast"))
     return out
 
 
@@ -307,7 +306,7 @@ def frames(path: Path) -> str:
     """What a video shows."""
     shown = hashlib.sha256()
     for frame in video_reader.read_frames(path):
-        for plane in (frame.planes.y, frame.planes.u, frame.planes.v):
+        for plane in (frame.yuv.y, frame.yuv.u, frame.yuv.v):
             shown.update(np.ascontiguousarray(plane))
     return shown.hexdigest()
 

@@ -138,7 +138,7 @@ def count_frames(given: argparse.Namespace) -> tuple[int, Any]:
     from wav2lip_npu.media import audio_reader, video_reader
 
     info = video_reader.probe(given.face)
-    return round(audio_reader.load_sound(given.audio).duration * info.fps), info
+    return round(audio_reader.load_audio(given.audio).duration * info.fps), info
 
 
 def timed(work: Callable[[], int]) -> dict[str, float]:
@@ -169,7 +169,7 @@ def encode(given: argparse.Namespace) -> dict[str, float]:
 
     count, info = count_frames(given)
     frames = video_reader.read_frames(given.face, fps=info.fps, loop="loop")
-    pictures = [frame.planes for frame in itertools.islice(frames, count)]
+    pictures = [frame.yuv for frame in itertools.islice(frames, count)]
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "out.mp4")
         return timed(lambda: write_video(pictures, out, fps=Fraction(info.fps), audio=given.audio))

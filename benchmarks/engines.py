@@ -110,7 +110,7 @@ def compare(one: str, other: str) -> None:
     frames = in_planes = in_bgr = differing = total = 0
     for a, b in zip(video_reader.read_frames(one), video_reader.read_frames(other), strict=True):
         off = np.concatenate(
-            [np.abs(getattr(a.planes, p).astype(int) - getattr(b.planes, p)).ravel() for p in "yuv"]
+            [np.abs(getattr(a.yuv, p).astype(int) - getattr(b.yuv, p)).ravel() for p in "yuv"]
         )
         frames, in_planes = frames + 1, max(in_planes, int(off.max()))
         in_bgr = max(in_bgr, int(np.abs(a.image.astype(int) - b.image).max()))

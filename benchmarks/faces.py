@@ -20,7 +20,7 @@ from wav2lip_npu.faces.detectors import Detection, Detector, HogDetector
 from wav2lip_npu.faces.find_faces import Faced, FaceOptions, find_faces, rank
 from wav2lip_npu.faces.tracker import search
 from wav2lip_npu.media.video_reader import Frame
-from wav2lip_npu.media.yuv_image import Box, Colour, Image, Planes
+from wav2lip_npu.media.yuv_image import Box, Colour, Image, YuvImage
 
 SIZE = (640, 360)
 PATHS: dict[str, Callable[[float], tuple[float, float, float, float]]] = {
@@ -70,12 +70,12 @@ def moving_photo(
         true = np.array(
             [x - zoom * half_width, y - zoom * half_height, x + zoom * half_width, y + zoom * half_height]
         )
-        yield Frame(i, Planes.from_image(noisy, Colour()), i), true.astype(np.float32)
+        yield Frame(i, YuvImage.from_image(noisy, Colour()), i), true.astype(np.float32)
 
 
 def measure_photo(photo: Image, detector: Detector) -> Box:
     """The box of the photo's face by the detector's own measure: a mean over many sizes and places."""
-    planes = Planes.from_image(photo, Colour())
+    planes = YuvImage.from_image(photo, Colour())
     guess = max(search([planes], detector)[0], key=lambda each: each.score).box
     side = float(guess[3] - guess[1])
     boxes = []
@@ -85,7 +85,7 @@ def measure_photo(photo: Image, detector: Detector) -> Box:
         middle = (guess[:2] + guess[2:]) / 2 + rng.uniform(-0.045, 0.045, 2) * side
         crop = np.concatenate([middle - half, middle + half]).astype(np.float32)
         size = round(1.8 * detector.face_side)
-        for each in detector([planes.cut(crop, size)])[0][:1]:
+        for each in detector([planes.crop(crop, size)])[0][:1]:
             boxes.append(each.box * (2 * half / size) + np.concatenate([crop[:2], crop[:2]]))
     return np.mean(boxes, axis=0).astype(np.float32)
 
@@ -107,7 +107,7 @@ def read(path: Path) -> Iterator[Frame]:
             planes = frame.reformat(format="yuv420p").to_ndarray()
             half = (height // 2, frame.width // 2)
             u, v = planes[height:].reshape(2, *half)
-            yield Frame(i, Planes(planes[:height], u, v, Colour()), i)
+            yield Frame(i, YuvImage(planes[:height], u, v, Colour()), i)
 
 
 def timed(frames: Sequence[Frame], detector: Counting) -> tuple[list[Faced], float]:
@@ -132,7 +132,7 @@ def main(folder: Path) -> None:
         frames, true = zip(*moving_photo(photo, face, path), strict=True)
         raw = []
         for frame, box in zip(frames[::5], true[::5], strict=True):
-            best = rank(search([frame.planes], hog)[0], options, *SIZE)[:1]
+            best = rank(search([frame.yuv], hog)[0], options, *SIZE)[:1]
             raw.append(error(best[0].box if best else None, box))
         counting = Counting(hog)
         faced, cost = timed(frames, counting)

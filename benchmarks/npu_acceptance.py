@@ -36,7 +36,7 @@ from wav2lip_npu.doctor import device_check, machine
 from wav2lip_npu.dubbing.inference import load_models
 from wav2lip_npu.media import video_reader
 from wav2lip_npu.media.video_writer import EncodeOptions, write_video
-from wav2lip_npu.media.yuv_image import SCREEN, Planes
+from wav2lip_npu.media.yuv_image import SCREEN, YuvImage
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import Wav2Lip
 
@@ -154,7 +154,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         work, video = Path(folder), Path(folder, "face.mp4")
-        shots = (Planes.from_image(shot, SCREEN) for shot in demo.camera(photo, int(demo.FPS) * SECONDS))
+        shots = (YuvImage.from_image(shot, SCREEN) for shot in demo.camera(photo, int(demo.FPS) * SECONDS))
         write_video(shots, video, fps=demo.FPS, audio=demo.SENTENCE, options=EncodeOptions(crf=12))
         parts: dict[str, Callable[[], dict[str, Any]]] = {
             "differences": lambda: compare(where),

@@ -21,7 +21,7 @@ from wav2lip_npu.cli import main as cli
 from wav2lip_npu.media import video_reader
 from wav2lip_npu.media.audio_reader import read_audio
 from wav2lip_npu.media.video_writer import EncodeOptions, write_video
-from wav2lip_npu.media.yuv_image import SCREEN, Image, Planes
+from wav2lip_npu.media.yuv_image import SCREEN, Image, YuvImage
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
@@ -41,7 +41,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         picture, video = Path(folder, "astronaut.png"), Path(folder, "camera.mp4")
         cv2.imwrite(str(picture), photo)
-        shots = (Planes.from_image(shot, SCREEN) for shot in camera(photo, math.ceil(seconds * FPS)))
+        shots = (YuvImage.from_image(shot, SCREEN) for shot in camera(photo, math.ceil(seconds * FPS)))
         write_video(shots, video, fps=FPS, options=EncodeOptions(crf=12))
         for face, out in ((picture, still), (video, moving)):
             words = ["dub", "--face", face, "--audio", SENTENCE, "--outfile", out]

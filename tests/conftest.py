@@ -15,7 +15,7 @@ from support.faces import SHARED, face_pictures, write_sound
 from support.networks import golden_weights
 from support.trainings import clips, one_thread, training_set  # noqa: F401 fixtures
 from wav2lip_npu.media.video_writer import EncodeOptions, write_video
-from wav2lip_npu.media.yuv_image import Colour, Planes
+from wav2lip_npu.media.yuv_image import Colour, YuvImage
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import Wav2Lip
 
@@ -89,7 +89,7 @@ def face_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def faceless_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One second without any face."""
     path = tmp_path_factory.mktemp("clips") / "nobody.mp4"
-    grey = Planes.from_image(np.full((240, 320, 3), 128, np.uint8), Colour())
+    grey = YuvImage.from_image(np.full((240, 320, 3), 128, np.uint8), Colour())
     write_video([grey] * 25, path, fps=Fraction(25), options=EncodeOptions(preset="ultrafast"))
     return path
 

@@ -9,7 +9,7 @@ class MediaError(Wav2LipError):
     """A video, image or sound file that cannot be read or written."""
 
 
-class NoSoundError(MediaError):
+class NoAudioError(MediaError):
     """A file without a sound track, or with an empty one."""
 
 

@@ -13,7 +13,7 @@ import pytest
 from wav2lip_npu.batch.face_cache import FaceCache, faces_key
 from wav2lip_npu.dubbing.pipeline import DubOptions
 from wav2lip_npu.faces.find_faces import FaceMemory, FaceOptions
-from wav2lip_npu.media.yuv_image import Geometry
+from wav2lip_npu.media.geometry import Geometry
 
 
 def learnt(count: int, *, saw_all: bool = True) -> FaceMemory:

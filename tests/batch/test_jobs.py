@@ -31,7 +31,7 @@ from wav2lip_npu.dubbing.pipeline import DubOptions
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.faces.find_faces import FaceOptions
 from wav2lip_npu.media import audio_reader, video_reader
-from wav2lip_npu.media.video_reader import Geometry
+from wav2lip_npu.media.geometry import Geometry
 from wav2lip_npu.media.video_writer import PRESETS, EncodeOptions
 
 DEFAULTS = Job(face="", audio="", outfile="")

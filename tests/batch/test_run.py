@@ -74,7 +74,7 @@ def stamps(folder: str = "out") -> dict[str, tuple[int, int]]:
 
 
 def shown(path: str | Path) -> list[bytes]:
-    return [frame.planes.y.tobytes() for frame in video_reader.read_frames(path)]
+    return [frame.yuv.y.tobytes() for frame in video_reader.read_frames(path)]
 
 
 def test_a_table_is_dubbed_and_then_left_alone(here, run):

@@ -27,8 +27,8 @@ from wav2lip_npu.dubbing.pipeline import DubOptions, dub
 from wav2lip_npu.errors import MediaError
 from wav2lip_npu.faces.find_faces import FaceOptions
 from wav2lip_npu.media import video_reader
+from wav2lip_npu.media.geometry import Geometry
 from wav2lip_npu.media.video_writer import EncodeOptions, write_video
-from wav2lip_npu.media.yuv_image import Geometry
 from wav2lip_npu.models import bundled
 
 FAST = DubOptions(encode=EncodeOptions(preset="ultrafast"))
@@ -58,7 +58,7 @@ def by_row(results) -> dict[int, wav2lip_npu.JobResult]:
 
 
 def pictures(path: str | Path) -> list[bytes]:
-    return [frame.planes.y.tobytes() + frame.planes.u.tobytes() for frame in video_reader.read_frames(path)]
+    return [frame.yuv.y.tobytes() + frame.yuv.u.tobytes() for frame in video_reader.read_frames(path)]
 
 
 @pytest.mark.any_device

@@ -12,7 +12,7 @@ from skimage import data
 
 from wav2lip_npu.dubbing.blend import BLENDS, Mask, load_mask, paste
 from wav2lip_npu.errors import UsageError
-from wav2lip_npu.media.yuv_image import Box, Colour, Image, Planes
+from wav2lip_npu.media.yuv_image import Box, Colour, Image, YuvImage
 
 SIZE = 96
 SOFT, HARD = (load_mask(blend, SIZE) for blend in BLENDS)
@@ -35,29 +35,29 @@ def box(*edges: float) -> Box:
     return np.array(edges, np.float32)
 
 
-def noise(width: int = 256, height: int = 240, seed: int = 0) -> Planes:
+def noise(width: int = 256, height: int = 240, seed: int = 0) -> YuvImage:
     draw = np.random.default_rng(seed)
     half = (height // 2, width // 2)
     y, u, v = (draw.integers(0, 256, shape, dtype=np.uint8) for shape in ((height, width), half, half))
-    return Planes(y, u, v, Colour())
+    return YuvImage(y, u, v, Colour())
 
 
-def flat(level: int, colour: Colour = Colour("bt601", True), width: int = 256, height: int = 240) -> Planes:
+def flat(level: int, colour: Colour = Colour("bt601", True), width: int = 256, height: int = 240) -> YuvImage:
     chroma = np.full((height // 2, width // 2), 128, np.uint8)
-    return Planes(np.full((height, width), level, np.uint8), chroma, chroma.copy(), colour)
+    return YuvImage(np.full((height, width), level, np.uint8), chroma, chroma.copy(), colour)
 
 
-def smooth_photo(colour: Colour = Colour()) -> Planes:
+def smooth_photo(colour: Colour = Colour()) -> YuvImage:
     """The astronaut without detail finer than the network's pixels."""
     image = np.ascontiguousarray(data.astronaut()[..., ::-1])
-    return Planes.from_image(cv2.GaussianBlur(image, (0, 0), 3), colour)
+    return YuvImage.from_image(cv2.GaussianBlur(image, (0, 0), 3), colour)
 
 
 def mouth_of(level: int, mask: Mask) -> Image:
     return np.full((SIZE, SIZE, 3), level, np.uint8)[mask.top_row :]
 
 
-def planes_of(picture: Planes) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+def planes_of(picture: YuvImage) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
     return picture.y, picture.u, picture.v
 
 
@@ -176,7 +176,7 @@ def test_hard_replaces_the_rounded_box(edges: tuple[float, ...]) -> None:
 def test_hard_is_the_resize_of_the_original() -> None:
     """Within what cubic differs from linear on a smooth face."""
     photo = smooth_photo(Colour("bt601", True))
-    face = photo.cut(box(150, 40, 330, 230), SIZE)
+    face = photo.crop(box(150, 40, 330, 230), SIZE)
     after = paste(photo, face, box(50, 100, 200, 280), HARD).to_image()
     expected = cv2.resize(face, (150, 180))
     difference = np.abs(after[100:280, 50:200].astype(int) - expected)
@@ -217,7 +217,7 @@ def test_cut_then_paste_changes_little(edges: tuple[float, ...], mask: Mask) -> 
     photo, whole = smooth_photo(), box(*edges)
     if mask.exact:
         whole = np.round(whole)
-    after = paste(photo, photo.cut(whole, SIZE)[mask.top_row :], whole, mask)
+    after = paste(photo, photo.crop(whole, SIZE)[mask.top_row :], whole, mask)
     for ours, theirs in zip(planes_of(after), planes_of(photo), strict=True):
         difference = ours.astype(int) - theirs
         assert np.abs(difference).max() <= 6
@@ -233,9 +233,9 @@ def test_cut_then_paste_changes_little(edges: tuple[float, ...], mask: Mask) -> 
 @pytest.mark.parametrize("mask", [SOFT, HARD], ids=BLENDS)
 def test_colours_survive(colour: Colour, mask: Mask) -> None:
     for bgr in ((20, 20, 20), (40, 60, 200), (200, 90, 30), (60, 180, 70), (235, 235, 235), (120, 150, 190)):
-        picture = Planes.from_image(np.full((200, 200, 3), bgr, np.uint8), colour)
+        picture = YuvImage.from_image(np.full((200, 200, 3), bgr, np.uint8), colour)
         whole = box(40.3, 30.2, 170.1, 180.9)
-        after = paste(picture, picture.cut(whole, SIZE)[mask.top_row :], whole, mask)
+        after = paste(picture, picture.crop(whole, SIZE)[mask.top_row :], whole, mask)
         for ours, theirs in zip(planes_of(after), planes_of(picture), strict=True):
             assert np.abs(ours.astype(int) - theirs).max() <= 2
 

@@ -20,7 +20,7 @@ from wav2lip_npu.dubbing.pipeline import DubOptions, dub_takes
 from wav2lip_npu.errors import FaceError, MediaError
 from wav2lip_npu.faces.find_faces import FaceMemory, FaceOptions
 from wav2lip_npu.media.video_writer import EncodeOptions, write_video
-from wav2lip_npu.media.yuv_image import Colour, Planes
+from wav2lip_npu.media.yuv_image import Colour, YuvImage
 
 FAST = EncodeOptions(preset="ultrafast")
 OPTIONS = DubOptions(encode=FAST)
@@ -170,7 +170,7 @@ def test_ctrl_c_ends_all(models, face_video, sounds, tmp_path, monkeypatch):
 @pytest.mark.parametrize("nosmooth", [False, True])
 def test_known_faces_are_not_searched_and_give_the_same_video(models, sounds, tmp_path, extend, nosmooth):
     video = tmp_path / "two_scenes.mp4"
-    grey = Planes.from_image(np.full((240, 320, 3), 110, np.uint8), Colour())
+    grey = YuvImage.from_image(np.full((240, 320, 3), 110, np.uint8), Colour())
     write_video([*face_pictures(20), *[grey] * 8, *face_pictures(12)], video, fps=Fraction(25), options=FAST)
     options = replace(OPTIONS, extend=extend, faces=FaceOptions(nosmooth=nosmooth))
     memory = FaceMemory()

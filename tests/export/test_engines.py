@@ -94,7 +94,7 @@ def made_by(generator: Any, faces: torch.Tensor, mels: torch.Tensor, top_row: in
 
 def planes_of(path: Path) -> np.ndarray:
     """All pixels of all frames, as the codec holds them."""
-    frames = [frame.planes for frame in video_reader.read_frames(path)]
+    frames = [frame.yuv for frame in video_reader.read_frames(path)]
     return np.stack([np.concatenate([each.y.ravel(), each.u.ravel(), each.v.ravel()]) for each in frames])
 
 
@@ -244,9 +244,9 @@ def test_on_real_clips(shared_data, tmp_path, clip):
 def cut(source: Path, target: Path, seconds: float) -> None:
     import soundfile
 
-    from wav2lip_npu.media.audio_reader import load_sound
+    from wav2lip_npu.media.audio_reader import load_audio
 
-    soundfile.write(target, load_sound(source).wav[: round(seconds * 16_000)], 16_000)
+    soundfile.write(target, load_audio(source).wav[: round(seconds * 16_000)], 16_000)
 
 
 # An .om file

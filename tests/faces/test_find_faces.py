@@ -19,7 +19,7 @@ from wav2lip_npu.faces import tracker
 from wav2lip_npu.faces.detectors import Detection, HogDetector
 from wav2lip_npu.faces.find_faces import Faced, FaceOptions, find_faces
 from wav2lip_npu.media.video_reader import Frame
-from wav2lip_npu.media.yuv_image import Box, Colour, Image, Planes
+from wav2lip_npu.media.yuv_image import Box, Colour, Image, YuvImage
 
 CLIPS = Path(__file__).parents[3] / "shared" / "data"
 NO_PADS = FaceOptions(pads=(0, 0, 0, 0))
@@ -37,7 +37,7 @@ def _texture(seed: int, shape: tuple[int, int]) -> Image:
 HEAD = _texture(1, (128, 128))
 
 
-def scene(heads: Sequence[Head], background: int = 2, view: float = 0.0) -> Planes:
+def scene(heads: Sequence[Head], background: int = 2, view: float = 0.0) -> YuvImage:
     """Textured squares on a textured wall; `view` px pans the wall. A head that is seen is red."""
     wall = _texture(background, (HEIGHT, 3 * WIDTH))
     y = cv2.warpAffine(wall, np.array([[1, 0, -WIDTH - view], [0, 1, 0]]), (WIDTH, HEIGHT))
@@ -52,10 +52,10 @@ def scene(heads: Sequence[Head], background: int = 2, view: float = 0.0) -> Plan
         if seen:
             v[inside] = 200
     small = cv2.resize(v, (WIDTH // 2, HEIGHT // 2), interpolation=cv2.INTER_AREA)
-    return Planes(y, np.full_like(small, 128), small, Colour())
+    return YuvImage(y, np.full_like(small, 128), small, Colour())
 
 
-def video(shots: Sequence[Planes]) -> list[Frame]:
+def video(shots: Sequence[YuvImage]) -> list[Frame]:
     return [Frame(i, planes, i) for i, planes in enumerate(shots)]
 
 
@@ -131,7 +131,7 @@ def test_the_box_of_a_still_head_stands_still() -> None:
     for i in range(80):
         planes = scene([(150.3, 88.7, 71, True)])
         noisy = np.clip(planes.y + rng.normal(0, 3, planes.y.shape), 0, 255).astype(np.uint8)
-        frames.append(Frame(i, Planes(noisy, planes.u, planes.v, Colour()), i))
+        frames.append(Frame(i, YuvImage(noisy, planes.u, planes.v, Colour()), i))
     boxes = np.array([each.box for each in follow(frames, RedDetector(coarse=True))])
     assert np.ptp(boxes[:, 2] - boxes[:, 0]) < 0.01 * 71
     assert np.ptp(boxes, axis=0).max() < 0.01 * 71
@@ -158,7 +158,7 @@ def test_a_cut_without_faces_is_seen_too() -> None:
     assert [each.cut for each in faced] == [i == 5 for i in range(10)]
 
 
-def _blind(first: int, last: int, count: int) -> list[Planes]:
+def _blind(first: int, last: int, count: int) -> list[YuvImage]:
     """The head moves on while the detector does not see it from `first` to before `last`."""
     return [scene([(100 + i, 90, 70, not first <= i < last)]) for i in range(count)]
 
@@ -372,7 +372,7 @@ def test_the_look_ahead_is_bounded_in_frames() -> None:
 
 def test_the_look_ahead_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = video([scene([LEFT])] * 30)
-    monkeypatch.setattr(tracker, "LOOK_AHEAD_BYTES", 5.5 * frames[0].planes.nbytes)
+    monkeypatch.setattr(tracker, "LOOK_AHEAD_BYTES", 5.5 * frames[0].yuv.nbytes)
     source = Source(frames)
     for number, each in enumerate(find_faces(source, RedDetector(), NO_PADS), start=1):
         assert source.taken <= number + 5
@@ -399,7 +399,7 @@ def test_two_runs_are_alike_to_the_bit() -> None:
 @pytest.mark.parametrize(("height", "width"), [(0, 0), (2, 2), (16, 16), (16, 2000), (90, 160), (4320, 7680)])
 def test_frames_without_content_pass(options: FaceOptions, height: int, width: int) -> None:
     half = np.full((height // 2, width // 2), 128, np.uint8)
-    planes = Planes(np.zeros((height, width), np.uint8), half, half, Colour())
+    planes = YuvImage(np.zeros((height, width), np.uint8), half, half, Colour())
     detector = HogDetector() if height < 4320 else RedDetector()
     faced = follow(video([planes] * 3), detector, options)
     assert all(each.box is None and not each.cut for each in faced)
@@ -407,7 +407,7 @@ def test_frames_without_content_pass(options: FaceOptions, height: int, width: i
 
 def test_a_change_of_size_is_a_cut() -> None:
     small = scene([LEFT])
-    large = Planes.from_image(small.scaled(640, 360), Colour())
+    large = YuvImage.from_image(small.scaled(640, 360), Colour())
     faced = follow(video([small] * 5 + [large] * 5))
     assert [i for i, each in enumerate(faced) if each.cut] == [5]
     assert all(each.box is not None for each in faced)
@@ -464,7 +464,7 @@ def test_a_photo_is_followed_along_a_known_path(
             PHOTO, matrix, (640, 360), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
         )
         noisy = np.clip(image + rng.normal(0, 3, image.shape), 0, 255).astype(np.uint8)
-        frames.append(Frame(i, Planes.from_image(noisy, Colour()), i))
+        frames.append(Frame(i, YuvImage.from_image(noisy, Colour()), i))
         true.append([x - zoom * half[0], y - zoom * half[1], x + zoom * half[0], y + zoom * half[1]])
     boxes = np.array([each.box for each in follow(frames, HogDetector())])
     side = np.array(true)[:, 3] - np.array(true)[:, 1]
@@ -486,7 +486,7 @@ def clip(name: str, *, first: int = 0, count: int = 10_000) -> list[Frame]:
                 continue
             planes = frame.reformat(format="yuv420p").to_ndarray()
             u, v = planes[frame.height :].reshape(2, frame.height // 2, frame.width // 2)
-            frames.append(Frame(i, Planes(planes[: frame.height], u, v, Colour()), i))
+            frames.append(Frame(i, YuvImage(planes[: frame.height], u, v, Colour()), i))
     return frames
 
 

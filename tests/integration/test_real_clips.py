@@ -44,7 +44,7 @@ def test_picture_and_sound_end_together(
         assert not list(tmp_path.iterdir())
         return
     report = pipeline.dub(models, face, audio, out, QUICK)
-    expected = audio_reader.load_sound(audio).duration
+    expected = audio_reader.load_audio(audio).duration
     fps = video_reader.probe(out).fps
     assert report.frames == round(expected * fps)
     with av.open(str(out)) as container:

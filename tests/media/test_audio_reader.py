@@ -13,7 +13,7 @@ import soundfile
 
 from support.media_files import chirp, lag_of, scene, write_audio, write_pictures, write_wav
 from wav2lip_npu.errors import MediaError
-from wav2lip_npu.media.audio_reader import load_sound, read_audio, read_blocks
+from wav2lip_npu.media.audio_reader import load_audio, read_audio, read_blocks
 
 SECOND = chirp(1)
 
@@ -26,7 +26,7 @@ def level(wav: np.ndarray) -> float:
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
 def test_depths(tmp_path, subtype):
-    sound = load_sound(write_wav(tmp_path / "a.wav", SECOND, subtype=subtype))
+    sound = load_audio(write_wav(tmp_path / "a.wav", SECOND, subtype=subtype))
     assert (sound.sample_rate, sound.channels, sound.duration) == (16_000, 1, 1)
     assert sound.wav.dtype == np.float32 and sound.wav.shape == (16_000,)
     assert np.abs(sound.wav - SECOND).max() < (0.01 if subtype == "PCM_U8" else 1e-4)
@@ -36,7 +36,7 @@ def test_depths(tmp_path, subtype):
 def test_rates(tmp_path, rate):
     samples = rate + 7
     path = write_wav(tmp_path / "a.wav", chirp(samples / rate, rate), rate)
-    sound = load_sound(path)
+    sound = load_audio(path)
     assert sound.duration == Fraction(samples, rate) and sound.sample_rate == rate
     assert abs(len(sound.wav) - samples * 16_000 / rate) <= 1
     assert abs(lag_of(sound.wav, chirp(samples / rate))) <= 1
@@ -47,7 +47,7 @@ def test_rates(tmp_path, rate):
 def test_channels_are_averaged(tmp_path, channels):
     weights = np.arange(1, channels + 1) / channels
     path = write_wav(tmp_path / "a.wav", weights[:, None] * SECOND, subtype="FLOAT")
-    sound = load_sound(path)
+    sound = load_audio(path)
     assert sound.channels == channels
     assert np.abs(sound.wav - weights.mean() * SECOND).max() < 1e-3
 
@@ -70,7 +70,7 @@ def test_channels_are_averaged(tmp_path, channels):
 def test_codecs_do_not_move_the_sound(tmp_path, name, codec, late, channels):
     rate = 48_000
     sent = np.tile(chirp(1, rate), (channels, 1))
-    sound = load_sound(write_audio(tmp_path / name, sent, rate, codec))
+    sound = load_audio(write_audio(tmp_path / name, sent, rate, codec))
     assert (sound.sample_rate, sound.channels) == (rate, channels)
     assert abs(lag_of(sound.wav, SECOND) - late) <= 8
     assert level(sound.wav) == pytest.approx(0.5, abs=0.03)
@@ -90,7 +90,7 @@ def test_another_rate_for_the_result(tmp_path):
 @pytest.mark.parametrize("late", [0.4, 1.3])
 def test_sound_that_starts_late_is_padded(tmp_path, suffix, late):
     path = write_pictures(tmp_path / f"a.{suffix}", [scene()] * 60, sound=SECOND, sound_at=late)
-    sound = load_sound(path)
+    sound = load_audio(path)
     assert abs(lag_of(sound.wav, SECOND) - late * 16_000) <= 16
     assert float(sound.duration) == pytest.approx(1 + late, abs=0.07)
 
@@ -99,7 +99,7 @@ def test_sound_that_starts_late_is_padded(tmp_path, suffix, late):
 def test_sound_from_before_the_picture_is_cut(tmp_path, suffix):
     stamps = range(10, 60)
     path = write_pictures(tmp_path / f"a.{suffix}", [scene()] * 50, stamps=stamps, sound=chirp(3))
-    sound = load_sound(path)
+    sound = load_audio(path)
     expected = chirp(3)[6400:]
     assert abs(lag_of(sound.wav, expected)) <= 16
     assert float(sound.duration) == pytest.approx(2.6, abs=0.07)
@@ -108,7 +108,7 @@ def test_sound_from_before_the_picture_is_cut(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_a_long_lead_of_sound_is_not_a_truncated_file(tmp_path, suffix):
     path = write_pictures(tmp_path / f"a.{suffix}", [scene()] * 10, stamps=range(50, 60), sound=chirp(3))
-    assert float(load_sound(path).duration) == pytest.approx(1, abs=0.07)
+    assert float(load_audio(path).duration) == pytest.approx(1, abs=0.07)
 
 
 def test_a_hole_is_filled_with_silence(tmp_path):
@@ -127,7 +127,7 @@ def test_a_hole_is_filled_with_silence(tmp_path):
                 container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     expected = np.concatenate([SECOND[:8000], np.zeros(24_000), SECOND[8000:]])
-    sound = load_sound(path)
+    sound = load_audio(path)
     assert sound.duration == Fraction(5, 2)
     assert np.abs(sound.wav - expected).max() < 1e-3
 
@@ -160,25 +160,25 @@ def test_samples_that_are_not_numbers(tmp_path, bad):
     with pytest.raises(
         MediaError, match=r"a\.wav holds sound that is NaN or infinite near 0\.\d\d s. Export it again."
     ):
-        load_sound(path)
+        load_audio(path)
 
 
 def test_no_sound(tmp_path):
     with pytest.raises(MediaError, match="holds no sound. Pass a file with a sound track as --audio."):
-        load_sound(write_pictures(tmp_path / "a.mp4", [scene()] * 3))
+        load_audio(write_pictures(tmp_path / "a.mp4", [scene()] * 3))
     with pytest.raises(
         MediaError, match=r"empty\.wav holds no sound: its sound track is empty. Pass a file with sound."
     ):
-        load_sound(write_wav(tmp_path / "empty.wav", np.zeros(0)))
+        load_audio(write_wav(tmp_path / "empty.wav", np.zeros(0)))
     (tmp_path / "none.wav").write_bytes(b"")
     with pytest.raises(MediaError, match="is empty. Copy the file again."):
-        load_sound(tmp_path / "none.wav")
+        load_audio(tmp_path / "none.wav")
     with pytest.raises(MediaError, match=r"cannot read .*absent\.wav: No such file"):
-        load_sound(tmp_path / "absent.wav")
+        load_audio(tmp_path / "absent.wav")
 
 
 def test_one_sample(tmp_path):
-    sound = load_sound(write_wav(tmp_path / "a.wav", np.array([0.5]), 44_100))
+    sound = load_audio(write_wav(tmp_path / "a.wav", np.array([0.5]), 44_100))
     assert sound.duration == Fraction(1, 44_100) and len(sound.wav) <= 1
 
 
@@ -196,7 +196,7 @@ def test_truncated_sounds(tmp_path, part):
     for path in files:
         path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
         with pytest.raises(MediaError, match=r"truncated") as error:
-            load_sound(path)
+            load_audio(path)
         assert "\n" not in str(error.value)
 
 
@@ -205,7 +205,7 @@ def test_a_wav_written_to_a_pipe_has_no_length(tmp_path):
     data = bytearray(path.read_bytes())
     data[4:8] = data[40:44] = b"\xff" * 4
     path.write_bytes(data)
-    assert load_sound(path).duration == 1
+    assert load_audio(path).duration == 1
 
 
 def test_a_riff_header_that_counts_itself_is_read(tmp_path):
@@ -213,7 +213,7 @@ def test_a_riff_header_that_counts_itself_is_read(tmp_path):
     data = bytearray(path.read_bytes())
     data[4:8] = len(data).to_bytes(4, "little")
     path.write_bytes(data)
-    assert load_sound(path).duration == 1
+    assert load_audio(path).duration == 1
 
 
 @pytest.mark.parametrize("name, codec", [("a.wav", "pcm_s16le"), ("a.flac", "flac"), ("a.mp3", "libmp3lame"),
@@ -228,7 +228,7 @@ def test_flipped_bytes_never_crash(tmp_path, name, codec):
             data[chance.randrange(len(data))] = chance.randrange(256)
         path.write_bytes(data)
         try:
-            load_sound(path)
+            load_audio(path)
         except MediaError as error:
             assert "\n" not in str(error)
 
@@ -240,13 +240,13 @@ def test_nothing_stays_open(tmp_path):
     list(itertools.islice(blocks, 3))
     assert len(os.listdir("/proc/self/fd")) == before + 1
     blocks.close()
-    load_sound(path)
+    load_audio(path)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_real_recordings(shared_data):
     for path in sorted((shared_data / "audio").iterdir()):
-        sound = load_sound(path)
+        sound = load_audio(path)
         assert 0.005 < np.sqrt(np.mean(sound.wav**2)) < 0.5
         assert abs(len(sound.wav) - sound.duration * 16_000) <= 1
         if path.suffix in (".wav", ".flac"):

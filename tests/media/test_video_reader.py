@@ -20,7 +20,8 @@ from PIL import Image as Pillow
 from support.media_files import chirp, number_of, numbered, scene, write_audio, write_pictures
 from wav2lip_npu.errors import MediaError, UsageError
 from wav2lip_npu.media import video_reader
-from wav2lip_npu.media.video_reader import Geometry, probe, read_frames
+from wav2lip_npu.media.geometry import Geometry
+from wav2lip_npu.media.video_reader import probe, read_frames
 
 
 def numbers(path, count=None, **options) -> list[int]:
@@ -68,7 +69,7 @@ def test_a_held_picture_is_repeated_to_its_time(tmp_path):
     path = count_video(tmp_path / "a.mp4", 8, stamps=stamps, time_base=Fraction(1, 25))
     assert numbers(path, fps=Fraction(25)) == [0, 1, 2] + [3] * 27 + [4, 5, 6, 7]
     frames = list(read_frames(path, fps=Fraction(25)))
-    assert frames[3].planes is frames[29].planes
+    assert frames[3].yuv is frames[29].yuv
     assert [frame.index for frame in frames] == [frame.source for frame in frames] == list(range(34))
 
 
@@ -158,7 +159,7 @@ def test_odd_sizes_keep_every_pixel(tmp_path, suffix, codec, pix_fmt):
     with av.open(str(path)) as container:
         decoded = next(container.decode(video=0))
     luma = np.frombuffer(decoded.planes[0], np.uint8).reshape(99, -1)[:, :101]
-    planes = next(read_frames(path)).planes
+    planes = next(read_frames(path)).yuv
     assert (planes.width, planes.height) == (102, 100)
     assert np.array_equal(planes.y[:99, :101], luma)
     info = probe(path)
@@ -205,7 +206,7 @@ def test_colours_are_those_of_the_source(tmp_path, suffix, codec, pix_fmt, label
     assert error.mean() < (2 if int(av.__version__.partition(".")[0]) >= 18 else 4) and error.max() <= 16
     if labels:
         kept = [labels[key] for key in ("color_range", "colorspace", "color_primaries", "color_trc")]
-        assert list(frame.planes.colour.labels) == kept
+        assert list(frame.yuv.colour.labels) == kept
 
 
 def test_grey_is_grey(tmp_path):
@@ -287,7 +288,7 @@ def test_back_and_forth_shows_the_same_bytes_again(tmp_path, suffix, monkeypatch
         order.append(frame.source)
         same = first.setdefault(frame.source, frame)
         for plane in "yuv":
-            assert np.array_equal(getattr(frame.planes, plane), getattr(same.planes, plane)), frame
+            assert np.array_equal(getattr(frame.yuv, plane), getattr(same.yuv, plane)), frame
     assert order == ways(count)["pingpong"][: 3 * count]
     assert [number_of(first[number].image) for number in range(count)] == list(range(count))
 
@@ -296,21 +297,21 @@ def test_back_and_forth_shows_the_same_bytes_again(tmp_path, suffix, monkeypatch
 def test_memory_is_bounded(tmp_path, loop, monkeypatch):
     monkeypatch.setattr(video_reader, "_REVERSE_BYTES", 1)
     path = count_video(tmp_path / "a.mp4", 120, options={"x264-params": "keyint=1000"})
-    alive: weakref.WeakSet[video_reader.Planes] = weakref.WeakSet()
+    alive: weakref.WeakSet[video_reader.YuvImage] = weakref.WeakSet()
     most = 0
-    made = video_reader.Planes.of_frame
+    made = video_reader.YuvImage.from_frame
 
-    class Counted(video_reader.Planes):
+    class Counted(video_reader.YuvImage):
         __hash__ = object.__hash__
 
         @classmethod
-        def of_frame(cls, *given):
+        def from_frame(cls, *given):
             planes = made(*given)
             counted = Counted(planes.y, planes.u, planes.v, planes.colour)
             alive.add(counted)
             return counted
 
-    monkeypatch.setattr(video_reader, "Planes", Counted)
+    monkeypatch.setattr(video_reader, "YuvImage", Counted)
     for _ in itertools.islice(read_frames(path, loop=loop), 400):
         most = max(most, len(alive))
     assert 1 <= most <= 12
@@ -388,7 +389,7 @@ def test_images_are_known_by_their_content(tmp_path, name, form, options):
     assert info.is_image and (info.width, info.height, info.frames, info.fps) == (96, 64, 1, 25)
     one, two = itertools.islice(read_frames(path), 2)
     assert (one.index, two.index, one.source, two.source) == (0, 1, 0, 0)
-    assert one.planes is two.planes
+    assert one.yuv is two.yuv
     assert np.abs(one.image.astype(float) - scene()).mean() < (6 if form == "GIF" else 3)
 
 
@@ -571,10 +572,11 @@ def test_a_video_with_its_index_in_front_cut_short_is_truncated(tmp_path, suffix
     path = tmp_path / f"a.{suffix}"
     chance = np.random.default_rng(0)
     from wav2lip_npu.media.video_writer import write_video
-    from wav2lip_npu.media.yuv_image import Colour, Planes
+    from wav2lip_npu.media.yuv_image import Colour, YuvImage
 
     pictures = [
-        Planes.from_image(chance.integers(0, 255, (48, 64, 3)).astype(np.uint8), Colour()) for _ in range(75)
+        YuvImage.from_image(chance.integers(0, 255, (48, 64, 3)).astype(np.uint8), Colour())
+        for _ in range(75)
     ]
     write_video(pictures, path, fps=Fraction(25))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

@@ -16,18 +16,18 @@ import pytest
 
 from support.media_files import chirp, lag_of, number_of, numbered, scene, write_pictures, write_wav
 from wav2lip_npu.errors import MediaError, UsageError
-from wav2lip_npu.media.audio_reader import load_sound
+from wav2lip_npu.media.audio_reader import load_audio
 from wav2lip_npu.media.video_reader import probe, read_frames
 from wav2lip_npu.media.video_writer import EncodeOptions, check_target, check_writable, write_video
-from wav2lip_npu.media.yuv_image import Colour, Planes
+from wav2lip_npu.media.yuv_image import Colour, YuvImage
 
 FAST = EncodeOptions(preset="ultrafast")
 RATES = ["22.13", "24000/1001", "25", "30000/1001", "30", "60", "7.5", "1"]
 SUFFIXES = ["mp4", "mov", "mkv", "avi"]
 
 
-def pictures(count: int, colour: Colour = Colour()) -> Iterator[Planes]:
-    return (Planes.from_image(numbered(number % 256), colour) for number in range(count))
+def pictures(count: int, colour: Colour = Colour()) -> Iterator[YuvImage]:
+    return (YuvImage.from_image(numbered(number % 256), colour) for number in range(count))
 
 
 def ends(path: Path) -> dict[str, float]:
@@ -67,7 +67,7 @@ def test_sound_keeps_rate_and_place(tmp_path, rate, suffix):
     sound = write_wav(tmp_path / "a.wav", chirp(1, rate), rate)
     path = tmp_path / f"a.{suffix}"
     write_video(pictures(25), path, fps=Fraction(25), audio=sound, options=FAST)
-    heard = load_sound(path)
+    heard = load_audio(path)
     assert heard.sample_rate == (rate if suffix == "avi" else min(rate, 96_000))
     assert heard.channels == 1
     assert abs(lag_of(heard.wav, chirp(1))) <= 16
@@ -95,7 +95,7 @@ def test_sound_keeps_its_channels(tmp_path, channels, suffix, rate):
     sound = write_wav(tmp_path / "a.wav", weights * chirp(1, rate), rate)
     path = tmp_path / f"a.{suffix}"
     write_video(pictures(25), path, fps=Fraction(25), audio=sound, options=FAST)
-    heard = load_sound(path)
+    heard = load_audio(path)
     assert heard.channels == (channels if channels <= 8 else 1)
     assert abs(lag_of(heard.wav, chirp(1))) <= 16
 
@@ -116,14 +116,14 @@ def test_the_sound_of_a_video_is_lined_up_with_its_picture(tmp_path):
     source = write_pictures(tmp_path / "a.mkv", [scene()] * 50, sound=chirp(1), sound_at=0.4)
     path = tmp_path / "b.mp4"
     write_video(pictures(35), path, fps=Fraction(25), audio=source, options=FAST)
-    assert abs(lag_of(load_sound(path).wav, chirp(1)) - 6400) <= 16
+    assert abs(lag_of(load_audio(path).wav, chirp(1)) - 6400) <= 16
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
 def test_crf_0_is_lossless(tmp_path, suffix):
     chance = np.random.default_rng(0)
     given = [
-        Planes(
+        YuvImage(
             *(chance.integers(0, 256, size, np.uint8) for size in ((34, 50), (17, 25), (17, 25))), Colour()
         )
         for _ in range(4)
@@ -131,7 +131,7 @@ def test_crf_0_is_lossless(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     write_video(given, path, fps=Fraction(25), options=EncodeOptions(crf=0))
     for frame, planes in zip(read_frames(path), given, strict=True):
-        assert all(np.array_equal(getattr(frame.planes, plane), getattr(planes, plane)) for plane in "yuv")
+        assert all(np.array_equal(getattr(frame.yuv, plane), getattr(planes, plane)) for plane in "yuv")
 
 
 @pytest.mark.parametrize(
@@ -152,9 +152,11 @@ def test_crf_0_is_lossless(tmp_path, suffix):
 def test_colour_labels_are_kept(tmp_path, colour, suffix):
     path = tmp_path / f"a.{suffix}"
     image = scene(192, 128)
-    write_video([Planes.from_image(image, colour)] * 3, path, fps=Fraction(25), options=EncodeOptions(crf=2))
+    write_video(
+        [YuvImage.from_image(image, colour)] * 3, path, fps=Fraction(25), options=EncodeOptions(crf=2)
+    )
     frame = next(read_frames(path))
-    kept = frame.planes.colour
+    kept = frame.yuv.colour
     assert (kept.matrix, kept.full_range, kept.labels[1:]) == (
         colour.matrix,
         colour.full_range,
@@ -187,7 +189,7 @@ def test_pixel_aspect_comment_and_index_first(tmp_path):
 @pytest.mark.parametrize("size", [(2, 2), (4, 2), (16, 16), (1920, 1080)])
 def test_sizes(tmp_path, size):
     path = tmp_path / "a.mp4"
-    write_video([Planes.from_image(scene(*size), Colour())] * 2, path, fps=Fraction(25), options=FAST)
+    write_video([YuvImage.from_image(scene(*size), Colour())] * 2, path, fps=Fraction(25), options=FAST)
     assert (probe(path).width, probe(path).height) == size
 
 
@@ -201,7 +203,7 @@ def test_an_exception_on_the_way_leaves_the_old_file(tmp_path, kind):
     sound = write_wav(tmp_path / "a.wav", chirp(1))
     before = len(os.listdir("/proc/self/fd"))
 
-    def broken() -> Iterator[Planes]:
+    def broken() -> Iterator[YuvImage]:
         yield from pictures(10)
         raise kind("stop")
 
@@ -228,11 +230,11 @@ import resource, signal, sys
 from fractions import Fraction
 from wav2lip_npu.media.video_writer import EncodeOptions, write_video
 from wav2lip_npu.errors import MediaError
-from wav2lip_npu.media.yuv_image import Colour, Planes
+from wav2lip_npu.media.yuv_image import Colour, YuvImage
 import numpy as np
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 chance = np.random.default_rng(0)
-images = [Planes.from_image(chance.integers(0, 256, (96, 128, 3)).astype(np.uint8), Colour()) for _ in range(10)]
+images = [YuvImage.from_image(chance.integers(0, 256, (96, 128, 3)).astype(np.uint8), Colour()) for _ in range(10)]
 for limit in map(int, sys.argv[2].split(",")):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
@@ -249,7 +251,8 @@ def test_a_full_disk(tmp_path, suffix):
     whole = tmp_path / f"whole.{suffix}"
     chance = np.random.default_rng(0)
     images = [
-        Planes.from_image(chance.integers(0, 256, (96, 128, 3)).astype(np.uint8), Colour()) for _ in range(10)
+        YuvImage.from_image(chance.integers(0, 256, (96, 128, 3)).astype(np.uint8), Colour())
+        for _ in range(10)
     ]
     write_video(images, whole, fps=Fraction(25), options=EncodeOptions(crf=10, preset="ultrafast"))
     size = whole.stat().st_size
@@ -334,7 +337,7 @@ def test_memory_of_the_writer_is_bounded(tmp_path):
     asked = itertools.count()
     sound = write_wav(tmp_path / "a.wav", chirp(2))
 
-    def counted() -> Iterator[Planes]:
+    def counted() -> Iterator[YuvImage]:
         for planes in pictures(50):
             next(asked)
             yield planes
@@ -349,10 +352,10 @@ from fractions import Fraction
 from pathlib import Path
 import numpy as np
 from wav2lip_npu.media.video_writer import write_video
-from wav2lip_npu.media.yuv_image import Colour, Planes
+from wav2lip_npu.media.yuv_image import Colour, YuvImage
 scene = np.random.default_rng(0).integers(0, 255, (30, 180, 3), np.uint8).repeat(8, 0).repeat(8, 1)
 shown = [np.roll(scene, 3 * number, 1)[:240, :1080] for number in range(20)]
-pictures = [Planes.from_image(np.ascontiguousarray(each), Colour()) for each in shown]
+pictures = [YuvImage.from_image(np.ascontiguousarray(each), Colour()) for each in shown]
 write_video(pictures, sys.argv[1], fps=Fraction(25))
 print(hashlib.sha256(Path(sys.argv[1]).read_bytes()).hexdigest())
 """

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from support.media_files import scene
 from wav2lip_npu.errors import UsageError
-from wav2lip_npu.media.yuv_image import Colour, Geometry, Planes, to_yuv
+from wav2lip_npu.media.geometry import Geometry, crop, rotate, shrink
+from wav2lip_npu.media.yuv_image import Colour, YuvImage, to_yuv
 
 COLOURS = [
     Colour(matrix, full) for matrix in ("bt601", "bt709", "bt2020", "smpte240m") for full in (False, True)
@@ -24,7 +25,7 @@ def apart(one: np.ndarray, other: np.ndarray) -> int:
 @pytest.mark.parametrize("colour", COLOURS, ids=lambda colour: f"{colour.matrix}-{colour.full_range}")
 def test_colours_survive_the_way_into_planes_and_back(colour):
     image = scene(384, 256)
-    back = Planes.from_image(image, colour).to_image()
+    back = YuvImage.from_image(image, colour).to_image()
     assert apart(back, image) <= 3 and np.abs(back.astype(float) - image).mean() < 1
 
 
@@ -33,7 +34,7 @@ def test_colours_survive_the_way_into_planes_and_back(colour):
 @given(bgr=st.tuples(*[st.integers(0, 255)] * 3))
 def test_a_plain_colour_survives_within_two_levels(colour, bgr):
     image = np.full((4, 4, 3), bgr, np.uint8)
-    assert apart(Planes.from_image(image, colour).to_image(), image) <= 2
+    assert apart(YuvImage.from_image(image, colour).to_image(), image) <= 2
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_standard_colours_have_their_standard_numbers(colour, white, black, red)
 @pytest.mark.parametrize("width, height", [(1, 1), (101, 99), (100, 99), (101, 100)])
 def test_odd_sides_are_doubled_and_no_pixel_lost(width, height):
     image = scene(width, height)
-    planes = Planes.from_image(image, Colour())
+    planes = YuvImage.from_image(image, Colour())
     assert (planes.width, planes.height) == (width + width % 2, height + height % 2)
     assert planes.u.shape == planes.v.shape == (planes.height // 2, planes.width // 2)
     assert np.array_equal(planes.y[:height, :width], cv2.split(to_yuv(image, Colour()))[0])
@@ -62,10 +63,10 @@ def test_odd_sides_are_doubled_and_no_pixel_lost(width, height):
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_crop_is_exact_in_luma(data):
-    planes = Planes.from_image(scene(40, 30), Colour())
+    planes = YuvImage.from_image(scene(40, 30), Colour())
     top, left = data.draw(st.integers(0, 29)), data.draw(st.integers(0, 39))
     bottom, right = data.draw(st.integers(top + 1, 30)), data.draw(st.integers(left + 1, 40))
-    cropped = planes.cropped(top, bottom, left, right)
+    cropped = crop(planes, top, bottom, left, right)
     assert np.array_equal(cropped.y[: bottom - top, : right - left], planes.y[top:bottom, left:right])
     assert cropped.width % 2 == cropped.height % 2 == 0
     assert cropped.u.shape == cropped.v.shape == (cropped.height // 2, cropped.width // 2)
@@ -75,20 +76,20 @@ def test_a_crop_is_exact_in_luma(data):
 
 
 def test_quarter_turns():
-    planes = Planes.from_image(scene(), Colour())
+    planes = YuvImage.from_image(scene(), Colour())
     for quarters in range(-1, 4):
-        turned = planes.rotated(quarters)
+        turned = rotate(planes, quarters)
         assert np.array_equal(turned.y, np.rot90(planes.y, quarters))
         assert apart(turned.to_image(), np.rot90(planes.to_image(), quarters)) <= 4
-    assert np.array_equal(planes.rotated(1).rotated(-1).y, planes.y)
+    assert np.array_equal(rotate(rotate(planes, 1), -1).y, planes.y)
 
 
 @pytest.mark.parametrize("factor, size", [(2, (48, 32)), (3, (32, 22)), (5, (20, 12)), (1000, (2, 2))])
 def test_shrinking_averages(factor, size):
-    planes = Planes.from_image(scene(), Colour())
-    small = planes.shrunk(factor)
+    planes = YuvImage.from_image(scene(), Colour())
+    small = shrink(planes, factor)
     assert (small.width, small.height) == size
-    expected = Planes.from_image(cv2.resize(scene(), size, interpolation=cv2.INTER_AREA), Colour())
+    expected = YuvImage.from_image(cv2.resize(scene(), size, interpolation=cv2.INTER_AREA), Colour())
     assert max(apart(getattr(small, plane), getattr(expected, plane)) for plane in "yuv") <= 1
     if factor == 2:
         mean = planes.y.reshape(32, 2, 48, 2).astype(float).mean(axis=(1, 3))
@@ -99,14 +100,14 @@ def test_shrinking_averages(factor, size):
 def test_scaled_pictures_look_like_those_of_opencv(width, height):
     method = cv2.INTER_AREA if width < 96 else cv2.INTER_LINEAR
     expected = cv2.resize(scene(), (width, height), interpolation=method)
-    assert apart(Planes.from_image(scene(), Colour()).scaled(width, height), expected) <= 4
+    assert apart(YuvImage.from_image(scene(), Colour()).scaled(width, height), expected) <= 4
 
 
 @pytest.mark.parametrize("side", [96, 192, 288])
 @pytest.mark.parametrize("x, y", [(0, 0), (10, 20), (11, 33)])
 def test_a_cut_is_the_resized_crop(side, x, y):
     image = scene(400, 400)
-    cut = Planes.from_image(image, Colour()).cut(np.array([x, y, x + side, y + side], np.float32), 96)
+    cut = YuvImage.from_image(image, Colour()).crop(np.array([x, y, x + side, y + side], np.float32), 96)
     expected = cv2.resize(image[y : y + side, x : x + side], (96, 96), interpolation=cv2.INTER_AREA)
     assert apart(cut, expected) <= 3
 
@@ -116,7 +117,7 @@ def test_a_cut_is_the_resized_crop(side, x, y):
 def test_a_box_at_fractions_of_a_pixel_moves_the_content_by_them(x, y, side):
     rows, columns = np.mgrid[:300, :300]
     image = np.repeat(np.rint((columns + rows) * 0.4 + 5).astype(np.uint8)[:, :, None], 3, axis=2)
-    cut = Planes.from_image(image, Colour()).cut(np.array([x, y, x + side, y + side], np.float32), 96)
+    cut = YuvImage.from_image(image, Colour()).crop(np.array([x, y, x + side, y + side], np.float32), 96)
     down, across = ((np.mgrid[:96, :96] + 0.5) * side / 96 - 0.5) + np.array([y, x])[:, None, None]
     assert np.abs(cut[:, :, 1] - ((down + across) * 0.4 + 5)).max() < 2.5
     assert abs((cut[:, :, 1] - ((down + across) * 0.4 + 5)).mean()) < 0.6
@@ -125,20 +126,20 @@ def test_a_box_at_fractions_of_a_pixel_moves_the_content_by_them(x, y, side):
 def test_half_a_pixel():
     image = np.zeros((64, 64, 3), np.uint8)
     image[:, 32:] = 200
-    planes = Planes.from_image(image, Colour())
-    there = planes.cut(np.array([16, 16, 48, 48], np.float32), 32)[16, :, 1].astype(int)
-    half = planes.cut(np.array([16.5, 16, 48.5, 48], np.float32), 32)[16, :, 1].astype(int)
+    planes = YuvImage.from_image(image, Colour())
+    there = planes.crop(np.array([16, 16, 48, 48], np.float32), 32)[16, :, 1].astype(int)
+    half = planes.crop(np.array([16.5, 16, 48.5, 48], np.float32), 32)[16, :, 1].astype(int)
     assert there[15] < 5 and there[16] > 195
     assert abs(half[15] - 100) < 5 and half[14] < 5 and half[16] > 195
 
 
 def test_past_the_border_the_last_pixel_repeats():
-    cut = Planes.from_image(scene(), Colour()).cut(np.array([-96, -64, 0, 32], np.float32), 96)
+    cut = YuvImage.from_image(scene(), Colour()).crop(np.array([-96, -64, 0, 32], np.float32), 96)
     assert apart(cut[:64], np.broadcast_to(scene()[0, 0], (64, 96, 3))) <= 3
 
 
 def test_geometry_shrinks_then_turns_then_crops():
-    planes = Planes.from_image(scene(200, 120), Colour())
+    planes = YuvImage.from_image(scene(200, 120), Colour())
     changed = Geometry(resize_factor=2, rotate=True, crop=(10, -1, 5, 45)).apply(planes)
     small = cv2.resize(scene(200, 120), (100, 60), interpolation=cv2.INTER_AREA)
     assert apart(changed.to_image(), np.rot90(small, -1)[10:, 5:45]) <= 4
@@ -149,11 +150,11 @@ def test_geometry_shrinks_then_turns_then_crops():
     "crop", [(0, 200, 0, -1), (50, 50, 0, -1), (0, -1, -2, -1), (0, -1, 90, 20), (0, -1, 0, 97)]
 )
 def test_a_crop_outside_the_frame_is_an_error(crop):
-    with pytest.raises(UsageError, match=r"crop .* is outside the frame of 96x64\. .*-1 for the far edge"):
-        Geometry(crop=crop).apply(Planes.from_image(scene(), Colour()))
+    with pytest.raises(UsageError, match="--crop .* 96x64"):
+        Geometry(crop=crop).apply(YuvImage.from_image(scene(), Colour()))
 
 
 @pytest.mark.parametrize("factor", [0, -3])
 def test_a_factor_below_one_is_an_error(factor):
-    with pytest.raises(UsageError, match=f"resize_factor {factor} is not a whole number of at least 1"):
-        Geometry(resize_factor=factor).apply(Planes.from_image(scene(), Colour()))
+    with pytest.raises(UsageError, match=f"--resize_factor {factor} "):
+        Geometry(resize_factor=factor)

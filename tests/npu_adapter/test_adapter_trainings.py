@@ -161,7 +161,7 @@ def test_a_dub_is_that_of_the_cpu(face_video, speech, tiny_checkpoint, tmp_path,
     assert npu["device_peak_memory_bytes"] > 0
     assert cpu["dubbed_frames"] == npu["dubbed_frames"] == npu["frames"] == len(frames) == len(expected)
     for one, other in zip(expected, frames, strict=True):
-        assert np.abs(one.planes.y.astype(int) - other.planes.y).max() <= 1
+        assert np.abs(one.yuv.y.astype(int) - other.yuv.y).max() <= 1
 
 
 def test_batches_are_halved_when_memory_is_full(tmp_path, npu, caplog):

@@ -86,7 +86,7 @@ def test_a_clip_holds_what_it_should(tmp_path, made):
     }  # fmt: skip
     for frame, box in zip(video_reader.read_frames(path), boxes, strict=True):
         crop = cv2.imread(str(folder / f"{frame.index}.jpg"))
-        wanted = frame.planes.cut(np.array(box, np.float32), content["face_px"])
+        wanted = frame.yuv.crop(np.array(box, np.float32), content["face_px"])
         assert crop.shape == wanted.shape
         assert np.abs(crop.astype(int) - wanted).mean() < 2
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from wav2lip_npu.faces.detectors import Detection
-from wav2lip_npu.media.yuv_image import Colour, Image, Planes
+from wav2lip_npu.media.yuv_image import Colour, Image, YuvImage
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -23,7 +23,7 @@ def write_sound(path: Path, seconds: float, rate: int = 16_000) -> Path:
     return path
 
 
-def face_pictures(count: int) -> Iterator[Planes]:
+def face_pictures(count: int) -> Iterator[YuvImage]:
     """A face of about 110 px that moves to the right, 2 px a frame."""
     import skimage.data
 
@@ -32,7 +32,7 @@ def face_pictures(count: int) -> Iterator[Planes]:
         image = np.full((240, 320, 3), 110, np.uint8)
         left = 20 + 2 * number
         image[30:210, left : left + 180] = face[:, : 320 - left]
-        yield Planes.from_image(image, Colour())
+        yield YuvImage.from_image(image, Colour())
 
 
 class SquareDetector:

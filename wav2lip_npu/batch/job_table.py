@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from wav2lip_npu.errors import UsageError
+from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.options import SWITCHES, fields_of
 
 Options = TypeVar("Options")
@@ -190,7 +190,10 @@ def replaced(options: Options, values: Mapping[str, Any]) -> tuple[Options, list
                 changes[each.name] = parse(given)
             except (ValueError, TypeError, OverflowError, KeyError):
                 faults.append(f"{each.name} {given!r:.80} is not {wanted}. Mend it or leave it empty.")
-    return dataclasses.replace(tree, **changes), faults
+    try:
+        return dataclasses.replace(tree, **changes), faults
+    except Wav2LipError as error:
+        return options, [*faults, str(error)]
 
 
 @functools.cache
@@ -199,7 +202,8 @@ def _types(options: type) -> dict[str, Any]:
     hints = get_type_hints(options)
     for name, hint in hints.items():
         if NoneType in get_args(hint):
-            (hints[name],) = set(get_args(hint)) - {NoneType}
+            (hint,) = set(get_args(hint)) - {NoneType}
+        hints[name] = str if get_origin(hint) is Literal else hint
     return hints
 
 

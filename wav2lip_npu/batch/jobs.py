@@ -16,7 +16,7 @@ from wav2lip_npu.device import PRECISIONS
 from wav2lip_npu.dubbing.pipeline import DubOptions
 from wav2lip_npu.errors import CheckpointError, MediaError, UsageError, Wav2LipError
 from wav2lip_npu.media import video_reader
-from wav2lip_npu.media.audio_reader import load_sound, read_blocks
+from wav2lip_npu.media.audio_reader import load_audio, read_blocks
 from wav2lip_npu.media.video_writer import check_target, check_writable
 from wav2lip_npu.models.bundled import STARTER, weights_path
 
@@ -193,7 +193,7 @@ def _asked_once(check: Callable[[str], object]) -> Callable[[str], str | None]:
 
 def _check_sound(path: str) -> None:
     if next(read_blocks(path), None) is None:
-        load_sound(path)  # says that the track is empty
+        load_audio(path)  # says that the track is empty
 
 
 def _check_report(path: str) -> None:

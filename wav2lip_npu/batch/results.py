@@ -17,7 +17,7 @@ from wav2lip_npu.errors import (
     DeviceError,
     FaceError,
     MediaError,
-    NoSoundError,
+    NoAudioError,
     UsageError,
     Wav2LipError,
 )
@@ -27,7 +27,7 @@ from wav2lip_npu.versions import versions
 REPORT_FILE = "report.jsonl"
 OK, FAILED = "ok", "failed"
 _REASONS: Sequence[tuple[type[Exception], str]] = (
-    (NoSoundError, "no_sound"),
+    (NoAudioError, "no_sound"),
     (FaceError, "no_face"),
     (CheckpointError, "weights"),
     (MediaError, "media"),

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wav2lip_npu.errors import UsageError
-from wav2lip_npu.media.yuv_image import Array, Box, Image, Planes, grid_to_box, to_yuv
+from wav2lip_npu.media.yuv_image import Array, Box, Image, YuvImage, grid_to_box, to_yuv
 
 BLENDS = ("soft", "hard")
 _BGRA = 4
@@ -50,7 +50,7 @@ def load_mask(blend: str, size: int) -> Mask:
     return Mask(top_row, weights[top_row:], exact=False)
 
 
-def paste(planes: Planes, mouth: Image, box: Box, mask: Mask) -> Planes:
+def paste(planes: YuvImage, mouth: Image, box: Box, mask: Mask) -> YuvImage:
     """The picture with a mouth in the lower part of a face box; the input picture is not touched.
 
     `mouth` is uint8 [S - top_row, S, 3 or 4]: the rows of the generated face from `mask.top_row` on, BGR or

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from wav2lip_npu import device
 from wav2lip_npu.dubbing.temporal_smoothing import Steady
 from wav2lip_npu.faces.find_faces import Faced
-from wav2lip_npu.media.yuv_image import Image, Planes
+from wav2lip_npu.media.yuv_image import Image, YuvImage
 from wav2lip_npu.mel import Mel, mel_window
 from wav2lip_npu.parallel.threads import map_in_threads
 
@@ -83,15 +83,15 @@ class _Batch:
 
 def _batches(faced: Iterable[Faced], size: int, steady: Steady | None) -> Iterator[_Batch]:
     batch = _Batch()
-    shown: Planes | None = None
+    shown: YuvImage | None = None
     failure: Exception | None = None
     try:
         for item in faced:
             batch.items.append(item)
             if item.box is not None:
-                if item.frame.planes is not shown:  # a still picture is cut once
-                    shown = item.frame.planes
-                    face = shown.cut(item.box, FACE_SIZE)
+                if item.frame.yuv is not shown:  # a still picture is cut once
+                    shown = item.frame.yuv
+                    face = shown.crop(item.box, FACE_SIZE)
                 batch.faces.append(face)
                 if steady is not None:
                     batch.references.append(steady(face, item.cut))

@@ -20,9 +20,9 @@ from wav2lip_npu.dubbing.report import DubReport, Notes, Stopwatch
 from wav2lip_npu.dubbing.temporal_smoothing import Rest
 from wav2lip_npu.errors import MediaError
 from wav2lip_npu.media import video_reader
-from wav2lip_npu.media.audio_reader import Samples, Sound, load_sound
+from wav2lip_npu.media.audio_reader import Audio, Samples, load_audio
 from wav2lip_npu.media.video_writer import EncodeOptions, check_target, write_video
-from wav2lip_npu.media.yuv_image import Planes
+from wav2lip_npu.media.yuv_image import YuvImage
 from wav2lip_npu.mel import DEFAULT_MEL, log_mel
 from wav2lip_npu.parallel.threads import prefetch
 
@@ -78,7 +78,7 @@ class Making:
 
     def __init__(self, scene: Scene, take: Take) -> None:
         self._scene, self._take = scene, take
-        sound = load_sound(take.audio)
+        sound = load_audio(take.audio)
         self.voice = Voice(log_mel(_long_enough(sound)), max(1, round(sound.duration * scene.fps)))
 
     def write(self, number: int, together: int, depth: int, spoken: Iterator[Spoken]) -> DubReport:
@@ -113,7 +113,7 @@ class Making:
             self._take.finished(made)
         return made
 
-    def _reported(self, pictures: Iterable[Planes]) -> Iterator[Planes]:
+    def _reported(self, pictures: Iterable[YuvImage]) -> Iterator[YuvImage]:
         progress = self._take.progress
         for number, planes in enumerate(pictures, start=1):
             yield planes
@@ -159,18 +159,18 @@ class Making:
         )
 
 
-def _blended(spoken: Iterable[Spoken], number: int, rest: Rest | None, mask: Mask) -> Iterator[Planes]:
+def _blended(spoken: Iterable[Spoken], number: int, rest: Rest | None, mask: Mask) -> Iterator[YuvImage]:
     """Pictures with their mouths in; those without a face are the very ones that were decoded."""
     for item in spoken:
         faced, mouth = item.faced, item.mouths[number]
         if rest is not None:
             mouth = rest(faced.frame.index, mouth, faced.cut)
-        planes = faced.frame.planes
+        planes = faced.frame.yuv
         yield planes if faced.box is None or mouth is None else paste(planes, mouth, faced.box, mask)
         del item, faced, planes  # a picture that was handed on must not be held here
 
 
-def _long_enough(sound: Sound) -> Samples:
+def _long_enough(sound: Audio) -> Samples:
     """The sound, padded with silence to the shortest piece that makes a mel window."""
     shortest = DEFAULT_MEL.hop * DEFAULT_MEL.columns_per_window
     return np.pad(sound.wav, (0, max(0, shortest - len(sound.wav))))

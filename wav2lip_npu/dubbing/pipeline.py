@@ -25,6 +25,7 @@ from wav2lip_npu.dubbing.temporal_smoothing import Steady
 from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.faces.find_faces import FaceMemory, FaceOptions, find_faces
 from wav2lip_npu.media import video_reader
+from wav2lip_npu.media.geometry import Geometry
 from wav2lip_npu.media.video_writer import EncodeOptions
 from wav2lip_npu.parallel.threads import fan_out, prefetch
 
@@ -42,7 +43,7 @@ class DubOptions:
     """How one video is dubbed."""
 
     faces: FaceOptions = field(default_factory=FaceOptions)
-    geometry: video_reader.Geometry = field(default_factory=video_reader.Geometry)
+    geometry: Geometry = field(default_factory=Geometry)
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     blend: str = "soft"
     """How the mouth is put back: soft (lower face, feathered edge) or hard (whole box, as the original)."""
@@ -61,8 +62,6 @@ class DubOptions:
     def check(self) -> None:
         """Raise `UsageError` when a value is unknown or out of range."""
         self.faces.check()
-        self.geometry.check()
-        self.encode.check()
         load_mask(self.blend, FACE_SIZE)
         if self.extend not in video_reader.LOOPS[1:]:
             raise UsageError(f"unknown --extend {self.extend!r}. Pass {', '.join(video_reader.LOOPS[1:])}.")
@@ -189,7 +188,7 @@ def pictures(
         )
         return
     first = next(video_reader.read_frames(face, fps=info.fps, geometry=options.geometry))
-    yield from (video_reader.Frame(index, first.planes, first.source) for index in itertools.count())
+    yield from (video_reader.Frame(index, first.yuv, first.source) for index in itertools.count())
 
 
 @contextlib.contextmanager

@@ -110,7 +110,7 @@ class Notes:
         for each in spoken:
             item = each.faced
             index = item.frame.index
-            self.width, self.height = item.frame.planes.width, item.frame.planes.height
+            self.width, self.height = item.frame.yuv.width, item.frame.yuv.height
             if item.cut and index:
                 self.cuts.append(index)
             if not self.dubbed and item.frame.source <= source:

@@ -19,7 +19,7 @@ from wav2lip_npu.faces import tracker
 from wav2lip_npu.faces.detectors import NAMES, Detection, Detector
 from wav2lip_npu.faces.tracker import Cuts, Followed, Follower, pose_of, search
 from wav2lip_npu.media.video_reader import Frame
-from wav2lip_npu.media.yuv_image import Box, Planes
+from wav2lip_npu.media.yuv_image import Box, YuvImage
 
 START_SCORE = 0.5
 """The least score of a face that is found anew."""
@@ -109,7 +109,7 @@ def find_faces(
     def finished(items: Iterator[Followed]) -> Iterator[Faced]:
         for frame, box, cut in items:
             if box is not None and not constant:
-                box = finish(box, options, frame.planes)
+                box = finish(box, options, frame.yuv)
             yield memory.keep(Faced(frame, box, cut))
 
     try:
@@ -209,7 +209,7 @@ class _Constant:
         self._cuts = Cuts()
 
     def push(self, frame: Frame) -> Iterator[Followed]:
-        height, width = frame.planes.height, frame.planes.width
+        height, width = frame.yuv.height, frame.yuv.width
         if not (0 <= self._top < self._bottom <= height and 0 <= self._left < self._right <= width):
             given = f"{self._top} {self._bottom} {self._left} {self._right}"
             raise FaceError(
@@ -217,7 +217,7 @@ class _Constant:
                 "Pass TOP BOTTOM LEFT RIGHT in pixels within it."
             )
         box = np.array([self._left, self._top, self._right, self._bottom], np.float32)
-        yield frame, box, self._cuts.between(frame.planes)
+        yield frame, box, self._cuts.between(frame.yuv)
 
     def flush(self) -> Iterator[Followed]:
         yield from ()
@@ -232,16 +232,16 @@ class _EveryFrame:
         self._cuts = Cuts()
 
     def push(self, frame: Frame) -> Iterator[Followed]:
-        self._waiting.append((frame, self._cuts.between(frame.planes)))
-        held = sum(each.planes.nbytes for each, _ in self._waiting)
+        self._waiting.append((frame, self._cuts.between(frame.yuv)))
+        held = sum(each.yuv.nbytes for each, _ in self._waiting)
         if len(self._waiting) >= self._options.face_det_batch_size or held >= tracker.LOOK_AHEAD_BYTES:
             yield from self.flush()
 
     def flush(self) -> Iterator[Followed]:
         waiting, self._waiting = self._waiting, []
-        found = search([frame.planes for frame, _ in waiting], self._detector)
+        found = search([frame.yuv for frame, _ in waiting], self._detector)
         for (frame, cut), detections in zip(waiting, found, strict=True):
-            ranked = rank(detections, self._options, frame.planes.width, frame.planes.height)
+            ranked = rank(detections, self._options, frame.yuv.width, frame.yuv.height)
             yield frame, ranked[0].box if ranked else None, cut
 
 
@@ -265,7 +265,7 @@ def rank(found: Sequence[Detection], options: FaceOptions, width: int, height: i
     return sorted((each for each in found if each.score >= START_SCORE), key=cost)
 
 
-def finish(box: Box, options: FaceOptions, planes: Planes) -> Box | None:
+def finish(box: Box, options: FaceOptions, planes: YuvImage) -> Box | None:
     """The box with pads, clipped to the frame; None when most of it lies outside."""
     top, bottom, left, right = options.pads
     padded = box + np.array([-left, -top, right, bottom], np.float32)

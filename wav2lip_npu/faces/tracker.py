@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from wav2lip_npu.faces.detectors import Detection, Detector
 from wav2lip_npu.faces.optical_flow import Luma, Pose, is_cut, move, thumbnail
 from wav2lip_npu.media.video_reader import Frame
-from wav2lip_npu.media.yuv_image import Box, Planes
+from wav2lip_npu.media.yuv_image import Box, YuvImage
 
 Followed = tuple[Frame, Box | None, bool]
 """A frame, the box of its face, whether a new scene begins."""
-Choose = Callable[[Sequence[Detection], Planes], list[Detection]]
+Choose = Callable[[Sequence[Detection], YuvImage], list[Detection]]
 """The detections that are faces for sure, the wanted one first."""
 
 LOOK_AHEAD = 25
@@ -55,7 +55,7 @@ class Cuts:
         self._last: Luma | None = None
         self._shape: tuple[int, ...] = ()
 
-    def between(self, planes: Planes) -> bool:
+    def between(self, planes: YuvImage) -> bool:
         """Whether a new scene begins with these planes."""
         last, self._last = self._last, None
         shape, self._shape = self._shape, planes.y.shape
@@ -113,7 +113,7 @@ class Follower:
 
     def push(self, frame: Frame) -> Iterator[Followed]:
         """Take the next frame; give out those that are old enough."""
-        planes = frame.planes
+        planes = frame.yuv
         suspicious = self._cuts.between(planes)
         if min(planes.y.shape) < _MIN_SIDE:
             yield from self.flush()
@@ -121,7 +121,7 @@ class Follower:
             return
         pose = None
         if self._track is not None and self._previous is not None and self._previous.pose is not None:
-            before = self._previous.frame.planes.y
+            before = self._previous.frame.yuv.y
             if before.shape == planes.y.shape:
                 pose = move(before, planes.y, self._previous.pose, self._velocity)
         cut = suspicious and pose is None
@@ -146,7 +146,7 @@ class Follower:
         self._restart()
 
     def _full(self) -> bool:
-        held = sum(each.frame.planes.nbytes for each in self._pending)
+        held = sum(each.frame.yuv.nbytes for each in self._pending)
         count = len(self._pending)
         return count > LOOK_AHEAD or (held > LOOK_AHEAD_BYTES and count > MIN_LOOK_AHEAD)
 
@@ -169,7 +169,7 @@ class Follower:
 
     def _look(self, now: _Pending) -> None:
         """Ask the detector, and decide when to ask again."""
-        planes = now.frame.planes
+        planes = now.frame.yuv
         if self._track is not None and now.pose is not None:
             box = self._box(self._track, now.pose)
             seen = self._measure(planes, box, now.pose)
@@ -192,7 +192,7 @@ class Follower:
 
     def _start(self, now: _Pending) -> None:
         """Search the whole frame; when the face is there, follow it from here, and back from here."""
-        planes = now.frame.planes
+        planes = now.frame.yuv
         found = search([planes], self._detector)[0]
         ranked = self._choose(found, planes)
         for candidate in filter(self._may_be, ranked):
@@ -233,13 +233,13 @@ class Follower:
             taken = before.track is not None and before.track.near(before.number)
             if now.pose is None or now.cut or taken or entries[-1].number - before.number > GAP:
                 return
-            pose = move(now.frame.planes.y, before.frame.planes.y, now.pose, velocity)
+            pose = move(now.frame.yuv.y, before.frame.yuv.y, now.pose, velocity)
             if pose is None:
                 return
             velocity = (pose.x - now.pose.x, pose.y - now.pose.y)
             before.track, before.pose = now.track, pose
 
-    def _measure(self, planes: Planes, box: Box, pose: Pose) -> tuple[NDArray[np.float64], float] | None:
+    def _measure(self, planes: YuvImage, box: Box, pose: Pose) -> tuple[NDArray[np.float64], float] | None:
         """Where the detector sees the face, relative to the pose, and the share of views that agree."""
         views = self._detector.views
         side = float(max(box[2] - box[0], box[3] - box[1]))
@@ -254,7 +254,7 @@ class Follower:
                 self._measured += 1
             crop = np.concatenate([middle - half, middle + half]).astype(np.float32)
             crops.append(crop)
-            images.append(planes.cut(crop, size))
+            images.append(planes.crop(crop, size))
         rows, weights = [], []
         for crop, found in zip(crops, self._detector(images), strict=True):
             boxes = [(_from_crop(each.box, crop, size), each.score) for each in found]
@@ -314,7 +314,7 @@ def _robust_mean(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDA
     return np.asarray(middle)
 
 
-def search(pictures: Sequence[Planes], detector: Detector) -> list[list[Detection]]:
+def search(pictures: Sequence[YuvImage], detector: Detector) -> list[list[Detection]]:
     """Faces anywhere in each picture, in its own pixels, found on a copy of `detector.short_side`.
 
     The copy is at most twice the original: beyond that enlarging invents, it does not show.

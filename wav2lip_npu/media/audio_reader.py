@@ -19,15 +19,15 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from wav2lip_npu.errors import MediaError, NoSoundError
-from wav2lip_npu.media.video_reader import LONGEST_HOLD_S, check_whole, decode, is_cover, open_media
+from wav2lip_npu.errors import MediaError, NoAudioError
+from wav2lip_npu.media.video_reader import LONGEST_HOLD_S, check_whole, decode, is_cover_art, open_media
 
 Samples = NDArray[np.float32]
 _SMALLEST_HOLE_S = 0.1
 
 
 @dataclass(frozen=True)
-class Sound:
+class Audio:
     """A whole recording as the networks need it."""
 
     wav: Samples
@@ -41,11 +41,11 @@ class Sound:
 
 
 def read_audio(path: str | os.PathLike[str], sample_rate: int = 16_000) -> Samples:
-    """Mono float32 [samples] in [-1, 1] of the first sound track. Raises `MediaError` as `load_sound`."""
-    return load_sound(path, sample_rate).wav
+    """Mono float32 [samples] in [-1, 1] of the first sound track. Raises `MediaError` as `load_audio`."""
+    return load_audio(path, sample_rate).wav
 
 
-def load_sound(path: str | os.PathLike[str], sample_rate: int = 16_000) -> Sound:
+def load_audio(path: str | os.PathLike[str], sample_rate: int = 16_000) -> Audio:
     """The first sound track, channels averaged, resampled.
 
     Raises `MediaError` when the file is unreadable or truncated, has no sound, or its samples are not
@@ -65,16 +65,16 @@ def load_sound(path: str | os.PathLike[str], sample_rate: int = 16_000) -> Sound
         samples += block.shape[1]
         blocks.append(resampler.resample_chunk(block.mean(axis=0)))
     if resampler is None:
-        raise NoSoundError(f"{path} holds no sound: its sound track is empty. Pass a file with sound.")
+        raise NoAudioError(f"{path} holds no sound: its sound track is empty. Pass a file with sound.")
     blocks.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-    return Sound(np.concatenate(blocks), Fraction(samples, rate), rate, channels)
+    return Audio(np.concatenate(blocks), Fraction(samples, rate), rate, channels)
 
 
 def read_blocks(path: str | os.PathLike[str]) -> Iterator[tuple[int, Samples]]:
     """Rate and float32 [channels, samples] of the first sound track, block by block from time 0 on."""
     with open_media(path) as container:
         if not container.streams.audio:
-            raise NoSoundError(f"{path} holds no sound. Pass a file with a sound track as --audio.")
+            raise NoAudioError(f"{path} holds no sound. Pass a file with a sound track as --audio.")
         stream = container.streams.audio[0]
         zero = _start_of_picture(container)
         end = _stated_end(container, stream)
@@ -118,7 +118,7 @@ def _samples(frames: list[Any], channels: int) -> Samples:
 def _start_of_picture(container: Any) -> float | None:
     """Seconds at which the first picture is shown; `None` without pictures."""
     for stream in container.streams.video:
-        if not is_cover(stream):
+        if not is_cover_art(stream):
             return float(stream.start_time * stream.time_base) if stream.start_time is not None else 0.0
     return None
 

@@ -21,9 +21,9 @@ import av
 from av.video.frame import VideoFrame
 
 from wav2lip_npu.errors import MediaError
+from wav2lip_npu.media.geometry import Geometry, rotate
 from wav2lip_npu.media.images import decode_webp, is_image, is_moving_webp, read_image
-from wav2lip_npu.media.yuv_image import SCREEN, Image, Planes
-from wav2lip_npu.media.yuv_image import Geometry as Geometry
+from wav2lip_npu.media.yuv_image import SCREEN, Image, YuvImage
 
 log = logging.getLogger(__name__)
 
@@ -70,13 +70,13 @@ class Frame:
     """
 
     index: int
-    planes: Planes
+    yuv: YuvImage
     source: int
 
     @property
     def image(self) -> Image:
         """The picture as BGR uint8 [H, W, 3]."""
-        return self.planes.to_image()
+        return self.yuv.to_image()
 
 
 AS_IS = Geometry()
@@ -130,7 +130,7 @@ def read_frames(
     """
     assert loop in LOOPS, loop
     if is_image(path):
-        planes = geometry.apply(Planes.from_image(read_image(path), SCREEN))
+        planes = geometry.apply(YuvImage.from_image(read_image(path), SCREEN))
         yield from (Frame(index, planes, 0) for index in itertools.count())
         return
     video = _Video(path, fps or probe(path).fps, geometry)
@@ -142,9 +142,9 @@ def read_frames(
         raise _no_picture(path)
     length = last.index + 1
     _check_length(path, float(length / video.fps))
-    passes: Iterator[tuple[int, Planes]] = iter(())
+    passes: Iterator[tuple[int, YuvImage]] = iter(())
     if loop == "hold" or (loop != "none" and length == 1):
-        passes = itertools.repeat((last.source, last.planes))
+        passes = itertools.repeat((last.source, last.yuv))
     elif loop == "loop":
         passes = _for_ever(lambda: video.replay(0, length))
     elif loop == "pingpong":
@@ -163,9 +163,9 @@ class _Video:
         self._geometry = geometry
         self._stamps: list[int] | None = []
         self._size: tuple[int, int] | None = None
-        self._converted: tuple[VideoFrame, Planes] | None = None
+        self._converted: tuple[VideoFrame, YuvImage] | None = None
 
-    def first_pass(self) -> Iterator[tuple[int, Planes]]:
+    def first_pass(self) -> Iterator[tuple[int, YuvImage]]:
         """Place and picture of all places; the time stamps are kept for `replay`."""
         for place, frame in enumerate(_paced(self._path, self.fps)):
             if self._stamps is not None:
@@ -175,7 +175,7 @@ class _Video:
                     self._stamps.append(frame.pts)
             yield place, self._planes(frame)
 
-    def replay(self, start: int, stop: int) -> Iterator[tuple[int, Planes]]:
+    def replay(self, start: int, stop: int) -> Iterator[tuple[int, YuvImage]]:
         """Place and picture of places start..stop once more, as the first pass put them."""
         place = start
         if self._stamps is not None and start > _LEAD:
@@ -195,7 +195,7 @@ class _Video:
                     return
         raise MediaError(f"{self._path} changed or became unreadable while it was being read.")
 
-    def backwards(self, start: int, stop: int) -> Iterator[tuple[int, Planes]]:
+    def backwards(self, start: int, stop: int) -> Iterator[tuple[int, YuvImage]]:
         """The same from last to first, decoded in pieces of bounded size."""
         piece = 8
         while stop > start:
@@ -206,17 +206,17 @@ class _Video:
             while pictures:
                 yield pictures.pop()
 
-    def _planes(self, frame: VideoFrame) -> Planes:
+    def _planes(self, frame: VideoFrame) -> YuvImage:
         """The frame at the size of the first, upright and prepared; one that is held is converted once."""
         if self._converted is None or self._converted[0] is not frame:
             self._size = self._size or (frame.width, frame.height)
-            planes = Planes.of_frame(frame, *self._size)
+            planes = YuvImage.from_frame(frame, *self._size)
             quarters = _quarters(frame)
-            self._converted = frame, self._geometry.apply(planes.rotated(quarters) if quarters else planes)
+            self._converted = frame, self._geometry.apply(rotate(planes, quarters) if quarters else planes)
         return self._converted[1]
 
 
-def _for_ever(one_pass: Callable[[], Iterator[tuple[int, Planes]]]) -> Iterator[tuple[int, Planes]]:
+def _for_ever(one_pass: Callable[[], Iterator[tuple[int, YuvImage]]]) -> Iterator[tuple[int, YuvImage]]:
     while True:
         yield from one_pass()
 
@@ -316,14 +316,14 @@ def _decode(path: str | os.PathLike[str], seek_to: int | None = None) -> Iterato
             yield frame
 
 
-def is_cover(stream: Any) -> bool:
+def is_cover_art(stream: Any) -> bool:
     """Whether a video stream is only the cover picture of a sound file."""
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
 def _video_stream(container: Any, path: str | os.PathLike[str]) -> Any:
     for stream in container.streams.video:
-        if not is_cover(stream):
+        if not is_cover_art(stream):
             return stream
     content = "sound but no picture" if container.streams.audio else "neither picture nor sound"
     raise MediaError(f"{path} holds {content}. Pass a video or an image.")

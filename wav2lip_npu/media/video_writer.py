@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import av
 import numpy as np
@@ -18,11 +18,14 @@ import soxr
 
 from wav2lip_npu.errors import MediaError, UsageError
 from wav2lip_npu.media.audio_reader import Samples, read_blocks
-from wav2lip_npu.media.yuv_image import Planes
+from wav2lip_npu.media.yuv_image import YuvImage
 from wav2lip_npu.storage.atomic import part_of, replacing
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}
-PRESETS = ["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"]
+Preset = Literal[
+    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
+]
+PRESETS: tuple[str, ...] = get_args(Preset)
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 _BITS_PER_CHANNEL = 192_000  # at half of it FFmpeg's AAC garbles the first 50 ms
@@ -32,15 +35,14 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeOptions:
-    """How the result is compressed."""
+    """How the output is encoded (H.264)."""
 
     crf: int = 18
-    """Quality of the picture, 0 (lossless) to 51; 18 looks like the source."""
-    preset: str = "veryfast"
-    """Speed of x264, ultrafast to veryslow: slower makes smaller files of the same quality."""
+    """Quality of the output, 0 (lossless) to 51 (worst). 18 looks like the source."""
+    preset: Preset = "veryfast"
+    """Speed of the x264 encoder. A slower preset makes a smaller file of the same quality."""
 
-    def check(self) -> None:
-        """Raise `UsageError` when a value is out of range."""
+    def __post_init__(self) -> None:
         if not 0 <= self.crf <= 51:
             raise UsageError(f"--crf {self.crf} is out of range. Pass 0 (lossless) to 51.")
         if self.preset not in PRESETS:
@@ -76,7 +78,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 
 def write_video(
-    images: Iterable[Planes],
+    images: Iterable[YuvImage],
     out: str | os.PathLike[str],
     *,
     fps: Fraction,
@@ -107,7 +109,7 @@ def write_video(
 
 
 def _encode(
-    images: Iterable[Planes],
+    images: Iterable[YuvImage],
     part: Path,
     form: str,
     fps: Fraction,
@@ -144,7 +146,7 @@ def _encode(
 
 
 def _video_stream(
-    container: Any, first: Planes, fps: Fraction, options: EncodeOptions, pixel_aspect: Fraction
+    container: Any, first: YuvImage, fps: Fraction, options: EncodeOptions, pixel_aspect: Fraction
 ) -> Any:
     x264 = {"crf": str(options.crf), "preset": options.preset, **_x264_code()}
     stream = container.add_stream("libx264", rate=fps, options=x264)
@@ -171,7 +173,7 @@ def _x264_code() -> dict[str, str]:
     return {"x264-params": "asm=AVX2"} if " avx512f " in about else {}
 
 
-def _frame_of(planes: Planes) -> av.VideoFrame:
+def _frame_of(planes: YuvImage) -> av.VideoFrame:
     frame = av.VideoFrame(planes.width, planes.height, "yuv420p")
     target: Any
     for target, source in zip(frame.planes, (planes.y, planes.u, planes.v), strict=True):

@@ -19,8 +19,6 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange
 from numpy.typing import NDArray
 
-from wav2lip_npu.errors import UsageError
-
 Image = NDArray[np.uint8]
 """uint8 [H, W, 3], BGR"""
 Box = NDArray[np.float32]
@@ -92,7 +90,7 @@ def to_yuv(image: Array, colour: Colour) -> Array:
 
 
 @dataclass(frozen=True)
-class Planes:
+class YuvImage:
     """One video image: `y` uint8 [H, W], `u` and `v` uint8 [H/2, W/2]; H and W are even."""
 
     y: NDArray[np.uint8]
@@ -116,8 +114,8 @@ class Planes:
         return self.y.nbytes + self.u.nbytes + self.v.nbytes
 
     @classmethod
-    def from_image(cls, image: Image, colour: Colour) -> Planes:
-        """Planes of a BGR image; an odd last row or column is doubled, so that no pixel is lost."""
+    def from_image(cls, image: Image, colour: Colour) -> YuvImage:
+        """YUV image of a BGR image; an odd last row or column is doubled, so that no pixel is lost."""
         height, width = image.shape[:2]
         even: Array = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         y, *chroma = cv2.split(to_yuv(even, colour))
@@ -126,15 +124,15 @@ class Planes:
         return _planes(y, u, v, colour)
 
     @classmethod
-    def padded(cls, y: Array, u: Array, v: Array, colour: Colour) -> Planes:
-        """Planes whose luma may have an odd side, as a codec hands them out: that side is doubled."""
+    def padded(cls, y: Array, u: Array, v: Array, colour: Colour) -> YuvImage:
+        """YUV image whose luma may have an odd side, as a codec hands them out: that side is doubled."""
         height, width = y.shape
         if height % 2 or width % 2:
             y = cv2.copyMakeBorder(y, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         return _planes(y, u, v, colour)
 
     @classmethod
-    def of_frame(cls, frame: VideoFrame, width: int, height: int) -> Planes:
+    def from_frame(cls, frame: VideoFrame, width: int, height: int) -> YuvImage:
         """A decoded frame of any pixel format, brought to a size; on white where RGB is transparent."""
         same_size = (frame.width, frame.height) == (width, height)
         if frame.format.is_rgb or frame.format.has_palette:
@@ -151,31 +149,9 @@ class Planes:
         y, u, v = (_plane_of(frame, number) for number in range(3))
         return cls.padded(y, u, v, colour)
 
-    def copy(self) -> Planes:
+    def copy(self) -> YuvImage:
         """The same picture in memory of its own."""
-        return Planes(self.y.copy(), self.u.copy(), self.v.copy(), self.colour)
-
-    def rotated(self, quarters: int) -> Planes:
-        """Turned counter-clockwise by quarters of a circle."""
-        y, u, v = (np.ascontiguousarray(np.rot90(plane, quarters)) for plane in (self.y, self.u, self.v))
-        return Planes(y, u, v, self.colour)
-
-    def shrunk(self, factor: int) -> Planes:
-        """Smaller by a whole factor, to even sides, each pixel the mean of those it stands for."""
-        half = max(1, round(self.width / factor / 2)), max(1, round(self.height / factor / 2))
-        full = half[0] * 2, half[1] * 2
-        y, u, v = (
-            cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
-            for plane, size in ((self.y, full), (self.u, half), (self.v, half))
-        )
-        return _planes(y, u, v, self.colour)
-
-    def cropped(self, top: int, bottom: int, left: int, right: int) -> Planes:
-        """Rows top..bottom and columns left..right, exact in luma; odd offsets average the chroma."""
-        y = self.y[top:bottom, left:right]
-        u, v = (_crop_chroma(plane, top, bottom, left, right) for plane in (self.u, self.v))
-        y, u, v = map(np.ascontiguousarray, (y, u, v))
-        return Planes.padded(y, u, v, self.colour)
+        return YuvImage(self.y.copy(), self.u.copy(), self.v.copy(), self.colour)
 
     def to_image(self) -> Image:
         """The whole picture as BGR uint8 [H, W, 3]."""
@@ -193,7 +169,7 @@ class Planes:
             cv2.resize(self.v, size, interpolation=chroma),
         )
 
-    def cut(self, box: Box, size: int) -> Image:
+    def crop(self, box: Box, size: int) -> Image:
         """The box, at fractions of a pixel, as BGR uint8 [size, size, 3].
 
         Shrinking averages over the area that an output pixel covers; past the border the last pixel
@@ -206,43 +182,6 @@ class Planes:
     def _bgr(self, y: Array, u: Array, v: Array) -> Image:
         image: Image = np.asarray(cv2.transform(cv2.merge([y, u, v]), _yuv_to_bgr(self.colour)), np.uint8)
         return image
-
-
-@dataclass(frozen=True, kw_only=True)
-class Geometry:
-    """Changes to the whole picture, in this order."""
-
-    resize_factor: int = 1
-    """Shrink the whole video by this whole number."""
-    rotate: bool = False
-    """Turn the whole video 90 degrees clockwise (metadata rotation is obeyed without it)."""
-    crop: tuple[int, int, int, int] = (0, -1, 0, -1)
-    """Keep only rows TOP..BOTTOM and columns LEFT..RIGHT of the whole video; -1 is the far edge."""
-
-    def check(self) -> None:
-        """Raise `UsageError` when a value is out of range whatever the picture."""
-        if self.resize_factor < 1:
-            raise UsageError(f"--resize_factor {self.resize_factor} is not a whole number of at least 1.")
-
-    def apply(self, planes: Planes) -> Planes:
-        """The picture resized, rotated and cropped. Raises `UsageError` when nothing would be left."""
-        self.check()
-        if self.resize_factor > 1:
-            planes = planes.shrunk(self.resize_factor)
-        if self.rotate:
-            planes = planes.rotated(-1)
-        if self.crop != (0, -1, 0, -1):
-            top, bottom, left, right = self.crop
-            bottom = planes.height if bottom == -1 else bottom
-            right = planes.width if right == -1 else right
-            if not (0 <= top < bottom <= planes.height and 0 <= left < right <= planes.width):
-                raise UsageError(
-                    f"--crop {' '.join(map(str, self.crop))} is outside the frame of "
-                    f"{planes.width}x{planes.height}. "
-                    "Pass top bottom left right within it, -1 for the far edge."
-                )
-            planes = planes.cropped(top, bottom, left, right)
-        return planes
 
 
 def on_white(bgra: NDArray[np.uint8]) -> Image:
@@ -261,20 +200,9 @@ def grid_to_box(box: Array, columns: int, rows: int) -> Array:
     return np.array([[across, 0, x1 + across / 2 - 0.5], [0, down, y1 + down / 2 - 0.5]])
 
 
-def _crop_chroma(plane: NDArray[np.uint8], top: int, bottom: int, left: int, right: int) -> Array:
-    """What a crop of the luma leaves of a chroma plane: the plane itself where the offsets are even."""
-    if top % 2 == 0 and left % 2 == 0:
-        return plane[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2]
-    fine: Array = plane.repeat(2, axis=0).repeat(2, axis=1)[top:bottom, left:right]
-    height, width = fine.shape
-    fine = cv2.copyMakeBorder(fine, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-    halved: Array = cv2.resize(fine, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
-    return halved
-
-
-def _planes(y: Any, u: Any, v: Any, colour: Colour) -> Planes:
-    """Planes of what OpenCV returns, whose type is wider than it is."""
-    return Planes(y, u, v, colour)
+def _planes(y: Any, u: Any, v: Any, colour: Colour) -> YuvImage:
+    """YUV image of what OpenCV returns, whose type is wider than it is."""
+    return YuvImage(y, u, v, colour)
 
 
 def _resample(plane: NDArray[np.uint8], box: Array, size: int) -> Array:

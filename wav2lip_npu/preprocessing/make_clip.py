@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from wav2lip_npu.data.clip_layout import CLIP_FORMAT, MIN_FRAMES
 from wav2lip_npu.data.clip_writer import write_clip
 from wav2lip_npu.device import HOST
-from wav2lip_npu.errors import DeviceError, MediaError, NoSoundError, UsageError
+from wav2lip_npu.errors import DeviceError, MediaError, NoAudioError, UsageError
 from wav2lip_npu.faces.detectors import Detection, Detector
 from wav2lip_npu.faces.find_faces import START_SCORE, FaceOptions, find_faces
 from wav2lip_npu.faces.tracker import overlap, pose_of
 from wav2lip_npu.media import video_reader
-from wav2lip_npu.media.audio_reader import load_sound
-from wav2lip_npu.media.yuv_image import Box, Image, Planes
+from wav2lip_npu.media.audio_reader import load_audio
+from wav2lip_npu.media.yuv_image import Box, Image, YuvImage
 from wav2lip_npu.mel import DEFAULT_MEL, TRAINING_FPS, log_mel
 from wav2lip_npu.preprocessing.find_videos import Video
 from wav2lip_npu.versions import versions
@@ -96,7 +96,7 @@ class _Seen:
     frames: list[int] = field(default_factory=list)
     boxes: list[Box] = field(default_factory=list)
     cuts: list[int] = field(default_factory=list)
-    held: list[Planes] | None = field(default_factory=list)
+    held: list[YuvImage] | None = field(default_factory=list)
     """Pictures with a face, `None` when they are too many."""
     crowded: int = 0
     alone: int = 0
@@ -127,7 +127,7 @@ def make_clip(video: Video, root: Path, detector: Detector, options: ClipOptions
         "versions": _versions(),
     }
     pictures = _pictures(video, seen, len(samples))
-    crops = ((number, _jpeg(planes.cut(box, face_px))) for number, box, planes in pictures)
+    crops = ((number, _jpeg(planes.crop(box, face_px))) for number, box, planes in pictures)
     mel = log_mel(samples / np.float32(32768))
     write_clip(root / video.clip, description, crops, samples, mel)
     return description
@@ -155,7 +155,7 @@ def _listen(video: Video, info: video_reader.VideoInfo) -> NDArray[np.int16]:
     if not info.has_audio:
         raise DroppedError("no sound", "there is no sound track")
     with _reading(video):
-        wav = load_sound(video.path, DEFAULT_MEL.sample_rate).wav
+        wav = load_audio(video.path, DEFAULT_MEL.sample_rate).wav
     samples = np.clip(np.rint(wav * 32768), -32768, 32767).astype(np.int16)
     if not samples.any():
         raise DroppedError("no sound", "it is silent throughout")
@@ -178,7 +178,7 @@ def _watch(
     most_looks = -(-samples // (SAMPLES_PER_FRAME * _LOOK_EVERY))
     next_look, bytes_held = 0, 0
     for item in find_faces(frames, detector, FaceOptions(pads=(0, 0, 0, 0))):
-        index, planes = item.frame.index, item.frame.planes
+        index, planes = item.frame.index, item.frame.yuv
         seen.length += 1
         if item.cut and index:
             seen.cuts.append(index)
@@ -203,7 +203,7 @@ def _watch(
     return seen
 
 
-def _second_face(planes: Planes, box: Box, detector: Detector) -> bool:
+def _second_face(planes: YuvImage, box: Box, detector: Detector) -> bool:
     """Whether there is a face beside the one in the box, nearly as large."""
     side = pose_of(box).side
     # As small a copy as shows the least second face at the size that the detector knows best.
@@ -245,7 +245,7 @@ def _long_enough(frames: int, what: str) -> None:
         raise DroppedError("too short", f"{frames} frames {what}, {MIN_FRAMES} are wanted")
 
 
-def _pictures(video: Video, seen: _Seen, samples: int) -> Iterator[tuple[int, Box, Planes]]:
+def _pictures(video: Video, seen: _Seen, samples: int) -> Iterator[tuple[int, Box, YuvImage]]:
     """Number, box and picture of each frame with a face."""
     if seen.held is not None:
         yield from zip(seen.frames, seen.boxes, seen.held, strict=True)
@@ -253,7 +253,7 @@ def _pictures(video: Video, seen: _Seen, samples: int) -> Iterator[tuple[int, Bo
     boxes = dict(zip(seen.frames, seen.boxes, strict=True))
     for frame in _frames(video, samples):
         if frame.index in boxes:
-            yield frame.index, boxes[frame.index], frame.planes
+            yield frame.index, boxes[frame.index], frame.yuv
 
 
 def _jpeg(image: Image) -> bytes:
@@ -269,7 +269,7 @@ def _reading(video: Video) -> Iterator[None]:
     except (MemoryError, DroppedError):
         raise
     except Exception as error:
-        reason = "no sound" if isinstance(error, NoSoundError) else "unreadable"
+        reason = "no sound" if isinstance(error, NoAudioError) else "unreadable"
         text = str(error) if isinstance(error, MediaError) else f"{type(error).__name__}: {error}"
         raise DroppedError(reason, text.replace(os.fspath(video.path), video.name)) from error
 

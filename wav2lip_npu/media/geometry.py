@@ -1,0 +1,84 @@
+"""Resize, rotate and crop whole frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wav2lip_npu.errors import UsageError
+from wav2lip_npu.media.yuv_image import Array, YuvImage
+
+_WHOLE_FRAME = (0, -1, 0, -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Changes to the size and orientation of each frame, applied in this order."""
+
+    resize_factor: int = 1
+    """Divide the frame size by this whole number."""
+    rotate: bool = False
+    """Rotate the frames 90 degrees clockwise, in addition to the rotation in the metadata."""
+    crop: tuple[int, int, int, int] = _WHOLE_FRAME
+    """Keep rows TOP to BOTTOM and columns LEFT to RIGHT of each frame; -1 is the far edge."""
+
+    def __post_init__(self) -> None:
+        if self.resize_factor < 1:
+            raise UsageError(f"--resize_factor {self.resize_factor} is below 1. Pass a whole number from 1.")
+
+    def apply(self, yuv: YuvImage) -> YuvImage:
+        """Return the frame resized, rotated and cropped. Raises `UsageError` for a crop outside the frame."""
+        if self.resize_factor > 1:
+            yuv = shrink(yuv, self.resize_factor)
+        if self.rotate:
+            yuv = rotate(yuv, -1)
+        if self.crop != _WHOLE_FRAME:
+            top, bottom, left, right = self.crop
+            bottom = yuv.height if bottom == -1 else bottom
+            right = yuv.width if right == -1 else right
+            if not (0 <= top < bottom <= yuv.height and 0 <= left < right <= yuv.width):
+                raise UsageError(
+                    f"--crop {' '.join(map(str, self.crop))} is outside the frame of "
+                    f"{yuv.width}x{yuv.height}. Pass TOP BOTTOM LEFT RIGHT inside it, -1 for the far edge."
+                )
+            yuv = crop(yuv, top, bottom, left, right)
+        return yuv
+
+
+def shrink(yuv: YuvImage, factor: int) -> YuvImage:
+    """Return the image smaller by a whole factor, with even sides; each pixel is the mean of its area."""
+    half = max(1, round(yuv.width / factor / 2)), max(1, round(yuv.height / factor / 2))
+    full = half[0] * 2, half[1] * 2
+    y, u, v = (
+        cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
+        for plane, size in ((yuv.y, full), (yuv.u, half), (yuv.v, half))
+    )
+    return YuvImage.padded(y, u, v, yuv.colour)
+
+
+def rotate(yuv: YuvImage, quarters: int) -> YuvImage:
+    """Return the image rotated counter-clockwise by a number of quarter turns."""
+    y, u, v = (np.ascontiguousarray(np.rot90(plane, quarters)) for plane in (yuv.y, yuv.u, yuv.v))
+    return YuvImage(y, u, v, yuv.colour)
+
+
+def crop(yuv: YuvImage, top: int, bottom: int, left: int, right: int) -> YuvImage:
+    """Return rows top..bottom and columns left..right: exact in luma, chroma is averaged at odd offsets."""
+    y = yuv.y[top:bottom, left:right]
+    u, v = (_crop_chroma(plane, top, bottom, left, right) for plane in (yuv.u, yuv.v))
+    y, u, v = map(np.ascontiguousarray, (y, u, v))
+    return YuvImage.padded(y, u, v, yuv.colour)
+
+
+def _crop_chroma(plane: NDArray[np.uint8], top: int, bottom: int, left: int, right: int) -> Array:
+    """Return the part of a chroma plane that a crop of the luma needs."""
+    if top % 2 == 0 and left % 2 == 0:
+        return plane[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2]
+    fine: Array = plane.repeat(2, axis=0).repeat(2, axis=1)[top:bottom, left:right]
+    height, width = fine.shape
+    fine = cv2.copyMakeBorder(fine, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    halved: Array = cv2.resize(fine, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
+    return halved
