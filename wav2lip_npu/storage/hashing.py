@@ -1,15 +1,56 @@
-"""SHA-256 of files."""
+"""SHA-256 of files, computed once per process for each file."""
 
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+import os
+import threading
+from collections import defaultdict
+from typing import NamedTuple
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hex digits. Raises `OSError` if it cannot be read."""
+class FileState(NamedTuple):
+    """Identity of a file's content: as long as it stays the same, so does the hash."""
+
+    path: str
+    """Absolute, without symbolic links."""
+    bytes: int
+    mtime_ns: int
+
+
+_hashes: dict[FileState, str] = {}
+_locks: defaultdict[FileState, threading.Lock] = defaultdict(threading.Lock)
+
+
+def state_of(path: str | os.PathLike[str]) -> FileState:
+    """Return path, size and modification time of a file. Raises `OSError`."""
+    status = os.stat(path)
+    return FileState(os.path.realpath(path), status.st_size, status.st_mtime_ns)
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file as 64 hex digits. Raises `OSError` if it cannot be read.
+
+    The file is read again only after its size or modification time has changed.
+    """
+    state = state_of(path)
+    with _locks[state]:
+        if state not in _hashes:
+            digest = _read(path)
+            if state_of(path) != state:  # written to meanwhile: do not keep a hash of the mixture
+                return digest
+            _hashes[state] = digest
+        return _hashes[state]
+
+
+def remember(state: FileState, sha256: str) -> None:
+    """Store a hash that is already known, such as one from a report, so that the file need not be read."""
+    _hashes[state] = sha256
+
+
+def _read(path: str | os.PathLike[str]) -> str:
     sha = hashlib.sha256()
-    with path.open("rb") as file:
+    with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
             sha.update(chunk)
     return sha.hexdigest()
