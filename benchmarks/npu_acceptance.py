@@ -1,11 +1,12 @@
-"""For owners of a card: does everything work on it, how fast, and how near to the CPU? One report to send in.
+"""Acceptance test of an accelerator: does everything work on it, how fast, and how close to the CPU?
 
     python benchmarks/npu_acceptance.py [--device npu] [--out acceptance.json] [--width 32]
 
-Runs the doctor's comparison in float32, fp16 and bf16, short trainings of SyncNet and generator, a dub beside
-the CPU's, and the generator at several batch sizes and precisions; notes operators that fell back to the CPU.
-Needs no data and no network. Exit code 0 when all went well, 1 when something did not; the report says what.
-Set TORCH_NPU_FALLBACK_CPU_DISABLE=1 to make fallbacks errors.
+Compares the device with the CPU in float32, fp16 and bf16 as the doctor does, trains SyncNet and the
+generator for a few steps, dubs on the device and on the CPU, and times the generator at several batch sizes
+and precisions. The JSON report also lists operators that fell back to the CPU; set
+TORCH_NPU_FALLBACK_CPU_DISABLE=1 to turn fallbacks into errors. Needs no data and no network access.
+Exit code 0 if every part passed, else 1.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from wav2lip_npu.dubbing.inference import load_models
 from wav2lip_npu.media import video_reader
 from wav2lip_npu.media.video_writer import EncodeOptions, write_video
 from wav2lip_npu.media.yuv_image import SCREEN, YuvImage
-from wav2lip_npu.models import checkpoint
+from wav2lip_npu.models import checkpoint, numerics
 from wav2lip_npu.models.networks import Wav2Lip
 
 BATCHES = (1, 8, 32, 128)
@@ -46,27 +47,27 @@ STEPS = 10
 TIMED_S = 2.0
 SECONDS = 3
 GREY_LEVELS = 2.0
-"""Mean difference from the CPU's dub that is taken for rounding."""
+"""Mean difference of a frame from the CPU's dub that counts as rounding."""
 _FELL_BACK = re.compile(r"operator '?([\w:.]+)'? .*fall ?back", re.IGNORECASE | re.DOTALL)
 
 
 def compare(where: torch.device) -> dict[str, Any]:
-    """The doctor's comparison with the CPU."""
-    found = {}
-    for amp in device_check.TOLERANCES:
+    """Compare networks and a training step with the CPU, as the doctor does."""
+    differences: dict[str, Any] = {}
+    for amp in numerics.TOLERANCES:
         try:
-            rows = device_check.differences(where, amp)
+            rows = device_check.compare_with_cpu(where, amp)
         except device.DeviceError as error:  # a chip without bf16
-            found[amp] = {"left_out": str(error)}
+            differences[amp] = {"left_out": str(error)}
             continue
-        found[amp] = {each.what: {"largest": each.largest, "mean": each.mean} for each in rows}
-        if bad := [str(each) for each in rows if not each.is_small]:
-            raise AssertionError(f"{amp}: " + "; ".join(bad))
-    return found
+        differences[amp] = {each.what: {"largest": each.largest, "mean": each.mean} for each in rows}
+        if large := [str(each) for each in rows if not each.is_small]:
+            raise AssertionError(f"{amp}: " + "; ".join(large))
+    return differences
 
 
 def train(where: torch.device, work: Path, video: Path) -> dict[str, Any]:
-    """A few steps of SyncNet and generator, in float32 and in fp16, and on from the checkpoint."""
+    """Train SyncNet and the generator for a few steps in float32 and fp16, and resume both."""
     (work / "videos").mkdir()
     video.rename(work / "videos" / "a.mp4")
     run("preprocess", data_root=work / "videos", preprocessed_root=work / "clips", filelists=work / "lists")
@@ -86,20 +87,26 @@ def train(where: torch.device, work: Path, video: Path) -> dict[str, Any]:
 
 
 def dub(where: torch.device, work: Path, video: Path) -> dict[str, Any]:
-    """The same dub on the device and on the CPU."""
-    outs = {}
+    """Dub on the device and on the CPU, and compare the frames."""
+    outputs = {}
     shared = {"face": video, "audio": demo.SENTENCE}
-    for name, place in {"device": str(where), "cpu": "cpu"}.items():
-        outs[name] = work / f"{name}.mp4"
-        run("dub", **shared, outfile=outs[name], device=place, report=work / f"{name}.json")
-    pairs = zip(*(video_reader.read_frames(path) for path in outs.values()), strict=True)
-    off = [float(np.abs(a.image.astype(int) - b.image).mean()) for a, b in pairs]
-    assert max(off) < GREY_LEVELS, f"the dub is {max(off):.2f} grey levels from the CPU's"
-    return {"mean_difference_grey_levels": max(off), "report": json.loads((work / "device.json").read_text())}
+    for name, spec in {"device": str(where), "cpu": "cpu"}.items():
+        outputs[name] = work / f"{name}.mp4"
+        run("dub", **shared, outfile=outputs[name], device=spec, report=work / f"{name}.json")
+    pairs = zip(*(video_reader.read_frames(path) for path in outputs.values()), strict=True)
+    of_frames = [float(np.abs(a.image.astype(int) - b.image).mean()) for a, b in pairs]
+    found = numerics.Difference(
+        "dub, grey levels of a frame", max(of_frames), np.mean(of_frames), GREY_LEVELS
+    )
+    assert found.is_small, str(found)
+    return {
+        "mean_difference_grey_levels": found.largest,
+        "report": json.loads((work / "device.json").read_text()),
+    }
 
 
 def throughput(where: torch.device, work: Path, width: int) -> dict[str, Any]:
-    """Faces a second and peak memory of the generator alone, by precision and batch."""
+    """Measure faces per second and peak memory of the generator alone, by precision and batch size."""
     torch.manual_seed(0)
     weights = work / "random.pth"
     checkpoint.save(weights, Wav2Lip(width))
@@ -116,7 +123,7 @@ def throughput(where: torch.device, work: Path, width: int) -> dict[str, Any]:
 
 @torch.inference_mode()
 def rate(models: Any, batch: int) -> dict[str, float]:
-    """Faces a second of one batch size, after one batch that does not count."""
+    """Measure faces per second at one batch size, after a batch of warm-up."""
     where, dtype = models.device, models.precision
     layout = device.memory_format(where)
     faces = torch.rand(batch, 6, 96, 96).to(where, dtype).contiguous(memory_format=layout)
@@ -133,14 +140,14 @@ def rate(models: Any, batch: int) -> dict[str, float]:
 
 
 def run(command: str, **flags: Any) -> None:
-    """A command of the package, as its user calls it."""
+    """Run a command of the package."""
     words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
     code = cli.main([command, *words])
-    assert code == 0, f"wav2lip-npu {command} ended with {code}"
+    assert code == 0, f"wav2lip-npu {command} exited with code {code}"
 
 
 def main() -> int:
-    """Run all parts, whatever becomes of each, and write the report."""
+    """Run all parts, also after one fails, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("acceptance.json"))
@@ -151,7 +158,7 @@ def main() -> int:
     device.activate(where)
     report: dict[str, Any] = {"installation": machine.examine(str(where)).as_dict(), "failed": {}}
     photo = np.ascontiguousarray(skimage.data.astronaut()[:, :, ::-1])
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as told:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         work, video = Path(folder), Path(folder, "face.mp4")
         shots = (YuvImage.from_image(shot, SCREEN) for shot in demo.camera(photo, int(demo.FPS) * SECONDS))
@@ -167,11 +174,11 @@ def main() -> int:
             try:
                 report[name] = part()
                 verdict = "ok"
-            except Exception as error:  # the other parts are told all the same
+            except Exception as error:  # the other parts still run
                 report["failed"][name] = traceback.format_exc()
                 verdict = f"FAILED: {' '.join(str(error).split())[:300]}"
             sys.stdout.write(f"{name}: {verdict} ({time.perf_counter() - begun:.0f} s)\n")
-    messages = [str(each.message) for each in told]
+    messages = [str(each.message) for each in caught]
     report["fell_back"] = sorted({found[1] for text in messages if (found := _FELL_BACK.search(text))})
     report["ok"] = not report["failed"] and report["installation"]["ok"]
     given.out.write_text(json.dumps(report, indent=1, default=str) + "\n")

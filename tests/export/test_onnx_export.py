@@ -133,9 +133,7 @@ def test_the_fp16_variant_is_near_and_half_as_large(weights, tmp_path, network):
     assert half.about.inputs == whole.about.inputs
     kinds = {each.type.tensor_type.elem_type for each in onnx.load(half.path).graph.input}
     assert kinds == {onnx.TensorProto.FLOAT}
-    arrays = next(iter(onnx_export.examples(network, 3, SIZE)))
     assert 1e-6 < half.difference < onnx_export.TOLERANCES["fp16"]
-    assert onnx_export.distance(run_file(half.path, arrays), of_torch(weights(network), arrays)) < 2e-2
     if network == "s3fd":
         assert half.path.stat().st_size < 0.51 * whole.path.stat().st_size
 
@@ -206,12 +204,6 @@ def test_a_file_that_computes_something_else_is_not_kept(weights, tmp_path, monk
     with pytest.raises(ExportError, match=r"file.onnx differs from PyTorch by .*, more than 0.0001"):
         onnx_export.export(weights("generator"), tmp_path / "file.onnx")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_numbers_that_are_none_are_far_away():
-    one = [np.zeros(3, np.float32)]
-    assert onnx_export.distance([np.array([0, np.nan, 0], np.float32)], one) == np.inf
-    assert onnx_export.distance([np.full(3, 20.5)], [np.full(3, 20.0)]) == pytest.approx(0.025)
 
 
 def test_norms_fit_in_fp16():

@@ -134,7 +134,7 @@ def test_s3fd_is_the_cpus():
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])  # a CPU is slow in fp16: once is enough, below
 def test_the_doctors_comparison_is_content(amp):
-    found = device_check.differences(DEVICE, amp)
+    found = device_check.compare_with_cpu(DEVICE, amp)
     assert all(each.is_small for each in found), "\n".join(map(str, found))
     if amp == "off":
         assert max(each.largest for each in found) < 1e-4
@@ -243,7 +243,7 @@ def test_chips_without_bf16_say_so(clips, tmp_path, simulation, chip, capsys):
             assert main.main(command(clips, tmp_path, SYNCNET, steps=1, amp="bf16")) == 2
             assert "cannot compute in bf16. Pass --amp fp16." in capsys.readouterr().err
             if chip == "310P3":
-                assert all(each.is_small for each in device_check.differences(DEVICE, "fp16"))
+                assert all(each.is_small for each in device_check.compare_with_cpu(DEVICE, "fp16"))
     finally:
         device._computes_bf16.cache_clear()
 

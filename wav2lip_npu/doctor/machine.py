@@ -67,7 +67,7 @@ class Installation:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        differences = [{**each.__dict__, "ok": each.is_small} for each in self.differences]
+        differences = [each.as_dict() for each in self.differences]
         whole = {"version": __version__, **self.__dict__, "ascend": self.ascend.as_dict()}
         return {**whole, "differences": differences, "ok": self.is_sound}
 
@@ -124,7 +124,7 @@ def examine(spec: str = "auto") -> Installation:
     differences, failed = [], None
     if place is not None and place.type != device.HOST:
         try:
-            differences = device_check.differences(place)
+            differences = device_check.compare_with_cpu(place)
         except RuntimeError as error:  # what the driver or an operator says, whatever it is
             failed = " ".join(str(error).split())
     return Installation(

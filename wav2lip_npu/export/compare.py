@@ -18,19 +18,20 @@ from wav2lip_npu import device as devices
 from wav2lip_npu.ascend import installation
 from wav2lip_npu.errors import CheckpointMismatchError, UsageError
 from wav2lip_npu.export.engines import Arrays, Session, file_session, in_batches, offline_session
-from wav2lip_npu.export.manifest import OM, ONNX, OUTPUTS, About, read_beside, read_onnx
+from wav2lip_npu.export.manifest import OM, ONNX, About, read_beside, read_onnx
 from wav2lip_npu.export.onnx_export import (
     Weights,
     compile_command,
     examples,
     export,
+    named_outputs,
     outputs_of,
     write_beside,
 )
 from wav2lip_npu.export.onnx_graph import DYNAMIC_SIZE
 from wav2lip_npu.models.checkpoint import published_kind
 from wav2lip_npu.models.networks import fold_norms
-from wav2lip_npu.models.numerics import TOLERANCES, Difference, difference
+from wav2lip_npu.models.numerics import TOLERANCES, Difference, compare_runs
 
 _COMPARED = 4
 """Items of a batch whose outputs are compared, of noise and of what is shown in use each."""
@@ -43,7 +44,7 @@ class Side:
     name: str
     run: Session
     numbers: str
-    """How exact it is: a key of `parity.TOLERANCES`."""
+    """How exact it is: a key of `numerics.TOLERANCES`."""
     size: tuple[int, int] = DYNAMIC_SIZE
     """Of the pictures for S3FD."""
 
@@ -76,7 +77,7 @@ class Compared:
         return {
             "network": published_kind(self.network),
             "sides": self.sides,
-            "differences": [{**each.__dict__, "ok": each.is_small} for each in self.differences],
+            "differences": [each.as_dict() for each in self.differences],
             "seconds": [{"batch": each.batch, "seconds": each.seconds} for each in self.paces],
         }
 
@@ -186,14 +187,9 @@ def compare(weights: Weights, a: Side, b: Side, *, batches: Sequence[int], runs:
     """Compare two sides of a network, and take their time at each batch size; they take turns."""
     size = next((each.size for each in (a, b) if each.size != DYNAMIC_SIZE), DYNAMIC_SIZE)
     tolerance = max(TOLERANCES[side.numbers][0] for side in (a, b))
-    made = [[side.run(arrays) for arrays in examples(weights.network, _COMPARED, size)] for side in (a, b)]
-    differences = []
-    for number, name in enumerate(OUTPUTS[weights.network]):
-        first, second = (
-            torch.cat([torch.from_numpy(each[number]).float() for each in outputs]) for outputs in made
-        )
-        scale = max(1.0, float(first.abs().max()))  # S3FD's outputs have no bound
-        differences.append(difference(name, second, first, tolerance * scale))
+    inputs = examples(weights.network, _COMPARED, size)
+    first, second = (named_outputs(weights.network, side.run) for side in (a, b))
+    differences = compare_runs(inputs, first, second, tolerance)
     paces = [Pace(batch, _paces(weights.network, a, b, batch, size, runs)) for batch in batches]
     return Compared(weights.network, (a.name, b.name), differences, paces)
 

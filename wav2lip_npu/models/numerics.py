@@ -1,48 +1,108 @@
-"""How far two computations of the same numbers are apart, and how much of that is rounding."""
+"""Compare two computations of the same outputs: how far they differ, and whether that is rounding.
+
+The one comparison behind `doctor`, `compare`, `export` and `benchmarks/npu_acceptance.py`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 TOLERANCES = {"off": (1e-3, 1e-3), "fp16": (2e-2, 0.2), "bf16": (5e-2, 0.3)}
-"""Largest difference of numbers and of gradients that is taken for rounding, by the numbers inside the
-networks. Float32 leaves room for other orders of summation; on a CPU half of the others was measured."""
+"""Largest difference of outputs and of gradients that counts as rounding, by the value of `--amp`. For
+float32 it leaves room for another order of summation; for the others it is twice what a CPU measured."""
+
+Inputs = TypeVar("Inputs")
+Outputs = Mapping[str, Tensor]
+"""Outputs by name."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a device is from the CPU."""
+    """Difference of one output between two computations."""
 
     what: str
+    """Name of the output."""
     largest: float
-    """Of any number; gradients and statistics are compared as a whole, in parts of their norm."""
+    """Largest absolute difference; for an output compared by its norm, the norm of the difference in units
+    of the expected norm."""
     mean: float
+    """Mean absolute difference, in the same units."""
     tolerance: float
-    cosine: float = float("nan")
-    """Of the angle between all numbers of one and of the other."""
+    """Largest difference that counts as rounding."""
+    cosine: float = math.nan
+    """Cosine of the angle between the two outputs, each taken as one vector."""
 
     @property
     def is_small(self) -> bool:
-        """Whether it is rounding; no number is never small."""
+        """Whether the difference is within the tolerance; NaN never is."""
         return self.largest <= self.tolerance
 
+    @property
+    def used(self) -> float:
+        """The largest difference in units of the tolerance, infinite if it is NaN."""
+        return math.inf if math.isnan(self.largest) else self.largest / self.tolerance
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields for JSON, and whether the difference is small as `ok`."""
+        return {**asdict(self), "ok": self.is_small}
+
     def __str__(self) -> str:
-        verdict = "ok" if self.is_small else f"MORE THAN {self.tolerance:g}"
+        verdict = "ok" if self.is_small else f"exceeds the tolerance of {self.tolerance:g}"
         return (
             f"{self.what:<28} largest {self.largest:.2e}, mean {self.mean:.2e}, cosine {self.cosine:.7f}: "
             f"{verdict}"
         )
 
 
+def compare_runs(
+    inputs: Iterable[Inputs],
+    expected: Callable[[Inputs], Outputs],
+    measured: Callable[[Inputs], Outputs],
+    tolerance: float,
+    *,
+    by_norm: Mapping[str, float] | None = None,
+) -> list[Difference]:
+    """Run two computations on the same inputs and compare their outputs by name, over all inputs together.
+
+    Both return the same names. The tolerance applies to each element, in units of the largest expected one
+    where that is above 1. Outputs named in `by_norm` are compared as one vector, with the tolerance given
+    there.
+    """
+    pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for given in inputs:
+        wanted, got = expected(given), measured(given)
+        for name, output in wanted.items():
+            pairs.setdefault(name, []).append((_flat(output), _flat(got[name])))
+    by_norm = by_norm or {}
+    differences = []
+    for name, parts in pairs.items():
+        want, have = (torch.cat(side) for side in zip(*parts, strict=True))
+        if name in by_norm:
+            differences.append(difference(name, have, want, by_norm[name], by_norm=True))
+        else:
+            scale = max(1.0, float(want.abs().max()))
+            differences.append(difference(name, have, want, tolerance * scale))
+    return differences
+
+
 def difference(
-    what: str, measured: Tensor, expected: Tensor, tolerance: float, *, as_whole: bool = False
+    what: str, measured: Tensor, expected: Tensor, tolerance: float, *, by_norm: bool = False
 ) -> Difference:
-    """How far what was measured is from what was expected: number by number, or as a whole."""
-    measured, expected = measured.cpu().double(), expected.cpu().double()
-    off = (measured - expected).abs()
-    if as_whole:
-        off = off.norm()[None] / expected.norm()
-    angle = float(nn.functional.cosine_similarity(measured.flatten(), expected.flatten(), dim=0))
-    return Difference(what, float(off.max()), float(off.mean()), tolerance, angle)
+    """Return how far `measured` is from `expected`, by element or by the norm of the whole."""
+    measured, expected = _flat(measured), _flat(expected)
+    error = (measured - expected).abs()
+    if by_norm:
+        error = error.norm()[None] / expected.norm()
+    cosine = float(nn.functional.cosine_similarity(measured, expected, dim=0))
+    return Difference(what, float(error.max()), float(error.mean()), tolerance, cosine)
+
+
+def _flat(values: Tensor) -> Tensor:
+    """Float64 [N] on the CPU."""
+    return values.detach().cpu().double().flatten()
