@@ -35,7 +35,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from dub import processor, save_random  # noqa: E402
 
-from wav2lip_npu.media import audio_reader, video_reader  # noqa: E402
+from wav2lip_npu.media import audio_reader, container, video_reader  # noqa: E402
 from wav2lip_npu.media.geometry import Geometry  # noqa: E402
 
 SOUNDS, SECONDS = 12, 10
@@ -265,7 +265,7 @@ def short_video(face: Path, here: Path, seconds: int = 1) -> Path:
 
     from wav2lip_npu.media.video_writer import EncodeOptions, write_video
 
-    info = video_reader.probe(face)
+    info = container.probe(face)
     shrink = Geometry(resize_factor=max(1, min(info.width, info.height) // 270))
     shown = islice(video_reader.read_frames(face, fps=info.fps, geometry=shrink), seconds * 25)
     out = here / f"{seconds} s.mp4"

@@ -135,9 +135,9 @@ def show(name: str, values: Iterable[float]) -> None:
 
 def count_frames(given: argparse.Namespace) -> tuple[int, Any]:
     """Frames of the dub, and what the face video is."""
-    from wav2lip_npu.media import audio_reader, video_reader
+    from wav2lip_npu.media import audio_reader, container
 
-    info = video_reader.probe(given.face)
+    info = container.probe(given.face)
     return round(audio_reader.load_audio(given.audio).duration * info.fps), info
 
 

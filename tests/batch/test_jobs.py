@@ -30,7 +30,7 @@ from wav2lip_npu.dubbing import blend
 from wav2lip_npu.dubbing.pipeline import DubOptions
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.faces.find_faces import FaceOptions
-from wav2lip_npu.media import audio_reader, video_reader
+from wav2lip_npu.media import audio_reader, container, video_reader
 from wav2lip_npu.media.geometry import Geometry
 from wav2lip_npu.media.video_writer import PRESETS, EncodeOptions
 
@@ -500,7 +500,7 @@ def test_each_file_is_opened_once(job, tmp_path, monkeypatch):
 
         return call
 
-    monkeypatch.setattr("wav2lip_npu.media.video_reader.probe", counted("face", video_reader.probe))
+    monkeypatch.setattr("wav2lip_npu.media.container.probe", counted("face", container.probe))
     monkeypatch.setattr("wav2lip_npu.batch.jobs.read_blocks", counted("audio", audio_reader.read_blocks))
     jobs = [replace(job, outfile=str(tmp_path / f"o{row}.mp4"), row=row) for row in range(500)]
     missing = [
@@ -539,13 +539,13 @@ def test_all_problems_of_all_jobs_by_row(job, tmp_path, face_video, speech):
     problems = check_jobs(jobs, ["cpu", "cuda:0"])
     found = [(problem.row, problem.text) for problem in problems]
     wanted = [
-        (3, f"{speech} holds sound but no picture. Pass a video or an image."),
-        (3, f"{face_video} holds no sound. Pass a file with a sound track as --audio."),
-        (3, "cannot write o.xyz: unknown kind of video. Use one of .mp4"),
+        (3, f"{speech} has audio but no video. Pass a video or an image."),
+        (3, f"{face_video} has no audio. Pass a file with an audio track as --audio."),
+        (3, "cannot write o.xyz: unknown video format. Use one of .mp4"),
         (3, "cannot read weights none.pth: No such file or directory. Check its path."),
         (3, "device 'npu:1' is not among --devices cpu cuda:0. Add it there or leave the column empty."),
         (4, f"cannot read {tmp_path}: it is a directory"),
-        (4, f"{silent} holds no sound: its sound track is empty."),
+        (4, f"the audio track of {silent} is empty."),
         (4, f"cannot write {reports}: it is a folder. Pass a file name as report."),
         (9, f"{cut} is truncated"),
         (9, f"cannot write {folder}: it is a folder. Pass a file name as --outfile."),

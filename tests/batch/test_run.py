@@ -128,7 +128,7 @@ def test_everything_is_checked_before_the_first_frame(here, run):
     code, said = run("bad.csv")
     assert code == 2
     wanted = {3: "none.mp4", 4: "text.mp4 is not a media file", 5: "also the outfile of row 2",
-              6: "also an input", 7: "'much' is not a whole number", 8: "unknown kind of video"}  # fmt: skip
+              6: "also an input", 7: "'much' is not a whole number", 8: "unknown video format"}  # fmt: skip
     for row, part in wanted.items():
         assert any(line.startswith(f"bad.csv, row {row}: ") and part in line for line in said.splitlines())
     assert "none.wav" in said

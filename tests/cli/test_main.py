@@ -21,7 +21,7 @@ from wav2lip_npu.cli import main
 from wav2lip_npu.cli.doctor import DoctorCommand
 from wav2lip_npu.cli.dub import DubCommand
 from wav2lip_npu.cli.preprocess import PreprocessCommand
-from wav2lip_npu.media import video_reader
+from wav2lip_npu.media import container, video_reader
 
 ROOT = Path(__file__).resolve().parents[2]
 BOX = ["--box", "40", "200", "60", "220"]
@@ -216,7 +216,7 @@ def test_flags_of_the_original(run, tmp_path):
         *("--box", 10, 100, 10, 100),
     )  # fmt: skip
     assert code == 0, text
-    info = video_reader.probe(tmp_path / "out.mp4")
+    info = container.probe(tmp_path / "out.mp4")
     assert (info.width, info.height) == (120, 160)
 
 

@@ -23,7 +23,7 @@ from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.pipeline import DubOptions
 from wav2lip_npu.errors import FaceError, MediaError, UsageError
 from wav2lip_npu.faces.find_faces import FaceOptions
-from wav2lip_npu.media import audio_reader, video_reader
+from wav2lip_npu.media import audio_reader, container, video_reader
 from wav2lip_npu.media.geometry import Geometry
 from wav2lip_npu.media.video_writer import EncodeOptions, write_video
 from wav2lip_npu.media.yuv_image import Colour, YuvImage
@@ -83,7 +83,7 @@ def test_the_rate_of_the_video_is_kept(models, speech, tmp_path, fps):
     write_video(face_pictures(20), face, fps=Fraction(fps), options=LOSSLESS)
     out = tmp_path / "out.mp4"
     report = pipeline.dub(models, face, speech, out)
-    assert video_reader.probe(out).fps == Fraction(fps) == Fraction(report.fps)
+    assert container.probe(out).fps == Fraction(fps) == Fraction(report.fps)
     assert report.frames == round(Fraction(3, 2) * Fraction(fps))
     picture, heard = end_times(out)
     assert abs(picture - heard) <= 1 / Fraction(fps)
@@ -240,7 +240,7 @@ def test_geometry_flags_change_the_whole_picture(models, face_video, speech, tmp
     geometry = Geometry(resize_factor=2, rotate=True, crop=(0, 140, 10, -1))
     faces = FaceOptions(box=(20, 80, 20, 80))
     report = pipeline.dub(models, face_video, speech, out, DubOptions(geometry=geometry, faces=faces))
-    info = video_reader.probe(out)
+    info = container.probe(out)
     assert (info.width, info.height) == (report.width, report.height) == (110, 140)
 
 

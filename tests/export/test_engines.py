@@ -30,7 +30,7 @@ from wav2lip_npu.errors import CheckpointError, CheckpointMismatchError, DeviceE
 from wav2lip_npu.export import engines, onnx_export
 from wav2lip_npu.export.engines import OmEngine, OnnxEngine, in_batches
 from wav2lip_npu.export.manifest import engine_of, read_beside, read_onnx
-from wav2lip_npu.media import video_reader
+from wav2lip_npu.media import container, video_reader
 from wav2lip_npu.media.video_writer import EncodeOptions, write_video
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import SyncNet, Wav2Lip
@@ -226,7 +226,7 @@ def test_a_batch_of_jobs_takes_them(files, face_video, speech, tmp_path):
         f"face,audio,outfile,box,checkpoint_path\n{face_video},{speech},a.mp4,40 200 60 220,{files['three']}\n"
     )
     assert main.main(["batch", str(table), "--devices", "cpu", "--cache", "off"]) == 0
-    assert video_reader.probe(tmp_path / "a.mp4").frames
+    assert container.probe(tmp_path / "a.mp4").frames
 
 
 @pytest.mark.parametrize("clip", ["man_512.mp4", "woman_elderly_512.mp4"])

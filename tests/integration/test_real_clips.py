@@ -12,7 +12,7 @@ from support.networks import golden_weights
 from wav2lip_npu.dubbing import inference, pipeline
 from wav2lip_npu.dubbing.pipeline import DubOptions
 from wav2lip_npu.errors import FaceError
-from wav2lip_npu.media import audio_reader, video_reader
+from wav2lip_npu.media import audio_reader, container
 from wav2lip_npu.media.video_writer import EncodeOptions
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import Wav2Lip
@@ -45,11 +45,11 @@ def test_picture_and_sound_end_together(
         return
     report = pipeline.dub(models, face, audio, out, QUICK)
     expected = audio_reader.load_audio(audio).duration
-    fps = video_reader.probe(out).fps
+    fps = container.probe(out).fps
     assert report.frames == round(expected * fps)
-    with av.open(str(out)) as container:
-        video, track = container.streams.video[0], container.streams.audio[0]
-        assert video.frames == sum(1 for _ in container.decode(video)) == report.frames
+    with av.open(str(out)) as file:
+        video, track = file.streams.video[0], file.streams.audio[0]
+        assert video.frames == sum(1 for _ in file.decode(video)) == report.frames
         ends = [float((stream.start_time + stream.duration) * stream.time_base) for stream in (video, track)]
     assert abs(ends[0] - ends[1]) <= 1 / fps
     assert ends[1] == pytest.approx(float(expected), abs=0.002)

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from support.media_files import chirp, lag_of, scene, write_audio, write_pictures, write_wav
-from wav2lip_npu.errors import MediaError
+from wav2lip_npu.errors import MediaError, NoAudioError
 from wav2lip_npu.media.audio_reader import load_audio, read_audio, read_blocks
 
 SECOND = chirp(1)
@@ -157,21 +157,17 @@ def test_samples_that_are_not_numbers(tmp_path, bad):
     broken = SECOND.copy()
     broken[8000] = bad
     path = write_wav(tmp_path / "a.wav", broken, subtype="FLOAT")
-    with pytest.raises(
-        MediaError, match=r"a\.wav holds sound that is NaN or infinite near 0\.\d\d s. Export it again."
-    ):
+    with pytest.raises(MediaError, match=r"a\.wav .* 0\.\d\d s"):
         load_audio(path)
 
 
 def test_no_sound(tmp_path):
-    with pytest.raises(MediaError, match="holds no sound. Pass a file with a sound track as --audio."):
+    with pytest.raises(NoAudioError, match=r"a\.mp4 .*--audio"):
         load_audio(write_pictures(tmp_path / "a.mp4", [scene()] * 3))
-    with pytest.raises(
-        MediaError, match=r"empty\.wav holds no sound: its sound track is empty. Pass a file with sound."
-    ):
+    with pytest.raises(NoAudioError, match=r"empty\.wav"):
         load_audio(write_wav(tmp_path / "empty.wav", np.zeros(0)))
     (tmp_path / "none.wav").write_bytes(b"")
-    with pytest.raises(MediaError, match="is empty. Copy the file again."):
+    with pytest.raises(MediaError, match=r"none\.wav is empty"):
         load_audio(tmp_path / "none.wav")
     with pytest.raises(MediaError, match=r"cannot read .*absent\.wav: No such file"):
         load_audio(tmp_path / "absent.wav")

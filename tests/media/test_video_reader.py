@@ -20,8 +20,9 @@ from PIL import Image as Pillow
 from support.media_files import chirp, number_of, numbered, scene, write_audio, write_pictures
 from wav2lip_npu.errors import MediaError, UsageError
 from wav2lip_npu.media import video_reader
+from wav2lip_npu.media.container import probe
 from wav2lip_npu.media.geometry import Geometry
-from wav2lip_npu.media.video_reader import probe, read_frames
+from wav2lip_npu.media.video_reader import read_frames
 
 
 def numbers(path, count=None, **options) -> list[int]:
@@ -323,7 +324,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path):
     for _ in range(10):
         next(frames)
     count_video(path, 5)
-    with pytest.raises(MediaError, match=r"a\.mp4 changed or became unreadable while it was being read"):
+    with pytest.raises(MediaError, match=r"a\.mp4 changed"):
         list(itertools.islice(frames, 10))
 
 
@@ -332,7 +333,7 @@ def test_geometry_is_applied_to_every_picture(tmp_path):
     geometry = Geometry(resize_factor=2, rotate=True, crop=(1, -1, 3, -1))
     for frame in itertools.islice(read_frames(path, loop="pingpong", geometry=geometry), 50):
         assert frame.image.shape == (32, 22, 3)
-    with pytest.raises(UsageError, match="outside the frame of 64x48"):
+    with pytest.raises(UsageError, match=r"--crop 0 1000 0 -1 .*64x48"):
         next(read_frames(path, geometry=Geometry(crop=(0, 1000, 0, -1))))
 
 
@@ -477,9 +478,9 @@ def test_a_cover_picture_is_not_a_video(tmp_path):
             packet.pts = packet.dts = 0
             packet.is_keyframe = True
             container.mux(packet)
-        with pytest.raises(MediaError, match="holds sound but no picture. Pass a video or an image."):
+        with pytest.raises(MediaError, match=f"{name} .*no video"):
             probe(path)
-        with pytest.raises(MediaError, match="holds sound but no picture"):
+        with pytest.raises(MediaError, match=f"{name} .*no video"):
             next(read_frames(path))
 
 
@@ -489,7 +490,7 @@ def test_a_cover_picture_is_not_a_video(tmp_path):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("empty.mp4", b"", "is empty. Copy the file again."),
+        ("empty.mp4", b"", "is empty"),
         ("noise.mp4", bytes(np.random.default_rng(0).integers(0, 256, 5000, np.uint8)), "not a media file"),
         ("text.mp4", b"hello, this is not a video\n" * 40, "not a media file"),
         ("text.txt", b"hello, this is not a video\n" * 40, "not a media file"),
@@ -507,9 +508,7 @@ def test_what_is_not_media(tmp_path, name, content, message):
 
 
 def test_folders_pipes_and_what_is_not_there(tmp_path):
-    with pytest.raises(
-        MediaError, match="cannot read .*: it is a directory, pipe or device. Pass a media file."
-    ):
+    with pytest.raises(MediaError, match=f"{tmp_path}.* directory"):
         probe(tmp_path)
     with pytest.raises(MediaError, match=r"cannot read .*missing\.mp4: No such file or directory"):
         probe(tmp_path / "missing.mp4")
@@ -517,7 +516,7 @@ def test_folders_pipes_and_what_is_not_there(tmp_path):
         write_pictures(tmp_path / "a.mp4", [scene()])
         probe(tmp_path / "a.mp4" / "b.mp4")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(MediaError, match="is a directory, pipe or device"):
+    with pytest.raises(MediaError, match="pipe"):
         probe(tmp_path / "pipe")
 
 
@@ -581,9 +580,7 @@ def test_a_video_with_its_index_in_front_cut_short_is_truncated(tmp_path, suffix
     write_video(pictures, path, fps=Fraction(25))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     probe(path)
-    with pytest.raises(
-        MediaError, match=r"is truncated: its video ends at 1\.\d s of 3\.0 s. Copy the file again."
-    ):
+    with pytest.raises(MediaError, match=rf"a\.{suffix} is truncated.* 1\.\d s of 3\.0 s"):
         list(read_frames(path))
 
 

@@ -17,8 +17,9 @@ import pytest
 from support.media_files import chirp, lag_of, number_of, numbered, scene, write_pictures, write_wav
 from wav2lip_npu.errors import MediaError, UsageError
 from wav2lip_npu.media.audio_reader import load_audio
-from wav2lip_npu.media.video_reader import probe, read_frames
-from wav2lip_npu.media.video_writer import EncodeOptions, check_target, check_writable, write_video
+from wav2lip_npu.media.container import probe
+from wav2lip_npu.media.video_reader import read_frames
+from wav2lip_npu.media.video_writer import EncodeOptions, VideoTags, check_target, check_writable, write_video
 from wav2lip_npu.media.yuv_image import Colour, YuvImage
 
 FAST = EncodeOptions(preset="ultrafast")
@@ -174,8 +175,7 @@ def test_pixel_aspect_comment_and_index_first(tmp_path):
             path,
             fps=Fraction(25),
             options=FAST,
-            comment="made — here",
-            pixel_aspect=Fraction(16, 15),
+            tags=VideoTags(comment="made — here", pixel_aspect=Fraction(16, 15)),
         )
         assert probe(path).pixel_aspect == Fraction(16, 15)
         with av.open(str(path)) as container:
@@ -216,9 +216,9 @@ def test_an_exception_on_the_way_leaves_the_old_file(tmp_path, kind):
 
 def test_no_picture_and_bad_sound_leave_nothing(tmp_path):
     path = tmp_path / "a.mp4"
-    with pytest.raises(MediaError, match="no picture to write"):
+    with pytest.raises(MediaError, match="no frame"):
         write_video([], path, fps=Fraction(25))
-    with pytest.raises(MediaError, match="holds no sound"):
+    with pytest.raises(MediaError, match=r"b\.mkv has no audio"):
         write_video(
             pictures(3), path, fps=Fraction(25), audio=write_pictures(tmp_path / "b.mkv", [scene()] * 2)
         )
@@ -274,9 +274,7 @@ def test_a_full_disk(tmp_path, suffix):
 @pytest.mark.parametrize("name", ["a.gif", "a", "a.mp4.txt", "a.webm"])
 def test_an_unknown_suffix(tmp_path, name):
     for write in (check_target, lambda out: write_video(pictures(2), out, fps=Fraction(25))):
-        with pytest.raises(
-            MediaError, match=r"unknown kind of video. Use one of \.mp4, \.m4v, \.mov, \.mkv, \.avi\."
-        ):
+        with pytest.raises(MediaError, match=r"\.mp4, \.m4v, \.mov, \.mkv, \.avi"):
             write(tmp_path / name)
     assert not os.listdir(tmp_path)
 
@@ -293,9 +291,9 @@ def test_folders_of_the_target(tmp_path):
         with pytest.raises(MediaError, match=r"cannot write .*a\.mp4: "):
             write_video(pictures(2), out, fps=Fraction(25))
     (tmp_path / "folder.mp4").mkdir()
-    with pytest.raises(MediaError, match="it is a folder. Pass a file name as --outfile."):
+    with pytest.raises(MediaError, match=r"folder\.mp4: .*--outfile"):
         check_target(tmp_path / "folder.mp4")
-    with pytest.raises(MediaError, match=r"cannot write /proc/nothing/a\.mp4: .* Pass another place."):
+    with pytest.raises(MediaError, match=r"cannot write /proc/nothing/a\.mp4: "):
         check_writable("/proc/nothing/a.mp4")
 
 
@@ -324,12 +322,12 @@ def test_a_name_that_is_too_long_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"crf": -1}, "--crf -1 is out of range. Pass 0"), ({"crf": 52}, "52 is out of range"),
-    ({"preset": "warp"}, "'warp'.*ultrafast"),
+    ({"crf": -1}, "--crf -1 .*0"), ({"crf": 52}, "--crf 52 .*51"),
+    ({"preset": "warp"}, "--preset 'warp'.*ultrafast"),
 ])  # fmt: skip
 def test_options_out_of_range(options, message):
-    with pytest.raises(UsageError, match=message.replace("--crf ", ".*crf ")):
-        EncodeOptions(**options).check()
+    with pytest.raises(UsageError, match=message):
+        EncodeOptions(**options)
 
 
 def test_memory_of_the_writer_is_bounded(tmp_path):

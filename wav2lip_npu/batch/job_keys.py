@@ -11,7 +11,7 @@ from typing import Any
 
 from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.errors import MediaError
-from wav2lip_npu.media import video_reader
+from wav2lip_npu.media.container import open_media
 from wav2lip_npu.models.bundled import weights_path
 from wav2lip_npu.options import fields_of
 from wav2lip_npu.storage.hashing import sha256_of
@@ -89,7 +89,7 @@ def mark(key: str) -> str:
 def key_of(path: str | os.PathLike[str]) -> str | None:
     """The key of the job that made a video, `None` for any other file."""
     try:
-        with video_reader.open_media(path) as container:
+        with open_media(path) as container:
             tags = [text for name, text in container.metadata.items() if name.lower() == "comment"]
     except MediaError:
         return None

@@ -15,7 +15,7 @@ from wav2lip_npu.batch.job_table import EMPTY, Row, columns, read_rows, replaced
 from wav2lip_npu.device import PRECISIONS
 from wav2lip_npu.dubbing.pipeline import DubOptions
 from wav2lip_npu.errors import CheckpointError, MediaError, UsageError, Wav2LipError
-from wav2lip_npu.media import video_reader
+from wav2lip_npu.media import container
 from wav2lip_npu.media.audio_reader import load_audio, read_blocks
 from wav2lip_npu.media.video_writer import check_target, check_writable
 from wav2lip_npu.models.bundled import STARTER, weights_path
@@ -114,7 +114,7 @@ def check_jobs(jobs: Sequence[Job], devices: Sequence[str] | None = None) -> lis
     and from everything that any of the jobs reads; weights are there; a device is one of `devices`.
     """
     jobs = sorted(jobs, key=lambda job: job.row)
-    face, audio, weights = map(_asked_once, (video_reader.probe, _check_sound, _check_weights))
+    face, audio, weights = map(_asked_once, (container.probe, _check_sound, _check_weights))
     outfile, report = map(_asked_once, (check_target, _check_report))
 
     def elsewhere(device: str | None) -> str | None:

@@ -27,7 +27,7 @@ from wav2lip_npu.dubbing.pipeline import dub_takes
 from wav2lip_npu.dubbing.report import DubReport
 from wav2lip_npu.errors import Wav2LipError
 from wav2lip_npu.faces.detectors import Detection, Detector
-from wav2lip_npu.media import video_reader
+from wav2lip_npu.media.container import probe
 from wav2lip_npu.media.yuv_image import Image
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class _Pass:
 
     def _together(self, job: Job) -> int:
         try:
-            info = video_reader.probe(job.face)
+            info = probe(job.face)
         except Wav2LipError:
             return TOGETHER  # they fail together
         return max(1, min(TOGETHER, _PASS_PIXELS // max(1, info.width * info.height)))

@@ -19,9 +19,9 @@ from wav2lip_npu.dubbing.mouths import Spoken, Voice
 from wav2lip_npu.dubbing.report import DubReport, Notes, Stopwatch
 from wav2lip_npu.dubbing.temporal_smoothing import Rest
 from wav2lip_npu.errors import MediaError
-from wav2lip_npu.media import video_reader
+from wav2lip_npu.media import container
 from wav2lip_npu.media.audio_reader import Audio, Samples, load_audio
-from wav2lip_npu.media.video_writer import EncodeOptions, check_target, write_video
+from wav2lip_npu.media.video_writer import EncodeOptions, VideoTags, check_target, write_video
 from wav2lip_npu.media.yuv_image import YuvImage
 from wav2lip_npu.mel import DEFAULT_MEL, log_mel
 from wav2lip_npu.parallel.threads import prefetch
@@ -53,7 +53,7 @@ class Take:
                 raise MediaError(
                     f"the output {out} is also an input and would be lost. Pass another --outfile."
                 )
-        video_reader.open_media(self.audio).close()
+        container.open_media(self.audio).close()
         check_target(out)
 
 
@@ -62,7 +62,7 @@ class Scene:
     """What all takes of a face video share."""
 
     face: str
-    info: video_reader.VideoInfo
+    info: container.VideoInfo
     fps: Fraction
     models: Models
     mask: Mask
@@ -102,8 +102,7 @@ class Making:
                     fps=scene.fps,
                     audio=self._take.audio,
                     options=scene.encode,
-                    comment=self._comment(),
-                    pixel_aspect=scene.info.pixel_aspect,
+                    tags=VideoTags(comment=self._comment(), pixel_aspect=scene.info.pixel_aspect),
                 )
             finally:
                 self.voice.has_left = True

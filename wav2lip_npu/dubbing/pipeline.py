@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import cv2
 
@@ -25,6 +25,7 @@ from wav2lip_npu.dubbing.temporal_smoothing import Steady
 from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.faces.find_faces import FaceMemory, FaceOptions, find_faces
 from wav2lip_npu.media import video_reader
+from wav2lip_npu.media.container import VideoInfo, probe
 from wav2lip_npu.media.geometry import Geometry
 from wav2lip_npu.media.video_writer import EncodeOptions
 from wav2lip_npu.parallel.threads import fan_out, prefetch
@@ -47,7 +48,7 @@ class DubOptions:
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     blend: str = "soft"
     """How the mouth is put back: soft (lower face, feathered edge) or hard (whole box, as the original)."""
-    extend: str = "loop"
+    extend: Literal["loop", "pingpong", "hold"] = "loop"
     """When the video is shorter than the sound: loop, pingpong (back and forth) or hold (last picture)."""
     static: bool = False
     """Use only the first frame of the video."""
@@ -73,9 +74,9 @@ class DubOptions:
 
 def check_files(
     face: str | os.PathLike[str], audio: str | os.PathLike[str], out: str | os.PathLike[str]
-) -> video_reader.VideoInfo:
+) -> VideoInfo:
     """What the face video is. Raises `MediaError` when a file cannot be opened or `out` is an input."""
-    info = video_reader.probe(face)
+    info = probe(face)
     Take(audio, out).check(face)
     return info
 
@@ -113,7 +114,7 @@ def dub_takes(
     Raises `UsageError` when the options are wrong and `MediaError` when the face video is.
     """
     options.check()
-    info = video_reader.probe(face)
+    info = probe(face)
     scene = Scene(
         face=os.fspath(face),
         info=info,
@@ -162,7 +163,7 @@ def _made(
             stack.callback(running.close)
             return running
 
-        frames = ahead("decode", pictures(scene.face, info, options))
+        frames = ahead("decode", pictures(info, options))
         found = find_faces(watch.wait("faces", frames), models.detector, options.faces, memory)
         # Not fewer frames than there are: the boxes of the last ones depend on those that follow, so that
         # they are the same for every sound.
@@ -178,16 +179,12 @@ def _made(
         return fan_out(spoken, writers, room)
 
 
-def pictures(
-    face: str | os.PathLike[str], info: video_reader.VideoInfo, options: DubOptions
-) -> Iterator[video_reader.Frame]:
+def pictures(info: VideoInfo, options: DubOptions) -> Iterator[video_reader.Frame]:
     """Frames without end: the video extended as asked, or its first frame, or the image."""
     if info.is_image or not options.static:
-        yield from video_reader.read_frames(
-            face, fps=info.fps, loop=options.extend, geometry=options.geometry
-        )
+        yield from video_reader.read_frames(info, loop=options.extend, geometry=options.geometry)
         return
-    first = next(video_reader.read_frames(face, fps=info.fps, geometry=options.geometry))
+    first = next(video_reader.read_frames(info, geometry=options.geometry))
     yield from (video_reader.Frame(index, first.yuv, first.source) for index in itertools.count())
 
 

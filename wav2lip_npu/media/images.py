@@ -1,10 +1,11 @@
-"""Image files, by Pillow: known by their content, upright, on white where they are transparent."""
+"""Read image files with Pillow: detected by content, upright, transparency on white."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import BinaryIO
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -14,57 +15,85 @@ from PIL import ImageOps, ImageSequence
 from wav2lip_npu.errors import MediaError
 from wav2lip_npu.media.yuv_image import Image, on_white
 
-_STILLS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "ICO")
-_MOVING = {"GIF", "PNG", "WEBP"}
+ImageFile = Pillow.Image
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "ICO")
+_ANIMATIONS_OF_FFMPEG = ("GIF", "PNG")
 
 
-def is_image(path: str | os.PathLike[str]) -> bool:
-    """Whether the content (not the name) is a still image; moving GIF, PNG and WebP are videos."""
-    kind, is_moving = _picture_file(path)
-    return kind is not None and not is_moving
+def open_image(file: BinaryIO, path: str | os.PathLike[str]) -> ImageFile | None:
+    """Return a still image or animated WebP, not yet decoded; None for any other file.
 
+    Raises:
+        MediaError: The image has too many pixels.
 
-def is_moving_webp(path: str | os.PathLike[str]) -> bool:
-    """Whether it is an animation that `decode_webp` must read."""
-    return _picture_file(path) == ("WEBP", True)
-
-
-def _picture_file(path: str | os.PathLike[str]) -> tuple[str | None, bool]:
-    """Format of an image file, `None` if it is none, and whether it is an animation."""
-    if not os.path.isfile(path):  # opening a pipe would wait
-        return None, False
+    """
     try:
-        with Pillow.open(path, formats=_STILLS) as image:
-            return image.format, image.format in _MOVING and getattr(image, "is_animated", False)
+        image = Pillow.open(file, formats=_FORMATS)
+        by_ffmpeg = image.format in _ANIMATIONS_OF_FFMPEG and getattr(image, "is_animated", False)
+        return None if by_ffmpeg else image
+    except Pillow.DecompressionBombError as error:
+        raise _unreadable(path, error) from None
     except (OSError, ValueError, SyntaxError, EOFError):
-        return None, False
-    except Pillow.DecompressionBombError:
-        return "too large", False
+        return None
+
+
+def is_animated(image: ImageFile) -> bool:
+    """Return whether an opened image is an animated WebP."""
+    return image.format == "WEBP" and bool(getattr(image, "is_animated", False))
 
 
 def read_image(path: str | os.PathLike[str]) -> Image:
-    """BGR uint8 [H, W, 3], upright by its EXIF tag, on white where it is transparent."""
+    """Return the image file at a path as BGR uint8 [H, W, 3]. Raises `MediaError`."""
     try:
-        with Pillow.open(path, formats=_STILLS) as opened:
-            upright = ImageOps.exif_transpose(opened)
-            if upright.mode.startswith("I;16"):
-                upright = Pillow.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            rgba = np.asarray(upright.convert("RGBA"))
-    except Exception as error:  # a damaged file makes Pillow raise any kind
-        raise MediaError(f"cannot read image {path}: {error}.") from None
+        with Pillow.open(path, formats=_FORMATS) as image:
+            return decode_image(image, path)
+    except MediaError:
+        raise
+    except Exception as error:  # Pillow raises exceptions of many types for a damaged file
+        raise _unreadable(path, error) from None
+
+
+def decode_image(image: ImageFile, path: str | os.PathLike[str]) -> Image:
+    """Return an opened image as BGR uint8 [H, W, 3], upright by its EXIF tag, on white where transparent.
+
+    Raises:
+        MediaError: The file is damaged.
+
+    """
+    try:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):
+            upright = Pillow.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        rgba = np.asarray(upright.convert("RGBA"))
+    except Exception as error:  # as above
+        raise _unreadable(path, error) from None
     return on_white(rgba[:, :, [2, 1, 0, 3]])
 
 
-def decode_webp(path: str | os.PathLike[str]) -> Iterator[VideoFrame]:
-    """The pictures of a moving WebP, which FFmpeg cannot decode."""
-    stamp = 0
+def read_webp(path: str | os.PathLike[str]) -> Iterator[VideoFrame]:
+    """Yield the frames of an animated WebP, which FFmpeg cannot decode. Raises `MediaError`."""
     try:
         with Pillow.open(path, formats=["WEBP"]) as image:
-            for picture in ImageSequence.Iterator(image):
-                frame = VideoFrame.from_ndarray(np.asarray(picture.convert("RGBA")), format="rgba")
-                frame.pts, frame.time_base = stamp, Fraction(1, 1000)
-                frame.duration = int(picture.info.get("duration", 0))
-                stamp += frame.duration
-                yield frame
+            yield from decode_webp(image, path)
+    except MediaError:
+        raise
     except Exception as error:  # as above
-        raise MediaError(f"cannot read image {path}: {error}.") from None
+        raise _unreadable(path, error) from None
+
+
+def decode_webp(image: ImageFile, path: str | os.PathLike[str]) -> Iterator[VideoFrame]:
+    """Yield the frames of an opened WebP with time stamps in milliseconds. Raises `MediaError`."""
+    time = 0
+    try:
+        for rgba in ImageSequence.Iterator(image):
+            frame = VideoFrame.from_ndarray(np.asarray(rgba.convert("RGBA")), format="rgba")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            frame.duration = int(rgba.info.get("duration", 0))
+            time += frame.duration
+            yield frame
+    except Exception as error:  # as above
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: str | os.PathLike[str], error: Exception) -> MediaError:
+    return MediaError(f"cannot read image {path}: {error}.")

@@ -1,4 +1,4 @@
-"""Video out: H.264 and AAC, written beside the target and renamed when whole."""
+"""Write videos (H.264 and AAC): to a temporary file, which is renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Preset = Literal[
 PRESETS: tuple[str, ...] = get_args(Preset)
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
-_BITS_PER_CHANNEL = 192_000  # at half of it FFmpeg's AAC garbles the first 50 ms
+_BITS_PER_CHANNEL = 192_000  # at half of it FFmpeg's AAC encoder garbles the first 50 ms
 _SILENCE: Samples = np.zeros((1, 0), np.float32)
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -49,32 +49,42 @@ class EncodeOptions:
             raise UsageError(f"unknown --preset {self.preset!r}. Pass one of {', '.join(PRESETS)}.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class VideoTags:
+    """Properties of the output file besides frames and audio."""
+
+    comment: str = ""
+    """Text of the `comment` metadata."""
+    pixel_aspect: Fraction = Fraction(1)
+    """Width of a pixel divided by its height."""
+
+
 def check_target(out: str | os.PathLike[str]) -> None:
-    """Make the folder of `out` and try to write there; raise `MediaError` now rather than at the end."""
+    """Create the folder of `out` and check that a video can be written there. Raises `MediaError`."""
     target = Path(out)
     if target.suffix.lower() not in FORMATS:
-        raise MediaError(f"cannot write {target}: unknown kind of video. Use one of {', '.join(FORMATS)}.")
+        raise MediaError(f"cannot write {target}: unknown video format. Use one of {', '.join(FORMATS)}.")
     if os.path.isdir(target):
         raise MediaError(f"cannot write {target}: it is a folder. Pass a file name as --outfile.")
     check_writable(target)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Make the folder of a file and try to write there. Raises `MediaError`."""
+    """Create the folder of a file and check that the file can be written. Raises `MediaError`."""
     target = Path(path)
     part = part_of(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
-            os.stat(target)  # the name itself may be too long
+            os.stat(target)  # fails if the name is too long
         part.touch()
         part.unlink()
     except FileExistsError as error:
         raise MediaError(
-            f"cannot write {target}: {error.filename} is not a folder. Pass another place."
+            f"cannot write {target}: {error.filename} is not a folder. Pass another path."
         ) from None
     except OSError as error:
-        raise MediaError(f"cannot write {target}: {error.strerror}. Pass another place.") from None
+        raise MediaError(f"cannot write {target}: {error.strerror}. Pass another path.") from None
 
 
 def write_video(
@@ -84,20 +94,24 @@ def write_video(
     fps: Fraction,
     audio: str | os.PathLike[str] | None = None,
     options: EncodeOptions = EncodeOptions(),
-    comment: str = "",
-    pixel_aspect: Fraction = Fraction(1),
+    tags: VideoTags = VideoTags(),
 ) -> int:
-    """Encode pictures and the sound of `audio` (its own rate and channels); return the number of pictures.
+    """Encode images and the audio of a file, and return the number of images.
 
-    `out` is replaced only when the whole video is written; else nothing is left. Raises `MediaError`
-    when it cannot be written or there is no picture.
+    Sample rate and channels of the audio are kept. `out` is replaced only when the whole video is written;
+    after an exception it is as it was.
+
+    Raises:
+        MediaError: `out` cannot be written, `audio` cannot be read, or there is no image.
+
     """
     check_target(out)
     target = Path(out)
     form = FORMATS[target.suffix.lower()]
     try:
-        with replacing(target) as part:
-            return _encode(images, part, form, fps, audio, options, comment, pixel_aspect)
+        with replacing(target) as part, _open_output(part, form) as container:
+            container.metadata["comment"] = tags.comment
+            return _encode(images, container, fps, audio, options, tags.pixel_aspect)
     except OSError as error:
         if error.errno in _DISK_FULL:
             raise MediaError(
@@ -108,37 +122,36 @@ def write_video(
         raise MediaError(f"cannot write {target}: {error.strerror or error}.") from error
 
 
+def _open_output(part: Path, form: str) -> av.container.OutputContainer:
+    index_first = {"movflags": "+faststart"} if form in ("mp4", "mov") else {}
+    return av.open("file:" + os.fspath(part), "w", format=form, container_options=index_first)
+
+
 def _encode(
     images: Iterable[YuvImage],
-    part: Path,
-    form: str,
+    container: av.container.OutputContainer,
     fps: Fraction,
     audio: str | os.PathLike[str] | None,
     options: EncodeOptions,
-    comment: str,
     pixel_aspect: Fraction,
 ) -> int:
-    container_options = {"movflags": "+faststart"} if form in ("mp4", "mov") else {}
+    video: Any = None
+    track = None
+    count = 0
     with contextlib.ExitStack() as stack:
-        url = "file:" + os.fspath(part)
-        container = stack.enter_context(av.open(url, "w", format=form, container_options=container_options))
-        container.metadata["comment"] = comment
-        video: Any = None
-        track = None
-        count = 0
-        for count, planes in enumerate(images, start=1):
+        for count, yuv in enumerate(images, start=1):
             if video is None:
-                video = _video_stream(container, planes, fps, options, pixel_aspect)
+                video = _video_stream(container, yuv, fps, options, pixel_aspect)
                 if audio is not None:
-                    track = stack.enter_context(contextlib.closing(_SoundTrack(container, audio)))
-            frame = _frame_of(planes)
+                    track = stack.enter_context(contextlib.closing(_AudioTrack(container, audio)))
+            frame = _frame_of(yuv)
             frame.pts = count - 1
             frame.time_base = 1 / fps
             container.mux(video.encode(frame))
             if track is not None:
                 track.write_until(count / fps)
         if video is None:
-            raise MediaError("no picture to write: the source gave none.")
+            raise MediaError("no frame to write: the source has none. Check the face video in a player.")
         container.mux(video.encode(None))
         if track is not None:
             track.write_until(None)
@@ -161,36 +174,35 @@ def _video_stream(
 
 @functools.cache
 def _x264_code() -> dict[str, str]:
-    """Keeps x264 from its code for AVX-512, which makes the same pictures another file each time.
+    """Return options that keep x264 from using AVX-512, whose output differs from run to run.
 
-    Memory that was never written decides there about the quality of the last blocks of a row. The code for
-    AVX2, which each such processor has, is as quick.
+    That code reads uninitialised memory, which affects the last blocks of a row. The AVX2 code is as fast.
     """
     try:
-        about = Path("/proc/cpuinfo").read_text(errors="replace")
+        cpu = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
         return {}
-    return {"x264-params": "asm=AVX2"} if " avx512f " in about else {}
+    return {"x264-params": "asm=AVX2"} if " avx512f " in cpu else {}
 
 
-def _frame_of(planes: YuvImage) -> av.VideoFrame:
-    frame = av.VideoFrame(planes.width, planes.height, "yuv420p")
+def _frame_of(yuv: YuvImage) -> av.VideoFrame:
+    frame = av.VideoFrame(yuv.width, yuv.height, "yuv420p")
     target: Any
-    for target, source in zip(frame.planes, (planes.y, planes.u, planes.v), strict=True):
+    for target, source in zip(frame.planes, (yuv.y, yuv.u, yuv.v), strict=True):
         lines = np.frombuffer(target, np.uint8).reshape(-1, target.line_size)
         lines[: source.shape[0], : source.shape[1]] = source
     return frame
 
 
-class _SoundTrack:
-    """The sound of a file on its way into the container, kept level with the picture."""
+class _AudioTrack:
+    """The audio of a file, encoded in step with the frames so that the container interleaves both."""
 
     def __init__(self, container: Any, path: str | os.PathLike[str]) -> None:
         self._container = container
         self._blocks: Any = read_blocks(path)
         self._rate, self._block = next(self._blocks, (_AAC_RATES[-1], _SILENCE))
         self._position = self._coded = 0
-        # AVI cannot say that a codec starts late, as AAC does.
+        # AVI cannot store the start offset of AAC.
         codec = "pcm_s16le" if container.format.name == "avi" else "aac"
         channels = len(self._block) if len(self._block) in _LAYOUTS else 1
         rates = _AAC_RATES if codec == "aac" else (self._rate,)
@@ -203,11 +215,11 @@ class _SoundTrack:
             self._stream.bit_rate = _BITS_PER_CHANNEL * channels
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the audio file."""
         self._blocks.close()
 
     def write_until(self, seconds: Fraction | None) -> None:
-        """Mux the sound up to `seconds`; with `None` all that is left."""
+        """Write the audio up to `seconds`, or all that is left if None."""
         while seconds is None or self._position < seconds * self._rate:
             if self._block.shape[1]:
                 self._position += self._block.shape[1]
@@ -228,7 +240,7 @@ class _SoundTrack:
         if self._resampler is not None:
             packed = self._resampler.resample_chunk(packed, last=last).reshape(-1, len(block))
         if packed.size:
-            # packed, as PyAV miscounts planes from 8 channels on
+            # Packed, because PyAV miscounts the planes of 8 channels and more.
             frame = av.AudioFrame.from_ndarray(packed.reshape(1, -1), "flt", _LAYOUTS[len(block)])
             frame.sample_rate = self._stream.rate
             frame.time_base = Fraction(1, self._stream.rate)

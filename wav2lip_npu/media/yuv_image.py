@@ -1,8 +1,8 @@
-"""A video image as the codec holds it: three planes, YUV 4:2:0, 8 bits.
+"""A video image as stored by the codec: three planes, YUV 4:2:0, 8 bits.
 
-Frames stay in this form from the decoder to the encoder. Only the face is ever turned into BGR, so a
-pixel that the mouth does not cover reaches the encoder with the very bits that were decoded, colour
-range and matrix included, and a frame costs 1.5 bytes a pixel instead of 3 and two conversions.
+Frames stay in this form from the decoder to the encoder; only the face is converted to BGR. Pixels outside
+the mouth reach the encoder bit for bit as decoded, with colour range and matrix, and a frame costs 1.5 bytes
+a pixel instead of 3 and two conversions.
 
 `Image` is uint8 [H, W, 3] in BGR order, the order that the networks were trained on.
 """
@@ -32,7 +32,7 @@ _LUMA_WEIGHTS = {
     "bt2020": (0.2627, 0.0593),
     "smpte240m": (0.212, 0.087),
 }
-# FFmpeg's numbers for the matrix; what is not here is read as BT.601, as FFmpeg does.
+# FFmpeg's numbers of the matrices. Others are read as BT.601, as FFmpeg does.
 _MATRIX = {1: "bt709", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
 _UNSPECIFIED = 2
 _PLANAR = {"yuv420p", "yuvj420p", "yuva420p"}
@@ -40,18 +40,18 @@ _PLANAR = {"yuv420p", "yuvj420p", "yuva420p"}
 
 @dataclass(frozen=True)
 class Colour:
-    """How YUV numbers mean a colour. Unlabelled video is read as BT.601, as FFmpeg and OpenCV do."""
+    """Colour matrix and range of YUV values. Unlabelled video is BT.601, as in FFmpeg and OpenCV."""
 
     matrix: str = "bt601"
     full_range: bool = False
     labels: tuple[int, int, int, int] = (0, 2, 2, 2)
-    """FFmpeg's numbers of range, matrix, primaries and transfer, to hand on to the encoder."""
+    """FFmpeg's numbers of range, matrix, primaries and transfer, passed on to the encoder."""
 
     @classmethod
-    def of_frame(cls, frame: VideoFrame) -> Colour:
-        """What a decoded YUV or grey frame is labelled as; unlabelled grey is full range, as in FFmpeg."""
+    def from_frame(cls, frame: VideoFrame) -> Colour:
+        """Return the labels of a decoded YUV or grey frame; unlabelled grey is full range, as in FFmpeg."""
         name, label, space = frame.format.name, int(frame.color_range), int(frame.colorspace)
-        space = space or _UNSPECIFIED  # 0 is RGB, which planes are not
+        space = space or _UNSPECIFIED  # 0 stands for RGB
         full = (
             label == 2 or name.startswith("yuvj") or (label == 0 and name.startswith(("gray", "ya", "mono")))
         )
@@ -60,12 +60,12 @@ class Colour:
 
 
 SCREEN = Colour("bt709", False, (1, 1, 1, 1))
-"""What RGB pictures are turned into."""
+"""The colour that RGB images are converted to."""
 
 
 @cache
 def _bgr_to_yuv(colour: Colour) -> Array:
-    """float64 [3, 4]: (B, G, R, 1) in 0..255 to (Y, U, V) in 0..255."""
+    """Return float64 [3, 4], which maps (B, G, R, 1) in 0..255 to (Y, U, V) in 0..255."""
     red, blue = _LUMA_WEIGHTS[colour.matrix]
     luma = np.array([blue, 1 - red - blue, red])
     cb = (np.array([1.0, 0, 0]) - luma) / (2 * (1 - blue))
@@ -77,14 +77,14 @@ def _bgr_to_yuv(colour: Colour) -> Array:
 
 @cache
 def _yuv_to_bgr(colour: Colour) -> Array:
-    """float64 [3, 4], the inverse of `_bgr_to_yuv`."""
+    """Return float64 [3, 4], the inverse of `_bgr_to_yuv`."""
     square = np.vstack([_bgr_to_yuv(colour), [0, 0, 0, 1]])
     inverse: Array = np.linalg.inv(square)[:3]
     return inverse
 
 
 def to_yuv(image: Array, colour: Colour) -> Array:
-    """BGR [H, W, 3] to YUV 4:4:4 [H, W, 3] of the same dtype (uint8 saturates, float32 does not)."""
+    """Convert BGR [H, W, 3] to YUV 4:4:4 [H, W, 3] of the same dtype (uint8 saturates, float32 does not)."""
     yuv: Array = cv2.transform(image, _bgr_to_yuv(colour))
     return yuv
 
@@ -100,47 +100,47 @@ class YuvImage:
 
     @property
     def width(self) -> int:
-        """Luma columns."""
+        """Columns of luma."""
         return int(self.y.shape[1])
 
     @property
     def height(self) -> int:
-        """Luma rows."""
+        """Rows of luma."""
         return int(self.y.shape[0])
 
     @property
     def nbytes(self) -> int:
-        """Bytes of pixels held."""
+        """Bytes of all three planes."""
         return self.y.nbytes + self.u.nbytes + self.v.nbytes
 
     @classmethod
     def from_image(cls, image: Image, colour: Colour) -> YuvImage:
-        """YUV image of a BGR image; an odd last row or column is doubled, so that no pixel is lost."""
+        """Convert a BGR image. An odd last row or column is doubled, so that no pixel is lost."""
         height, width = image.shape[:2]
         even: Array = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         y, *chroma = cv2.split(to_yuv(even, colour))
         half = (even.shape[1] // 2, even.shape[0] // 2)
         u, v = (cv2.resize(plane, half, interpolation=cv2.INTER_AREA) for plane in chroma)
-        return _planes(y, u, v, colour)
+        return cls.padded(y, u, v, colour)
 
     @classmethod
-    def padded(cls, y: Array, u: Array, v: Array, colour: Colour) -> YuvImage:
-        """YUV image whose luma may have an odd side, as a codec hands them out: that side is doubled."""
+    def padded(cls, y: Any, u: Any, v: Any, colour: Colour) -> YuvImage:
+        """Return an image of three planes; an odd last row or column of luma is doubled."""
         height, width = y.shape
         if height % 2 or width % 2:
             y = cv2.copyMakeBorder(y, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-        return _planes(y, u, v, colour)
+        return cls(y, u, v, colour)
 
     @classmethod
     def from_frame(cls, frame: VideoFrame, width: int, height: int) -> YuvImage:
-        """A decoded frame of any pixel format, brought to a size; on white where RGB is transparent."""
+        """Convert a decoded frame of any pixel format to a size, on white where RGB is transparent."""
         same_size = (frame.width, frame.height) == (width, height)
         if frame.format.is_rgb or frame.format.has_palette:
             if not same_size:
                 frame = frame.reformat(width, height, format="bgra")
             bgra: Any = frame.to_ndarray(format="bgra")
             return cls.from_image(on_white(bgra), SCREEN)
-        colour = Colour.of_frame(frame)
+        colour = Colour.from_frame(frame)
         if not same_size or frame.format.name not in _PLANAR:
             as_is = ColorRange.JPEG if colour.full_range else ColorRange.MPEG
             frame = frame.reformat(
@@ -150,15 +150,15 @@ class YuvImage:
         return cls.padded(y, u, v, colour)
 
     def copy(self) -> YuvImage:
-        """The same picture in memory of its own."""
+        """Return a copy that shares no memory."""
         return YuvImage(self.y.copy(), self.u.copy(), self.v.copy(), self.colour)
 
     def to_image(self) -> Image:
-        """The whole picture as BGR uint8 [H, W, 3]."""
+        """Convert the whole image to BGR uint8 [H, W, 3]."""
         return self.scaled(self.width, self.height)
 
     def scaled(self, width: int, height: int) -> Image:
-        """The whole picture as BGR uint8 [height, width, 3], area-averaged where it shrinks."""
+        """Convert the whole image to BGR uint8 [height, width, 3], averaged by area where it shrinks."""
         shrinks = width < self.width
         luma = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         chroma = cv2.INTER_AREA if width < self.width // 2 else cv2.INTER_LINEAR
@@ -170,10 +170,9 @@ class YuvImage:
         )
 
     def crop(self, box: Box, size: int) -> Image:
-        """The box, at fractions of a pixel, as BGR uint8 [size, size, 3].
+        """Return the box, with subpixel precision, as BGR uint8 [size, size, 3].
 
-        Shrinking averages over the area that an output pixel covers; past the border the last pixel
-        repeats.
+        Each output pixel is the mean of the area it covers. Outside the image the border pixel is repeated.
         """
         return self._bgr(
             _resample(self.y, box, size), _resample(self.u, box / 2, size), _resample(self.v, box / 2, size)
@@ -185,7 +184,7 @@ class YuvImage:
 
 
 def on_white(bgra: NDArray[np.uint8]) -> Image:
-    """BGR [H, W, 3] of a picture with alpha, laid on white."""
+    """Blend BGRA [H, W, 4] with white and return BGR [H, W, 3]."""
     alpha = bgra[:, :, 3:]
     if alpha.min(initial=255) == 255:
         return np.ascontiguousarray(bgra[:, :, :3])
@@ -194,19 +193,14 @@ def on_white(bgra: NDArray[np.uint8]) -> Image:
 
 
 def grid_to_box(box: Array, columns: int, rows: int) -> Array:
-    """Affine map float64 [2, 3] from the pixel centres of a columns x rows grid to those under the box."""
+    """Return the affine map float64 [2, 3] from the pixels of a columns x rows grid to pixels of the box."""
     x1, y1, x2, y2 = (float(edge) for edge in box)
     across, down = (x2 - x1) / columns, (y2 - y1) / rows
     return np.array([[across, 0, x1 + across / 2 - 0.5], [0, down, y1 + down / 2 - 0.5]])
 
 
-def _planes(y: Any, u: Any, v: Any, colour: Colour) -> YuvImage:
-    """YUV image of what OpenCV returns, whose type is wider than it is."""
-    return YuvImage(y, u, v, colour)
-
-
 def _resample(plane: NDArray[np.uint8], box: Array, size: int) -> Array:
-    """`box` of the plane as [size, size]: taps about a pixel apart, then their mean."""
+    """Return `box` of a plane as [size, size]: the mean of samples about one pixel apart."""
     x1, y1, x2, y2 = (float(edge) for edge in box)
     taps = max(1, round(max(x2 - x1, y2 - y1) / size))
     fine: Array = cv2.warpAffine(
@@ -220,9 +214,9 @@ def _resample(plane: NDArray[np.uint8], box: Array, size: int) -> Array:
 
 
 def _plane_of(frame: VideoFrame, number: int) -> NDArray[np.uint8]:
-    """A copy of one plane without the padding of its lines.
+    """Return a copy of one plane without the padding of its lines.
 
-    A view would keep the decoder's whole pool of pictures, and that of a looped video's last round too.
+    A view would keep the decoder's whole frame pool alive.
     """
     plane: Any = frame.planes[number]
     lines: NDArray[np.uint8] = np.frombuffer(plane, np.uint8).reshape(plane.height, -1)

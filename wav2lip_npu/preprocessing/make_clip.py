@@ -28,6 +28,7 @@ from wav2lip_npu.faces.find_faces import START_SCORE, FaceOptions, find_faces
 from wav2lip_npu.faces.tracker import overlap, pose_of
 from wav2lip_npu.media import video_reader
 from wav2lip_npu.media.audio_reader import load_audio
+from wav2lip_npu.media.container import VideoInfo, probe
 from wav2lip_npu.media.yuv_image import Box, Image, YuvImage
 from wav2lip_npu.mel import DEFAULT_MEL, TRAINING_FPS, log_mel
 from wav2lip_npu.preprocessing.find_videos import Video
@@ -142,15 +143,15 @@ def source_of(video: Video) -> dict[str, int] | None:
     return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
-def _examine(video: Video) -> tuple[dict[str, Any], video_reader.VideoInfo]:
+def _examine(video: Video) -> tuple[dict[str, Any], VideoInfo]:
     source = source_of(video)
     with _reading(video):
-        info = video_reader.probe(video.path)
+        info = probe(video.path)
     about = {"name": video.name, "width": info.width, "height": info.height, "fps": str(info.fps)}
     return {**(source or {}), **about}, info
 
 
-def _listen(video: Video, info: video_reader.VideoInfo) -> NDArray[np.int16]:
+def _listen(video: Video, info: VideoInfo) -> NDArray[np.int16]:
     """The sound as the clip will hold it."""
     if not info.has_audio:
         raise DroppedError("no sound", "there is no sound track")
