@@ -2,7 +2,7 @@
 
     python benchmarks/starter.py --clips CLIPS --lists LISTS --judge JUDGE.pth [--out FIGURES.json]
 
-CLIPS and LISTS are what recipes/starter.sh made. JUDGE is a SyncNet of another seed and another split that
+CLIPS and LISTS come from recipes/starter/run.sh. JUDGE is a SyncNet of another seed and another split that
 was never a loss. Faces are made as a dub makes them, blended into the crop that they are made for, and
 judged there. Printed is a table of figure, aim, and what was found.
 """

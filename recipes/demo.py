@@ -1,7 +1,7 @@
-"""`make demo`: the astronaut photo of scikit-image speaks a sentence made by a speech synthesiser.
+"""`make demo`: dub the astronaut photo of scikit-image with a sentence from a speech synthesiser.
 
-First the photo, then a real moving video: the same picture panned and zoomed by a slow camera, encoded,
-and dubbed like any other. The weights are those of the package; nothing is downloaded.
+First the photo, then a video of it under a slow camera that pans and zooms. The weights are those of the
+package; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ RESULTS = HERE.parent / "results"
 SENTENCE = HERE / "hello.flac"
 FPS = Fraction(25)
 SIDE = 384
-SHOWN = 6
+COLUMNS = 6
 FACE = (224, 115)
-"""Where the face is in the photo, x and y."""
+"""Centre of the face in the photo, x and y."""
 
 
 def main() -> int:
@@ -39,11 +39,11 @@ def main() -> int:
     seconds = len(read_audio(SENTENCE)) / 16_000
     still, moving, sheet = (RESULTS / name for name in ("demo_photo.mp4", "demo.mp4", "demo.png"))
     with tempfile.TemporaryDirectory() as folder:
-        picture, video = Path(folder, "astronaut.png"), Path(folder, "camera.mp4")
-        cv2.imwrite(str(picture), photo)
+        image, video = Path(folder, "astronaut.png"), Path(folder, "camera.mp4")
+        cv2.imwrite(str(image), photo)
         shots = (YuvImage.from_image(shot, SCREEN) for shot in camera(photo, math.ceil(seconds * FPS)))
         write_video(shots, video, fps=FPS, options=EncodeOptions(crf=12))
-        for face, out in ((picture, still), (video, moving)):
+        for face, out in ((image, still), (video, moving)):
             words = ["dub", "--face", face, "--audio", SENTENCE, "--outfile", out]
             if code := cli.main([str(word) for word in words]):
                 return code
@@ -53,38 +53,40 @@ def main() -> int:
 
 
 def camera(photo: Image, count: int) -> Iterator[Image]:
-    """`count` pictures [SIDE, SIDE, 3] of a camera that circles the face and comes nearer."""
+    """Yield `count` images [SIDE, SIDE, 3] of a camera that circles the face and zooms in and out."""
     for number in range(count):
-        part = number / count
-        seen = 300 - 130 * math.sin(math.pi * part)
-        x = FACE[0] + 22 * math.sin(2 * math.pi * part)
-        y = max(FACE[1] + 14 * math.cos(2 * math.pi * part), seen / 2)
-        zoom = SIDE / seen
-        where = np.array([[zoom, 0, SIDE / 2 - zoom * x], [0, zoom, SIDE / 2 - zoom * y]])
-        yield cv2.warpAffine(photo, where, (SIDE, SIDE), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+        phase = number / count
+        width = 300 - 130 * math.sin(math.pi * phase)
+        x = FACE[0] + 22 * math.sin(2 * math.pi * phase)
+        y = max(FACE[1] + 14 * math.cos(2 * math.pi * phase), width / 2)
+        zoom = SIDE / width
+        transform = np.array([[zoom, 0, SIDE / 2 - zoom * x], [0, zoom, SIDE / 2 - zoom * y]])
+        yield cv2.warpAffine(
+            photo, transform, (SIDE, SIDE), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
+        )
 
 
-def contact_sheet(source: Path, dubbed: Path, sound: Path) -> Image:
-    """Source above dubbed frames, evenly spread, above the envelope of the sound; BGR uint8."""
+def contact_sheet(source: Path, dubbed: Path, audio: Path) -> Image:
+    """Return source above dubbed frames, evenly spaced, above the envelope of the audio; BGR uint8."""
     rows = []
     for path in (source, dubbed):
         frames = [frame.image for frame in video_reader.read_frames(path)]
-        chosen = [frames[round(at)] for at in np.linspace(0, len(frames) - 1, 2 * SHOWN + 1)[1::2]]
+        chosen = [frames[round(index)] for index in np.linspace(0, len(frames) - 1, 2 * COLUMNS + 1)[1::2]]
         rows.append(
             np.hstack(
-                [cv2.resize(each, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for each in chosen]
+                [cv2.resize(frame, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for frame in chosen]
             )
         )
-    return np.vstack([*rows, envelope(read_audio(sound), rows[0].shape[1], SIDE // 6)])
+    return np.vstack([*rows, envelope(read_audio(audio), rows[0].shape[1], SIDE // 6)])
 
 
 def envelope(wav: np.ndarray, width: int, height: int) -> Image:
-    """Loudness over time as a picture, BGR uint8 [height, width, 3]."""
-    picture = np.full((height, width, 3), 255, np.uint8)
-    for column, part in enumerate(np.array_split(wav, width)):
-        half = int(np.abs(part).max() * (height // 2 - 2))
-        picture[height // 2 - half : height // 2 + half + 1, column] = (160, 90, 30)
-    return picture
+    """Return the loudness over time as an image, BGR uint8 [height, width, 3]."""
+    image = np.full((height, width, 3), 255, np.uint8)
+    for column, samples in enumerate(np.array_split(wav, width)):
+        half = int(np.abs(samples).max() * (height // 2 - 2))
+        image[height // 2 - half : height // 2 + half + 1, column] = (160, 90, 30)
+    return image
 
 
 if __name__ == "__main__":

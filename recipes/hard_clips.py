@@ -1,9 +1,9 @@
-"""A hard set of clips out of a clean one: what training data off the internet does to a SyncNet.
+"""Make a hard set of clips out of a clean one, with the faults of training data from the internet.
 
     python recipes/hard_clips.py --data_root clean --names filelists/train.txt --out hard
 
-Of each clip: crops jittered, light and contrast changed, the sound under noise at 5 to 15 dB, and in 30 %
-of the clips the sound shifted by 2 to 8 frames. A clip's changes depend on the seed and its name alone.
+Crops jitter, light and contrast vary, the audio gets noise 5 to 15 dB below its level, and in 30 % of clips
+it is shifted by 2 to 8 frames. The changes depend only on the seed and the clip's name.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ SHIFTED = 0.3
 SHIFT_FRAMES = (2, 8)
 NOISE_DB = (5.0, 15.0)
 JITTER = 0.02
-"""Standard deviation of a crop's place and size from frame to frame, in sides of the face."""
+"""Standard deviation of position and size of a crop per frame, relative to the face."""
 SAMPLES_PER_FRAME = 640
 
 
 def harden(clip: Clip, folder: Path, seed: int) -> int:
-    """Write the changed clip, as the original's preprocess would have left it; gives its shift in frames."""
+    """Write the changed clip as the original's preprocessing does, and return its shift in frames."""
     random = np.random.default_rng((seed, zlib.crc32(clip.name.encode())))
     size = int(random.integers(SHIFT_FRAMES[0], SHIFT_FRAMES[1] + 1))
     shift = int(random.choice([-size, size])) if random.random() < SHIFTED else 0
     folder.mkdir(parents=True, exist_ok=True)
     wav = noisy(clip.audio(), random)
-    if shift > 0:  # the sound comes late: pictures begin later than it
+    if shift > 0:  # late audio: the frames begin later
         wav = wav[: max(0, len(wav) - shift * SAMPLES_PER_FRAME)]
     else:
         wav = wav[-shift * SAMPLES_PER_FRAME :]
-    contrast, light = random.uniform(0.6, 1.4), random.uniform(-40, 40)
+    contrast, brightness = random.uniform(0.6, 1.4), random.uniform(-40, 40)
     for number in clip.frames:
         if number - shift < 0 and shift > 0:
             continue
         path = folder / f"{number - max(shift, 0)}.jpg"
-        cv2.imwrite(str(path), changed(clip.face(int(number)), contrast, light, random))
+        cv2.imwrite(str(path), changed(clip.face(int(number)), contrast, brightness, random))
     write_wav(folder / AUDIO_FILE, wav)
     return shift
 
 
 def noisy(wav: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:
-    """The sound under pink noise at 5 to 15 dB below its level."""
+    """Return the audio with pink noise 5 to 15 dB below its level."""
     spectrum = np.fft.rfft(random.standard_normal(len(wav)))
     noise = np.fft.irfft(spectrum / np.sqrt(np.maximum(1, np.arange(len(spectrum)))), len(wav))
     level = np.sqrt(np.mean(np.square(wav))) * 10 ** (-random.uniform(*NOISE_DB) / 20)
@@ -60,22 +60,22 @@ def noisy(wav: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.f
 
 
 def changed(
-    face: NDArray[np.uint8], contrast: float, light: float, random: np.random.Generator
+    face: NDArray[np.uint8], contrast: float, brightness: float, random: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """The face in another light, its crop a little off."""
+    """Return the face with changed contrast and brightness, and a jittered crop."""
     side = face.shape[0]
     scale = 1 + random.normal(0, JITTER)
     across, down = random.normal(0, JITTER * side, 2)
-    move = np.array([[scale, 0, across], [0, scale, down]]) + np.array([[0, 0, 1], [0, 0, 1]]) * (
+    transform = np.array([[scale, 0, across], [0, scale, down]]) + np.array([[0, 0, 1], [0, 0, 1]]) * (
         (1 - scale) * side / 2
     )
-    moved = cv2.warpAffine(face, move, (side, side), borderMode=cv2.BORDER_REPLICATE)
-    lit: NDArray[np.uint8] = np.clip((moved - 128.0) * contrast + 128 + light, 0, 255).astype(np.uint8)
+    moved = cv2.warpAffine(face, transform, (side, side), borderMode=cv2.BORDER_REPLICATE)
+    lit: NDArray[np.uint8] = np.clip((moved - 128.0) * contrast + 128 + brightness, 0, 255).astype(np.uint8)
     return lit
 
 
 def write_wav(path: Path, wav: NDArray[np.float32]) -> None:
-    """Mono, 16 kHz, 16 bit."""
+    """Write a WAV file: mono, 16 kHz, 16 bit."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
@@ -84,7 +84,7 @@ def write_wav(path: Path, wav: NDArray[np.float32]) -> None:
 
 
 def main() -> None:
-    """Change each clip that a list names."""
+    """Change each clip of a list."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data_root", required=True, type=Path, help="folder of clean clips")
     parser.add_argument("--names", required=True, type=Path, help="file list of the clips to change")

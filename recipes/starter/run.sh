@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# The starter from the raw videos on: preprocess, doctor, SyncNet, judge, generator, evaluation.
+# Train the bundled networks from raw videos: preprocess, doctor, SyncNet, judge, generator, evaluation.
 #
-#     recipes/starter.sh VIDEOS WORK                    # killed at any moment, the same line goes on
-#     FIRST_TENTH=yes recipes/starter.sh VIDEOS WORK    # a tenth of each training, and how far from the kept curves
+#     recipes/starter/run.sh VIDEOS WORK                    # run it again to resume
+#     FIRST_TENTH=yes recipes/starter/run.sh VIDEOS WORK    # a tenth of each training, compared with the stored curves
 #
-# VIDEOS holds grid/s1 and grid/others (GRID corpus, CC-BY-4.0) and clips/. WORK gets everything that is made,
-# 2 GB of it; WORK/times.txt says how long each step took on this machine. The device is what --device auto
-# finds, or DEVICE; AMP=off where a processor has no bf16.
+# VIDEOS holds grid/s1 and grid/others (GRID corpus, CC-BY-4.0) and clips/. WORK gets all results, 2 GB;
+# WORK/times.txt has the duration of each step. DEVICE overrides --device auto. Set AMP=off on a processor
+# without bf16.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 export PYTHONPATH="$PWD"
 videos=${1:?the folder of videos} work=${2:?a folder for the results}
 device=${DEVICE:-auto} amp=${AMP:-bf16} python=${PYTHON:-python3}
@@ -66,7 +66,7 @@ mkdir -p "$work"
 # A video that cannot be used is named in its report, and is no reason to stop.
 step preprocess wav2lip preprocess --data_root "$videos" --preprocessed_root "$work/clips" \
     --filelists "$work/all" --device "$device" || test $? = 1
-step lists "$python" recipes/starter_lists.py "$work/clips" "$work/lists"
+step lists "$python" recipes/starter/lists.py "$work/clips" "$work/lists"
 step doctor wav2lip doctor "$work/clips" --filelists "$work/lists/syncnet" --device "$device" || test $? = 1
 
 # Anybody's mouth first, then the sentences, at a falling rate.
@@ -98,12 +98,12 @@ generator 6057 3e-4 generator_last --average 0.995 "${listen[@]}" "${both[@]}"
 generator 7083 3e-4 generator_last --average 0.995 "${hear[@]}" "${both[@]}"
 generator "$all_steps" 1e-4 generator_last --average 0.998 "${hear[@]}" "${both[@]}"
 if [[ -n ${FIRST_TENTH:-} ]]; then
-    "$python" recipes/starter_curves.py "$work"
+    "$python" recipes/starter/curves.py "$work"
     exit
 fi
 # SyncNet that is shipped; what the generator listened to is the one before.
 syncnet 7750 5e-6 syncnet_late --same_clip 1
 
-step pack "$python" recipes/starter_pack.py "$(newest "$work/generator")" "$(newest "$work/syncnet")"
+step pack "$python" recipes/starter/pack.py "$(newest "$work/generator")" "$(newest "$work/syncnet")"
 step evaluation "$python" benchmarks/starter.py --clips "$work/clips" --lists "$work/lists" \
     --judge "$(newest "$work/judge")" --out "$work/figures.json" | tee "$work/figures.md"

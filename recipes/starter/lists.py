@@ -1,10 +1,10 @@
-"""File lists of the starter: which clips its networks learn from, and which only measure them.
+"""Write the file lists of the bundled networks: training clips, validation clips, test clips.
 
-python recipes/starter_lists.py CLIPS LISTS
+python recipes/starter/lists.py CLIPS LISTS
 
-A tenth of the GRID sentences and four whole people are in no list that is trained on: `test.txt` and
-`people.txt`. SyncNet and judge leave out different further sentences. Clips of people with a few seconds
-only are listed several times, or the one speaker with 45 minutes would be all that a network sees.
+A tenth of the GRID sentences (`test.txt`) and four people (`people.txt`) are in no training list. SyncNet and
+judge leave out different further sentences. Clips of people with only a few seconds are listed several times;
+otherwise nearly all samples would show the one speaker with 45 minutes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from wav2lip_npu.data.file_lists import TRAIN, VAL, Entry, write_list
 
 HELD_OUT_PEOPLE = ("clips/man_844", "clips/woman_elderly_524", "clips/vox_00104", "grid/others/lbbc2a")
-NOT_THEIR_OWN_SPEECH = (
+WITHOUT_OWN_SPEECH = (
     "clips/man_30fps_1080x1920",
     "clips/woman_seated_1080x1920",
     "clips/woman_30s_silent_480",
@@ -32,32 +32,31 @@ TRAININGS = {
     "generator_late": (1, 6),
     "generator_last": (1, 12),
 }
-"""The fold that each leaves out beside that of the test, and how often a clip of a person with few is listed:
-often at first, to know faces, and less when sentences are to be learnt.
-"""
+"""The fold held out besides the test fold, and how often a clip of a person with few clips is listed: often
+at first, to learn faces, and less later, to learn sentences."""
 
 
 def main(clips: Path, lists: Path) -> int:
-    """Write train.txt and val.txt of each training, and the lists that only measure."""
+    """Write train.txt and val.txt of each training, test.txt and people.txt."""
     names = sorted(str(path.parent.relative_to(clips)) for path in clips.rglob("clip.json"))
     sentences = [name for name in names if name.startswith(SENTENCES + "/")]
-    unfit = {*HELD_OUT_PEOPLE, *NOT_THEIR_OWN_SPEECH, *TOO_SMALL, *sentences}
+    unfit = {*HELD_OUT_PEOPLE, *WITHOUT_OWN_SPEECH, *TOO_SMALL, *sentences}
     people = [name for name in names if name not in unfit]
     folds: list[list[str]] = [[] for _ in range(FOLDS)]
     for name in sentences:
         folds[int(hashlib.sha256(name.encode()).hexdigest(), 16) % FOLDS].append(name)
-    for training, (left_out, times) in TRAININGS.items():
-        learnt = [name for number, fold in enumerate(folds) if number not in (0, left_out) for name in fold]
+    for training, (held_out, repeats) in TRAININGS.items():
+        train = [name for number, fold in enumerate(folds) if number not in (0, held_out) for name in fold]
         (lists / training).mkdir(parents=True, exist_ok=True)
-        write(lists / training / TRAIN, sorted(learnt + people) if times == 1 else learnt + people * times)
-        write(lists / training / VAL, folds[left_out])
+        write(lists / training / TRAIN, sorted(train + people) if repeats == 1 else train + people * repeats)
+        write(lists / training / VAL, folds[held_out])
     write(lists / "test.txt", folds[0])
     write(lists / "people.txt", [name for name in HELD_OUT_PEOPLE if name in names])
     return 0
 
 
 def write(path: Path, names: list[str]) -> None:
-    """Write a list and say how long it is."""
+    """Write a list and print its length."""
     write_list(path, [Entry(name) for name in names])
     sys.stdout.write(f"{path}: {len(names)} lines\n")
 

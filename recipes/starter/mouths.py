@@ -1,9 +1,8 @@
-"""Mouths that the starter makes for people whom it never met: docs/starter_people.png.
+"""Draw docs/starter_people.png: generated mouths of held-out people, one row each, above the demo's sentence.
 
-    python recipes/starter_pictures.py CLIPS [WEIGHTS]
+    python recipes/starter/mouths.py CLIPS [WEIGHTS]
 
-A row a person, the demo's sentence below. Every pixel is the network's: clips of real people are not part of
-the project.
+Every pixel comes from the network: clips of real people are not part of the repository.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from demo import SENTENCE, envelope
-from starter_lists import HELD_OUT_PEOPLE
+from lists import HELD_OUT_PEOPLE
 
 from wav2lip_npu.data.clip import read_clip
 from wav2lip_npu.data.face_reader import FaceReader
@@ -23,13 +21,16 @@ from wav2lip_npu.dubbing.inference import Speaker, load_models
 from wav2lip_npu.media.audio_reader import read_audio
 from wav2lip_npu.mel import TRAINING_FPS, log_mel, window_start
 
-PICTURE = Path(__file__).resolve().parent.parent / "docs" / "starter_people.png"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from demo import SENTENCE, envelope
+
+SHEET = Path(__file__).resolve().parents[2] / "docs" / "starter_people.png"
 SHOWN, SCALE = 12, 1.5
 MOUTH = (slice(52, 94), slice(20, 76))
 
 
 def main(clips: Path, weights: str = "starter") -> int:
-    """Write the picture."""
+    """Write the sheet."""
     models = load_models(weights, device="cpu")
     speaker = Speaker(models, None, load_mask("hard", 96))
     wav = read_audio(SENTENCE)
@@ -44,7 +45,7 @@ def main(clips: Path, weights: str = "starter") -> int:
         faces = list(FaceReader(cache=False).pick(clip, at % len(clip.frames)))
         rows.append(np.hstack([mouth[MOUTH] for mouth in speaker(faces, mels)]))
     sheet = cv2.resize(np.vstack(rows), None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC)
-    cv2.imwrite(str(PICTURE), np.vstack([sheet, envelope(wav, sheet.shape[1], 60)]))
+    cv2.imwrite(str(SHEET), np.vstack([sheet, envelope(wav, sheet.shape[1], 60)]))
     return 0
 
 
