@@ -1,45 +1,48 @@
-"""What can go wrong by the user's doing. Each message is one line: what, where, way out."""
+"""Exceptions for errors that the user can fix.
+
+Each message is one line: what is wrong, where, and how to fix it.
+"""
 
 
 class Wav2LipError(ValueError):
-    """Something that the user can mend; the command line prints it and exits 2."""
+    """An error that the user can fix. The command line prints it and exits with code 2."""
 
 
 class MediaError(Wav2LipError):
-    """A video, image or sound file that cannot be read or written."""
+    """A video, image or audio file cannot be read or written."""
 
 
 class NoAudioError(MediaError):
-    """A file without a sound track, or with an empty one."""
+    """A file has no audio track, or an empty one."""
 
 
 class FaceError(Wav2LipError):
-    """No usable face, or a detector that is unknown or lacks its weights."""
+    """No usable face was detected, or the detector is unknown or has no weights."""
 
 
 class CheckpointError(Wav2LipError):
-    """A weights file that is missing, damaged or of another network."""
+    """A weights file is missing, damaged, or belongs to another network."""
 
 
 class CheckpointMismatchError(CheckpointError):
-    """A weights file that is whole, but of another network or of other sound settings."""
+    """A weights file is intact but belongs to another network or to other mel settings."""
 
 
 class DataError(Wav2LipError):
-    """A data set, file list or clip that cannot be used."""
+    """A data set, file list or clip cannot be used."""
 
 
 class TrainingError(Wav2LipError):
-    """A training that cannot go on, such as one whose loss is not a number."""
+    """A training cannot continue, for example because its loss is NaN."""
 
 
 class DeviceError(Wav2LipError):
-    """A device that is unknown or not there."""
+    """A device is unknown or not available."""
 
 
 class UsageError(Wav2LipError):
-    """Options that cannot be combined or are out of range."""
+    """An option is out of range, unknown, or conflicts with another one."""
 
 
 class ExportError(Wav2LipError):
-    """A network that cannot be exported, or not compiled for a chip."""
+    """A network cannot be exported, or its export cannot be compiled for a chip."""

@@ -1,4 +1,4 @@
-"""Versions of this package, of Python and of the libraries that determine the output."""
+"""Versions of this package, of Python, and of the libraries that affect the output."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that make the picture."""
-    found = {"wav2lip-npu": __version__, "python": platform.python_version()}
+    """Return the installed versions by name of the package; those not installed are left out."""
+    installed = {"wav2lip-npu": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed

@@ -262,11 +262,11 @@ def test_what_numpy_saves_is_read(tmp_path_factory, shape, kind):
     found = npy.read(path)
     assert found.dtype == array.dtype
     np.testing.assert_array_equal(found, array)
-    assert npy.start_of(path, kind, shape) == len(saved(array)) - array.nbytes
+    assert npy.data_offset(path, kind, shape) == len(saved(array)) - array.nbytes
     if kind == "u1":
-        assert saved(array).startswith(npy.header(shape))
+        assert saved(array).startswith(npy.make_header(shape))
     with pytest.raises(ValueError):
-        npy.start_of(path, kind, (*shape, 1))
+        npy.data_offset(path, kind, (*shape, 1))
 
 
 @settings(max_examples=200, deadline=None)

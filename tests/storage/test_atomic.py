@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from wav2lip_npu.dubbing.report import DubReport
-from wav2lip_npu.storage.atomic import part_of, remove_stale_parts, replacing
+from wav2lip_npu.storage.atomic import part_path, remove_stale_parts, replacing
 
 
 def test_the_folder_is_made_and_the_file_is_replaced(tmp_path):
@@ -54,7 +54,7 @@ def test_any_name_that_is_allowed(tmp_path, name):
 
 def test_threads_do_not_meet(tmp_path):
     names = []
-    threads = [threading.Thread(target=lambda: names.append(part_of(tmp_path / "x"))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: names.append(part_path(tmp_path / "x"))) for _ in range(2)]
     with replacing(tmp_path / "x") as part:
         for thread in threads:
             thread.start()
@@ -64,11 +64,11 @@ def test_threads_do_not_meet(tmp_path):
 
 
 def test_parts_of_writers_that_were_killed_are_removed_and_no_others(tmp_path):
-    code = "import sys, os, wav2lip_npu.storage.atomic as a; p = a.part_of(sys.argv[1]); p.touch(); os.kill(os.getpid(), 9)"
+    code = "import sys, os, wav2lip_npu.storage.atomic as a; p = a.part_path(sys.argv[1]); p.touch(); os.kill(os.getpid(), 9)"
     target = tmp_path / "list (1).txt"
     subprocess.run([sys.executable, "-c", code, target], cwd=Path(__file__).parents[2], check=False)
     assert len(os.listdir(tmp_path)) == 1
-    others = ["list (2).txt", part_of(tmp_path / "other").name, part_of(target).name, "list (1).txt.part"]
+    others = ["list (2).txt", part_path(tmp_path / "other").name, part_path(target).name, "list (1).txt.part"]
     for name in others:
         (tmp_path / name).touch()
     remove_stale_parts(target)
@@ -98,9 +98,9 @@ def test_a_dead_process_that_nobody_has_asked_about_writes_no_more(tmp_path):
     target = tmp_path / "x"
     child = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and not taken leave of
-    left = Path(str(part_of(target)).replace(f".{os.getpid()}-", f".{child.pid}-"))
+    left = Path(str(part_path(target)).replace(f".{os.getpid()}-", f".{child.pid}-"))
     left.touch()
-    assert left != part_of(target)
+    assert left != part_path(target)
     remove_stale_parts(target)
     assert not left.exists()
     child.wait()

@@ -28,7 +28,7 @@ from wav2lip_npu.cli import main
 from wav2lip_npu.errors import CheckpointMismatchError
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import NETWORKS, SyncNet, Wav2Lip
-from wav2lip_npu.storage.atomic import alone_in
+from wav2lip_npu.storage.locks import lock_folder
 from wav2lip_npu.training.checkpoints import path_of
 
 pytestmark = pytest.mark.any_device
@@ -295,7 +295,7 @@ def test_a_step_that_is_reached_and_one_that_is_passed_over_are_told(clips, tmp_
 
 
 def test_two_trainings_do_not_share_a_folder(clips, tmp_path, capsys):
-    with alone_in(tmp_path):
+    with lock_folder(tmp_path):
         assert main.main(command(clips, tmp_path, ORIGINAL, steps=1)) == 2
     assert f"another training works in {tmp_path}. End it" in capsys.readouterr().err
     assert not path_of(tmp_path, "syncnet", 1).exists()

@@ -24,7 +24,7 @@ from support.trainings import (
     train,
 )
 from wav2lip_npu.cli import main
-from wav2lip_npu.storage.atomic import part_of
+from wav2lip_npu.storage.atomic import part_path
 
 pytestmark = pytest.mark.any_device
 KINDS = {
@@ -135,7 +135,7 @@ def test_half_written_checkpoints(clips, tmp_path, caplog):
     (out / "checkpoint_step000000004.pth").write_bytes(b"")
     (out / "checkpoint_step000000005.pth").write_bytes(bytes(5000))
     (out / "disc_checkpoint_step000000009.pth").write_bytes(torn)  # its generator was not written any more
-    left = part_of(out / name)
+    left = part_path(out / name)
     left = left.with_name(left.name.replace(f".{os.getpid()}-", ".4194305-"))
     left.write_bytes(b"half")
     mine = out / "checkpoint_step_notes.part"

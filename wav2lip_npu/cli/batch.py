@@ -25,7 +25,7 @@ from wav2lip_npu.errors import DataError, UsageError
 from wav2lip_npu.media.video_writer import check_writable
 from wav2lip_npu.models.bundled import ABOUT, STARTER
 from wav2lip_npu.parallel.processes import Failure, run_in_processes
-from wav2lip_npu.storage.atomic import alone_in
+from wav2lip_npu.storage.locks import lock_folder
 
 log = logging.getLogger(__name__)
 
@@ -266,7 +266,7 @@ class _Run:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """The folder of the report for this process alone. Raises `DataError`."""
-    with alone_in(folder) as alone:
+    with lock_folder(folder) as alone:
         if not alone:
             raise DataError(f"another batch works in {folder}. Wait for it, or pass another --report.")
         yield

@@ -31,7 +31,8 @@ from wav2lip_npu.preprocessing.make_clip import (
     source_of,
 )
 from wav2lip_npu.preprocessing.report import REPORT_FILE, Record
-from wav2lip_npu.storage.atomic import alone_in, remove_stale_parts
+from wav2lip_npu.storage.atomic import remove_stale_parts
+from wav2lip_npu.storage.locks import lock_folder
 
 log = logging.getLogger(__name__)
 
@@ -244,7 +245,7 @@ def _locked(root: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            alone = stack.enter_context(alone_in(root))
+            alone = stack.enter_context(lock_folder(root))
         except OSError as error:
             raise DataError(
                 f"cannot write {root}: {error.strerror}. Pass another --preprocessed_root."

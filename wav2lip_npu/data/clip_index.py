@@ -14,7 +14,7 @@ from wav2lip_npu.data.clip import Clip, ClipError, read_clip
 from wav2lip_npu.data.file_lists import Entry, read_list
 from wav2lip_npu.errors import DataError
 from wav2lip_npu.parallel.threads import map_in_threads
-from wav2lip_npu.storage.json_lines import counted
+from wav2lip_npu.storage.json_lines import format_counts
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def index_clips(
             log.info("%s: looked at %d of %d clips", file_list, count, len(entries))
     if not clips:
         raise DataError(
-            f"no clip of {file_list} can be used ({counted(rejected)}). Run wav2lip-npu doctor {root}."
+            f"no clip of {file_list} can be used ({format_counts(rejected)}). Run wav2lip-npu doctor {root}."
         )
     index = ClipIndex(clips, rejected)
     log.info("%s: %s", file_list, describe(index))
@@ -91,7 +91,9 @@ def index_clips(
 def describe(index: ClipIndex) -> str:
     """How much there is and how many clips were rejected why, in one line."""
     hours = sum(clip.seconds for clip in index.clips) / 3600
-    rejected = f", {index.rejected.total()} rejected: {counted(index.rejected)}" if index.rejected else ""
+    rejected = (
+        f", {index.rejected.total()} rejected: {format_counts(index.rejected)}" if index.rejected else ""
+    )
     return f"{len(index.clips)} clips, {hours:.2f} hours{rejected}"
 
 

@@ -105,7 +105,7 @@ def _check_cache(clip: Clip) -> int:
 
     That it is of these pictures, and not of those that were here before, one picture tells.
     """
-    start = npy.start_of(clip.folder / FACES_FILE, np.uint8, (len(clip.frames), *_FACE_SHAPE))
+    start = npy.data_offset(clip.folder / FACES_FILE, np.uint8, (len(clip.frames), *_FACE_SHAPE))
     middle = len(clip.frames) // 2
     kept = np.empty((1, *_FACE_SHAPE), np.uint8)
     _read_faces(clip, start, np.array([middle]), 0, kept)
@@ -118,7 +118,7 @@ def _write_cache(clip: Clip) -> int:
     """Make the cache of a clip, and return where the faces begin. Raises `OSError` and `ClipError`."""
     path = clip.folder / FACES_FILE
     clip.face(int(clip.frames[0]))  # or a folder that has vanished would be made again
-    begin = npy.header((len(clip.frames), *_FACE_SHAPE))
+    begin = npy.make_header((len(clip.frames), *_FACE_SHAPE))
     if shutil.disk_usage(clip.folder).free < _SPARE_BYTES + len(clip.frames) * _FACE_BYTES:
         raise OSError(f"the disk of {clip.folder} is almost full")
     remove_stale_parts(path)

@@ -9,7 +9,7 @@ from enum import IntEnum
 
 from wav2lip_npu.doctor.clip_stats import Looked
 from wav2lip_npu.mel import TRAINING_FPS
-from wav2lip_npu.storage.json_lines import counted
+from wav2lip_npu.storage.json_lines import format_counts
 
 TRUSTED = 0.1
 """Confidence from which on an offset is believed."""
@@ -119,7 +119,7 @@ def _of_lists(seen: Seen) -> Iterator[Finding]:
             _by_share(share, note=0, harms=0.1, breaks=0.5),
             "rejected",
             f"{seen.rejected.total()} of {total} clips cannot be used ({share:.0%}): "
-            f"{counted(seen.rejected)}",
+            f"{format_counts(seen.rejected)}",
             "Preprocess their videos again; --json names them.",
         )
     if seen.failed:
@@ -128,7 +128,7 @@ def _of_lists(seen: Seen) -> Iterator[Finding]:
             _by_share(share, note=0, harms=0.2, breaks=0.7),
             "failed_videos",
             f"{seen.failed.total()} of {seen.videos} videos became no clip ({share:.0%}): "
-            f"{counted(seen.failed)}",
+            f"{format_counts(seen.failed)}",
             "Read report.jsonl in the data root, mend the videos and run preprocess again.",
         )
     if not seen.val_clips:

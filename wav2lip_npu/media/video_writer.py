@@ -19,7 +19,7 @@ import soxr
 from wav2lip_npu.errors import MediaError, UsageError
 from wav2lip_npu.media.audio_reader import Samples, read_blocks
 from wav2lip_npu.media.yuv_image import YuvImage
-from wav2lip_npu.storage.atomic import part_of, replacing
+from wav2lip_npu.storage.atomic import part_path, replacing
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}
 Preset = Literal[
@@ -72,7 +72,7 @@ def check_target(out: str | os.PathLike[str]) -> None:
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Create the folder of a file and check that the file can be written. Raises `MediaError`."""
     target = Path(path)
-    part = part_of(target)
+    part = part_path(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):

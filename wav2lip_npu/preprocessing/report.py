@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wav2lip_npu.data.clip_layout import CLIP_FORMAT
-from wav2lip_npu.storage.json_lines import JsonLines, counted
+from wav2lip_npu.storage.json_lines import JsonLines, format_counts
 
 REPORT_FILE = "report.jsonl"
 
@@ -53,5 +53,5 @@ def summary(records: Iterable[Record]) -> list[str]:
     counts = ", ".join(f"{states[state]} {state}" for state in ("ok", "kept", "failed"))
     lines = [f"{len(records)} videos: {counts}; {seconds / 60:.1f} minutes of clips"]
     if reasons:
-        lines.append(f"failed: {counted(reasons)}")
+        lines.append(f"failed: {format_counts(reasons)}")
     return lines

@@ -1,7 +1,7 @@
-"""A report of one JSON object a line that loses nothing when its writer is killed.
+"""Reports with one JSON object per line, which survive a crash of their writer.
 
-A line is appended as each thing is done, and is on the disk then; the last line of a run that was killed may
-be torn. At the end the file is written anew, in order.
+Each line is on disk as soon as it is appended; only the last line of a killed run may be incomplete. At the
+end of a run the file is rewritten in order.
 """
 
 from __future__ import annotations
@@ -22,46 +22,50 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class JsonLines(Generic[Row]):
-    """A file of rows, which are dataclasses."""
+    """A file of rows, each an instance of a dataclass."""
 
     path: Path
-    kind: type[Row]
-    name: str
-    """The field that tells one thing from another; the last line of each counts."""
-    way_out: str
-    """What to do when the file cannot be read, as the end of an error."""
+    row_type: type[Row]
+    key: str
+    """Name of the field that identifies a row; of rows with the same key the last one counts."""
+    advice: str
+    """What to do if the file cannot be read; the end of the error message."""
 
     def read(self) -> dict[str, Row]:
-        """The last row of each thing by its name; lines that are torn or of another version are left out.
+        """Return the last row of each key. Incomplete lines and those of another version are skipped.
 
-        Raises `DataError` when the file cannot be read or is another's.
+        Raises:
+            DataError: The file cannot be read, or was not created by wav2lip-npu.
+
         """
         try:
             lines = self.path.read_bytes().split(b"\n")
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise DataError(f"cannot read {self.path}: {error.strerror}. {self.way_out}") from None
-        found: dict[str, Row] = {}
-        is_other = any(lines[:-1])
+            raise DataError(f"cannot read {self.path}: {error.strerror}. {self.advice}") from None
+        rows: dict[str, Row] = {}
+        is_foreign = any(lines[:-1])
         for line in lines:
             try:
                 content = json.loads(line)
-                is_other = is_other and not {self.name, "status"} <= set(content)
-                row = self.kind(**content)
+                is_foreign = is_foreign and not {self.key, "status"} <= set(content)
+                row = self.row_type(**content)
             except (ValueError, TypeError):
                 continue
-            found[getattr(row, self.name)] = row
-        if is_other:
-            raise DataError(f"{self.path} is not of our making and would be replaced. Move it away.")
-        return found
+            rows[getattr(row, self.key)] = row
+        if is_foreign:
+            raise DataError(
+                f"{self.path} was not created by wav2lip-npu and would be replaced. Move it away."
+            )
+        return rows
 
     def append(self, row: Row) -> None:
-        """Add a line, on a line of its own even after a torn one. Raises `DataError`."""
+        """Append a row on a line of its own, also after an incomplete line. Raises `DataError`."""
         try:
             with self.path.open("ab") as file:
-                torn = file.tell() and not self._ends_a_line()
-                file.write((b"\n" if torn else b"") + _line(row))
+                is_incomplete = file.tell() and not self._ends_with_newline()
+                file.write((b"\n" if is_incomplete else b"") + _line(row))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -75,17 +79,17 @@ class JsonLines(Generic[Row]):
         except OSError as error:
             raise self._unwritable(error) from None
 
-    def _ends_a_line(self) -> bool:
+    def _ends_with_newline(self) -> bool:
         with self.path.open("rb") as file:
             file.seek(-1, os.SEEK_END)
             return file.read() == b"\n"
 
     def _unwritable(self, error: OSError) -> DataError:
-        return DataError(f"cannot write {self.path}: {error.strerror}. Mend that and run again.")
+        return DataError(f"cannot write {self.path}: {error.strerror}. Fix that and run again.")
 
 
-def counted(reasons: Counter[str]) -> str:
-    """How often each reason was given, the most frequent first."""
+def format_counts(reasons: Counter[str]) -> str:
+    """Return the reasons with their counts, the most frequent first, such as `3 no face, 1 too short`."""
     return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
 
 

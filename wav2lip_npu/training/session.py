@@ -25,7 +25,7 @@ from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.bundled import STARTER
 from wav2lip_npu.models.checkpoint import Checkpoint
 from wav2lip_npu.models.networks import NETWORKS, SyncNet
-from wav2lip_npu.storage.atomic import alone_in
+from wav2lip_npu.storage.locks import lock_folder
 from wav2lip_npu.training import distributed
 from wav2lip_npu.training.checkpoints import clean_up, newest, saved_steps
 from wav2lip_npu.training.distributed import Ranks
@@ -168,7 +168,7 @@ def opened(
         log.info("wav2lip-npu %s on %s, rank %d of %d", __version__, devices.describe(device), *ranks)
         log.info("%s", said)
         if ranks.is_first:
-            if not stack.enter_context(alone_in(directory)):
+            if not stack.enter_context(lock_folder(directory)):
                 raise UsageError(
                     f"another training works in {directory}. End it, or pass another --checkpoint_dir."
                 )
