@@ -241,6 +241,6 @@ def test_an_output_that_vanishes_is_no_success(models, jobs, monkeypatch):
     def vanished(*_: object) -> None:
         raise MediaError("it is gone")
 
-    monkeypatch.setattr(runner.job_results, "done", vanished)
+    monkeypatch.setattr(runner.results, "done", vanished)
     (result,) = run_jobs(jobs[:1], models)
     assert (result.status, result.reason, result.detail) == ("failed", "media", "it is gone")

@@ -12,7 +12,7 @@ from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.batch.results import JobResult, failed, name_of
 from wav2lip_npu.batch.runner import Progress
 from wav2lip_npu.batch.scheduler import JobBoard, results_of
-from wav2lip_npu.parallel.processes import Failure
+from wav2lip_npu.parallel.work_queue import Failure
 
 
 def job(row: int, face: str = "a.mp4", **more: Any) -> Job:

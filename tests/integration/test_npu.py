@@ -40,6 +40,7 @@ from wav2lip_npu.faces.detectors import S3fdDetector
 from wav2lip_npu.media import video_reader
 from wav2lip_npu.media.video_writer import EncodeOptions
 from wav2lip_npu.parallel import processes
+from wav2lip_npu.parallel.work_queue import Failure
 from wav2lip_npu.training import generator, losses
 
 pytestmark = [pytest.mark.any_device, pytest.mark.npu_only]
@@ -350,9 +351,7 @@ def test_workers_share_the_device(monkeypatch):
     real = multiprocessing.get_context
     monkeypatch.setattr(processes.multiprocessing, "get_context", lambda _: real("fork"))
     found = [result for _, result in processes.map_in_processes([1, 2, 3], on_the_device, 2)]
-    assert all(
-        isinstance(each, processes.Failure) and "'spawn' start method" in each.detail for each in found
-    )
+    assert all(isinstance(each, Failure) and "'spawn' start method" in each.detail for each in found)
 
 
 @pytest.mark.slow

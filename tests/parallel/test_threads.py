@@ -1,4 +1,4 @@
-"""Running ahead in threads: same items, same errors, nothing left behind."""
+"""Stages in threads yield the same items and errors as without threads, and leave no thread behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from wav2lip_npu.parallel.threads import fan_out, map_in_threads, prefetch
 
 
-class Picture:
+class Tracked:
     """Something that can be weakly referenced."""
 
     def __init__(self, number: int) -> None:
@@ -28,7 +28,7 @@ def no_thread_left(before: set[threading.Thread]) -> bool:
     return set(threading.enumerate()) <= before
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 5) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> bool:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -39,24 +39,24 @@ def wait_until(condition: Callable[[], bool], seconds: float = 5) -> bool:
 
 @settings(max_examples=50, deadline=None)
 @given(items=st.lists(st.integers()), inner=st.integers(0, 5), outer=st.integers(0, 5))
-def test_changes_nothing(items: list[int], inner: int, outer: int) -> None:
+def test_prefetch_keeps_items_and_order(items: list[int], inner: int, outer: int) -> None:
     assert list(prefetch(prefetch(iter(items), inner), outer)) == items
 
 
-def test_none_and_errors_are_items_like_others() -> None:
+def test_prefetch_passes_none_and_exception_objects() -> None:
     items = [None, ValueError("a value"), (), StopIteration()]
     assert list(prefetch(items, 1)) == items
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-def test_error_comes_at_its_item_with_its_traceback(depth: int) -> None:
+def test_prefetch_raises_errors_at_their_item_with_traceback(depth: int) -> None:
     def failing_stage() -> Iterator[int]:
         yield from range(3)
-        raise ValueError("broken picture")
+        raise ValueError("broken frame")
 
     running = prefetch(prefetch(failing_stage(), depth), depth)
     assert [next(running) for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(ValueError, match="broken picture") as caught:
+    with pytest.raises(ValueError, match="broken frame") as caught:
         next(running)
     assert "failing_stage" in "".join(traceback.format_tb(caught.value.__traceback__))
     with pytest.raises(StopIteration):
@@ -64,7 +64,7 @@ def test_error_comes_at_its_item_with_its_traceback(depth: int) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError])
-def test_whatever_is_raised_surfaces(error: type[BaseException]) -> None:
+def test_prefetch_raises_any_exception(error: type[BaseException]) -> None:
     def stage() -> Iterator[int]:
         yield 1
         raise error
@@ -75,20 +75,20 @@ def test_whatever_is_raised_surfaces(error: type[BaseException]) -> None:
         next(running)
 
 
-def test_error_does_not_keep_pictures_alive() -> None:
-    seen: list[weakref.ref[Picture]] = []
+def test_errors_do_not_keep_images_alive() -> None:
+    seen: list[weakref.ref[Tracked]] = []
 
-    def stage() -> Iterator[Picture]:
-        picture = Picture(0)
-        seen.append(weakref.ref(picture))
-        yield picture
+    def stage() -> Iterator[Tracked]:
+        item = Tracked(0)
+        seen.append(weakref.ref(item))
+        yield item
         raise ValueError
 
     gc.disable()
     try:
         try:
-            for picture in prefetch(stage(), 2):
-                del picture
+            for item in prefetch(stage(), 2):
+                del item
         except ValueError:
             pass
         assert wait_until(lambda: seen[0]() is None)
@@ -118,23 +118,21 @@ def test_close_ends_all_threads(taken: int) -> None:
     if taken:
         assert len(set(threading.enumerate()) - before) == 4
         time.sleep(0.05)  # every queue is full now, every producer waits
-    start = time.monotonic()
     running.close()
-    assert time.monotonic() - start < 1
     assert no_thread_left(before)
     assert len(closed) == bool(taken)
     assert threading.current_thread() not in closed
 
 
-def test_dropping_the_chain_ends_all_threads() -> None:
+def test_garbage_collection_ends_all_threads() -> None:
     before = set(threading.enumerate())
     running = chain(iter(range(10**9)))
     assert next(running) == 0
     del running
-    assert wait_until(lambda: no_thread_left(before), 1)
+    assert wait_until(lambda: no_thread_left(before))
 
 
-def test_close_waits_for_a_source_that_is_at_work() -> None:
+def test_close_waits_for_a_busy_source() -> None:
     before = set(threading.enumerate())
     begun = threading.Event()
     items = []
@@ -149,15 +147,13 @@ def test_close_waits_for_a_source_that_is_at_work() -> None:
 
     running = chain(slow())
     assert next(running) == 0
-    assert begun.wait(5)
-    start = time.monotonic()
+    assert begun.wait(60)
     running.close()
-    assert time.monotonic() - start < 1
     assert no_thread_left(before)
     assert len(items) <= 5  # each of the four threads waits for one item at most
 
 
-def test_close_makes_no_stage_begin_another_item() -> None:
+def test_close_requests_no_further_items() -> None:
     made = []
 
     def source() -> Iterator[int]:
@@ -172,12 +168,12 @@ def test_close_makes_no_stage_begin_another_item() -> None:
     assert len(made) == 4
 
 
-def test_break_in_a_loop_ends_all_threads() -> None:
+def test_break_ends_all_threads() -> None:
     before = set(threading.enumerate())
     for number in chain(iter(range(1000))):
         if number == 3:
             break
-    assert wait_until(lambda: no_thread_left(before), 1)
+    assert wait_until(lambda: no_thread_left(before))
 
 
 def test_error_of_the_consumer_ends_all_threads() -> None:
@@ -189,7 +185,7 @@ def test_error_of_the_consumer_ends_all_threads() -> None:
     assert no_thread_left(before)
 
 
-def test_error_in_the_middle_ends_all_threads() -> None:
+def test_error_of_a_stage_ends_all_threads() -> None:
     before = set(threading.enumerate())
 
     def failing(items: Iterator[int]) -> Iterator[int]:
@@ -200,10 +196,10 @@ def test_error_in_the_middle_ends_all_threads() -> None:
 
     with pytest.raises(ValueError, match="third"):
         list(chain(failing(chain(iter(range(10**9)), 2)), 2))
-    assert wait_until(lambda: no_thread_left(before), 1)
+    assert wait_until(lambda: no_thread_left(before))
 
 
-def test_no_thread_before_the_first_item() -> None:
+def test_no_thread_starts_before_the_first_item() -> None:
     before = set(threading.enumerate())
     running = chain(iter(range(5)))
     assert set(threading.enumerate()) == before
@@ -211,7 +207,7 @@ def test_no_thread_before_the_first_item() -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 2, 7])
-def test_slow_consumer_bounds_the_lead(depth: int) -> None:
+def test_prefetch_runs_at_most_depth_items_ahead(depth: int) -> None:
     made = []
 
     def source() -> Iterator[int]:
@@ -228,17 +224,17 @@ def test_slow_consumer_bounds_the_lead(depth: int) -> None:
     running.close()
 
 
-def test_items_are_let_go() -> None:
-    """While the consumer waits for the next one, or works without its item, nobody else holds a picture."""
-    references: list[weakref.ref[Picture]] = []
+def test_items_are_released_once_consumed() -> None:
+    """While the consumer waits for the next one, or works without its item, nobody else holds a item."""
+    references: list[weakref.ref[Tracked]] = []
     go_on = threading.Semaphore(0)
 
-    def source() -> Iterator[Picture]:
+    def source() -> Iterator[Tracked]:
         for number in range(3):
-            picture = Picture(number)
-            references.append(weakref.ref(picture))
-            yield picture
-            del picture
+            item = Tracked(number)
+            references.append(weakref.ref(item))
+            yield item
+            del item
             go_on.acquire()
 
     running = prefetch(source(), 1)
@@ -255,15 +251,15 @@ def test_items_are_let_go() -> None:
     assert wait_until(lambda: all(reference() is None for reference in references))
 
 
-def test_waiting_items_are_let_go_at_close() -> None:
-    references: list[weakref.ref[Picture]] = []
+def test_waiting_items_are_released_at_close() -> None:
+    references: list[weakref.ref[Tracked]] = []
 
-    def source() -> Iterator[Picture]:
+    def source() -> Iterator[Tracked]:
         for number in range(10):
-            picture = Picture(number)
-            references.append(weakref.ref(picture))
-            yield picture
-            del picture
+            item = Tracked(number)
+            references.append(weakref.ref(item))
+            yield item
+            del item
 
     running = chain(source(), 2, 3)
     next(running)
@@ -272,8 +268,8 @@ def test_waiting_items_are_let_go_at_close() -> None:
     assert wait_until(lambda: all(reference() is None for reference in references))
 
 
-def test_lanes_keep_the_order_and_work_side_by_side() -> None:
-    together = threading.Barrier(3, timeout=10)
+def test_map_in_threads_keeps_order_and_runs_in_parallel() -> None:
+    together = threading.Barrier(3, timeout=60)
 
     def work(number: int) -> int:
         if number < 3:
@@ -284,7 +280,7 @@ def test_lanes_keep_the_order_and_work_side_by_side() -> None:
     assert list(map_in_threads(work, range(40), 3)) == [number * number for number in range(40)]
 
 
-def test_lanes_read_a_bounded_number_ahead() -> None:
+def test_map_in_threads_reads_a_bounded_number_ahead() -> None:
     read = []
     results = map_in_threads(lambda item: item, (read.append(item) or item for item in range(100)), 2)
     assert next(results) == 0
@@ -293,7 +289,7 @@ def test_lanes_read_a_bounded_number_ahead() -> None:
     assert len(read) <= 4
 
 
-def test_an_error_in_a_lane_surfaces_at_its_item_and_ends_all() -> None:
+def test_map_in_threads_raises_errors_at_their_item() -> None:
     closed = []
 
     def items() -> Iterator[int]:
@@ -312,10 +308,10 @@ def test_an_error_in_a_lane_surfaces_at_its_item_and_ends_all() -> None:
     with pytest.raises(ValueError, match="five"):
         next(results)
     assert closed
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lane")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("map")]
 
 
-def test_each_lane_is_prepared_once() -> None:
+def test_prepare_runs_once_in_each_thread() -> None:
     prepared = []
     list(
         map_in_threads(
@@ -343,19 +339,19 @@ def failing(items: Iterator[int]) -> int:
     return next(items) // 0
 
 
-def test_each_consumer_gets_all_items():
+def test_fan_out_gives_all_items_to_each_consumer():
     assert fan_out(numbers(100), [total, first_two, list], 2) == [4950, [0, 1], list(range(100))]
     assert fan_out(numbers(100), [total], 2) == [4950]
 
 
 @pytest.mark.parametrize("others", [[], [total]])
-def test_a_consumer_that_raises_leaves_the_others_alone(others):
+def test_error_of_one_consumer_does_not_affect_others(others):
     error, *results = fan_out(numbers(50), [failing, *others], 1)
     assert isinstance(error, ZeroDivisionError)
     assert results == [1225] * len(others)
 
 
-def test_when_all_have_ended_the_items_are_closed():
+def test_fan_out_closes_items_when_all_consumers_ended():
     taken = []
 
     def endless() -> Generator[int, None, None]:
@@ -371,7 +367,7 @@ def test_when_all_have_ended_the_items_are_closed():
     assert len(taken) < 20
 
 
-def test_what_the_items_raise_each_consumer_meets():
+def test_fan_out_raises_errors_of_items_in_each_consumer():
     results = fan_out(numbers(3, OSError("gone")), [total, first_two, list], 2)
     assert results[1] == [0, 1]
     assert all(isinstance(each, OSError) for each in (results[0], results[2]))
@@ -379,13 +375,13 @@ def test_what_the_items_raise_each_consumer_meets():
         fan_out(numbers(3, KeyboardInterrupt()), [total, total], 2)
 
 
-def test_no_consumer_is_far_ahead_of_another():
+def test_consumers_stay_within_depth_of_each_other():
     """What waits for a slow one is bounded, and so is the memory."""
     held = threading.Event()
     taken: list[int] = []
 
     def slow(items: Iterator[int]) -> int:
-        held.wait(5)
+        held.wait(60)
         return sum(items)
 
     def quick(items: Iterator[int]) -> int:
@@ -402,7 +398,7 @@ def test_no_consumer_is_far_ahead_of_another():
     assert most[0] <= 5
 
 
-def test_results_before_a_failure_of_the_items_come_first():
+def test_map_in_threads_yields_results_before_an_error_of_items():
     results = map_in_threads(lambda number: number * 2, numbers(5, OSError("gone")), 3)
     assert list(itertools.islice(results, 5)) == [0, 2, 4, 6, 8]
     with pytest.raises(OSError, match="gone"):

@@ -16,7 +16,7 @@ from wav2lip_npu.batch.face_cache import FaceCache
 from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.batch.results import JobResult, failed, name_of
 from wav2lip_npu.batch.runner import Progress, Unit, units_of, work_on
-from wav2lip_npu.parallel.processes import Failure
+from wav2lip_npu.parallel.work_queue import Failure
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
@@ -26,7 +26,7 @@ _M_ARENA_MAX = -8  # of malloc.h
 
 
 class JobBoard:
-    """The jobs that are to be done, and how often each was begun; a `processes.Board`.
+    """The jobs that are to be done, and how often each was begun; a `work_queue.WorkSource`.
 
     A worker gets `passes` of them at once. The jobs of one face video go to one worker, as long as there
     are others to do, so that its faces are found once. `refill` may add some when there are none left.
@@ -47,19 +47,19 @@ class JobBoard:
         """Lay a job on it that is to be done in a pass of its own, after all others."""
         self._waiting.append((job,))
 
-    def take(self, place: str) -> Unit | None:
-        """See `processes.Board`."""
+    def take(self, worker: str) -> Unit | None:
+        """See `work_queue.WorkSource`."""
         if not self._waiting and self._refill is not None:
             self.put(self._refill())
-        self._faces[place] = set()
+        self._faces[worker] = set()
         taken: list[Job] = []
         for _ in range(self._passes):
-            unit = self._pick(place)
+            unit = self._pick(worker)
             if unit is None or (taken and len(unit) == 1 and self.begun[name_of(unit[0])]):
                 break  # one that is tried again is tried alone
             self._waiting.remove(unit)
             taken += unit
-            self._faces[place].add(unit[0].face)
+            self._faces[worker].add(unit[0].face)
         self.begun.update(map(name_of, taken))
         return tuple(taken) or None
 

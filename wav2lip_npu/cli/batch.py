@@ -24,7 +24,8 @@ from wav2lip_npu.dubbing.pipeline import DubOptions
 from wav2lip_npu.errors import DataError, UsageError
 from wav2lip_npu.media.video_writer import check_writable
 from wav2lip_npu.models.bundled import ABOUT, STARTER
-from wav2lip_npu.parallel.processes import Failure, run_in_processes
+from wav2lip_npu.parallel.processes import run_in_processes
+from wav2lip_npu.parallel.work_queue import Failure
 from wav2lip_npu.storage.locks import lock_folder
 
 log = logging.getLogger(__name__)
@@ -180,12 +181,11 @@ class _Run:
             return
         first = todo[0] if todo else command.defaults()
         workshop = Workshop(first, FaceCache.at(command.cache), command.in_flight)
-        tries = 1 if command.cluster else 2  # Ray has tried a second time itself
         with (
             self._display.shown(total, total - len(todo)),
             contextlib.closing(self._events(board, workshop, len(todo))) as events,
         ):
-            for event in results_of(events, board, tries):
+            for event in results_of(events, board):
                 self._take(event)
 
     def end(self) -> None:
@@ -200,9 +200,9 @@ class _Run:
             return self._command.timeout and self._command.timeout * len(unit)
 
         if self._command.cluster:
-            from wav2lip_npu.parallel.ray_pool import work_on_ray
+            from wav2lip_npu.parallel.ray_pool import run_on_ray
 
-            yield from work_on_ray(
+            yield from run_on_ray(
                 board,
                 workshop,
                 address=self._command.cluster,

@@ -20,7 +20,8 @@ from wav2lip_npu.data.clip_writer import clean_up, read_description
 from wav2lip_npu.errors import DataError, UsageError
 from wav2lip_npu.faces.detectors import load_detector
 from wav2lip_npu.media.video_writer import check_writable
-from wav2lip_npu.parallel.processes import Failure, map_in_processes
+from wav2lip_npu.parallel.processes import map_in_processes
+from wav2lip_npu.parallel.work_queue import Failure
 from wav2lip_npu.preprocessing import report as records
 from wav2lip_npu.preprocessing.find_videos import Video, find_videos
 from wav2lip_npu.preprocessing.make_clip import (

@@ -1,7 +1,7 @@
-"""What runs in an actor of a Ray cluster: the work of one worker, told message by message.
+"""The Ray actor that runs one worker.
 
-What goes between it and `cluster.py` is bytes. Ray would open anything else on its way, in processes that
-know nothing of this package, and would give arrays that cannot be written to.
+Arguments and results are pickled here, as bytes for Ray: Ray itself would unpickle them before the actor has
+set `sys.path`, and in proxy processes that cannot import this package.
 """
 
 from __future__ import annotations
@@ -10,117 +10,83 @@ import logging
 from typing import Any, NamedTuple
 
 from wav2lip_npu.errors import Wav2LipError
+from wav2lip_npu.parallel.processes import answers
 
-log = logging.getLogger(__name__)
 
+class Reply(NamedTuple):
+    """What one call of an actor returns."""
 
-class Answer(NamedTuple):
-    """What an actor says: `ready`, `message`, `done`, `bug` or `stop`, and about what."""
-
-    is_second: bool
-    """Whether Ray started the actor again."""
-    kind: str
-    value: Any
-    warnings: list[tuple[str, int, str]]
-    """Name of the logger, level and text."""
+    actor: str
+    """Ray's id of the actor."""
+    answers: list[tuple[str, Any]]
+    """`ready` or `stop` after loading, else as `processes.answers` yields them."""
+    log_records: list[tuple[str, int, str]]
+    """Logger, level and text of the warnings since the last call."""
 
 
 def actor_class() -> type:
-    """What Ray runs. Defined in here it is sent whole, and can make this package findable before use."""
+    """Return the actor class. Ray sends nested classes by value, so it can set `sys.path` before imports."""
 
     class Wav2LipWorker:
-        def __init__(self, path: list[str], folder: str, threads: str | None, luggage: bytes) -> None:
+        def __init__(self, path: list[str], folder: str, threads: str | None) -> None:
             import contextlib
             import os
             import sys
 
-            sys.path.extend(each for each in path if each not in sys.path)
+            sys.path.extend(entry for entry in path if entry not in sys.path)
             with contextlib.suppress(OSError):
                 os.chdir(folder)
-            # Ray sets it by the cores that it gave. Results are to be those of a process of the driver.
+            # Ray sets it to the number of cores of the actor. Use the driver's, for equal results.
             os.environ.pop("OMP_NUM_THREADS", None)
             if threads is not None:
                 os.environ["OMP_NUM_THREADS"] = threads
-            import ray
 
-            from wav2lip_npu.parallel.ray_actor import Teller
+        def load(self, worker: bytes) -> bytes:
+            from wav2lip_npu.parallel.ray_actor import ActorWorker
 
-            is_second = ray.get_runtime_context().was_current_actor_reconstructed
-            self._teller = Teller(luggage, is_second=bool(is_second))
+            self._worker = ActorWorker()
+            return self._worker.load(worker)
 
-        def ready(self) -> bytes:
-            return self._teller.ready()
-
-        def tell(self, call: bytes) -> bytes:
-            return self._teller.tell(call)
+        def process(self, item: bytes) -> bytes:
+            return self._worker.process(item)
 
     return Wav2LipWorker
 
 
-class Teller(logging.Handler):
-    """Goes on with an item by one message a call; warnings go with the next answer.
+class ActorWorker(logging.Handler):
+    """The worker inside an actor; it collects warnings for the driver."""
 
-    `luggage` is what makes the work, and for which device. Errors of that other than `Wav2LipError` are
-    raised by `ready`; those of the work are answered as `bug`.
-    """
-
-    def __init__(self, luggage: bytes, *, is_second: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__(logging.WARNING)
         logging.getLogger().addHandler(self)
-        self._luggage = luggage
-        self._is_second = is_second
-        self._work: Any = None
-        self._item_number = self._call_number = -1
-        self._warnings: list[tuple[str, int, str]] = []
+        self._log_records: list[tuple[str, int, str]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a warning for the next answer."""
-        self._warnings.append((record.name, record.levelno, self.format(record)))
+        """Keep a warning for the next reply."""
+        self._log_records.append((record.name, record.levelno, self.format(record)))
 
-    def ready(self) -> bytes:
-        """Load what the work needs."""
+    def load(self, worker: bytes) -> bytes:
+        """Call `start_worker(device)`, pickled in `worker`. Errors other than `Wav2LipError` are raised."""
+        from ray import cloudpickle
+
+        start_worker, device = cloudpickle.loads(worker)
         try:
-            self._load()
+            self._work = start_worker(device)
         except Wav2LipError as error:
-            return self._packed("stop", error)
-        return self._packed("ready", None)
+            return self._reply([("stop", error)])
+        return self._reply([("ready", None)])
 
-    def tell(self, call: bytes) -> bytes:
-        """The next message of an item; `call` is its number, that of the item, and the item."""
+    def process(self, item: bytes) -> bytes:
+        """Process one pickled item."""
         from ray import cloudpickle
 
-        number, item_number, item = cloudpickle.loads(call)
-        if number != self._call_number:  # else Ray repeats it, as an answer was lost on the way
-            self._answer = self._packed(*self._next(item_number, item))
-            self._call_number = number
-        return self._answer
+        return self._reply(list(answers(self._work, cloudpickle.loads(item))))
 
-    def _next(self, number: int, item: Any) -> tuple[str, Any]:
-        try:
-            if number != self._item_number:
-                self._load()  # Ray may have started this actor again
-                self._messages = iter(self._work(item))
-                self._item_number = number
-            for message in self._messages:
-                return "message", message
-        except Wav2LipError as error:
-            return "stop", error
-        except Exception as error:
-            log.warning("an unexpected error", exc_info=error)
-            return "bug", f"{type(error).__name__}: {error}"
-        return "done", None
+    def _reply(self, answered: list[tuple[str, Any]]) -> bytes:
+        import ray
 
-    def _load(self) -> None:
-        from ray import cloudpickle
-
-        if self._work is None:
-            prepare, device = cloudpickle.loads(self._luggage)
-            self._work = prepare(device)
-
-    def _packed(self, kind: str, value: Any) -> bytes:
-        from ray import cloudpickle
-
-        pickle: Any = cloudpickle
-        warnings, self._warnings = self._warnings, []
-        packed: bytes = pickle.dumps(Answer(self._is_second, kind, value, warnings))
-        return packed
+        pickle: Any = ray.cloudpickle
+        records, self._log_records = self._log_records, []
+        actor = ray.get_runtime_context().get_actor_id() or ""
+        reply: bytes = pickle.dumps(Reply(actor, answered, records))
+        return reply

@@ -1,4 +1,4 @@
-"""A Ray cluster: which one it is, and what it has for each worker."""
+"""Connection to a Ray cluster, and the resources that each worker needs there."""
 
 from __future__ import annotations
 
@@ -19,56 +19,62 @@ from wav2lip_npu.errors import DeviceError
 
 log = logging.getLogger(__name__)
 
-SAME = (
-    "Its nodes need the Python, ray and wav2lip-npu of this machine; "
-    "set RAY_AUTH_MODE=token if they ask for a token."
+SAME_VERSIONS = (
+    "Its nodes need the same versions of Python, ray and wav2lip-npu as this machine; "
+    "set RAY_AUTH_MODE=token if the cluster requires a token."
 )
 _RESOURCES = dict(zip(BACKENDS, ("NPU", "GPU", "CPU"), strict=True))
-"""What Ray calls each kind of device."""
-_KNOCK_S = 5.0
-"""Ray itself would knock at a port that nobody answers for a quarter of an hour."""
-_STORE_BYTES = 100 << 20
-"""Shared memory of a local Ray, which only messages go through; it would take a third of the machine's."""
+"""Ray's names of the kinds of device."""
+_CONNECT_S = 5.0
+"""Ray itself tries a port that nobody answers for 15 minutes."""
+_OBJECT_STORE_BYTES = 100 << 20
+"""Shared memory of a local Ray. Only jobs and results pass through it; Ray's default is 30 % of memory."""
 
 
-class Place(NamedTuple):
-    """Where a worker works: for the board, for itself, and what Ray is asked for."""
+class Slot(NamedTuple):
+    """Where one worker runs."""
 
     name: str
-    """No other has it: what one worker knows is why it is given this item rather than that."""
+    """Unique in the cluster."""
     device: str
+    """As the worker sees it."""
     demands: dict[str, Any]
+    """Ray options of the actor."""
 
 
 @contextlib.contextmanager
-def connected(ray: Any, asked: str) -> Iterator[None]:
-    """In the cluster at an address, or in a local Ray that ends afterwards; see `cluster.work_on_ray`."""
+def connected(ray: Any, address: str) -> Iterator[None]:
+    """Connect to a cluster, or start a local Ray that ends with the block; see `ray_pool.run_on_ray`."""
     if ray.is_initialized():
         yield
         return
-    address = _found(asked)
-    # It would print the deaths of actors on stdout, whatever it is asked for here.
+    target = _resolved(address)
+    # Ray would print deaths of actors to stdout, which may carry JSON, whatever its logging options are.
     ray._private.worker._worker_logs_enabled = False
     options: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
-    if address == "local":
-        log.info("this machine is in no Ray cluster: a local Ray is started.")
-        options |= {"num_cpus": cpu_count(), "object_store_memory": _STORE_BYTES, "include_dashboard": False}
+    if target == "local":
+        log.info("this machine is in no Ray cluster: starting a local Ray")
+        options |= {
+            "num_cpus": cpu_count(),
+            "object_store_memory": _OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+        }
     try:
         try:
-            with _own_sigterm():
-                # Only when it finds the address by itself does Ray show the token of this user.
-                ray.init(None if asked == "auto" and address != "local" else address, **options)
+            with _sigterm_kept():
+                # Ray sends this user's token only to an address that it resolves itself.
+                ray.init(None if address == "auto" and target != "local" else target, **options)
         except Exception as error:
-            what = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise DeviceError(f"Ray at {address} cannot be used ({what}). {SAME}") from error
+            cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise DeviceError(f"cannot use Ray at {target} ({cause}). {SAME_VERSIONS}") from error
         yield
     finally:
         ray.shutdown()
 
 
 @contextlib.contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep what SIGTERM does here: Ray puts in something of its own."""
+def _sigterm_kept() -> Iterator[None]:
+    """Restore the SIGTERM handler, which `ray.init` replaces."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -77,62 +83,71 @@ def _own_sigterm() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _found(asked: str) -> str:
-    """Where the cluster is; `local` for `auto` when there is none. Raises `DeviceError` when it is silent.
+def _resolved(address: str) -> str:
+    """Return the address of the cluster, `local` if `auto` finds none.
 
-    Ray's own `auto` would also take the local Ray of another program, and die with it.
+    Ray's own `auto` would also use the local Ray of another program, and end with it.
+
+    Raises:
+        DeviceError: No cluster answers at the address.
+
     """
-    address = os.environ.get("RAY_ADDRESS", asked) if asked == "auto" else asked
-    if address == "auto":
-        noted = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray", "ray_current_cluster")
-        address = noted.read_text().strip() if noted.is_file() else "local"
-        if address != "local" and not _answers(address):
-            log.warning("the Ray cluster at %s, where this machine belonged, is gone.", address)
+    target = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+    if target == "auto":
+        recorded = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray", "ray_current_cluster")
+        target = recorded.read_text().strip() if recorded.is_file() else "local"
+        if target != "local" and not _answers(target):
+            log.warning("the Ray cluster at %s, to which this machine belonged, is gone", target)
             return "local"
-    if address != "local" and not _answers(address):
+    if target != "local" and not _answers(target):
         raise DeviceError(
-            f"no Ray cluster answers at {address!r}. Pass --cluster HOST:PORT of one, or --cluster auto."
+            f"no Ray cluster answers at {target!r}. Pass --cluster HOST:PORT of a cluster, or --cluster auto."
         )
-    return address
+    return target
 
 
 def _answers(address: str) -> bool:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
     except (OSError, ValueError, OverflowError):
         return False
     return True
 
 
-def places_of(ray: Any, devices: Sequence[str] | None) -> list[Place]:
-    """One place for each worker. Raises `DeviceError` when the cluster lacks a device."""
-    has = ray.cluster_resources()
+def worker_slots(ray: Any, devices: Sequence[str] | None) -> list[Slot]:
+    """Return one slot per worker; see `ray_pool.run_on_ray`.
+
+    Raises:
+        DeviceError: A device is unknown, or the cluster has none of this kind.
+
+    """
+    resources = ray.cluster_resources()
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    best = next((kind for kind, resource in _RESOURCES.items() if has.get(resource)), HOST)
+    best = next((kind for kind, resource in _RESOURCES.items() if resources.get(resource)), HOST)
     if devices is None:
-        devices = [best] * max(1, len(nodes) if best == HOST else int(has[_RESOURCES[best]]))
-    kinds = [best if word == "auto" else word.partition(":")[0] for word in devices]
-    for word, kind in zip(devices, kinds, strict=True):
+        devices = [best] * max(1, len(nodes) if best == HOST else int(resources[_RESOURCES[best]]))
+    kinds = [best if device == "auto" else device.partition(":")[0] for device in devices]
+    for device, kind in zip(devices, kinds, strict=True):
         if kind not in _RESOURCES:
-            raise DeviceError(f"unknown device {word!r}. Pass auto or one of {', '.join(_RESOURCES)}.")
-        if not has.get(_RESOURCES[kind]):
-            there = [other for other in _RESOURCES if has.get(_RESOURCES[other])]
-            raise DeviceError(f"the Ray cluster has no {kind}. Pass what it has: {', '.join(there)}.")
-    cores = _cores(nodes, kinds.count(HOST))
+            raise DeviceError(f"unknown device {device!r}. Pass auto or one of {', '.join(_RESOURCES)}.")
+        if not resources.get(_RESOURCES[kind]):
+            present = [other for other in _RESOURCES if resources.get(_RESOURCES[other])]
+            raise DeviceError(f"the Ray cluster has no {kind}. Pass one of {', '.join(present)}.")
+    cores = _core_demands(nodes, kinds.count(HOST))
     return [
-        Place(f"{kind}:{number}", *((kind, next(cores)) if kind == HOST else (f"{kind}:0", _one(kind))))
+        Slot(f"{kind}:{number}", *((kind, next(cores)) if kind == HOST else (f"{kind}:0", _one_card(kind))))
         for number, kind in enumerate(kinds)
     ]
 
 
-def _one(kind: str) -> dict[str, Any]:
-    """What to ask for to get one NPU or GPU; no cores, or it could lie idle for want of them."""
+def _one_card(kind: str) -> dict[str, Any]:
+    """Return the demands of a worker on a card: no cores, for want of which the card could lie idle."""
     return {"num_cpus": 0} | ({"resources": {_RESOURCES[kind]: 1}} if kind == NPU else {"num_gpus": 1})
 
 
-def _cores(nodes: list[dict[str, Any]], workers: int) -> Iterator[dict[str, Any]]:
-    """What to ask for so that workers spread over the nodes and those of one node share its cores."""
+def _core_demands(nodes: list[dict[str, Any]], workers: int) -> Iterator[dict[str, Any]]:
+    """Yield demands that spread CPU workers over the nodes; workers of one node share its cores."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     for number, node in zip(range(workers), cycle(nodes), strict=False):

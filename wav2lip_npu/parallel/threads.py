@@ -1,4 +1,4 @@
-"""Run stages of a chain of generators at the same time: ahead of a consumer, in lanes, for several."""
+"""Stages of a pipeline in threads: run ahead of a consumer, map over items, feed several consumers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, Full, Queue
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -16,21 +16,21 @@ _POLL_S = 0.1
 
 
 def prefetch(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
-    """Yield the items of a generator, which meanwhile works up to `depth` items ahead.
+    """Yield the items of a generator that runs in a thread, up to `depth` items ahead.
 
-    Order is kept. What the generator raises surfaces here, after the items before it and with its own
-    traceback. Closing this generator closes the one inside, in its thread, and waits for that thread.
-    The thread starts with the first item asked for, so a chain that is never run starts none.
+    Order is kept. An exception of the generator is raised here, at its item and with its own traceback.
+    Closing this generator closes the inner one, in its thread, and waits for the thread. The thread starts
+    when the first item is requested.
     """
     queue: Queue[tuple[Any, BaseException | None]] = Queue(max(1, depth))
     closed = threading.Event()
-    done = object()
+    end = object()
 
     def put(item: Any, error: BaseException | None = None) -> bool:
         while not closed.is_set():
             try:
                 queue.put((item, error), timeout=_POLL_S)
-                return not closed.is_set()  # the close may have made the room: work no further
+                return not closed.is_set()  # close() empties the queue: do not compute another item
             except Full:
                 continue
         return False
@@ -41,13 +41,13 @@ def prefetch(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
                 for item in items:
                     if not put(item):
                         return
-                    del item  # a frame that waits in no queue must not be held here
+                    del item  # do not hold a frame while waiting for the next one
             finally:
                 _close(items)
         except BaseException as error:
-            put(done, error)
+            put(end, error)
         else:
-            put(done)
+            put(end)
 
     thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
@@ -57,34 +57,32 @@ def prefetch(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
             item, error = queue.get()
             if error is not None:
                 raise error
-            if item is done:
+            if item is end:
                 return
             yield item
             del item
     finally:
-        error = None  # its traceback holds this frame: no circle, or pictures live on in it
+        error = None  # break the reference cycle error -> traceback -> frame, which would keep images alive
         closed.set()
-        while True:  # let a put in progress go through at once
-            try:
+        with contextlib.suppress(Empty):
+            while True:  # unblock a put in progress
                 queue.get_nowait()
-            except Empty:
-                break
         thread.join()
 
 
 def map_in_threads(
-    work: Callable[[Item], Result],
+    function: Callable[[Item], Result],
     items: Iterable[Item],
-    lanes: int,
+    threads: int,
     prepare: Callable[[], None] = lambda: None,
 ) -> Generator[Result, None, None]:
-    """Yield work(item) for each item, in order, up to `lanes` of them being worked on at the same time.
+    """Yield `function(item)` of each item in order, computed in several threads.
 
-    What the items raise comes after the results of those before. `prepare` runs once in each lane's thread.
-    The threads end with this generator.
+    At most `threads` + 1 items are read ahead of the consumer. An exception of `items` is raised after the
+    results of the items before it. `prepare` runs once in each thread. The threads end with this generator.
     """
     running: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(lanes, thread_name_prefix="lane", initializer=prepare) as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="map", initializer=prepare) as pool:
         failure: Exception | None = None
         source = iter(items)
         try:
@@ -96,9 +94,9 @@ def map_in_threads(
                 except Exception as error:
                     failure = error
                     break
-                running.append(pool.submit(work, item))
+                running.append(pool.submit(function, item))
                 del item
-                if len(running) > lanes:
+                if len(running) > threads:
                     yield running.popleft().result()
             while running:
                 yield running.popleft().result()
@@ -113,11 +111,11 @@ def map_in_threads(
 def fan_out(
     items: Iterator[Item], consumers: Sequence[Callable[[Iterator[Item]], Result]], depth: int
 ) -> list[Result | Exception]:
-    """What each consumer makes of the same items, or the exception that it raises instead.
+    """Return the result of each consumer of the same items, or the exception that it raised.
 
-    They work at the same time, none more than `depth` items behind another; each has a thread, a single
-    one works in this. One that ends early leaves the others alone, and when all have ended the generator is
-    closed. What it raises, each of them meets at that item.
+    The consumers run at the same time, each in a thread and at most `depth` items apart; a single consumer
+    runs in the calling thread. A consumer that ends early does not affect the others. The items are closed
+    when all consumers have ended. An exception of `items` is raised in each consumer, at its item.
     """
     if len(consumers) == 1:
         try:
@@ -126,59 +124,56 @@ def fan_out(
             return [error]
         finally:
             _close(items)
-    hands = [_Hand(consumer, depth) for consumer in consumers]
     failure: BaseException | None = None
-    try:
-        for item in items:
-            for hand in hands:
-                hand.give(item)
-            del item
-            if all(hand.has_left.is_set() for hand in hands):
-                break
-    except BaseException as error:
-        failure = error
-    for hand in hands:
-        hand.give(None, failure or StopIteration())
-    for hand in hands:
-        hand.join()
+    with ThreadPoolExecutor(len(consumers), thread_name_prefix="fan-out") as pool:
+        feeds: list[_Feed[Item]] = [_Feed(depth) for _ in consumers]
+        futures = [pool.submit(feed.run, consumer) for feed, consumer in zip(feeds, consumers, strict=True)]
+        try:
+            for item in items:
+                for feed in feeds:
+                    feed.put(item)
+                del item
+                if all(feed.has_ended.is_set() for feed in feeds):
+                    break
+        except BaseException as error:
+            failure = error
+        for feed in feeds:
+            feed.put(None, failure or StopIteration())
     _close(items)
     if failure is not None and not isinstance(failure, Exception):
         raise failure
-    return [hand.outcome for hand in hands]
+    return [future.result() for future in futures]
 
 
-class _Hand(threading.Thread):
-    """One of several consumers of the same items."""
+class _Feed(Generic[Item]):
+    """Queue of items to one consumer of `fan_out`."""
 
-    def __init__(self, consumer: Callable[[Iterator[Any]], Any], depth: int) -> None:
-        super().__init__(name="hand", daemon=True)
-        self.outcome: Any = None
-        self.has_left = threading.Event()
-        self._consumer = consumer
+    def __init__(self, depth: int) -> None:
+        self.has_ended = threading.Event()
         self._queue: Queue[tuple[Any, BaseException | None]] = Queue(max(1, depth))
-        self.start()
 
-    def give(self, item: Any, end: BaseException | None = None) -> None:
-        """Hand an item on, or how the items end; waits while the consumer is far behind."""
-        while not self.has_left.is_set():
+    def put(self, item: Item | None, end: BaseException | None = None) -> None:
+        """Pass on an item, or how the items end. Waits while the consumer is `depth` items behind."""
+        while not self.has_ended.is_set():
             try:
                 self._queue.put((item, end), timeout=_POLL_S)
                 return
             except Full:
                 continue
 
-    def run(self) -> None:
+    def run(self, consumer: Callable[[Iterator[Item]], Result]) -> Any:
+        """Return the consumer's result or exception. Runs in the consumer's thread."""
         try:
-            self.outcome = self._consumer(self._items())
+            return consumer(self._items())
         except BaseException as error:
-            self.outcome = error
+            return error
         finally:
-            self.has_left.set()
+            self.has_ended.set()
             with contextlib.suppress(Empty):
-                while True:  # what it did not take must not be held
+                while True:  # release the items that it did not read
                     self._queue.get_nowait()
 
-    def _items(self) -> Iterator[Any]:
+    def _items(self) -> Iterator[Item]:
         while True:
             item, end = self._queue.get()
             if isinstance(end, StopIteration):
@@ -190,7 +185,7 @@ class _Hand(threading.Thread):
 
 
 def _close(items: Iterable[Any]) -> None:
-    """End a generator; other iterables have nothing to end."""
+    """Close a generator; other iterables need no closing."""
     close = getattr(items, "close", None)
     if close is not None:
         close()
