@@ -33,6 +33,7 @@ from wav2lip_npu.dubbing.inference import Models, Speaker, load_models
 from wav2lip_npu.dubbing.temporal_smoothing import Rest, Steady
 from wav2lip_npu.mel import Mel, log_mel, mel_window
 from wav2lip_npu.models import checkpoint
+from wav2lip_npu.models.inputs import face_batch, generator_input, images_of_faces
 from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.parallel.threads import map_in_threads
 from wav2lip_npu.training.losses import cosines
@@ -201,11 +202,10 @@ def of_strangers(models: Models, people: list[Sentence]) -> Iterator[dict[str, f
 def spoken_from(models: Models, references: np.ndarray, truth: np.ndarray, mel: Mel) -> np.ndarray:
     """Faces that say a mel where reference and face to speak are different pictures, as in training."""
     mels = np.stack([mel_window(mel, number, FPS, models.mel_shift) for number in range(len(truth))])
-    pair = torch.from_numpy(np.concatenate([truth, references], axis=3)).permute(0, 3, 1, 2).float() / 255
-    pair[:, :3, MOUTH:] = 0
+    pair = generator_input(*(face_batch(torch.from_numpy(each)) for each in (truth, references)))
     with torch.inference_mode():
-        made = models.generator(torch.from_numpy(mels)[:, None], pair).permute(0, 2, 3, 1)
-    result: np.ndarray = (made * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+        faces = models.generator(torch.from_numpy(mels)[:, None], pair)
+    result: np.ndarray = images_of_faces(faces).numpy()
     return result
 
 

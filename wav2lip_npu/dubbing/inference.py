@@ -23,6 +23,7 @@ from wav2lip_npu.faces.detectors import Detector, load_detector
 from wav2lip_npu.media.yuv_image import Image
 from wav2lip_npu.mel import Mel
 from wav2lip_npu.models import checkpoint
+from wav2lip_npu.models.inputs import face_batch, generator_input, images_of_faces
 from wav2lip_npu.models.networks import Wav2Lip, fold_norms
 
 log = logging.getLogger(__name__)
@@ -201,8 +202,7 @@ class Speaker:
         mouths = self._models.generator.speak(sound, features, top_row=self._mask.top_row)
         if self._fitting is not None:
             mouths = self._fitting(mouths, whole[:, :, self._mask.top_row :])
-        pixels = (mouths.float() * 255).round().clamp(0, 255).to(torch.uint8)
-        return list(pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+        return list(images_of_faces(mouths).cpu().numpy())
 
     def _still_features(self, face: Image, whole: Tensor, count: int) -> list[Tensor]:
         """Features of one face for `count` frames: kept for the next call if they may be of use there."""
@@ -215,12 +215,8 @@ class Speaker:
 
     def _encode(self, whole: Tensor, known: Tensor) -> list[Tensor]:
         """Features of faces [B, 3, S, S], to be masked, and of the references of the same shape."""
-        masked = whole.clone()
-        masked[:, :, whole.shape[2] // 2 :] = 0
-        return self._models.generator.encode_faces(torch.cat([masked, known], dim=1))
+        return self._models.generator.encode_faces(generator_input(whole, known))
 
     def _whole(self, faces: list[Image]) -> Tensor:
         """Faces [B, 3, S, S] in [0, 1], in the layout of the device."""
-        whole = torch.from_numpy(np.stack(faces)).to(self.device).permute(0, 3, 1, 2)
-        layout = devices.memory_format(self.device)
-        return whole.contiguous(memory_format=layout).to(self._models.precision) / 255
+        return face_batch(torch.from_numpy(np.stack(faces)).to(self.device), self._models.precision)

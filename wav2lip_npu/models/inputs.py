@@ -1,6 +1,6 @@
-"""Network inputs: uint8 BGR faces become the tensors that generator and SyncNet take.
+"""Network inputs from images, and images from network outputs.
 
-`B` batch, `T` frames of a window, `S` face size.
+Images are uint8, BGR, channels last. `B` batch, `T` frames of a window, `S` face size.
 """
 
 from __future__ import annotations
@@ -9,6 +9,12 @@ import torch
 from torch import Tensor
 
 from wav2lip_npu import device as devices
+
+
+def face_batch(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return faces [B, 3, S, S] in [0, 1] of images uint8 [B, S, S, 3], in their device's memory format."""
+    layout = devices.memory_format(images.device)
+    return images.permute(0, 3, 1, 2).contiguous(memory_format=layout).to(dtype) / 255
 
 
 def face_windows(images: Tensor) -> Tensor:
@@ -39,3 +45,8 @@ def syncnet_input_of_images(mouths: Tensor) -> Tensor:
     """Return SyncNet's input [B, 3 T, S/2, S] of lower halves uint8 [B, T, S/2, S, 3]."""
     stacked = mouths.permute(0, 1, 4, 2, 3).flatten(1, 2).float() / 255
     return stacked.contiguous(memory_format=devices.memory_format(mouths.device))
+
+
+def images_of_faces(faces: Tensor) -> Tensor:
+    """Return images uint8 [B, H, W, C] of network outputs [B, C, H, W] in [0, 1]."""
+    return (faces.float() * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

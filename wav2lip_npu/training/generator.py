@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from wav2lip_npu import device as devices
 from wav2lip_npu.data.samples import Samples, batches
-from wav2lip_npu.models.inputs import face_windows, generator_input, syncnet_input
+from wav2lip_npu.models.inputs import face_windows, generator_input, images_of_faces, syncnet_input
 from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.training import distributed
 from wav2lip_npu.training.loop import Evaluate, Losses
@@ -150,6 +150,5 @@ def _sheet(pairs: Tensor, made: Tensor, target: Tensor) -> NDArray[np.uint8]:
     middle = pairs.shape[2] // 2
     columns = [pairs[:, 3:], pairs[:, :3], made, target]
     row = torch.cat([column[:_SHEET_ROWS, :, middle].float() for column in columns], dim=3)
-    pixels = (row * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).flatten(0, 1)
-    sheet: NDArray[np.uint8] = pixels.cpu().numpy()
+    sheet: NDArray[np.uint8] = images_of_faces(row).flatten(0, 1).cpu().numpy()
     return sheet
