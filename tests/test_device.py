@@ -1,4 +1,4 @@
-"""Which device is taken, and what is said when it is not there. For a machine without NPU and GPU."""
+"""Device names and errors, on a machine without NPU and GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from wav2lip_npu.errors import DeviceError
 
 ROOT = Path(__file__).parents[1]
 needs_bare_machine = pytest.mark.skipif(
-    torch.cuda.is_available() or device.found("npu")[0] > 0, reason="this machine has an accelerator"
+    torch.cuda.is_available() or device.count_available("npu")[0] > 0,
+    reason="this machine has an accelerator",
 )
 
 WORKING_PLUGIN = """
@@ -42,7 +43,7 @@ device.activate(device.resolve("npu:1"))
 
 @needs_bare_machine
 @pytest.mark.parametrize("spec", ["auto", "cpu", "cpu:0"])
-def test_cpu(spec: str) -> None:
+def test_cpu_is_resolved(spec: str) -> None:
     assert device.resolve(spec) == torch.device("cpu")
     device.activate(device.resolve(spec))
 
@@ -50,10 +51,8 @@ def test_cpu(spec: str) -> None:
 @pytest.mark.parametrize(
     "spec", ["", "tpu", "cuda:x", "cuda:", "npu:", "cpu:-1", "cuda:1:2", " cpu", "cuda:٣", "npu:" + "9" * 30]
 )
-def test_unknown(spec: str) -> None:
-    with pytest.raises(
-        DeviceError, match=r"^unknown device '.*'\. Pass --device auto, cpu, cuda, cuda:1, npu or npu:1\.$"
-    ):
+def test_unknown_device_is_refused(spec: str) -> None:
+    with pytest.raises(DeviceError, match=r"^unknown device '.*'\. Pass --device "):
         device.resolve(spec)
 
 
@@ -61,21 +60,15 @@ def test_unknown(spec: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (
-            "cuda",
-            r"'cuda' is not there, none found\. Install a CUDA build of torch and the driver, or pass",
-        ),
-        ("cuda:1", r"'cuda:1' is not there, none found\. Install a CUDA build"),
-        (
-            "npu",
-            r"'npu' is not there, none found \(No module named 'torch_npu'\)\. Install CANN",
-        ),
-        ("npu:7", r"'npu:7' is not there, none found .* or pass --device cpu\."),
-        ("cpu:1", r"'cpu:1' is not there, 1 found\. Pass --device cpu\."),
+        ("cuda", r"none found\..* CUDA build of torch .* --device cpu\."),
+        ("cuda:1", r"none found\..* CUDA build of torch .* --device cpu\."),
+        ("npu", r"none found \(No module named 'torch_npu'\)\. .*CANN.* --device cpu\."),
+        ("npu:7", r"none found .* --device cpu\."),
+        ("cpu:1", r"1 found\. Pass --device cpu\."),
     ],
 )
-def test_absent(spec: str, message: str) -> None:
-    with pytest.raises(DeviceError, match=f"^device {message}") as caught:
+def test_missing_device_is_refused(spec: str, message: str) -> None:
+    with pytest.raises(DeviceError, match=f"^device '{spec}' is not available, {message}$") as caught:
         device.resolve(spec)
     assert "\n" not in str(caught.value)
 
@@ -91,7 +84,7 @@ def test_absent(spec: str, message: str) -> None:
     ],
     ids=["no CANN", "another torch", "no reason", "no plugin"],
 )
-def test_broken_plugin(
+def test_error_of_a_broken_plugin_is_reported(
     plugin: str,
     reason: str,
     tmp_path: Path,
@@ -102,7 +95,7 @@ def test_broken_plugin(
     monkeypatch.syspath_prepend(tmp_path)
     try:
         with pytest.raises(
-            DeviceError, match=r"^device 'npu' is not there, none found \(.*pass --device cpu\.$"
+            DeviceError, match=r"^device 'npu' is not available, none found \(.*pass --device cpu\.$"
         ) as caught:
             device.resolve("npu")
         assert reason in str(caught.value)
@@ -110,16 +103,16 @@ def test_broken_plugin(
         assert not caplog.messages
         assert device.resolve("auto") == torch.device("cpu")
         assert [message for message in caplog.messages if reason in message] == caplog.messages
-        assert caplog.messages[0].startswith("torch_npu is installed, but no npu can be used.")
+        assert caplog.messages[0].startswith("torch_npu is installed, but no npu is available.")
     finally:
         sys.modules.pop("torch_npu", None)
 
 
 @needs_bare_machine
-def test_working_plugin(tmp_path: Path) -> None:
+def test_npu_has_an_index(tmp_path: Path) -> None:
     """An accelerator always has an index: `torch.cuda.set_device` refuses one without."""
     (tmp_path / "torch_npu.py").write_text(WORKING_PLUGIN)
-    done = subprocess.run(  # for good, it changes torch
+    done = subprocess.run(  # a process of its own: the change to torch is permanent
         [sys.executable, "-c", USE_OF_THE_PLUGIN],
         env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))},
         stdout=subprocess.PIPE,
@@ -131,14 +124,14 @@ def test_working_plugin(tmp_path: Path) -> None:
         "npu:0",
         "npu:0",
         "npu:1",
-        "device 'npu:2' is not there, 2 found. Pass --device npu.",
+        "device 'npu:2' is not available, 2 found. Pass --device npu.",
         "jit False",
         "current 1",
     ]
 
 
 @pytest.mark.needs_cuda
-def test_cuda() -> None:
+def test_cuda_is_resolved() -> None:
     if not torch.cuda.is_available():
         assert not os.environ.get("FAIL_WITHOUT_CUDA")
         pytest.skip("no CUDA device")
@@ -161,7 +154,7 @@ def test_cuda() -> None:
         RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"),
     ],
 )
-def test_out_of_memory(error: BaseException) -> None:
+def test_out_of_memory_is_recognised(error: BaseException) -> None:
     assert device.is_out_of_memory(error)
 
 
@@ -179,13 +172,13 @@ def test_other_errors_are_not_out_of_memory(error: BaseException) -> None:
     assert not device.is_out_of_memory(error)
 
 
-def test_torch_itself_out_of_memory() -> None:
+def test_out_of_memory_of_torch_is_recognised() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60)
     assert device.is_out_of_memory(caught.value)
 
 
-def test_precisions() -> None:
+def test_dtype_of_each_precision() -> None:
     assert [device.dtype_of(name) for name in device.PRECISIONS] == [
         torch.float32,
         torch.bfloat16,
@@ -193,13 +186,11 @@ def test_precisions() -> None:
         torch.float32,
     ]
     for name in ("float32", "FP32", ""):
-        with pytest.raises(
-            DeviceError, match=f"unknown precision '{name}'. Pass --precision fp32, bf16, fp16, fp32_strict."
-        ):
+        with pytest.raises(DeviceError, match=f"'{name}'. Pass --precision fp32, bf16, fp16, fp32_strict."):
             device.dtype_of(name)
 
 
-def test_cpu_facts() -> None:
+def test_cpu_memory_and_cores() -> None:
     cpu = torch.device("cpu")
     assert device.memory_format(cpu) is torch.channels_last
     assert device.device_peak_memory(cpu) is None

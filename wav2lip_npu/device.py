@@ -1,7 +1,9 @@
-"""The only file that knows npu, cuda and cpu: which device, how to prepare it, what it can do.
+"""Devices: resolve a name such as `npu:1`, prepare the device, and answer what it supports.
 
-torch_npu is imported late and explicitly, and PyTorch's own autoload of it is switched off in
-`wav2lip_npu/__init__.py`: with the plugin but without CANN, `import torch` itself would fail.
+This is the only file that names npu, cuda or cpu and that calls `torch.npu` or `torch.cuda`; that is why it
+is longer than 300 lines. torch_npu is imported only when an NPU is asked for. PyTorch's autoload of it is
+switched off in `wav2lip_npu/__init__.py`, because `import torch` fails where torch_npu is installed without
+CANN.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from wav2lip_npu.errors import DeviceError
 
@@ -28,18 +30,18 @@ log = logging.getLogger(__name__)
 
 
 class Backend(NamedTuple):
-    """What differs between kinds of device."""
+    """Properties of a device type."""
 
     plugin: str | None
-    """Module that brings the device to PyTorch, `None` when PyTorch has it."""
+    """Module that adds the device type to PyTorch, `None` if it is built in."""
     collectives: str
-    """What carries tensors between processes."""
+    """Backend of `torch.distributed`."""
     channels_last: bool
-    """Whether convolutions may and should run channels last (torch_npu refuses it)."""
+    """Whether convolutions run in channels-last memory format, which torch_npu does not support."""
     batch: int
-    """Faces a generator batch holds by default: on a CPU small ones stay in its caches."""
+    """Default number of faces in a generator batch. Small batches stay in the caches of a CPU."""
     missing: str
-    """What to do when the device is asked for and not there."""
+    """How to make the device available."""
 
 
 BACKENDS = {
@@ -48,18 +50,23 @@ BACKENDS = {
     "cpu": Backend(None, "gloo", True, 4, ""),
 }
 NPU, HOST = "npu", "cpu"
-"""What others may ask for by name: the vendor's doctor, and what computes beside a device."""
+"""Device types by name, for the other modules."""
 _MOST_LANES = 4
 NEVER = 2**31 - 1
-"""Growth interval of a scaler whose factor is constant."""
-PRECISIONS = ("fp32", "bf16", "fp16", "fp32_strict")
-AMP = ("off", "bf16", "fp16")
+"""Growth interval of a gradient scaler with a constant scale."""
+Precision = Literal["fp32", "bf16", "fp16", "fp32_strict"]
+"""Number format of a network; `fp32_strict` rules out reduced-precision multiplication (HF32, TF32)."""
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Amp = Literal["off", "bf16", "fp16"]
+"""Number format of mixed-precision training."""
+AMP: tuple[Amp, ...] = get_args(Amp)
 
 
 def resolve(spec: str = "auto") -> torch.device:
-    """The device that `auto`, `cpu`, `cuda[:i]` or `npu[:i]` means; `auto` takes npu, cuda, cpu in order.
+    """Return the device named `auto`, `cpu`, `cuda[:i]` or `npu[:i]`.
 
-    Raises `DeviceError` when it is unknown, absent, or its index is too high.
+    `auto` is the first available of npu, cuda and cpu. Raises `DeviceError` if the name is unknown or there
+    is no such device.
     """
     import torch
 
@@ -69,27 +76,27 @@ def resolve(spec: str = "auto") -> torch.device:
     if named is None:
         raise DeviceError(f"unknown device {spec!r}. Pass --device auto, cpu, cuda, cuda:1, npu or npu:1.")
     kind, index = named[1], int(named[2] or 0)
-    count, reason = found(kind)
+    count, reason = count_available(kind)
     if count <= index:
-        there = f"{count} found" if count else f"none found{reason and f' ({reason})'}"
+        available = f"{count} found" if count else f"none found{reason and f' ({reason})'}"
         way_out = f"Pass --device {kind}" if count else f"{BACKENDS[kind].missing}, or pass --device cpu"
-        raise DeviceError(f"device {spec!r} is not there, {there}. {way_out}.")
+        raise DeviceError(f"device {spec!r} is not available, {available}. {way_out}.")
     return torch.device(kind) if kind == "cpu" else torch.device(kind, index)  # set_device wants an index
 
 
 def _best() -> str:
-    """The first kind of device that is there; a plugin that is installed in vain is named in the log."""
+    """Return the first available device type. Log a warning for a plugin that is installed but unusable."""
     for kind, backend in BACKENDS.items():
-        count, reason = found(kind)
+        count, reason = count_available(kind)
         if count:
             return kind
         if backend.plugin and importlib.util.find_spec(backend.plugin):
-            log.warning("%s is installed, but no %s can be used. %s", backend.plugin, kind, reason)
+            log.warning("%s is installed, but no %s is available. %s", backend.plugin, kind, reason)
     raise AssertionError("there is always a cpu")
 
 
-def found(kind: str) -> tuple[int, str]:
-    """How many devices of a kind can be used now, and what kept its plugin from loading."""
+def count_available(kind: str) -> tuple[int, str]:
+    """Return the number of usable devices of a type, and the error of its plugin if that failed to load."""
     import torch
 
     if kind == "cpu":
@@ -100,23 +107,21 @@ def found(kind: str) -> tuple[int, str]:
             importlib.import_module(plugin)
         module = getattr(torch, kind)
         return int(module.device_count()) if module.is_available() else 0, ""
-    except (
-        Exception
-    ) as error:  # a plugin beside another torch, or without its driver, fails in ways of its own
+    except Exception as error:  # any: a plugin for another torch version, or without its driver
         return 0, (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def for_libraries(spec: str) -> str:
-    """The same device for a library that knows GPUs of one vendor and the CPU only."""
+    """Return the device for a library that supports CUDA and the CPU only."""
     return spec if spec.startswith("cuda") else HOST
 
 
 def activate(device: torch.device) -> None:
-    """Make `device` the current one of the calling thread; each thread that computes calls it first."""
+    """Make `device` the current device of the calling thread. Each computing thread calls it first."""
     import torch
 
     module: Any = getattr(torch, device.type)
-    if device.type == "npu":  # before any .to(), or weights are recast in place
+    if device.type == "npu":  # before any .to(), which would change the format of the weights
         module.set_compile_mode(jit_compile=False)
         module.config.allow_internal_format = False
     if device.type != "cpu":
@@ -124,7 +129,7 @@ def activate(device: torch.device) -> None:
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """The number format of one of `PRECISIONS`. Raises `DeviceError` for any other word."""
+    """Return the dtype of one of `PRECISIONS`. Raises `DeviceError` for another name."""
     import torch
 
     if precision not in PRECISIONS:
@@ -132,31 +137,31 @@ def dtype_of(precision: str) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
 
 
-def name_of(numbers: torch.dtype) -> str:
-    """The precision that computes in a number format."""
-    return next(name for name in PRECISIONS if dtype_of(name) == numbers)
+def precision_name(dtype: torch.dtype) -> Precision:
+    """Return the precision of a dtype, `fp32` for float32."""
+    return next(name for name in PRECISIONS if dtype_of(name) == dtype)
 
 
 def full_float32(device: torch.device) -> None:
-    """Keep the whole mantissa of float32, where the device would multiply with less of it (HF32, TF32).
+    """Turn off reduced-precision float32 multiplication (HF32, TF32), for the whole process.
 
-    It is for comparing devices and for `--precision fp32_strict`, and holds for the whole process.
+    Used for `--precision fp32_strict` and for comparing devices.
     """
     import torch
 
     module: Any = getattr(torch, device.type)
     if device.type == "npu":
         module.conv.allow_hf32 = module.matmul.allow_hf32 = False
-        # Chips older than A2 compute float32 convolutions in fp16 unless told otherwise.
+        # Chips older than A2 compute float32 convolutions in fp16 by default.
         module.set_option({"ACL_PRECISION_MODE": "must_keep_origin_dtype"})
     elif device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManager[None]:
-    """Run the networks inside in `bf16` or `fp16` where that is safe; `off` leaves float32.
+    """Return a context for mixed precision in `bf16` or `fp16`; `off` leaves float32.
 
-    Raises `DeviceError` for any other word, and for bf16 on an NPU that cannot compute it.
+    Raises `DeviceError` for another name, and for bf16 on an NPU that does not support it.
     """
     import torch
 
@@ -165,7 +170,7 @@ def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManage
     if amp == "off":
         return contextlib.nullcontext()
     if amp == "bf16" and not _computes_bf16(device):
-        raise DeviceError(f"{device} cannot compute in bf16. Pass --amp fp16.")
+        raise DeviceError(f"{device} does not support bf16. Pass --amp fp16.")
     return torch.autocast(device.type, dtype_of(amp))
 
 
@@ -177,10 +182,10 @@ def _computes_bf16(device: torch.device) -> bool:
 
 
 def grad_scaler(device: torch.device, amp: str, loss_scale: str) -> torch.amp.GradScaler:
-    """What keeps small fp16 gradients from vanishing: `loss_scale` is `dynamic` or a constant factor.
+    """Return a gradient scaler for fp16; `loss_scale` is `dynamic` or a constant factor.
 
     NPUs that saturate instead of overflowing need the scaler of torch_npu, which reads their overflow flag.
-    Raises `DeviceError` when the factor is no positive number.
+    Raises `DeviceError` if the factor is not a positive number.
     """
     import torch
 
@@ -191,8 +196,8 @@ def grad_scaler(device: torch.device, amp: str, loss_scale: str) -> torch.amp.Gr
         except ValueError:
             factor = 0.0
         if not 0 < factor < float("inf"):
-            raise DeviceError(f"--loss_scale {loss_scale!r} is no positive number. Pass dynamic or 1024.")
-        # It falls at an overflow and is set again at once, see `train.py`.
+            raise DeviceError(f"--loss_scale {loss_scale!r} is not a positive number. Pass dynamic or 1024.")
+        # An overflow halves the scale; `training/loop.py` sets it back at once.
         options |= {"init_scale": factor, "growth_interval": NEVER}
     plugin = sys.modules.get("torch_npu") if device.type == "npu" else None
     if plugin is not None and not plugin.npu.utils.is_support_inf_nan():
@@ -202,20 +207,22 @@ def grad_scaler(device: torch.device, amp: str, loss_scale: str) -> torch.amp.Gr
 
 
 def check_training(device: torch.device, amp: str, loss_scale: str, sync_batchnorm: bool) -> None:
-    """Raise `DeviceError` when the device cannot train so."""
+    """Raise `DeviceError` if the device does not support these training options."""
     autocast(device, amp)
     grad_scaler(device, amp, loss_scale)
     if sync_batchnorm and device.type == "cpu":
-        raise DeviceError("--sync_batchnorm needs an accelerator, PyTorch has none for a CPU. Leave it off.")
+        raise DeviceError(
+            "--sync_batchnorm needs npu or cuda: PyTorch does not support it on a CPU. Leave it out."
+        )
 
 
 def adam_options(device: torch.device) -> dict[str, bool]:
-    """The quickest form of Adam on the device; the vendor of NPUs advises against the grouped one."""
+    """Return the arguments for the fastest Adam of the device. Ascend advises against `foreach` on NPUs."""
     return {"fused": True} if device.type == "cuda" else {"foreach": False}
 
 
 def upload(arrays: dict[str, NDArray[Any]], device: torch.device) -> dict[str, torch.Tensor]:
-    """Arrays as tensors on the device; the copy runs beside the computation."""
+    """Return arrays as tensors on the device. The copy overlaps with computation."""
     import torch
 
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -225,14 +232,14 @@ def upload(arrays: dict[str, NDArray[Any]], device: torch.device) -> dict[str, t
 
 
 def seed_all(seed: int) -> None:
-    """Seed the random generators of PyTorch on every device."""
+    """Seed PyTorch's random generators on all devices."""
     import torch
 
     torch.manual_seed(seed)
 
 
 def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """States of the random generators of host and device."""
+    """Return the states of the random generators of CPU and device, by device type."""
     import torch
 
     states = {"cpu": torch.get_rng_state()}
@@ -242,7 +249,7 @@ def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def set_rng_state(device: torch.device, states: dict[str, torch.Tensor]) -> None:
-    """Go on with random numbers where `rng_state` was taken; a kind of device that it lacks is left alone."""
+    """Restore the states from `rng_state`. A device type that is missing from them is left unchanged."""
     import torch
 
     torch.set_rng_state(states["cpu"])
@@ -251,14 +258,14 @@ def set_rng_state(device: torch.device, states: dict[str, torch.Tensor]) -> None
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """The fastest layout of pictures that the device allows."""
+    """Return the fastest memory format of images that the device supports."""
     import torch
 
     return torch.channels_last if BACKENDS[device.type].channels_last else torch.contiguous_format
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the host said that its memory is full."""
+    """Return whether an error means that device or host memory is exhausted."""
     import torch
 
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
@@ -269,7 +276,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give cached blocks back after an out-of-memory error."""
+    """Free cached blocks of device memory, after an out-of-memory error."""
     import torch
 
     if device.type != "cpu":
@@ -277,21 +284,21 @@ def release_memory(device: torch.device) -> None:
 
 
 def lanes(device: torch.device) -> int:
-    """Batches that should run at the same time, each in a thread of its own.
+    """Return how many batches to run concurrently, each in its own thread ("lane").
 
-    On a CPU several small batches on one core each leave no core waiting, as the threads of one batch
-    wait for each other; a device has its own queue.
+    On a CPU several small batches with one core each are faster than one batch on all cores, whose threads
+    wait for each other. An accelerator has its own queue and gets one lane.
     """
     return min(_MOST_LANES, cpu_count()) if device.type == "cpu" else 1
 
 
 def threads_beside_lanes() -> int:
-    """Threads that a runtime which all lanes of a CPU share may use, the lanes' own counted as one."""
+    """Return the thread count for a runtime shared by all lanes of a CPU, one thread per lane included."""
     return cpu_count() - min(_MOST_LANES, cpu_count()) + 1
 
 
 def npu_index(spec: str) -> int:
-    """Number of the NPU that `auto` or `npu[:i]` means, whether PyTorch knows it or not.
+    """Return the index of the NPU named `auto` or `npu[:i]`, without asking PyTorch.
 
     Raises `DeviceError` for another device.
     """
@@ -303,19 +310,18 @@ def npu_index(spec: str) -> int:
 
 @contextlib.contextmanager
 def shared_cores(device: torch.device) -> Iterator[Callable[[], None]]:
-    """Divide the cores among the lanes; gives what each lane's thread calls first.
+    """Divide the CPU cores among the lanes. Yields a function that the thread of each lane calls first.
 
-    PyTorch keeps a number of threads for each thread and one for threads to come; the latter is as it was
-    afterwards.
+    PyTorch has a thread count per thread and a default for new threads; the default is restored on exit.
     """
     import torch
 
     before = torch.get_num_threads()
-    each = max(1, cpu_count() // lanes(device))
+    threads = max(1, cpu_count() // lanes(device))
 
     def prepare() -> None:
         activate(device)
-        torch.set_num_threads(each)
+        torch.set_num_threads(threads)
 
     try:
         yield prepare
@@ -324,20 +330,20 @@ def shared_cores(device: torch.device) -> Iterator[Callable[[], None]]:
 
 
 def cpu_count() -> int:
-    """Processors that this process may use."""
+    """Return the number of CPU cores available to this process."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def peak_memory() -> int:
-    """Bytes of host memory that the process has held at most."""
+    """Return the peak host memory of this process, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def memory(device: torch.device) -> tuple[int, int]:
-    """Free bytes and all bytes of the device's memory, of the host's for a CPU."""
+    """Return free and total memory of the device in bytes; of the host for a CPU."""
     import torch
 
     if device.type == "cpu":
@@ -348,7 +354,7 @@ def memory(device: torch.device) -> tuple[int, int]:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until all that was asked of the device is done."""
+    """Wait until the device has finished all queued work."""
     import torch
 
     if device.type != "cpu":
@@ -356,7 +362,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def device_peak_memory(device: torch.device) -> int | None:
-    """Bytes of device memory that tensors have held at most; `None` on a CPU."""
+    """Return the peak device memory held by tensors, in bytes; `None` for a CPU."""
     import torch
 
     if device.type == "cpu":
@@ -365,7 +371,7 @@ def device_peak_memory(device: torch.device) -> int | None:
 
 
 def describe(device: torch.device) -> str:
-    """The device in words, for the log and the report."""
+    """Return the device and its model name, for logs and reports."""
     import torch
 
     if device.type == "cpu":

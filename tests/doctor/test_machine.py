@@ -38,7 +38,8 @@ cat <<'END'
 END
 """
 needs_bare_machine = pytest.mark.skipif(
-    torch.cuda.is_available() or device.found("npu")[0] > 0, reason="this machine has an accelerator"
+    torch.cuda.is_available() or device.count_available("npu")[0] > 0,
+    reason="this machine has an accelerator",
 )
 pytestmark = needs_bare_machine
 

@@ -68,7 +68,9 @@ def test_it_is_the_real_adapter(npu):
 def test_resolve(npu):
     assert devices.resolve("auto") == npu == torch.device("npu:0")
     assert devices.resolve("npu:1") == torch.device("npu:1")
-    with pytest.raises(DeviceError, match=r"^device 'npu:2' is not there, 2 found\. Pass --device npu\.$"):
+    with pytest.raises(
+        DeviceError, match=r"^device 'npu:2' is not available, 2 found\. Pass --device npu\.$"
+    ):
         devices.resolve("npu:2")
     assert devices.describe(npu) == "npu:0 (Ascend910B3)"
     assert devices.resolve("cpu") == torch.device("cpu")
@@ -78,7 +80,7 @@ def test_no_card():
     """Plugin and CANN are there, and no device is."""
     done = python("-c", RESOLVE, FAKE_ACL_DEVICES="0")
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("device 'npu' is not there, none found. Install CANN"), done.stderr
+    assert lines[0].startswith("device 'npu' is not available, none found. Install CANN"), done.stderr
     assert lines[1] == "cpu"
     warnings = [line for line in done.stderr.splitlines() if "torch_npu is installed" in line]
     assert len(warnings) == 1
@@ -158,7 +160,7 @@ TORCHS, HUAWEIS = "torch.amp.grad_scaler", "torch_npu.npu.amp.grad_scaler"
 def test_chips(chip, bf16, scaler):
     found = facts(CHIP, FAKE_ACL_SOC=chip)
     assert found["name"] == f"npu:0 ({chip})"
-    assert found["bf16"] == (None if bf16 else "npu:0 cannot compute in bf16. Pass --amp fp16.")
+    assert found["bf16"] == (None if bf16 else "npu:0 does not support bf16. Pass --amp fp16.")
     assert found["fp16"] is None
     assert found["scaler"] == scaler
     assert found["enabled"] == [True, False]
@@ -311,7 +313,7 @@ def test_without_cann_an_npu_is_refused(face_video, speech, tiny_checkpoint, tmp
     assert done.returncode == 2
     assert [line for line in done.stderr.splitlines() if "libhccl" in line] == [done.stderr.splitlines()[-1]]
     assert done.stderr.splitlines()[-1].startswith(
-        "wav2lip-npu: device 'npu' is not there, none found (libhccl"
+        "wav2lip-npu: device 'npu' is not available, none found (libhccl"
     )
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out.mp4").exists()

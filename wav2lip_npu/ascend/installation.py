@@ -102,7 +102,7 @@ def examine() -> Ascend:
     """Look at plugin, CANN, driver and cards; nothing is changed, and npu-smi is asked where there is one."""
     import torch
 
-    count, reason = device.found(device.NPU)
+    count, reason = device.count_available(device.NPU)
     plugin = _plugin_version()
     folder, cann = _cann()
     cards, smi_driver = _npu_smi()

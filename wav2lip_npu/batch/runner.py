@@ -67,9 +67,9 @@ def run_jobs(
     that a job names. `in_flight` passes run at the same time, for a device that waits for decoders.
     """
     if not callable(models):
-        from wav2lip_npu.device import name_of
+        from wav2lip_npu.device import precision_name
 
-        weights, precision = os.fspath(models.weights), name_of(models.precision)
+        weights, precision = os.fspath(models.weights), precision_name(models.precision)
         jobs = [replace(job, checkpoint_path=weights, precision=precision) for job in jobs]
     for event in work_on(units_of(jobs), models, cache=cache, in_flight=in_flight):
         if isinstance(event, JobResult):

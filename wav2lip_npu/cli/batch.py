@@ -130,7 +130,11 @@ class BatchCommand:
             return [] if words in (["auto"], ["all"]) else words
         if words == ["all"]:
             kind = device.resolve().type
-            words = [kind] if kind == device.HOST else [f"{kind}:{i}" for i in range(device.found(kind)[0])]
+            words = (
+                [kind]
+                if kind == device.HOST
+                else [f"{kind}:{i}" for i in range(device.count_available(kind)[0])]
+            )
         if words != [device.HOST]:
             words = [str(device.resolve(word)) for word in words]
         if len(set(words)) != len(words) or not words:

@@ -167,7 +167,7 @@ def _has_codec(name: str, mode: str) -> bool:
 
 
 def _in_words(kind: str) -> str:
-    count, reason = device.found(kind)
+    count, reason = device.count_available(kind)
     return f"{count} found" if count else f"none found{reason and f' ({reason})'}"
 
 
