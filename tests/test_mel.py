@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import tracemalloc
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import librosa
 import numpy as np
@@ -91,6 +93,21 @@ def test_memory_does_not_grow_with_the_audio() -> None:
 def test_another_config() -> None:
     config = MelConfig(sample_rate=22_050, n_fft=1024, hop=256, n_mels=40, fmin=1200, fmax=11_000)
     assert log_mel(speech(22_050), config).shape == (40, 1 + 22_050 // 256)
+
+
+def test_numba_without_a_writable_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba raises RuntimeError on import of librosa if it can write neither to the package nor to HOME."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "")
+    folders = []
+
+    def import_parts(librosa: Any) -> None:
+        folders.append(os.environ["NUMBA_CACHE_DIR"])
+        if not folders[-1]:
+            raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr(mels, "_import_parts", import_parts)
+    assert log_mel(np.zeros(800, np.float32)).shape == (80, 5)
+    assert folders[0] == "" and Path(folders[-1]).is_dir()
 
 
 def test_silence_is_the_lowest_level() -> None:

@@ -6,12 +6,22 @@ Settings and formulas are those of the published checkpoints (`audio.py` of the 
 
 from __future__ import annotations
 
+import atexit
+import logging
+import os
+import shutil
+import tempfile
+import threading
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 Mel = NDArray[np.float32]
 """float32 [80, T] in [-4, 4]"""
@@ -53,6 +63,8 @@ class MelConfig:
 DEFAULT_MEL = MelConfig()
 TRAINING_FPS = 25
 _BLOCK_COLUMNS = 1024
+_LONG_IMPORT_S = 8
+_import_lock = threading.Lock()
 
 
 def log_mel(wav: NDArray[np.float32], config: MelConfig = DEFAULT_MEL) -> Mel:
@@ -69,8 +81,7 @@ def log_mel(wav: NDArray[np.float32], config: MelConfig = DEFAULT_MEL) -> Mel:
         ValueError: The audio is shorter than half a Fourier window (25 ms).
 
     """
-    import librosa  # takes about 2 s: see `preload`
-
+    librosa = _librosa()
     half = config.n_fft // 2
     if len(wav) <= half:
         raise ValueError(f"{len(wav)} samples of audio are too few, {half + 1} are needed")
@@ -91,11 +102,40 @@ def log_mel(wav: NDArray[np.float32], config: MelConfig = DEFAULT_MEL) -> Mel:
 
 
 def preload() -> None:
-    """Import librosa, which takes about 2 s, ahead of the first `log_mel`; meant for a thread."""
-    import librosa
+    """Start to import librosa in a thread, so that it is ready for the first `log_mel`.
 
-    librosa.stft(np.zeros(DEFAULT_MEL.n_fft, np.float32), n_fft=DEFAULT_MEL.n_fft)
-    _filter_bank(DEFAULT_MEL)
+    The import takes about 2 s, and the first one of an installation 20 s, as numba compiles functions then.
+    """
+    threading.Thread(target=_librosa, name="import librosa", daemon=True).start()
+
+
+def _librosa() -> Any:
+    """Return librosa with the modules imported that it would import on first use."""
+    with _import_lock:
+        import librosa
+
+        start = perf_counter()
+        try:
+            _import_parts(librosa)
+        except RuntimeError:  # numba can write its cache neither into the package nor into the home directory
+            from numba import config
+
+            settings: Any = config
+            os.environ["NUMBA_CACHE_DIR"] = folder = tempfile.mkdtemp(prefix="numba-")
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            settings.reload_config()
+            log.info("numba has no writable cache and compiles at each start. Set NUMBA_CACHE_DIR.")
+            _import_parts(librosa)
+        seconds = perf_counter() - start
+        if seconds > _LONG_IMPORT_S:
+            log.info("numba compiled functions of librosa in %.0f s, for this and later runs", seconds)
+        return librosa
+
+
+def _import_parts(librosa: Any) -> None:
+    # librosa imports its modules when an attribute is first used.
+    for part in (librosa.filters.mel, librosa.stft, librosa.util.frame):
+        assert callable(part)
 
 
 def _emphasise(wav: NDArray[np.float32], start: int, stop: int, config: MelConfig) -> NDArray[np.float64]:
@@ -111,9 +151,7 @@ def _emphasise(wav: NDArray[np.float32], start: int, stop: int, config: MelConfi
 @cache
 def _filter_bank(config: MelConfig) -> NDArray[np.float32]:
     """Return the filter bank float32 [80, 401]."""
-    import librosa
-
-    bank: NDArray[np.float32] = librosa.filters.mel(
+    bank: NDArray[np.float32] = _librosa().filters.mel(
         sr=config.sample_rate, n_fft=config.n_fft, n_mels=config.n_mels, fmin=config.fmin, fmax=config.fmax
     )
     return bank

@@ -342,7 +342,7 @@ def test_only_one_run_at_a_time(here, run):
 def test_a_report_of_another_program_is_not_replaced(here, run):
     Path("report.jsonl").write_text('{"mine": 1}\n')
     code, said = run("jobs.csv")
-    assert (code, "is not of our making" in said) == (2, True)
+    assert (code, "not created by wav2lip-npu" in said) == (2, True)
     assert Path("report.jsonl").read_text() == '{"mine": 1}\n'
 
 

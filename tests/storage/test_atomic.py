@@ -1,4 +1,4 @@
-"""Files are replaced when whole; whatever goes wrong, nothing is left beside them."""
+"""Atomic writes: the old file or the new one, and no temporary file left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wav2lip_npu.dubbing.report import DubReport
 from wav2lip_npu.storage.atomic import part_path, remove_stale_parts, replacing
 
 
-def test_the_folder_is_made_and_the_file_is_replaced(tmp_path):
+def test_folder_is_created_and_file_is_replaced(tmp_path):
     target = tmp_path / "a" / "b" / "x.json"
     for text in ("one", "two"):
         with replacing(target) as part:
@@ -29,7 +29,7 @@ def test_the_folder_is_made_and_the_file_is_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError])
-def test_after_any_failure_the_old_file_is_there_and_nothing_else(tmp_path, error):
+def test_exception_keeps_the_old_file(tmp_path, error):
     target = tmp_path / "x.json"
     target.write_text("old")
     with pytest.raises(error), replacing(target) as part:
@@ -39,20 +39,20 @@ def test_after_any_failure_the_old_file_is_there_and_nothing_else(tmp_path, erro
     assert os.listdir(tmp_path) == ["x.json"]
 
 
-def test_a_part_that_was_never_written_is_an_error(tmp_path):
+def test_block_that_writes_nothing_raises(tmp_path):
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "x"):
         pass
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "ü" * 127, "a%b\n;'\"", "x(1).*+[y]"])
-def test_any_name_that_is_allowed(tmp_path, name):
+def test_any_valid_name(tmp_path, name):
     with replacing(tmp_path / name) as part:
         part.write_text("whole")
     assert os.listdir(tmp_path) == [name]
 
 
-def test_threads_do_not_meet(tmp_path):
+def test_threads_use_different_temporary_names(tmp_path):
     names = []
     threads = [threading.Thread(target=lambda: names.append(part_path(tmp_path / "x"))) for _ in range(2)]
     with replacing(tmp_path / "x") as part:
@@ -63,7 +63,7 @@ def test_threads_do_not_meet(tmp_path):
     assert part not in names
 
 
-def test_parts_of_writers_that_were_killed_are_removed_and_no_others(tmp_path):
+def test_only_temporary_files_of_killed_writers_are_removed(tmp_path):
     code = "import sys, os, wav2lip_npu.storage.atomic as a; p = a.part_path(sys.argv[1]); p.touch(); os.kill(os.getpid(), 9)"
     target = tmp_path / "list (1).txt"
     subprocess.run([sys.executable, "-c", code, target], cwd=Path(__file__).parents[2], check=False)
@@ -76,7 +76,7 @@ def test_parts_of_writers_that_were_killed_are_removed_and_no_others(tmp_path):
     remove_stale_parts(tmp_path / "none" / "x")
 
 
-def test_a_report_on_a_full_disk_leaves_nothing(tmp_path):
+def test_full_disk_keeps_the_old_report(tmp_path):
     values = {field.name: "x" * 5000 for field in dataclasses.fields(DubReport)}
     report = DubReport(**values)
     (tmp_path / "report.json").write_text("old")
@@ -93,11 +93,11 @@ def test_a_report_on_a_full_disk_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == ["report.json"]
 
 
-def test_a_dead_process_that_nobody_has_asked_about_writes_no_more(tmp_path):
-    """In a container without an init its orphans stay zombies."""
+def test_temporary_file_of_a_zombie_is_removed(tmp_path):
+    """Without an init process, as in some containers, dead orphans stay zombies."""
     target = tmp_path / "x"
     child = subprocess.Popen([sys.executable, "-c", ""])
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and not taken leave of
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, not reaped
     left = Path(str(part_path(target)).replace(f".{os.getpid()}-", f".{child.pid}-"))
     left.touch()
     assert left != part_path(target)
