@@ -140,12 +140,10 @@ def _import_parts(librosa: Any) -> None:
 
 def _emphasise(wav: NDArray[np.float32], start: int, stop: int, config: MelConfig) -> NDArray[np.float64]:
     """Return samples start..stop, as far as there are any, after pre-emphasis."""
-    emphasised = wav[start:stop].astype(np.float64)
-    if start == 0:
-        emphasised[1:] -= config.preemphasis * wav[: stop - 1][: len(emphasised) - 1].astype(np.float64)
-    else:
-        emphasised -= config.preemphasis * wav[start - 1 : stop - 1][: len(emphasised)].astype(np.float64)
-    return emphasised
+    samples = wav[max(start - 1, 0) : stop].astype(np.float64)
+    emphasised = samples.copy()
+    emphasised[1:] -= config.preemphasis * samples[:-1]
+    return emphasised[min(start, 1) :]
 
 
 @cache
