@@ -267,7 +267,7 @@ def short_video(face: Path, here: Path, seconds: int = 1) -> Path:
 
     info = container.probe(face)
     shrink = Geometry(resize_factor=max(1, min(info.width, info.height) // 270))
-    shown = islice(video_reader.read_frames(face, fps=info.fps, geometry=shrink), seconds * 25)
+    shown = islice(video_reader.read_frames(info, geometry=shrink), seconds * 25)
     out = here / f"{seconds} s.mp4"
     write_video((frame.yuv for frame in shown), out, fps=info.fps, options=EncodeOptions(preset="ultrafast"))
     return out

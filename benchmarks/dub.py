@@ -154,12 +154,7 @@ def decode(given: argparse.Namespace) -> dict[str, float]:
     from wav2lip_npu.media import video_reader
 
     count, info = count_frames(given)
-    return timed(
-        lambda: sum(
-            1
-            for _ in itertools.islice(video_reader.read_frames(given.face, fps=info.fps, loop="loop"), count)
-        )
-    )
+    return timed(lambda: sum(1 for _ in itertools.islice(video_reader.read_frames(info, loop="loop"), count)))
 
 
 def encode(given: argparse.Namespace) -> dict[str, float]:
@@ -168,7 +163,7 @@ def encode(given: argparse.Namespace) -> dict[str, float]:
     from wav2lip_npu.media.video_writer import write_video
 
     count, info = count_frames(given)
-    frames = video_reader.read_frames(given.face, fps=info.fps, loop="loop")
+    frames = video_reader.read_frames(info, loop="loop")
     pictures = [frame.yuv for frame in itertools.islice(frames, count)]
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "out.mp4")

@@ -141,7 +141,7 @@ def _import_parts(librosa: Any) -> None:
 def _emphasise(wav: NDArray[np.float32], start: int, stop: int, config: MelConfig) -> NDArray[np.float64]:
     """Return samples start..stop, as far as there are any, after pre-emphasis."""
     samples = wav[max(start - 1, 0) : stop].astype(np.float64)
-    emphasised = samples.copy()
+    emphasised: NDArray[np.float64] = samples.copy()
     emphasised[1:] -= config.preemphasis * samples[:-1]
     return emphasised[min(start, 1) :]
 

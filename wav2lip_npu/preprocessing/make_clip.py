@@ -110,7 +110,7 @@ def make_clip(video: Video, root: Path, detector: Detector, options: ClipOptions
     """
     source, info = _examine(video)
     samples = _listen(video, info)
-    seen = _watch(_frames(video, len(samples)), len(samples), detector, options)
+    seen = _watch(_frames(video, info, len(samples)), len(samples), detector, options)
     side = _judge(seen, options)
     face_px = min(max(round(side), _LEAST_PX), _MOST_PX)
     description = {
@@ -127,7 +127,7 @@ def make_clip(video: Video, root: Path, detector: Detector, options: ClipOptions
         "detector": detector.name,
         "versions": _versions(),
     }
-    pictures = _pictures(video, seen, len(samples))
+    pictures = _pictures(video, info, seen, len(samples))
     crops = ((number, _jpeg(planes.crop(box, face_px))) for number, box, planes in pictures)
     mel = log_mel(samples / np.float32(32768))
     write_clip(root / video.clip, description, crops, samples, mel)
@@ -164,11 +164,11 @@ def _listen(video: Video, info: VideoInfo) -> NDArray[np.int16]:
     return samples
 
 
-def _frames(video: Video, samples: int) -> Iterator[video_reader.Frame]:
+def _frames(video: Video, info: VideoInfo, samples: int) -> Iterator[video_reader.Frame]:
     """The frames at 25 fps that have their sound."""
     with _reading(video):
         yield from itertools.islice(
-            video_reader.read_frames(video.path, fps=Fraction(TRAINING_FPS)), samples // SAMPLES_PER_FRAME
+            video_reader.read_frames(info, fps=Fraction(TRAINING_FPS)), samples // SAMPLES_PER_FRAME
         )
 
 
@@ -246,13 +246,15 @@ def _long_enough(frames: int, what: str) -> None:
         raise DroppedError("too short", f"{frames} frames {what}, {MIN_FRAMES} are wanted")
 
 
-def _pictures(video: Video, seen: _Seen, samples: int) -> Iterator[tuple[int, Box, YuvImage]]:
+def _pictures(
+    video: Video, info: VideoInfo, seen: _Seen, samples: int
+) -> Iterator[tuple[int, Box, YuvImage]]:
     """Number, box and picture of each frame with a face."""
     if seen.held is not None:
         yield from zip(seen.frames, seen.boxes, seen.held, strict=True)
         return
     boxes = dict(zip(seen.frames, seen.boxes, strict=True))
-    for frame in _frames(video, samples):
+    for frame in _frames(video, info, samples):
         if frame.index in boxes:
             yield frame.index, boxes[frame.index], frame.yuv
 
