@@ -1,4 +1,4 @@
-"""Sound in: codecs, rates, depths, channels, and its place against the picture."""
+"""Audio reader: codecs, sample rates, bit depths, channels, and alignment with the video."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from support.media_files import chirp, lag_of, scene, write_audio, write_pictures, write_wav
+from support.media_files import chirp, lag_of, scene, write_audio, write_frames, write_wav
 from wav2lip_npu.errors import MediaError, NoAudioError
 from wav2lip_npu.media.audio_reader import load_audio, read_audio, read_blocks
 
@@ -19,37 +19,37 @@ SECOND = chirp(1)
 
 
 def level(wav: np.ndarray) -> float:
-    """Height of a sine, by its mean power in the middle."""
+    """Return the amplitude of a sine from its mean power in the middle."""
     middle = wav[len(wav) // 4 : 3 * len(wav) // 4].astype(float)
     return float(np.sqrt(2 * np.mean(middle**2)))
 
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
 def test_depths(tmp_path, subtype):
-    sound = load_audio(write_wav(tmp_path / "a.wav", SECOND, subtype=subtype))
-    assert (sound.sample_rate, sound.channels, sound.duration) == (16_000, 1, 1)
-    assert sound.wav.dtype == np.float32 and sound.wav.shape == (16_000,)
-    assert np.abs(sound.wav - SECOND).max() < (0.01 if subtype == "PCM_U8" else 1e-4)
+    audio = load_audio(write_wav(tmp_path / "a.wav", SECOND, subtype=subtype))
+    assert (audio.sample_rate, audio.channels, audio.duration) == (16_000, 1, 1)
+    assert audio.wav.dtype == np.float32 and audio.wav.shape == (16_000,)
+    assert np.abs(audio.wav - SECOND).max() < (0.01 if subtype == "PCM_U8" else 1e-4)
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000, 96000, 192000])
 def test_rates(tmp_path, rate):
     samples = rate + 7
     path = write_wav(tmp_path / "a.wav", chirp(samples / rate, rate), rate)
-    sound = load_audio(path)
-    assert sound.duration == Fraction(samples, rate) and sound.sample_rate == rate
-    assert abs(len(sound.wav) - samples * 16_000 / rate) <= 1
-    assert abs(lag_of(sound.wav, chirp(samples / rate))) <= 1
-    assert level(sound.wav) == pytest.approx(0.5, abs=0.01)
+    audio = load_audio(path)
+    assert audio.duration == Fraction(samples, rate) and audio.sample_rate == rate
+    assert abs(len(audio.wav) - samples * 16_000 / rate) <= 1
+    assert abs(lag_of(audio.wav, chirp(samples / rate))) <= 1
+    assert level(audio.wav) == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 6, 7, 8, 10, 16])
 def test_channels_are_averaged(tmp_path, channels):
     weights = np.arange(1, channels + 1) / channels
     path = write_wav(tmp_path / "a.wav", weights[:, None] * SECOND, subtype="FLOAT")
-    sound = load_audio(path)
-    assert sound.channels == channels
-    assert np.abs(sound.wav - weights.mean() * SECOND).max() < 1e-3
+    audio = load_audio(path)
+    assert audio.channels == channels
+    assert np.abs(audio.wav - weights.mean() * SECOND).max() < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -67,14 +67,14 @@ def test_channels_are_averaged(tmp_path, channels):
     ],
 )
 @pytest.mark.parametrize("channels", [1, 2])
-def test_codecs_do_not_move_the_sound(tmp_path, name, codec, late, channels):
+def test_codecs_do_not_shift_the_audio(tmp_path, name, codec, late, channels):
     rate = 48_000
     sent = np.tile(chirp(1, rate), (channels, 1))
-    sound = load_audio(write_audio(tmp_path / name, sent, rate, codec))
-    assert (sound.sample_rate, sound.channels) == (rate, channels)
-    assert abs(lag_of(sound.wav, SECOND) - late) <= 8
-    assert level(sound.wav) == pytest.approx(0.5, abs=0.03)
-    assert float(sound.duration) == pytest.approx(1, abs=0.06)
+    audio = load_audio(write_audio(tmp_path / name, sent, rate, codec))
+    assert (audio.sample_rate, audio.channels) == (rate, channels)
+    assert abs(lag_of(audio.wav, SECOND) - late) <= 8
+    assert level(audio.wav) == pytest.approx(0.5, abs=0.03)
+    assert float(audio.duration) == pytest.approx(1, abs=0.06)
 
 
 def test_samples_above_full_scale_are_kept(tmp_path):
@@ -82,36 +82,36 @@ def test_samples_above_full_scale_are_kept(tmp_path):
     assert np.abs(read_audio(write_wav(tmp_path / "a.wav", loud, subtype="FLOAT")) - loud).max() < 1e-4
 
 
-def test_another_rate_for_the_result(tmp_path):
+def test_resampling_to_another_rate(tmp_path):
     assert read_audio(write_wav(tmp_path / "a.wav", SECOND), 8000).shape == (8000,)
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "mp4", "mov"])
 @pytest.mark.parametrize("late", [0.4, 1.3])
-def test_sound_that_starts_late_is_padded(tmp_path, suffix, late):
-    path = write_pictures(tmp_path / f"a.{suffix}", [scene()] * 60, sound=SECOND, sound_at=late)
-    sound = load_audio(path)
-    assert abs(lag_of(sound.wav, SECOND) - late * 16_000) <= 16
-    assert float(sound.duration) == pytest.approx(1 + late, abs=0.07)
+def test_late_audio_is_padded(tmp_path, suffix, late):
+    path = write_frames(tmp_path / f"a.{suffix}", [scene()] * 60, audio=SECOND, audio_start=late)
+    audio = load_audio(path)
+    assert abs(lag_of(audio.wav, SECOND) - late * 16_000) <= 16
+    assert float(audio.duration) == pytest.approx(1 + late, abs=0.07)
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "mp4", "mov"])
-def test_sound_from_before_the_picture_is_cut(tmp_path, suffix):
+def test_audio_before_the_video_is_cut(tmp_path, suffix):
     stamps = range(10, 60)
-    path = write_pictures(tmp_path / f"a.{suffix}", [scene()] * 50, stamps=stamps, sound=chirp(3))
-    sound = load_audio(path)
+    path = write_frames(tmp_path / f"a.{suffix}", [scene()] * 50, stamps=stamps, audio=chirp(3))
+    audio = load_audio(path)
     expected = chirp(3)[6400:]
-    assert abs(lag_of(sound.wav, expected)) <= 16
-    assert float(sound.duration) == pytest.approx(2.6, abs=0.07)
+    assert abs(lag_of(audio.wav, expected)) <= 16
+    assert float(audio.duration) == pytest.approx(2.6, abs=0.07)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-def test_a_long_lead_of_sound_is_not_a_truncated_file(tmp_path, suffix):
-    path = write_pictures(tmp_path / f"a.{suffix}", [scene()] * 10, stamps=range(50, 60), sound=chirp(3))
+def test_long_audio_before_the_video_is_not_truncation(tmp_path, suffix):
+    path = write_frames(tmp_path / f"a.{suffix}", [scene()] * 10, stamps=range(50, 60), audio=chirp(3))
     assert float(load_audio(path).duration) == pytest.approx(1, abs=0.07)
 
 
-def test_a_hole_is_filled_with_silence(tmp_path):
+def test_gap_is_filled_with_silence(tmp_path):
     import av
 
     path = tmp_path / "a.mkv"
@@ -127,33 +127,33 @@ def test_a_hole_is_filled_with_silence(tmp_path):
                 container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     expected = np.concatenate([SECOND[:8000], np.zeros(24_000), SECOND[8000:]])
-    sound = load_audio(path)
-    assert sound.duration == Fraction(5, 2)
-    assert np.abs(sound.wav - expected).max() < 1e-3
+    audio = load_audio(path)
+    assert audio.duration == Fraction(5, 2)
+    assert np.abs(audio.wav - expected).max() < 1e-3
 
 
 def test_ac3_in_avi(tmp_path):
-    path = write_pictures(
+    path = write_frames(
         tmp_path / "a.avi",
         [scene()] * 25,
         codec="mpeg4",
-        sound=chirp(1, 48_000),
-        sound_codec="ac3",
+        audio=chirp(1, 48_000),
+        audio_codec="ac3",
         rate=48_000,
     )
     wav = read_audio(path)
-    assert 0 <= lag_of(wav, SECOND) <= 90  # AVI does not say that AC-3 starts 256 samples late
+    assert 0 <= lag_of(wav, SECOND) <= 90  # AVI does not store that AC-3 starts 256 samples late
 
 
 def test_blocks_are_bounded(tmp_path):
-    """A long recording is never held whole."""
+    """A long recording is never in memory as a whole."""
     path = write_wav(tmp_path / "a.wav", np.tile(SECOND, 60), subtype="FLOAT")
     sizes = [block.shape[1] for _, block in read_blocks(path)]
     assert sum(sizes) == 60 * 16_000 and max(sizes) < 16_000
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_samples_that_are_not_numbers(tmp_path, bad):
+def test_nan_and_infinity_raise(tmp_path, bad):
     broken = SECOND.copy()
     broken[8000] = bad
     path = write_wav(tmp_path / "a.wav", broken, subtype="FLOAT")
@@ -161,9 +161,9 @@ def test_samples_that_are_not_numbers(tmp_path, bad):
         load_audio(path)
 
 
-def test_no_sound(tmp_path):
+def test_no_audio(tmp_path):
     with pytest.raises(NoAudioError, match=r"a\.mp4 .*--audio"):
-        load_audio(write_pictures(tmp_path / "a.mp4", [scene()] * 3))
+        load_audio(write_frames(tmp_path / "a.mp4", [scene()] * 3))
     with pytest.raises(NoAudioError, match=r"empty\.wav"):
         load_audio(write_wav(tmp_path / "empty.wav", np.zeros(0)))
     (tmp_path / "none.wav").write_bytes(b"")
@@ -174,12 +174,12 @@ def test_no_sound(tmp_path):
 
 
 def test_one_sample(tmp_path):
-    sound = load_audio(write_wav(tmp_path / "a.wav", np.array([0.5]), 44_100))
-    assert sound.duration == Fraction(1, 44_100) and len(sound.wav) <= 1
+    audio = load_audio(write_wav(tmp_path / "a.wav", np.array([0.5]), 44_100))
+    assert audio.duration == Fraction(1, 44_100) and len(audio.wav) <= 1
 
 
 @pytest.mark.parametrize("part", [0.2, 0.5, 0.8])
-def test_truncated_sounds(tmp_path, part):
+def test_truncated_files_raise(tmp_path, part):
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 64_000)
     files = [
         write_wav(tmp_path / "a.wav", noise),
@@ -196,7 +196,7 @@ def test_truncated_sounds(tmp_path, part):
         assert "\n" not in str(error.value)
 
 
-def test_a_wav_written_to_a_pipe_has_no_length(tmp_path):
+def test_wav_without_a_length(tmp_path):
     path = write_wav(tmp_path / "a.wav", SECOND)
     data = bytearray(path.read_bytes())
     data[4:8] = data[40:44] = b"\xff" * 4
@@ -204,7 +204,7 @@ def test_a_wav_written_to_a_pipe_has_no_length(tmp_path):
     assert load_audio(path).duration == 1
 
 
-def test_a_riff_header_that_counts_itself_is_read(tmp_path):
+def test_riff_length_that_includes_the_header(tmp_path):
     path = write_wav(tmp_path / "a.wav", SECOND)
     data = bytearray(path.read_bytes())
     data[4:8] = len(data).to_bytes(4, "little")
@@ -214,7 +214,7 @@ def test_a_riff_header_that_counts_itself_is_read(tmp_path):
 
 @pytest.mark.parametrize("name, codec", [("a.wav", "pcm_s16le"), ("a.flac", "flac"), ("a.mp3", "libmp3lame"),
                                          ("a.m4a", "aac"), ("a.ogg", "libopus")])  # fmt: skip
-def test_flipped_bytes_never_crash(tmp_path, name, codec):
+def test_damaged_bytes_raise_media_error_only(tmp_path, name, codec):
     path = write_audio(tmp_path / name, chirp(0.5, 48_000), 48_000, codec)
     whole = path.read_bytes()
     chance = random.Random(name)
@@ -229,7 +229,7 @@ def test_flipped_bytes_never_crash(tmp_path, name, codec):
             assert "\n" not in str(error)
 
 
-def test_nothing_stays_open(tmp_path):
+def test_files_are_closed(tmp_path):
     path = write_wav(tmp_path / "a.wav", np.tile(SECOND, 5))
     before = len(os.listdir("/proc/self/fd"))
     blocks = read_blocks(path)
@@ -242,9 +242,9 @@ def test_nothing_stays_open(tmp_path):
 
 def test_real_recordings(shared_data):
     for path in sorted((shared_data / "audio").iterdir()):
-        sound = load_audio(path)
-        assert 0.005 < np.sqrt(np.mean(sound.wav**2)) < 0.5
-        assert abs(len(sound.wav) - sound.duration * 16_000) <= 1
+        audio = load_audio(path)
+        assert 0.005 < np.sqrt(np.mean(audio.wav**2)) < 0.5
+        assert abs(len(audio.wav) - audio.duration * 16_000) <= 1
         if path.suffix in (".wav", ".flac"):
             info = soundfile.info(path)
-            assert sound.duration == Fraction(info.frames, info.samplerate)
+            assert audio.duration == Fraction(info.frames, info.samplerate)

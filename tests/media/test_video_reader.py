@@ -1,4 +1,4 @@
-"""Pictures in: rates, orientations, pixel formats, loops, stills, and files that are not what they seem."""
+"""Video reader: frame rates, rotation, pixel formats, loops, images, and damaged files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from support.media_files import chirp, number_of, numbered, scene, write_audio, write_pictures
+from support.media_files import chirp, number_of, numbered, scene, write_audio, write_frames
 from wav2lip_npu.errors import MediaError, UsageError
 from wav2lip_npu.media import video_reader
 from wav2lip_npu.media.container import probe
@@ -35,7 +35,7 @@ def apart(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def count_video(path: Path, count: int, **options) -> Path:
-    return write_pictures(path, (numbered(number) for number in range(count)), **options)
+    return write_frames(path, (numbered(number) for number in range(count)), **options)
 
 
 # Rate and time
@@ -43,14 +43,14 @@ def count_video(path: Path, count: int, **options) -> Path:
 
 @pytest.mark.parametrize("rate", ["22.13", "24000/1001", "25", "30000/1001", "30", "60", "15/2"])
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "mov"])
-def test_the_rate_is_exact(tmp_path, rate, suffix):
+def test_frame_rate_is_exact(tmp_path, rate, suffix):
     path = count_video(tmp_path / f"a.{suffix}", 12, fps=Fraction(rate))
     assert probe(path).fps == Fraction(rate)
     assert numbers(path) == list(range(12))
 
 
 @pytest.mark.parametrize("rate", [24, 25, Fraction(30000, 1001), 60])
-def test_times_in_whole_milliseconds_neither_double_nor_drop(tmp_path, rate):
+def test_millisecond_time_stamps_keep_every_frame(tmp_path, rate):
     stamps = [round(1000 * number / rate) for number in range(100)]
     path = count_video(
         tmp_path / "a.mkv", 100, fps=Fraction(rate), stamps=stamps, time_base=Fraction(1, 1000)
@@ -58,14 +58,14 @@ def test_times_in_whole_milliseconds_neither_double_nor_drop(tmp_path, rate):
     assert numbers(path) == list(range(100))
 
 
-def test_uneven_times_neither_double_nor_drop(tmp_path):
+def test_uneven_time_stamps_keep_every_frame(tmp_path):
     chance = random.Random(1)
     stamps = [number * 1000 + chance.randint(-400, 400) for number in range(1, 61)]
     path = count_video(tmp_path / "a.mp4", 60, fps=Fraction(30), stamps=stamps, time_base=Fraction(1, 30000))
     assert numbers(path, fps=Fraction(30)) == list(range(60))
 
 
-def test_a_held_picture_is_repeated_to_its_time(tmp_path):
+def test_held_frame_is_repeated(tmp_path):
     stamps = [0, 1, 2, 3, 30, 31, 32, 33]
     path = count_video(tmp_path / "a.mp4", 8, stamps=stamps, time_base=Fraction(1, 25))
     assert numbers(path, fps=Fraction(25)) == [0, 1, 2] + [3] * 27 + [4, 5, 6, 7]
@@ -77,7 +77,7 @@ def test_a_held_picture_is_repeated_to_its_time(tmp_path):
 @pytest.mark.parametrize(
     "source, wanted", [(30, 25), (24, 30), (60, 25), (25, 50), (Fraction(2213, 100), 25)]
 )
-def test_times_stay_within_a_frame_at_another_rate(tmp_path, source, wanted):
+def test_times_at_another_rate_are_within_a_frame(tmp_path, source, wanted):
     path = count_video(tmp_path / "a.mp4", 90, fps=Fraction(source))
     shown = numbers(path, fps=Fraction(wanted))
     assert abs(len(shown) - 90 * wanted / source) <= 1
@@ -86,7 +86,7 @@ def test_times_stay_within_a_frame_at_another_rate(tmp_path, source, wanted):
     assert shown == sorted(shown)
 
 
-def test_variable_rate_keeps_its_times(tmp_path):
+def test_variable_rate_keeps_times(tmp_path):
     stamps, now, chance = [], 0, random.Random(2)
     for _ in range(80):
         stamps.append(now)
@@ -99,14 +99,14 @@ def test_variable_rate_keeps_its_times(tmp_path):
 
 
 @pytest.mark.parametrize("jump", [900, 100_000])
-def test_a_jump_of_the_clock_does_not_hold_a_picture_for_hours(tmp_path, jump):
+def test_clock_jump_does_not_hold_a_frame(tmp_path, jump):
     stamps = [*range(10), *range(jump * 25, jump * 25 + 10)]
     path = count_video(tmp_path / "a.mkv", 20, stamps=stamps, time_base=Fraction(1, 25))
     frames = read_frames(path, fps=Fraction(25))
     assert [number_of(frame.image) for frame in itertools.islice(frames, 20)] == list(range(20))
 
 
-def test_joined_recordings_go_on(tmp_path):
+def test_joined_recordings_continue(tmp_path):
     one, two = (count_video(tmp_path / f"{n}.mpg", 30, codec="mpeg1video", form="mpeg") for n in "ab")
     joined = tmp_path / "joined.mpg"
     joined.write_bytes(one.read_bytes() + two.read_bytes())
@@ -115,33 +115,33 @@ def test_joined_recordings_go_on(tmp_path):
     assert order[60:118] == order[1:59][::-1] and order[118:150] == order[:32]
 
 
-def test_the_last_picture_of_an_animation_stays(tmp_path):
-    pictures = [Pillow.fromarray(numbered(number)) for number in range(4)]
+def test_last_frame_of_an_animation_keeps_its_duration(tmp_path):
+    images = [Pillow.fromarray(numbered(number)) for number in range(4)]
     path = tmp_path / "a.gif"
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=[100, 100, 100, 2000])
+    images[0].save(path, save_all=True, append_images=images[1:], duration=[100, 100, 100, 2000])
     assert numbers(path, fps=Fraction(10)) == [0, 1, 2] + [3] * 20
 
 
-# Form
+# Size, orientation and colour
 
 
 @pytest.mark.parametrize("rotation", [0, 90, 180, 270])
-def test_pictures_are_upright(tmp_path, rotation):
+def test_frames_are_upright(tmp_path, rotation):
     upright = scene(96, 64)
-    path = write_pictures(tmp_path / "a.mp4", [np.rot90(upright, -rotation // 90)] * 5, rotation=rotation)
+    path = write_frames(tmp_path / "a.mp4", [np.rot90(upright, -rotation // 90)] * 5, rotation=rotation)
     info = probe(path)
     assert (info.width, info.height, info.rotation) == (96, 64, rotation)
     for frame in read_frames(path):
         assert apart(frame.image, upright) <= 12
 
 
-def test_pixel_aspect_turns_with_the_picture(tmp_path):
+def test_pixel_aspect_of_rotated_video(tmp_path):
     assert probe(
-        write_pictures(tmp_path / "a.mp4", [scene()] * 2, aspect=Fraction(4, 3))
+        write_frames(tmp_path / "a.mp4", [scene()] * 2, aspect=Fraction(4, 3))
     ).pixel_aspect == Fraction(4, 3)
-    turned = write_pictures(tmp_path / "b.mp4", [scene()] * 2, aspect=Fraction(4, 3), rotation=90)
+    turned = write_frames(tmp_path / "b.mp4", [scene()] * 2, aspect=Fraction(4, 3), rotation=90)
     assert probe(turned).pixel_aspect == Fraction(3, 4)
-    assert probe(write_pictures(tmp_path / "c.mp4", [scene()] * 2)).pixel_aspect == 1
+    assert probe(write_frames(tmp_path / "c.mp4", [scene()] * 2)).pixel_aspect == 1
 
 
 @pytest.mark.parametrize(
@@ -156,13 +156,13 @@ def test_pixel_aspect_turns_with_the_picture(tmp_path):
     ],
 )
 def test_odd_sizes_keep_every_pixel(tmp_path, suffix, codec, pix_fmt):
-    path = write_pictures(tmp_path / f"a.{suffix}", [scene(101, 99)] * 3, codec=codec, pix_fmt=pix_fmt)
+    path = write_frames(tmp_path / f"a.{suffix}", [scene(101, 99)] * 3, codec=codec, pix_fmt=pix_fmt)
     with av.open(str(path)) as container:
         decoded = next(container.decode(video=0))
     luma = np.frombuffer(decoded.planes[0], np.uint8).reshape(99, -1)[:, :101]
-    planes = next(read_frames(path)).yuv
-    assert (planes.width, planes.height) == (102, 100)
-    assert np.array_equal(planes.y[:99, :101], luma)
+    yuv = next(read_frames(path)).yuv
+    assert (yuv.width, yuv.height) == (102, 100)
+    assert np.array_equal(yuv.y[:99, :101], luma)
     info = probe(path)
     assert (info.width, info.height) == (101, 99)
 
@@ -195,30 +195,30 @@ BT2020 = {"colorspace": 9, "color_primaries": 9, "color_trc": 14, "color_range":
         ("mp4", "mpeg4", "yuv420p", {}),
     ],
 )
-def test_colours_are_those_of_the_source(tmp_path, suffix, codec, pix_fmt, labels):
+def test_colours_match_the_source(tmp_path, suffix, codec, pix_fmt, labels):
     options = {"crf": "4"} if codec in ("libx264", "libvpx") else {}
     image = scene(192, 128)
-    path = write_pictures(
+    path = write_frames(
         tmp_path / f"a.{suffix}", [image] * 2, codec=codec, pix_fmt=pix_fmt, labels=labels, options=options
     )
     frame = next(read_frames(path))
     error = np.abs(frame.image.astype(float) - image)
-    # PyAV 17 (Python 3.10) writes one of the sources with the wrong matrix; reading is not its concern.
+    # PyAV 17 (Python 3.10) writes one of the sources with the wrong matrix.
     assert error.mean() < (2 if int(av.__version__.partition(".")[0]) >= 18 else 4) and error.max() <= 16
     if labels:
         kept = [labels[key] for key in ("color_range", "colorspace", "color_primaries", "color_trc")]
         assert list(frame.yuv.colour.labels) == kept
 
 
-def test_grey_is_grey(tmp_path):
+def test_grey_stays_grey(tmp_path):
     image = cv2.cvtColor(cv2.cvtColor(scene(), cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
-    path = write_pictures(tmp_path / "a.mkv", [image] * 2, codec="ffv1", pix_fmt="gray")
+    path = write_frames(tmp_path / "a.mkv", [image] * 2, codec="ffv1", pix_fmt="gray")
     assert apart(next(read_frames(path)).image, image) <= 2
 
 
-def test_a_change_of_size_inside_a_video_is_brought_to_the_first(tmp_path):
-    one = write_pictures(tmp_path / "a.m2v", [scene(96, 64)] * 5, codec="mpeg1video", form="mpeg1video")
-    two = write_pictures(tmp_path / "b.m2v", [scene(192, 128)] * 5, codec="mpeg1video", form="mpeg1video")
+def test_frames_of_another_size_are_resized(tmp_path):
+    one = write_frames(tmp_path / "a.m2v", [scene(96, 64)] * 5, codec="mpeg1video", form="mpeg1video")
+    two = write_frames(tmp_path / "b.m2v", [scene(192, 128)] * 5, codec="mpeg1video", form="mpeg1video")
     joined = tmp_path / "c.m1v"
     joined.write_bytes(one.read_bytes() + two.read_bytes())
     shapes = {frame.image.shape for frame in read_frames(joined)}
@@ -241,7 +241,7 @@ def ways(count: int) -> dict[str, list[int]]:
 
 @pytest.mark.parametrize("loop", video_reader.LOOPS)
 @pytest.mark.parametrize("count", [1, 2, 40])
-def test_the_order_of_loops(tmp_path, loop, count):
+def test_frame_order_of_loops(tmp_path, loop, count):
     path = count_video(tmp_path / "a.mp4", count)
     expected = ways(count)[loop]
     frames = list(itertools.islice(read_frames(path, loop=loop), len(expected)))
@@ -277,8 +277,8 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("suffix", SOURCES)
-def test_back_and_forth_shows_the_same_bytes_again(tmp_path, suffix, monkeypatch):
-    """Across key frames, open groups and containers that cannot seek well; in pieces of eight pictures."""
+def test_pingpong_repeats_the_same_bytes(tmp_path, suffix, monkeypatch):
+    """Pieces of eight frames, across key frames, open GOPs and containers with inexact seeking."""
     monkeypatch.setattr(video_reader, "_REVERSE_BYTES", 1)
     count = 45
     path = count_video(tmp_path / f"a.{suffix}", count, **SOURCES[suffix])
@@ -300,15 +300,15 @@ def test_memory_is_bounded(tmp_path, loop, monkeypatch):
     path = count_video(tmp_path / "a.mp4", 120, options={"x264-params": "keyint=1000"})
     alive: weakref.WeakSet[video_reader.YuvImage] = weakref.WeakSet()
     most = 0
-    made = video_reader.YuvImage.from_frame
+    from_frame = video_reader.YuvImage.from_frame
 
     class Counted(video_reader.YuvImage):
         __hash__ = object.__hash__
 
         @classmethod
         def from_frame(cls, *given):
-            planes = made(*given)
-            counted = Counted(planes.y, planes.u, planes.v, planes.colour)
+            yuv = from_frame(*given)
+            counted = Counted(yuv.y, yuv.u, yuv.v, yuv.colour)
             alive.add(counted)
             return counted
 
@@ -318,7 +318,7 @@ def test_memory_is_bounded(tmp_path, loop, monkeypatch):
     assert 1 <= most <= 12
 
 
-def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path):
+def test_file_that_changes_during_reading_raises(tmp_path):
     path = count_video(tmp_path / "a.mp4", 10)
     frames = read_frames(path, loop="loop")
     for _ in range(10):
@@ -328,7 +328,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path):
         list(itertools.islice(frames, 10))
 
 
-def test_geometry_is_applied_to_every_picture(tmp_path):
+def test_geometry_applies_to_every_frame(tmp_path):
     path = count_video(tmp_path / "a.mp4", 20)
     geometry = Geometry(resize_factor=2, rotate=True, crop=(1, -1, 3, -1))
     for frame in itertools.islice(read_frames(path, loop="pingpong", geometry=geometry), 50):
@@ -337,9 +337,9 @@ def test_geometry_is_applied_to_every_picture(tmp_path):
         next(read_frames(path, geometry=Geometry(crop=(0, 1000, 0, -1))))
 
 
-def test_nothing_stays_open(tmp_path):
+def test_files_are_closed(tmp_path):
     path = count_video(tmp_path / "a.mp4", 30)
-    write_pictures(tmp_path / "s.mp4", [scene()] * 30, sound=chirp(1.2))
+    write_frames(tmp_path / "s.mp4", [scene()] * 30, audio=chirp(1.2))
     open_files = len(os.listdir("/proc/self/fd"))
     for loop in video_reader.LOOPS:
         frames = read_frames(path, loop=loop)
@@ -384,7 +384,7 @@ def rgb(image: np.ndarray) -> Pillow.Image:
         ("two.tiff", "TIFF", {"save_all": True, "append_images": [Pillow.new("RGB", (96, 64))]}),
     ],
 )
-def test_images_are_known_by_their_content(tmp_path, name, form, options):
+def test_images_are_detected_by_content(tmp_path, name, form, options):
     path = save(tmp_path / name, rgb(scene()), form, **options)
     info = probe(path)
     assert info.is_image and (info.width, info.height, info.frames, info.fps) == (96, 64, 1, 25)
@@ -401,7 +401,7 @@ def test_odd_images_keep_every_pixel(tmp_path):
     assert apart(image[:99, :101], scene(101, 99)) <= 6
 
 
-def test_transparent_is_white(tmp_path):
+def test_transparency_becomes_white(tmp_path):
     rgba = np.dstack([scene()[:, :, ::-1], np.full((64, 96), 255, np.uint8)])
     rgba[:, 48:, 3] = 0
     path = save(tmp_path / "a.png", Pillow.fromarray(rgba), "PNG")
@@ -414,12 +414,12 @@ def test_transparent_is_white(tmp_path):
 def test_images_of_any_depth(tmp_path, mode):
     grey = cv2.cvtColor(scene(), cv2.COLOR_BGR2GRAY)
     if mode == "I;16":
-        picture = Pillow.fromarray(grey.astype(np.uint16) * 257)
+        stored = Pillow.fromarray(grey.astype(np.uint16) * 257)
     elif mode == "I":
-        picture = Pillow.fromarray(grey.astype(np.int32))
+        stored = Pillow.fromarray(grey.astype(np.int32))
     else:
-        picture = rgb(scene()).convert(mode)
-    path = save(tmp_path / "a", picture, "TIFF" if mode in ("CMYK", "I") else "PNG")
+        stored = rgb(scene()).convert(mode)
+    path = save(tmp_path / "a", stored, "TIFF" if mode in ("CMYK", "I") else "PNG")
     expected = scene() if mode in ("P", "CMYK") else cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
     error = np.abs(next(read_frames(path)).image.astype(float) - expected)
     assert abs(error.mean()) < {"P": 16, "1": 130}.get(mode, 3)
@@ -436,11 +436,9 @@ def test_exif_orientation(tmp_path, orientation, quarters):
 
 @pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP"])
 def test_animations_are_videos(tmp_path, form):
-    pictures = [Pillow.fromarray(numbered(number)) for number in range(5)]
-    options = {"save_all": True, "append_images": pictures[1:], "duration": 100}
-    path = save(
-        tmp_path / "a", pictures[0], form, **options, **({"lossless": True} if form == "WEBP" else {})
-    )
+    images = [Pillow.fromarray(numbered(number)) for number in range(5)]
+    options = {"save_all": True, "append_images": images[1:], "duration": 100}
+    path = save(tmp_path / "a", images[0], form, **options, **({"lossless": True} if form == "WEBP" else {}))
     info = probe(path)
     assert not info.is_image and (info.width, info.height, info.fps) == (64, 48, 10)
     assert numbers(path) == [0, 1, 2, 3, 4]
@@ -450,7 +448,7 @@ def test_animations_are_videos(tmp_path, form):
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
 @pytest.mark.parametrize("part", [0.3, 0.8])
-def test_truncated_images(tmp_path, form, part):
+def test_truncated_images_raise(tmp_path, form, part):
     noise = np.random.default_rng(0).integers(0, 255, (64, 96, 3)).astype(np.uint8)
     path = save(tmp_path / "a", Pillow.fromarray(noise), form)
     path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
@@ -459,7 +457,7 @@ def test_truncated_images(tmp_path, form, part):
     assert "\n" not in str(error.value)
 
 
-def test_a_cover_picture_is_not_a_video(tmp_path):
+def test_cover_art_is_not_a_video(tmp_path):
     cover = tmp_path / "cover.jpg"
     save(cover, rgb(scene()), "JPEG")
     for name, codec in (("a.mp3", "libmp3lame"), ("a.m4a", "aac")):
@@ -484,7 +482,7 @@ def test_a_cover_picture_is_not_a_video(tmp_path):
             next(read_frames(path))
 
 
-# Files that are not what they seem
+# Damaged and unsuitable files
 
 
 @pytest.mark.parametrize(
@@ -498,7 +496,7 @@ def test_a_cover_picture_is_not_a_video(tmp_path):
         ("page.html", b"<html><body>Not found</body></html>" * 40, "not a media file"),
     ],
 )
-def test_what_is_not_media(tmp_path, name, content, message):
+def test_other_files_raise(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content)
     for use in (probe, lambda path: next(read_frames(path))):
@@ -507,22 +505,22 @@ def test_what_is_not_media(tmp_path, name, content, message):
         assert "\n" not in str(error.value) and name in str(error.value)
 
 
-def test_folders_pipes_and_what_is_not_there(tmp_path):
+def test_folders_pipes_and_missing_files_raise(tmp_path):
     with pytest.raises(MediaError, match=f"{tmp_path}.* directory"):
         probe(tmp_path)
     with pytest.raises(MediaError, match=r"cannot read .*missing\.mp4: No such file or directory"):
         probe(tmp_path / "missing.mp4")
     with pytest.raises(MediaError, match=r"cannot read .*: Not a directory"):
-        write_pictures(tmp_path / "a.mp4", [scene()])
+        write_frames(tmp_path / "a.mp4", [scene()])
         probe(tmp_path / "a.mp4" / "b.mp4")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(MediaError, match="pipe"):
         probe(tmp_path / "pipe")
 
 
-def test_playlists_are_refused(tmp_path):
-    """They name other files, or the network, and FFmpeg would wait for more of a live one."""
-    video = write_pictures(tmp_path / "a.ts", [scene()] * 5)
+def test_playlists_raise(tmp_path):
+    """Playlists name other files or the network, and FFmpeg would wait for more of a live one."""
+    video = write_frames(tmp_path / "a.ts", [scene()] * 5)
     lists = {
         "a.m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{video}\n#EXTINF:9,\nhttp://127.0.0.1:9/x.ts\n",
         "b.mp4": f"#EXTM3U\n#EXTINF:9,\nfile:{video}\n#EXT-X-ENDLIST\n",
@@ -548,12 +546,12 @@ def test_playlists_are_refused(tmp_path):
     "suffix, codec", [("mp4", "libx264"), ("avi", "mpeg4"), ("mkv", "libx264"), ("mov", "mpeg4")]
 )
 @pytest.mark.parametrize("part", [0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
-def test_truncated_videos(tmp_path, suffix, codec, part):
+def test_truncated_videos_raise(tmp_path, suffix, codec, part):
     chance = np.random.default_rng(0)
-    pictures = [chance.integers(0, 255, (48, 64, 3)).astype(np.uint8) for _ in range(50)]
-    path = write_pictures(
+    images = [chance.integers(0, 255, (48, 64, 3)).astype(np.uint8) for _ in range(50)]
+    path = write_frames(
         tmp_path / f"a.{suffix}",
-        pictures,
+        images,
         codec=codec,
         options={"preset": "ultrafast"} if codec == "libx264" else {},
     )
@@ -567,17 +565,17 @@ def test_truncated_videos(tmp_path, suffix, codec, part):
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-def test_a_video_with_its_index_in_front_cut_short_is_truncated(tmp_path, suffix):
+def test_truncated_video_with_the_index_first_raises(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     chance = np.random.default_rng(0)
     from wav2lip_npu.media.video_writer import write_video
     from wav2lip_npu.media.yuv_image import Colour, YuvImage
 
-    pictures = [
+    images = [
         YuvImage.from_image(chance.integers(0, 255, (48, 64, 3)).astype(np.uint8), Colour())
         for _ in range(75)
     ]
-    write_video(pictures, path, fps=Fraction(25))
+    write_video(images, path, fps=Fraction(25))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     probe(path)
     with pytest.raises(MediaError, match=rf"a\.{suffix} is truncated.* 1\.\d s of 3\.0 s"):
@@ -585,16 +583,14 @@ def test_a_video_with_its_index_in_front_cut_short_is_truncated(tmp_path, suffix
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "avi", "mkv", "webm", "mpg", "gif", "webp", "ts"])
-def test_flipped_bytes_never_crash(tmp_path, suffix):
+def test_damaged_bytes_raise_media_error_only(tmp_path, suffix):
     if suffix in ("gif", "webp"):
-        pictures = [rgb(scene())] * 2 + [rgb(scene()[::-1])]
-        path = save(tmp_path / "a", pictures[0], suffix, save_all=True, append_images=pictures[1:])
+        images = [rgb(scene())] * 2 + [rgb(scene()[::-1])]
+        path = save(tmp_path / "a", images[0], suffix, save_all=True, append_images=images[1:])
     else:
         codec = {"avi": "mpeg4", "webm": "libvpx", "mpg": "mpeg1video"}.get(suffix, "libx264")
         options = {"deadline": "realtime"} if codec == "libvpx" else {}
-        path = write_pictures(
-            tmp_path / f"a.{suffix}", map(numbered, range(20)), codec=codec, options=options
-        )
+        path = write_frames(tmp_path / f"a.{suffix}", map(numbered, range(20)), codec=codec, options=options)
     whole = path.read_bytes()
     chance = random.Random(suffix)
     for _ in range(15):
@@ -611,7 +607,7 @@ def test_flipped_bytes_never_crash(tmp_path, suffix):
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
-def test_images_with_flipped_bytes_never_crash(tmp_path, form):
+def test_damaged_images_raise_media_error_only(tmp_path, form):
     path = save(tmp_path / "a", rgb(scene(32, 24)), form)
     whole = path.read_bytes()
     chance = random.Random(form)
@@ -627,8 +623,8 @@ def test_images_with_flipped_bytes_never_crash(tmp_path, form):
             assert "\n" not in str(error)
 
 
-def test_an_unknown_codec_is_an_error(tmp_path):
-    path = write_pictures(tmp_path / "a.mp4", [scene()] * 5)
+def test_unknown_codec_raises(tmp_path):
+    path = write_frames(tmp_path / "a.mp4", [scene()] * 5)
     path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
     with pytest.raises(MediaError, match=r"a\.mp4"):
         probe(path)
@@ -639,7 +635,7 @@ def test_an_unknown_codec_is_an_error(tmp_path):
              b"-dash.mp4", b"http:colon.mp4", b"per%03d.mp4", b"\xff.mp4", b"x" * 246 + b".mp4"],
 )  # fmt: skip
 def test_any_name_can_be_read(tmp_path, name, monkeypatch):
-    plain = write_pictures(tmp_path / "plain.mp4", map(numbered, range(3)))
+    plain = write_frames(tmp_path / "plain.mp4", map(numbered, range(3)))
     plain.rename(tmp_path / os.fsdecode(name))
     monkeypatch.chdir(tmp_path)
     assert numbers(os.fsdecode(name)) == [0, 1, 2]

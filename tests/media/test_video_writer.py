@@ -1,4 +1,4 @@
-"""Video out: what is written is what was given, and nothing half-written is left."""
+"""Video writer: frames, audio, labels, and files that cannot be written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 
-from support.media_files import chirp, lag_of, number_of, numbered, scene, write_pictures, write_wav
+from support.media_files import chirp, lag_of, number_of, numbered, scene, write_frames, write_wav
 from wav2lip_npu.errors import MediaError, UsageError
 from wav2lip_npu.media.audio_reader import load_audio
 from wav2lip_npu.media.container import probe
@@ -27,13 +27,13 @@ RATES = ["22.13", "24000/1001", "25", "30000/1001", "30", "60", "7.5", "1"]
 SUFFIXES = ["mp4", "mov", "mkv", "avi"]
 
 
-def pictures(count: int, colour: Colour = Colour()) -> Iterator[YuvImage]:
+def yuv_images(count: int, colour: Colour = Colour()) -> Iterator[YuvImage]:
     return (YuvImage.from_image(numbered(number % 256), colour) for number in range(count))
 
 
 def ends(path: Path) -> dict[str, float]:
-    """Seconds at which each track ends, by what is decoded."""
-    found = {}
+    """Return the seconds at which each decoded track ends."""
+    seconds = {}
     with av.open("file:" + str(path)) as container:
         for stream in container.streams:
             container.seek(0)
@@ -46,15 +46,15 @@ def ends(path: Path) -> dict[str, float]:
                 last = frame.time + float(length)
             if container.format.name == "avi" and stream.type == "video":
                 last -= start  # FFmpeg guesses the first time in AVI
-            found[stream.type] = last
-    return found
+            seconds[stream.type] = last
+    return seconds
 
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_rate_and_number_of_pictures(tmp_path, rate, suffix):
+def test_rate_and_number_of_frames(tmp_path, rate, suffix):
     path = tmp_path / f"a.{suffix}"
-    assert write_video(pictures(30), path, fps=Fraction(rate), options=FAST) == 30
+    assert write_video(yuv_images(30), path, fps=Fraction(rate), options=FAST) == 30
     info = probe(path)
     assert (info.fps, info.width, info.height, info.has_audio) == (Fraction(rate), 64, 48, False)
     assert info.frames in (30, None)
@@ -64,10 +64,10 @@ def test_rate_and_number_of_pictures(tmp_path, rate, suffix):
 
 @pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv", "avi"])
 @pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000, 96000, 192000])
-def test_sound_keeps_rate_and_place(tmp_path, rate, suffix):
-    sound = write_wav(tmp_path / "a.wav", chirp(1, rate), rate)
+def test_audio_keeps_rate_and_position(tmp_path, rate, suffix):
+    audio = write_wav(tmp_path / "a.wav", chirp(1, rate), rate)
     path = tmp_path / f"a.{suffix}"
-    write_video(pictures(25), path, fps=Fraction(25), audio=sound, options=FAST)
+    write_video(yuv_images(25), path, fps=Fraction(25), audio=audio, options=FAST)
     heard = load_audio(path)
     assert heard.sample_rate == (rate if suffix == "avi" else min(rate, 96_000))
     assert heard.channels == 1
@@ -90,12 +90,12 @@ def test_sound_keeps_rate_and_place(tmp_path, rate, suffix):
         (6, "mp4", 192_000),
     ],
 )
-def test_sound_keeps_its_channels(tmp_path, channels, suffix, rate):
+def test_audio_keeps_its_channels(tmp_path, channels, suffix, rate):
     weights = np.linspace(0.2, 1, channels)[:, None]
     weights[3:4] = 0.5
-    sound = write_wav(tmp_path / "a.wav", weights * chirp(1, rate), rate)
+    audio = write_wav(tmp_path / "a.wav", weights * chirp(1, rate), rate)
     path = tmp_path / f"a.{suffix}"
-    write_video(pictures(25), path, fps=Fraction(25), audio=sound, options=FAST)
+    write_video(yuv_images(25), path, fps=Fraction(25), audio=audio, options=FAST)
     heard = load_audio(path)
     assert heard.channels == (channels if channels <= 8 else 1)
     assert abs(lag_of(heard.wav, chirp(1))) <= 16
@@ -103,20 +103,20 @@ def test_sound_keeps_its_channels(tmp_path, channels, suffix, rate):
 
 @pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv", "avi"])
 @pytest.mark.parametrize("fps", ["25", "30000/1001", "22.13"])
-def test_picture_and_sound_end_together(tmp_path, suffix, fps):
+def test_video_and_audio_end_together(tmp_path, suffix, fps):
     count = round(1.7 * Fraction(fps))
     seconds = float(count / Fraction(fps))
-    sound = write_wav(tmp_path / "a.wav", chirp(seconds, 44_100), 44_100)
+    audio = write_wav(tmp_path / "a.wav", chirp(seconds, 44_100), 44_100)
     path = tmp_path / f"a.{suffix}"
-    write_video(pictures(count), path, fps=Fraction(fps), audio=sound, options=FAST)
-    found = ends(path)
-    assert abs(found["video"] - found["audio"]) <= 1 / Fraction(fps)
+    write_video(yuv_images(count), path, fps=Fraction(fps), audio=audio, options=FAST)
+    end = ends(path)
+    assert abs(end["video"] - end["audio"]) <= 1 / Fraction(fps)
 
 
-def test_the_sound_of_a_video_is_lined_up_with_its_picture(tmp_path):
-    source = write_pictures(tmp_path / "a.mkv", [scene()] * 50, sound=chirp(1), sound_at=0.4)
+def test_audio_of_a_video_stays_aligned(tmp_path):
+    source = write_frames(tmp_path / "a.mkv", [scene()] * 50, audio=chirp(1), audio_start=0.4)
     path = tmp_path / "b.mp4"
-    write_video(pictures(35), path, fps=Fraction(25), audio=source, options=FAST)
+    write_video(yuv_images(35), path, fps=Fraction(25), audio=source, options=FAST)
     assert abs(lag_of(load_audio(path).wav, chirp(1)) - 6400) <= 16
 
 
@@ -131,8 +131,8 @@ def test_crf_0_is_lossless(tmp_path, suffix):
     ]
     path = tmp_path / f"a.{suffix}"
     write_video(given, path, fps=Fraction(25), options=EncodeOptions(crf=0))
-    for frame, planes in zip(read_frames(path), given, strict=True):
-        assert all(np.array_equal(getattr(frame.yuv, plane), getattr(planes, plane)) for plane in "yuv")
+    for frame, yuv in zip(read_frames(path), given, strict=True):
+        assert all(np.array_equal(getattr(frame.yuv, plane), getattr(yuv, plane)) for plane in "yuv")
 
 
 @pytest.mark.parametrize(
@@ -171,16 +171,16 @@ def test_pixel_aspect_comment_and_index_first(tmp_path):
     for suffix in ("mp4", "mov", "mkv"):
         path = tmp_path / f"a.{suffix}"
         write_video(
-            pictures(5),
+            yuv_images(5),
             path,
             fps=Fraction(25),
             options=FAST,
-            tags=VideoTags(comment="made — here", pixel_aspect=Fraction(16, 15)),
+            tags=VideoTags(comment="written — here", pixel_aspect=Fraction(16, 15)),
         )
         assert probe(path).pixel_aspect == Fraction(16, 15)
         with av.open(str(path)) as container:
             tags = {key.lower(): value for key, value in container.metadata.items()}
-        assert tags["comment"] == "made — here"
+        assert tags["comment"] == "written — here"
         if suffix != "mkv":
             data = path.read_bytes()
             assert 0 < data.index(b"moov") < data.index(b"mdat")
@@ -193,34 +193,34 @@ def test_sizes(tmp_path, size):
     assert (probe(path).width, probe(path).height) == size
 
 
-# What goes wrong
+# Errors
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
-def test_an_exception_on_the_way_leaves_the_old_file(tmp_path, kind):
+def test_exception_keeps_the_old_file(tmp_path, kind):
     path = tmp_path / "a.mp4"
     path.write_bytes(b"precious")
-    sound = write_wav(tmp_path / "a.wav", chirp(1))
+    audio = write_wav(tmp_path / "a.wav", chirp(1))
     before = len(os.listdir("/proc/self/fd"))
 
     def broken() -> Iterator[YuvImage]:
-        yield from pictures(10)
+        yield from yuv_images(10)
         raise kind("stop")
 
     with pytest.raises(kind, match="stop"):
-        write_video(broken(), path, fps=Fraction(25), audio=sound, options=FAST)
+        write_video(broken(), path, fps=Fraction(25), audio=audio, options=FAST)
     assert path.read_bytes() == b"precious"
     assert sorted(os.listdir(tmp_path)) == ["a.mp4", "a.wav"]
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_no_picture_and_bad_sound_leave_nothing(tmp_path):
+def test_no_frames_or_no_audio_writes_nothing(tmp_path):
     path = tmp_path / "a.mp4"
     with pytest.raises(MediaError, match="no frame"):
         write_video([], path, fps=Fraction(25))
     with pytest.raises(MediaError, match=r"b\.mkv has no audio"):
         write_video(
-            pictures(3), path, fps=Fraction(25), audio=write_pictures(tmp_path / "b.mkv", [scene()] * 2)
+            yuv_images(3), path, fps=Fraction(25), audio=write_frames(tmp_path / "b.mkv", [scene()] * 2)
         )
     assert os.listdir(tmp_path) == ["b.mkv"]
 
@@ -246,8 +246,8 @@ for limit in map(int, sys.argv[2].split(",")):
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
-def test_a_full_disk(tmp_path, suffix):
-    """At any byte: on the way, in the index, and where the index is moved to the front."""
+def test_full_disk_keeps_the_old_file(tmp_path, suffix):
+    """The disk may be full at any byte: in the frames, in the index, and when the index is moved first."""
     whole = tmp_path / f"whole.{suffix}"
     chance = np.random.default_rng(0)
     images = [
@@ -272,24 +272,24 @@ def test_a_full_disk(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a", "a.mp4.txt", "a.webm"])
-def test_an_unknown_suffix(tmp_path, name):
-    for write in (check_target, lambda out: write_video(pictures(2), out, fps=Fraction(25))):
+def test_unknown_suffix_raises(tmp_path, name):
+    for write in (check_target, lambda out: write_video(yuv_images(2), out, fps=Fraction(25))):
         with pytest.raises(MediaError, match=r"\.mp4, \.m4v, \.mov, \.mkv, \.avi"):
             write(tmp_path / name)
     assert not os.listdir(tmp_path)
 
 
-def test_folders_of_the_target(tmp_path):
+def test_target_folders(tmp_path):
     check_target(tmp_path / "new" / "deep" / "a.mp4")
     assert os.listdir(tmp_path / "new" / "deep") == []
-    write_video(pictures(2), tmp_path / "other" / "a.MP4", fps=Fraction(25), options=FAST)
+    write_video(yuv_images(2), tmp_path / "other" / "a.MP4", fps=Fraction(25), options=FAST)
     assert os.listdir(tmp_path / "other") == ["a.MP4"]
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file" / "a.mp4", tmp_path / "file" / "b" / "a.mp4"):
         with pytest.raises(MediaError, match=r"cannot write .*a\.mp4: .*(is not a folder|Not a directory)"):
             check_target(out)
         with pytest.raises(MediaError, match=r"cannot write .*a\.mp4: "):
-            write_video(pictures(2), out, fps=Fraction(25))
+            write_video(yuv_images(2), out, fps=Fraction(25))
     (tmp_path / "folder.mp4").mkdir()
     with pytest.raises(MediaError, match=r"folder\.mp4: .*--outfile"):
         check_target(tmp_path / "folder.mp4")
@@ -310,14 +310,14 @@ def test_any_name_can_be_written(tmp_path, name, monkeypatch):
     out = os.fsdecode(name)
     check_target(out)
     assert not os.listdir(tmp_path)
-    write_video(pictures(3), out, fps=Fraction(25), options=FAST)
+    write_video(yuv_images(3), out, fps=Fraction(25), options=FAST)
     assert os.listdir(os.fsencode(tmp_path)) == [name]
     assert len(list(read_frames(out))) == 3
 
 
-def test_a_name_that_is_too_long_is_an_error(tmp_path):
+def test_too_long_name_raises(tmp_path):
     with pytest.raises(MediaError, match=r"cannot write .*: File name too long\."):
-        write_video(pictures(3), tmp_path / ("x" * 300 + ".mp4"), fps=Fraction(25))
+        write_video(yuv_images(3), tmp_path / ("x" * 300 + ".mp4"), fps=Fraction(25))
     assert not os.listdir(tmp_path)
 
 
@@ -325,22 +325,21 @@ def test_a_name_that_is_too_long_is_an_error(tmp_path):
     ({"crf": -1}, "--crf -1 .*0"), ({"crf": 52}, "--crf 52 .*51"),
     ({"preset": "warp"}, "--preset 'warp'.*ultrafast"),
 ])  # fmt: skip
-def test_options_out_of_range(options, message):
+def test_encode_options_are_checked_at_construction(options, message):
     with pytest.raises(UsageError, match=message):
         EncodeOptions(**options)
 
 
-def test_memory_of_the_writer_is_bounded(tmp_path):
-    """Pictures are asked for one by one, not collected."""
+def test_writer_reads_frames_one_by_one(tmp_path):
     asked = itertools.count()
-    sound = write_wav(tmp_path / "a.wav", chirp(2))
+    audio = write_wav(tmp_path / "a.wav", chirp(2))
 
     def counted() -> Iterator[YuvImage]:
-        for planes in pictures(50):
+        for yuv in yuv_images(50):
             next(asked)
-            yield planes
+            yield yuv
 
-    assert write_video(counted(), tmp_path / "a.mp4", fps=Fraction(25), audio=sound, options=FAST) == 50
+    assert write_video(counted(), tmp_path / "a.mp4", fps=Fraction(25), audio=audio, options=FAST) == 50
     assert next(asked) == 50
 
 
@@ -353,19 +352,19 @@ from wav2lip_npu.media.video_writer import write_video
 from wav2lip_npu.media.yuv_image import Colour, YuvImage
 scene = np.random.default_rng(0).integers(0, 255, (30, 180, 3), np.uint8).repeat(8, 0).repeat(8, 1)
 shown = [np.roll(scene, 3 * number, 1)[:240, :1080] for number in range(20)]
-pictures = [YuvImage.from_image(np.ascontiguousarray(each), Colour()) for each in shown]
-write_video(pictures, sys.argv[1], fps=Fraction(25))
+images = [YuvImage.from_image(np.ascontiguousarray(image), Colour()) for image in shown]
+write_video(images, sys.argv[1], fps=Fraction(25))
 print(hashlib.sha256(Path(sys.argv[1]).read_bytes()).hexdigest())
 """
 
 
-def test_the_same_pictures_make_the_same_file_whatever_was_in_memory(tmp_path):
-    """x264's code for AVX-512 reads what it has not written; glibc fills new memory as this variable says."""
-    made = {
+def test_output_does_not_depend_on_uninitialised_memory(tmp_path):
+    """The AVX-512 code of x264 reads uninitialised memory, which glibc fills with MALLOC_PERTURB_."""
+    hashes = {
         subprocess.run(
             [sys.executable, "-c", _ENCODE_TWICE, tmp_path / "out.mp4"],
             env={**os.environ, "MALLOC_PERTURB_": str(filling)}, check=True, capture_output=True,
         ).stdout
         for filling in (1, 170, 255)
     }  # fmt: skip
-    assert len(made) == 1
+    assert len(hashes) == 1

@@ -1,4 +1,4 @@
-"""The three planes of a picture: colour, crops, turns, and boxes at fractions of a pixel."""
+"""YUV images: colour conversion and crops with subpixel precision."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def apart(one: np.ndarray, other: np.ndarray) -> int:
 
 
 @pytest.mark.parametrize("colour", COLOURS, ids=lambda colour: f"{colour.matrix}-{colour.full_range}")
-def test_colours_survive_the_way_into_planes_and_back(colour):
+def test_colours_survive_conversion_to_yuv_and_back(colour):
     image = scene(384, 256)
     back = YuvImage.from_image(image, colour).to_image()
     assert apart(back, image) <= 3 and np.abs(back.astype(float) - image).mean() < 1
@@ -32,7 +32,7 @@ def test_colours_survive_the_way_into_planes_and_back(colour):
 @pytest.mark.parametrize("colour", COLOURS, ids=lambda colour: f"{colour.matrix}-{colour.full_range}")
 @settings(max_examples=20, deadline=None)
 @given(bgr=st.tuples(*[st.integers(0, 255)] * 3))
-def test_a_plain_colour_survives_within_two_levels(colour, bgr):
+def test_uniform_colour_survives_within_two_levels(colour, bgr):
     image = np.full((4, 4, 3), bgr, np.uint8)
     assert apart(YuvImage.from_image(image, colour).to_image(), image) <= 2
 
@@ -45,13 +45,13 @@ def test_a_plain_colour_survives_within_two_levels(colour, bgr):
         (Colour("bt601", True), (255, 128, 128), (0, 128, 128), (76, 85, 255)),
     ],
 )
-def test_standard_colours_have_their_standard_numbers(colour, white, black, red):
+def test_standard_colours_have_standard_values(colour, white, black, red):
     image = np.array([[[255, 255, 255], [0, 0, 0], [0, 0, 255]]], np.uint8)
     assert apart(to_yuv(image, colour)[0], np.array([white, black, red])) <= 1
 
 
 @pytest.mark.parametrize("width, height", [(1, 1), (101, 99), (100, 99), (101, 100)])
-def test_odd_sides_are_doubled_and_no_pixel_lost(width, height):
+def test_odd_sides_are_doubled(width, height):
     image = scene(width, height)
     planes = YuvImage.from_image(image, Colour())
     assert (planes.width, planes.height) == (width + width % 2, height + height % 2)
@@ -62,7 +62,7 @@ def test_odd_sides_are_doubled_and_no_pixel_lost(width, height):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_a_crop_is_exact_in_luma(data):
+def test_crop_is_exact_in_luma(data):
     planes = YuvImage.from_image(scene(40, 30), Colour())
     top, left = data.draw(st.integers(0, 29)), data.draw(st.integers(0, 39))
     bottom, right = data.draw(st.integers(top + 1, 30)), data.draw(st.integers(left + 1, 40))
@@ -75,7 +75,7 @@ def test_a_crop_is_exact_in_luma(data):
     )
 
 
-def test_quarter_turns():
+def test_rotation_by_quarter_turns():
     planes = YuvImage.from_image(scene(), Colour())
     for quarters in range(-1, 4):
         turned = rotate(planes, quarters)
@@ -97,7 +97,7 @@ def test_shrinking_averages(factor, size):
 
 
 @pytest.mark.parametrize("width, height", [(96, 64), (48, 32), (20, 13), (200, 150)])
-def test_scaled_pictures_look_like_those_of_opencv(width, height):
+def test_scaling_matches_opencv(width, height):
     method = cv2.INTER_AREA if width < 96 else cv2.INTER_LINEAR
     expected = cv2.resize(scene(), (width, height), interpolation=method)
     assert apart(YuvImage.from_image(scene(), Colour()).scaled(width, height), expected) <= 4
@@ -105,7 +105,7 @@ def test_scaled_pictures_look_like_those_of_opencv(width, height):
 
 @pytest.mark.parametrize("side", [96, 192, 288])
 @pytest.mark.parametrize("x, y", [(0, 0), (10, 20), (11, 33)])
-def test_a_cut_is_the_resized_crop(side, x, y):
+def test_crop_of_a_box_is_the_resized_crop(side, x, y):
     image = scene(400, 400)
     cut = YuvImage.from_image(image, Colour()).crop(np.array([x, y, x + side, y + side], np.float32), 96)
     expected = cv2.resize(image[y : y + side, x : x + side], (96, 96), interpolation=cv2.INTER_AREA)
@@ -114,7 +114,7 @@ def test_a_cut_is_the_resized_crop(side, x, y):
 
 @settings(max_examples=30, deadline=None)
 @given(x=st.floats(5, 40), y=st.floats(5, 40), side=st.floats(60, 250))
-def test_a_box_at_fractions_of_a_pixel_moves_the_content_by_them(x, y, side):
+def test_crop_has_subpixel_precision(x, y, side):
     rows, columns = np.mgrid[:300, :300]
     image = np.repeat(np.rint((columns + rows) * 0.4 + 5).astype(np.uint8)[:, :, None], 3, axis=2)
     cut = YuvImage.from_image(image, Colour()).crop(np.array([x, y, x + side, y + side], np.float32), 96)
@@ -133,12 +133,12 @@ def test_half_a_pixel():
     assert abs(half[15] - 100) < 5 and half[14] < 5 and half[16] > 195
 
 
-def test_past_the_border_the_last_pixel_repeats():
+def test_border_pixel_is_repeated_outside_the_image():
     cut = YuvImage.from_image(scene(), Colour()).crop(np.array([-96, -64, 0, 32], np.float32), 96)
     assert apart(cut[:64], np.broadcast_to(scene()[0, 0], (64, 96, 3))) <= 3
 
 
-def test_geometry_shrinks_then_turns_then_crops():
+def test_geometry_shrinks_then_rotates_then_crops():
     planes = YuvImage.from_image(scene(200, 120), Colour())
     changed = Geometry(resize_factor=2, rotate=True, crop=(10, -1, 5, 45)).apply(planes)
     small = cv2.resize(scene(200, 120), (100, 60), interpolation=cv2.INTER_AREA)
@@ -149,12 +149,12 @@ def test_geometry_shrinks_then_turns_then_crops():
 @pytest.mark.parametrize(
     "crop", [(0, 200, 0, -1), (50, 50, 0, -1), (0, -1, -2, -1), (0, -1, 90, 20), (0, -1, 0, 97)]
 )
-def test_a_crop_outside_the_frame_is_an_error(crop):
+def test_crop_outside_the_frame_raises(crop):
     with pytest.raises(UsageError, match="--crop .* 96x64"):
         Geometry(crop=crop).apply(YuvImage.from_image(scene(), Colour()))
 
 
 @pytest.mark.parametrize("factor", [0, -3])
-def test_a_factor_below_one_is_an_error(factor):
+def test_resize_factor_below_one_raises(factor):
     with pytest.raises(UsageError, match=f"--resize_factor {factor} "):
         Geometry(resize_factor=factor)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from support.media_files import chirp, lag_of, write_pictures
+from support.media_files import chirp, lag_of, write_frames
 from support.talk import FAST, SPEED, pictures, write_talk
 from wav2lip_npu.cli import main
 from wav2lip_npu.faces.detectors import load_detector
@@ -140,12 +140,12 @@ def test_a_variable_rate_becomes_constant(tmp_path, made):
         980,
     ]
     shown = pictures([stamp / 1000 for stamp in stamps])
-    path = write_pictures(
+    path = write_frames(
         tmp_path / "vfr.mkv",
         shown,
         stamps=stamps,
         time_base=Fraction(1, 1000),
-        sound=chirp(1.0),
+        audio=chirp(1.0),
         options=FAST,
     )
     folder, content = made(path)
@@ -159,7 +159,7 @@ def test_sound_that_starts_late_or_early_is_lined_up(tmp_path, made, late):
     sent = chirp(1.2)
     stamps = None if late > 0 else [number + 5 for number in range(30)]
     path = write_talk(
-        tmp_path / "a.mkv", 1.2, sound=sent, sound_at=max(late, 0), stamps=stamps, sound_codec="pcm_s16le"
+        tmp_path / "a.mkv", 1.2, audio=sent, audio_start=max(late, 0), stamps=stamps, audio_codec="pcm_s16le"
     )
     folder, content = made(path)
     samples = heard(folder) / 32768
@@ -168,7 +168,7 @@ def test_sound_that_starts_late_or_early_is_lined_up(tmp_path, made, late):
 
 
 def test_pictures_beyond_the_end_of_the_sound_are_left_out(tmp_path, made):
-    folder, content = made(write_talk(tmp_path / "a.mp4", 1.6, sound=chirp(1.0)))
+    folder, content = made(write_talk(tmp_path / "a.mp4", 1.6, audio=chirp(1.0)))
     assert content["frames"] == list(range(len(heard(folder)) // 640))
     assert len(content["frames"]) in (25, 26)
 
@@ -177,7 +177,7 @@ def test_cuts_are_noted_and_small_faces_are_cut_at_96_px(tmp_path, made):
     times = [number / 25 for number in range(20)]
     dark = [cv2.flip(255 - picture // 4, -1) for picture in pictures(times[:4], side=90)]
     shown = [*pictures(times, side=90), *dark, *pictures(times, side=90)]
-    path = write_pictures(tmp_path / "a.mp4", shown, sound=chirp(44 / 25), options=FAST)
+    path = write_frames(tmp_path / "a.mp4", shown, audio=chirp(44 / 25), options=FAST)
     folder, content = made(path)
     assert content["cuts"] == [20, 24]
     assert not {20, 21, 22, 23} & set(content["frames"])
@@ -210,7 +210,7 @@ def test_unreadable(tmp_path, made):
 
 
 def test_no_sound(tmp_path, made):
-    write_pictures(tmp_path / "a.mp4", pictures([n / 25 for n in range(25)]), options=FAST)
+    write_frames(tmp_path / "a.mp4", pictures([n / 25 for n in range(25)]), options=FAST)
     assert "no sound track" in dropped(made, tmp_path / "a.mp4", "no sound")
     assert "silent" in dropped(made, write_talk(tmp_path / "b.mp4", silent=True), "no sound")
     assert "empty" in dropped(made, write_empty_track(tmp_path / "c.mkv"), "no sound")
@@ -231,9 +231,9 @@ def write_empty_track(path: Path) -> Path:
 def test_no_face_and_face_gaps(tmp_path, made):
     times = [number / 25 for number in range(25)]
     nobody = [np.full((240, 320, 3), 110, np.uint8)] * 25
-    path = write_pictures(tmp_path / "a.mp4", nobody, sound=chirp(1.0), options=FAST)
+    path = write_frames(tmp_path / "a.mp4", nobody, audio=chirp(1.0), options=FAST)
     assert dropped(made, path, "no face") == "none in 25 frames"
-    path = write_pictures(tmp_path / "b.mp4", [*nobody, *pictures(times)], sound=chirp(2.0), options=FAST)
+    path = write_frames(tmp_path / "b.mp4", [*nobody, *pictures(times)], audio=chirp(2.0), options=FAST)
     assert "of 50 frames, 75 % are wanted" in dropped(made, path, "face gaps")
     _, content = made(path, min_face_share=0.4)
     assert len(content["frames"]) in (24, 25, 26)
@@ -248,12 +248,12 @@ def test_face_too_small(tmp_path, made):
 
 def test_too_short(tmp_path, made):
     assert "15 frames of picture" in dropped(
-        made, write_talk(tmp_path / "a.mp4", 0.6, sound=chirp(1.0)), "too short"
+        made, write_talk(tmp_path / "a.mp4", 0.6, audio=chirp(1.0)), "too short"
     )
     assert "frames of sound" in dropped(
-        made, write_talk(tmp_path / "b.mp4", 1.0, sound=chirp(0.5)), "too short"
+        made, write_talk(tmp_path / "b.mp4", 1.0, audio=chirp(0.5)), "too short"
     )
-    assert made(write_talk(tmp_path / "c.mp4", 0.64, sound=chirp(1.0)))[1]["frames"] == list(range(16))
+    assert made(write_talk(tmp_path / "c.mp4", 0.64, audio=chirp(1.0)))[1]["frames"] == list(range(16))
 
 
 def test_several_people(tmp_path, made):
@@ -267,7 +267,7 @@ def test_a_passer_by_is_no_second_person(tmp_path, made):
     shown = [*pictures(times[:60])]
     alone = [np.pad(each, ((0, 0), (0, 180), (0, 0)), constant_values=110) for each in shown]
     both = list(pictures(times[60:], faces=2))
-    path = write_pictures(tmp_path / "a.mp4", [*alone, *both], sound=chirp(3.0), options=FAST)
+    path = write_frames(tmp_path / "a.mp4", [*alone, *both], audio=chirp(3.0), options=FAST)
     assert len(made(path)[1]["frames"]) > 56
 
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from support.faces import SquareDetector
-from support.media_files import write_pictures
+from support.media_files import write_frames
 from support.talk import FAST, write_talk
 from wav2lip_npu.cli import main, preprocess
 from wav2lip_npu.data.file_lists import read_names
@@ -57,7 +57,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "main" / "text.mp4").write_bytes(b"hello " * 500)
     write_talk(root / "main/6330/silent.avi", 0.8, silent=True)
     grey = [np.full((240, 320, 3), 110, np.uint8)] * 20
-    write_pictures(root / "main/6331/nobody.mkv", grey, sound=np.sin(np.arange(12_800.0)), options=FAST)
+    write_frames(root / "main/6331/nobody.mkv", grey, audio=np.sin(np.arange(12_800.0)), options=FAST)
     write_talk(root / "main/6331/short.mp4", 0.4)
     return root
 

@@ -1,4 +1,4 @@
-"""Small real media of many kinds, made with PyAV."""
+"""Small real media files of many kinds, written with PyAV."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wav2lip_npu.media.yuv_image import Image
 
 
 def scene(width: int = 96, height: int = 64) -> Image:
-    """A smooth picture: red top left, green top right, blue bottom left, grey bottom right."""
+    """Return a gradient: red top left, green top right, blue bottom left, grey bottom right."""
     corners = np.array([[[40, 40, 210], [50, 190, 60]], [[200, 60, 40], [140, 140, 140]]], float)
     down = np.linspace(0, 1, height)[:, None, None]
     across = np.linspace(0, 1, width)[None, :, None]
@@ -25,7 +25,7 @@ def scene(width: int = 96, height: int = 64) -> Image:
 
 
 def numbered(number: int, width: int = 64, height: int = 48) -> Image:
-    """A picture that carries a number as eight black or white bars."""
+    """Return an image that shows a number as eight black or white bars."""
     image = np.full((height, width, 3), 128, np.uint8)
     for bit in range(8):
         image[:, bit * width // 8 : (bit + 1) * width // 8] = 230 if number >> bit & 1 else 25
@@ -33,12 +33,12 @@ def numbered(number: int, width: int = 64, height: int = 48) -> Image:
 
 
 def number_of(image: Image) -> int:
-    """The number that `numbered` painted."""
+    """Return the number that an image of `numbered` shows."""
     height, width = image.shape[:2]
     return sum(int(image[height // 2, (2 * bit + 1) * width // 16].mean() > 128) << bit for bit in range(8))
 
 
-def write_pictures(
+def write_frames(
     path: Path,
     images: Iterable[Image],
     *,
@@ -52,18 +52,22 @@ def write_pictures(
     options: dict[str, str] | None = None,
     labels: dict[str, int] | None = None,
     aspect: Fraction | None = None,
-    sound: np.ndarray | None = None,
-    sound_at: float = 0,
-    sound_codec: str = "aac",
+    audio: np.ndarray | None = None,
+    audio_start: float = 0,
+    audio_codec: str = "aac",
     rate: int = 16_000,
 ) -> Path:
-    """A video; `stamps` count in `time_base`, `sound` is [samples] or [channels, samples], late by `sound_at`."""
+    """Write a video and return its path.
+
+    `stamps` count in `time_base`; `audio` is [samples] or [channels, samples] and starts `audio_start` seconds
+    late.
+    """
     with av.open("file:" + str(path), "w", format=form) as container:
         video: Any = container.add_stream(codec, rate=fps, options=options or {})
-        audio: Any = None
-        if sound is not None:
-            sound = np.atleast_2d(sound).astype(np.float32)
-            audio = container.add_stream(sound_codec, rate=rate, layout={1: "mono", 2: "stereo"}[len(sound)])
+        track: Any = None
+        if audio is not None:
+            audio = np.atleast_2d(audio).astype(np.float32)
+            track = container.add_stream(audio_codec, rate=rate, layout={1: "mono", 2: "stereo"}[len(audio)])
         base = time_base or 1 / fps
         for number, image in enumerate(images):
             if number == 0:
@@ -87,27 +91,27 @@ def write_pictures(
             frame.time_base = base
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
-        if audio is not None:
-            _encode_sound(container, audio, sound, rate, sound_at)
+        if track is not None:
+            _encode_audio(container, track, audio, rate, audio_start)
     return path
 
 
 def write_audio(
-    path: Path, sound: np.ndarray, rate: int, codec: str, layout: str = "", **options: Any
+    path: Path, audio: np.ndarray, rate: int, codec: str, layout: str = "", **options: Any
 ) -> Path:
-    """A sound file of [samples] or [channels, samples] by any encoder of FFmpeg."""
-    sound = np.atleast_2d(sound).astype(np.float32)
+    """Write an audio file of [samples] or [channels, samples] with any encoder of FFmpeg."""
+    audio = np.atleast_2d(audio).astype(np.float32)
     with av.open("file:" + str(path), "w", **options) as container:
         stream: Any = container.add_stream(
-            codec, rate=rate, layout=layout or {1: "mono", 2: "stereo", 6: "5.1"}[len(sound)]
+            codec, rate=rate, layout=layout or {1: "mono", 2: "stereo", 6: "5.1"}[len(audio)]
         )
         stream.bit_rate = 128_000
-        _encode_sound(container, stream, sound, rate, 0)
+        _encode_audio(container, stream, audio, rate, 0)
     return path
 
 
-def _encode_sound(container: Any, stream: Any, sound: np.ndarray, rate: int, start: float) -> None:
-    packed = np.ascontiguousarray(sound.T).reshape(1, -1)
+def _encode_audio(container: Any, stream: Any, audio: np.ndarray, rate: int, start: float) -> None:
+    packed = np.ascontiguousarray(audio.T).reshape(1, -1)
     frame = av.AudioFrame.from_ndarray(packed, "flt", stream.codec_context.layout.name)
     frame.sample_rate = rate
     frame.time_base = Fraction(1, rate)
@@ -116,14 +120,14 @@ def _encode_sound(container: Any, stream: Any, sound: np.ndarray, rate: int, sta
     container.mux(stream.encode(None))
 
 
-def write_wav(path: Path, sound: np.ndarray, rate: int = 16_000, subtype: str = "PCM_16") -> Path:
-    """A WAV (or FLAC) file of [samples] or [channels, samples]."""
-    soundfile.write(path, sound.T, rate, subtype=subtype)
+def write_wav(path: Path, audio: np.ndarray, rate: int = 16_000, subtype: str = "PCM_16") -> Path:
+    """Write a WAV or FLAC file of [samples] or [channels, samples]."""
+    soundfile.write(path, audio.T, rate, subtype=subtype)
     return path
 
 
 def chirp(seconds: float, rate: int = 16_000, level: float = 0.5) -> np.ndarray:
-    """A sweep from 200 Hz to 1600 Hz that fades in and out: its place in time can be measured."""
+    """Return a sweep from 200 to 1600 Hz that fades in and out; its position in time can be measured."""
     time = np.arange(round(seconds * rate)) / rate
     phase = 2 * np.pi * (200 * time + 700 * time**2 / seconds)
     fade = np.clip(np.minimum(time, seconds - time) / 0.02, 0, 1)
@@ -131,7 +135,7 @@ def chirp(seconds: float, rate: int = 16_000, level: float = 0.5) -> np.ndarray:
 
 
 def lag_of(heard: np.ndarray, sent: np.ndarray) -> int:
-    """Samples by which `heard` is later than `sent`, by cross-correlation."""
+    """Return the samples by which `heard` is later than `sent`, by cross-correlation."""
     size = len(heard) + len(sent)
     product = np.fft.rfft(heard, size) * np.conj(np.fft.rfft(sent, size))
     lag = int(np.argmax(np.fft.irfft(product, size)))

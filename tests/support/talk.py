@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from support.media_files import chirp, write_pictures
+from support.media_files import chirp, write_frames
 from wav2lip_npu.media.yuv_image import Image
 
 SPEED = 50
@@ -39,9 +39,9 @@ def pictures(times: list[float], *, side: int = 180, faces: int = 1) -> Iterator
 def write_talk(
     path: Path, seconds: float = 1.0, *, fps: Fraction = Fraction(25), silent: bool = False, **more: Any
 ) -> Path:
-    """A video of `seconds` with a chirp as its sound; extra options go to `pictures` and `write_pictures`."""
+    """A video of `seconds` with a chirp as its sound; extra options go to `pictures` and `write_frames`."""
     shown = {name: more.pop(name) for name in ("side", "faces") if name in more}
     times = [number / float(fps) for number in range(round(seconds * fps))]
-    more.setdefault("sound", np.zeros(round(seconds * 16_000), np.float32) if silent else chirp(seconds))
+    more.setdefault("audio", np.zeros(round(seconds * 16_000), np.float32) if silent else chirp(seconds))
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_pictures(path, pictures(times, **shown), fps=fps, options=FAST, **more)
+    return write_frames(path, pictures(times, **shown), fps=fps, options=FAST, **more)

@@ -39,7 +39,7 @@ _LOCAL_FILES_ONLY = {
     "protocol_whitelist": "file",
     "format_whitelist": ",".join(sorted(av.formats_available - _PLAYLISTS)),
 }
-# Metadata need not be UTF-8. PyAV 19 always decodes it like this, earlier versions when told to.
+# Metadata need not be UTF-8. PyAV 19 always decodes it like this, earlier versions with this argument.
 _METADATA: dict[str, Any] = (
     {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "surrogateescape"}
 )
