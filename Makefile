@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PYTEST := $(BIN)/python -m pytest
-# Whole files of tests in two processes, and those that nothing may disturb.
+# Whole test files in two processes, then the tests that run with nothing beside them.
 BESIDE := -m 'not slow and not alone' --numprocesses 2 --dist loadfile
 ALONE := -m 'alone and not slow'
 
@@ -14,7 +14,7 @@ ALONE := -m 'alone and not slow'
 demo: $(READY)
 	$(BIN)/python recipes/demo.py
 
-# On the CPU, then what is about devices on a simulated NPU.
+# On the CPU, then the device tests on a simulated NPU.
 test: $(READY)
 	$(PYTEST) $(BESIDE)
 	$(PYTEST) $(ALONE)
@@ -25,7 +25,7 @@ test-npu: $(READY)
 	TEST_DEVICE=npu $(PYTEST) $(BESIDE)
 	TEST_DEVICE=npu $(PYTEST) $(ALONE)
 
-# Against the vendor's own adapter, without its libraries and without a card.
+# On the vendor's own adapter, without its libraries and without a card.
 test-npu-adapter:
 	$(PYTHON) tests/npu_adapter/run.py
 
@@ -36,17 +36,19 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	[ ! -x $(BIN)/hadolint ] || $(BIN)/hadolint docker/Dockerfile.ascend
 
 bench: $(READY)
 	$(BIN)/python benchmarks/dub.py --face $(FACE)
 
-# Debian's Python has no ensurepip without python3-venv; OpenCV's desktop build needs libGL, which a server
-# lacks: there its headless build takes its place.
+# Debian's Python has no ensurepip without python3-venv. OpenCV's desktop build needs libGL, which servers lack;
+# the headless build replaces it there.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is needed: make PYTHON=python3.11 ..." >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
-		{ echo "Python cannot make a virtual environment: apt-get install python3-venv" >&2; exit 1; }
+		{ echo "Python cannot create a virtual environment: apt-get install python3-venv" >&2; exit 1; }
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	@$(BIN)/python -c 'import cv2' 2>/dev/null || \
 		$(BIN)/pip install --quiet --no-deps --force-reinstall -c constraints.txt opencv-python-headless

@@ -1,6 +1,6 @@
-"""Every command of docs/ascend.md, and the files it leads to: they parse, the short ones run, the page says which.
+"""Commands and links of docs/ascend.md: all parse, the short ones run, and the page lists which.
 
-With `TEST_DEVICE=npu` the commands run against the simulated device; parsing is the same everywhere, and done on the CPU.
+With `TEST_DEVICE=npu` the commands run on the simulated device. Parsing is tested on the CPU only.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ on_the_host = pytest.mark.skipif(DEVICE.type != "cpu", reason="reads only")
 Words = list[str]
 
 
-# What the page shows
+# Commands of the page
 
 BLOCKS = re.findall(r"^```\w*\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)
 TABLE = GUIDE[GUIDE.index("## How each command was tried") :]
@@ -45,14 +45,14 @@ PROGRAMS = (
 HOW = ("simulated", "parsed", "CPU", "not run")
 
 
-def shown() -> list[str]:
-    """The commands in blocks, each on one line."""
-    found = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
-    return [re.sub(r"\s+", " ", line).strip() for line in found]
+def block_commands() -> list[str]:
+    """Return the commands in code blocks, each on one line."""
+    lines = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
+    return [re.sub(r"\s+", " ", line).strip() for line in lines]
 
 
-def within_sentences() -> list[str]:
-    """Those in text and tables; two words such as `wav2lip-npu preprocess` only name one."""
+def inline_commands() -> list[str]:
+    """Return commands in text and tables; two words such as `wav2lip-npu preprocess` only name one."""
     text = re.sub(r"^```.*?^```", "", GUIDE.removesuffix(TABLE), flags=re.DOTALL | re.MULTILINE)
     found = [re.sub(r"\s+", " ", code) for code in re.findall(r"`([^`]+)`", text)]
     names = ("wav2lip-npu", "python")
@@ -66,25 +66,25 @@ def within_sentences() -> list[str]:
 
 
 def rows() -> dict[str, str]:
-    """What a command begins with, and how such commands were tried."""
+    """Return command prefixes, and how commands with each prefix were tried."""
     cells = re.findall(r"^\| (`.*) \| (.*) \|$", TABLE, re.MULTILINE)
     return {code: how for commands, how in cells for code in re.findall(r"`([^`]+)`", commands)}
 
 
 def row_of(line: str) -> str:
-    """The row that tells of a command: the longest beginning."""
+    """Return the row of a command: the longest matching prefix."""
     bare = re.sub(r"^([A-Z_]+=\S+ )+", "", line)
     found = [each for each in rows() if bare.startswith(each)]
     assert found, f"the last table of the page has no row for: {line}"
     return max(found, key=len)
 
 
-def test_the_last_table_names_every_command():
-    used = {row_of(line) for line in [*shown(), *within_sentences()]}
+def test_table_lists_every_command():
+    used = {row_of(line) for line in [*block_commands(), *inline_commands()]}
     assert used == set(rows()), "rows without a command"
 
 
-def test_the_last_table_knows_these_ways_only():
+def test_table_uses_known_ways():
     for code, how in rows().items():
         assert how.startswith(HOW), code
         if how.startswith("simulated") and code.startswith(("wav2lip-npu", "torchrun")):
@@ -92,7 +92,7 @@ def test_the_last_table_knows_these_ways_only():
     assert all(rows()[code].startswith("simulated") for code in RUNS)
 
 
-def test_what_the_page_refers_to_is_there():
+def test_links_and_files_exist():
     headings = {
         re.sub(r"[^\w -]", "", text).strip().lower().replace(" ", "-")
         for text in re.findall(r"^#+ (.*)$", GUIDE, re.MULTILINE)
@@ -111,12 +111,12 @@ def test_what_the_page_refers_to_is_there():
         assert installation.Row(plugin, cann, versions.replace(" to ", "-")) in installation.ROWS
 
 
-# They parse
+# Parsing
 
 
 @pytest.fixture
 def shell(tmp_path) -> Callable[..., list[Words]]:
-    """Runs lines in bash where programs do nothing; gives the words that they were called with."""
+    """Run lines in bash with programs that do nothing, and return the words they were called with."""
     stubs = tmp_path / "stubs"
     stubs.mkdir()
     seen = tmp_path / "seen"
@@ -139,7 +139,7 @@ def shell(tmp_path) -> Callable[..., list[Words]]:
 
 @pytest.fixture
 def parsed(monkeypatch) -> Callable[[Words], Any]:
-    """What our own words become, without being run."""
+    """Parse a command of wav2lip-npu without running it."""
 
     def parse(words: Words) -> Any:
         seen: list[Any] = []
@@ -152,7 +152,7 @@ def parsed(monkeypatch) -> Callable[[Words], Any]:
 
 
 def torchrun(words: Words) -> tuple[Any, Words]:
-    """The options of torchrun by its own parser, and the words of ours."""
+    """Return the options of torchrun from its own parser, and the remaining words."""
     from torch.distributed.run import get_args_parser
 
     options = get_args_parser().parse_args(words)
@@ -188,15 +188,15 @@ def test_blocks_parse(block, shell, parsed, tmp_path):
 
 
 @on_the_host
-def test_words_within_sentences_parse(shell, parsed):
-    assert {line.split()[0] for line in within_sentences()} >= {
+def test_inline_commands_parse(shell, parsed):
+    assert {line.split()[0] for line in inline_commands()} >= {
         "export",
         "source",
         "sudo",
         "pip",
         "wav2lip-npu",
     }
-    for line in within_sentences():
+    for line in inline_commands():
         for program, *words in shell(line):
             if program == "pip":
                 check_pip(words)
@@ -213,7 +213,7 @@ def check_pip(words: Words) -> None:
 
 
 def check_docker(words: Words) -> None:
-    """By Docker's command line where it is installed, which says what it does not know before it looks for an engine."""
+    """Check flags with Docker's command line where it is installed; it parses before it connects to an engine."""
     if shutil.which("docker") and words[0] == "run":
         environment = {**os.environ, "DOCKER_HOST": "unix:///nonexistent"}
         done = subprocess.run(["docker", *words], env=environment, capture_output=True, text=True, timeout=60)
@@ -226,7 +226,7 @@ def check_docker(words: Words) -> None:
 
 
 @on_the_host
-def test_machines_differ_in_their_rank_alone(shell, parsed):
+def test_machines_differ_only_in_rank(shell, parsed):
     pair = [block for block in BLOCKS if "--nnodes 2" in block]
     (one, first), (other, second) = [torchrun(shell(block)[0][1:]) for block in pair]
     assert (one.node_rank, other.node_rank) == (0, 1)
@@ -237,7 +237,7 @@ def test_machines_differ_in_their_rank_alone(shell, parsed):
 
 
 @on_the_host
-def test_the_platforms_variables_arrive(shell, tmp_path):
+def test_platform_variables_are_used(shell, tmp_path):
     (block,) = [block for block in BLOCKS if "MA_NUM_HOSTS" in block]
     (tmp_path / "work").mkdir()
     called = shell(block.replace("/home/ma-user/work", str(tmp_path / "work")), **PLATFORM)
@@ -247,11 +247,11 @@ def test_the_platforms_variables_arrive(shell, tmp_path):
     assert words[0] == "train_syncnet"
 
 
-# They run
+# Running
 
 TINY = ["--width", "2", "--num_workers", "1"]
 TRAINING = [*TINY, "--steps", "2", "--batch_size", "2", "--eval_interval", "2", "--eval_batches", "1"]
-# What a command of the table begins with, and what is added to it so that it ends soon.
+# Command prefixes of the table, and flags that make the command short.
 RUNS: dict[str, Words] = {
     "wav2lip-npu doctor": [*TINY, "--num_clips", "2"],
     "wav2lip-npu preprocess --data_root": ["--workers", "1"],
@@ -268,7 +268,7 @@ RUNS: dict[str, Words] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, face_video, speech) -> Path:
-    """Where the commands of the guide run, with what they need: videos as LRS2 has them, a talk and a speech."""
+    """Create the working folder of the guide: videos in the layout of LRS2, a talk and speech."""
     root = tmp_path_factory.mktemp("guide")
     first = write_talk(root / "LRS2_partly/main/1/00001.mp4", 1.2)
     for name in ("1/00002", "2/00001"):
@@ -284,8 +284,8 @@ def folder(tmp_path_factory, face_video, speech) -> Path:
 
 
 def guide_lines(beginning: str) -> Iterator[Words]:
-    """The words of the commands that a row of the table is about."""
-    for line in shown():
+    """Yield the words of the commands of a table row."""
+    for line in block_commands():
         if row_of(line) == beginning:
             yield shlex.split(line)
 
@@ -293,8 +293,8 @@ def guide_lines(beginning: str) -> Iterator[Words]:
 @pytest.mark.any_device
 @pytest.mark.npu_only
 @pytest.mark.timeout(200)
-def test_the_vendors_steps_run(folder, monkeypatch, one_thread, caplog):
-    """One after the other, as the page has them, in one folder."""
+def test_vendor_steps_run(folder, monkeypatch, one_thread, caplog):
+    """Run the steps in the order of the page, in one folder."""
     monkeypatch.chdir(folder)
 
     def run(beginning: str, holding: str = "") -> None:
@@ -302,8 +302,8 @@ def test_the_vendors_steps_run(folder, monkeypatch, one_thread, caplog):
         about_the_machine = words == ["doctor"] or "--json" in words
         assert main.main(words + ([] if about_the_machine else RUNS[beginning])) == 0, words
 
-    def as_if_trained(name: str, step: int) -> None:
-        """The page goes on from a checkpoint of many steps."""
+    def rename_checkpoint(name: str, step: int) -> None:
+        """Provide the checkpoint of many steps that the page continues from."""
         made = folder / "savedmodel" / name / "checkpoint_step000000002.pth"
         shutil.copyfile(made, made.with_name(f"checkpoint_step{step:09d}.pth"))
 
@@ -315,11 +315,11 @@ def test_the_vendors_steps_run(folder, monkeypatch, one_thread, caplog):
     assert (folder / "lrs2_preprocessed/main/1/00001/mel.npy").exists()
     run("wav2lip-npu doctor", "lrs2_preprocessed")
     run("wav2lip-npu train_syncnet")
-    as_if_trained("syncnet_model", 10_000)
+    rename_checkpoint("syncnet_model", 10_000)
     run("wav2lip-npu train", "wav2lip_model")
     run("wav2lip-npu train", "--disc_wt")
     assert (folder / "savedmodel/wav2lip_hq/disc_checkpoint_step000000002.pth").exists()
-    as_if_trained("wav2lip_model", 3000)
+    rename_checkpoint("wav2lip_model", 3000)
     run("wav2lip-npu dub")
     assert (folder / "results/result_voice.mp4").exists()
 
@@ -327,7 +327,7 @@ def test_the_vendors_steps_run(folder, monkeypatch, one_thread, caplog):
 @pytest.mark.any_device
 @pytest.mark.npu_only
 def test_compiled_models_run(folder, monkeypatch, tiny_checkpoint, one_thread, capsys):
-    """Compared, exported and dubbed with, as the page has it; what compiles and runs is a stand-in."""
+    """Compare, export and dub as on the page, with stand-ins for the compiler and the runtime."""
     monkeypatch.chdir(folder)
     weights = folder / "savedmodel/wav2lip_model/checkpoint_step000003000.pth"
     weights.parent.mkdir(parents=True, exist_ok=True)
@@ -351,30 +351,30 @@ cp "$from" "$to.om"
 @pytest.mark.npu_only
 @pytest.mark.timeout(200)
 def test_several_cards_run(folder, monkeypatch, training_set):
-    """Two processes by torchrun, and a batch on two cards."""
+    """Train in two processes by torchrun, and run a batch on two cards."""
     from support.trainings import start
 
     monkeypatch.chdir(folder)
     (words,) = guide_lines("torchrun --nproc_per_node 8")
-    options, ours = torchrun(words[1:])
+    options, command_words = torchrun(words[1:])
     assert options.nproc_per_node == "8"
-    ours[ours.index("--data_root") + 1] = str(training_set / "data")
-    ours[ours.index("--checkpoint_dir") + 1] = str(folder / "cards")
-    ours += ["--filelists", str(training_set / "lists"), *RUNS["torchrun --nproc_per_node 8"]]
-    child = start(ours, "-m torch.distributed.run --standalone --nproc_per_node 2 -m wav2lip_npu")
-    said, _ = child.communicate(timeout=150)
-    assert child.returncode == 0, said
-    assert "rank 0 of 2" in said and "on npu:0" in said
+    command_words[command_words.index("--data_root") + 1] = str(training_set / "data")
+    command_words[command_words.index("--checkpoint_dir") + 1] = str(folder / "cards")
+    command_words += ["--filelists", str(training_set / "lists"), *RUNS["torchrun --nproc_per_node 8"]]
+    child = start(command_words, "-m torch.distributed.run --standalone --nproc_per_node 2 -m wav2lip_npu")
+    output, _ = child.communicate(timeout=150)
+    assert child.returncode == 0, output
+    assert "rank 0 of 2" in output and "on npu:0" in output
 
     (words,) = guide_lines("wav2lip-npu batch")
     words[words.index("jobs.csv")] = str(folder / "jobs.csv")
     child = start(words[1:])
-    said, _ = child.communicate(timeout=150)
-    assert child.returncode == 0, said
+    output, _ = child.communicate(timeout=150)
+    assert child.returncode == 0, output
     assert (folder / "one.mp4").exists() and (folder / "two.mp4").exists()
 
 
-# The job
+# The Volcano job
 
 
 @pytest.fixture(scope="module")
@@ -384,7 +384,7 @@ def job() -> dict[str, Any]:
 
 
 @on_the_host
-def test_the_job_starts_whole_or_not_at_all(job):
+def test_job_starts_all_pods_or_none(job):
     assert (job["apiVersion"], job["kind"]) == ("batch.volcano.sh/v1alpha1", "Job")
     spec = job["spec"]
     assert spec["schedulerName"] == "volcano"
@@ -402,7 +402,7 @@ def test_each_pod_trains_on_all_its_cards(job, parsed):
     plugin = dict(word.removeprefix("--").split("=") for word in job["spec"]["plugins"]["pytorch"])
     for rank, task in enumerate(tasks):
         (container,) = task["template"]["spec"]["containers"]
-        assert "command" not in container, "the entry point of the image sets up CANN"
+        assert "command" not in container, "only the entry point of the image sets up CANN"
         given = {  # by Volcano's plugin
             "WORLD_SIZE": str(len(tasks)),
             "RANK": str(rank),
@@ -413,17 +413,17 @@ def test_each_pod_trains_on_all_its_cards(job, parsed):
             re.sub(r"\$\((\w+)\)", lambda m, given=given: given[m[1]], word) for word in container["args"]
         ]
         assert words[0] == "torchrun"
-        options, ours = torchrun(words[1:])
+        options, command_words = torchrun(words[1:])
         assert (options.nnodes, options.node_rank, options.master_port) == ("2", rank, 29500)
         (resource,) = container["resources"]["limits"]
         assert resource == "huawei.com/Ascend910"
         assert container["resources"]["limits"] == container["resources"]["requests"]
         assert str(container["resources"]["limits"][resource]) == options.nproc_per_node
-        command = parsed(ours)
+        command = parsed(command_words)
         assert command.places.device == "npu"
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         assert set(mounts) == {volume["name"] for volume in task["template"]["spec"]["volumes"]}
-        assert mounts["work"] == container["workingDir"], "relative folders are on what both share"
+        assert mounts["work"] == container["workingDir"], "relative folders must be on the shared volume"
         assert not os.path.isabs(command.places.data_root) and not os.path.isabs(
             command.places.checkpoint_dir
         )
@@ -435,7 +435,7 @@ def test_each_pod_trains_on_all_its_cards(job, parsed):
 
 
 @on_the_host
-def test_the_pods_run_as_the_images_user(job):
+def test_pods_run_as_the_user_of_the_image(job):
     (user,) = [each.text for each in instructions(DOCKERFILE) if each.name == "USER"]
     for task in job["spec"]["tasks"]:
         context = task["template"]["spec"]["securityContext"]
