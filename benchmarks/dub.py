@@ -173,11 +173,11 @@ def encode(given: argparse.Namespace) -> dict[str, float]:
 def generate(given: argparse.Namespace) -> dict[str, float]:
     """The generator as dubbing runs it."""
     from wav2lip_npu.dubbing.blend import load_mask
-    from wav2lip_npu.dubbing.inference import Speaker, load_models
+    from wav2lip_npu.dubbing.inference import GeneratorRunner, load_models
 
     count, _ = count_frames(given)
     models = load_models(given.checkpoint_path, precision=given.precision)
-    speaker = Speaker(models, None, load_mask("soft", 96))
+    speaker = GeneratorRunner(models, None, load_mask("soft", 96))
     speaking(speaker, min(count, 4 * speaker.batch))()
     return timed(speaking(speaker, count))
 

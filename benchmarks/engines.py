@@ -69,11 +69,13 @@ def alone(files: dict[str, str], rounds: int) -> None:
 
     from wav2lip_npu import device
     from wav2lip_npu.dubbing.blend import load_mask
-    from wav2lip_npu.dubbing.inference import Speaker, load_models
+    from wav2lip_npu.dubbing.inference import GeneratorRunner, load_models
 
     mask = load_mask("soft", 96)
     runs = {
-        engine: speaking(Speaker(load_models(file, detector="hog", device=device.HOST), None, mask), 48)
+        engine: speaking(
+            GeneratorRunner(load_models(file, detector="hog", device=device.HOST), None, mask), 48
+        )
         for engine, file in files.items()
     }
     pace = [{engine: timed(run)["fps"] for engine, run in runs.items()} for _ in range(rounds + 1)][1:]

@@ -16,9 +16,10 @@ import cv2
 import numpy as np
 from skimage import data
 
-from wav2lip_npu.faces.detectors import Detection, Detector, HogDetector
-from wav2lip_npu.faces.find_faces import Faced, FaceOptions, find_faces, rank
-from wav2lip_npu.faces.tracker import search
+from wav2lip_npu.faces.detection import Detection, Detector, search_frames
+from wav2lip_npu.faces.detectors import HogDetector
+from wav2lip_npu.faces.find_faces import FaceOptions, find_faces, rank
+from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.video_reader import Frame
 from wav2lip_npu.media.yuv_image import Box, Colour, Image, YuvImage
 
@@ -76,7 +77,7 @@ def moving_photo(
 def measure_photo(photo: Image, detector: Detector) -> Box:
     """The box of the photo's face by the detector's own measure: a mean over many sizes and places."""
     planes = YuvImage.from_image(photo, Colour())
-    guess = max(search([planes], detector)[0], key=lambda each: each.score).box
+    guess = max(search_frames([planes], detector)[0], key=lambda each: each.score).box
     side = float(guess[3] - guess[1])
     boxes = []
     rng = np.random.default_rng(0)
@@ -110,7 +111,7 @@ def read(path: Path) -> Iterator[Frame]:
             yield Frame(i, YuvImage(planes[:height], u, v, Colour()), i)
 
 
-def timed(frames: Sequence[Frame], detector: Counting) -> tuple[list[Faced], float]:
+def timed(frames: Sequence[Frame], detector: Counting) -> tuple[list[TrackedFrame], float]:
     """What `find_faces` gives, and its CPU milliseconds a frame."""
     start = time.process_time()
     faced = list(find_faces(iter(frames), detector, FaceOptions(detector="hog", pads=(0, 0, 0, 0))))
@@ -132,7 +133,7 @@ def main(folder: Path) -> None:
         frames, true = zip(*moving_photo(photo, face, path), strict=True)
         raw = []
         for frame, box in zip(frames[::5], true[::5], strict=True):
-            best = rank(search([frame.yuv], hog)[0], options, *SIZE)[:1]
+            best = rank(search_frames([frame.yuv], hog)[0], options, *SIZE)[:1]
             raw.append(error(best[0].box if best else None, box))
         counting = Counting(hog)
         faced, cost = timed(frames, counting)

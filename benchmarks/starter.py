@@ -29,8 +29,8 @@ from wav2lip_npu.data.clip_layout import FACE_SIZE, WINDOW
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.file_lists import read_list
 from wav2lip_npu.dubbing.blend import load_mask
-from wav2lip_npu.dubbing.inference import Models, Speaker, load_models
-from wav2lip_npu.dubbing.temporal_smoothing import Rest, Steady
+from wav2lip_npu.dubbing.inference import GeneratorRunner, Models, load_models
+from wav2lip_npu.dubbing.temporal_smoothing import ReferenceSmoother, SilenceDamper
 from wav2lip_npu.mel import Mel, log_mel, mel_window
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.inputs import face_batch, generator_input, images_of_faces
@@ -92,9 +92,9 @@ def spoken(models: Models, faces: np.ndarray, mel: Mel) -> np.ndarray:
     """Faces [N, S, S, 3] that say a mel, as a dub makes and blends them."""
     mask = load_mask("soft", FACE_SIZE)
     mels = [mel_window(mel, number, FPS, models.mel_shift) for number in range(len(faces))]
-    rest = Rest(mel, FPS, models.mel_shift)
-    steady = Steady(FPS)
-    made = Speaker(models, None, mask)(list(faces), mels, [steady(face) for face in faces])
+    rest = SilenceDamper(mel, FPS, models.mel_shift)
+    steady = ReferenceSmoother(FPS)
+    made = GeneratorRunner(models, None, mask)(list(faces), mels, [steady(face) for face in faces])
     mouths = np.stack([rest(number, mouth) for number, mouth in enumerate(made)]).astype(np.float32)
     spoken = faces.copy()
     below = spoken[:, mask.top_row :]
@@ -211,7 +211,7 @@ def spoken_from(models: Models, references: np.ndarray, truth: np.ndarray, mel: 
 
 def speed(models: Models, test: Sentence, seconds: float = 10.0) -> float:
     """Frames a second of the generator alone, as a dub runs it."""
-    speaker = Speaker(models, None, load_mask("soft", FACE_SIZE))
+    speaker = GeneratorRunner(models, None, load_mask("soft", FACE_SIZE))
     faces = [face.copy() for face in test.faces[: speaker.batch]]
     mels = [mel_window(test.mel, number, FPS) for number in range(len(faces))]
     work = [(faces, mels)] * (2 * speaker.lanes)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from wav2lip_npu.errors import UsageError
 
@@ -50,6 +51,35 @@ def with_values(options: Options, values: Mapping[str, Any]) -> Options:
             raise UsageError(f"{type(options).__name__} has no option {name!r}. {way_out}")
     replaced: Options = _replaced(options, values)
     return replaced
+
+
+def check_choices(options: Any) -> None:
+    """Check the fields of an option dataclass whose type is `Literal[...]`, or that or None.
+
+    For `__post_init__`: tyro checks flags, but neither tables of jobs nor Python callers.
+
+    Raises:
+        UsageError: A field has another value.
+
+    """
+    kind: Any = type(options)
+    for name, choices in _choices(kind).items():
+        value = getattr(options, name)
+        if value not in choices:
+            way_out = ", ".join(str(choice) for choice in choices if choice is not None)
+            raise UsageError(f"unknown --{name} {value!r}. Pass one of: {way_out}.")
+
+
+@functools.cache
+def _choices(options: Any) -> dict[str, tuple[Any, ...]]:
+    """Return the values that each field with choices may have."""
+    choices = {}
+    for name, hint in get_type_hints(options).items():
+        kinds = get_args(hint) if get_origin(hint) is not Literal else (hint,)
+        values = [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
+        if values:
+            choices[name] = (*values, None) if type(None) in kinds else tuple(values)
+    return choices
 
 
 def _names(options: Any) -> Iterator[str]:

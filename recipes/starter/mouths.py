@@ -17,7 +17,7 @@ from lists import HELD_OUT_PEOPLE
 from wav2lip_npu.data.clip import read_clip
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.dubbing.blend import load_mask
-from wav2lip_npu.dubbing.inference import Speaker, load_models
+from wav2lip_npu.dubbing.inference import GeneratorRunner, load_models
 from wav2lip_npu.media.audio_reader import read_audio
 from wav2lip_npu.mel import TRAINING_FPS, log_mel, window_start
 
@@ -32,7 +32,7 @@ MOUTH = (slice(52, 94), slice(20, 76))
 def main(clips: Path, weights: str = "starter") -> int:
     """Write the sheet."""
     models = load_models(weights, device="cpu")
-    speaker = Speaker(models, None, load_mask("hard", 96))
+    speaker = GeneratorRunner(models, None, load_mask("hard", 96))
     wav = read_audio(SENTENCE)
     mel = log_mel(wav)
     count = len(wav) * TRAINING_FPS // 16_000

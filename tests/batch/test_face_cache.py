@@ -12,36 +12,37 @@ import pytest
 
 from wav2lip_npu.batch.face_cache import FaceCache, faces_key
 from wav2lip_npu.dubbing.pipeline import DubOptions
-from wav2lip_npu.faces.find_faces import FaceMemory, FaceOptions
+from wav2lip_npu.faces.find_faces import FaceOptions
+from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.media.geometry import Geometry
 
 
-def learnt(count: int, *, saw_all: bool = True) -> FaceMemory:
+def learnt(count: int, *, is_complete: bool = True) -> FaceMemory:
     """A memory that has found faces, some frames without one and cuts."""
     rows = np.random.default_rng(count).uniform(0, 900, (count, 5)).astype(np.float32)
     rows[:, 4] = np.arange(count) % 7 == 0
     rows[::5, :4] = np.nan
-    memory = FaceMemory(rows, saw_all=saw_all)
-    memory._knew = (0, False)
+    memory = FaceMemory(rows, is_complete=is_complete)
+    memory._at_start = (0, False)
     return memory
 
 
 def test_what_was_found_comes_back(tmp_path):
     cache = FaceCache(tmp_path / "made")
-    for count, saw_all in ((1, True), (50, True), (30, False)):
-        cache.write(f"k{count}", learnt(count, saw_all=saw_all))
+    for count, is_complete in ((1, True), (50, True), (30, False)):
+        cache.write(f"k{count}", learnt(count, is_complete=is_complete))
         back = cache.read(f"k{count}")
-        np.testing.assert_array_equal(back.found(), learnt(count).found())
-        assert back.saw_all is saw_all
-        assert not back.has_learnt
-    assert len(cache.read("other").found()) == 0
+        np.testing.assert_array_equal(back.to_array(), learnt(count).to_array())
+        assert back.is_complete is is_complete
+        assert not back.has_grown
+    assert len(cache.read("other").to_array()) == 0
 
 
 def test_off_keeps_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     off = FaceCache.at("off")
     off.write("k", learnt(3))
-    assert len(off.read("k").found()) == 0
+    assert len(off.read("k").to_array()) == 0
     assert not list(tmp_path.iterdir())
     FaceCache.at(None).write("k", learnt(3))
     assert [path.name for path in tmp_path.glob("wav2lip-npu/faces/*")] == ["k.faces"]
@@ -52,7 +53,7 @@ def test_off_keeps_nothing(tmp_path, monkeypatch):
 def test_what_was_not_learnt_is_not_written(tmp_path):
     cache = FaceCache(tmp_path)
     cache.write("k", FaceMemory())
-    cache.write("k", FaceMemory(learnt(5).found(), saw_all=True))
+    cache.write("k", FaceMemory(learnt(5).to_array(), is_complete=True))
     assert not list(tmp_path.iterdir())
 
 
@@ -60,10 +61,10 @@ def test_what_was_not_learnt_is_not_written(tmp_path):
 def test_damaged_files_are_found_anew(tmp_path, caplog, damage):
     cache = FaceCache(tmp_path)
     (tmp_path / "k.faces").write_bytes(damage)
-    assert len(cache.read("k").found()) == 0
+    assert len(cache.read("k").to_array()) == 0
     assert "k.faces is not used" in caplog.text
     cache.write("k", learnt(4))
-    assert len(cache.read("k").found()) == 4
+    assert len(cache.read("k").to_array()) == 4
 
 
 def test_a_bit_that_flipped_is_seen(tmp_path):
@@ -72,7 +73,7 @@ def test_a_bit_that_flipped_is_seen(tmp_path):
     content = bytearray((tmp_path / "k.faces").read_bytes())
     content[-3] ^= 4
     (tmp_path / "k.faces").write_bytes(content)
-    assert len(cache.read("k").found()) == 0
+    assert len(cache.read("k").to_array()) == 0
 
 
 def test_the_oldest_go_when_it_is_too_large(tmp_path):
@@ -92,7 +93,7 @@ def test_a_place_that_cannot_be_written_harms_nothing(tmp_path, caplog):
     cache = FaceCache(tmp_path / "file")
     cache.write("k", learnt(3))
     assert "are not kept in" in caplog.text
-    assert len(cache.read("k").found()) == 0
+    assert len(cache.read("k").to_array()) == 0
 
 
 def write_many(folder: Path, seed: int) -> None:
@@ -100,7 +101,7 @@ def write_many(folder: Path, seed: int) -> None:
     for number in range(60):
         count = 50 + (number + seed) % 3
         cache.write(f"k{count}", learnt(count))
-        assert len(cache.read(f"k{50 + number % 3}").found()) in (0, 50 + number % 3)
+        assert len(cache.read(f"k{50 + number % 3}").to_array()) in (0, 50 + number % 3)
 
 
 def test_processes_may_share_it(tmp_path):

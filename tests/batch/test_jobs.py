@@ -362,7 +362,7 @@ def test_a_row_whose_options_alone_are_wrong_has_a_job(tmp_path):
         ({"pads": [0, 10, 0, True]}, "is not four whole numbers"),
         ({"pads": {"a": 1}}, "is not four whole numbers"),
         ({"pads": 5}, "pads 5 is not four whole numbers"),
-        ({"detector": 1}, "detector 1 is not text."),
+        ({"detector": 1}, "detector 1 is not one of auto, hog, s3fd"),
         ({"fsp": 25}, "unknown column 'fsp'. Did you mean fps?"),
         ({"blend": "x" * 1000}, "unknown --blend"),
     ],

@@ -66,7 +66,7 @@ def test_each_job_is_done_as_dub_does_it(models, jobs, tmp_path):
     results = by_row(run_jobs(jobs, models))
     assert [results[job.row].status for job in jobs] == ["ok"] * 4
     for job in jobs:
-        dub(models, job.face, job.audio, tmp_path / "alone.mp4", FAST)
+        dub(job.face, job.audio, tmp_path / "alone.mp4", models=models, options=FAST)
         assert pictures(job.outfile) == pictures(tmp_path / "alone.mp4")
         result = results[job.row]
         assert result.frames == len(pictures(job.outfile)) == result.dubbed_frames
@@ -85,7 +85,7 @@ def test_it_is_imported_from_the_package():
 def test_what_is_finished_is_not_touched(models, jobs, monkeypatch):
     first = by_row(run_jobs(jobs, models))
     before = {job.outfile: Path(job.outfile).stat() for job in jobs}
-    monkeypatch.setattr(runner, "dub_takes", lambda *_: pytest.fail("a job is done again"))
+    monkeypatch.setattr(runner, "dub_many", lambda *_: pytest.fail("a job is done again"))
     again = by_row(run_jobs(jobs, models))
     assert {name: Path(name).stat() for name in before} == before
     for row, result in again.items():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from wav2lip_npu.dubbing.blend import load_mask
-from wav2lip_npu.dubbing.colour_match import Fitting
+from wav2lip_npu.dubbing.colour_match import ColourMatcher
 
 MASK = load_mask("soft", 96)
 INSIDE = torch.from_numpy(MASK.weights) > 0
@@ -24,7 +24,7 @@ def faces(count: int = 2) -> torch.Tensor:
 
 
 def fitted(mouths: torch.Tensor, faces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    both = Fitting(MASK, torch.device("cpu"))(mouths, faces)
+    both = ColourMatcher(MASK, torch.device("cpu"))(mouths, faces)
     return both[:, :3], both[:, 3]
 
 

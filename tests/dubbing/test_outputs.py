@@ -15,10 +15,11 @@ import soundfile
 from support.devices import DEVICE
 from support.faces import SquareDetector, face_pictures, write_sound
 from wav2lip_npu.dubbing import inference, outputs, pipeline
-from wav2lip_npu.dubbing.outputs import Take
-from wav2lip_npu.dubbing.pipeline import DubOptions, dub_takes
+from wav2lip_npu.dubbing.outputs import Output
+from wav2lip_npu.dubbing.pipeline import DubOptions, dub_many
 from wav2lip_npu.errors import FaceError, MediaError
-from wav2lip_npu.faces.find_faces import FaceMemory, FaceOptions
+from wav2lip_npu.faces.find_faces import FaceOptions
+from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.media.video_writer import EncodeOptions, write_video
 from wav2lip_npu.media.yuv_image import Colour, YuvImage
 
@@ -43,14 +44,20 @@ def alone(models, face, sounds, folder, options=OPTIONS) -> list[bytes]:
     folder.mkdir()
     outs = [folder / f"{number}.mp4" for number in range(len(sounds))]
     for sound, out in zip(sounds, outs, strict=True):
-        pipeline.dub(models, face, sound, out, options)
+        pipeline.dub(face, sound, out, models=models, options=options)
     return [out.read_bytes() for out in outs]
 
 
 def together(models, face, sounds, folder, options=OPTIONS, memory=None) -> list[bytes]:
     folder.mkdir()
     outs = [folder / f"{number}.mp4" for number in range(len(sounds))]
-    made = dub_takes(models, face, [Take(*each) for each in zip(sounds, outs, strict=True)], options, memory)
+    made = dub_many(
+        face,
+        [Output(*each) for each in zip(sounds, outs, strict=True)],
+        models=models,
+        options=options,
+        memory=memory,
+    )
     assert [each.takes for each in made] == [len(sounds)] * len(sounds)
     return [out.read_bytes() for out in outs]
 
@@ -101,17 +108,17 @@ def test_one_that_fails_leaves_the_others_alone(models, face_video, sounds, tmp_
         raise MediaError("the disk is full")
 
     monkeypatch.setattr(outputs, "write_video", full)
-    made = dub_takes(
-        models,
+    made = dub_many(
         face_video,
         [
-            Take(tmp_path / "none.wav", tmp_path / "a.mp4"),
-            Take(sounds[3], tmp_path / "full.mp4"),
-            Take(sounds[3], tmp_path / "good.mp4"),
-            Take(silent, tmp_path / "b.mp4"),
-            Take(sounds[0], face_video),
+            Output(tmp_path / "none.wav", tmp_path / "a.mp4"),
+            Output(sounds[3], tmp_path / "full.mp4"),
+            Output(sounds[3], tmp_path / "good.mp4"),
+            Output(silent, tmp_path / "b.mp4"),
+            Output(sounds[0], face_video),
         ],
-        OPTIONS,
+        models=models,
+        options=OPTIONS,
     )
     assert "none.wav" in str(made[0])
     assert str(made[1]) == "the disk is full"
@@ -130,7 +137,9 @@ def test_what_is_wrong_with_the_video_fails_those_who_need_it(models, face_video
     content = whole.read_bytes()
     cut.write_bytes(content[: len(content) * 9 // 10])
     outs = [tmp_path / "long.mp4", tmp_path / "short.mp4"]
-    long, short = dub_takes(models, cut, [Take(sounds[2], outs[0]), Take(sounds[1], outs[1])], OPTIONS)
+    long, short = dub_many(
+        cut, [Output(sounds[2], outs[0]), Output(sounds[1], outs[1])], models=models, options=OPTIONS
+    )
     assert "truncated" in str(long)
     assert short.frames == 1
     assert not outs[0].exists()
@@ -138,15 +147,20 @@ def test_what_is_wrong_with_the_video_fails_those_who_need_it(models, face_video
 
 
 def test_nobody_in_the_picture(models, faceless_video, sounds, tmp_path):
-    made = dub_takes(
-        models, faceless_video, [Take(each, tmp_path / f"{each.stem}.mp4") for each in sounds], OPTIONS
+    made = dub_many(
+        faceless_video,
+        [Output(each, tmp_path / f"{each.stem}.mp4") for each in sounds],
+        models=models,
+        options=OPTIONS,
     )
     assert all(isinstance(each, FaceError) for each in made)
 
 
 def test_a_bug_is_an_outcome_with_its_traceback(models, face_video, sounds, tmp_path, monkeypatch):
     monkeypatch.setattr(outputs, "paste", lambda *_: 1 / 0)
-    made = dub_takes(models, face_video, [Take(sounds[0], tmp_path / f"{i}.mp4") for i in "ab"], OPTIONS)
+    made = dub_many(
+        face_video, [Output(sounds[0], tmp_path / f"{i}.mp4") for i in "ab"], models=models, options=OPTIONS
+    )
     assert [type(each) for each in made] == [ZeroDivisionError] * 2
     assert made[0].__traceback__ is not None
 
@@ -162,7 +176,12 @@ def test_ctrl_c_ends_all(models, face_video, sounds, tmp_path, monkeypatch):
 
     monkeypatch.setattr(pipeline, "find_faces", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        dub_takes(models, face_video, [Take(sounds[2], tmp_path / f"{i}.mp4") for i in "ab"], OPTIONS)
+        dub_many(
+            face_video,
+            [Output(sounds[2], tmp_path / f"{i}.mp4") for i in "ab"],
+            models=models,
+            options=OPTIONS,
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -175,14 +194,14 @@ def test_known_faces_are_not_searched_and_give_the_same_video(models, sounds, tm
     options = replace(OPTIONS, extend=extend, faces=FaceOptions(nosmooth=nosmooth))
     memory = FaceMemory()
     (wanted,) = together(models, video, [sounds[2]], tmp_path / "found", options, memory)
-    assert memory.saw_all
-    assert memory.found().shape == (40, 5)
-    assert np.isnan(memory.found()[22:26, 0]).all()
+    assert memory.is_complete
+    assert memory.to_array().shape == (40, 5)
+    assert np.isnan(memory.to_array()[22:26, 0]).all()
     models.detector.calls = 0
-    known = FaceMemory(memory.found(), saw_all=True)
+    known = FaceMemory(memory.to_array(), is_complete=True)
     assert together(models, video, [sounds[2]], tmp_path / "known", options, known) == [wanted]
     assert models.detector.calls == 0
-    assert known.saw_all
+    assert known.is_complete
 
 
 def test_what_a_short_sound_found_serves_no_longer_one_but_the_reverse(models, face_video, sounds, tmp_path):
@@ -190,17 +209,22 @@ def test_what_a_short_sound_found_serves_no_longer_one_but_the_reverse(models, f
     long, short = FaceMemory(), FaceMemory()
     together(models, face_video, [sounds[2]], tmp_path / "long", OPTIONS, long)
     (wanted,) = together(models, face_video, [sounds[0]], tmp_path / "short", OPTIONS, short)
-    assert not short.saw_all
-    count = len(short.found())
+    assert not short.is_complete
+    count = len(short.to_array())
     assert 32 <= count < 50
-    np.testing.assert_array_equal(short.found(), long.found()[:count])
-    known = FaceMemory(long.found())
+    np.testing.assert_array_equal(short.to_array(), long.to_array()[:count])
+    known = FaceMemory(long.to_array())
     assert together(models, face_video, [sounds[0]], tmp_path / "again", OPTIONS, known) == [wanted]
 
 
 def test_a_mark_is_in_the_metadata(models, face_video, sounds, tmp_path):
     outs = [tmp_path / f"out.{kind}" for kind in ("mp4", "mov", "mkv", "avi")]
-    dub_takes(models, face_video, [Take(sounds[1], out, mark=f"mark {out.suffix}") for out in outs], OPTIONS)
+    dub_many(
+        face_video,
+        [Output(sounds[1], out, comment=f"mark {out.suffix}") for out in outs],
+        models=models,
+        options=OPTIONS,
+    )
     for out in outs:
         with av.open(str(out)) as container:
             tags = {name.lower(): text for name, text in container.metadata.items()}
@@ -209,14 +233,14 @@ def test_a_mark_is_in_the_metadata(models, face_video, sounds, tmp_path):
 
 def test_progress_of_each(models, face_video, sounds, tmp_path):
     seen: dict[str, list[tuple[int, int]]] = {"a": [], "b": []}
-    dub_takes(
-        models,
+    dub_many(
         face_video,
         [
-            Take(sound, tmp_path / f"{name}.mp4", progress=lambda *now, name=name: seen[name].append(now))
+            Output(sound, tmp_path / f"{name}.mp4", progress=lambda *now, name=name: seen[name].append(now))
             for name, sound in zip(seen, (sounds[0], sounds[3]), strict=True)
         ],
-        OPTIONS,
+        models=models,
+        options=OPTIONS,
     )
     assert seen["a"] == [(number, 32) for number in range(1, 33)]
     assert seen["b"][-1] == (60, 60)

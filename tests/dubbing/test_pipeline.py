@@ -70,7 +70,7 @@ def same(a: YuvImage, b: YuvImage) -> bool:
 def test_picture_and_sound_end_together(models, face_video, tmp_path, seconds):
     audio = write_sound(tmp_path / "sound.wav", seconds)
     out = tmp_path / "out.mp4"
-    report = pipeline.dub(models, face_video, audio, out)
+    report = pipeline.dub(face_video, audio, out, models=models)
     assert report.frames == max(1, round(seconds * 25)) == len(frames_of(out))
     picture, heard = end_times(out)
     assert abs(picture - heard) <= 1 / 25
@@ -82,7 +82,7 @@ def test_the_rate_of_the_video_is_kept(models, speech, tmp_path, fps):
     face = tmp_path / "face.mkv"
     write_video(face_pictures(20), face, fps=Fraction(fps), options=LOSSLESS)
     out = tmp_path / "out.mp4"
-    report = pipeline.dub(models, face, speech, out)
+    report = pipeline.dub(face, speech, out, models=models)
     assert container.probe(out).fps == Fraction(fps) == Fraction(report.fps)
     assert report.frames == round(Fraction(3, 2) * Fraction(fps))
     picture, heard = end_times(out)
@@ -94,7 +94,9 @@ def test_short_video_is_extended_as_asked(models, speech, tmp_path, extend):
     face = tmp_path / "face.mp4"
     write_video(face_pictures(10), face, fps=Fraction(25), options=LOSSLESS)
     out = tmp_path / "out.mp4"
-    report = pipeline.dub(models, face, speech, out, DubOptions(extend=extend, encode=LOSSLESS))
+    report = pipeline.dub(
+        face, speech, out, models=models, options=DubOptions(extend=extend, encode=LOSSLESS)
+    )
     there_and_back = [*range(10), *range(8, 0, -1)]
     order = {"loop": [*range(10)], "pingpong": there_and_back, "hold": [*range(10), *[9] * 28]}[extend]
     sources, results = frames_of(face), frames_of(out)
@@ -105,7 +107,7 @@ def test_short_video_is_extended_as_asked(models, speech, tmp_path, extend):
 
 def test_nothing_changes_outside_the_mask(models, face_video, speech, tmp_path):
     out = tmp_path / "out.mp4"
-    report = pipeline.dub(models, face_video, speech, out, DubOptions(encode=LOSSLESS))
+    report = pipeline.dub(face_video, speech, out, models=models, options=DubOptions(encode=LOSSLESS))
     assert report.dubbed_frames == report.frames
     changed = np.zeros((240, 320), bool)
     for before, after in zip(frames_of(face_video), frames_of(out), strict=False):
@@ -124,10 +126,14 @@ def test_nothing_changes_outside_the_mask(models, face_video, speech, tmp_path):
 
 
 def test_overlap_changes_no_byte(models, face_video, speech, tmp_path, monkeypatch):
-    pipeline.dub(models, face_video, speech, tmp_path / "ahead.mp4", DubOptions(encode=LOSSLESS))
+    pipeline.dub(
+        face_video, speech, tmp_path / "ahead.mp4", models=models, options=DubOptions(encode=LOSSLESS)
+    )
     for module in (pipeline, outputs):
         monkeypatch.setattr(module, "prefetch", lambda items, depth: items)
-    pipeline.dub(models, face_video, speech, tmp_path / "plain.mp4", DubOptions(encode=LOSSLESS))
+    pipeline.dub(
+        face_video, speech, tmp_path / "plain.mp4", models=models, options=DubOptions(encode=LOSSLESS)
+    )
     ahead, plain = frames_of(tmp_path / "ahead.mp4"), frames_of(tmp_path / "plain.mp4")
     assert len(ahead) == len(plain) == 38
     assert all(same(a.yuv, b.yuv) for a, b in zip(ahead, plain, strict=True))
@@ -135,7 +141,7 @@ def test_overlap_changes_no_byte(models, face_video, speech, tmp_path, monkeypat
 
 def test_copying_network_leaves_no_seam(copying, face_video, speech, tmp_path):
     out = tmp_path / "out.mp4"
-    pipeline.dub(copying, face_video, speech, out, DubOptions(encode=LOSSLESS))
+    pipeline.dub(face_video, speech, out, models=copying, options=DubOptions(encode=LOSSLESS))
     for before, after in zip(frames_of(face_video), frames_of(out), strict=False):
         smooth = [cv2.GaussianBlur(each.image, (0, 0), 6).astype(int) for each in (before, after)]
         assert np.abs(smooth[0] - smooth[1]).max() <= 10
@@ -144,7 +150,7 @@ def test_copying_network_leaves_no_seam(copying, face_video, speech, tmp_path):
 def test_batches_do_not_change_the_picture(models, face_video, speech, tmp_path):
     for batch in (1, 7, 64):
         options = DubOptions(encode=LOSSLESS, wav2lip_batch_size=batch)
-        pipeline.dub(models, face_video, speech, tmp_path / f"{batch}.mp4", options)
+        pipeline.dub(face_video, speech, tmp_path / f"{batch}.mp4", models=models, options=options)
     one, *others = (frames_of(tmp_path / f"{batch}.mp4") for batch in (1, 7, 64))
     for other in others:
         for a, b in zip(one, other, strict=True):
@@ -162,7 +168,9 @@ def test_out_of_memory_halves_the_batch(models, face_video, speech, tmp_path, mo
         return speak(mels, features, **options)
 
     monkeypatch.setattr(models.generator, "speak", small_device)
-    report = pipeline.dub(models, face_video, speech, tmp_path / "out.mp4", DubOptions(wav2lip_batch_size=16))
+    report = pipeline.dub(
+        face_video, speech, tmp_path / "out.mp4", models=models, options=DubOptions(wav2lip_batch_size=16)
+    )
     assert report.dubbed_frames == 38
     assert max(sizes) > 3
     assert max(sizes[-10:]) == 2  # halved for good
@@ -174,7 +182,7 @@ def test_other_errors_of_the_network_surface(models, face_video, speech, tmp_pat
 
     monkeypatch.setattr(models.generator, "speak", broken)
     with pytest.raises(RuntimeError, match="a bug"):
-        pipeline.dub(models, face_video, speech, tmp_path / "out.mp4")
+        pipeline.dub(face_video, speech, tmp_path / "out.mp4", models=models)
     assert list(tmp_path.iterdir()) == []
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
@@ -188,7 +196,7 @@ def test_still_image_is_encoded_once(models, speech, tmp_path, monkeypatch):
         models.generator, "encode_faces", lambda faces: encoded.append(len(faces)) or encode_faces(faces)
     )
     models.detector.calls = 0
-    report = pipeline.dub(models, photo, speech, tmp_path / "out.mp4", DubOptions(fps=30))
+    report = pipeline.dub(photo, speech, tmp_path / "out.mp4", models=models, options=DubOptions(fps=30))
     assert report.frames == 45
     assert report.fps == "30"
     assert encoded == [1]
@@ -196,7 +204,7 @@ def test_still_image_is_encoded_once(models, speech, tmp_path, monkeypatch):
 
 def test_static_uses_the_first_frame_only(models, face_video, speech, tmp_path):
     out = tmp_path / "out.mp4"
-    pipeline.dub(models, face_video, speech, out, DubOptions(static=True, encode=LOSSLESS))
+    pipeline.dub(face_video, speech, out, models=models, options=DubOptions(static=True, encode=LOSSLESS))
     first = next(video_reader.read_frames(face_video)).yuv
     assert all(np.array_equal(frame.yuv.y[:60], first.y[:60]) for frame in frames_of(out))
 
@@ -204,7 +212,9 @@ def test_static_uses_the_first_frame_only(models, face_video, speech, tmp_path):
 def test_hard_blend_replaces_the_whole_box(models, face_video, speech, tmp_path):
     out = tmp_path / "out.mp4"
     faces = FaceOptions(box=(40, 140, 60, 160))
-    pipeline.dub(models, face_video, speech, out, DubOptions(blend="hard", faces=faces, encode=LOSSLESS))
+    pipeline.dub(
+        face_video, speech, out, models=models, options=DubOptions(blend="hard", faces=faces, encode=LOSSLESS)
+    )
     before, after = next(video_reader.read_frames(face_video)), next(video_reader.read_frames(out))
     change = before.yuv.y != after.yuv.y
     rows, columns = np.nonzero(change)
@@ -218,20 +228,20 @@ def test_faceless_frames_pass_and_are_reported(models, speech, tmp_path):
     face = tmp_path / "face.mp4"
     write_video([*shown, *[grey] * 20, *shown], face, fps=Fraction(25), options=LOSSLESS)
     out = tmp_path / "out.mp4"
-    report = pipeline.dub(models, face, speech, out, DubOptions(encode=LOSSLESS))
+    report = pipeline.dub(face, speech, out, models=models, options=DubOptions(encode=LOSSLESS))
     assert report.faceless_spans == [(12, 31)]
     assert report.dubbed_frames == 38 - 20
     assert all(same(frame.yuv, grey) for frame in frames_of(out)[12:32])
     with pytest.raises(
         FaceError, match=r"no face in .*face.mp4, frames 12-31 \(0.5-1.3 s\). Pass --no_face keep"
     ):
-        pipeline.dub(models, face, speech, out, DubOptions(faces=FaceOptions(no_face="error")))
+        pipeline.dub(face, speech, out, models=models, options=DubOptions(faces=FaceOptions(no_face="error")))
 
 
 def test_no_face_anywhere_is_an_error_after_one_round(models, faceless_video, tmp_path):
     long = write_sound(tmp_path / "long.wav", 30)
     with pytest.raises(FaceError, match=r"no face in .*nobody.mp4, 25 frames looked at"):
-        pipeline.dub(models, faceless_video, long, tmp_path / "out.mp4")
+        pipeline.dub(faceless_video, long, tmp_path / "out.mp4", models=models)
     assert [path.name for path in tmp_path.iterdir()] == ["long.wav"]
 
 
@@ -239,7 +249,9 @@ def test_geometry_flags_change_the_whole_picture(models, face_video, speech, tmp
     out = tmp_path / "out.mp4"
     geometry = Geometry(resize_factor=2, rotate=True, crop=(0, 140, 10, -1))
     faces = FaceOptions(box=(20, 80, 20, 80))
-    report = pipeline.dub(models, face_video, speech, out, DubOptions(geometry=geometry, faces=faces))
+    report = pipeline.dub(
+        face_video, speech, out, models=models, options=DubOptions(geometry=geometry, faces=faces)
+    )
     info = container.probe(out)
     assert (info.width, info.height) == (report.width, report.height) == (110, 140)
 
@@ -249,7 +261,7 @@ def test_mel_shift_moves_the_sound(models, face_video, speech, tmp_path):
     for shift in (0, -3):
         out = tmp_path / f"{shift}.mp4"
         options = DubOptions(mel_shift=shift, static=True, encode=LOSSLESS)
-        pipeline.dub(models, face_video, speech, out, options)
+        pipeline.dub(face_video, speech, out, models=models, options=options)
         pictures.append([frame.yuv for frame in frames_of(out)])
     assert all(same(a, b) for a, b in zip(pictures[0][0:30], pictures[1][3:33], strict=True))
     assert not same(pictures[0][5], pictures[1][5])
@@ -257,7 +269,7 @@ def test_mel_shift_moves_the_sound(models, face_video, speech, tmp_path):
 
 def test_report_and_metadata_say_what_was_done(models, face_video, speech, tmp_path):
     out = tmp_path / "out.mp4"
-    report = pipeline.dub(models, face_video, speech, out)
+    report = pipeline.dub(face_video, speech, out, models=models)
     report.write(tmp_path / "report.json")
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["frames"] == 38
@@ -282,15 +294,15 @@ def test_output_is_replaced_only_after_success(models, face_video, speech, tmp_p
 
     monkeypatch.setattr(outputs, "paste", full)
     with pytest.raises(MediaError):
-        pipeline.dub(models, face_video, speech, out)
+        pipeline.dub(face_video, speech, out, models=models)
     assert out.read_text() == "what was there before"
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
 
 def test_own_sound_of_a_video_can_drive_it(models, face_video, speech, tmp_path):
     talking = tmp_path / "talking.mp4"
-    pipeline.dub(models, face_video, speech, talking)
-    report = pipeline.dub(models, talking, talking, tmp_path / "out.mp4")
+    pipeline.dub(face_video, speech, talking, models=models)
+    report = pipeline.dub(talking, talking, tmp_path / "out.mp4", models=models)
     assert report.frames == 38
 
 
@@ -310,7 +322,7 @@ def test_own_sound_of_a_video_can_drive_it(models, face_video, speech, tmp_path)
 )
 def test_options_out_of_range_are_named(models, face_video, speech, tmp_path, options, message):
     with pytest.raises(UsageError, match=message):
-        pipeline.dub(models, face_video, speech, tmp_path / "out.mp4", options)
+        pipeline.dub(face_video, speech, tmp_path / "out.mp4", models=models, options=options)
     assert list(tmp_path.iterdir()) == []
 
 

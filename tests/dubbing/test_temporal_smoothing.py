@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from wav2lip_npu.dubbing.temporal_smoothing import Rest, Steady, pauses
+from wav2lip_npu.dubbing.temporal_smoothing import ReferenceSmoother, SilenceDamper, pauses
 from wav2lip_npu.mel import log_mel
 
 RATE, FPS = 16_000, Fraction(25)
@@ -50,13 +50,13 @@ def mouths(count: int) -> np.ndarray:
     return np.random.default_rng(1).integers(256, size=(count, 4, 6, 4), dtype=np.uint8)
 
 
-def rested(rest: Rest, made: np.ndarray, cuts: tuple[int, ...] = ()) -> np.ndarray:
+def rested(rest: SilenceDamper, made: np.ndarray, cuts: tuple[int, ...] = ()) -> np.ndarray:
     return np.stack([rest(number, mouth, number in cuts) for number, mouth in enumerate(made)])
 
 
 def test_speech_is_left_as_it_is():
     made = mouths(25)
-    np.testing.assert_array_equal(rested(Rest(mel_of(buzz(1.4, 0.2)), FPS, -1), made), made)
+    np.testing.assert_array_equal(rested(SilenceDamper(mel_of(buzz(1.4, 0.2)), FPS, -1), made), made)
 
 
 def motion(faces: np.ndarray) -> float:
@@ -66,20 +66,20 @@ def motion(faces: np.ndarray) -> float:
 @pytest.mark.parametrize("fps", [Fraction(25), Fraction(60000, 1001), Fraction(12)])
 def test_a_pause_holds_still_alike_at_any_rate(fps):
     made = np.repeat(mouths(40), max(1, round(fps / 12)), axis=0)[: int(2 * fps)]
-    found = rested(Rest(mel_of(noise(3, 1e-4)), fps, 0), made)
+    found = rested(SilenceDamper(mel_of(noise(3, 1e-4)), fps, 0), made)
     assert motion(found) < 0.25 * motion(made)
     np.testing.assert_array_equal(found[0], made[0])
 
 
 def test_it_follows_slowly():
     made = np.concatenate([np.full((1, 4, 6, 4), 200, np.uint8), np.full((50, 4, 6, 4), 100, np.uint8)])
-    found = rested(Rest(mel_of(noise(3, 0)), FPS, 0), made)[:, 0, 0, 0].astype(int)
+    found = rested(SilenceDamper(mel_of(noise(3, 0)), FPS, 0), made)[:, 0, 0, 0].astype(int)
     assert found[1] == 170 and (np.diff(found) <= 0).all() and abs(found[-1] - 100) <= 1
 
 
 def test_another_scene_or_a_frame_without_a_face_begins_anew():
     made = mouths(20)
-    rest = Rest(mel_of(noise(2, 0)), FPS, 0)
+    rest = SilenceDamper(mel_of(noise(2, 0)), FPS, 0)
     found = rested(rest, made, cuts=(7,))
     np.testing.assert_array_equal(found[7], made[7])
     assert (found[6] != made[6]).any()
@@ -92,7 +92,7 @@ def test_a_reference_loses_what_moves_below_a_still_head():
     head = random.integers(60, 200, (96, 96, 3), dtype=np.uint8)
     faces = np.repeat(head[None], 60, axis=0)
     faces[:, 60:90, 30:66] = random.integers(0, 256, (60, 1, 1, 3))  # a mouth that opens and closes
-    steady = Steady(FPS)
+    steady = ReferenceSmoother(FPS)
     found = np.stack([steady(face) for face in faces])
     assert motion(found[20:, 48:]) < 0.02 * motion(faces[20:, 48:])
     assert np.abs(found[20:, :48].astype(int) - faces[20:, :48]).max() <= 1
@@ -102,10 +102,10 @@ def test_a_reference_loses_what_moves_below_a_still_head():
 def test_a_reference_goes_along_with_a_head_that_moves():
     random = np.random.default_rng(0)
     first, second = random.integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
-    steady = Steady(FPS)
+    steady = ReferenceSmoother(FPS)
     steady(first)
     assert np.abs(steady(second).astype(int) - second).max() <= 2
-    steady = Steady(FPS)
+    steady = ReferenceSmoother(FPS)
     steady(first)
     near = np.clip(first.astype(int) + 30, 0, 255).astype(np.uint8)
     np.testing.assert_array_equal(steady(near, cut=True), near)

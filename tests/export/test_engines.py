@@ -24,8 +24,8 @@ from wav2lip_npu.batch.runner import run_jobs
 from wav2lip_npu.cli import main
 from wav2lip_npu.dubbing import inference
 from wav2lip_npu.dubbing.blend import load_mask
-from wav2lip_npu.dubbing.outputs import Take
-from wav2lip_npu.dubbing.pipeline import DubOptions, dub, dub_takes
+from wav2lip_npu.dubbing.outputs import Output
+from wav2lip_npu.dubbing.pipeline import DubOptions, dub, dub_many
 from wav2lip_npu.errors import CheckpointError, CheckpointMismatchError, DeviceError, UsageError
 from wav2lip_npu.export import engines, onnx_export
 from wav2lip_npu.export.engines import OmEngine, OnnxEngine, in_batches
@@ -169,10 +169,10 @@ def test_a_batch_is_filled_up():
 @pytest.mark.parametrize("name", ["any", "three"])
 def test_a_dub_has_the_frames_of_torch(files, tiny_checkpoint, face_video, speech, tmp_path, blend, name):
     options = replace(LOSSLESS, blend=blend)
-    dub(loaded(tiny_checkpoint), face_video, speech, tmp_path / "torch.mp4", options)
+    dub(face_video, speech, tmp_path / "torch.mp4", models=loaded(tiny_checkpoint), options=options)
     models = loaded(files[name])
     assert models.batch == (8 if name == "any" else 3)
-    report = dub(models, face_video, speech, tmp_path / "onnx.mp4", options)
+    report = dub(face_video, speech, tmp_path / "onnx.mp4", models=models, options=options)
     assert (report.engine, report.precision, report.device[:3]) == ("onnx", "float32", "cpu")
     assert_same_frames(tmp_path / "torch.mp4", tmp_path / "onnx.mp4")
 
@@ -181,7 +181,7 @@ def test_it_tells_of_the_weights_as_torch_does(files, tiny_checkpoint, face_vide
     models, of_torch = loaded(files["any"]), loaded(tiny_checkpoint)
     assert models.digest == of_torch.digest
     assert (models.mel_shift, models.is_ours) == (of_torch.mel_shift, of_torch.is_ours) == (0, False)
-    report = dub(models, face_video, speech, tmp_path / "out.mp4", LOSSLESS)
+    report = dub(face_video, speech, tmp_path / "out.mp4", models=models, options=LOSSLESS)
     assert report.checkpoint_sha256 == of_torch.digest and report.checkpoint.endswith("any.onnx")
     assert "onnxruntime" in report.versions
     with av.open(str(tmp_path / "out.mp4")) as container:
@@ -202,8 +202,8 @@ def test_a_still_face_is_seen_once_and_sounds_share_it(files, speech, tmp_path, 
     monkeypatch.setattr(
         OnnxEngine, "encode_faces", lambda self, faces: seen.append(len(faces)) or encode(self, faces)
     )
-    takes = [Take(speech, tmp_path / f"{number}.mkv") for number in range(2)]
-    dub_takes(loaded(files["any"]), photo, takes, replace(LOSSLESS, static=True))
+    takes = [Output(speech, tmp_path / f"{number}.mkv") for number in range(2)]
+    dub_many(photo, takes, models=loaded(files["any"]), options=replace(LOSSLESS, static=True))
     assert seen == [1]
     assert_same_frames(tmp_path / "0.mkv", tmp_path / "1.mkv", levels=0)
 
@@ -237,7 +237,7 @@ def test_on_real_clips(shared_data, tmp_path, clip):
     cut(face, sound, 1.2)
     for name, path in {"torch": Path("starter"), "onnx": made.path}.items():
         models = inference.load_models(path, detector="hog", device="cpu")
-        dub(models, face, sound, tmp_path / f"{name}.mp4", LOSSLESS)
+        dub(face, sound, tmp_path / f"{name}.mp4", models=models, options=LOSSLESS)
     assert_same_frames(tmp_path / "torch.mp4", tmp_path / "onnx.mp4")
 
 
@@ -253,10 +253,10 @@ def cut(source: Path, target: Path, seconds: float) -> None:
 
 
 def test_an_om_file_runs_through_ais_bench(files, tiny_checkpoint, face_video, speech, tmp_path, bench):
-    dub(loaded(tiny_checkpoint), face_video, speech, tmp_path / "torch.mp4", LOSSLESS)
+    dub(face_video, speech, tmp_path / "torch.mp4", models=loaded(tiny_checkpoint), options=LOSSLESS)
     models = loaded(files["om"], device="npu:1", engine="om")
     assert (models.engine, models.batch, models.device.type) == ("om on npu:1", 3, "cpu")
-    report = dub(models, face_video, speech, tmp_path / "om.mp4", LOSSLESS)
+    report = dub(face_video, speech, tmp_path / "om.mp4", models=models, options=LOSSLESS)
     assert report.engine == "om on npu:1"
     assert_same_frames(tmp_path / "torch.mp4", tmp_path / "om.mp4")
     assert bench[0] == ("load", 1, str(files["om"]))
@@ -265,9 +265,9 @@ def test_an_om_file_runs_through_ais_bench(files, tiny_checkpoint, face_video, s
 
 
 def test_an_om_file_runs_through_acl(files, tiny_checkpoint, face_video, speech, tmp_path, acl):
-    dub(loaded(tiny_checkpoint), face_video, speech, tmp_path / "torch.mp4", LOSSLESS)
+    dub(face_video, speech, tmp_path / "torch.mp4", models=loaded(tiny_checkpoint), options=LOSSLESS)
     models = loaded(files["om"])
-    dub(models, face_video, speech, tmp_path / "om.mp4", LOSSLESS)
+    dub(face_video, speech, tmp_path / "om.mp4", models=models, options=LOSSLESS)
     assert_same_frames(tmp_path / "torch.mp4", tmp_path / "om.mp4")
     assert acl.device == 0
     assert len(acl.memory) == 4, "two inputs, an output on the device and on the host"

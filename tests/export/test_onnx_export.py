@@ -23,7 +23,7 @@ from wav2lip_npu.errors import ExportError, UsageError
 from wav2lip_npu.export import onnx_export, onnx_graph
 from wav2lip_npu.export.engines import Arrays
 from wav2lip_npu.export.manifest import INPUTS, KINDS, OPERATORS, read_onnx
-from wav2lip_npu.faces.detectors import S3FD_MEANS
+from wav2lip_npu.faces.s3fd import S3FD_MEANS
 from wav2lip_npu.mel import DEFAULT_MEL
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import SyncNet

@@ -36,7 +36,7 @@ from wav2lip_npu.cli import main
 from wav2lip_npu.doctor import device_check
 from wav2lip_npu.dubbing import inference
 from wav2lip_npu.dubbing.pipeline import DubOptions, dub
-from wav2lip_npu.faces.detectors import S3fdDetector
+from wav2lip_npu.faces.s3fd import S3fdDetector
 from wav2lip_npu.media import video_reader
 from wav2lip_npu.media.video_writer import EncodeOptions
 from wav2lip_npu.parallel import processes
@@ -64,7 +64,7 @@ def models_on(place: str, path: Path, **options: Any) -> inference.Models:
 
 def dubbed(models: inference.Models, face: Path, sound: Path, out: Path) -> np.ndarray:
     """All frames of a dub."""
-    dub(models, face, sound, out, DubOptions(encode=LOSSLESS))
+    dub(face, sound, out, models=models, options=DubOptions(encode=LOSSLESS))
     return np.stack([frame.image for frame in video_reader.read_frames(out)])
 
 
@@ -203,7 +203,7 @@ def test_a_step_waits_once(clips, tmp_path, words, simulation):
 def test_a_batch_of_a_dub_waits_once(tiny_checkpoint, simulation):
     from wav2lip_npu.dubbing.blend import load_mask
 
-    speaker = inference.Speaker(models_on("npu", tiny_checkpoint), 4, load_mask("soft", 96))
+    speaker = inference.GeneratorRunner(models_on("npu", tiny_checkpoint), 4, load_mask("soft", 96))
     random = np.random.default_rng(0)
     faces = list(random.integers(255, size=(16, 96, 96, 3), dtype=np.uint8))
     mels = list(random.uniform(-4, 4, (16, 80, 16)).astype(np.float32))
@@ -223,7 +223,7 @@ def test_fresh_memory_is_never_read(clips, tmp_path, simulation):
 def test_a_full_memory_halves_the_batch(tiny_checkpoint, simulation, caplog):
     from wav2lip_npu.dubbing.blend import load_mask
 
-    speaker = inference.Speaker(models_on("npu", tiny_checkpoint), 32, load_mask("soft", 96))
+    speaker = inference.GeneratorRunner(models_on("npu", tiny_checkpoint), 32, load_mask("soft", 96))
     faces = [np.full((96, 96, 3), number, np.uint8) for number in range(32)]
     mels = [np.zeros((80, 16), np.float32)] * 32
     wanted = speaker(faces, mels)

@@ -40,10 +40,10 @@ def test_picture_and_sound_end_together(
     out = tmp_path / "out.mp4"
     if face.name in WITHOUT_FACE:
         with pytest.raises(FaceError, match="no face in"):
-            pipeline.dub(models, face, audio, out, QUICK)
+            pipeline.dub(face, audio, out, models=models, options=QUICK)
         assert not list(tmp_path.iterdir())
         return
-    report = pipeline.dub(models, face, audio, out, QUICK)
+    report = pipeline.dub(face, audio, out, models=models, options=QUICK)
     expected = audio_reader.load_audio(audio).duration
     fps = container.probe(out).fps
     assert report.frames == round(expected * fps)

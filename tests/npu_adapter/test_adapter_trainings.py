@@ -34,7 +34,7 @@ from support.trainings import (
 from wav2lip_npu import device as devices
 from wav2lip_npu.cli import main
 from wav2lip_npu.dubbing.blend import load_mask
-from wav2lip_npu.dubbing.inference import Speaker, load_models
+from wav2lip_npu.dubbing.inference import GeneratorRunner, load_models
 from wav2lip_npu.media import video_reader
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import Wav2Lip
@@ -167,7 +167,7 @@ def test_a_dub_is_that_of_the_cpu(face_video, speech, tiny_checkpoint, tmp_path,
 def test_batches_are_halved_when_memory_is_full(tmp_path, npu, caplog):
     path = tmp_path / "generator.pth"
     checkpoint.save(path, golden_weights(Wav2Lip(width=8)))
-    speaker = Speaker(load_models(path, detector="hog", device="npu"), 16, load_mask("soft", 96))
+    speaker = GeneratorRunner(load_models(path, detector="hog", device="npu"), 16, load_mask("soft", 96))
     random = np.random.default_rng(0)
     faces = list(random.integers(255, size=(16, 96, 96, 3), dtype=np.uint8))
     mels = list(random.normal(size=(16, 80, 16)).astype(np.float32))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wav2lip_npu.faces.detectors import Detection
+from wav2lip_npu.faces.detection import Detection
 from wav2lip_npu.media.yuv_image import Colour, Image, YuvImage
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

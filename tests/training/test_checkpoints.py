@@ -328,7 +328,7 @@ def test_a_dub_uses_the_shift_of_the_training(
     monkeypatch.setattr(pipeline, "speak", speak)
     for models, shift in ((ours, None), (ours, 0), (theirs, None), (theirs, -2)):
         options = pipeline.DubOptions(mel_shift=shift, faces=pipeline.FaceOptions(box=(40, 200, 60, 220)))
-        pipeline.dub(models, face_video, speech, tmp_path / "out.mp4", options)
+        pipeline.dub(face_video, speech, tmp_path / "out.mp4", models=models, options=options)
     assert shifts == [-1, 0, 0, -2]
 
 

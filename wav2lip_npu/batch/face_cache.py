@@ -20,7 +20,7 @@ import numpy as np
 from wav2lip_npu import __version__
 from wav2lip_npu.batch.job_keys import digest
 from wav2lip_npu.dubbing.pipeline import DubOptions
-from wav2lip_npu.faces.find_faces import FaceMemory
+from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.storage.atomic import remove_stale_parts, replacing
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class FaceCache:
 
     def write(self, key: str, memory: FaceMemory) -> None:
         """Keep what a dub has learnt. A disk that is full or read-only harms nothing but the next search."""
-        if self._folder is None or not memory.has_learnt:
+        if self._folder is None or not memory.has_grown:
             return
         path = self._path(key)
         try:
@@ -109,8 +109,8 @@ def faces_key(content: str, detector: str, options: DubOptions) -> str:
 
 
 def _written(memory: FaceMemory) -> bytes:
-    rows = memory.found().tobytes()
-    about = {"whole": memory.saw_all, "crc32": zlib.crc32(rows)}
+    rows = memory.to_array().tobytes()
+    about = {"whole": memory.is_complete, "crc32": zlib.crc32(rows)}
     return json.dumps(about).encode() + b"\n" + rows
 
 
@@ -120,4 +120,4 @@ def _parsed(content: bytes) -> FaceMemory:
     about = json.loads(head)
     if not isinstance(about, dict) or about.get("crc32") != zlib.crc32(rows):
         raise ValueError("it is damaged")
-    return FaceMemory(np.frombuffer(rows, np.float32).reshape(-1, 5), saw_all=bool(about.get("whole")))
+    return FaceMemory(np.frombuffer(rows, np.float32).reshape(-1, 5), is_complete=bool(about.get("whole")))

@@ -185,7 +185,7 @@ def replaced(options: Options, values: Mapping[str, Any]) -> tuple[Options, list
             changes[each.name], more = replaced(before, values)
             faults += more
         elif given not in EMPTY:
-            parse, wanted = _PARSERS[types[each.name]]
+            parse, wanted = _parser(types[each.name])
             try:
                 changes[each.name] = parse(given)
             except (ValueError, TypeError, OverflowError, KeyError):
@@ -238,6 +238,13 @@ def _as_four(value: Any) -> tuple[int, ...]:
     parts: Iterable[Any] = value.replace(",", " ").split() if isinstance(value, str) else value
     top, bottom, left, right = map(_as_whole, parts)
     return top, bottom, left, right
+
+
+def _parser(hint: Any) -> tuple[Callable[[Any], Any], str]:
+    """Return what parses a value of this type, and what the type is called."""
+    if get_origin(hint) is Literal:
+        return _as_text, f"one of {', '.join(get_args(hint))}"
+    return _PARSERS[hint]
 
 
 _PARSERS: dict[Any, tuple[Callable[[Any], Any], str]] = {

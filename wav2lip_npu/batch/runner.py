@@ -22,11 +22,11 @@ from wav2lip_npu.batch.face_cache import FaceCache, faces_key
 from wav2lip_npu.batch.job_keys import Contents, key_of, mark
 from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.batch.results import JobResult
-from wav2lip_npu.dubbing.outputs import Take
-from wav2lip_npu.dubbing.pipeline import dub_takes
+from wav2lip_npu.dubbing.outputs import Output
+from wav2lip_npu.dubbing.pipeline import dub_many
 from wav2lip_npu.dubbing.report import DubReport
 from wav2lip_npu.errors import Wav2LipError
-from wav2lip_npu.faces.detectors import Detection, Detector
+from wav2lip_npu.faces.detection import Detection, Detector
 from wav2lip_npu.media.container import probe
 from wav2lip_npu.media.yuv_image import Image
 
@@ -201,8 +201,8 @@ class _Pass:
             models = replace(models, detector=_InTurn(models.detector, self.in_turn))
             place = faces_key(self.contents(first.face), models.detector.name, first.dub)
             memory = self.cache.read(place)
-            takes = [self._take(job, key) for job, key in keys.items()]
-            made = dub_takes(models, first.face, takes, first.dub, memory)
+            outputs = [self._output(job, key) for job, key in keys.items()]
+            made = dub_many(first.face, outputs, models=models, options=first.dub, memory=memory)
             self.cache.write(place, memory)
         except Exception as error:
             made = [error] * len(keys)
@@ -210,7 +210,7 @@ class _Pass:
             if isinstance(each, Exception):
                 self._fail(job, each)
 
-    def _take(self, job: Job, key: str) -> Take:
+    def _output(self, job: Job, key: str) -> Output:
         told = monotonic()
 
         def progress(frames: int, of: int) -> None:
@@ -221,12 +221,12 @@ class _Pass:
                 told = monotonic()
                 self.say(Progress(results.name_of(job), frames, of))
 
-        def finished(made: DubReport) -> None:
+        def on_done(made: DubReport) -> None:
             if job.report is not None:
                 made.write(job.report)
             self.say(results.done(job, key, self.contents, made))
 
-        return Take(job.audio, job.outfile, mark(key), progress, finished)
+        return Output(job.audio, job.outfile, mark(key), progress, on_done)
 
     def _fail(self, job: Job, error: Exception) -> None:
         if isinstance(error, _OverError):

@@ -71,7 +71,7 @@ class DubCommand:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            report = dub(models, self.face, self.audio, self.outfile, self.dub, progress=show)
+            report = dub(self.face, self.audio, self.outfile, models=models, options=self.dub, progress=show)
         if report.faceless_spans:
             missing = report.frames - report.dubbed_frames
             log.info("%d of %d frames have no face and were left unchanged", missing, report.frames)

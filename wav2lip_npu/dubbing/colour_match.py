@@ -35,7 +35,7 @@ _MARGIN = 5
 _LEAST = 1e-4
 
 
-class Fitting:
+class ColourMatcher:
     """Fits mouths to faces under a soft mask."""
 
     def __init__(self, mask: Mask, device: torch.device) -> None:

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from wav2lip_npu import device as devices
 from wav2lip_npu.dubbing.blend import Mask
-from wav2lip_npu.dubbing.colour_match import Fitting
+from wav2lip_npu.dubbing.colour_match import ColourMatcher
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.export.engines import FILE_BATCH, OmEngine, OnnxEngine, load_engine
 from wav2lip_npu.export.manifest import TORCH, engine_of
-from wav2lip_npu.faces.detectors import Detector, load_detector
+from wav2lip_npu.faces.detection import Detector
+from wav2lip_npu.faces.detectors import load_detector
 from wav2lip_npu.media.yuv_image import Image
 from wav2lip_npu.mel import Mel
 from wav2lip_npu.models import checkpoint
@@ -117,7 +118,7 @@ def _load_exported(engine: str, path: Path, detector: str, device: str, precisio
     )
 
 
-class Speaker:
+class GeneratorRunner:
     """Runs a generator on batches of faces and mel windows; may be called by several threads at once."""
 
     def __init__(self, models: Models, batch: int | None, mask: Mask) -> None:
@@ -127,7 +128,7 @@ class Speaker:
         """Faces in one batch; all lanes together hold what was asked for."""
         self._models = models
         self._mask = mask
-        self._fitting = None if mask.exact else Fitting(mask, models.device)
+        self._fitting = None if mask.exact else ColourMatcher(mask, models.device)
         self._still: tuple[Image, list[Tensor]] | None = None
         self._lock = threading.Lock()
 
@@ -143,9 +144,9 @@ class Speaker:
         again when it comes in the next call. When the device runs out of memory the batch is halved, for
         good, and the work goes on.
         """
-        return self.voices(faces, [mels], references)[0]
+        return self.run_many(faces, [mels], references)[0]
 
-    def voices(
+    def run_many(
         self, faces: list[Image], sounds: Sequence[list[Mel]], references: list[Image] | None = None
     ) -> list[list[Image]]:
         """The same for several sounds: the mouths of each. Faces are encoded once for all of them.

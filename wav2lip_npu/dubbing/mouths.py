@@ -8,14 +8,14 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from wav2lip_npu import device
-from wav2lip_npu.dubbing.temporal_smoothing import Steady
-from wav2lip_npu.faces.find_faces import Faced
+from wav2lip_npu.dubbing.temporal_smoothing import ReferenceSmoother
+from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.yuv_image import Image, YuvImage
 from wav2lip_npu.mel import Mel, mel_window
 from wav2lip_npu.parallel.threads import map_in_threads
 
 if TYPE_CHECKING:
-    from wav2lip_npu.dubbing.inference import Speaker
+    from wav2lip_npu.dubbing.inference import GeneratorRunner
 
 FACE_SIZE = 96  # that of models.py, which would cost a second to import here
 
@@ -36,32 +36,32 @@ class Voice:
 
 
 @dataclass(frozen=True)
-class Spoken:
+class DubbedFrame:
     """A frame with a new mouth for each voice, if it has a face and the voice speaks."""
 
-    faced: Faced
+    faced: TrackedFrame
     mouths: tuple[Image | None, ...]
 
 
-def speak(
-    faced: Iterable[Faced],
+def generate(
+    faced: Iterable[TrackedFrame],
     voices: Sequence[Voice],
     fps: Fraction,
-    speaker: Speaker,
+    speaker: GeneratorRunner,
     mel_shift: float = 0,
-    steady: Steady | None = None,
-) -> Iterator[Spoken]:
+    steady: ReferenceSmoother | None = None,
+) -> Iterator[DubbedFrame]:
     """Give each frame that has a face the mouths that say its part of each mel, batch by batch."""
 
-    def work(batch: _Batch) -> list[Spoken]:
+    def work(batch: _Batch) -> list[DubbedFrame]:
         places = [item.frame.index for item in batch.items if item.box is not None]
         mels = [
             [mel_window(voice.mel, place, fps, mel_shift) for place in places if voice.speaks(place)]
             for voice in voices
         ]
-        made = [iter(mouths) for mouths in speaker.voices(batch.faces, mels, batch.references or None)]
+        made = [iter(mouths) for mouths in speaker.run_many(batch.faces, mels, batch.references or None)]
         return [
-            Spoken(item, tuple(None if item.box is None else next(mouths, None) for mouths in made))
+            DubbedFrame(item, tuple(None if item.box is None else next(mouths, None) for mouths in made))
             for item in batch.items
         ]
 
@@ -76,12 +76,12 @@ def speak(
 class _Batch:
     """Consecutive frames, and the face and the reference, if it is another, of those that have a face."""
 
-    items: list[Faced] = field(default_factory=list)
+    items: list[TrackedFrame] = field(default_factory=list)
     faces: list[Image] = field(default_factory=list)
     references: list[Image] = field(default_factory=list)
 
 
-def _batches(faced: Iterable[Faced], size: int, steady: Steady | None) -> Iterator[_Batch]:
+def _batches(faced: Iterable[TrackedFrame], size: int, steady: ReferenceSmoother | None) -> Iterator[_Batch]:
     batch = _Batch()
     shown: YuvImage | None = None
     failure: Exception | None = None

@@ -15,9 +15,9 @@ import numpy as np
 
 from wav2lip_npu import __version__, device
 from wav2lip_npu.dubbing.blend import Mask, paste
-from wav2lip_npu.dubbing.mouths import Spoken, Voice
-from wav2lip_npu.dubbing.report import DubReport, Notes, Stopwatch
-from wav2lip_npu.dubbing.temporal_smoothing import Rest
+from wav2lip_npu.dubbing.mouths import DubbedFrame, Voice
+from wav2lip_npu.dubbing.report import DubReport, FaceRecorder, Stopwatch
+from wav2lip_npu.dubbing.temporal_smoothing import SilenceDamper
 from wav2lip_npu.errors import MediaError
 from wav2lip_npu.media import container
 from wav2lip_npu.media.audio_reader import Audio, Samples, load_audio
@@ -34,15 +34,15 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Take:
+class Output:
     """A sound, and where the video that speaks it goes."""
 
     audio: str | os.PathLike[str]
     outfile: str | os.PathLike[str]
-    mark: str = ""
-    """Words to add to the metadata of the video."""
+    comment: str = ""
+    """Text that is added to the comment in the metadata of the video."""
     progress: Progress | None = None
-    finished: Callable[[DubReport], None] | None = None
+    on_done: Callable[[DubReport], None] | None = None
     """Called when the video is there, before the others of its pass may be."""
 
     def check(self, face: str | os.PathLike[str]) -> None:
@@ -73,24 +73,24 @@ class Scene:
     started: float = field(default_factory=perf_counter)
 
 
-class Making:
+class OutputWriter:
     """A take on its way. Raises `MediaError` when its sound cannot be read."""
 
-    def __init__(self, scene: Scene, take: Take) -> None:
+    def __init__(self, scene: Scene, take: Output) -> None:
         self._scene, self._take = scene, take
         sound = load_audio(take.audio)
         self.voice = Voice(log_mel(_long_enough(sound)), max(1, round(sound.duration * scene.fps)))
 
-    def write(self, number: int, together: int, depth: int, spoken: Iterator[Spoken]) -> DubReport:
+    def write(self, number: int, together: int, depth: int, spoken: Iterator[DubbedFrame]) -> DubReport:
         """Write the video, whose mouths are those of `number`; `depth` pictures may wait to be encoded.
 
         Raises `MediaError` and `FaceError`; then the output is as it was before.
         """
         scene, count = self._scene, self.voice.frames
         watch = Stopwatch()
-        notes = Notes(scene.face, scene.fps, scene.must_have_face)
+        notes = FaceRecorder(scene.face, scene.fps, scene.must_have_face)
         # A mouth that is pasted as the original pastes it is the original's in pauses too.
-        rest = None if scene.mask.exact else Rest(self.voice.mel, scene.fps, scene.mel_shift)
+        rest = None if scene.mask.exact else SilenceDamper(self.voice.mel, scene.fps, scene.mel_shift)
         own = notes.take(itertools.islice(watch.wait("blend", spoken), count))
         blended = prefetch(watch.work("blend", _blended(own, number, rest, scene.mask)), depth)
         encoding = perf_counter()
@@ -108,8 +108,8 @@ class Making:
                 self.voice.has_left = True
         watch.seconds["encode"] += perf_counter() - encoding
         made = self._report(notes, watch, together)
-        if self._take.finished is not None:
-            self._take.finished(made)
+        if self._take.on_done is not None:
+            self._take.on_done(made)
         return made
 
     def _reported(self, pictures: Iterable[YuvImage]) -> Iterator[YuvImage]:
@@ -125,10 +125,10 @@ class Making:
         models = self._scene.models
         name = models.weights.name.encode("utf-8", "replace").decode()
         about = f"wav2lip-npu {__version__}, weights {name} (sha256 {models.digest})"
-        mark = f", {self._take.mark}" if self._take.mark else ""
-        return f"Lips synchronised to the sound by {about}{mark}"
+        comment = f", {self._take.comment}" if self._take.comment else ""
+        return f"Lips synchronised to the sound by {about}{comment}"
 
-    def _report(self, notes: Notes, watch: Stopwatch, together: int) -> DubReport:
+    def _report(self, notes: FaceRecorder, watch: Stopwatch, together: int) -> DubReport:
         scene, models = self._scene, self._scene.models
         seconds = perf_counter() - scene.started
         per_stage = {**scene.watch.seconds, **watch.seconds}
@@ -158,7 +158,9 @@ class Making:
         )
 
 
-def _blended(spoken: Iterable[Spoken], number: int, rest: Rest | None, mask: Mask) -> Iterator[YuvImage]:
+def _blended(
+    spoken: Iterable[DubbedFrame], number: int, rest: SilenceDamper | None, mask: Mask
+) -> Iterator[YuvImage]:
     """Pictures with their mouths in; those without a face are the very ones that were decoded."""
     for item in spoken:
         faced, mouth = item.faced, item.mouths[number]

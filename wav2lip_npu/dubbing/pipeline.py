@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import cv2
 
 from wav2lip_npu.dubbing.blend import load_mask
-from wav2lip_npu.dubbing.mouths import FACE_SIZE, speak
-from wav2lip_npu.dubbing.outputs import Making, Progress, Scene, Take
+from wav2lip_npu.dubbing.mouths import FACE_SIZE, generate
+from wav2lip_npu.dubbing.outputs import Output, OutputWriter, Progress, Scene
 from wav2lip_npu.dubbing.report import DubReport
-from wav2lip_npu.dubbing.temporal_smoothing import Steady
+from wav2lip_npu.dubbing.temporal_smoothing import ReferenceSmoother
 from wav2lip_npu.errors import UsageError, Wav2LipError
-from wav2lip_npu.faces.find_faces import FaceMemory, FaceOptions, find_faces
+from wav2lip_npu.faces.find_faces import FaceOptions, find_faces
+from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.media import video_reader
 from wav2lip_npu.media.container import VideoInfo, probe
 from wav2lip_npu.media.geometry import Geometry
@@ -62,7 +63,6 @@ class DubOptions:
 
     def check(self) -> None:
         """Raise `UsageError` when a value is unknown or out of range."""
-        self.faces.check()
         load_mask(self.blend, FACE_SIZE)
         if self.extend not in video_reader.LOOPS[1:]:
             raise UsageError(f"unknown --extend {self.extend!r}. Pass {', '.join(video_reader.LOOPS[1:])}.")
@@ -77,33 +77,34 @@ def check_files(
 ) -> VideoInfo:
     """What the face video is. Raises `MediaError` when a file cannot be opened or `out` is an input."""
     info = probe(face)
-    Take(audio, out).check(face)
+    Output(audio, out).check(face)
     return info
 
 
 def dub(
-    models: Models,
     face: str | os.PathLike[str],
     audio: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    options: DubOptions = DubOptions(),
+    outfile: str | os.PathLike[str],
     *,
+    models: Models,
+    options: DubOptions = DubOptions(),
     progress: Progress | None = None,
 ) -> DubReport:
-    """Write `out`: the face video or image speaking `audio`, as long as the sound.
+    """Write `outfile`: the face video or image speaking `audio`, as long as the sound.
 
-    Raises `MediaError`, `FaceError` or `UsageError`; then `out` is as it was before.
+    Raises `MediaError`, `FaceError` or `UsageError`; then `outfile` is as it was before.
     """
-    (made,) = dub_takes(models, face, [Take(audio, out, progress=progress)], options)
+    (made,) = dub_many(face, [Output(audio, outfile, progress=progress)], models=models, options=options)
     if isinstance(made, Exception):
         raise made
     return made
 
 
-def dub_takes(
-    models: Models,
+def dub_many(
     face: str | os.PathLike[str],
-    takes: Sequence[Take],
+    takes: Sequence[Output],
+    *,
+    models: Models,
     options: DubOptions = DubOptions(),
     memory: FaceMemory | None = None,
 ) -> list[DubReport | Exception]:
@@ -126,11 +127,11 @@ def dub_takes(
         must_have_face=options.faces.no_face == "error",
     )
     made: dict[int, DubReport | Exception] = {}
-    making: dict[int, Making] = {}
+    making: dict[int, OutputWriter] = {}
     for number, take in enumerate(takes):
         try:
             take.check(face)
-            making[number] = Making(scene, take)
+            making[number] = OutputWriter(scene, take)
         except Wav2LipError as error:
             made[number] = error
     if making:
@@ -139,20 +140,20 @@ def dub_takes(
 
 
 def _made(
-    scene: Scene, making: Sequence[Making], options: DubOptions, memory: FaceMemory | None
+    scene: Scene, making: Sequence[OutputWriter], options: DubOptions, memory: FaceMemory | None
 ) -> list[DubReport | Exception]:
     """All takes, made at the same time."""
-    from wav2lip_npu.dubbing.inference import Speaker
+    from wav2lip_npu.dubbing.inference import GeneratorRunner
 
     models, info, watch = scene.models, scene.info, scene.watch
-    speaker = Speaker(models, options.wav2lip_batch_size, scene.mask)
+    speaker = GeneratorRunner(models, options.wav2lip_batch_size, scene.mask)
     depth = min(16, max(2, _QUEUE_BYTES * 2 // (3 * info.width * info.height)))
     voices = [each.voice for each in making]
     longest = max(voice.frames for voice in voices)
     if memory is not None:
         memory.expect_frames(longest)
     still = info.is_image or options.static
-    steady = Steady(scene.fps) if models.is_ours and not (scene.mask.exact or still) else None
+    steady = ReferenceSmoother(scene.fps) if models.is_ours and not (scene.mask.exact or still) else None
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(_opencv_in_one_thread())
@@ -170,7 +171,7 @@ def _made(
         faced = ahead("faces", itertools.islice(found, longest))
         spoken = ahead(
             "generate",
-            speak(watch.wait("generate", faced), voices, scene.fps, speaker, scene.mel_shift, steady),
+            generate(watch.wait("generate", faced), voices, scene.fps, speaker, scene.mel_shift, steady),
         )
         room = max(2, depth // len(making))
         writers = [

@@ -10,7 +10,7 @@ from fractions import Fraction
 from time import perf_counter
 from typing import Any, TypeVar
 
-from wav2lip_npu.dubbing.mouths import Spoken
+from wav2lip_npu.dubbing.mouths import DubbedFrame
 from wav2lip_npu.errors import FaceError
 from wav2lip_npu.storage.atomic import replacing
 from wav2lip_npu.versions import versions
@@ -93,7 +93,7 @@ class Stopwatch:
                 close()
 
 
-class Notes:
+class FaceRecorder:
     """Writes down what passes by for the report, and stops the run when the faces are not as asked."""
 
     def __init__(self, face: str, fps: Fraction, must_have_face: bool) -> None:
@@ -104,7 +104,7 @@ class Notes:
         self._fps = fps
         self._must_have_face = must_have_face
 
-    def take(self, spoken: Iterable[Spoken]) -> Iterator[Spoken]:
+    def take(self, spoken: Iterable[DubbedFrame]) -> Iterator[DubbedFrame]:
         """The same items. Raises `FaceError`."""
         index, source = -1, -1
         for each in spoken:

@@ -35,7 +35,7 @@ def pauses(mel: Mel) -> np.ndarray:
     return np.asarray(level < (np.inf if loud < _SILENT else loud - _BELOW_SPEECH))
 
 
-class Steady:
+class ReferenceSmoother:
     """The picture that a face is known from: the mean of the last ones, as far as the head keeps still."""
 
     def __init__(self, fps: Fraction) -> None:
@@ -55,7 +55,7 @@ class Steady:
         return reference
 
 
-class Rest:
+class SilenceDamper:
     """Holds the mouths of one video still where its sound pauses; asked frame by frame, in order."""
 
     def __init__(self, mel: Mel, fps: Fraction, mel_shift: float) -> None:

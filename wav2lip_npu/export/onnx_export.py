@@ -19,7 +19,7 @@ from wav2lip_npu.errors import ExportError
 from wav2lip_npu.export.engines import Arrays, Session, session_of
 from wav2lip_npu.export.manifest import INPUTS, KINDS, OPSET, OUTPUTS, About, beside, onnx_library, shapes_of
 from wav2lip_npu.export.onnx_graph import DYNAMIC_SIZE, graph_of, halve
-from wav2lip_npu.faces.detectors import S3FD_MEANS, load_s3fd, s3fd_path
+from wav2lip_npu.faces.s3fd import S3FD_MEANS, load_s3fd, s3fd_path
 from wav2lip_npu.mel import DEFAULT_MEL
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.bundled import STARTER

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from wav2lip_npu.export.manifest import DYNAMIC, FEATURE, INPUTS, OPSET, OUTPUTS, onnx_library
-from wav2lip_npu.faces.detectors import S3FD_MEANS
+from wav2lip_npu.faces.s3fd import S3FD_MEANS
 from wav2lip_npu.models.networks import SyncNet, Wav2Lip, fold_norms
 
 _LEAST = 1e-4

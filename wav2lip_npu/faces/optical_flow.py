@@ -1,12 +1,13 @@
-"""How a face moved from one frame to the next, and whether the scene was cut between them.
+"""Motion of a face between two frames, from their luma.
 
-Both work on luma alone. The face is followed by pyramidal Lucas-Kanade on corners of its upper part
-(brows, eyes, nose), which neither talks nor wears a collar; a similarity is fitted through the points
-that survive a forward-backward check. Everything is in float: nothing is rounded to a pixel.
+Pyramidal Lucas-Kanade tracks corners of the upper face (brows, eyes, nose), which speech does not move. A
+similarity transform is fitted to the points that pass a forward-backward check. All positions are floats:
+nothing is rounded to a pixel.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,11 +15,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wav2lip_npu.media.yuv_image import Box
+
 Luma = NDArray[np.uint8]
 Array = NDArray[Any]
 
-# A face is reduced to about this many pixels before it is followed: enough for 1/50 pixel per point.
 _FACE_PX = 90
+"""A face is shrunk to about this size before it is tracked: enough for 1/50 pixel per point."""
 _MAX_POINTS = 60
 _MIN_POINTS = 8
 _FLOW = {
@@ -30,17 +33,37 @@ _FLOW = {
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a face is: its centre `x`, `y` and the geometric mean `side` of its width and height, px."""
+    """Position and size of a face in pixels."""
 
     x: float
     y: float
     side: float
+    """Geometric mean of width and height."""
+
+    @classmethod
+    def of_box(cls, box: Box) -> Pose:
+        """Return the pose of a box."""
+        x1, y1, x2, y2 = (float(edge) for edge in box)
+        return cls((x1 + x2) / 2, (y1 + y2) / 2, math.sqrt(max(1e-6, (x2 - x1) * (y2 - y1))))
+
+    def relative(self, box: Box) -> NDArray[np.float64]:
+        """Return a box relative to this pose, [4]: x, y in units of `side`, log width, log height."""
+        x1, y1, x2, y2 = (float(edge) for edge in box)
+        x, y = (x1 + x2) / 2 - self.x, (y1 + y2) / 2 - self.y
+        width, height = (x2 - x1) / self.side, (y2 - y1) / self.side
+        return np.array([x / self.side, y / self.side, math.log(width), math.log(height)])
+
+    def absolute(self, relative: NDArray[np.float64]) -> Box:
+        """Return the box for a result of `relative`."""
+        x, y = self.x + relative[0] * self.side, self.y + relative[1] * self.side
+        half_width, half_height = np.exp(relative[2:]) * self.side / 2
+        return np.array([x - half_width, y - half_height, x + half_width, y + half_height], np.float32)
 
 
 def move(before: Luma, after: Luma, pose: Pose, velocity: tuple[float, float] = (0.0, 0.0)) -> Pose | None:
-    """The face of `before` at `pose`, where it is in `after`; None when it cannot be followed.
+    """Return the pose in `after` of the face at `pose` in `before`; None when it cannot be tracked.
 
-    `before`, `after`: uint8 [H, W]; `velocity`: px per frame, where to look first.
+    Both are uint8 [H, W]. `velocity` in pixels per frame is the initial guess.
     """
     moved = _by_points(before, after, pose, velocity)
     if moved is None:
@@ -51,9 +74,9 @@ def move(before: Luma, after: Luma, pose: Pose, velocity: tuple[float, float] = 
 
 
 def _by_points(before: Luma, after: Luma, pose: Pose, guess: tuple[float, float]) -> Pose | None:
-    """Fit a similarity through corners of the upper face."""
+    """Fit a similarity transform to corners of the upper face."""
     step = max(1, round(pose.side / _FACE_PX))
-    # Both pictures are cut along the same lattice, so a face at rest is sampled the same way twice.
+    # Both frames are cropped on the same lattice, so a face at rest is sampled the same way twice.
     reach = 0.75 * pose.side + 8 * step
     left = _lattice(pose.x - reach + min(0.0, guess[0]), step, before.shape[1])
     right = _lattice(pose.x + reach + max(0.0, guess[0]), step, before.shape[1])
@@ -68,12 +91,7 @@ def _by_points(before: Luma, after: Luma, pose: Pose, guess: tuple[float, float]
     start = _corners(old, centre, side)
     if start is None:
         return None
-    shift = np.array([guess[0] / step, guess[1] / step], np.float32)
-    flags = cv2.OPTFLOW_USE_INITIAL_FLOW
-    end, found, _ = cv2.calcOpticalFlowPyrLK(old, new, start, start + shift, flags=flags, **_FLOW)  # type: ignore[call-overload]
-    back, found_back, _ = cv2.calcOpticalFlowPyrLK(new, old, end, start.copy(), flags=flags, **_FLOW)  # type: ignore[call-overload]
-    error = np.linalg.norm(back - start, axis=2).ravel()
-    good = (found.ravel() == 1) & (found_back.ravel() == 1) & (error < 0.5)
+    end, good = track_points(old, new, start, np.array([guess[0] / step, guess[1] / step], np.float32))
     if good.sum() < max(_MIN_POINTS, 0.25 * len(start)):
         return None
     source = _complex(start)[good] - centre
@@ -88,8 +106,21 @@ def _by_points(before: Luma, after: Luma, pose: Pose, guess: tuple[float, float]
     return Pose(pose.x + offset.real * step, pose.y + offset.imag * step, pose.side * zoom)
 
 
+def track_points(before: Luma, after: Luma, start: Array, shift: Array) -> tuple[Array, Array]:
+    """Return the points float32 [P, 1, 2] of `before` in `after`, and bool [P]: which were tracked reliably.
+
+    `shift` in pixels is the initial guess for all points. A point is reliable when tracking it back ends
+    within half a pixel of its start.
+    """
+    flags = cv2.OPTFLOW_USE_INITIAL_FLOW
+    end, found, _ = cv2.calcOpticalFlowPyrLK(before, after, start, start + shift, flags=flags, **_FLOW)  # type: ignore[call-overload]
+    back, found_back, _ = cv2.calcOpticalFlowPyrLK(after, before, end, start.copy(), flags=flags, **_FLOW)  # type: ignore[call-overload]
+    error = np.linalg.norm(back - start, axis=2).ravel()
+    return end, (found.ravel() == 1) & (found_back.ravel() == 1) & (error < 0.5)
+
+
 def _lattice(edge: float, step: int, limit: int) -> int:
-    """The multiple of `step` nearest to `edge` inside 0..limit."""
+    """Return the multiple of `step` nearest to `edge` in 0..limit."""
     return min(max(round(edge / step), 0), limit // step) * step
 
 
@@ -101,7 +132,7 @@ def _shrink(image: Luma, step: int) -> Luma:
 
 
 def _corners(image: Luma, centre: complex, side: float) -> Array | None:
-    """float32 [P, 1, 2] corners of the upper face, away from mouth, hair and background."""
+    """Return corners of the upper face, float32 [P, 1, 2], away from mouth, hair and background."""
     mask = np.zeros_like(image)
     middle = (round(centre.real), round(centre.imag - 0.10 * side))
     cv2.ellipse(mask, middle, (round(0.36 * side), round(0.30 * side)), 0, 0, 360, 255, -1)
@@ -116,7 +147,7 @@ def _complex(points: Array) -> Array:
 
 
 def _similarity(source: Array, target: Array) -> tuple[complex, complex, int]:
-    """(turn, offset, inliers) of target = turn * source + offset, by reweighted least squares."""
+    """Return turn, offset, inliers of target = turn * source + offset, by reweighted least squares."""
     flow = target - source
     turn, offset = 1 + 0j, complex(_median(flow.real), _median(flow.imag))
     residual = np.abs(flow - offset)
@@ -134,7 +165,7 @@ def _similarity(source: Array, target: Array) -> tuple[complex, complex, int]:
 
 
 def _median(values: Array) -> float:
-    """The upper median; numpy's own spends most of its time on checks."""
+    """Return the upper median; `np.median` spends most of its time on checks."""
     half = values.size // 2
     return float(np.partition(values, half)[half])
 
@@ -142,11 +173,11 @@ def _median(values: Array) -> float:
 def _refine(
     old: Luma, new: Luma, centre: complex, side: float, turn: complex, offset: complex
 ) -> tuple[complex, complex] | None:
-    """The similarity under which the upper face looks most the same; None when it looks different.
+    """Return the similarity that aligns all pixels of the upper face; None when the alignment fails.
 
-    Points alone exaggerate a zoom by a sixth: a window sees the strong edges beyond its corner. All
-    pixels of a patch do not. Gauss-Newton, inverse compositional (Baker & Matthews 2004), with gain and
-    bias for the light and weights against eyelids and shadows.
+    Points alone exaggerate a zoom by a sixth, as their windows include strong edges outside the corner.
+    Gauss-Newton, inverse compositional (Baker & Matthews 2004), with gain and bias for changes of light and
+    robust weights against eyelids and shadows.
     """
     unit = 1.04 * side / _PATCH
     away = -0.13j * side  # from the centre of the box to that of the upper face
@@ -164,7 +195,7 @@ def _refine(
         normal[np.diag_indices(6)] *= 1 + 1e-6
         normal[np.diag_indices(6)] += 1e-3
         dx, dy, grow, spin, _, _ = np.linalg.solve(normal, weighted @ difference)
-        # new(z) = old(z + d(z)), so what is at z in `old` is at z - d(z) before the present map.
+        # new(z) = old(z + d(z)), so z in `old` corresponds to z - d(z) before this transform.
         step, change = complex(dx, dy) * unit, complex(grow, spin)
         middle = offset + turn * away
         middle -= turn * step
@@ -175,18 +206,18 @@ def _refine(
         if abs(step) < 0.003 and abs(change) < 1e-4:
             break
     now = _patch(new, centre + turn * away + offset, turn, unit)[_PATCH_MASK]
-    alike = float(np.corrcoef(flat, now)[0, 1]) if min(flat.std(), now.std()) > 0.5 else 0.0
-    return (turn, offset) if alike > 0.7 else None
+    correlation = float(np.corrcoef(flat, now)[0, 1]) if min(flat.std(), now.std()) > 0.5 else 0.0
+    return (turn, offset) if correlation > 0.7 else None
 
 
 _PATCH = 48
 _PATCH_Y, _PATCH_X = np.mgrid[:_PATCH, :_PATCH].astype(np.float32) - (_PATCH - 1) / 2
-# From hairline to nostrils and from ear to ear: much that is rigid beside the brows, which are not.
+# From hairline to nostrils and from ear to ear: mostly rigid, unlike the brows alone.
 _PATCH_MASK = (_PATCH_X / (0.5 * _PATCH)) ** 2 + (_PATCH_Y / (0.35 * _PATCH)) ** 2 < 1
 
 
 def _patch(image: Luma, middle: complex, turn: complex, unit: float) -> NDArray[np.float32]:
-    """float32 [48, 48] around `middle`, one pixel `unit` wide, turned and zoomed by `turn`."""
+    """Return float32 [48, 48] around `middle`, one pixel `unit` wide, rotated and zoomed by `turn`."""
     axis = turn * unit
     corner = middle - axis * complex(_PATCH - 1, _PATCH - 1) / 2
     matrix = np.array([[axis.real, -axis.imag, corner.real], [axis.imag, axis.real, corner.imag]])
@@ -196,7 +227,7 @@ def _patch(image: Luma, middle: complex, turn: complex, unit: float) -> NDArray[
 
 
 def _by_template(before: Luma, after: Luma, pose: Pose) -> tuple[float, float] | None:
-    """A first guess, px, for a face that leapt further than the points can reach."""
+    """Return an initial guess in pixels for a face that moved further than the points can reach."""
     unit = max(1.0, pose.side / 24)
     half, reach = 0.5 * pose.side, 2.0 * pose.side
     patch, _ = _window(before, pose, half, unit)
@@ -206,11 +237,11 @@ def _by_template(before: Luma, after: Luma, pose: Pose) -> tuple[float, float] |
     if area.shape[0] < patch.shape[0] or area.shape[1] < patch.shape[1]:
         return None
     scores = cv2.matchTemplate(area, patch, cv2.TM_CCOEFF_NORMED)
-    _, best, _, place = cv2.minMaxLoc(scores)
+    _, best, _, (column, row) = cv2.minMaxLoc(scores)
     if best < 0.6:
         return None
     origin_x, origin_y = max(0, int(pose.x - half)), max(0, int(pose.y - half))
-    return corner[0] + place[0] * unit - origin_x, corner[1] + place[1] * unit - origin_y
+    return corner[0] + column * unit - origin_x, corner[1] + row * unit - origin_y
 
 
 def _window(image: Luma, pose: Pose, half: float, unit: float) -> tuple[Luma | None, tuple[int, int] | None]:
@@ -220,35 +251,3 @@ def _window(image: Luma, pose: Pose, half: float, unit: float) -> tuple[Luma | N
     if min(size) < 1:
         return None, None
     return cast(Luma, cv2.resize(part, size, interpolation=cv2.INTER_AREA)), (left, top)
-
-
-def thumbnail(luma: Luma) -> Luma:
-    """uint8, short side about 96: enough to tell one scene from another."""
-    height, width = luma.shape
-    stride = max(1, min(height, width) // 288)
-    thin = luma[::stride, ::stride]
-    scale = min(1.0, 96 / min(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cast(Luma, cv2.resize(np.ascontiguousarray(thin), size, interpolation=cv2.INTER_AREA))
-
-
-def is_cut(before: Luma, after: Luma) -> bool:
-    """Whether two thumbnails show different scenes; a fast pan is one scene."""
-    if before.shape != after.shape:
-        return True
-    change = float(np.mean(cv2.absdiff(before, after)))
-    contrast = 0.5 * (float(before.std()) + float(after.std()))
-    if change < 0.3 * contrast + 2:
-        return False
-    start = cv2.goodFeaturesToTrack(before, 80, 0.01, 5, blockSize=5)
-    if start is None or len(start) < 10:
-        return True
-    end, found, _ = cv2.calcOpticalFlowPyrLK(before, after, start, None, **_FLOW)  # type: ignore[call-overload]
-    back, found_back, _ = cv2.calcOpticalFlowPyrLK(after, before, end, None, **_FLOW)  # type: ignore[call-overload]
-    error = np.linalg.norm(back - start, axis=2).ravel()
-    if np.mean((found.ravel() == 1) & (found_back.ravel() == 1) & (error < 0.5)) >= 0.35:
-        return False
-    # Too fast for the points: is the middle of the old picture somewhere in the new one?
-    height, width = before.shape
-    middle = before[height // 4 : height - height // 4, width // 4 : width - width // 4]
-    return float(cv2.matchTemplate(after, middle, cv2.TM_CCOEFF_NORMED).max()) < 0.6

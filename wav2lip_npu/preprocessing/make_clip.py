@@ -23,9 +23,9 @@ from wav2lip_npu.data.clip_layout import CLIP_FORMAT, MIN_FRAMES
 from wav2lip_npu.data.clip_writer import write_clip
 from wav2lip_npu.device import HOST
 from wav2lip_npu.errors import DeviceError, MediaError, NoAudioError, UsageError
-from wav2lip_npu.faces.detectors import Detection, Detector
-from wav2lip_npu.faces.find_faces import START_SCORE, FaceOptions, find_faces
-from wav2lip_npu.faces.tracker import overlap, pose_of
+from wav2lip_npu.faces.detection import Detection, Detector, overlap
+from wav2lip_npu.faces.find_faces import MIN_SCORE, FaceOptions, find_faces
+from wav2lip_npu.faces.optical_flow import Pose
 from wav2lip_npu.media import video_reader
 from wav2lip_npu.media.audio_reader import load_audio
 from wav2lip_npu.media.container import VideoInfo, probe
@@ -206,7 +206,7 @@ def _watch(
 
 def _second_face(planes: YuvImage, box: Box, detector: Detector) -> bool:
     """Whether there is a face beside the one in the box, nearly as large."""
-    side = pose_of(box).side
+    side = Pose.of_box(box).side
     # As small a copy as shows the least second face at the size that the detector knows best.
     scale = min(
         2.0,
@@ -217,9 +217,9 @@ def _second_face(planes: YuvImage, box: Box, detector: Detector) -> bool:
     others = (
         each.box / np.float32(scale)
         for each in detector([copy])[0]
-        if each.score >= START_SCORE and overlap(each.box / np.float32(scale), box) < _SAME_FACE
+        if each.score >= MIN_SCORE and overlap(each.box / np.float32(scale), box) < _SAME_FACE
     )
-    return any(pose_of(other).side >= _SECOND_FACE * side for other in others)
+    return any(Pose.of_box(other).side >= _SECOND_FACE * side for other in others)
 
 
 def _judge(seen: _Seen, options: ClipOptions) -> float:
@@ -234,7 +234,7 @@ def _judge(seen: _Seen, options: ClipOptions) -> float:
     if count < options.min_face_share * seen.length:
         share = f"{100 * options.min_face_share:g} %"
         raise DroppedError("face gaps", f"a face in {count} of {seen.length} frames, {share} are wanted")
-    side = float(np.median([pose_of(box).side for box in seen.boxes]))
+    side = float(np.median([Pose.of_box(box).side for box in seen.boxes]))
     if side < options.min_face_px:
         raise DroppedError("face too small", f"{side:.1f} px, {options.min_face_px} are wanted")
     _long_enough(count, "with a face")

@@ -1,0 +1,75 @@
+"""Face detections: their type, the detector protocol, and the search of whole frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from wav2lip_npu.media.yuv_image import Box, Image, YuvImage
+
+MIN_SIDE = 16
+"""Pixels. Smaller frames are not searched."""
+_MAX_ENLARGEMENT = 2.0
+"""A frame is enlarged no further than this for the search: beyond it no detail is gained."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A detected face."""
+
+    box: Box
+    score: float
+    """Confidence in [0, 1]. Detectors accept a face from 0.5 on."""
+
+
+class Detector(Protocol):
+    """Detects faces in images.
+
+    All detectors return boxes in the convention of S3FD: forehead, cheeks and chin, without ears and hair.
+    To add a detector, write a class with these members and return it from `load_detector`.
+    """
+
+    name: str
+    """Name in `--detector`."""
+    short_side: int
+    """Pixels. A whole frame is searched on a copy of this size."""
+    face_side: int
+    """Pixels. A single face is measured most accurately at this size."""
+    views: int
+    """Crops at slightly different scales and positions whose boxes are averaged into one.
+
+    Above 1 for a detector that scans an image pyramid, whose boxes come in coarse steps.
+    """
+
+    def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
+        """Return the faces of each image, BGR uint8 [H, W, 3], in its pixels.
+
+        Detections that score below 0.5 confirm a face that is already tracked, and never start a track.
+        """
+        ...
+
+
+def search_frames(frames: Sequence[YuvImage], detector: Detector) -> list[list[Detection]]:
+    """Return the faces anywhere in each frame, in its pixels, detected on a copy of `detector.short_side`."""
+    detections: list[list[Detection]] = [[] for _ in frames]
+    usable = [i for i, frame in enumerate(frames) if min(frame.width, frame.height) >= MIN_SIDE]
+    copies = [_scaled(frames[i], detector.short_side) for i in usable]
+    for i, copy, on_copy in zip(usable, copies, detector(copies) if copies else [], strict=True):
+        scale = np.array([frames[i].width / copy.shape[1], frames[i].height / copy.shape[0]] * 2, np.float32)
+        detections[i] = [Detection(detection.box * scale, detection.score) for detection in on_copy]
+    return detections
+
+
+def _scaled(frame: YuvImage, short_side: int) -> Image:
+    scale = min(_MAX_ENLARGEMENT, short_side / min(frame.width, frame.height))
+    return frame.scaled(max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Return the intersection over union of two boxes."""
+    common = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0))
+    areas = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])
+    return float(common / max(float(areas - common), 1e-9))

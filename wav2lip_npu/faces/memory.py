@@ -1,0 +1,87 @@
+"""Boxes found earlier, so that a looped video, a still image or a second dub is searched only once."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wav2lip_npu.faces.tracker import TrackedFrame
+from wav2lip_npu.media.video_reader import Frame
+from wav2lip_npu.media.yuv_image import Box
+
+
+class FaceMemory:
+    """Boxes and scene cuts by `Frame.source`.
+
+    One dub uses it at a time, in the thread that tracks faces. Read it before or after the dub, not during.
+
+    Args:
+        known: `to_array()` of an earlier memory of the same video.
+        is_complete: Whether `known` holds all frames of the video.
+
+    """
+
+    def __init__(self, known: NDArray[np.float32] | None = None, *, is_complete: bool = False) -> None:
+        rows = np.empty((0, 5), np.float32) if known is None else known
+        self._position = {source: source for source in range(len(rows))}
+        self._boxes: list[Box | None] = [None if np.isnan(row[0]) else row[:4].copy() for row in rows]
+        self._cuts = [bool(row[4]) for row in rows]
+        self._last = -1
+        self._jumps: set[int] = set()
+        self.is_complete = is_complete
+        """Whether all frames of the video are known. Set when a looped video starts again."""
+        self._at_start = len(rows), is_complete
+
+    @property
+    def has_grown(self) -> bool:
+        """Whether more is known than at construction."""
+        count, was_complete = self._at_start
+        return len(self._boxes) > count or (self.is_complete and not was_complete)
+
+    def expect_frames(self, count: int) -> None:
+        """Clear the memory if it ends before this number of frames.
+
+        Tracking that starts in the middle would give other boxes than tracking from the first frame.
+        """
+        if len(self._boxes) < count and not self.is_complete:
+            self._position.clear()
+            self._boxes.clear()
+            self._cuts.clear()
+
+    def to_array(self) -> NDArray[np.float32]:
+        """Return float32 [N, 5]: of each source its box, NaN without a face, and 1 at a scene cut, else 0."""
+        rows = np.full((len(self._boxes), 5), np.nan, np.float32)
+        for row, box, cut in zip(rows, self._boxes, self._cuts, strict=True):
+            if box is not None:
+                row[:4] = box
+            row[4] = cut
+        return rows
+
+    def knows(self, source: int) -> bool:
+        """Return whether a frame of this source was tracked before."""
+        return source in self._position
+
+    def expect(self, source: int) -> None:
+        """Add a new source; it comes after all others, and follows a jump unless the last one came last."""
+        position = len(self._position)
+        if self._last != position - 1:
+            self._jumps.add(position)
+        self._position[source] = self._last = position
+
+    def store(self, tracked: TrackedFrame) -> TrackedFrame:
+        """Keep the box of a new source; return the frame, marked as a cut if it follows a jump."""
+        jumped = len(self._boxes) in self._jumps
+        self._boxes.append(tracked.box)
+        self._cuts.append(tracked.cut)
+        return TrackedFrame(tracked.frame, tracked.box, True) if jumped else tracked
+
+    def recall(self, frame: Frame) -> TrackedFrame:
+        """Return a frame of a known source with its box."""
+        position, before = self._position[frame.source], self._last
+        self.is_complete = self.is_complete or position <= before
+        self._last = position
+        step = position - before
+        # Played backwards, the cut lies between the same two frames: it belongs to the later of them.
+        cut = abs(step) > 1 or (step != 0 and self._cuts[max(position, before)])
+        box = self._boxes[position]
+        return TrackedFrame(frame, None if box is None else box.copy(), cut)
