@@ -324,8 +324,9 @@ def test_all_faults_of_all_rows_at_once(tmp_path):
         (3, "static 'maybe' is not true or false"),
         (3, "fps 'fast' is not a number such as 29.97"),
         (5, "--fps 0 is out of range"),
-        (6, "fps 'nan' is not a number such as 29.97"),
         (6, "--crf 99 is out of range"),
+        (6, "fps 'nan' is not a number such as 29.97"),
+        (6, "unknown precision 'int4'"),
     ]
     assert bad(tmp_path, f"{HEADER},precision\n{FILES},int4\n") == [
         (2, "unknown precision 'int4'. Pass one of fp32, bf16, fp16, fp32_strict.")
