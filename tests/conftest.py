@@ -1,4 +1,4 @@
-"""Small real media, tiny networks and a detector that knows where the face is."""
+"""Fixtures: short real media and tiny networks; which tests run on which device."""
 
 from __future__ import annotations
 

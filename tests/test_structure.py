@@ -1,4 +1,4 @@
-"""The shape of the package: who imports whom, how long files are, what imports cost."""
+"""Layout of the package: layers, file length, device names, import cost."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "wav2lip_npu"
 LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
 
 
-def test_imports_point_down_the_floors():
-    """The contract is in pyproject.toml."""
+def test_imports_point_down():
+    """Check the layers contract in pyproject.toml."""
     assert subprocess.run([LINT_IMPORTS, "--no-cache"], cwd=PACKAGE.parent).returncode == 0
 
 
-def test_options_cost_no_torch():
-    """`--help` reads the options of a command; torch alone would take a second."""
+def test_help_imports_no_torch():
+    """`--help` imports the options of a command; torch alone would take a second."""
     code = "import sys, wav2lip_npu.cli.dub, wav2lip_npu.cli.train, wav2lip_npu.cli.main; sys.exit(any(m in sys.modules for m in ('torch', 'librosa')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0
 
@@ -28,7 +28,7 @@ def test_options_cost_no_torch():
 @pytest.mark.parametrize(
     "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
 )
-def test_devices_are_named_in_one_file(path):
+def test_device_names_are_in_one_file(path):
     tree = ast.parse(path.read_text())
     named = [
         node.value
@@ -39,7 +39,22 @@ def test_devices_are_named_in_one_file(path):
     assert not named or path.stem == "device"
 
 
-def test_there_is_no_drawer_for_odds_and_ends():
+def test_there_is_no_utils_module():
     assert not [
         path for path in PACKAGE.rglob("*.py") if path.stem in {"utils", "helpers", "common", "config"}
     ]
+
+
+def test_long_files_say_why():
+    """A file of over 300 lines usually holds two concepts; otherwise its first docstring gives the reason."""
+    long = {path: text for path in PACKAGE.rglob("*.py") if (text := path.read_text()).count("\n") > 300}
+    silent = [
+        path for path, text in long.items() if "lines" not in (ast.get_docstring(ast.parse(text)) or "")
+    ]
+    assert not silent
+
+
+def test_folders_are_empty_packages():
+    """`import wav2lip_npu.cli.main` must not import what lies beside it."""
+    assert not [path for path in PACKAGE.glob("*/__init__.py") if path.read_text()]
+    assert len([path for path in PACKAGE.iterdir() if path.suffix == ".py"]) <= 10

@@ -1,4 +1,4 @@
-"""What the README shows, runs."""
+"""Code and commands of the README run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_python_blocks_run(folder):
         assert (folder / "out.mp4").exists()
 
 
-def test_the_python_of_the_batch_page_runs(folder, capsys):
+def test_python_of_the_batch_page_runs(folder, capsys):
     page = (Path(__file__).resolve().parents[2] / "docs" / "batch.md").read_text()
     (text,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(compile(text, "batch.md", "exec"), {})
@@ -41,7 +41,7 @@ def test_the_python_of_the_batch_page_runs(folder, capsys):
 
 
 def commands() -> list[list[str]]:
-    """Words of the commands that are shown, those over several lines too."""
+    """Return the words of the commands of wav2lip-npu, continued lines joined."""
     lines = [line for _, text in BLOCKS for line in text.replace("\\\n", " ").splitlines()]
     return [shlex.split(line)[1:] for line in lines if line.startswith("wav2lip-npu ")]
 
@@ -55,7 +55,7 @@ def test_dubs_run(folder):
 
 
 def test_batches_run(folder):
-    """With one command from two folders to a third."""
+    """Run a batch over two folders, and one over a table."""
     for name, file in (("talks", "talk.mp4"), ("speech", "speech.wav")):
         (folder / name).mkdir()
         for number in range(2):
@@ -70,13 +70,13 @@ def test_batches_run(folder):
 
 
 def test_trainings_parse(monkeypatch):
-    """That they run one after the other is tested in test_end_to_end.py."""
-    seen = []
+    """Parse all other commands; test_end_to_end.py runs such a sequence."""
+    parsed = []
     for words in commands():
         if words[0] not in ("dub", "batch"):
-            monkeypatch.setattr(main.COMMANDS[words[0]].load(), "run", lambda self: seen.append(self))
+            monkeypatch.setattr(main.COMMANDS[words[0]].load(), "run", lambda self: parsed.append(self))
             assert main.main(words) == 0
-    assert len(seen) >= 4
+    assert len(parsed) >= 4
 
 
 def test_every_make_target_exists():
