@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import av
 import numpy as np
 import soundfile
+from PIL import Image as Pillow
 
+from wav2lip_npu.media.video_reader import read_frames
 from wav2lip_npu.media.yuv_image import Image
 
 
@@ -36,6 +39,29 @@ def number_of(image: Image) -> int:
     """Return the number that an image of `numbered` shows."""
     height, width = image.shape[:2]
     return sum(int(image[height // 2, (2 * bit + 1) * width // 16].mean() > 128) << bit for bit in range(8))
+
+
+def numbers_of(source: Any, count: int | None = None, **options: Any) -> list[int]:
+    """Return the numbers that the frames of a video of `numbered` images show; `options` are for the reader."""
+    frames = itertools.islice(read_frames(source, **options), count)
+    return [number_of(frame.image) for frame in frames]
+
+
+def max_difference(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the largest difference between two images of the same shape."""
+    assert one.shape == other.shape
+    return float(np.abs(one.astype(int) - other).max())
+
+
+def to_pillow(image: np.ndarray) -> Pillow.Image:
+    """Return a BGR image as a Pillow image."""
+    return Pillow.fromarray(np.ascontiguousarray(image[:, :, ::-1]))
+
+
+def save_image(path: Path, image: Pillow.Image, form: str, **options: Any) -> Path:
+    """Write an image file with Pillow and return its path."""
+    image.save(path, format=form, **options)
+    return path
 
 
 def write_frames(
