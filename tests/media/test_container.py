@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import itertools
 import os
 import random
@@ -14,6 +13,7 @@ import av
 import numpy as np
 import pytest
 
+from support.file_opens import record_opens
 from support.media_files import (
     chirp,
     numbered,
@@ -34,21 +34,7 @@ from wav2lip_npu.media.yuv_image import Colour, YuvImage
 
 @pytest.fixture
 def opens(monkeypatch):
-    """Paths that Python or PyAV opened, in order."""
-    paths = []
-    open_file, open_container = builtins.open, av.open
-
-    def counted_file(path, *rest, **options):
-        paths.append(str(path))
-        return open_file(path, *rest, **options)
-
-    def counted_container(url, *rest, **options):
-        paths.append(url.removeprefix("file:"))
-        return open_container(url, *rest, **options)
-
-    monkeypatch.setattr(builtins, "open", counted_file)
-    monkeypatch.setattr(av, "open", counted_container)
-    return paths
+    return record_opens(monkeypatch)
 
 
 def test_video_is_opened_three_times(tmp_path, opens):

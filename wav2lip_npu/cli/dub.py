@@ -44,7 +44,7 @@ class DubCommand:
         """Load the models, dub, and say where the result is."""
         log.info("wav2lip-npu %s", __version__)
         self.dub.check()
-        check_files(self.face, self.audio, self.outfile)
+        face = check_files(self.face, self.audio, self.outfile)
         if self.report is not None:
             check_writable(self.report)
         from tqdm import tqdm
@@ -71,7 +71,7 @@ class DubCommand:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            report = dub(self.face, self.audio, self.outfile, models=models, options=self.dub, progress=show)
+            report = dub(face, self.audio, self.outfile, models=models, options=self.dub, progress=show)
         if report.faceless_spans:
             missing = report.frames - report.dubbed_frames
             log.info("%d of %d frames have no face and were left unchanged", missing, report.frames)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import cv2
 
+from wav2lip_npu import mel
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.mouths import FACE_SIZE, generate
 from wav2lip_npu.dubbing.outputs import Output, OutputWriter, Progress, Scene
@@ -26,7 +27,7 @@ from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.faces.find_faces import FaceOptions, find_faces
 from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.media import video_reader
-from wav2lip_npu.media.container import VideoInfo, probe
+from wav2lip_npu.media.container import VideoInfo, probe, probed
 from wav2lip_npu.media.geometry import Geometry
 from wav2lip_npu.media.video_writer import EncodeOptions
 from wav2lip_npu.parallel.threads import fan_out, prefetch
@@ -82,7 +83,7 @@ def check_files(
 
 
 def dub(
-    face: str | os.PathLike[str],
+    face: VideoInfo | str | os.PathLike[str],
     audio: str | os.PathLike[str],
     outfile: str | os.PathLike[str],
     *,
@@ -101,7 +102,7 @@ def dub(
 
 
 def dub_many(
-    face: str | os.PathLike[str],
+    face: VideoInfo | str | os.PathLike[str],
     takes: Sequence[Output],
     *,
     models: Models,
@@ -115,9 +116,10 @@ def dub_many(
     Raises `UsageError` when the options are wrong and `MediaError` when the face video is.
     """
     options.check()
-    info = probe(face)
+    mel.preload()
+    info = probed(face)
     scene = Scene(
-        face=os.fspath(face),
+        face=info.path,
         info=info,
         fps=Fraction(options.fps).limit_denominator(1001) if info.is_image else info.fps,
         models=models,
@@ -130,7 +132,7 @@ def dub_many(
     making: dict[int, OutputWriter] = {}
     for number, take in enumerate(takes):
         try:
-            take.check(face)
+            take.check(info.path)
             making[number] = OutputWriter(scene, take)
         except Wav2LipError as error:
             made[number] = error

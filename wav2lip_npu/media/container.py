@@ -109,6 +109,11 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     )
 
 
+def probed(source: VideoInfo | str | os.PathLike[str]) -> VideoInfo:
+    """Return `source` if it is a `VideoInfo`, else probe the file at that path. Raises `MediaError`."""
+    return source if isinstance(source, VideoInfo) else probe(source)
+
+
 def _probe_image(path: str | os.PathLike[str], image: images.ImageFile) -> VideoInfo:
     if not images.is_animated(image):
         height, width = images.decode_image(image, path).shape[:2]

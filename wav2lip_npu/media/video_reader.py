@@ -78,7 +78,7 @@ def read_frames(
 
     """
     assert loop in LOOPS, loop
-    info = source if isinstance(source, VideoInfo) else containers.probe(source)
+    info = containers.probed(source)
     if info.is_image:
         yuv = geometry.apply(YuvImage.from_image(read_image(info.path), SCREEN))
         yield from (Frame(index, yuv, 0) for index in itertools.count())
