@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wav2lip_npu.dubbing.pipeline import DubOptions
+from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.media.video_writer import EncodeOptions
 from wav2lip_npu.options import fields_of, with_values

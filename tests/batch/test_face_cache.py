@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from wav2lip_npu.batch.face_cache import FaceCache, faces_key
-from wav2lip_npu.dubbing.pipeline import DubOptions
+from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.faces.find_faces import FaceOptions
 from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.media.geometry import Geometry

@@ -23,7 +23,8 @@ from wav2lip_npu.batch.job_keys import key_of
 from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.batch.runner import run_jobs, units_of
 from wav2lip_npu.dubbing import inference, outputs
-from wav2lip_npu.dubbing.pipeline import DubOptions, dub
+from wav2lip_npu.dubbing.options import DubOptions
+from wav2lip_npu.dubbing.pipeline import dub
 from wav2lip_npu.errors import MediaError
 from wav2lip_npu.faces.find_faces import FaceOptions
 from wav2lip_npu.media import video_reader

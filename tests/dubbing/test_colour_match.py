@@ -28,26 +28,26 @@ def fitted(mouths: torch.Tensor, faces: torch.Tensor) -> tuple[torch.Tensor, tor
     return both[:, :3], both[:, 3]
 
 
-def test_an_equal_face_stays_and_shows_nothing():
+def test_equal_mouth_is_transparent():
     mouths, shown = fitted(faces(), faces())
     torch.testing.assert_close(mouths, faces())
     assert shown.max() == 0
 
 
 @pytest.mark.parametrize("cast", [(0.2, 0, 0), (-0.15, 0.1, 0.05), (0.1, 0.1, 0.1)])
-def test_a_wrong_colour_is_taken_out(cast):
+def test_colour_cast_is_removed(cast):
     mouths, shown = fitted(faces() + torch.tensor(cast)[:, None, None], faces())
     assert (mouths - faces())[..., INSIDE].abs().max() < 0.01
     assert shown[..., INSIDE].max() < 0.1
 
 
-def test_light_that_falls_from_the_side_is_followed():
+def test_colour_gradient_is_matched():
     slope = torch.linspace(-0.2, 0.2, 96)
     mouths, _ = fitted(faces() + slope, faces())
     assert (mouths - faces()).abs().mean() < 0.25 * slope.abs().mean()
 
 
-def test_what_happens_inside_is_no_matter_of_tone():
+def test_colours_inside_the_mask_do_not_affect_the_match():
     """The mouth of the source may be open where the made one is closed."""
     source = faces()
     source[LIPS] = 0.05
@@ -55,7 +55,7 @@ def test_what_happens_inside_is_no_matter_of_tone():
     assert (mouths - faces()).abs().max() < 0.01
 
 
-def test_a_moved_mouth_shows_and_the_skin_around_it_does_not():
+def test_moved_mouth_is_opaque_and_skin_around_it_transparent():
     made = faces()
     made[LIPS] = 0.05
     _, shown = fitted(made, faces())
@@ -64,7 +64,7 @@ def test_a_moved_mouth_shows_and_the_skin_around_it_does_not():
     assert (shown.diff(dim=1).abs().max() < 0.35) and (shown.diff(dim=2).abs().max() < 0.35), "no hard edge"
 
 
-def test_skin_that_is_only_smoother_does_not_show():
+def test_smoother_skin_is_transparent():
     grain = torch.from_numpy(np.random.default_rng(0).normal(0, 0.03, faces().shape).astype(np.float32))
     _, shown = fitted(faces(), faces() + grain)
     assert shown[..., INSIDE].mean() < 0.1
@@ -82,7 +82,7 @@ def in_front_of(wall: torch.Tensor, edge: int, light: float = 1) -> torch.Tensor
 
 @pytest.mark.parametrize("wall", [WALL, torch.zeros(3), torch.ones(3), torch.tensor([0.1, 0.3, 0.1])])
 @pytest.mark.parametrize("light", [1, 0.5])
-def test_what_is_beside_the_face_stays(wall, light):
+def test_background_beside_the_face_is_kept(wall, light):
     """A network that does not know the wall makes something else of it."""
     filmed = in_front_of(wall, 20, light)
     made = filmed.clone()
@@ -94,7 +94,7 @@ def test_what_is_beside_the_face_stays(wall, light):
     assert shown.diff(dim=2).abs().max() < 0.35, "no hard edge"
 
 
-def test_a_shaded_cheek_is_of_the_face():
+def test_shaded_cheek_is_face():
     filmed = in_front_of(SKIN, 0, light=0.25)
     _, shown = fitted(filmed + torch.linspace(-0.3, 0.3, 52)[:, None], filmed)
     _, plain = fitted(
@@ -104,7 +104,7 @@ def test_a_shaded_cheek_is_of_the_face():
     torch.testing.assert_close(shown, plain, atol=0.02, rtol=0)
 
 
-def test_lips_are_no_background_wherever_they_are():
+def test_lips_are_never_background():
     """Red, white and black in the middle, where a mouth is, show what is made there."""
     for colour in ([0.2, 0.2, 0.8], [0.9, 0.9, 0.9], [0.02, 0.02, 0.02]):
         filmed = in_front_of(SKIN, 0)
@@ -113,7 +113,7 @@ def test_lips_are_no_background_wherever_they_are():
         assert shown[LIPS[0], LIPS[2], LIPS[3]].min() > 0.95
 
 
-def test_half_precision_is_summed_in_full():
+def test_half_precision_is_computed_in_float32():
     exact = torch.cat([each.flatten() for each in fitted(faces() + 0.2, faces())])
     halves = torch.cat([each.flatten() for each in fitted((faces() + 0.2).half(), faces().half())])
     torch.testing.assert_close(halves, exact, atol=0.03, rtol=0)

@@ -15,8 +15,9 @@ import soundfile
 from support.devices import DEVICE
 from support.faces import SquareDetector, face_pictures, write_sound
 from wav2lip_npu.dubbing import inference, outputs, pipeline
+from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.outputs import Output
-from wav2lip_npu.dubbing.pipeline import DubOptions, dub_many
+from wav2lip_npu.dubbing.pipeline import dub_many
 from wav2lip_npu.errors import FaceError, MediaError
 from wav2lip_npu.faces.find_faces import FaceOptions
 from wav2lip_npu.faces.memory import FaceMemory
@@ -64,7 +65,7 @@ def together(models, face, sounds, folder, options=OPTIONS, memory=None) -> list
 
 @pytest.mark.any_device
 @pytest.mark.parametrize("extend", ["loop", "pingpong", "hold"])
-def test_each_is_what_it_is_alone(models, face_video, sounds, tmp_path, extend):
+def test_outputs_equal_single_dubs(models, face_video, sounds, tmp_path, extend):
     options = replace(OPTIONS, extend=extend)
     wanted = alone(models, face_video, sounds, tmp_path / "alone", options)
     assert together(models, face_video, sounds, tmp_path / "together", options) == wanted
@@ -74,12 +75,12 @@ def test_each_is_what_it_is_alone(models, face_video, sounds, tmp_path, extend):
 @pytest.mark.parametrize(
     "options", [replace(OPTIONS, blend="hard"), replace(OPTIONS, static=True), replace(OPTIONS, fps=30)]
 )
-def test_a_still_picture_and_other_options(models, face_video, sounds, tmp_path, options):
+def test_outputs_equal_single_dubs_for_images_and_options(models, face_video, sounds, tmp_path, options):
     wanted = alone(models, face_video, sounds[:2], tmp_path / "alone", options)
     assert together(models, face_video, sounds[:2], tmp_path / "together", options) == wanted
 
 
-def test_the_network_sees_the_faces_once(models, face_video, sounds, tmp_path, monkeypatch):
+def test_faces_are_encoded_once(models, face_video, sounds, tmp_path, monkeypatch):
     seen = []
     encode = models.generator.encode_faces
     monkeypatch.setattr(
@@ -94,7 +95,7 @@ def test_the_network_sees_the_faces_once(models, face_video, sounds, tmp_path, m
     assert (calls, pictures) == (models.detector.calls, sum(seen))
 
 
-def test_one_that_fails_leaves_the_others_alone(models, face_video, sounds, tmp_path, monkeypatch):
+def test_failed_output_does_not_affect_others(models, face_video, sounds, tmp_path, monkeypatch):
     (wanted,) = alone(models, face_video, sounds[3:], tmp_path / "alone")
     silent = tmp_path / "nan.wav"
     soundfile.write(silent, np.full(16_000, np.nan), 16_000, subtype="FLOAT")
@@ -129,7 +130,7 @@ def test_one_that_fails_leaves_the_others_alone(models, face_video, sounds, tmp_
     assert not [thread for thread in threading.enumerate() if thread.name in ("prefetch", "hand")]
 
 
-def test_what_is_wrong_with_the_video_fails_those_who_need_it(models, face_video, sounds, tmp_path):
+def test_truncated_video_fails_only_long_outputs(models, face_video, sounds, tmp_path):
     """A video that breaks off: a sound that ends long before is dubbed."""
     whole = tmp_path / "whole.mp4"
     write_video(face_pictures(130), whole, fps=Fraction(25), options=FAST)
@@ -146,7 +147,7 @@ def test_what_is_wrong_with_the_video_fails_those_who_need_it(models, face_video
     assert outs[1].exists()
 
 
-def test_nobody_in_the_picture(models, faceless_video, sounds, tmp_path):
+def test_video_without_face_fails_all_outputs(models, faceless_video, sounds, tmp_path):
     made = dub_many(
         faceless_video,
         [Output(each, tmp_path / f"{each.stem}.mp4") for each in sounds],
@@ -156,7 +157,7 @@ def test_nobody_in_the_picture(models, faceless_video, sounds, tmp_path):
     assert all(isinstance(each, FaceError) for each in made)
 
 
-def test_a_bug_is_an_outcome_with_its_traceback(models, face_video, sounds, tmp_path, monkeypatch):
+def test_bug_is_returned_with_its_traceback(models, face_video, sounds, tmp_path, monkeypatch):
     monkeypatch.setattr(outputs, "paste", lambda *_: 1 / 0)
     made = dub_many(
         face_video, [Output(sounds[0], tmp_path / f"{i}.mp4") for i in "ab"], models=models, options=OPTIONS
@@ -165,7 +166,7 @@ def test_a_bug_is_an_outcome_with_its_traceback(models, face_video, sounds, tmp_
     assert made[0].__traceback__ is not None
 
 
-def test_ctrl_c_ends_all(models, face_video, sounds, tmp_path, monkeypatch):
+def test_ctrl_c_stops_all_outputs(models, face_video, sounds, tmp_path, monkeypatch):
     real = pipeline.find_faces
 
     def interrupted(*arguments):
@@ -187,7 +188,7 @@ def test_ctrl_c_ends_all(models, face_video, sounds, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("extend", ["loop", "pingpong", "hold"])
 @pytest.mark.parametrize("nosmooth", [False, True])
-def test_known_faces_are_not_searched_and_give_the_same_video(models, sounds, tmp_path, extend, nosmooth):
+def test_known_faces_are_not_detected_again(models, sounds, tmp_path, extend, nosmooth):
     video = tmp_path / "two_scenes.mp4"
     grey = YuvImage.from_image(np.full((240, 320, 3), 110, np.uint8), Colour())
     write_video([*face_pictures(20), *[grey] * 8, *face_pictures(12)], video, fps=Fraction(25), options=FAST)
@@ -204,7 +205,7 @@ def test_known_faces_are_not_searched_and_give_the_same_video(models, sounds, tm
     assert known.is_complete
 
 
-def test_what_a_short_sound_found_serves_no_longer_one_but_the_reverse(models, face_video, sounds, tmp_path):
+def test_memory_of_short_audio_is_a_prefix(models, face_video, sounds, tmp_path):
     """The faces of a beginning are those of the whole, so that they do not depend on what came before."""
     long, short = FaceMemory(), FaceMemory()
     together(models, face_video, [sounds[2]], tmp_path / "long", OPTIONS, long)
@@ -217,7 +218,7 @@ def test_what_a_short_sound_found_serves_no_longer_one_but_the_reverse(models, f
     assert together(models, face_video, [sounds[0]], tmp_path / "again", OPTIONS, known) == [wanted]
 
 
-def test_a_mark_is_in_the_metadata(models, face_video, sounds, tmp_path):
+def test_comment_is_in_the_metadata(models, face_video, sounds, tmp_path):
     outs = [tmp_path / f"out.{kind}" for kind in ("mp4", "mov", "mkv", "avi")]
     dub_many(
         face_video,
@@ -231,7 +232,7 @@ def test_a_mark_is_in_the_metadata(models, face_video, sounds, tmp_path):
         assert tags["comment"].endswith(f", mark {out.suffix}")
 
 
-def test_progress_of_each(models, face_video, sounds, tmp_path):
+def test_progress_per_output(models, face_video, sounds, tmp_path):
     seen: dict[str, list[tuple[int, int]]] = {"a": [], "b": []}
     dub_many(
         face_video,

@@ -29,7 +29,7 @@ def mel_of(*parts: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("level", [0.05, 0.3])
 @pytest.mark.parametrize("room", [0.0, 1e-4, 1e-3])
-def test_pauses_are_found_beside_speech(level, room):
+def test_pauses_between_speech(level, room):
     mel = mel_of(buzz(1, level), noise(1, room), buzz(1, level))
     found = pauses(mel)
     assert found[90:150].all(), "the second in the middle"
@@ -37,11 +37,11 @@ def test_pauses_are_found_beside_speech(level, room):
 
 
 @pytest.mark.parametrize("room", [0.0, 1e-4, 1e-3])
-def test_a_recording_of_nobody_is_one_pause(room):
+def test_noise_is_one_pause(room):
     assert pauses(mel_of(noise(2, room))).all()
 
 
-def test_steady_noise_does_not_turn_speech_into_a_pause():
+def test_speech_in_noise_is_no_pause():
     loud = mel_of(buzz(1, 0.3) + noise(1, 0.02), noise(1, 0.02), buzz(1, 0.3) + noise(1, 0.02))
     assert not pauses(loud)[5:75].any()
 
@@ -54,7 +54,7 @@ def rested(rest: SilenceDamper, made: np.ndarray, cuts: tuple[int, ...] = ()) ->
     return np.stack([rest(number, mouth, number in cuts) for number, mouth in enumerate(made)])
 
 
-def test_speech_is_left_as_it_is():
+def test_mouths_during_speech_are_unchanged():
     made = mouths(25)
     np.testing.assert_array_equal(rested(SilenceDamper(mel_of(buzz(1.4, 0.2)), FPS, -1), made), made)
 
@@ -64,20 +64,20 @@ def motion(faces: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("fps", [Fraction(25), Fraction(60000, 1001), Fraction(12)])
-def test_a_pause_holds_still_alike_at_any_rate(fps):
+def test_motion_in_pauses_is_damped_at_any_frame_rate(fps):
     made = np.repeat(mouths(40), max(1, round(fps / 12)), axis=0)[: int(2 * fps)]
     found = rested(SilenceDamper(mel_of(noise(3, 1e-4)), fps, 0), made)
     assert motion(found) < 0.25 * motion(made)
     np.testing.assert_array_equal(found[0], made[0])
 
 
-def test_it_follows_slowly():
+def test_mouth_in_a_pause_converges_slowly():
     made = np.concatenate([np.full((1, 4, 6, 4), 200, np.uint8), np.full((50, 4, 6, 4), 100, np.uint8)])
     found = rested(SilenceDamper(mel_of(noise(3, 0)), FPS, 0), made)[:, 0, 0, 0].astype(int)
     assert found[1] == 170 and (np.diff(found) <= 0).all() and abs(found[-1] - 100) <= 1
 
 
-def test_another_scene_or_a_frame_without_a_face_begins_anew():
+def test_cut_and_missing_face_restart():
     made = mouths(20)
     rest = SilenceDamper(mel_of(noise(2, 0)), FPS, 0)
     found = rested(rest, made, cuts=(7,))
@@ -87,7 +87,7 @@ def test_another_scene_or_a_frame_without_a_face_begins_anew():
     np.testing.assert_array_equal(rest(21, made[0]), made[0])
 
 
-def test_a_reference_loses_what_moves_below_a_still_head():
+def test_reference_of_a_still_head_averages_the_mouth():
     random = np.random.default_rng(0)
     head = random.integers(60, 200, (96, 96, 3), dtype=np.uint8)
     faces = np.repeat(head[None], 60, axis=0)
@@ -99,7 +99,7 @@ def test_a_reference_loses_what_moves_below_a_still_head():
     np.testing.assert_array_equal(found[0], faces[0])
 
 
-def test_a_reference_goes_along_with_a_head_that_moves():
+def test_reference_follows_a_moving_head():
     random = np.random.default_rng(0)
     first, second = random.integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
     steady = ReferenceSmoother(FPS)

@@ -24,8 +24,9 @@ from wav2lip_npu.batch.runner import run_jobs
 from wav2lip_npu.cli import main
 from wav2lip_npu.dubbing import inference
 from wav2lip_npu.dubbing.blend import load_mask
+from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.outputs import Output
-from wav2lip_npu.dubbing.pipeline import DubOptions, dub, dub_many
+from wav2lip_npu.dubbing.pipeline import dub, dub_many
 from wav2lip_npu.errors import CheckpointError, CheckpointMismatchError, DeviceError, UsageError
 from wav2lip_npu.export import engines, onnx_export
 from wav2lip_npu.export.engines import OmEngine, OnnxEngine, in_batches

@@ -118,7 +118,7 @@ PATHS: dict[str, Callable[[int], Head]] = {
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_a_moving_head_is_followed_without_lag_though_detections_step(name: str) -> None:
+def test_moving_head_is_tracked_without_lag(name: str) -> None:
     heads = [PATHS[name](i) for i in range(50)]
     off = errors(follow(video([scene([head]) for head in heads]), RedDetector(coarse=True)), heads)
     assert np.abs(off).mean() < 1.5 and np.abs(off).max() < 4
@@ -128,7 +128,7 @@ def test_a_moving_head_is_followed_without_lag_though_detections_step(name: str)
         assert abs(np.polyfit(velocity, off[:, 0], 1)[0]) < 0.15
 
 
-def test_the_box_of_a_still_head_stands_still() -> None:
+def test_box_of_a_still_head_is_still() -> None:
     rng = np.random.default_rng(0)
     frames = []
     for i in range(80):
@@ -140,7 +140,7 @@ def test_the_box_of_a_still_head_stands_still() -> None:
     assert np.ptp(boxes, axis=0).max() < 0.01 * 71
 
 
-def test_nothing_is_smoothed_across_a_cut() -> None:
+def test_no_smoothing_across_a_cut() -> None:
     before, after = (90.0, 80.0, 60.0, True), (220.0, 100.0, 90.0, True)
     heads = [before] * 30 + [after] * 30
     shots = [scene([before], background=2)] * 30 + [scene([after], background=3)] * 30
@@ -149,14 +149,14 @@ def test_nothing_is_smoothed_across_a_cut() -> None:
     assert np.abs(errors(faced, heads)).max() < 4
 
 
-def test_a_fast_pan_is_no_cut() -> None:
+def test_fast_pan_is_no_cut() -> None:
     shots = [scene([(160, 90, 70, True)], view=200 * np.sin(i / 6)) for i in range(40)]
     assert not any(each.cut for each in follow(video(shots)))
     empty = [scene([], view=200 * np.sin(i / 6)) for i in range(40)]
     assert not any(each.cut for each in follow(video(empty)))
 
 
-def test_a_cut_without_faces_is_seen_too() -> None:
+def test_cut_without_faces_is_detected() -> None:
     faced = follow(video([scene([], background=2)] * 5 + [scene([], background=3)] * 5))
     assert [each.cut for each in faced] == [i == 5 for i in range(10)]
 
@@ -166,30 +166,30 @@ def _blind(first: int, last: int, count: int) -> list[YuvImage]:
     return [scene([(100 + i, 90, 70, not first <= i < last)]) for i in range(count)]
 
 
-def test_a_short_gap_is_bridged_on_the_true_path() -> None:
+def test_short_gap_is_bridged() -> None:
     faced = follow(video(_blind(20, 32, 60)))
     heads = [(100.0 + i, 90.0, 70.0, True) for i in range(60)]
     assert np.abs(errors(faced, heads)).max() < 3
 
 
-def test_a_long_gap_gives_no_box() -> None:
+def test_long_gap_has_no_box() -> None:
     boxes = [each.box is not None for each in follow(video(_blind(30, 110, 140)))]
     assert all(boxes[:30]) and not any(boxes[45:95]) and all(boxes[125:])
 
 
-def test_the_face_is_followed_back_to_where_the_detector_missed_it() -> None:
+def test_face_is_tracked_backwards() -> None:
     faced = follow(video(_blind(0, 6, 30)))
     assert all(each.box is not None for each in faced)
     assert np.abs(errors(faced, [(100.0 + i, 90.0, 70.0, True) for i in range(30)])).max() < 3
 
 
-def test_a_face_that_is_gone_keeps_no_box() -> None:
+def test_box_ends_with_the_face() -> None:
     shots = [scene([(160, 90, 70, True)])] * 30 + [scene([])] * 40
     boxes = [each.box is not None for each in follow(video(shots))]
     assert all(boxes[:30]) and not any(boxes[30 + MAX_GAP :])
 
 
-def test_dropouts_leave_no_hole() -> None:
+def test_missed_detections_leave_no_gap() -> None:
     class Careless(RedDetector):
         def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
             found = super().__call__(images)
@@ -216,7 +216,7 @@ LEFT, RIGHT = (80.0, 90.0, 60.0, True), (230.0, 90.0, 72.0, True)
         ("0,0", 80),
     ],
 )
-def test_the_face_is_chosen_by_the_rule(rule: str, x: float) -> None:
+def test_face_select(rule: str, x: float) -> None:
     faced = follow(
         video([scene([LEFT, RIGHT])] * 12), options=FaceOptions(face_select=rule, pads=(0, 0, 0, 0))
     )
@@ -224,7 +224,7 @@ def test_the_face_is_chosen_by_the_rule(rule: str, x: float) -> None:
     assert all(each.box is not None for each in faced)
 
 
-def test_the_box_never_hops_to_another_person() -> None:
+def test_box_stays_with_one_person() -> None:
     def heads(i: int) -> list[Head]:
         grown = (LEFT[0], LEFT[1], LEFT[2] + min(i, 40), True)  # soon the larger of the two
         return [grown, (RIGHT[0], RIGHT[1], RIGHT[2], not 40 <= i < 80)]
@@ -235,7 +235,7 @@ def test_the_box_never_hops_to_another_person() -> None:
     assert faced[-1].box is not None
 
 
-def test_after_a_cut_the_rule_chooses_again() -> None:
+def test_face_is_selected_again_after_a_cut() -> None:
     shots = [scene([LEFT, RIGHT], background=2)] * 15
     shots += [scene([(80, 90, 80, True), (230, 90, 50, True)], background=3)] * 15
     faced = follow(video(shots))
@@ -244,7 +244,7 @@ def test_after_a_cut_the_rule_chooses_again() -> None:
 
 
 # A source that comes again.
-def test_a_loop_is_searched_once_and_shows_the_same_boxes() -> None:
+def test_loop_is_detected_once() -> None:
     shots = [scene([(100 + 2 * i, 90, 70, True)]) for i in range(20)]
     order = [*range(20), *range(20), *range(7)]
     once, again = RedDetector(), RedDetector()
@@ -256,7 +256,7 @@ def test_a_loop_is_searched_once_and_shows_the_same_boxes() -> None:
     assert [i for i, each in enumerate(looped) if each.cut] == [20, 40]
 
 
-def test_ping_pong_turns_without_a_cut_and_crosses_cuts_both_ways() -> None:
+def test_pingpong_turns_without_a_cut() -> None:
     shots = [scene([LEFT], background=2)] * 6 + [scene([RIGHT], background=3)] * 6
     order = [*range(12), *range(10, -1, -1), *range(1, 12)]
     faced = follow([Frame(i, shots[source], source) for i, source in enumerate(order)])
@@ -265,7 +265,7 @@ def test_ping_pong_turns_without_a_cut_and_crosses_cuts_both_ways() -> None:
     assert all(each.box is not None for each in faced)
 
 
-def test_a_still_image_is_searched_once_at_several_scales() -> None:
+def test_still_image_is_detected_once() -> None:
     planes, detector = scene([(150, 90, 70, True)]), RedDetector(coarse=True)
     faced = follow([Frame(i, planes, 0) for i in range(50)], detector)
     assert sum(detector.calls) == 1 + 3 * detector.views
@@ -275,7 +275,7 @@ def test_a_still_image_is_searched_once_at_several_scales() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 4), max_size=20))
-def test_any_order_of_sources_gives_each_source_one_box(order: list[int]) -> None:
+def test_each_source_has_one_box_in_any_order(order: list[int]) -> None:
     shots = [scene([(60 + 40 * i, 90, 60, True)]) for i in range(5)]
     seen: dict[int, Box | None] = {}
     for each in follow([Frame(i, shots[source], source) for i, source in enumerate(order)]):
@@ -284,7 +284,7 @@ def test_any_order_of_sources_gives_each_source_one_box(order: list[int]) -> Non
 
 
 # Options.
-def test_pads_grow_the_box_and_stop_at_the_border() -> None:
+def test_pads_are_clipped_to_the_frame() -> None:
     frames = video([scene([(60, 90, 70, True)])] * 3)
     plain = follow(frames)[0].box
     padded = follow(frames, options=FaceOptions(pads=(5, 200, 60, 8)))[0].box
@@ -292,7 +292,7 @@ def test_pads_grow_the_box_and_stop_at_the_border() -> None:
     np.testing.assert_allclose(padded, [0, plain[1] - 5, plain[2] + 8, HEIGHT], atol=0.01)
 
 
-def test_a_constant_box_is_used_as_it_is() -> None:
+def test_constant_box_is_used_unchanged() -> None:
     detector = RedDetector()
     options = FaceOptions(box=(20, 120, 30, 110), pads=(9, 9, 9, 9))
     faced = follow(
@@ -307,7 +307,7 @@ def test_a_constant_box_is_used_as_it_is() -> None:
 @pytest.mark.parametrize(
     "box", [(50, 50, 10, 90), (90, 20, 10, 90), (0, 181, 0, 90), (0, 90, -5, 90), (0, -1, 0, 50)]
 )
-def test_a_constant_box_that_is_empty_or_outside_is_refused(box: tuple[int, int, int, int]) -> None:
+def test_constant_box_outside_the_frame_is_an_error(box: tuple[int, int, int, int]) -> None:
     named = rf"--box {' '.join(map(str, box))} is empty or outside the frame of 320x180"
     with pytest.raises(FaceError, match=named):
         follow(video([scene([])]), options=FaceOptions(box=box))
@@ -323,12 +323,12 @@ def test_a_constant_box_that_is_empty_or_outside_is_refused(box: tuple[int, int,
         ("face_det_batch_size", 0),
     ],
 )
-def test_invalid_options_are_named(option: str, value: Any) -> None:
+def test_invalid_option_is_named(option: str, value: Any) -> None:
     with pytest.raises(UsageError, match=f"--{option} {value!r}"):
         FaceOptions(**{option: value})
 
 
-def test_nosmooth_gives_the_detectors_own_boxes_in_batches() -> None:
+def test_nosmooth_yields_detected_boxes_in_batches() -> None:
     heads = [(100 + 3.3 * i, 90, 70, i != 4) for i in range(10)]
     detector = RedDetector(coarse=True)
     options = FaceOptions(nosmooth=True, face_det_batch_size=4, pads=(0, 0, 0, 0))
@@ -363,7 +363,7 @@ class Source:
         self.closed = True
 
 
-def test_the_look_ahead_is_bounded_in_frames() -> None:
+def test_look_ahead_is_bounded_in_frames() -> None:
     source = Source(video([scene([LEFT])] * 60))
     stream = find_faces(source, RedDetector(), NO_PADS)
     assert source.taken == 0
@@ -371,7 +371,7 @@ def test_the_look_ahead_is_bounded_in_frames() -> None:
         assert source.taken <= number + tracker.LOOK_AHEAD
 
 
-def test_the_look_ahead_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_look_ahead_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = video([scene([LEFT])] * 30)
     monkeypatch.setattr(tracker, "LOOK_AHEAD_BYTES", 5.5 * frames[0].yuv.nbytes)
     source = Source(frames)
@@ -382,7 +382,7 @@ def test_the_look_ahead_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> 
     assert all(each.box is not None for each in follow(frames))
 
 
-def test_closing_closes_the_source() -> None:
+def test_close_closes_the_source() -> None:
     source = Source(video([scene([LEFT])] * 60))
     stream = find_faces(source, RedDetector(), NO_PADS)
     next(stream)
@@ -390,7 +390,7 @@ def test_closing_closes_the_source() -> None:
     assert source.closed
 
 
-def test_two_runs_are_alike_to_the_bit() -> None:
+def test_two_runs_are_identical() -> None:
     frames = video([scene([(100 + 2.3 * i, 90, 70, True)]) for i in range(40)])
     for one, other in zip(follow(frames, RedDetector(True)), follow(frames, RedDetector(True)), strict=True):
         np.testing.assert_array_equal(one.box, other.box)
@@ -398,7 +398,7 @@ def test_two_runs_are_alike_to_the_bit() -> None:
 
 @pytest.mark.parametrize("options", [NO_PADS, FaceOptions(nosmooth=True)])
 @pytest.mark.parametrize(("height", "width"), [(0, 0), (2, 2), (16, 16), (16, 2000), (90, 160), (4320, 7680)])
-def test_frames_without_content_pass(options: FaceOptions, height: int, width: int) -> None:
+def test_frames_without_pixels_pass(options: FaceOptions, height: int, width: int) -> None:
     half = np.full((height // 2, width // 2), 128, np.uint8)
     planes = YuvImage(np.zeros((height, width), np.uint8), half, half, Colour())
     detector = HogDetector() if height < 4320 else RedDetector()
@@ -406,7 +406,7 @@ def test_frames_without_content_pass(options: FaceOptions, height: int, width: i
     assert all(each.box is None and not each.cut for each in faced)
 
 
-def test_a_change_of_size_is_a_cut() -> None:
+def test_change_of_size_is_a_cut() -> None:
     small = scene([LEFT])
     large = YuvImage.from_image(small.scaled(640, 360), Colour())
     faced = follow(video([small] * 5 + [large] * 5))
@@ -424,7 +424,7 @@ unit = st.floats(-50, 400, width=32)
     st.floats(1, 300, width=32),
     st.tuples(*[st.integers(-30, 60)] * 4),
 )
-def test_a_finished_box_lies_in_the_frame(
+def test_padded_box_is_inside_the_frame(
     x: float, y: float, width: float, height: float, pads: tuple[int, int, int, int]
 ) -> None:
     box = np.array([x, y, x + width, y + height], np.float32)
@@ -451,7 +451,7 @@ PHOTO_FACE = np.array([173.6, 61.2, 275.9, 177.4], np.float32)
     ],
     ids=["fast pan", "zoom", "shake and turn"],
 )
-def test_a_photo_is_followed_along_a_known_path(
+def test_photo_is_tracked_along_a_known_path(
     path: Callable[[int], tuple[float, float, float, float]],
 ) -> None:
     rng = np.random.default_rng(0)
@@ -492,7 +492,7 @@ def clip(name: str, *, first: int = 0, count: int = 10_000) -> list[Frame]:
 
 
 @pytest.mark.parametrize("name", ["bbaf4p", "bbal6n", "bbal7s"])
-def test_on_real_clips_a_still_head_has_a_still_box(name: str) -> None:
+def test_real_clips_of_a_still_head(name: str) -> None:
     boxes = np.array([each.box for each in follow(clip(f"grid/s1/{name}.mp4"), HogDetector())])
     height = boxes[:, 3] - boxes[:, 1]
     assert np.ptp(height) < 0.01 * height.mean()
@@ -500,13 +500,13 @@ def test_on_real_clips_a_still_head_has_a_still_box(name: str) -> None:
     assert centre.std(axis=0).max() < 0.01 * height.mean()
 
 
-def test_on_a_real_clip_cuts_are_found_and_a_side_face_has_no_box() -> None:
+def test_real_clip_with_cuts_and_a_side_face() -> None:
     faced = follow(clip("clips/cuts_side_faces_2997.mp4", count=95), HogDetector())
     assert [each.frame.index for each in faced if each.cut] == [20, 82]
     assert [each.box is not None for each in faced] == [not 20 <= i < 82 for i in range(95)]
 
 
-def test_on_a_real_clip_of_two_people_the_box_stays_with_one() -> None:
+def test_real_clip_of_two_people() -> None:
     frames = clip("clips/two_faces_ac3.avi", count=40)
     for rule, low, high in (("left", 0, 640), ("right", 640, 1280)):
         faced = follow(frames, HogDetector(), FaceOptions(face_select=rule))
@@ -514,5 +514,5 @@ def test_on_a_real_clip_of_two_people_the_box_stays_with_one() -> None:
         assert len(boxes) == 40 and all(low <= box[0] and box[2] <= high for box in boxes)
 
 
-def test_on_a_real_clip_without_faces_there_are_no_boxes() -> None:
+def test_real_clip_without_faces() -> None:
     assert all(each.box is None for each in follow(clip("clips/no_face.mp4", count=100), HogDetector()))

@@ -35,7 +35,8 @@ from wav2lip_npu import device
 from wav2lip_npu.cli import main
 from wav2lip_npu.doctor import device_check
 from wav2lip_npu.dubbing import inference
-from wav2lip_npu.dubbing.pipeline import DubOptions, dub
+from wav2lip_npu.dubbing.options import DubOptions
+from wav2lip_npu.dubbing.pipeline import dub
 from wav2lip_npu.faces.s3fd import S3fdDetector
 from wav2lip_npu.media import video_reader
 from wav2lip_npu.media.video_writer import EncodeOptions

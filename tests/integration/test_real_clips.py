@@ -10,7 +10,7 @@ import pytest
 from support.faces import SHARED
 from support.networks import golden_weights
 from wav2lip_npu.dubbing import inference, pipeline
-from wav2lip_npu.dubbing.pipeline import DubOptions
+from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.errors import FaceError
 from wav2lip_npu.media import audio_reader, container
 from wav2lip_npu.media.video_writer import EncodeOptions

@@ -19,7 +19,7 @@ import numpy as np
 
 from wav2lip_npu import __version__
 from wav2lip_npu.batch.job_keys import digest
-from wav2lip_npu.dubbing.pipeline import DubOptions
+from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.storage.atomic import remove_stale_parts, replacing
 

@@ -20,7 +20,7 @@ from wav2lip_npu.batch.resume import Ledger, clean_up
 from wav2lip_npu.batch.runner import Progress, Unit
 from wav2lip_npu.batch.scheduler import Event, JobBoard, Workshop, passes_at_once, results_of
 from wav2lip_npu.batch.watch_folder import Inbox
-from wav2lip_npu.dubbing.pipeline import DubOptions
+from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.errors import DataError, UsageError
 from wav2lip_npu.media.video_writer import check_writable
 from wav2lip_npu.models.bundled import ABOUT, STARTER

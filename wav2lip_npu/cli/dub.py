@@ -1,54 +1,88 @@
-"""The `dub` command: its flags, and what it says while it works."""
+"""The `dub` command: flags, log lines and the progress bar."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
-from wav2lip_npu import __version__, device
-from wav2lip_npu.dubbing.pipeline import DubOptions, check_files, dub
+from wav2lip_npu import __version__
+from wav2lip_npu.device import Precision, describe
+from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.media.video_writer import check_writable
 from wav2lip_npu.models.bundled import ABOUT, STARTER
 from wav2lip_npu.options import resolved
+
+if TYPE_CHECKING:
+    from wav2lip_npu.dubbing.inference import Models
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DubCommand:
-    """Put speech into the mouth of a face video or photo.
+    """Dub a face video or photo with an audio.
 
     wav2lip-npu dub --face talk.mp4 --audio speech.wav --outfile out.mp4
     """
 
     checkpoint_path: str = STARTER
-    """Weights of a Wav2Lip generator: .pth, .pt, .safetensors, or an exported .onnx or .om.
-    (default: those of the package)"""
+    """Weights of a Wav2Lip generator: .pth, .pt, .safetensors, an exported .onnx or .om file, or starter, the
+    weights inside the package."""
     face: str
     """Video or image with the face."""
     audio: str
-    """Sound, or a video with sound: any format."""
+    """Audio file, or a video with audio."""
     outfile: str = "results/result_voice.mp4"
     """Video to write: .mp4, .mov, .mkv or .avi."""
     dub: DubOptions = field(default_factory=DubOptions)
     device: str = "auto"
-    """auto (npu, cuda, cpu in this order), cpu, cuda[:i] or npu[:i]."""
-    precision: str = "fp32"
-    """Numbers inside the generator: fp32, bf16, fp16, or fp32_strict without an accelerator's shortcuts."""
-    engine: str = "auto"
-    """What runs the generator: torch, onnx or om. (default: by the kind of the file)"""
+    """cpu, cuda, cuda:1, npu, npu:1, or auto: the first of npu, cuda, cpu that exists."""
+    precision: Precision = "fp32"
+    """Number format of the generator. fp32_strict turns off an accelerator's reduced precision for fp32."""
+    engine: Literal["auto", "torch", "onnx", "om"] = "auto"
+    """What runs the generator. auto: the one for the kind of file."""
     report: str | None = None
-    """Write what was done, and the seconds it took, to this JSON file."""
+    """JSON file for the report: frames, spans without a face, seconds per stage."""
 
     def run(self) -> None:
-        """Load the models, dub, and say where the result is."""
+        """Load the models and dub."""
         log.info("wav2lip-npu %s", __version__)
-        self.dub.check()
-        face = check_files(self.face, self.audio, self.outfile)
         if self.report is not None:
             check_writable(self.report)
         from tqdm import tqdm
 
+        from wav2lip_npu.dubbing.pipeline import dub
+
+        with tqdm(unit="frame", disable=None, delay=1e-6) as bar:  # shown with the first frame, not before
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            report = dub(
+                self.face,
+                self.audio,
+                self.outfile,
+                models=self._load_models,
+                options=self.dub,
+                progress=show,
+            )
+        if report.faceless_spans:
+            faceless = report.frames - report.dubbed_frames
+            log.info("%d of %d frames have no face and were left unchanged", faceless, report.frames)
+        if self.report is not None:
+            report.write(self.report)
+        log.info(
+            "%d frames in %.1f s (%.1f per second): %s",
+            report.frames,
+            report.seconds,
+            report.frames_per_second,
+            self.outfile,
+        )
+
+    def _load_models(self) -> Models:
+        """Load the models that the flags ask for, and log what they are."""
         from wav2lip_npu.dubbing.inference import load_models
 
         models = load_models(
@@ -60,27 +94,9 @@ class DubCommand:
         )
         if self.checkpoint_path == STARTER:
             log.info("weights: %s (sha256 %s), %s", STARTER, models.digest, ABOUT)
-        place, finder = device.describe(models.device), models.detector.name
-        log.info("device %s, engine %s, detector %s", place, models.engine, finder)
+        name = describe(models.device)
+        log.info("device %s, engine %s, detector %s", name, models.engine, models.detector.name)
         if self.dub.mel_shift is None and models.mel_shift:
             log.info("mel_shift=%g, as %s was trained", models.mel_shift, models.weights)
         log.info("%s", resolved(self))
-        with tqdm(unit="frame", disable=None) as bar:
-
-            def show(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
-            report = dub(face, self.audio, self.outfile, models=models, options=self.dub, progress=show)
-        if report.faceless_spans:
-            missing = report.frames - report.dubbed_frames
-            log.info("%d of %d frames have no face and were left unchanged", missing, report.frames)
-        if self.report is not None:
-            report.write(self.report)
-        log.info(
-            "%d frames in %.1f s (%.1f per second): %s",
-            report.frames,
-            report.seconds,
-            report.frames_per_second,
-            self.outfile,
-        )
+        return models

@@ -1,4 +1,4 @@
-"""The generator made ready to speak, and run in batches."""
+"""Load the networks of a dub, and run the generator in batches."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from wav2lip_npu.faces.detectors import load_detector
 from wav2lip_npu.media.yuv_image import Image
 from wav2lip_npu.mel import Mel
 from wav2lip_npu.models import checkpoint
+from wav2lip_npu.models.bundled import STARTER
 from wav2lip_npu.models.inputs import face_batch, generator_input, images_of_faces
 from wav2lip_npu.models.networks import Wav2Lip, fold_norms
 
@@ -32,19 +33,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Models:
-    """What dubbing needs, loaded once for any number of videos."""
+    """The networks of a dub, loaded once for any number of videos by `load_models`."""
 
     generator: Wav2Lip | OnnxEngine | OmEngine
     detector: Detector
     device: torch.device
     precision: torch.dtype
     weights: Path
+    """File of the generator's weights."""
     digest: str
-    """First hex digits of the SHA-256 of the weights file; of that which an exported one was made of."""
+    """First 12 hex digits of the SHA-256 of the weights; for an exported file, of the original weights."""
     mel_shift: float = 0.0
-    """Frames of 1/25 s by which the generator heard the sound moved in training."""
+    """Frames of 1/25 s by which the audio was shifted in training."""
     is_ours: bool = False
-    """Whether this package trained it, on references that may lie far from the picture to make."""
+    """Whether wav2lip-npu trained it, with references that may lie far from the generated frame."""
 
     @property
     def engine(self) -> str:
@@ -53,171 +55,219 @@ class Models:
 
     @property
     def batch(self) -> int:
-        """Faces that it should see at once: what suits the device, or all that an exported file takes."""
+        """Faces per batch: what suits the device, or what an exported file accepts."""
         if isinstance(self.generator, Wav2Lip):
             return devices.BACKENDS[self.device.type].batch
         return self.generator.about.batch or FILE_BATCH
 
 
 def load_models(
-    checkpoint_path: str | os.PathLike[str],
+    checkpoint_path: str | os.PathLike[str] = STARTER,
     *,
     detector: str = "auto",
     device: str = "auto",
     precision: str = "fp32",
     engine: str = "auto",
 ) -> Models:
-    """Generator and face detector on a device, batch norms folded, in its fastest layout.
+    """Load generator and face detector onto a device, for any number of dubs.
 
-    An .onnx or .om file that was exported runs in its own engine. Raises `CheckpointError`, `FaceError`,
-    `DeviceError` or `UsageError` naming what is wrong with an argument.
+    Args:
+        checkpoint_path: Weights of a Wav2Lip generator, .pth, .pt or .safetensors; an exported .onnx or .om
+            file; or "starter", the small network inside the package.
+        detector: "hog", "s3fd", or "auto": s3fd if its weights are installed, else hog.
+        device: "cpu", "cuda", "cuda:1", "npu", "npu:1", or "auto": the first of npu, cuda, cpu that exists.
+        precision: Number format of the generator: "fp32", "bf16", "fp16", or "fp32_strict", which turns off
+            the reduced precision that an accelerator uses for fp32.
+        engine: "torch", "onnx", "om", or "auto": the one for the kind of file.
+
+    Returns:
+        The loaded networks, for `dub(..., models=...)`, `dub_many` and `run_jobs`.
+
+    Raises:
+        CheckpointError: The weights are missing, damaged or of another network.
+        FaceError: The detector is unknown or lacks its weights.
+        DeviceError: The device is unknown or does not exist.
+        UsageError: The options cannot be combined.
+
+    Example:
+        >>> from wav2lip_npu import dub, load_models
+        >>> models = load_models(device="cpu")
+        >>> for name in ("monday", "tuesday"):  # doctest: +SKIP
+        ...     dub("talk.mp4", f"{name}.wav", f"{name}.mp4", models=models)
+
     """
     engine = engine_of(checkpoint_path, engine)
     if engine != TORCH:
         return _load_exported(engine, Path(checkpoint_path), detector, device, precision)
-    where = devices.resolve(device)
+    torch_device = devices.resolve(device)
     dtype = devices.dtype_of(precision)
-    devices.activate(where)
+    devices.activate(torch_device)
     if precision == "fp32_strict":
-        devices.full_float32(where)
+        devices.full_float32(torch_device)
     loaded = checkpoint.load(checkpoint_path, "generator")
     network = loaded.network()
     assert isinstance(network, Wav2Lip)
     fold_norms(network)
-    for module in network.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            layout = devices.memory_format(where) if parameter.dim() == 4 else torch.contiguous_format
-            # A copy, so that nothing holds the memory map of the file; a new one, as an accelerator that is
-            # plugged in refuses to take over the storage of an old one.
-            moved = parameter.detach().to(where, dtype, copy=True, memory_format=layout)
-            setattr(module, name, torch.nn.Parameter(moved, requires_grad=False))
-    found = load_detector(detector, str(where))
+    _move(network, torch_device, dtype)
     return Models(
         network,
-        found,
-        where,
+        load_detector(detector, str(torch_device)),
+        torch_device,
         dtype,
         loaded.source,
         loaded.digest(),
         loaded.mel_shift,
-        "mel_shift" in loaded.more,
+        is_ours="mel_shift" in loaded.more,
     )
 
 
+def _move(network: Wav2Lip, device: torch.device, dtype: torch.dtype) -> None:
+    """Replace the parameters by copies on a device, in its fastest memory layout."""
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            layout = devices.memory_format(device) if parameter.dim() == 4 else torch.contiguous_format
+            # A copy releases the memory map of the file. A new parameter, as a plugin device refuses to
+            # replace the storage of an existing one.
+            moved = parameter.detach().to(device, dtype, copy=True, memory_format=layout)
+            setattr(module, name, torch.nn.Parameter(moved, requires_grad=False))
+
+
 def _load_exported(engine: str, path: Path, detector: str, device: str, precision: str) -> Models:
-    """Models whose generator an engine of its own runs; what is beside it runs on the CPU."""
+    """Load a generator that an engine runs; everything else runs on the CPU."""
     if precision != "fp32":
-        raise UsageError(f"the numbers in {path} are those that it was exported with. Leave --precision out.")
+        raise UsageError(f"{path} keeps the precision it was exported with. Remove --precision {precision}.")
     generator = load_engine(engine, path, device)
     host = devices.resolve(devices.HOST)
     devices.activate(host)
-    about, found = generator.about, load_detector(detector, str(host))
-    shift = about.mel_shift
+    about = generator.about
     return Models(
-        generator, found, host, torch.float32, path, about.sha256[:12], shift or 0.0, shift is not None
+        generator,
+        load_detector(detector, str(host)),
+        host,
+        torch.float32,
+        path,
+        about.sha256[:12],
+        about.mel_shift or 0.0,
+        is_ours=about.mel_shift is not None,
     )
 
 
 class GeneratorRunner:
-    """Runs a generator on batches of faces and mel windows; may be called by several threads at once."""
+    """Runs a generator on batches of faces and mel windows. Thread-safe.
+
+    When the device runs out of memory, the batch is halved permanently and the call continues.
+    """
 
     def __init__(self, models: Models, batch: int | None, mask: Mask) -> None:
         self.device = models.device
         self.lanes = devices.lanes(models.device)
-        self.batch = models.batch if batch is None else max(1, batch // self.lanes)
-        """Faces in one batch; all lanes together hold what was asked for."""
+        """Threads that may call this object at the same time to use the device fully."""
         self._models = models
         self._mask = mask
-        self._fitting = None if mask.exact else ColourMatcher(mask, models.device)
+        self._matcher = None if mask.exact else ColourMatcher(mask, models.device)
+        self._batch = models.batch if batch is None else max(1, batch // self.lanes)
+        self._batch_lock = threading.Lock()
         self._still: tuple[Image, list[Tensor]] | None = None
-        self._lock = threading.Lock()
+        """The last still image and its features."""
+        self._still_lock = threading.Lock()
+
+    @property
+    def batch(self) -> int:
+        """Faces per batch; all lanes together hold the number that was asked for."""
+        with self._batch_lock:
+            return self._batch
 
     def __call__(
         self, faces: list[Image], mels: list[Mel], references: list[Image] | None = None
     ) -> list[Image]:
-        """Mouths uint8 [S - top_row, S, 3 or 4], one for each face BGR uint8 [S, S, 3] and mel [80, 16].
+        """Return one mouth for each face BGR uint8 [S, S, 3] and mel window [80, 16].
 
-        They are BGR, or under a soft mask BGRA: fitted to the face, and how much of them is to be seen.
-        `references` are the pictures to know the faces from, the faces themselves where they are left out.
+        Mouths are uint8 [S - top_row, S, 3 or 4]: BGR, or under a soft mask BGRA, matched to the face, with
+        their opacity. `references` show the identity; by default these are the faces.
 
-        A list of faces that are all the same object is one still picture: it is encoded once, and not
-        again when it comes in the next call. When the device runs out of memory the batch is halved, for
-        good, and the work goes on.
+        A list that repeats one face object is a still image: it is encoded once, also across calls.
         """
         return self.run_many(faces, [mels], references)[0]
 
     def run_many(
-        self, faces: list[Image], sounds: Sequence[list[Mel]], references: list[Image] | None = None
+        self, faces: list[Image], mels: Sequence[list[Mel]], references: list[Image] | None = None
     ) -> list[list[Image]]:
-        """The same for several sounds: the mouths of each. Faces are encoded once for all of them.
+        """Return the mouths for several lists of mel windows. Faces are encoded once for all of them.
 
-        A sound that has fewer mels than there are faces gets as many mouths.
+        A list with fewer mel windows than faces gets as many mouths as it has windows.
         """
-        mouths: list[list[Image]] = [[] for _ in sounds]
+        mouths: list[list[Image]] = [[] for _ in mels]
         done = 0
         while done < len(faces):
             batch = self.batch
             part = slice(done, done + batch)
             try:
-                known = None if references is None else references[part]
-                made = self._run(faces[part], [mels[part] for mels in sounds], known)
+                some_references = None if references is None else references[part]
+                results = self._run(faces[part], [windows[part] for windows in mels], some_references)
             except (RuntimeError, MemoryError) as error:
                 if batch == 1 or not devices.is_out_of_memory(error):
                     raise
-                self.batch = max(1, min(batch, len(faces)) // 2)
-                log.warning("out of memory on %s, going on with batches of %d", self.device, self.batch)
-                devices.release_memory(self.device)
+                self._halve(min(batch, len(faces)))
                 continue
-            for so_far, new in zip(mouths, made, strict=True):
-                so_far.extend(new)
+            for all_images, images in zip(mouths, results, strict=True):
+                all_images.extend(images)
             done += batch
         return mouths
 
+    def _halve(self, batch: int) -> None:
+        """Use batches of half this size from now on, unless another lane has gone lower."""
+        with self._batch_lock:
+            self._batch = max(1, min(self._batch, batch // 2))
+            log.warning("out of memory on %s, continuing with batches of %d", self.device, self._batch)
+        devices.release_memory(self.device)
+
     @torch.inference_mode()
     def _run(
-        self, faces: list[Image], sounds: list[list[Mel]], references: list[Image] | None
+        self, faces: list[Image], mels: list[list[Mel]], references: list[Image] | None
     ) -> list[list[Image]]:
-        whole, features = self._see(faces, references)
+        tensor, features = self._encode_images(faces, references)
         mouths: list[list[Image]] = []
-        for mels in sounds:
-            if not mels:
+        for windows in mels:
+            if not windows:
                 mouths.append([])
-            elif len(mels) == len(faces):
-                mouths.append(self._say(mels, whole, features))
-            else:  # the last bits of a result depend on the size of the batch: as if this sound were alone
-                end = len(mels)
-                fewer = self._see(faces[:end], None if references is None else references[:end])
-                mouths.append(self._say(mels, *fewer))
+            elif len(windows) == len(faces):
+                mouths.append(self._decode(windows, tensor, features))
+            else:  # the last bits of a result depend on the batch size: run as if this output were alone
+                end = len(windows)
+                some_references = None if references is None else references[:end]
+                mouths.append(self._decode(windows, *self._encode_images(faces[:end], some_references)))
         return mouths
 
-    def _see(self, faces: list[Image], references: list[Image] | None) -> tuple[Tensor, list[Tensor]]:
-        """Faces [B, 3, S, S], one for all B where they are a still picture, and their features."""
-        still = references is None and all(face is faces[0] for face in faces)
-        whole = self._whole(faces[:1] if still else faces)
-        if still:
-            return whole, self._still_features(faces[0], whole, len(faces))
-        return whole, self._encode(whole, whole if references is None else self._whole(references))
+    def _encode_images(
+        self, faces: list[Image], references: list[Image] | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return faces [B, 3, S, S], B = 1 for a still image, and their features."""
+        is_still = references is None and all(face is faces[0] for face in faces)
+        tensor = self._to_device(faces[:1] if is_still else faces)
+        if is_still:
+            return tensor, self._encode_still(faces[0], tensor, len(faces))
+        return tensor, self._encode(tensor, tensor if references is None else self._to_device(references))
 
-    def _say(self, mels: list[Mel], whole: Tensor, features: list[Tensor]) -> list[Image]:
-        sound = torch.from_numpy(np.stack(mels)[:, None]).to(whole.device, whole.dtype)
-        mouths = self._models.generator.speak(sound, features, top_row=self._mask.top_row)
-        if self._fitting is not None:
-            mouths = self._fitting(mouths, whole[:, :, self._mask.top_row :])
+    def _encode_still(self, face: Image, tensor: Tensor, count: int) -> list[Tensor]:
+        """Return the features of a face for `count` frames; keep them for the next call if it may repeat."""
+        with self._still_lock:
+            may_repeat = count > 1 or self._still is not None
+            if may_repeat and (self._still is None or self._still[0] is not face):
+                self._still = (face, self._encode(tensor, tensor))
+            if self._still is not None:
+                return self._still[1]
+        return self._encode(tensor, tensor)
+
+    def _encode(self, faces: Tensor, references: Tensor) -> list[Tensor]:
+        return self._models.generator.encode_faces(generator_input(faces, references))
+
+    def _decode(self, mels: list[Mel], faces: Tensor, features: list[Tensor]) -> list[Image]:
+        audio = torch.from_numpy(np.stack(mels)[:, None]).to(faces.device, faces.dtype)
+        mouths = self._models.generator.speak(audio, features, top_row=self._mask.top_row)
+        if self._matcher is not None:
+            mouths = self._matcher(mouths, faces[:, :, self._mask.top_row :])
         return list(images_of_faces(mouths).cpu().numpy())
 
-    def _still_features(self, face: Image, whole: Tensor, count: int) -> list[Tensor]:
-        """Features of one face for `count` frames: kept for the next call if they may be of use there."""
-        if count == 1 and self._still is None:
-            return self._encode(whole, whole)
-        with self._lock:
-            if self._still is None or self._still[0] is not face:
-                self._still = (face, self._encode(whole, whole))
-            return self._still[1]
-
-    def _encode(self, whole: Tensor, known: Tensor) -> list[Tensor]:
-        """Features of faces [B, 3, S, S], to be masked, and of the references of the same shape."""
-        return self._models.generator.encode_faces(generator_input(whole, known))
-
-    def _whole(self, faces: list[Image]) -> Tensor:
-        """Faces [B, 3, S, S] in [0, 1], in the layout of the device."""
-        return face_batch(torch.from_numpy(np.stack(faces)).to(self.device), self._models.precision)
+    def _to_device(self, images: list[Image]) -> Tensor:
+        """Return images as [B, 3, S, S] in [0, 1], in the memory layout of the device."""
+        return face_batch(torch.from_numpy(np.stack(images)).to(self.device), self._models.precision)

@@ -1,7 +1,7 @@
-"""Dub: a face video or photo and speech in, a lip-synced video out; or several sounds in one pass.
+"""Dub videos: a face video or image and audio in, a lip-synced video out; several audios in one pass.
 
-Constant memory, stages overlapping: decoder, face finder, generator, blending, encoder. A frame without
-a face is a value on the stream (`box` is None) and passes through unchanged.
+Memory is constant, and the stages run at the same time: decoder, face tracker, generator, blending, encoder.
+A frame without a face is a value on the stream (`box` is None) and passes unchanged.
 """
 
 from __future__ import annotations
@@ -10,190 +10,243 @@ import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
-from typing import TYPE_CHECKING, Literal, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 
 from wav2lip_npu import mel
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.mouths import FACE_SIZE, generate
-from wav2lip_npu.dubbing.outputs import Output, OutputWriter, Progress, Scene
-from wav2lip_npu.dubbing.report import DubReport
+from wav2lip_npu.dubbing.options import DubOptions as DubOptions
+from wav2lip_npu.dubbing.outputs import Output, OutputWriter, Progress
+from wav2lip_npu.dubbing.report import DubReport, Stopwatch
 from wav2lip_npu.dubbing.temporal_smoothing import ReferenceSmoother
 from wav2lip_npu.errors import UsageError, Wav2LipError
-from wav2lip_npu.faces.find_faces import FaceOptions, find_faces
+from wav2lip_npu.faces.find_faces import find_faces
 from wav2lip_npu.faces.memory import FaceMemory
-from wav2lip_npu.media import video_reader
-from wav2lip_npu.media.container import VideoInfo, probe, probed
-from wav2lip_npu.media.geometry import Geometry
-from wav2lip_npu.media.video_writer import EncodeOptions
+from wav2lip_npu.media.container import VideoInfo, probed
+from wav2lip_npu.media.video_reader import Frame, read_frames
+from wav2lip_npu.options import with_values
 from wav2lip_npu.parallel.threads import fan_out, prefetch
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
 
 Item = TypeVar("Item")
+Face = str | os.PathLike[str] | VideoInfo
+"""A face video or image: its path, or what `probe` returned for it."""
 
 _QUEUE_BYTES = 24 << 20
-"""Bytes of pictures that may wait between two stages."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DubOptions:
-    """How one video is dubbed."""
-
-    faces: FaceOptions = field(default_factory=FaceOptions)
-    geometry: Geometry = field(default_factory=Geometry)
-    encode: EncodeOptions = field(default_factory=EncodeOptions)
-    blend: str = "soft"
-    """How the mouth is put back: soft (lower face, feathered edge) or hard (whole box, as the original)."""
-    extend: Literal["loop", "pingpong", "hold"] = "loop"
-    """When the video is shorter than the sound: loop, pingpong (back and forth) or hold (last picture)."""
-    static: bool = False
-    """Use only the first frame of the video."""
-    fps: float = 25
-    """Frames a second for a still image; a video keeps its own rate."""
-    mel_shift: float | None = None
-    """Frames of 1/25 s by which the sound is moved against the picture: negative makes the mouth later.
-    (default: as the checkpoint was trained if it is of this package, else 0)"""
-    wav2lip_batch_size: int | None = None
-    """Faces that the generator sees at once. (default: what suits the device)"""
-
-    def check(self) -> None:
-        """Raise `UsageError` when a value is unknown or out of range."""
-        load_mask(self.blend, FACE_SIZE)
-        if self.extend not in video_reader.LOOPS[1:]:
-            raise UsageError(f"unknown --extend {self.extend!r}. Pass {', '.join(video_reader.LOOPS[1:])}.")
-        if self.wav2lip_batch_size is not None and self.wav2lip_batch_size < 1:
-            raise UsageError(f"--wav2lip_batch_size {self.wav2lip_batch_size} is not at least 1.")
-        if not 0 < self.fps <= 1000:
-            raise UsageError(f"--fps {self.fps:g} is out of range. Pass a rate above 0, at most 1000.")
-
-
-def check_files(
-    face: str | os.PathLike[str], audio: str | os.PathLike[str], out: str | os.PathLike[str]
-) -> VideoInfo:
-    """What the face video is. Raises `MediaError` when a file cannot be opened or `out` is an input."""
-    info = probe(face)
-    Output(audio, out).check(face)
-    return info
+"""Bytes of frames that may wait between two stages."""
+_MAX_QUEUE = 16
+_OF_MODELS = ("checkpoint_path", "device", "precision", "engine")
+"""Options of `load_models` that are none of `dub`."""
 
 
 def dub(
-    face: VideoInfo | str | os.PathLike[str],
+    face: Face,
     audio: str | os.PathLike[str],
     outfile: str | os.PathLike[str],
     *,
-    models: Models,
-    options: DubOptions = DubOptions(),
+    models: Models | Callable[[], Models] | None = None,
+    options: DubOptions | None = None,
     progress: Progress | None = None,
+    **values: Any,
 ) -> DubReport:
-    """Write `outfile`: the face video or image speaking `audio`, as long as the sound.
+    """Dub a face video or image with an audio. The output lasts as long as the audio.
 
-    Raises `MediaError`, `FaceError` or `UsageError`; then `outfile` is as it was before.
+    Args:
+        face: Video or image with the face, in any format.
+        audio: Audio file, or a video with audio, in any format.
+        outfile: Video to write: .mp4, .mov, .mkv or .avi. It is replaced only when it is complete.
+        models: Networks from `load_models`, to load them once for several dubs, or a function that returns
+            them, called after the files have been checked. Default: the weights inside the package, on the
+            best device there is.
+        options: How to dub. Default: `DubOptions()`.
+        progress: Called with the number of frames written so far, and of all frames.
+        **values: Options by name, at any nesting: `resize_factor=2, crf=18, no_face="error"`. They override
+            `options`.
+
+    Returns:
+        What was dubbed: frames, spans without a face, seconds per stage.
+
+    Raises:
+        MediaError: A file cannot be read or written, or the output is also an input.
+        FaceError: No frame has a face, or one has none with `no_face="error"`.
+        UsageError: An option is unknown or out of range.
+        CheckpointError, DeviceError: The models cannot be loaded.
+
+    Example:
+        >>> import wav2lip_npu
+        >>> report = wav2lip_npu.dub("talk.mp4", "speech.wav", "out.mp4", crf=20)  # doctest: +SKIP
+        >>> report.frames, report.faceless_spans  # doctest: +SKIP
+        (150, [])
+
     """
-    (made,) = dub_many(face, [Output(audio, outfile, progress=progress)], models=models, options=options)
-    if isinstance(made, Exception):
-        raise made
-    return made
+    output = Output(audio, outfile, progress=progress)
+    options = _options(options, values)
+    mel.preload()
+    info = probed(face)
+    output.check(info.path)
+    (result,) = _dub_all(info, [output], _models(models, options), options, None)
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def dub_many(
-    face: VideoInfo | str | os.PathLike[str],
-    takes: Sequence[Output],
+    face: Face,
+    outputs: Sequence[Output | tuple[str | os.PathLike[str], str | os.PathLike[str]]],
     *,
-    models: Models,
-    options: DubOptions = DubOptions(),
+    models: Models | Callable[[], Models] | None = None,
+    options: DubOptions | None = None,
     memory: FaceMemory | None = None,
+    **values: Any,
 ) -> list[DubReport | Exception]:
-    """Several sounds for one face video in one pass: it is decoded, searched and encoded by the network once.
+    """Dub a face video with several audios in one pass: its frames are decoded, tracked and encoded once.
 
-    For each take its report, or the exception that it failed of, which leaves the others alone; each output
-    is what it is without the others, to the byte. `memory` knows the faces of the video, or learns them.
-    Raises `UsageError` when the options are wrong and `MediaError` when the face video is.
+    Each output is byte for byte what `dub` writes for its audio alone, and fails alone.
+
+    Args:
+        face: Video or image with the face, in any format.
+        outputs: Pairs of audio and file to write, or `Output` objects, which also take a progress callback.
+        models: See `dub`.
+        options: See `dub`.
+        memory: Boxes found earlier in this video, which this dub extends.
+        **values: See `dub`.
+
+    Returns:
+        For each output, in order, its report, or the exception that it failed with.
+
+    Raises:
+        MediaError: The face video cannot be read.
+        UsageError: An option is unknown or out of range.
+        CheckpointError, DeviceError: The models cannot be loaded.
+
+    Example:
+        >>> import wav2lip_npu
+        >>> pairs = [("monday.wav", "monday.mp4"), ("tuesday.wav", "tuesday.mp4")]
+        >>> for result in wav2lip_npu.dub_many("talk.mp4", pairs):  # doctest: +SKIP
+        ...     print(result if isinstance(result, Exception) else result.outfile)
+
     """
-    options.check()
+    options = _options(options, values)
     mel.preload()
     info = probed(face)
-    scene = Scene(
-        face=info.path,
-        info=info,
-        fps=Fraction(options.fps).limit_denominator(1001) if info.is_image else info.fps,
-        models=models,
-        mask=load_mask(options.blend, FACE_SIZE),
-        mel_shift=models.mel_shift if options.mel_shift is None else options.mel_shift,
-        encode=options.encode,
-        must_have_face=options.faces.no_face == "error",
-    )
-    made: dict[int, DubReport | Exception] = {}
-    making: dict[int, OutputWriter] = {}
-    for number, take in enumerate(takes):
+    results: dict[int, DubReport | Exception] = {}
+    checked: dict[int, Output] = {}
+    for number, item in enumerate(outputs):
+        output = item if isinstance(item, Output) else Output(*item)
         try:
-            take.check(info.path)
-            making[number] = OutputWriter(scene, take)
+            output.check(info.path)
+            checked[number] = output
         except Wav2LipError as error:
-            made[number] = error
-    if making:
-        made |= zip(making, _made(scene, list(making.values()), options, memory), strict=True)
-    return [made[number] for number in range(len(takes))]
+            results[number] = error
+    if checked:
+        dubbed = _dub_all(info, list(checked.values()), _models(models, options), options, memory)
+        results |= zip(checked, dubbed, strict=True)
+    return [results[number] for number in range(len(outputs))]
 
 
-def _made(
-    scene: Scene, making: Sequence[OutputWriter], options: DubOptions, memory: FaceMemory | None
+def _options(options: DubOptions | None, values: Mapping[str, Any]) -> DubOptions:
+    for name in values:
+        if name in _OF_MODELS:
+            raise UsageError(f"{name} is an option of load_models. Pass models=load_models({name}=...).")
+    return with_values(options or DubOptions(), values)
+
+
+def _models(models: Models | Callable[[], Models] | None, options: DubOptions) -> Models:
+    if models is None:
+        from wav2lip_npu.dubbing.inference import load_models
+
+        return load_models(detector=options.faces.detector)
+    return models() if callable(models) else models
+
+
+def _dub_all(
+    info: VideoInfo,
+    outputs: Sequence[Output],
+    models: Models,
+    options: DubOptions,
+    memory: FaceMemory | None,
 ) -> list[DubReport | Exception]:
-    """All takes, made at the same time."""
+    """Dub all outputs at the same time; return a report or an exception for each."""
+    stopwatch = Stopwatch()
+    results: dict[int, DubReport | Exception] = {}
+    writers: dict[int, OutputWriter] = {}
+    for number, output in enumerate(outputs):
+        try:
+            writers[number] = OutputWriter(output, info, models, options, stopwatch)
+        except Wav2LipError as error:
+            results[number] = error
+    if writers:
+        written = _write_all(info, list(writers.values()), models, options, memory, stopwatch)
+        results |= zip(writers, written, strict=True)
+    return [results[number] for number in range(len(outputs))]
+
+
+def _write_all(
+    info: VideoInfo,
+    writers: Sequence[OutputWriter],
+    models: Models,
+    options: DubOptions,
+    memory: FaceMemory | None,
+    stopwatch: Stopwatch,
+) -> list[DubReport | Exception]:
+    """Run the chain of stages: decode, track, generate, and in each writer blend and encode."""
     from wav2lip_npu.dubbing.inference import GeneratorRunner
 
-    models, info, watch = scene.models, scene.info, scene.watch
-    speaker = GeneratorRunner(models, options.wav2lip_batch_size, scene.mask)
-    depth = min(16, max(2, _QUEUE_BYTES * 2 // (3 * info.width * info.height)))
-    voices = [each.voice for each in making]
-    longest = max(voice.frames for voice in voices)
+    depth = min(_MAX_QUEUE, max(2, _QUEUE_BYTES * 2 // (3 * info.width * info.height)))
+    longest = max(writer.frames for writer in writers)
     if memory is not None:
         memory.expect_frames(longest)
-    still = info.is_image or options.static
-    steady = ReferenceSmoother(scene.fps) if models.is_ours and not (scene.mask.exact or still) else None
-
+    runner = GeneratorRunner(models, options.wav2lip_batch_size, load_mask(options.blend, FACE_SIZE))
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_opencv_in_one_thread())
+        stack.enter_context(_single_threaded_opencv())
 
-        def ahead(stage: str, items: Iterator[Item]) -> Iterator[Item]:
-            """The stage in a thread of its own, which ends with this function at the latest."""
-            running = prefetch(watch.work(stage, items), depth)
+        def stage(name: str, items: Iterator[Item]) -> Iterator[Item]:
+            """Run a stage in its own thread, which ends with this function at the latest."""
+            running = prefetch(stopwatch.work(name, items), depth)
             stack.callback(running.close)
             return running
 
-        frames = ahead("decode", pictures(info, options))
-        found = find_faces(watch.wait("faces", frames), models.detector, options.faces, memory)
-        # Not fewer frames than there are: the boxes of the last ones depend on those that follow, so that
-        # they are the same for every sound.
-        faced = ahead("faces", itertools.islice(found, longest))
-        spoken = ahead(
-            "generate",
-            generate(watch.wait("generate", faced), voices, scene.fps, speaker, scene.mel_shift, steady),
-        )
-        room = max(2, depth // len(making))
-        writers = [
-            functools.partial(each.write, number, len(making), room) for number, each in enumerate(making)
+        frames = stage("decode", _frames(info, options))
+        tracked = find_faces(stopwatch.wait("faces", frames), models.detector, options.faces, memory)
+        # Cut off after tracking, not before: the last boxes depend on later frames, and must be the same
+        # for every length of audio.
+        tracked = stage("faces", itertools.islice(tracked, longest))
+        windows = [writer.mel_window for writer in writers]
+        smoother = _smoother(info, models, options)
+        dubbed = stage("generate", generate(stopwatch.wait("generate", tracked), windows, runner, smoother))
+        depth_each = max(2, depth // len(writers))
+        consumers = [
+            functools.partial(writer.write, number=number, num_outputs=len(writers), depth=depth_each)
+            for number, writer in enumerate(writers)
         ]
-        return fan_out(spoken, writers, room)
+        return fan_out(dubbed, consumers, depth_each)
 
 
-def pictures(info: VideoInfo, options: DubOptions) -> Iterator[video_reader.Frame]:
-    """Frames without end: the video extended as asked, or its first frame, or the image."""
+def _frames(info: VideoInfo, options: DubOptions) -> Iterator[Frame]:
+    """Yield frames without end: the extended video, its first frame, or the image."""
     if info.is_image or not options.static:
-        yield from video_reader.read_frames(info, loop=options.extend, geometry=options.geometry)
+        yield from read_frames(info, loop=options.extend, geometry=options.geometry)
         return
-    first = next(video_reader.read_frames(info, geometry=options.geometry))
-    yield from (video_reader.Frame(index, first.yuv, first.source) for index in itertools.count())
+    first = next(read_frames(info, geometry=options.geometry))
+    yield from (Frame(index, first.yuv, first.source) for index in itertools.count())
+
+
+def _smoother(info: VideoInfo, models: Models, options: DubOptions) -> ReferenceSmoother | None:
+    """Return what smooths references, for networks of wav2lip-npu on moving faces."""
+    is_still = info.is_image or options.static
+    if is_still or options.blend == "hard" or not models.is_ours:
+        return None
+    return ReferenceSmoother(options.output_fps(info))
 
 
 @contextlib.contextmanager
-def _opencv_in_one_thread() -> Iterator[None]:
-    """The stages already fill the cores; OpenCV's own threads would only wait for each other."""
+def _single_threaded_opencv() -> Iterator[None]:
+    """Turn off the threads of OpenCV: the stages already use all cores."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

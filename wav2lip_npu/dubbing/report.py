@@ -1,17 +1,19 @@
-"""What a run did and how long each stage took."""
+"""The report of a dub: what was dubbed, and how long each stage took."""
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from time import perf_counter
 from typing import Any, TypeVar
 
-from wav2lip_npu.dubbing.mouths import DubbedFrame
 from wav2lip_npu.errors import FaceError
+from wav2lip_npu.faces.tracker import TrackedFrame
+from wav2lip_npu.media.yuv_image import YuvImage
 from wav2lip_npu.storage.atomic import replacing
 from wav2lip_npu.versions import versions
 
@@ -20,61 +22,86 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, kw_only=True)
 class DubReport:
-    """One dubbed video, as `--report` writes it."""
+    """One dubbed video, as returned by `dub` and written by `--report`."""
 
     outfile: str
     face: str
     audio: str
     checkpoint: str
+    """File of the generator's weights."""
     checkpoint_sha256: str
+    """First 12 hex digits."""
     detector: str
     device: str
     engine: str
-    """What ran the generator: torch, onnx, or om and where."""
+    """What ran the generator: torch, onnx, or om and its NPU."""
     precision: str
     width: int
+    """Pixels of the output."""
     height: int
     fps: str
-    """As a fraction."""
+    """Frame rate of the output as a fraction, "25" or "30000/1001"."""
     frames: int
+    """Frames of the output."""
     dubbed_frames: int
+    """Frames with a face."""
     faceless_spans: list[tuple[int, int]]
-    """First and last frame of each run of frames that passed unchanged."""
+    """First and last frame of each run of frames without a face, which stay unchanged."""
     cuts: list[int]
-    """Frames that start a new shot, or a new round of a looped video."""
+    """Frames that start a new scene, or a new round of a looped video."""
     takes: int
-    """Sounds that the face video was dubbed with in the same pass, this one included."""
+    """Outputs that were dubbed from the face video in the same pass, including this one."""
     seconds: float
+    """Wall time."""
     seconds_per_stage: dict[str, float]
-    """Each stage's own time; the stages run at the same time."""
+    """Time of each stage without waiting for other stages. The stages run at the same time."""
     frames_per_second: float
+    """Frames of the output per second of wall time."""
     peak_memory_bytes: int
+    """Peak memory of the process."""
     device_peak_memory_bytes: int | None
+    """Peak memory on the device, None on a CPU."""
     versions: dict[str, str] = field(default_factory=versions)
+    """Versions of wav2lip-npu, Python and the libraries."""
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """As JSON, replacing `path` at once."""
+        """Write the report as JSON; `path` is replaced at once."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=True) + "\n"
         with replacing(path) as part:
             part.write_text(text, encoding="utf-8")
 
 
 class Stopwatch:
-    """Seconds that each stage of a chain of generators worked itself, without waiting for the one before."""
+    """Seconds that each stage of a chain of generators works, without waiting for the stage before it.
+
+    Thread-safe: each stage counts in its own thread.
+    """
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each stage up to now."""
+        with self._lock:
+            return dict(self._seconds)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Add seconds to a stage."""
+        with self._lock:
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
 
     def work(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
-        """The items; the time until each comes is counted for the stage."""
+        """Yield the items; the time until each arrives is added to the stage."""
         return self._count(stage, items, 1)
 
     def wait(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
-        """The items; the time until each comes is not the stage's own and is taken off."""
+        """Yield the items; the time until each arrives is subtracted from the stage."""
         return self._count(stage, items, -1)
 
     def _count(self, stage: str, items: Iterable[Item], sign: int) -> Iterator[Item]:
-        self.seconds.setdefault(stage, 0.0)
+        self.add(stage, 0.0)
         source = iter(items)
         try:
             while True:
@@ -84,7 +111,7 @@ class Stopwatch:
                 except StopIteration:
                     return
                 finally:
-                    self.seconds[stage] += sign * (perf_counter() - start)
+                    self.add(stage, sign * (perf_counter() - start))
                 yield item
                 del item
         finally:
@@ -93,48 +120,54 @@ class Stopwatch:
                 close()
 
 
-class FaceRecorder:
-    """Writes down what passes by for the report, and stops the run when the faces are not as asked."""
+class FrameRecorder:
+    """Records for the report where faces, gaps and cuts are, and stops the dub if there is no face.
+
+    `must_have_face` makes every frame without a face an error.
+    """
 
     def __init__(self, face: str, fps: Fraction, must_have_face: bool) -> None:
-        self.dubbed = self.width = self.height = 0
-        self.faceless: list[tuple[int, int]] = []
+        self.dubbed_frames = self.width = self.height = 0
+        self.faceless_spans: list[tuple[int, int]] = []
         self.cuts: list[int] = []
         self._face = face
         self._fps = fps
         self._must_have_face = must_have_face
 
-    def take(self, spoken: Iterable[DubbedFrame]) -> Iterator[DubbedFrame]:
-        """The same items. Raises `FaceError`."""
+    def record(self, frames: Iterable[tuple[TrackedFrame, YuvImage]]) -> Iterator[YuvImage]:
+        """Yield the images of the output. Raises `FaceError`."""
         index, source = -1, -1
-        for each in spoken:
-            item = each.faced
-            index = item.frame.index
-            self.width, self.height = item.frame.yuv.width, item.frame.yuv.height
-            if item.cut and index:
+        for tracked, yuv in frames:
+            index = tracked.frame.index
+            self.width, self.height = yuv.width, yuv.height
+            if tracked.cut and index:
                 self.cuts.append(index)
-            if not self.dubbed and item.frame.source <= source:
-                break  # the whole video was seen
-            source = item.frame.source
-            if item.box is None:
-                goes_on = self.faceless and self.faceless[-1][1] == index - 1
-                first = self.faceless.pop()[0] if goes_on else index
-                self.faceless.append((first, index))
+            if not self.dubbed_frames and tracked.frame.source <= source:
+                break  # the video starts again, and no frame of it has a face
+            source = tracked.frame.source
+            if tracked.box is None:
+                self._add_faceless(index)
             else:
-                self.dubbed += 1
-                self._check_gap(index)
-            yield each
-            del each, item
-        if not self.dubbed:
+                self.dubbed_frames += 1
+                self._check_span(index)
+            yield yuv
+            del tracked, yuv  # the consumer decides how long a frame is held
+        if not self.dubbed_frames:
             raise FaceError(
-                f"no face in {self._face}, {source + 1} frames looked at. "
+                f"no face in {self._face}, frames 0-{source}. "
                 "Pass --box TOP BOTTOM LEFT RIGHT, another --detector, or a video with a face."
             )
-        self._check_gap(index + 1)
+        self._check_span(index + 1)
 
-    def _check_gap(self, index: int) -> None:
-        if self._must_have_face and self.faceless and self.faceless[-1][1] == index - 1:
-            first, last = self.faceless[-1]
+    def _add_faceless(self, index: int) -> None:
+        continues = self.faceless_spans and self.faceless_spans[-1][1] == index - 1
+        first = self.faceless_spans.pop()[0] if continues else index
+        self.faceless_spans.append((first, index))
+
+    def _check_span(self, index: int) -> None:
+        """Raise `FaceError` if a span without a face ended before this frame and that is not allowed."""
+        if self._must_have_face and self.faceless_spans and self.faceless_spans[-1][1] == index - 1:
+            first, last = self.faceless_spans[-1]
             raise FaceError(
                 f"no face in {self._face}, frames {first}-{last} "
                 f"({float(first / self._fps):.1f}-{float((last + 1) / self._fps):.1f} s). "

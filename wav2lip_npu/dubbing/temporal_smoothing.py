@@ -1,12 +1,11 @@
-"""What was filmed does not speak: the face is known from a steady picture, and in pauses the mouth rests.
+"""Smoothing over time: a stable reference, and a still mouth in pauses of the audio.
 
-A network that knows a face from a picture with a moving mouth lets some of that movement through. It is
-seen against a new sound, and most of all where that is silent.
+A generator whose reference shows a moving mouth lets some of that movement through. It is most visible
+where the new audio is silent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -14,67 +13,70 @@ import numpy as np
 from wav2lip_npu.media.yuv_image import Image
 from wav2lip_npu.mel import TRAINING_FPS, Mel, mel_window
 
-_STEADY = 0.9
-"""Share of the pictures before in a reference, at 25 frames a second, of a head that keeps still."""
-_MOVED = 20.0
-"""Grey levels by which the upper half of a face differs from the one before when the head has moved."""
-_HOLD = 0.7
-"""Share of the mouth before, at 25 frames a second."""
+_REFERENCE_DECAY = 0.9
+"""Weight of the previous reference at 25 fps while the head is still."""
+_MOTION = 20.0
+"""Grey levels, RMS: a difference of the upper face that means the head has moved."""
+_PAUSE_DECAY = 0.7
+"""Weight of the previous mouth at 25 fps in a pause."""
 _BELOW_SPEECH = 1.3
-"""How far a pause lies under the loud parts of a recording, in units of the mel (12.5 dB each)."""
-_SILENT = -2.4
-"""Recordings that are nowhere louder hold no speech, some -60 dB."""
-_LOUD = 95
-"""Percentile of the columns that stands for the loud parts."""
+"""Loudness of a pause below the loud parts of a recording, in mel units of 12.5 dB."""
+_SILENCE = -2.4
+"""Mel. A recording whose loud parts are below it, some -60 dB, holds no speech."""
+_LOUD_PERCENTILE = 95
+"""Percentile of the loudness of mel columns that represents the loud parts."""
 
 
 def pauses(mel: Mel) -> np.ndarray:
-    """Which columns of a mel [80, T] hold no speech, [T]: by loudness against the rest of the recording."""
+    """Return which columns of a mel [80, T] hold no speech, bool [T], judged by the whole recording."""
     level = mel.mean(axis=0)
-    loud = float(np.percentile(level, _LOUD))
-    return np.asarray(level < (np.inf if loud < _SILENT else loud - _BELOW_SPEECH))
+    loud = float(np.percentile(level, _LOUD_PERCENTILE))
+    return np.asarray(level < (np.inf if loud < _SILENCE else loud - _BELOW_SPEECH))
 
 
 class ReferenceSmoother:
-    """The picture that a face is known from: the mean of the last ones, as far as the head keeps still."""
+    """Averages the last faces of a video into the reference, as far as the head keeps still."""
 
     def __init__(self, fps: Fraction) -> None:
-        self._hold = np.float32(_STEADY ** (TRAINING_FPS / float(fps)))
-        self._before: np.ndarray | None = None
+        self._decay = np.float32(_REFERENCE_DECAY ** (TRAINING_FPS / float(fps)))
+        self._mean: np.ndarray | None = None
 
     def __call__(self, face: Image, cut: bool = False) -> Image:
-        """The reference uint8 [S, S, 3] of a face of the same shape; `cut`: a new scene begins with it."""
+        """Return the reference, uint8 [S, S, 3], for the next face of that shape.
+
+        `cut` says whether a new scene begins with this face.
+        """
         now = face.astype(np.float32)
-        if self._before is None or cut:
-            self._before = now
+        if self._mean is None or cut:
+            self._mean = now
             return face
         upper = np.s_[: face.shape[0] // 2]
-        moved = np.square(now[upper] - self._before[upper]).mean() / _MOVED**2
-        self._before = now + self._hold * np.exp(-moved) * (self._before - now)
-        reference: Image = np.rint(self._before).astype(np.uint8)
+        motion = np.square(now[upper] - self._mean[upper]).mean() / _MOTION**2
+        self._mean = now + self._decay * np.exp(-motion) * (self._mean - now)
+        reference: Image = np.rint(self._mean).astype(np.uint8)
         return reference
 
 
 class SilenceDamper:
-    """Holds the mouths of one video still where its sound pauses; asked frame by frame, in order."""
+    """Damps mouth motion of one video in pauses of its audio. Takes the frames in order."""
 
     def __init__(self, mel: Mel, fps: Fraction, mel_shift: float) -> None:
-        quiet = pauses(mel)[None]
-        self._heard: Callable[[int], Mel] = lambda frame: mel_window(quiet, frame, fps, mel_shift)
-        self._hold = np.float32(_HOLD ** (TRAINING_FPS / float(fps)))
-        self._before: np.ndarray | None = None
+        self._pauses, self._fps, self._mel_shift = pauses(mel)[None], fps, mel_shift
+        self._decay = np.float32(_PAUSE_DECAY ** (TRAINING_FPS / float(fps)))
+        self._mean: np.ndarray | None = None
 
-    def __call__(self, frame: int, mouth: Image | None, cut: bool = False) -> Image | None:
-        """The mouth uint8 [rows, S, channels] of a frame, as it was or at rest; none where there is no face.
+    def __call__(self, index: int, mouth: Image | None, cut: bool = False) -> Image | None:
+        """Return the mouth uint8 [rows, S, channels] of a frame, damped in a pause; None stays None.
 
-        `cut`: whether another scene begins with the frame.
+        `cut` says whether a new scene begins with this frame.
         """
         if mouth is None:
-            self._before = None
+            self._mean = None
             return None
-        if self._before is None or cut or not self._heard(frame).all():
-            self._before = mouth.astype(np.float32)
+        is_pause = mel_window(self._pauses, index, self._fps, self._mel_shift).all()
+        if self._mean is None or cut or not is_pause:
+            self._mean = mouth.astype(np.float32)
             return mouth
-        self._before = mouth + self._hold * (self._before - mouth)
-        rested: Image = np.rint(self._before).astype(np.uint8)
-        return rested
+        self._mean = mouth + self._decay * (self._mean - mouth)
+        damped: Image = np.rint(self._mean).astype(np.uint8)
+        return damped

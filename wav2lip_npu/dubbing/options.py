@@ -1,0 +1,64 @@
+"""Options of one dub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Literal
+
+from wav2lip_npu.dubbing.blend import Blend
+from wav2lip_npu.errors import UsageError
+from wav2lip_npu.faces.find_faces import FaceOptions
+from wav2lip_npu.media.container import VideoInfo
+from wav2lip_npu.media.geometry import Geometry
+from wav2lip_npu.media.video_writer import EncodeOptions
+from wav2lip_npu.options import check_choices
+
+_MAX_FPS = 1000
+_MAX_FPS_DENOMINATOR = 1001
+"""That of the broadcast rates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DubOptions:
+    """How one video is dubbed.
+
+    Each field is an option of the `dub` command with the same name; the fields of `faces`, `geometry` and
+    `encode` are options too.
+
+    Raises:
+        UsageError: A value is unknown or out of range.
+
+    """
+
+    faces: FaceOptions = field(default_factory=FaceOptions)
+    """How the face is found."""
+    geometry: Geometry = field(default_factory=Geometry)
+    """Changes to the size and orientation of each frame."""
+    encode: EncodeOptions = field(default_factory=EncodeOptions)
+    """How the output is compressed."""
+    blend: Blend = "soft"
+    """How the mouth is pasted: soft (lower face, feathered edge) or hard (whole box, as the original)."""
+    extend: Literal["loop", "pingpong", "hold"] = "loop"
+    """If the audio is longer than the video: loop, pingpong (back and forth) or hold (the last frame)."""
+    static: bool = False
+    """Use only the first frame of the video."""
+    fps: float = 25
+    """Frames per second of the output for a still image. A video keeps its own frame rate."""
+    mel_shift: float | None = None
+    """Frames of 1/25 s by which the audio is moved relative to the video; negative delays the mouth.
+    None: the shift that the checkpoint was trained with."""
+    wav2lip_batch_size: int | None = None
+    """Faces per generator batch. None: chosen for the device."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_choices(self)
+        if self.wav2lip_batch_size is not None and self.wav2lip_batch_size < 1:
+            raise UsageError(f"--wav2lip_batch_size {self.wav2lip_batch_size} is not at least 1.")
+        if not 0 < self.fps <= _MAX_FPS:
+            raise UsageError(f"--fps {self.fps:g} is out of range. Pass a rate above 0, at most {_MAX_FPS}.")
+
+    def output_fps(self, info: VideoInfo) -> Fraction:
+        """Return the frame rate of the output for a face video or image."""
+        return Fraction(self.fps).limit_denominator(_MAX_FPS_DENOMINATOR) if info.is_image else info.fps
