@@ -166,8 +166,8 @@ def batch_seconds(clips: list[Clip], draw: Draw, count: int) -> float:
     def make(epoch: int) -> float:
         start = time.perf_counter()
         parts = [samples[epoch, i % len(clips)] for i in range(count)]
-        for name in parts[0]:
-            np.concatenate([part[name] for part in parts])
+        for arrays in zip(*(sample for _, sample in parts), strict=True):
+            np.concatenate(arrays)
         return time.perf_counter() - start
 
     for i in range(len(samples)):

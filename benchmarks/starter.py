@@ -38,7 +38,7 @@ from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.parallel.threads import map_in_threads
 from wav2lip_npu.training.losses import cosines
 from wav2lip_npu.training.sync_offset import MAX_OFFSET, Similarities, embed, similarities
-from wav2lip_npu.training.syncnet import judge
+from wav2lip_npu.training.syncnet import held_out_figures
 
 FPS = Fraction(25)
 MOUTH = FACE_SIZE // 2
@@ -139,7 +139,7 @@ def motion(faces: np.ndarray, part: tuple[slice, slice] = LIPS) -> float:
 def of_syncnet(syncnet: SyncNet, clips: list[Clip]) -> dict[str, float]:
     """BCE and retrieval of a SyncNet."""
     reader = FaceReader()
-    return judge((similarities(syncnet, clip, reader, CPU) for clip in clips), CPU)
+    return held_out_figures((similarities(syncnet, clip, reader, CPU) for clip in clips), CPU)
 
 
 def of_generator(models: Models, syncnet: SyncNet, tests: list[Sentence]) -> Iterator[dict[str, float]]:

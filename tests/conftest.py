@@ -25,10 +25,7 @@ ALONE = {
     "batch/test_run",
     "batch/test_scheduler",
     "batch/test_watch_folder",
-    "integration/test_multi_node",
     "preprocessing/test_run",
-    "training/test_distributed",
-    "training/test_resume",
 }
 
 

@@ -1,10 +1,9 @@
-"""The flags of the trainings, and what is refused before anything begins."""
+"""Flags of the training commands, and errors before anything is written."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import time
 from typing import get_type_hints
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from support.trainings import GENERATOR, ORIGINAL, SYNCNET, command, lines, read, start, train
 from wav2lip_npu.cli import main
 from wav2lip_npu.cli.train import TrainCommand, TrainSyncnetCommand
+from wav2lip_npu.errors import UsageError
 from wav2lip_npu.training.options import TrainOptions
 
 BASE = ["--data_root", "d", "--checkpoint_dir", "c"]
@@ -29,10 +29,7 @@ SHARED = (
     "data_root checkpoint_dir checkpoint_path filelists weights_only no_face_cache device "
     "batch_size learning_rate nepochs steps checkpoint_interval eval_interval log_interval num_workers "
     "save_optimizer_state keep seed warmup_steps accumulate clip_grad_norm average amp loss_scale "
-    "sync_batchnorm width "
-    "img_size fps sample_rate num_mels n_fft win_size hop_size fmin fmax preemphasize preemphasis min_level_db "
-    "ref_level_db max_abs_value signal_normalization allow_clipping_in_normalization symmetric_mels "
-    "rescale rescaling_max use_lws frame_shift_ms"
+    "sync_batchnorm width"
 )
 
 
@@ -40,7 +37,7 @@ AUGMENT = "flip stretch shift turn bend colour gamma blur noise jpeg formants lo
 
 
 def test_every_flag_is_known():
-    """A new flag is a decision: it belongs in this list and in the docs."""
+    """A new flag needs an entry here and in the docs."""
     assert names(TrainSyncnetCommand) == set(f"{SHARED} {AUGMENT} recipe same_clip eval_clips".split())
     assert names(TrainCommand) == set(
         f"{SHARED} {AUGMENT} syncnet_checkpoint_path disc_checkpoint_path syncnet_wt sync_gate sync_weight disc_wt "
@@ -51,10 +48,10 @@ def test_every_flag_is_known():
 
 @pytest.fixture
 def parsed(monkeypatch):
-    """What a command line becomes."""
+    """Parse a command line."""
     seen: list[object] = []
-    for each in (TrainCommand, TrainSyncnetCommand):
-        monkeypatch.setattr(each, "run", lambda self: seen.append(self))
+    for options in (TrainCommand, TrainSyncnetCommand):
+        monkeypatch.setattr(options, "run", lambda self: seen.append(self))
 
     def parse(*words: object):
         assert main.main([str(word) for word in words]) == 0
@@ -63,7 +60,7 @@ def parsed(monkeypatch):
     return parse
 
 
-def test_defaults_are_the_originals(parsed):
+def test_defaults_match_the_original(parsed):
     syncnet, generator = parsed("train_syncnet", *BASE).train, parsed("train", *WITH_SYNCNET)
     options, taught = generator.train, generator.generator
     assert (syncnet.batch_size, syncnet.learning_rate) == (64, 1e-4)
@@ -72,18 +69,9 @@ def test_defaults_are_the_originals(parsed):
     assert (options.checkpoint_interval, options.eval_interval, options.num_workers) == (3000, 3000, 16)
     assert options.save_optimizer_state is True
     assert (taught.syncnet_wt, taught.disc_wt, taught.disc_initial_learning_rate) == (0.0, 0.0, 1e-4)
-    assert dataclasses.asdict(options.fixed) == {
-        "img_size": 96, "fps": 25, "sample_rate": 16000, "num_mels": 80, "n_fft": 800, "win_size": 800,
-        "hop_size": 200, "fmin": 55, "fmax": 7600, "preemphasize": True, "preemphasis": 0.97,
-        "min_level_db": -100, "ref_level_db": 20, "max_abs_value": 4.0, "signal_normalization": True,
-        "allow_clipping_in_normalization": True, "symmetric_mels": True, "rescale": True,
-        "rescaling_max": 0.9, "use_lws": False, "frame_shift_ms": None,
-    }  # fmt: skip
-    options.check()
-    taught.check()
 
 
-def test_names_of_the_originals_hparams(parsed):
+def test_names_of_the_original_hparams(parsed):
     syncnet = parsed(
         "train_syncnet", *BASE, "--syncnet_batch_size", 32, "--syncnet_lr", 1e-3,
         "--syncnet_eval_interval", 5, "--syncnet_checkpoint_interval", 6,
@@ -111,7 +99,7 @@ def test_names_of_the_originals_hparams(parsed):
         (["--no_save_optimizer_state"], False),
     ],
 )
-def test_a_switch_that_is_on_can_be_turned_off(parsed, words, kept):
+def test_switches_can_be_turned_off(parsed, words, kept):
     found = parsed("train", *WITH_SYNCNET, *words, "--weights_only", "--no_face_cache", "False").train
     assert found.save_optimizer_state is kept
 
@@ -119,42 +107,63 @@ def test_a_switch_that_is_on_can_be_turned_off(parsed, words, kept):
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        ({"batch_size": 0}, "--batch_size 0 is not at least 1"),
-        ({"steps": 0}, "--steps 0 is not at least 1"),
+        ({"batch_size": 0}, "--batch_size 0"),
+        ({"steps": 0}, "--steps 0"),
         ({"keep": 0}, "--keep 0"),
-        ({"learning_rate": 0.0}, "--learning_rate 0 is not above 0"),
+        ({"learning_rate": 0.0}, "--learning_rate 0"),
         ({"learning_rate": float("nan")}, "--learning_rate nan"),
         ({"clip_grad_norm": -1.0}, "--clip_grad_norm -1"),
-        ({"average": 1.0}, "--average 1 is out of range"),
-        ({"width": 3}, "--width 3 is not an even number"),
-        ({"amp": "fp8"}, "unknown --amp 'fp8'"),
+        ({"average": 1.0}, "--average 1"),
+        ({"width": 3}, "--width 3"),
+        ({"amp": "fp8"}, "--amp 'fp8'"),
         ({"seed": 2**63}, "--seed"),
     ],
 )
 def test_options_out_of_range(flags, text):
-    with pytest.raises(ValueError, match=text):
-        TrainOptions(**flags).check()
+    with pytest.raises(UsageError, match=text):
+        TrainOptions(**flags)
+
+
+@pytest.mark.parametrize(
+    ("words", "flag", "choices"),
+    [
+        (["train", *WITH_SYNCNET, "--amp", "fp8"], "--amp", "off,bf16,fp16"),
+        (["train", *WITH_SYNCNET, "--expert_bn", "both"], "--expert_bn", "eval,batch"),
+        (["train_syncnet", *BASE, "--recipe", "best"], "--recipe", "default,original"),
+    ],
+)
+def test_unknown_choices_show_the_known_ones(words, flag, choices, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main.main(words)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err.replace(" ", "")
+    assert flag in message and choices in message.replace("|", ",").replace("'", "")
+
+
+@pytest.mark.parametrize("name", ["img_size", "hop_size", "fmax", "preemphasize", "use_lws"])
+def test_fixed_settings_are_not_flags(name, capsys):
+    with pytest.raises(SystemExit):
+        main.main(["train", *WITH_SYNCNET, f"--{name}", "96"])
+    assert name in capsys.readouterr().err
 
 
 @pytest.fixture
 def refused(clips, tmp_path, capsys):
-    """A training that is refused in one line, before it has written anything."""
+    """Check that a training ends with a one-line error before it writes a checkpoint."""
 
     def refuse(words, *parts, out=None, **flags) -> None:
         capsys.readouterr()
-        started = time.monotonic()
         assert main.main(command(clips, out or tmp_path / "out", words, **flags)) == 2
-        assert time.monotonic() - started < 10
-        said = capsys.readouterr().err.splitlines()
-        assert [line for line in said if line.startswith("wav2lip-npu: ")] == said[-1:]
+        output = capsys.readouterr().err.splitlines()
+        assert [line for line in output if line.startswith("wav2lip-npu: ")] == output[-1:]
         for part in parts:
-            assert part in said[-1], said[-1]
+            assert part in output[-1], output[-1]
         assert not list(tmp_path.rglob("*.pth"))
 
     return refuse
 
 
-def test_bad_places(refused, tmp_path):
+def test_bad_paths(refused, tmp_path):
     refused(ORIGINAL, "none is not a folder", data_root=tmp_path / "none")
     refused(ORIGINAL, "no file list", "train.txt", filelists=tmp_path)
     (tmp_path / "lists").mkdir()
@@ -162,7 +171,7 @@ def test_bad_places(refused, tmp_path):
     refused(ORIGINAL, "no clip of", "Check --data_root", filelists=tmp_path / "lists")
     refused(GENERATOR, "none.pth: No such file", syncnet_checkpoint_path=tmp_path / "none.pth")
     (tmp_path / "file").write_text("")
-    # Before the data, which may take long to look at.
+    # Before the clips are read, which may take long.
     refused(ORIGINAL, "cannot write", "Not a directory", out=tmp_path / "file" / "out", data_root="/none")
     refused(ORIGINAL, "cannot write", out="/proc/none/out")
     if os.getuid():
@@ -171,45 +180,41 @@ def test_bad_places(refused, tmp_path):
 
 
 def test_bad_values(refused, tmp_path):
-    refused(ORIGINAL, "--fmax 8000.0: the networks are made for 7600.0", fmax=8000)
-    refused([*ORIGINAL, "--preemphasize", "False"], "--preemphasize False: the networks are made for True")
-    refused(ORIGINAL, "--img_size 192", img_size=192)
     refused(ORIGINAL, "unknown device 'tpu'", device="tpu")
-    refused(ORIGINAL, "--sync_batchnorm needs npu or cuda", sync_batchnorm="True")
-    refused(ORIGINAL, "--loss_scale 'much' is not a positive number", amp="fp16", loss_scale="much")
-    refused(GENERATOR, "--disc_checkpoint_path is of no use without --disc_wt", disc_checkpoint_path="x")
-    refused(ORIGINAL, "--same_clip is of no use with --recipe original", same_clip=0.5)
-    refused(SYNCNET, "--same_clip 1.5 is out of range", same_clip=1.5)
-    refused(SYNCNET, "--flip 2 is out of range. Pass 0 to 1", flip=2)
-    refused(GENERATOR, "--mouth_weight 0 is out of range", mouth_weight=0)
-    refused(GENERATOR, "--sync_floor 1.2 is out of range", sync_floor=1.2)
-    refused(GENERATOR, "--reference_distance -1 is below 0", reference_distance=-1)
-    refused(GENERATOR, "--expert_bn batch: the expert's batch norms", batch_size=1, expert_bn="batch")
+    refused(ORIGINAL, "--sync_batchnorm needs", sync_batchnorm="True")
+    refused(ORIGINAL, "--loss_scale 'much'", amp="fp16", loss_scale="much")
+    refused(GENERATOR, "--disc_checkpoint_path has no effect without --disc_wt", disc_checkpoint_path="x")
+    refused(ORIGINAL, "--same_clip has no effect with --recipe original", same_clip=0.5)
+    refused(SYNCNET, "--same_clip 1.5", same_clip=1.5)
+    refused(SYNCNET, "--flip 2", flip=2)
+    refused(GENERATOR, "--mouth_weight 0", mouth_weight=0)
+    refused(GENERATOR, "--sync_floor 1.2", sync_floor=1.2)
+    refused(GENERATOR, "--reference_distance -1", reference_distance=-1)
+    refused(GENERATOR, "--batch_size 1 --expert_bn batch", batch_size=1, expert_bn="batch")
 
 
 @pytest.mark.slow
-def test_the_originals_command_line(clips, tmp_path):
-    """With lists where the original looks for them, relative to where it is started."""
+def test_command_line_of_the_original(clips, tmp_path):
+    """The script of the original, with a nested checkpoint folder."""
     words = command(clips, tmp_path / "deep" / "out", ["train"], batch_size=2, eval_batches=1, steps=1)
     child = start(words[1:], "hq_wav2lip_train.py")
-    said, _ = child.communicate(timeout=100)
-    assert child.returncode == 0, said
+    output, _ = child.communicate(timeout=100)
+    assert child.returncode == 0, output
     found = sorted(path.name for path in (tmp_path / "deep" / "out").glob("*.pth"))
     assert found == ["checkpoint_step000000001.pth", "disc_checkpoint_step000000001.pth"]
-    told = said.splitlines()
-    assert told[0].startswith("wav2lip-npu ")
-    assert told[0].endswith("rank 0 of 1")
-    assert "disc_wt=0.07" in told[1]
-    assert "data_root='" in told[1]
-    assert "hop_size" not in told[1]
-    assert told[-1] == f"checkpoints, curves and samples: {tmp_path / 'deep' / 'out'}"
+    log = output.splitlines()
+    assert log[0].startswith("wav2lip-npu ")
+    assert log[0].endswith("rank 0 of 1")
+    assert "disc_wt=0.07" in log[1]
+    assert "data_root='" in log[1]
+    assert log[-1] == f"checkpoints, curves and samples: {tmp_path / 'deep' / 'out'}"
     assert read(tmp_path / "deep" / "out" / found[0])["global_step"] == 1
 
 
-def test_a_single_clip_is_enough(clips, tmp_path, caplog):
-    """Of one's own face there may be one video only; preprocess then writes no val.txt."""
+def test_single_clip_is_enough(clips, tmp_path, caplog):
+    """For fine-tuning on one video; preprocess then writes no val.txt."""
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "train.txt").write_text("c0\n")
     out = train(clips, tmp_path / "out", GENERATOR, filelists=tmp_path / "lists", steps=2, eval_interval=2)
-    assert "held-out figures are of the clips that are trained on" in caplog.text
+    assert "held-out figures come from the training clips" in caplog.text
     assert [line["step"] for line in lines(out, "held_out")] == [2]

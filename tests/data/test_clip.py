@@ -1,4 +1,4 @@
-"""Clips on disk: which windows they have, and that no damaged, hostile or unwritable folder does harm."""
+"""Clips on disk: their windows, and damaged, hostile or read-only folders."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NAME = 'speaker 1/it\'s "good" & 100 %'
 
 
 def write_preprocessed(folder: Path, **changes) -> Path:
-    """A folder with a clip.json, as preprocess leaves it."""
+    """Write a folder with a clip.json, as preprocess does."""
     write_original(folder, 30, side=100)
     content = {"format": 1, "frames": [*range(30)], "cuts": [], "mel": clips._MEL_SETTINGS} | changes
     (folder / "clip.json").write_text(json.dumps(content))
@@ -48,7 +48,7 @@ def a_clip(frames, cuts=(), columns=1000, offset=0) -> Clip:
 
 
 def windows_by_hand(frames: list[int], cuts: list[int], columns: int, shift: int) -> list[int]:
-    """The original's rules, one frame at a time; with a shift those of the generator's frames too."""
+    """Return the windows by the original's rules, frame by frame; with a shift, also those of each frame."""
     found = []
     for at, f in enumerate(frames):
         window = range(f, f + 5)
@@ -72,23 +72,23 @@ def windows_by_hand(frames: list[int], cuts: list[int], columns: int, shift: int
     columns=st.integers(0, 220),
     shift=st.sampled_from([0, -1, -1, -2, 1, 7]),
 )
-def test_windows_are_those_of_the_originals_rules(frames, cuts, columns, shift):
+def test_windows_follow_the_rules_of_the_original(frames, cuts, columns, shift):
     found = a_clip(frames, cuts, columns).windows(shift)
     assert found.tolist() == windows_by_hand(frames, cuts, columns, shift)
 
 
 @given(st.integers(0, 200_000))
-def test_columns_of_a_picture_are_those_of_the_originals_float_formula(frame):
+def test_first_column_matches_the_float_formula_of_the_original(frame):
     assert first_column(frame) == int(80.0 * (frame / 25.0))
 
 
-def test_a_window_before_the_sound_is_none():
+def test_windows_before_the_audio_are_left_out():
     clip = a_clip(range(-3, 30), offset=-3)
     assert clip.frames[clip.windows()].min() == 0
     assert clip.frames[clip.windows(-1)].min() == 1
 
 
-def test_windows_are_found_once_and_cannot_be_changed():
+def test_windows_are_computed_once_and_read_only():
     clip = a_clip(range(30))
     assert clip.windows(-1) is clip.windows(-1)
     assert len(clip.windows(0)) == len(clip.windows(-1)) + 1
@@ -96,14 +96,14 @@ def test_windows_are_found_once_and_cannot_be_changed():
         clip.windows(0)[0] = 5
 
 
-# What a folder holds
+# Content of a folder
 
 
-def test_a_folder_of_the_originals_preprocess_is_a_clip(folder):
+def test_folder_written_by_the_original_is_a_clip(folder):
     for gone in ("3", "11"):
         (folder / f"{gone}.jpg").unlink()
     for other in ("007.jpg", "x.jpg", "-1.jpg", "1.jpeg", "2.jpg.part", "٣.jpg"):
-        (folder / other).write_bytes(b"no picture of the clip")
+        (folder / other).write_bytes(b"not a frame of the clip")
     stereo = np.random.default_rng(0).uniform(-0.5, 0.5, (44_100, 2))
     soundfile.write(folder / "audio.wav", stereo, 44_100)
     clip = read_clip(NAME, folder)
@@ -113,11 +113,11 @@ def test_a_folder_of_the_originals_preprocess_is_a_clip(folder):
     np.testing.assert_array_equal(clip.mel(), expected)
     np.testing.assert_array_equal(np.load(folder / "mel.npy"), expected)
     assert clip.held_mel is None
-    (folder / "audio.wav").unlink()  # it is not needed again
+    (folder / "audio.wav").unlink()  # not needed again
     np.testing.assert_array_equal(read_clip(NAME, folder).mel(), expected)
 
 
-def test_clip_json_tells_pictures_and_cuts(tmp_path):
+def test_clip_json_lists_frames_and_cuts(tmp_path):
     frames = [*range(3, 12), *range(14, 30)]
     clip = read_clip("clip", write_preprocessed(tmp_path / "clip", frames=frames, cuts=[20]))
     assert clip.frames.tolist() == frames
@@ -134,7 +134,7 @@ def rejected(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(("pictures", "usable"), [(0, False), (15, False), (16, True)])
-def test_fewer_than_16_pictures_are_too_few(tmp_path, pictures, usable):
+def test_clips_need_16_frames(tmp_path, pictures, usable):
     folder = write_original(tmp_path / "clip", pictures)
     soundfile.write(folder / "audio.wav", np.zeros(16_000), 16_000)
     if usable:
@@ -143,13 +143,13 @@ def test_fewer_than_16_pictures_are_too_few(tmp_path, pictures, usable):
         assert rejected(folder) == "too few pictures"
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_missing_folder(tmp_path):
     assert rejected(tmp_path / "nothing") == "no such file or directory"
     assert rejected(tmp_path / ("long" * 100)) == "file name too long"
 
 
-def test_sound_that_is_missing_or_broken(folder):
-    (folder / "audio.wav").write_bytes(b"RIFF no sound")
+def test_missing_or_damaged_audio(folder):
+    (folder / "audio.wav").write_bytes(b"RIFF no audio")
     assert rejected(folder) == "unreadable sound"
     soundfile.write(folder / "audio.wav", np.zeros(300), 16_000)
     assert rejected(folder) == "too little sound"
@@ -224,7 +224,7 @@ def saved(array: np.ndarray) -> bytes:
 
 
 def hostile(good: np.ndarray) -> dict[str, bytes]:
-    """Files in place of a good array, by what is wrong with them."""
+    """Return damaged files in place of a good array, by their defect."""
     shape = good.shape
     return {
         "empty": b"",
@@ -255,7 +255,7 @@ KINDS = sorted(hostile(np.zeros((2, 3))))
 @given(
     shape=st.lists(st.integers(1, 12), min_size=2, max_size=4).map(tuple), kind=st.sampled_from(["u1", "<f4"])
 )
-def test_what_numpy_saves_is_read(tmp_path_factory, shape, kind):
+def test_saved_arrays_are_read(tmp_path_factory, shape, kind):
     path = tmp_path_factory.getbasetemp() / "array.npy"
     array = np.random.default_rng(0).integers(255, size=shape).astype(kind)
     path.write_bytes(saved(array))
@@ -271,7 +271,7 @@ def test_what_numpy_saves_is_read(tmp_path_factory, shape, kind):
 
 @settings(max_examples=200, deadline=None)
 @given(place=st.integers(0, 135), byte=st.integers(0, 255))
-def test_any_byte_of_a_header_may_be_wrong(tmp_path_factory, place, byte):
+def test_any_byte_of_a_header_may_be_damaged(tmp_path_factory, place, byte):
     path = tmp_path_factory.getbasetemp() / "changed.npy"
     content = bytearray(saved(np.zeros((4, 6), np.float32)))
     content[place] = byte
@@ -287,7 +287,7 @@ def test_any_byte_of_a_header_may_be_wrong(tmp_path_factory, place, byte):
 
 
 def faces_of(folder: Path) -> np.ndarray:
-    """The faces, read one by one."""
+    """Decode all faces of a clip."""
     clip = read_clip("clip", folder)
     return FaceReader(cache=False)(clip, 0, len(clip.frames))
 
@@ -297,7 +297,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("side", [(96, 96), (130, 130), (61, 75), (96, 200), (1, 1)])
-def test_pictures_of_any_size_are_96_px_faces(folder, side):
+def test_jpegs_of_any_size_become_96_px_faces(folder, side):
     image = np.random.default_rng(1).integers(255, size=(*side, 3), dtype=np.uint8)
     cv2.imwrite(str(folder / "4.jpg"), image)
     face = read_clip("clip", folder).face(4)
@@ -306,7 +306,7 @@ def test_pictures_of_any_size_are_96_px_faces(folder, side):
         np.testing.assert_array_equal(face, cv2.imread(str(folder / "4.jpg")))
 
 
-def test_the_cache_holds_what_the_pictures_show(folder, caplog):
+def test_cache_holds_the_faces_of_the_jpegs(folder, caplog):
     expected = faces_of(folder)
     clip, reader = read_clip("clip", folder), FaceReader()
     np.testing.assert_array_equal(reader(clip, 3), expected[3:8])
@@ -327,13 +327,13 @@ def test_without_a_cache_nothing_is_written(folder):
     assert sorted(os.listdir(folder)) == before
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "another count", "other pictures"])
-def test_a_wrong_cache_is_made_anew(folder, kind, caplog, monkeypatch):
+@pytest.mark.parametrize("kind", [*KINDS, "another count", "other faces"])
+def test_damaged_cache_is_replaced(folder, kind, caplog, monkeypatch):
     monkeypatch.chdir(folder)
     expected = faces_of(folder)
     wrong = hostile(expected) | {
         "another count": saved(expected[1:]),
-        "other pictures": saved(255 - expected),
+        "other faces": saved(255 - expected),
     }
     (folder / "faces96.npy").write_bytes(wrong[kind])
     reader = FaceReader()
@@ -345,7 +345,7 @@ def test_a_wrong_cache_is_made_anew(folder, kind, caplog, monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["cut off", "removed"])
-def test_a_cache_may_go_while_it_is_used(folder, how, caplog):
+def test_cache_may_be_removed_while_in_use(folder, how, caplog):
     expected = faces_of(folder)
     clip, reader = read_clip("clip", folder), FaceReader()
     reader(clip, 0)
@@ -362,7 +362,7 @@ def forbid(*_args, **_options):
     raise PermissionError(30, "Read-only file system", "part")
 
 
-def test_a_read_only_folder_is_read_picture_by_picture(tmp_path, caplog, monkeypatch):
+def test_read_only_folders_are_read_without_a_cache(tmp_path, caplog, monkeypatch):
     folders = [write_original(tmp_path / name, 16) for name in "abc"]
     expected = [faces_of(folder)[2:7] for folder in folders]
     FaceReader()(read_clip("c", folders[2]), 0)
@@ -370,11 +370,11 @@ def test_a_read_only_folder_is_read_picture_by_picture(tmp_path, caplog, monkeyp
     reader = FaceReader()
     for folder, faces in zip(folders, expected, strict=True):
         np.testing.assert_array_equal(reader(read_clip("clip", folder), 2), faces)
-    assert len(warnings_of(caplog)) == 1  # and not one a clip
+    assert len(warnings_of(caplog)) == 1  # not one per clip
     assert [(folder / "faces96.npy").exists() for folder in folders] == [False, False, True]
 
 
-def test_the_last_of_a_disk_is_not_taken(folder, caplog, monkeypatch):
+def test_cache_leaves_disk_space_free(folder, caplog, monkeypatch):
     expected = faces_of(folder)
     usage = namedtuple("usage", "total used free")(10**12, 10**12 - 10**6, 10**6)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
@@ -389,7 +389,7 @@ def cut_off(path: Path) -> None:
 
 @pytest.mark.parametrize("how", [Path.unlink, cut_off, lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"\xff\xd8\xff\xd9")])  # fmt: skip
 @pytest.mark.parametrize("cache", [True, False])
-def test_a_broken_picture_spoils_only_windows_that_show_it(folder, how, cache, caplog):
+def test_damaged_jpeg_affects_only_its_windows(folder, how, cache, caplog):
     expected = faces_of(folder)
     clip = read_clip("clip", folder)
     how(folder / "8.jpg")
@@ -401,11 +401,11 @@ def test_a_broken_picture_spoils_only_windows_that_show_it(folder, how, cache, c
             assert caught.value.reason == "unreadable picture"
         else:
             np.testing.assert_array_equal(reader(clip, at), expected[at : at + 5])
-    assert not warnings_of(caplog)  # whoever asked for it knows
+    assert not warnings_of(caplog)  # the caller got the error
     assert not list(folder.glob("faces96*"))
 
 
-def test_a_vanished_folder_is_not_made_again(folder):
+def test_removed_folder_is_not_created_again(folder):
     clip = read_clip("clip", folder)
     shutil.rmtree(folder)
     with pytest.raises(ClipError):
@@ -426,21 +426,21 @@ def test_threads_may_share_a_reader(folder):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_wrong_mel_is_made_anew_in_memory(folder, kind, caplog, monkeypatch):
+def test_damaged_mel_is_computed_in_memory(folder, kind, caplog, monkeypatch):
     monkeypatch.chdir(folder)
     expected = log_mel(read_audio(folder / "audio.wav"))
     wrong = hostile(expected)[kind]
     if kind == "another shape":
-        wrong = saved(expected[1:])  # any count of columns is right
+        wrong = saved(expected[1:])  # any number of columns is valid
     (folder / "mel.npy").write_bytes(wrong)
     clip = read_clip("clip", folder)
     np.testing.assert_array_equal(clip.mel(), expected)
-    assert (folder / "mel.npy").read_bytes() == wrong, "it may be somebody else's"
+    assert (folder / "mel.npy").read_bytes() == wrong, "it may belong to somebody else"
     assert len(warnings_of(caplog)) == 1
     assert not (folder / "exploded").exists()
 
 
-def test_a_mel_that_cannot_be_kept_is_held_in_memory(folder, monkeypatch):
+def test_mel_that_cannot_be_saved_is_held_in_memory(folder, monkeypatch):
     monkeypatch.setattr(clips, "replacing", forbid)
     clip = read_clip("clip", folder)
     assert clip.held_mel is not None
@@ -449,7 +449,7 @@ def test_a_mel_that_cannot_be_kept_is_held_in_memory(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["cut off", "removed", "shorter"])
-def test_a_mel_that_goes_later_is_told(folder, how):
+def test_mel_that_is_removed_later_raises(folder, how):
     clip = read_clip("clip", folder)
     mel = np.load(folder / "mel.npy")
     if how == "shorter":

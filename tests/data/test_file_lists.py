@@ -1,4 +1,4 @@
-"""File lists are read as the original reads them, and never lose or mix up a name."""
+"""File lists: read as the original reads them, with any name that a file system allows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from wav2lip_npu.data.file_lists import (
     Entry,
-    left_open,
+    missing_entries,
     read_list,
     read_names,
     split_names,
@@ -21,7 +21,7 @@ from wav2lip_npu.data.file_lists import (
 )
 from wav2lip_npu.errors import DataError
 
-# What a file system can hold: any bytes but 0 and the slash between folders.
+# File systems allow any bytes but 0 and the slash between folders.
 part = (
     st.binary(min_size=1, max_size=12)
     .map(lambda raw: os.fsdecode(raw.replace(b"\0", b"_").replace(b"/", b" ")))
@@ -34,7 +34,7 @@ file_name = st.lists(part | awkward, min_size=1, max_size=3).map("/".join)
 
 
 @given(st.lists(file_name, min_size=2, max_size=20, unique=True))
-def test_every_name_that_a_disk_can_hold_comes_back(names):
+def test_any_file_name_round_trips(names):
     with tempfile.TemporaryDirectory() as folder:
         write_split(folder, names)
         train, val = (read_names(Path(folder) / name) for name in ("train.txt", "val.txt"))
@@ -47,7 +47,7 @@ speaker = st.integers(1, 40)
 
 
 @given(st.lists(speaker, min_size=2, max_size=30), st.integers(0, 9))
-def test_speakers_are_not_divided(sizes, seed):
+def test_speakers_are_not_split_between_lists(sizes, seed):
     names = [f"main/{who:03}/{i:05}" for who, size in enumerate(sizes) for i in range(size)]
     train, val = split_names(names, seed)
     assert sorted(train + val) == names
@@ -64,7 +64,7 @@ def test_one_folder_is_split_by_clip(count, seed):
     assert len(val) == (max(1, round(count * 0.05)) if count > 1 else 0)
 
 
-def test_the_split_is_seeded_and_does_not_depend_on_the_order():
+def test_split_depends_on_the_seed_and_not_on_the_order():
     names = [f"s/{i}" for i in range(100)]
     assert split_names(names, 1) == split_names(names[::-1], 1)
     assert split_names(names, 1) != split_names(names, 2)
@@ -76,13 +76,13 @@ def test_lists_of_the_original_are_read(tmp_path):
     assert read_names(path) == ["6330/00011", "6330/00012", "a b/1", "unquoted\udcff/2"]
 
 
-def test_names_are_plain_where_they_can_be(tmp_path):
+def test_names_are_quoted_only_where_needed(tmp_path):
     write_split(tmp_path, ["a/1", "ü/2", "a b/3", 'say "hi"/4'])
     text = (tmp_path / "train.txt").read_text() + (tmp_path / "val.txt").read_text()
     assert sorted(text.splitlines()) == sorted(["a/1", "ü/2", '"a b/3"', '"say \\"hi\\"/4"'])
 
 
-def test_a_list_that_is_missing_or_damaged_says_what_to_do(tmp_path):
+def test_missing_or_damaged_list(tmp_path):
     with pytest.raises(DataError, match="no file list .*train.txt.*preprocess"):
         read_names(tmp_path / "train.txt")
     with pytest.raises(DataError, match="cannot read"):
@@ -92,7 +92,7 @@ def test_a_list_that_is_missing_or_damaged_says_what_to_do(tmp_path):
         read_names(tmp_path / "bad.txt")
 
 
-def test_lists_are_never_overwritten_each_on_its_own(tmp_path):
+def test_existing_lists_are_not_overwritten(tmp_path):
     names = [f"s/{i:02}" for i in range(40)]
     assert [path.name for path in write_split(tmp_path, names)] == ["train.txt", "val.txt"]
     both = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -104,9 +104,9 @@ def test_lists_are_never_overwritten_each_on_its_own(tmp_path):
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == both
 
 
-def test_a_list_beside_the_users_own_shares_no_clip_with_it(tmp_path):
+def test_new_list_shares_no_clip_with_an_existing_one(tmp_path):
     names = [f"s/{i:02}" for i in range(40)]
-    (tmp_path / "val.txt").write_text("s/00 mine\ns/39\n")
+    (tmp_path / "val.txt").write_text("s/00 note\ns/39\n")
     write_split(tmp_path, names)
     assert read_names(tmp_path / "train.txt") == names[1:-1]
     (tmp_path / "val.txt").unlink()
@@ -114,30 +114,30 @@ def test_a_list_beside_the_users_own_shares_no_clip_with_it(tmp_path):
     assert write_split(tmp_path, names) == []
 
 
-def test_no_clips_no_lists_and_one_clip_is_trained_on(tmp_path):
+def test_lists_of_no_clip_and_of_one_clip(tmp_path):
     assert write_split(tmp_path, []) == []
     assert [path.name for path in write_split(tmp_path, ["a"])] == ["train.txt"]
 
 
-def test_what_lists_lack_is_told(tmp_path):
+def test_missing_entries_are_reported(tmp_path):
     write_split(tmp_path, ["a"])
-    assert [line.split(" is ")[0] for line in left_open(tmp_path, ["a"])] == [f"{tmp_path / 'val.txt'}"]
+    assert [line.split(" is ")[0] for line in missing_entries(tmp_path, ["a"])] == [f"{tmp_path / 'val.txt'}"]
     (tmp_path / "val.txt").write_text("b\n")
-    assert left_open(tmp_path, ["a", "b"]) == []
-    assert [line[:42] for line in left_open(tmp_path, ["a", "c", "d"])] == [
+    assert missing_entries(tmp_path, ["a", "b"]) == []
+    assert [line[:42] for line in missing_entries(tmp_path, ["a", "c", "d"])] == [
         f"2 of 3 clips are in no list in {tmp_path}"[:42]
     ]
     (tmp_path / "val.txt").write_text('"b\n')
-    assert "line 1" in left_open(tmp_path, ["a"])[0]
+    assert "line 1" in missing_entries(tmp_path, ["a"])[0]
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
+def test_folder_that_cannot_be_created(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot write"):
         write_split(tmp_path / "file" / "lists", ["a", "b"])
 
 
-def test_a_list_carries_sound_offsets_and_the_original_reads_it(tmp_path):
+def test_audio_offsets_round_trip(tmp_path):
     path = tmp_path / "train.txt"
     entries = [Entry("main/00001", 3), Entry("main/00002"), Entry('a "b" offset=7', -2)]
     write_list(path, entries)

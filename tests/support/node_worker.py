@@ -1,4 +1,4 @@
-"""A training of `test_multi_node.py` that takes down each rank's networks: argv[1] is the folder to write to."""
+"""Worker of `integration/test_multi_node.py`: trains, then saves this rank's networks in the folder argv[1]."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from support.devices import DEVICE
 from wav2lip_npu.cli import main
 from wav2lip_npu.training import session
-from wav2lip_npu.training.state import _copied
+from wav2lip_npu.training.state import copied
 
 assert DEVICE.type in sys.argv
 real_fit = session.fit
 
 
-def fit(state, *arguments, **more):
-    """Trains, then writes what this rank has learnt."""
-    real_fit(state, *arguments, **more)
-    networks = {kind: each.network.state_dict() for kind, each in state.trainees.items()}
-    torch.save(_copied(networks, to="cpu"), Path(sys.argv[1]) / f"rank{os.environ['RANK']}.pt")
+def fit(state, *arguments, **options):
+    """Train, then save the networks of this rank."""
+    result = real_fit(state, *arguments, **options)
+    networks = {kind: trained.network.state_dict() for kind, trained in state.networks.items()}
+    torch.save(copied(networks, to="cpu"), Path(sys.argv[1]) / f"rank{os.environ['RANK']}.pt")
+    return result
 
 
 session.fit = fit

@@ -1,4 +1,4 @@
-"""What each rank does in `test_train_ranks.py`: argv[1] is the set of clips, argv[2] the folder to write to."""
+"""Worker of each rank in `training/test_distributed.py`: argv[1] is the set of clips, argv[2] the output folder."""
 
 from __future__ import annotations
 
@@ -17,75 +17,76 @@ from support.devices import DEVICE
 from support.trainings import ORIGINAL, SYNCNET, WITH_DISC, command
 from wav2lip_npu import device
 from wav2lip_npu.cli import main
-from wav2lip_npu.training import distributed, session, syncnet
-from wav2lip_npu.training.distributed import Ranks, gathered, parallel
+from wav2lip_npu.training import distributed, loop, session, syncnet
+from wav2lip_npu.training.distributed import Ranks, gather_rows, wrap
 from wav2lip_npu.training.losses import all_pairs_loss
-from wav2lip_npu.training.state import _copied
+from wav2lip_npu.training.state import copied
 
 clips, out = map(Path, sys.argv[1:])
 torch.set_num_threads(1)
-here = device.resolve(distributed.local_device(str(DEVICE.type)))
-device.activate(here)
-dist.init_process_group(device.BACKENDS[here.type].collectives)
+own_device = device.resolve(distributed.local_device(str(DEVICE.type)))
+device.activate(own_device)
+dist.init_process_group(device.BACKENDS[own_device.type].collectives)
 ranks = Ranks(dist.get_rank(), dist.get_world_size())
-distributed.joined = lambda device: contextlib.nullcontext(ranks)  # joined once for all that follows
-real_fit = session.fit
-seen: dict[str, Any] = {}
+distributed.process_group = lambda device: contextlib.nullcontext(ranks)  # joined once for all trainings
+real_fit, real_batches = session.fit, loop.batches
+record: dict[str, Any] = {}
 
 
-def fit(state, batches, *arguments, **more):
-    """Takes down what this rank trains on, and what its networks are in the end."""
-    seen["clips"] = []
+def batches(*arguments, **options):
+    """Record the clips that this rank trains on."""
+    for batch in real_batches(*arguments, **options):
+        record["clips"].append((batch.first, batch.after, batch.clips.tolist()))
+        yield batch
 
-    def noted():
-        for batch in batches:
-            seen["clips"].append((batch.first, batch.after, batch.arrays["clip"].tolist()))
-            yield batch
 
-    seen["before"] = {k: v.clone() for k, v in state.main.network.state_dict().items()}
+def fit(state, *arguments, **options):
+    """Record the networks of this rank before and after the training."""
+    record["clips"] = []
+    record["before"] = {k: v.clone() for k, v in state.main.network.state_dict().items()}
     try:
-        real_fit(state, noted(), *arguments, **more)
+        return real_fit(state, *arguments, **options)
     finally:
-        seen["networks"] = {kind: each.network.state_dict() for kind, each in state.trainees.items()}
+        record["networks"] = {kind: it.network.state_dict() for kind, it in state.networks.items()}
         if state.main.average is not None:
             with state.main.average.in_place():
-                copied = {k: v.clone() for k, v in state.main.network.state_dict().items()}
-            seen["networks"]["average"] = copied
+                averaged = {k: v.clone() for k, v in state.main.network.state_dict().items()}
+            record["networks"]["average"] = averaged
 
 
-session.fit = fit
+session.fit, loop.batches = fit, batches
 
 
-def trained(name: str, words: list[Any], **flags: Any) -> None:
-    dist.barrier()  # the first rank may still be writing what the other would go on from
-    seen.clear()
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said):
-        seen["code"] = main.main(command(clips, out / name, words, **flags))
-    torch.save(_copied({**seen, "said": said.getvalue()}, to="cpu"), out / f"{name}_{ranks.rank}.pt")
+def train(name: str, words: list[Any], **flags: Any) -> None:
+    dist.barrier()  # the first rank may still be writing the checkpoint that the other resumes from
+    record.clear()
+    stderr = io.StringIO()
+    with contextlib.redirect_stderr(stderr):
+        record["code"] = main.main(command(clips, out / name, words, **flags))
+    torch.save(copied({**record, "stderr": stderr.getvalue()}, to="cpu"), out / f"{name}_{ranks.rank}.pt")
 
 
-trained("syncnet", SYNCNET, steps=3, eval_interval=2, checkpoint_interval=2)
-trained("resumed", [*ORIGINAL, "--accumulate", 2], steps=2, eval_interval=1)
-trained("resumed", [*ORIGINAL, "--accumulate", 2], steps=4, eval_interval=1)
-trained("disc", WITH_DISC, steps=2, sync_gate=100, eval_interval=1, clip_grad_norm=1)
+train("syncnet", SYNCNET, steps=3, eval_interval=2, checkpoint_interval=2)
+train("resumed", [*ORIGINAL, "--accumulate", 2], steps=2, eval_interval=1)
+train("resumed", [*ORIGINAL, "--accumulate", 2], steps=4, eval_interval=1)
+train("disc", WITH_DISC, steps=2, sync_gate=100, eval_interval=1, clip_grad_norm=1)
 
 torch.manual_seed(0)
-network = torch.nn.Linear(6, 4).to(here)
-wrapped = parallel(network, ranks)
-rows = torch.randn(2, 8, 6).chunk(ranks.size, dim=1)[ranks.rank].to(here)
-sound, picture = (torch.nn.functional.normalize(wrapped(each).relu() + 0.1) for each in rows)
-frame = torch.arange(8).chunk(2)[ranks.rank].to(here)
-clip = frame // 3
-loss, _ = all_pairs_loss(*(gathered(each, ranks) for each in (sound, picture, clip.int(), frame.int())))
+network = torch.nn.Linear(6, 4).to(own_device)
+wrapped = wrap(network, ranks)
+rows = torch.randn(2, 8, 6).chunk(ranks.size, dim=1)[ranks.rank].to(own_device)
+audio, faces = (torch.nn.functional.normalize(wrapped(part).relu() + 0.1) for part in rows)
+frames = torch.arange(8).chunk(2)[ranks.rank].to(own_device)
+numbers = frames // 3
+loss, _ = all_pairs_loss(*(gather_rows(part, ranks) for part in (audio, faces, numbers.int(), frames.int())))
 loss.backward()
 torch.save(
-    _copied({"loss": loss.detach(), "gradient": network.weight.grad}, to="cpu"),
+    copied({"loss": loss.detach(), "gradient": network.weight.grad}, to="cpu"),
     out / f"gradient_{ranks.rank}.pt",
 )
 
 if ranks.rank == 1:
     real_loss = syncnet.pair_loss
     syncnet.pair_loss = lambda *arguments: real_loss(*arguments) * float("nan")
-trained("nan", ORIGINAL, steps=2)
+train("nan", ORIGINAL, steps=2)
 dist.destroy_process_group()

@@ -1,13 +1,15 @@
-"""Trainings of tiny networks on clips made in a moment."""
+"""Trainings of tiny networks on small generated clips."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,7 +31,7 @@ WITH_DISC = [*GENERATOR, "--disc_wt", 0.07]
 
 
 def write_set(root: Path) -> Path:
-    """Clips, file lists and an expert of width 2."""
+    """Write clips, file lists and a SyncNet of width 2, and return the folder."""
     names = [f"c{number}" for number in range(TRAIN_CLIPS + HELD_OUT_CLIPS)]
     for name in names:
         write_clip(root / "data" / name, 24)
@@ -41,7 +43,7 @@ def write_set(root: Path) -> Path:
 
 
 def command(root: Path, out: Path, words: list[Any], **flags: Any) -> list[str]:
-    """The words of a training that goes on to --steps."""
+    """Return the command line of a training."""
     all_flags = {
         "data_root": root / "data",
         "filelists": root / "lists",
@@ -56,13 +58,13 @@ def command(root: Path, out: Path, words: list[Any], **flags: Any) -> list[str]:
 
 
 def train(root: Path, out: Path, words: list[Any], **flags: Any) -> Path:
-    """Train in this process; the folder of the checkpoints."""
+    """Train in this process, and return the folder of the checkpoints."""
     assert main.main(command(root, out, words, **flags)) == 0
     return out
 
 
 def start(words: list[str], script: str = "-m wav2lip_npu", **options: Any) -> subprocess.Popen[str]:
-    """The same in a process of its own."""
+    """Start a command in a process of its own."""
     return subprocess.Popen(
         [sys.executable, *script.split(), *words],
         cwd=ROOT,
@@ -76,20 +78,20 @@ def start(words: list[str], script: str = "-m wav2lip_npu", **options: Any) -> s
                 map(str, (ROOT, ROOT / "tests", *([SIMULATION] if DEVICE.type != "cpu" else [])))
             ),
         },
-        # A shell starts what runs in its background with SIGINT ignored: the test may run so, the child not.
+        # A shell starts background jobs with SIGINT ignored; the child must handle it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **options,
     )
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A checkpoint as any code may load it."""
+    """Load a checkpoint as any code may."""
     content: dict[str, Any] = torch.load(path, weights_only=True)
     return content
 
 
 def assert_same(one: Any, other: Any, at: str = "") -> None:
-    """Equal to the last bit, whatever is inside."""
+    """Compare nested dicts and lists with tensors, bit for bit."""
     assert type(one) is type(other), at
     if isinstance(one, dict):
         assert list(one) == list(other), at
@@ -107,7 +109,7 @@ def assert_same(one: Any, other: Any, at: str = "") -> None:
 
 
 def assert_same_checkpoints(one: Path, other: Path, step: int) -> None:
-    """All networks of a step are the same in two folders."""
+    """Compare the checkpoints of all networks at a step in two folders."""
     names = sorted(path.name for path in one.glob(f"*_step{step:09d}.pth"))
     assert names == sorted(path.name for path in other.glob(f"*_step{step:09d}.pth")) != []
     for name in names:
@@ -115,32 +117,37 @@ def assert_same_checkpoints(one: Path, other: Path, step: int) -> None:
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = read(path)["state_dict"]
-    return found
+    """Return the weights of a checkpoint."""
+    state_dict: dict[str, torch.Tensor] = read(path)["state_dict"]
+    return state_dict
 
 
 def lines(out: Path, part: str) -> list[dict[str, Any]]:
-    """Lines of the curves of a part of the run."""
-    import json
-
+    """Return the lines of curves.jsonl of one part."""
     rows = [json.loads(line) for line in (out / "curves.jsonl").read_text().splitlines()]
     return [row for row in rows if row["part"] == part]
 
 
 def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    """The largest of any weight."""
+    """Return the largest difference of any weight."""
     return max(float((one[k].double() - other[k].double()).abs().max()) for k in one)
+
+
+def task_of(step: Any) -> Any:
+    """Return what `loop._advance` needs of a task."""
+    samples = SimpleNamespace(describe=lambda batch: f"{batch.first} (c)")
+    return SimpleNamespace(step=step, samples=samples)
 
 
 @pytest.fixture(scope="session")
 def training_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `write_set` writes, once."""
+    """The clips and lists of `write_set`."""
     return write_set(tmp_path_factory.mktemp("set"))
 
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Networks so small are ten times as slow in two threads of a busy machine."""
+    """Tiny networks are ten times slower with two threads on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -149,5 +156,5 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def clips(training_set: Path, one_thread: None) -> Path:
-    """The set, to train on in one thread."""
+    """The clips and lists, for training in one thread."""
     return training_set

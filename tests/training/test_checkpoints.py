@@ -1,4 +1,4 @@
-"""Checkpoints of a training: the original's form, its checkpoints gone on from, others refused."""
+"""Checkpoints: the format of the original, resuming from its checkpoints, and errors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def saved(out: Path, step: int, kind: str = "syncnet") -> dict[str, Any]:
 
 
 def original(kind: str, *, width: int = 2, steps: int = 3, prefix: str = "") -> dict[str, Any]:
-    """A checkpoint as the original writes it, after some steps of Adam on a made-up loss."""
+    """Return a checkpoint as the original writes it, after some steps of Adam on an arbitrary loss."""
     network = golden_weights(NETWORKS[kind](width)).train()
     optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=1e-4)
     for _ in range(steps):
@@ -56,8 +56,8 @@ def original(kind: str, *, width: int = 2, steps: int = 3, prefix: str = "") -> 
     }
 
 
-def goes_on(kind: str, content: dict[str, Any], learning_rate: float, betas=(0.9, 0.999)) -> Any:
-    """What the original's code makes of a checkpoint: network and optimizer ready for the next step."""
+def load_as_original(kind: str, content: dict[str, Any], learning_rate: float, betas=(0.9, 0.999)) -> Any:
+    """Load a checkpoint as the original does; return network and optimizer."""
     network = NETWORKS[kind](2)
     network.load_state_dict({k.replace("module.", ""): v for k, v in content["state_dict"].items()})
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, betas=betas)
@@ -67,7 +67,7 @@ def goes_on(kind: str, content: dict[str, Any], learning_rate: float, betas=(0.9
 
 
 @pytest.mark.parametrize("kind", ["syncnet", pytest.param("discriminator", marks=pytest.mark.slow)])
-def test_the_original_reads_full_size(clips, tmp_path, kind):
+def test_original_loads_full_size_checkpoints(clips, tmp_path, kind):
     words = ORIGINAL if kind == "syncnet" else WITH_DISC
     out = train(clips, tmp_path, [*words, "--batch_size", 2], steps=1, width=32)
     for name in {"syncnet": ["syncnet"], "discriminator": ["generator", "discriminator"]}[kind]:
@@ -83,7 +83,7 @@ def test_the_original_reads_full_size(clips, tmp_path, kind):
         assert (content["global_step"], content["global_epoch"]) == (1, 0)
 
 
-def test_what_is_in_a_checkpoint(clips, tmp_path):
+def test_content_of_a_checkpoint(clips, tmp_path):
     out = train(clips, tmp_path, WITH_DISC, steps=4, checkpoint_interval=2, eval_interval=3)
     names = {"checkpoint_step000000002.pth", "disc_checkpoint_step000000002.pth"}
     names |= {name.replace("2.pth", "4.pth") for name in names}
@@ -119,7 +119,7 @@ def all_on_cpu(value: Any) -> bool:
 
 
 def old_steps(content: dict[str, Any]) -> dict[str, Any]:
-    """Counts as PyTorch before 1.12 wrote them, and groups without what came later."""
+    """Rewrite step counts and parameter groups as PyTorch before 1.12 saved them."""
     for state in content["optimizer"]["state"].values():
         state["step"] = int(state["step"])
     (group,) = content["optimizer"]["param_groups"]
@@ -137,10 +137,10 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("kind", ["syncnet", "generator"])
-def test_the_originals_checkpoints_are_gone_on_from(clips, tmp_path, kind, change, monkeypatch):
-    """One step from there is the step that a plain Adam with the original's state takes."""
+def test_training_resumes_from_checkpoints_of_the_original(clips, tmp_path, kind, change, monkeypatch):
+    """The next step is that of a plain Adam with the original's state."""
     content = CHANGES[change](original(kind, prefix="module." if change == "plain" else ""))
-    torch.save(content, tmp_path / "theirs.pth")
+    torch.save(content, tmp_path / "original.pth")
     gradients = []
     real = torch.optim.Adam.step
 
@@ -150,21 +150,21 @@ def test_the_originals_checkpoints_are_gone_on_from(clips, tmp_path, kind, chang
 
     monkeypatch.setattr(torch.optim.Adam, "step", step)
     words = ORIGINAL if kind == "syncnet" else GENERATOR
-    out = train(clips, tmp_path, words, steps=1235, checkpoint_path=tmp_path / "theirs.pth")
+    out = train(clips, tmp_path, words, steps=1235, checkpoint_path=tmp_path / "original.pth")
     monkeypatch.undo()
     ours = saved(out, 1235, kind)
     assert (ours["global_step"], ours["global_epoch"]) == (1235, 7)
-    network, optimizer = goes_on(kind, content, 1e-4)
+    network, optimizer = load_as_original(kind, content, 1e-4)
     for parameter, gradient in zip(network.parameters(), gradients[0], strict=True):
         parameter.grad = gradient
     optimizer.step()
     for name, value in network.named_parameters():
         torch.testing.assert_close(ours["state_dict"][name], value.detach(), rtol=1e-6, atol=1e-8)
-    for mine, theirs in zip(
+    for own, expected in zip(
         ours["optimizer"]["state"].values(), optimizer.state_dict()["state"].values(), strict=True
     ):
-        assert float(mine["step"]) == float(theirs["step"]) == (1 if content["optimizer"] is None else 4)
-        torch.testing.assert_close(mine["exp_avg"], theirs["exp_avg"])
+        assert float(own["step"]) == float(expected["step"]) == (1 if content["optimizer"] is None else 4)
+        torch.testing.assert_close(own["exp_avg"], expected["exp_avg"])
 
 
 def test_bare_weights_start_at_step_0(clips, tmp_path):
@@ -173,7 +173,7 @@ def test_bare_weights_start_at_step_0(clips, tmp_path):
     assert saved(out, 1)["global_step"] == 1
 
 
-def test_weights_only_takes_just_those(clips, tmp_path):
+def test_weights_only_ignores_optimizer_and_step(clips, tmp_path):
     first = train(clips, tmp_path / "first", SYNCNET, steps=2)
     out = train(
         clips,
@@ -191,7 +191,7 @@ def test_weights_only_takes_just_those(clips, tmp_path):
 
 
 def refused(clips: Path, out: Path, words: list[Any], capsys: Any, **flags: Any) -> str:
-    """The one line with which a training ends that cannot begin."""
+    """Return the message of a training that cannot start."""
     capsys.readouterr()
     before = sorted(out.glob("*")) if out.exists() else []
     assert main.main(command(clips, out, words, steps=1, **flags)) == 2
@@ -203,7 +203,7 @@ def refused(clips: Path, out: Path, words: list[Any], capsys: Any, **flags: Any)
     return told[0]
 
 
-def spoilt(content: dict[str, Any], how: str) -> dict[str, Any]:
+def damaged(content: dict[str, Any], how: str) -> dict[str, Any]:
     state = content["optimizer"]["state"]
     if how == "shape":
         state[3]["exp_avg"] = torch.zeros(3, 3)
@@ -221,14 +221,14 @@ def spoilt(content: dict[str, Any], how: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("how", ["shape", "sgd", "groups", "words", "short", "step"])
-def test_an_optimizer_state_that_does_not_fit(clips, tmp_path, capsys, how):
-    torch.save(spoilt(original("syncnet"), how), tmp_path / "odd.pth")
+def test_optimizer_state_that_does_not_fit(clips, tmp_path, capsys, how):
+    torch.save(damaged(original("syncnet"), how), tmp_path / "odd.pth")
     told = refused(clips, tmp_path / "out", ORIGINAL, capsys, checkpoint_path=tmp_path / "odd.pth")
     assert "odd.pth: its training state does not fit" in told
     assert "--weights_only" in told
 
 
-def test_wrong_networks(clips, tmp_path, capsys):
+def test_checkpoints_of_another_network(clips, tmp_path, capsys):
     syncnet, generator = tmp_path / "e.pth", tmp_path / "g.pth"
     checkpoint.save(syncnet, SyncNet(2))
     checkpoint.save(generator, Wav2Lip(2))
@@ -243,7 +243,7 @@ def test_wrong_networks(clips, tmp_path, capsys):
     assert "none.pth: No such file" in refused(
         clips, out, ORIGINAL, capsys, checkpoint_path=tmp_path / "none.pth"
     )
-    # A folder with checkpoints of another training is not taken for damaged ones, and not written to.
+    # Checkpoints of another training are not mistaken for damaged ones, and nothing is written beside them.
     shutil.copy(syncnet, out / "checkpoint_step000000001.pth")
     told = refused(clips, out, GENERATOR, capsys)
     assert "holds a SyncNet" in told
@@ -262,7 +262,7 @@ def test_other_mel_settings_are_refused(clips, tmp_path, capsys):
 
 
 def test_keep(clips, tmp_path):
-    """The newest, the best, and what is not ours."""
+    """The newest, the best, and files of others stay."""
     out = tmp_path / "out"
     out.mkdir()
     torch.save({**original("syncnet"), "global_step": 1}, out / "checkpoint_step000000001.pth")
@@ -284,20 +284,20 @@ def test_keep(clips, tmp_path):
     assert best == min(lines(out, "held_out"), key=lambda row: row["bce"])["step"]
 
 
-def test_a_step_that_is_reached_and_one_that_is_passed_over_are_told(clips, tmp_path, caplog):
+def test_finished_and_skipped_steps_are_reported(clips, tmp_path, caplog):
     train(clips, tmp_path, ORIGINAL, steps=2, checkpoint_interval=1)
     assert "nothing to do" not in caplog.text
     train(clips, tmp_path, ORIGINAL, steps=2)
-    assert "nothing to do: 2 steps" in caplog.text
+    assert "nothing to do: already at step 2" in caplog.text
     assert "overwritten" not in caplog.text
     train(clips, tmp_path, ORIGINAL, steps=2, checkpoint_path=path_of(tmp_path, "syncnet", 1))
-    assert "holds step 2, which is not gone on from and may be overwritten" in caplog.text
+    assert "has a checkpoint of step 2, which may be overwritten" in caplog.text
 
 
-def test_two_trainings_do_not_share_a_folder(clips, tmp_path, capsys):
+def test_two_trainings_cannot_share_a_folder(clips, tmp_path, capsys):
     with lock_folder(tmp_path):
         assert main.main(command(clips, tmp_path, ORIGINAL, steps=1)) == 2
-    assert f"another training works in {tmp_path}. End it" in capsys.readouterr().err
+    assert f"another training is writing to {tmp_path}" in capsys.readouterr().err
     assert not path_of(tmp_path, "syncnet", 1).exists()
     train(clips, tmp_path, ORIGINAL, steps=1)
 
@@ -309,7 +309,7 @@ def test_checkpoints_without_optimizer_state(clips, tmp_path):
     assert saved(out, 2)["global_step"] == 2
 
 
-def test_a_dub_uses_the_shift_of_the_training(
+def test_dub_uses_the_mel_shift_of_the_training(
     clips, tmp_path, face_video, speech, monkeypatch, tiny_checkpoint
 ):
     from wav2lip_npu.dubbing import inference, pipeline
@@ -328,11 +328,11 @@ def test_a_dub_uses_the_shift_of_the_training(
     monkeypatch.setattr(pipeline, "speak", speak)
     for models, shift in ((ours, None), (ours, 0), (theirs, None), (theirs, -2)):
         options = pipeline.DubOptions(mel_shift=shift, faces=pipeline.FaceOptions(box=(40, 200, 60, 220)))
-        pipeline.dub(face_video, speech, tmp_path / "out.mp4", models=models, options=options)
+        pipeline.dub(models, face_video, speech, tmp_path / "out.mp4", options)
     assert shifts == [-1, 0, 0, -2]
 
 
-def test_a_full_disk_is_told(clips, tmp_path, capsys, monkeypatch):
+def test_full_disk_is_reported(clips, tmp_path, capsys, monkeypatch):
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -343,8 +343,8 @@ def test_a_full_disk_is_told(clips, tmp_path, capsys, monkeypatch):
     assert not list((tmp_path / "out").glob("*.part"))
 
 
-def test_states_of_any_form_of_adam_are_taken(monkeypatch, clips, tmp_path):
-    """A checkpoint of a GPU (fused) goes on here, and is written for any device."""
+def test_optimizer_state_of_any_form_of_adam_is_restored(monkeypatch, clips, tmp_path):
+    """A checkpoint from a GPU (fused) resumes here, and is saved for any device."""
     monkeypatch.setattr(device, "adam_options", lambda where: {"fused": True})
     out = train(clips, tmp_path, ORIGINAL, steps=2)
     group = saved(out, 2)["optimizer"]["param_groups"][0]

@@ -11,13 +11,13 @@ import torch
 from support.trainings import ORIGINAL, ROOT, assert_same, command, lines, read, start
 from wav2lip_npu.training.losses import all_pairs_loss
 
-pytestmark = pytest.mark.any_device
+pytestmark = [pytest.mark.any_device, pytest.mark.alone]
 TORCHRUN = "-m torch.distributed.run --standalone --nproc_per_node 2"
 
 
 @pytest.fixture(scope="module")
-def ran(training_set, tmp_path_factory):
-    """What both ranks took down."""
+def records(training_set, tmp_path_factory):
+    """The records of both ranks."""
     out = tmp_path_factory.mktemp("ranks")
     child = start(
         [str(training_set), str(out)], f"{TORCHRUN} {ROOT / 'tests' / 'support' / 'rank_worker.py'}"
@@ -33,44 +33,46 @@ def ran(training_set, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["syncnet", "resumed", "disc"])
-def test_both_ranks_end_with_the_same_networks(ran, name):
-    one, other = ran(name)
-    assert one["code"] == other["code"] == 0, one["said"] + other["said"]
+def test_both_ranks_end_with_the_same_networks(records, name):
+    one, other = records(name)
+    assert one["code"] == other["code"] == 0, one["stderr"] + other["stderr"]
     assert_same(one["networks"], other["networks"])
     first = next(iter(one["networks"].values()))
     assert max(float((first[k] - v).abs().max()) for k, v in one["before"].items() if v.dim() > 1) > 0
 
 
-def test_what_is_saved_is_that(ran):
-    saved = read(ran.out / "syncnet" / "checkpoint_step000000003.pth")
-    assert_same(dict(saved["state_dict"]), dict(ran("syncnet")[1]["networks"]["average"]))
-    assert_same(dict(saved["wav2lip_npu"]["weights"]), dict(ran("syncnet")[1]["networks"]["syncnet"]))
+def test_checkpoints_hold_those_networks(records):
+    saved = read(records.out / "syncnet" / "checkpoint_step000000003.pth")
+    assert_same(dict(saved["state_dict"]), dict(records("syncnet")[1]["networks"]["average"]))
+    assert_same(dict(saved["wav2lip_npu"]["weights"]), dict(records("syncnet")[1]["networks"]["syncnet"]))
     assert len(saved["wav2lip_npu"]["rng"]) == 2
-    disc = read(ran.out / "disc" / "disc_checkpoint_step000000002.pth")
-    assert_same(dict(disc["state_dict"]), dict(ran("disc")[1]["networks"]["discriminator"]))
+    disc = read(records.out / "disc" / "disc_checkpoint_step000000002.pth")
+    assert_same(dict(disc["state_dict"]), dict(records("disc")[1]["networks"]["discriminator"]))
 
 
-def test_each_rank_has_its_own_samples(ran):
+def test_each_rank_trains_on_its_own_samples(records):
     for name, rows, batch in (("syncnet", 16, 2), ("resumed", 4, 4)):
-        one, other = (found["clips"] for found in ran(name))
+        one, other = (found["clips"] for found in records(name))
         assert [each[:2] for each in one] == [each[:2] for each in other]
-        assert all(after - first == 2 * batch for first, after, _ in one)  # places of both ranks together
+        assert all(after - first == 2 * batch for first, after, _ in one)  # positions of both ranks together
         assert all(len(clips) == rows for _, _, clips in one + other)
         assert [clips for *_, clips in one] != [clips for *_, clips in other]
-    together = [set(clips) for _, _, clips in ran("syncnet")[0]["clips"][:1] + ran("syncnet")[1]["clips"][:1]]
+    together = [
+        set(clips) for _, _, clips in records("syncnet")[0]["clips"][:1] + records("syncnet")[1]["clips"][:1]
+    ]
     assert not together[0] & together[1]  # four of the five clips of the epoch, two on each rank
 
 
-def test_one_rank_writes(ran):
-    assert [row["step"] for row in lines(ran.out / "syncnet", "held_out")] == [2]
-    assert sorted(path.name for path in (ran.out / "syncnet").glob("*.pth")) == [
+def test_only_the_first_rank_writes(records):
+    assert [row["step"] for row in lines(records.out / "syncnet", "held_out")] == [2]
+    assert sorted(path.name for path in (records.out / "syncnet").glob("*.pth")) == [
         "checkpoint_step000000002.pth",
         "checkpoint_step000000003.pth",
     ]
-    assert "rank 0 of 2" not in ran("syncnet")[1]["said"]
+    assert "rank 0 of 2" not in records("syncnet")[1]["stderr"]
 
 
-def test_the_gathered_loss_has_the_gradient_of_one_process(ran):
+def test_gathered_loss_has_the_gradient_of_one_process(records):
     torch.manual_seed(0)
     network = torch.nn.Linear(6, 4)
     sound, picture = (
@@ -80,24 +82,24 @@ def test_the_gathered_loss_has_the_gradient_of_one_process(ran):
     clip = torch.cat([each // 3 for each in frame.chunk(2)])
     loss, _ = all_pairs_loss(sound, picture, clip, frame)
     loss.backward()
-    for found in ran("gradient"):
+    for found in records("gradient"):
         torch.testing.assert_close(found["loss"], loss.detach())
         torch.testing.assert_close(found["gradient"], network.weight.grad)
 
 
-def test_a_loss_that_is_not_finite_on_one_rank_stops_both(ran):
-    one, other = ran("nan")
+def test_non_finite_loss_on_one_rank_stops_both(records):
+    one, other = records("nan")
     assert one["code"] == other["code"] == 2
-    assert one["said"].splitlines()[-1] == other["said"].splitlines()[-1]
-    assert "the loss is not finite at step 1 (bce nan, accuracy" in one["said"]
-    assert "samples 0 to 7 (c" in one["said"]
+    assert one["stderr"].splitlines()[-1] == other["stderr"].splitlines()[-1]
+    assert "step 1 (bce nan, accuracy" in one["stderr"]
+    assert "samples 0 to 7 (c" in one["stderr"]
     names = {f"c{clip}" for clip in other["clips"][0][2]}
-    assert set(one["said"].split("samples 0 to 7 (")[1].split(")")[0].split(", ")) == names
+    assert set(one["stderr"].split("samples 0 to 7 (")[1].split(")")[0].split(", ")) == names
     assert_same(
         {k: v for k, v in one["networks"]["syncnet"].items() if not k.endswith(("mean", "var", "tracked"))},
         {k: v for k, v in one["before"].items() if not k.endswith(("mean", "var", "tracked"))},
     )
-    assert not list((ran.out / "nan").glob("*.pth"))
+    assert not list((records.out / "nan").glob("*.pth"))
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
-"""The loop: what stops it, numbers of half the size, gradients, and flags."""
+"""Training loop: accumulation, warm-up, non-finite losses, mixed precision; and the losses themselves."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -20,6 +22,7 @@ from support.trainings import (
     difference,
     lines,
     read,
+    task_of,
     train,
     weights,
 )
@@ -29,33 +32,31 @@ from wav2lip_npu.data.samples import Batch
 from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.training import losses
 from wav2lip_npu.training.ema import Average
-from wav2lip_npu.training.loop import Losses, _advance, trainee
+from wav2lip_npu.training.loop import Losses, _advance
 from wav2lip_npu.training.options import TrainOptions
-from wav2lip_npu.training.state import TrainState
+from wav2lip_npu.training.state import TrainState, trained_network
 
 pytestmark = pytest.mark.any_device
 
 
 def toy(options: TrainOptions) -> TrainState:
-    """One weight of 2."""
+    """Return a training of one weight, 2."""
     network = nn.Linear(1, 1, bias=False)
     nn.init.constant_(network.weight, 2.0)
     scaler = device.grad_scaler(DEVICE, options.amp, options.loss_scale)
-    return TrainState({"syncnet": trainee("syncnet", network, options, DEVICE)}, DEVICE, scaler)
+    return TrainState({"syncnet": trained_network("syncnet", network, options, DEVICE)}, DEVICE, scaler)
 
 
 def advance(state: TrainState, step, options: TrainOptions) -> dict[str, float]:
-    import itertools
-
-    stream = (Batch(n, n + 1, {}) for n in itertools.count())
-    return _advance(state, stream, step, options, threading.Event(), lambda batch: f"{batch.first} (c)")[0]
+    stream = (Batch(n, n + 1, np.empty(0, np.int64), ()) for n in itertools.count())
+    return _advance(state, stream, task_of(step), options, threading.Event())[0]
 
 
 def weight(state: TrainState) -> float:
     return float(next(state.main.network.parameters()).detach())
 
 
-def of_weight(state: TrainState, factor: float = 1.0):
+def squared_weight(state: TrainState, factor: float = 1.0):
     def step(batch):
         loss = factor * next(state.main.network.parameters()).sum() ** 2
         yield Losses("syncnet", loss, {"loss": loss})
@@ -63,17 +64,17 @@ def of_weight(state: TrainState, factor: float = 1.0):
     return step
 
 
-def test_the_norm_of_gradients_is_limited():
+def test_clip_grad_norm():
     options = TrainOptions(clip_grad_norm=0.5)
     state = toy(options)
-    assert advance(state, of_weight(state), options) == {"loss": 4.0}
+    assert advance(state, squared_weight(state), options) == {"loss": 4.0}
     assert next(state.main.network.parameters()).grad.item() == pytest.approx(0.5)
 
 
-def test_accumulated_gradients_are_the_mean():
+def test_accumulated_gradients_are_averaged():
     options = TrainOptions(accumulate=4)
     state = toy(options)
-    assert advance(state, of_weight(state), options) == {"loss": 4.0}
+    assert advance(state, squared_weight(state), options) == {"loss": 4.0}
     assert next(state.main.network.parameters()).grad.item() == pytest.approx(4.0)
     assert state.position == 4
 
@@ -83,41 +84,41 @@ def test_warm_up():
     state = toy(options)
     rates = []
     for _ in range(6):
-        advance(state, of_weight(state), options)
+        advance(state, squared_weight(state), options)
         rates.append(state.main.optimizer.param_groups[0]["lr"])
     assert rates == [0.25, 0.5, 0.75, 1, 1, 1]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_moves_nothing(value):
+def test_non_finite_loss_changes_no_weight(value):
     options = TrainOptions(accumulate=2)
     state = toy(options)
-    with pytest.raises(ValueError, match=rf"not finite at step 1 \(loss {value}; samples 0 \(c\); 1 \(c\)\)"):
-        advance(state, of_weight(state, value), options)
+    with pytest.raises(ValueError, match=rf"step 1 \(loss {value}; samples 0 \(c\); 1 \(c\)\)"):
+        advance(state, squared_weight(state, value), options)
     assert weight(state) == 2
     assert state.step == 0
 
 
-def test_overflows_are_counted_and_left_out():
-    """Dynamic: the scale falls until it fits. Constant: it stays."""
+def test_overflowing_steps_are_skipped_and_counted():
+    """A dynamic scale is halved, a constant one stays."""
     for scale, after in (("dynamic", 2.0**15), ("1024", 1024.0)):
         options = TrainOptions(amp="fp16", loss_scale=scale)
         state = toy(options)
-        advance(state, of_weight(state, 1e38 / 4), options)  # times the scale it is infinite
+        advance(state, squared_weight(state, 1e38 / 4), options)  # times the scale it is infinite
         assert (weight(state), state.skipped, state.step) == (2, 1, 1)
         assert state.scaler.get_scale() == after
-        advance(state, of_weight(state), options)
+        advance(state, squared_weight(state), options)
         assert weight(state) != 2
         assert state.skipped == 1
         assert state.scaler.get_scale() == after
 
 
-def test_gradients_that_fit_no_scale_end_it():
+def test_gradients_that_overflow_at_any_scale_raise():
     options = TrainOptions(amp="fp16")
     state = toy(options)
 
     def step(batch):
-        loss = (next(state.main.network.parameters()).sum() - 2).abs().sqrt() + 1  # its slope is infinite
+        loss = (next(state.main.network.parameters()).sum() - 2).abs().sqrt() + 1  # its gradient is infinite
         yield Losses("syncnet", loss, {"loss": loss})
 
     with pytest.raises(ValueError, match="overflow fp16 at any loss scale"):
@@ -129,7 +130,7 @@ def test_gradients_that_fit_no_scale_end_it():
 @pytest.mark.parametrize(
     ("words", "flags"), [(SYNCNET, {}), pytest.param(WITH_DISC, {"syncnet_wt": 0.1}, marks=pytest.mark.slow)]
 )
-def test_half_precision_stays_near(clips, tmp_path, words, flags):
+def test_mixed_precision_is_close_to_float32(clips, tmp_path, words, flags):
     found = {}
     for amp in ("off", "bf16", "fp16"):
         out = train(clips, tmp_path / amp, words, steps=2, log_interval=1, amp=amp, eval_interval=2, **flags)
@@ -138,25 +139,25 @@ def test_half_precision_stays_near(clips, tmp_path, words, flags):
     for amp in ("bf16", "fp16"):
         assert found[amp][0] != found["off"][0]
         for row, exact in zip(found[amp][0], found["off"][0], strict=True):
-            assert row.pop("skipped") <= 2  # the scale may have to fall first
+            assert row.pop("skipped") <= 2  # the scale may have to be halved first
             assert row == pytest.approx({name: exact[name] for name in row}, abs=0.08)
 
 
-def test_the_scale_is_saved_and_a_huge_one_skips(clips, tmp_path):
+def test_loss_scale_is_saved(clips, tmp_path):
     flags = {"amp": "fp16", "log_interval": 1}
     out = train(clips, tmp_path / "huge", ORIGINAL, steps=2, loss_scale="1e30", **flags)
     assert [row["skipped"] for row in lines(out, "train")] == [1, 2]
     more = read(out / "checkpoint_step000000002.pth")["wav2lip_npu"]
     assert more["skipped"] == 2
     assert more["scaler"]["scale"] == pytest.approx(1e30)
-    train(clips, out, ORIGINAL, steps=3, loss_scale="64", **flags)  # what is asked for now wins
+    train(clips, out, ORIGINAL, steps=3, loss_scale="64", **flags)  # the current option wins
     more = read(out / "checkpoint_step000000003.pth")["wav2lip_npu"]
     assert (more["skipped"], more["scaler"]["scale"]) == (2, 64)
     train(clips, out, ORIGINAL, steps=4, **flags)
     assert read(out / "checkpoint_step000000004.pth")["wav2lip_npu"]["scaler"]["scale"] >= 2**15
 
 
-def test_fp16_goes_on_bit_for_bit(clips, tmp_path):
+def test_fp16_resumes_bit_for_bit(clips, tmp_path):
     flags = {"amp": "fp16"}
     once = train(clips, tmp_path / "once", ORIGINAL, steps=4, **flags)
     twice = train(clips, tmp_path / "twice", ORIGINAL, steps=2, **flags)
@@ -165,20 +166,20 @@ def test_fp16_goes_on_bit_for_bit(clips, tmp_path):
     assert_same(read(once / name), read(twice / name))
 
 
-def test_a_diverged_training_ends_with_one_line(clips, tmp_path, capsys, monkeypatch):
+def test_diverged_training_ends_with_one_line(clips, tmp_path, capsys, monkeypatch):
     from wav2lip_npu.training import syncnet
 
     out = train(clips, tmp_path / "out", ORIGINAL, steps=1)
     monkeypatch.setattr(syncnet, "pair_loss", lambda *each: losses.pair_loss(*each) * math.nan)
     capsys.readouterr()
     assert main.main(command(clips, out, ORIGINAL, steps=3)) == 2
-    (told,) = (each for each in capsys.readouterr().err.splitlines() if each.startswith("wav2lip-npu: "))
-    assert "not finite at step 2 (bce nan, accuracy" in told
-    assert "samples 4 to 7 (c" in told
+    (message,) = (row for row in capsys.readouterr().err.splitlines() if row.startswith("wav2lip-npu: "))
+    assert "step 2 (bce nan, accuracy" in message
+    assert "samples 4 to 7 (c" in message
     assert [path.name for path in out.glob("*.pth")] == ["checkpoint_step000000001.pth"]
 
 
-def test_losses_of_empty_embeddings_are_finite():
+def test_losses_of_zero_embeddings_are_finite():
     nothing = nn.functional.normalize(torch.zeros(6, 4, requires_grad=True))
     unit = nn.functional.normalize(torch.rand(6, 4))
     clip, frame = torch.zeros(6), torch.arange(6)
@@ -194,14 +195,14 @@ def test_losses_of_empty_embeddings_are_finite():
             assert slope.isfinite().all()
 
 
-def test_cosines_past_one_are_clamped():
+def test_cosines_above_one_are_clamped():
     same = torch.full((3, 4), 0.5 + 1e-6)
     for loss in (losses.pair_loss(same, same, torch.zeros(3)), losses.sync_loss(same, same)):
         assert loss.isfinite()
     assert float(losses.cosines(same, same).max()) < 1
 
 
-def test_the_sync_loss_goes_on_straight_below_its_floor():
+def test_sync_loss_is_linear_below_its_floor():
     sound = torch.tensor([[1.0, 0.0]])
     for floor in (0.3, 0.5, 1.0):
         angles = [torch.tensor([c, (1 - c * c) ** 0.5]) for c in (0.01, 0.1, 0.29, 0.6, 0.9)]
@@ -215,7 +216,7 @@ def test_the_sync_loss_goes_on_straight_below_its_floor():
                 assert float(loss) == pytest.approx(-math.log(cosine), rel=1e-4)
 
 
-def test_losses_are_those_of_bce():
+def test_losses_match_bce():
     sound, picture = (nn.functional.normalize(torch.rand(6, 8)) for _ in range(2))
     in_sync = torch.tensor([1.0, 0, 1, 0, 0, 1])
     bce = nn.BCELoss()
@@ -242,7 +243,7 @@ def test_losses_are_those_of_bce():
     torch.testing.assert_close(alone, bce(cosine.diagonal(), torch.ones(6)) / 2)
 
 
-def test_errors_in_the_mouth_count_more():
+def test_mouth_weight():
     target = torch.rand(2, 3, 5, 96, 96)
     torch.testing.assert_close(losses.mouth_loss(target + 0.1, target, 4), torch.tensor(0.1))
     in_mouth, in_hair = target.clone(), target.clone()
@@ -254,7 +255,7 @@ def test_errors_in_the_mouth_count_more():
     torch.testing.assert_close(losses.mouth_loss(in_mouth, target, 1), plain)
 
 
-def test_the_average_of_weights():
+def test_average_of_weights():
     network = nn.BatchNorm1d(2)
     average = Average(network, 0.5)
     sums = network.weight.detach().double().clone()
@@ -277,7 +278,7 @@ def test_the_average_of_weights():
     assert network.weight[0] == 7
 
 
-def test_the_seed_draws_first_weights_and_samples(clips, tmp_path):
+def test_seed_sets_initial_weights_and_samples(clips, tmp_path):
     one, again, other = (
         weights(train(clips, tmp_path / name, ORIGINAL, steps=1, seed=seed) / "checkpoint_step000000001.pth")
         for name, seed in (("a", 3), ("b", 3), ("c", 4))
@@ -286,12 +287,12 @@ def test_the_seed_draws_first_weights_and_samples(clips, tmp_path):
     assert difference(one, other) > 0.01
 
 
-def test_wide_batch_norms_are_for_several_cards():
-    from wav2lip_npu.training.distributed import ALONE, Ranks, synchronised_norms
+def test_sync_batchnorm_needs_several_ranks():
+    from wav2lip_npu.training.distributed import SINGLE, Ranks, sync_batchnorm
 
     network = golden_weights(SyncNet(2))
-    assert synchronised_norms(network, ALONE) is network
+    assert sync_batchnorm(network, SINGLE) is network
     keys = list(network.state_dict())
-    converted = synchronised_norms(network, Ranks(0, 2))
+    converted = sync_batchnorm(network, Ranks(0, 2))
     assert any(isinstance(module, nn.SyncBatchNorm) for module in converted.modules())
     assert list(converted.state_dict()) == keys

@@ -1,4 +1,4 @@
-"""`train 6` equals `train 3, stop, resume 3`, however it was stopped."""
+"""Six steps equal three steps, a stop of any kind, and three resumed steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from support.trainings import (
 from wav2lip_npu.cli import main
 from wav2lip_npu.storage.atomic import part_path
 
-pytestmark = pytest.mark.any_device
+pytestmark = [pytest.mark.any_device]
 KINDS = {
     "syncnet": (SYNCNET, {"accumulate": 2}),
     "original": (ORIGINAL, {"clip_grad_norm": 1}),
@@ -36,7 +36,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_six_is_three_and_three(clips, tmp_path, kind):
+def test_resumed_training_equals_an_uninterrupted_one(clips, tmp_path, kind):
     words, flags = KINDS[kind]
     flags = {"eval_interval": 3, "log_interval": 2, **flags}
     once = train(clips, tmp_path / "once", words, steps=6, **flags)
@@ -59,11 +59,11 @@ def wait_for(done: Any, child: Any, seconds: float = 120) -> None:
 
 
 def killed(words: list[str], out: Path, draw: random.Random) -> bool:
-    """Start a training and kill it at a random moment after its first file; whether it was still running."""
+    """Kill a training at a random moment after its first file. Return whether it was still running."""
     child = start(words)
     before = {(path.name, path.stat().st_mtime_ns) for path in out.glob("*")}
     wait_for(
-        lambda: {(p.name, p.stat().st_mtime_ns) for p in seen(out)} != before or child.poll() == 0, child
+        lambda: {(p.name, p.stat().st_mtime_ns) for p in existing(out)} != before or child.poll() == 0, child
     )
     time.sleep(draw.uniform(0, 0.6))
     child.kill()
@@ -71,14 +71,14 @@ def killed(words: list[str], out: Path, draw: random.Random) -> bool:
     return child.returncode == -signal.SIGKILL
 
 
-def seen(out: Path) -> list[Path]:
-    """Files that are still there when looked at."""
+def existing(out: Path) -> list[Path]:
+    """Return the files that exist, while others may be removed."""
     return [path for path in out.glob("*") if os.path.exists(path)]
 
 
 KILLED_WHILE_WRITING = """
 import io, os, signal, sys, torch
-from wav2lip_npu import cli
+from wav2lip_npu.cli import main
 save, written = torch.save, []
 def half(content, file):
     whole = io.BytesIO()
@@ -90,12 +90,12 @@ def half(content, file):
         os.kill(os.getpid(), signal.SIGKILL)
     file.write(whole.getvalue())
 torch.save = half
-cli.main(sys.argv[2:])
+main.main(sys.argv[2:])
 """
 
 
 def kill_and_compare(clips: Path, tmp_path: Path, words: list[Any], kills: int, **flags: Any) -> None:
-    """Killed while a checkpoint is written, then at random moments."""
+    """Kill a training while it writes a checkpoint, then at random moments, and finish it."""
     flags = {"checkpoint_interval": 1, "eval_interval": 4, **flags}
     once = train(clips, tmp_path / "once", words, **flags)
     out = tmp_path / "killed"
@@ -113,20 +113,22 @@ def kill_and_compare(clips: Path, tmp_path: Path, words: list[Any], kills: int, 
     assert_same_checkpoints(once, out, flags["steps"])
 
 
-def test_killed_at_random_moments(clips, tmp_path):
+@pytest.mark.alone
+def test_training_killed_at_random_moments(clips, tmp_path):
     kill_and_compare(clips, tmp_path, WITH_DISC, 1, steps=8)
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", ["syncnet", "generator", "with_disc"])
-def test_killed_ten_times(clips, tmp_path, kind):
+def test_training_killed_ten_times(clips, tmp_path, kind):
     words, flags = KINDS[kind]
     kill_and_compare(clips, tmp_path, words, 10, steps=60, **{**flags, "eval_interval": 4})
 
 
 def test_half_written_checkpoints(clips, tmp_path, caplog):
-    """The newest whole one is gone on from; what a killed process left is swept up, of others is not."""
+    """The newest complete checkpoint is used; partial files are removed, files of others are not."""
     once = train(clips, tmp_path / "once", WITH_DISC, steps=3, checkpoint_interval=1)
     out = train(clips, tmp_path / "out", WITH_DISC, steps=3, checkpoint_interval=1)
     name = "checkpoint_step000000003.pth"
@@ -134,12 +136,14 @@ def test_half_written_checkpoints(clips, tmp_path, caplog):
     (out / name).write_bytes(torn[: len(torn) // 2])
     (out / "checkpoint_step000000004.pth").write_bytes(b"")
     (out / "checkpoint_step000000005.pth").write_bytes(bytes(5000))
-    (out / "disc_checkpoint_step000000009.pth").write_bytes(torn)  # its generator was not written any more
+    (out / "disc_checkpoint_step000000009.pth").write_bytes(
+        torn
+    )  # its generator checkpoint was never written
     left = part_path(out / name)
     left = left.with_name(left.name.replace(f".{os.getpid()}-", ".4194305-"))
     left.write_bytes(b"half")
-    mine = out / "checkpoint_step_notes.part"
-    mine.write_bytes(b"mine")
+    notes = out / "checkpoint_step_notes.part"
+    notes.write_bytes(b"notes")
     caplog.clear()
     train(clips, out, WITH_DISC, steps=3, checkpoint_interval=1)
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
@@ -148,21 +152,21 @@ def test_half_written_checkpoints(clips, tmp_path, caplog):
         "000000004",
         "000000003",
     ]
-    assert "going on at step 2" in caplog.text
+    assert "resuming from step 2" in caplog.text
     assert_same_checkpoints(once, out, 3)
     assert not left.exists()
-    assert mine.exists()
+    assert notes.exists()
     damaged = "disc_checkpoint_step000000003.pth"
     (out / damaged).write_bytes(torn[:100])
     (out / "checkpoint_step000000004.pth").unlink()
     (out / "checkpoint_step000000005.pth").unlink()
     caplog.clear()
     train(clips, out, WITH_DISC, steps=3)
-    assert "going on at step 2" in caplog.text
+    assert "resuming from step 2" in caplog.text
     assert_same_checkpoints(once, out, 3)
 
 
-def test_nothing_whole_starts_anew(clips, tmp_path, caplog):
+def test_without_a_complete_checkpoint_training_starts_from_scratch(clips, tmp_path, caplog):
     out = tmp_path / "out"
     out.mkdir()
     (out / "checkpoint_step000000007.pth").write_bytes(b"PK\3\4")
@@ -172,8 +176,9 @@ def test_nothing_whole_starts_anew(clips, tmp_path, caplog):
     assert read(out / "checkpoint_step000000001.pth")["global_step"] == 1
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_signal_saves_and_ends(clips, tmp_path, number):
+def test_signal_saves_and_ends(clips, tmp_path, number):
     out = tmp_path / "out"
     words = command(clips, out, ORIGINAL, log_interval=1)
     child = start(words[1:], "color_syncnet_train.py")
@@ -187,7 +192,7 @@ def test_a_signal_saves_and_ends(clips, tmp_path, number):
     assert "stopping after this step" in text
     assert f"step {step} saved" in text
     assert "Traceback" not in text
-    if number == signal.SIGTERM:  # what it saved is what an undisturbed run has there
+    if number == signal.SIGTERM:  # the checkpoint equals that of an uninterrupted run
         assert_same_checkpoints(
             train(clips, tmp_path / "once", ORIGINAL, steps=step, log_interval=1), out, step
         )
@@ -195,19 +200,21 @@ def test_a_signal_saves_and_ends(clips, tmp_path, number):
 
 SLOW_STEP = """
 import sys, time
-from wav2lip_npu import cli, train
-advance = train._advance
+from wav2lip_npu.cli import main
+from wav2lip_npu.training import loop
+advance = loop._advance
 def slow(*arguments):
     print("working", flush=True)
     for _ in range(600):
         time.sleep(0.1)
     return advance(*arguments)
-train._advance = slow
-sys.exit(cli.main(sys.argv[1:]))
+loop._advance = slow
+sys.exit(main.main(sys.argv[1:]))
 """
 
 
-def test_two_signals_end_at_once(clips, tmp_path):
+@pytest.mark.alone
+def test_second_signal_ends_at_once(clips, tmp_path):
     (tmp_path / "slow.py").write_text(SLOW_STEP)
     out = tmp_path / "out"
     child = start(command(clips, out, ORIGINAL), str(tmp_path / "slow.py"))
@@ -218,15 +225,15 @@ def test_two_signals_end_at_once(clips, tmp_path):
     child.send_signal(signal.SIGTERM)
     text, _ = child.communicate(timeout=20)
     assert child.returncode == 143, text
-    assert text.splitlines()[-1].startswith("wav2lip-npu: terminated, what was learnt since")
+    assert text.splitlines()[-1].startswith("wav2lip-npu: terminated, the steps since the newest checkpoint")
     assert not list(out.glob("*.pth"))
 
 
-def test_a_run_that_is_done_stays_done(clips, tmp_path):
+def test_finished_training_stays_finished(clips, tmp_path):
     out = train(clips, tmp_path / "out", ORIGINAL, steps=2)
     before = (out / "checkpoint_step000000002.pth").read_bytes()
     train(clips, out, ORIGINAL, steps=2)
-    train(clips, out, ORIGINAL, steps=1)  # it must not go on for ever
+    train(clips, out, ORIGINAL, steps=1)  # it must not train on without end
     assert [path.name for path in out.glob("*.pth")] == ["checkpoint_step000000002.pth"]
     assert (out / "checkpoint_step000000002.pth").read_bytes() == before
     train(clips, tmp_path / "epochs", ORIGINAL, nepochs=2)  # 5 clips, batches of 4

@@ -91,7 +91,7 @@ class PreprocessCommand:
             usable = [each.clip for each in found if each.status == "ok" or _is_clip(each, root)]
             for path in filelists.write_split(self.filelists, usable, seed=self.seed):
                 log.info("%s written", path)
-            for line in filelists.left_open(self.filelists, usable) if usable else ():
+            for line in filelists.missing_entries(self.filelists, usable) if usable else ():
                 log.warning("%s", line)
         for line in records.summary(found):
             log.info("%s", line)

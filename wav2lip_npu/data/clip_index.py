@@ -19,7 +19,7 @@ from wav2lip_npu.storage.json_lines import format_counts
 log = logging.getLogger(__name__)
 
 _PROBED_NAMES = 32
-_TELL_EVERY_S = 30
+_LOG_EVERY_S = 30
 
 
 class ClipIndex(NamedTuple):
@@ -27,31 +27,39 @@ class ClipIndex(NamedTuple):
 
     clips: list[Clip]
     rejected: Counter[str]
-    """How many folders cannot be used, by reason."""
+    """Number of folders that cannot be used, by reason."""
 
 
 def index_clips(
     data_root: str | os.PathLike[str], file_list: str | os.PathLike[str], shift: int = 0
 ) -> ClipIndex:
-    """The usable clips that a file list names, looked at once.
+    """Return the usable clips of a file list. Each folder is read once.
 
-    `shift` is that of `Clip.windows`; a clip without such a window is rejected. Raises `DataError` when
-    the root or the list is missing, and when no clip can be used; a wrong root is found out at once.
+    Args:
+        data_root: Folder that the names of the list are relative to.
+        file_list: One clip per line, as `preprocess` writes it.
+        shift: Frames that the mel windows are shifted by, see `Clip.windows`. A clip without two such
+            windows in one shot is rejected.
+
+    Raises:
+        DataError: The root or the list is missing, or no clip can be used. A wrong root is detected from a
+            few names, before all folders are read.
+
     """
     root = Path(data_root)
     if not root.is_dir():
         raise DataError(f"--data_root {root} is not a folder. Pass the folder that preprocess wrote.")
     entries = read_list(file_list)
     if not entries:
-        raise DataError(f"{file_list} lists no clip. Write one folder a line, relative to --data_root.")
-    spread = entries[:: max(1, len(entries) // _PROBED_NAMES)]
-    if not any(os.path.isdir(clip_folder(root, entry.name)) for entry in spread):
+        raise DataError(f"{file_list} lists no clip. Write one folder per line, relative to --data_root.")
+    probed = entries[:: max(1, len(entries) // _PROBED_NAMES)]
+    if not any(os.path.isdir(clip_folder(root, entry.name)) for entry in probed):
         raise DataError(
-            f"no clip of {file_list} is under {root}, {len(spread)} were looked for: "
+            f"no clip of {file_list} is under {root} ({len(probed)} checked): "
             f"{root / entries[0].name} does not exist. Check --data_root and the list."
         )
 
-    def look(entry: Entry) -> Clip | str:
+    def read(entry: Entry) -> Clip | str:
         try:
             clip = read_clip(entry.name, clip_folder(root, entry.name), entry.audio_offset)
         except ClipError as error:
@@ -62,34 +70,35 @@ def index_clips(
 
     clips: list[Clip] = []
     rejected: Counter[str] = Counter()
-    told = time.monotonic()
-    for count, found in enumerate(map_in_threads(look, entries, 4 * device.cpu_count()), 1):
-        if isinstance(found, Clip):
-            clips.append(found)
+    logged = time.monotonic()
+    for count, result in enumerate(map_in_threads(read, entries, 4 * device.cpu_count()), 1):
+        if isinstance(result, Clip):
+            clips.append(result)
         else:
-            rejected[found] += 1
-        if time.monotonic() > told + _TELL_EVERY_S:  # the mels of clips without one take a while
-            told = time.monotonic()
-            log.info("%s: looked at %d of %d clips", file_list, count, len(entries))
+            rejected[result] += 1
+        if time.monotonic() > logged + _LOG_EVERY_S:  # computing missing mels takes a while
+            logged = time.monotonic()
+            log.info("%s: %d of %d clips read", file_list, count, len(entries))
     if not clips:
         raise DataError(
             f"no clip of {file_list} can be used ({format_counts(rejected)}). Run wav2lip-npu doctor {root}."
         )
     index = ClipIndex(clips, rejected)
     log.info("%s: %s", file_list, describe(index))
-    held = [clip.held_mel.nbytes for clip in clips if clip.held_mel is not None]
+    held = [clip for clip in clips if clip.held_mel is not None]
     if held:
+        size = sum(clip.held_mel.nbytes for clip in held if clip.held_mel is not None)
         log.warning(
-            "mels of %d clips take %.0f MB of memory, as no mel.npy can be kept in %s and the like",
+            "the mels of %d clips take %.0f MB of memory because mel.npy cannot be written, first to %s",
             len(held),
-            sum(held) / 1e6,
-            next(clip.folder for clip in clips if clip.held_mel is not None),
+            size / 1e6,
+            held[0].folder,
         )
     return index
 
 
 def describe(index: ClipIndex) -> str:
-    """How much there is and how many clips were rejected why, in one line."""
+    """Return the number of clips, their hours, and the rejected ones by reason, in one line."""
     hours = sum(clip.seconds for clip in index.clips) / 3600
     rejected = (
         f", {index.rejected.total()} rejected: {format_counts(index.rejected)}" if index.rejected else ""
@@ -98,17 +107,17 @@ def describe(index: ClipIndex) -> str:
 
 
 def clip_folder(root: Path, name: str) -> Path:
-    """The folder that a line of a file list means.
+    """Return the folder that a name in a file list refers to.
 
-    A list that preprocess wrote for `lrs2/` also serves the data root `lrs2/main/`: what the root ends
-    in need not stand in the line. Raises `DataError` for a name that leads out of the root.
+    A list written for `lrs2/` also works with the data root `lrs2/main/`: leading parts of the name that
+    repeat the end of the root may be left out. Raises `DataError` for a name that leads out of the root.
     """
     path = PurePosixPath(name)
     parts = path.parts
     if not parts or path.is_absolute() or ".." in parts:
-        raise DataError(f"the clip {name!r} of a file list is outside --data_root. Write relative folders.")
+        raise DataError(f"clip {name!r} of a file list is outside --data_root. Write relative folders.")
     folder = root / name
-    if os.path.isdir(folder):  # unlike Path.is_dir it does not raise for a name that is too long
+    if os.path.isdir(folder):  # unlike Path.is_dir, it does not raise for a name that is too long
         return folder
     above = root.resolve().parts
     for count in range(1, len(parts)):

@@ -1,7 +1,8 @@
-"""The folder of a clip as it comes to be: written under another name, then put in its place.
+"""Write clip folders: under a temporary name first, then renamed.
 
-Only what was made here is ever removed: a folder is known by its clip.json, an unfinished one by the
-name under which that is written, and in both only files of the names below.
+Only folders and files created by preprocessing are ever removed. A finished clip is recognised by its
+clip.json, an unfinished one by the temporary name of that file; in both, only files with the names below are
+removed.
 """
 
 from __future__ import annotations
@@ -24,44 +25,54 @@ from wav2lip_npu.errors import DataError
 from wav2lip_npu.mel import DEFAULT_MEL, Mel
 
 _UNFINISHED = f"{CLIP_FILE}.part"
-_MARKS = (_UNFINISHED, CLIP_FILE)
-_REPLACED = f".old{PARTIAL_SUFFIX}"
-_OURS = re.compile(
+_MARKERS = (_UNFINISHED, CLIP_FILE)
+_REPLACED_SUFFIX = f".old{PARTIAL_SUFFIX}"
+_CLIP_FILES = re.compile(
     rf"\d+\.jpg|({'|'.join(map(re.escape, (AUDIO_FILE, CLIP_FILE, FACES_FILE, MEL_FILE)))})(\..*part)?",
     re.ASCII | re.DOTALL,
 )
-_LONGEST_NAME = 255  # bytes, of the usual file systems
+_MAX_NAME = 255
+"""Bytes of a file name on the usual file systems."""
 
 
 def read_description(clip: Path) -> dict[str, Any] | None:
-    """What the clip.json in a folder says; `None` where there is none of ours."""
+    """Return the content of a clip.json written by preprocessing, or `None` where there is none."""
     try:
         content = json.loads((clip / CLIP_FILE).read_bytes())
     except (OSError, ValueError):
         return None
-    ours = isinstance(content, dict) and isinstance(content.get("source"), dict) and "format" in content
-    return content if ours else None
+    valid = isinstance(content, dict) and isinstance(content.get("source"), dict) and "format" in content
+    return content if valid else None
 
 
 def write_clip(
     clip: Path,
     description: dict[str, Any],
-    pictures: Iterable[tuple[int, bytes]],
+    jpegs: Iterable[tuple[int, bytes]],
     samples: NDArray[np.int16],
     mel: Mel,
 ) -> None:
-    """Make the folder `clip`, or replace the one of ours that is there, with numbered JPEGs and the rest.
+    """Write the folder of a clip, or replace an existing clip.
 
-    What `pictures` raises leaves nothing behind. Raises `DataError` when it cannot be written.
+    Args:
+        clip: Folder to write.
+        description: Content of clip.json.
+        jpegs: Frame numbers and encoded faces. An exception raised here leaves no folder behind.
+        samples: Mono audio at 16 kHz.
+        mel: Mel of the audio.
+
+    Raises:
+        DataError: The folder cannot be written.
+
     """
-    working = _beside(clip, PARTIAL_SUFFIX)
-    with _writing(clip):
+    working = _sibling(clip, PARTIAL_SUFFIX)
+    with _write_errors(clip):
         remove_unfinished(working)
         working.mkdir(parents=True)
         (working / _UNFINISHED).touch()
         try:
-            for number, picture in pictures:
-                (working / f"{number}.jpg").write_bytes(picture)
+            for number, jpeg in jpegs:
+                (working / f"{number}.jpg").write_bytes(jpeg)
         except Exception:
             remove_unfinished(working)
             raise
@@ -74,52 +85,52 @@ def write_clip(
         text = json.dumps(description, sort_keys=True)
         (working / _UNFINISHED).write_text(text + "\n", encoding="ascii")
         os.replace(working / _UNFINISHED, working / CLIP_FILE)
-        replaced = _beside(clip, _REPLACED)
+        replaced = _sibling(clip, _REPLACED_SUFFIX)
         if os.path.lexists(clip):
             os.rename(clip, replaced)
         os.rename(working, clip)
         if replaced.exists():
-            _retire(replaced, clip)
+            _remove_replaced(replaced, clip)
 
 
 def clean_up(folder: Path) -> None:
-    """Remove the unfinished clips in a folder; put back what was about to be replaced."""
-    with _writing(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        found = [entry.name for entry in os.scandir(folder) if entry.name.endswith(PARTIAL_SUFFIX)]
-        for name in sorted(found):
-            if name.endswith(_REPLACED):
-                clip = folder / name.removesuffix(_REPLACED)
+    """Remove the unfinished clips in a folder, and restore clips whose replacement was interrupted."""
+    with _write_errors(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        partial = [entry.name for entry in os.scandir(folder) if entry.name.endswith(PARTIAL_SUFFIX)]
+        for name in sorted(partial):
+            if name.endswith(_REPLACED_SUFFIX):
+                clip = folder / name.removesuffix(_REPLACED_SUFFIX)
                 if not os.path.lexists(clip):
                     os.rename(folder / name, clip)
                 else:
-                    _retire(folder / name, clip)
+                    _remove_replaced(folder / name, clip)
             else:
                 remove_unfinished(folder / name)
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove the folder of an unfinished clip when it is one."""
+    """Remove a folder if it is an unfinished clip."""
     names = _names(folder)
-    if names is not None and (not names or any(mark in names for mark in _MARKS)):
-        _remove_ours(folder, names)
+    if names is not None and (not names or any(marker in names for marker in _MARKERS)):
+        _remove_clip_files(folder, names)
         folder.rmdir()
 
 
-def _retire(replaced: Path, clip: Path) -> None:
-    """Remove a clip that was replaced; what is not of our making moves on to the new one."""
+def _remove_replaced(replaced: Path, clip: Path) -> None:
+    """Remove a replaced clip; move its other files to the new one."""
     names = _names(replaced)
-    if names is None or not any(mark in names for mark in _MARKS):
+    if names is None or not any(marker in names for marker in _MARKERS):
         return
     for name in names:
-        if not _OURS.fullmatch(name):
+        if not _CLIP_FILES.fullmatch(name):
             os.rename(replaced / name, clip / name)
-    _remove_ours(replaced, names)
+    _remove_clip_files(replaced, names)
     replaced.rmdir()
 
 
-def _remove_ours(folder: Path, names: list[str]) -> None:
-    """Remove the files; what marks the folder as ours goes last, so that the work can be taken up again."""
-    for name in sorted(filter(_OURS.fullmatch, names), key=lambda name: name in _MARKS):
+def _remove_clip_files(folder: Path, names: list[str]) -> None:
+    """Remove the files of a clip, its markers last so that an interrupted removal can be repeated."""
+    for name in sorted(filter(_CLIP_FILES.fullmatch, names), key=lambda name: name in _MARKERS):
         (folder / name).unlink()
 
 
@@ -127,19 +138,17 @@ def _names(folder: Path) -> list[str] | None:
     return os.listdir(folder) if folder.is_dir() and not folder.is_symlink() else None
 
 
-def _beside(clip: Path, ending: str) -> Path:
+def _sibling(clip: Path, suffix: str) -> Path:
     name = clip.name
-    if len(os.fsencode(name + ending)) > _LONGEST_NAME:
+    if len(os.fsencode(name + suffix)) > _MAX_NAME:
         name = f"{name[:40]}.{zlib.crc32(os.fsencode(name)):08x}"
-    return clip.with_name(name + ending)
+    return clip.with_name(name + suffix)
 
 
 @contextlib.contextmanager
-def _writing(clip: Path) -> Iterator[None]:
+def _write_errors(clip: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = error.filename or clip
-        raise DataError(
-            f"cannot write {where}: {error.strerror or error}. Mend that and run again."
-        ) from None
+        path = error.filename or clip
+        raise DataError(f"cannot write {path}: {error.strerror or error}. Fix that and run again.") from None

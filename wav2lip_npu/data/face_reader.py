@@ -1,6 +1,6 @@
-"""Reads the faces of clips through a cache of network-sized faces beside the pictures of each clip.
+"""Face reader with a cache of network-sized faces beside the JPEGs of each clip.
 
-A training sample so costs one read instead of ten decoded JPEGs.
+With the cache, a training sample costs one read instead of ten decoded JPEGs.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import threading
 
 import numpy as np
 
-from wav2lip_npu.data.clip import Clip, ClipError, Faces, Numbers
+from wav2lip_npu.data.clip import Clip, ClipError, Faces, Indices
 from wav2lip_npu.data.clip_layout import FACE_SIZE, FACES_FILE, WINDOW
 from wav2lip_npu.storage import npy
 from wav2lip_npu.storage.atomic import remove_stale_parts, replacing
@@ -21,109 +22,126 @@ log = logging.getLogger(__name__)
 _FACE_SHAPE = (FACE_SIZE, FACE_SIZE, 3)
 _FACE_BYTES = FACE_SIZE * FACE_SIZE * 3
 _SPARE_BYTES = 1 << 30
-"""A cache leaves at least so much of the disk free: checkpoints need it more."""
-_ALIKE = 2
-"""Mean difference of pixel values up to which a cached face is taken for that of its JPEG, which another
-decoder may read a little differently."""
+"""Disk space that the cache leaves free for checkpoints."""
+_MAX_DIFFERENCE = 2
+"""Mean difference of pixel values up to which a cached face matches its JPEG. Decoders differ a little."""
 
 
 class FaceReader:
-    """Reads faces of clips, and keeps those of each clip that it meets in one file beside the pictures.
+    """Reads faces of clips, and caches the faces of each clip that it reads in one file beside the JPEGs.
 
-    A clip whose cache cannot be written (a full or read-only disk, a broken picture) is read picture by
-    picture, with the same result. Threads may share a reader.
+    Where the cache cannot be written (a full or read-only disk, a damaged JPEG), each face is decoded, with
+    the same result. Threads may share a reader.
     """
 
     def __init__(self, *, cache: bool = True) -> None:
-        self._reads = self._writes = cache
+        self._reads = cache
+        self._lock = threading.Lock()
+        """Guards the two fields below."""
+        self._writes = cache
         self._starts: dict[Clip, int | None] = {}
-        """Where the faces begin in the cache of a clip; `None` for a clip without one."""
+        """Byte at which the faces begin in the cache of a clip; `None` for a clip without a cache."""
 
-    def __call__(self, clip: Clip, at: int, count: int = WINDOW) -> Faces:
-        """Faces [count, S, S, 3] from position `at` of `clip.frames` on. Raises `ClipError`."""
-        return self.pick(clip, np.arange(len(clip.frames))[at : at + count])
+    def __call__(self, clip: Clip, position: int, count: int = WINDOW) -> Faces:
+        """Return faces [count, S, S, 3] from a position in `clip.frames` on. Raises `ClipError`."""
+        return self.pick(clip, np.arange(len(clip.frames))[position : position + count])
 
-    def pick(self, clip: Clip, positions: Numbers, top_row: int = 0) -> Faces:
-        """Faces [..., S - top_row, S, 3], less the rows above, at positions [...]. Raises `ClipError`."""
+    def pick(self, clip: Clip, positions: Indices, top_row: int = 0) -> Faces:
+        """Return rows from `top_row` on of the faces at positions [...]: [..., S - top_row, S, 3].
+
+        Raises `ClipError`.
+        """
         faces = np.empty((positions.size, FACE_SIZE - top_row, FACE_SIZE, 3), np.uint8)
         if not self._read(clip, positions.ravel(), top_row, faces):
             for face, number in zip(faces, clip.frames[positions.ravel()], strict=True):
                 face[:] = clip.face(int(number))[top_row:]
         return faces.reshape(*positions.shape, *faces.shape[1:])
 
-    def _read(self, clip: Clip, positions: Numbers, top_row: int, faces: Faces) -> bool:
-        """Fill `faces` from the cache of the clip; false when it has none."""
+    def _read(self, clip: Clip, positions: Indices, top_row: int, faces: Faces) -> bool:
+        """Fill `faces` from the cache and return whether there is one."""
         if not self._reads:
             return False
-        if clip not in self._starts:
-            self._starts[clip] = self._start(clip)
-        start = self._starts[clip]
+        with self._lock:
+            known, start = clip in self._starts, self._starts.get(clip)
+        if not known:
+            start = self._open(clip)
+            self._set_start(clip, start)
         if start is None:
             return False
         try:
             _read_faces(clip, start, positions, top_row, faces)
         except (OSError, ValueError) as error:
-            self._starts[clip] = None
-            log.warning("faces of %s are read one by one from now on: %s", clip.folder, error)
+            self._set_start(clip, None)
+            log.warning("%s: faces are read from the JPEGs from now on (%s)", clip.folder, error)
             return False
         return True
 
-    def _start(self, clip: Clip) -> int | None:
+    def _set_start(self, clip: Clip, start: int | None) -> None:
+        with self._lock:
+            self._starts[clip] = start
+
+    def _open(self, clip: Clip) -> int | None:
+        """Check or write the cache of a clip, and return where its faces begin."""
         try:
             return _check_cache(clip)
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
             log.warning("%s is not used (%s)", clip.folder / FACES_FILE, error)
-        if not self._writes:
+        with self._lock:
+            writes = self._writes
+        if not writes:
             return None
         try:
             return _write_cache(clip)
         except (ClipError, FileNotFoundError) as error:
-            # Whoever asks for the broken picture is told; or another machine wrote at the same time.
+            # The caller that asks for the damaged JPEG gets the error; or another machine wrote at the same
+            # time.
             log.debug("%s", error)
         except OSError as error:
-            self._writes = False
-            log.warning("no more faces are kept, which makes training slower: %s", error)
+            with self._lock:
+                self._writes = False
+            log.warning("no more faces are cached, which makes training slower: %s", error)
         return None
 
 
-def _read_faces(clip: Clip, start: int, positions: Numbers, top_row: int, faces: Faces) -> None:
-    """Fill `faces` from the cache, which begins at byte `start`. Raises `OSError` and `ValueError`."""
+def _read_faces(clip: Clip, start: int, positions: Indices, top_row: int, faces: Faces) -> None:
+    """Fill `faces` from the cache, whose faces begin at byte `start`. Raises `OSError` and `ValueError`."""
     file = os.open(clip.folder / FACES_FILE, os.O_RDONLY | os.O_CLOEXEC)
     try:
         start += top_row * FACE_SIZE * 3
         for position, face in zip(positions.tolist(), faces, strict=True):
             if os.preadv(file, [face], start + position * _FACE_BYTES) != face.nbytes:
-                raise ValueError(f"{FACES_FILE} has become shorter")
+                raise ValueError(f"{FACES_FILE} is truncated")
     finally:
         os.close(file)
 
 
 def _check_cache(clip: Clip) -> int:
-    """Where the faces begin in the cache of a clip. Raises `OSError` and `ValueError`.
+    """Return where the faces begin in the cache of a clip. Raises `OSError` and `ValueError`.
 
-    That it is of these pictures, and not of those that were here before, one picture tells.
+    One face is compared with its JPEG, to detect the cache of an earlier version of the clip.
     """
     start = npy.data_offset(clip.folder / FACES_FILE, np.uint8, (len(clip.frames), *_FACE_SHAPE))
     middle = len(clip.frames) // 2
-    kept = np.empty((1, *_FACE_SHAPE), np.uint8)
-    _read_faces(clip, start, np.array([middle]), 0, kept)
-    if np.abs(kept[0].astype(np.int16) - clip.face(int(clip.frames[middle]))).mean() > _ALIKE:
-        raise ValueError("it is of other pictures")
+    cached = np.empty((1, *_FACE_SHAPE), np.uint8)
+    _read_faces(clip, start, np.array([middle]), 0, cached)
+    face = clip.face(int(clip.frames[middle]))
+    if np.abs(cached[0].astype(np.int16) - face).mean() > _MAX_DIFFERENCE:
+        raise ValueError("its faces are not those of the JPEGs")
     return start
 
 
 def _write_cache(clip: Clip) -> int:
-    """Make the cache of a clip, and return where the faces begin. Raises `OSError` and `ClipError`."""
+    """Write the cache of a clip, and return where the faces begin. Raises `OSError` and `ClipError`."""
     path = clip.folder / FACES_FILE
-    clip.face(int(clip.frames[0]))  # or a folder that has vanished would be made again
-    begin = npy.make_header((len(clip.frames), *_FACE_SHAPE))
+    clip.face(int(clip.frames[0]))  # otherwise a removed folder would be created again
+    header = npy.make_header((len(clip.frames), *_FACE_SHAPE))
     if shutil.disk_usage(clip.folder).free < _SPARE_BYTES + len(clip.frames) * _FACE_BYTES:
         raise OSError(f"the disk of {clip.folder} is almost full")
     remove_stale_parts(path)
     with replacing(path) as part, part.open("wb") as file:
-        file.write(begin)
+        file.write(header)
         for number in clip.frames:
             file.write(clip.face(int(number)).tobytes())
-    return len(begin)
+    return len(header)

@@ -1,9 +1,9 @@
-"""File lists: which clips are trained on and which are held back for validation.
+"""File lists: the clips for training and for validation.
 
-One clip a line, its folder relative to the data root. What follows the first white space of a line is
-ignored, as in the original ('6330/00011 NF'); a name that could not be told from that is written as a
-JSON string. One such word is understood: 'offset=3' says that the sound of the clip is late by three
-frames, which the doctor finds out.
+Each line holds one clip, as a folder relative to the data root. Words after the first white space are
+ignored, as in the original ('6330/00011 NF'); a name that this would break is written as a JSON string. One
+such word has a meaning: 'offset=3' says that the audio of the clip is three frames late. The doctor writes
+it.
 """
 
 from __future__ import annotations
@@ -33,81 +33,88 @@ class Entry(NamedTuple):
 
     name: str
     audio_offset: int = 0
-    """Frames by which the sound of the clip is late."""
+    """Frames by which the audio of the clip is late."""
 
 
 def read_names(path: str | os.PathLike[str]) -> list[str]:
-    """Names of clips in a file list, in its order. Raises `DataError` as `read_list`."""
+    """Return the clip names of a file list, in its order. Raises `DataError` as `read_list` does."""
     return [entry.name for entry in read_list(path)]
 
 
 def read_list(path: str | os.PathLike[str]) -> list[Entry]:
-    """The clips of a file list, in its order.
+    """Return the entries of a file list, in its order.
 
-    Raises `DataError` when it is missing or unreadable, or a line that begins with a quote is no JSON
-    string.
+    Raises `DataError` when the list is missing or unreadable, or when a line begins with a quote and is not
+    a JSON string.
     """
     try:
         text = Path(path).read_bytes().decode("utf-8", "surrogateescape")
     except FileNotFoundError:
         raise DataError(
-            f"no file list {path}. 'wav2lip-npu preprocess' writes it; or list one clip folder a line, "
-            "relative to the data root."
+            f"no file list {path}. Run 'wav2lip-npu preprocess', which writes it, or list one clip folder "
+            "per line, relative to the data root."
         ) from None
     except OSError as error:
-        raise DataError(f"cannot read file list {path}: {error.strerror}.") from None
+        raise DataError(f"cannot read file list {path}: {error.strerror}. Check --filelists.") from None
     lines = text.removeprefix(_BYTE_ORDER_MARK).split("\n")
     return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def write_split(folder: str | os.PathLike[str], names: Sequence[str], *, seed: int = 0) -> list[Path]:
-    """Write train.txt and val.txt where they are absent, and return those written.
+    """Write train.txt and val.txt where they are missing, and return the written paths.
 
-    Beside a list that is there already, the other gets no name of it. A list without a name is not
-    written. Raises `DataError` when a list cannot be written or the one that is there cannot be read.
+    A new list leaves out the names of an existing one. Empty lists are not written. Raises `DataError` when
+    a list cannot be written, or an existing one cannot be read.
     """
     train, val = (Path(folder) / name for name in (TRAIN, VAL))
     remove_stale_parts(train)
     remove_stale_parts(val)
-    absent = [path for path in (train, val) if not os.path.lexists(path)]
+    missing = [path for path in (train, val) if not os.path.lexists(path)]
     wanted = dict(zip((train, val), split_names(names, seed), strict=True))
-    if absent == [train]:
+    if missing == [train]:
         wanted[train] = sorted(set(names) - set(read_names(val)))
-    elif absent == [val]:
+    elif missing == [val]:
         wanted[val] = sorted(set(wanted[val]) - set(read_names(train)))
-    written = [path for path in absent if wanted[path]]
+    written = [path for path in missing if wanted[path]]
     for path in written:
         write_list(path, map(Entry, wanted[path]))
     return written
 
 
-def left_open(folder: str | os.PathLike[str], names: Iterable[str]) -> list[str]:
-    """What the lists in a folder lack, in sentences: they may be of other clips, or of fewer."""
-    said = []
+def missing_entries(folder: str | os.PathLike[str], names: Iterable[str]) -> list[str]:
+    """Return warnings about missing lists and about clips that no list in a folder names."""
+    warnings = []
     listed: set[str] = set()
     for path in (Path(folder) / TRAIN, Path(folder) / VAL):
         if not path.exists():
-            need = "Training needs it." if path.name == TRAIN else "Training is judged on its own clips then."
-            said.append(f"{path} is not written: too few clips, or all are in the other list. {need}")
+            effect = (
+                "Training needs it."
+                if path.name == TRAIN
+                else "Without it, held-out figures come from the training clips."
+            )
+            warnings.append(
+                f"{path} is not written: there are too few clips, or the other list has all. {effect}"
+            )
             continue
         try:
             listed.update(read_names(path))
         except DataError as error:
-            said.append(str(error))
+            warnings.append(str(error))
     names = set(names)
     if unlisted := len(names - listed):
-        said.append(
-            f"{unlisted} of {len(names)} clips are in no list in {folder}, and will not be trained on: lists "
-            "are never changed. Add the clips, remove the lists and run again, or pass another --filelists."
+        warnings.append(
+            f"{unlisted} of {len(names)} clips are in no list in {folder} and will not be used: existing "
+            "lists are never changed. Add the clips, remove the lists and run again, or pass another "
+            "--filelists."
         )
-    return said
+    return warnings
 
 
 def split_names(names: Iterable[str], seed: int = 0) -> tuple[list[str], list[str]]:
-    """Names to train on and names for validation, about 5 %, at least one of two or more; each sorted.
+    """Return names for training and for validation, each sorted.
 
-    Clips of one speaker, which is to say of one parent folder, are not divided when there are several
-    speakers.
+    About 5 % go to validation, at least one of two or more. Clips in one parent folder are taken to be of
+    one speaker; where there are several speakers, each goes to one of the lists as a whole.
     """
     names = sorted(set(names))
     draw = random.Random(seed)
@@ -116,14 +123,14 @@ def split_names(names: Iterable[str], seed: int = 0) -> tuple[list[str], list[st
         speakers[name.rpartition("/")[0]].append(name)
     if len(speakers) > 1:
         groups = list(speakers.values())
-        most = max(_VAL_SHARE * len(names), min(map(len, groups)))
+        maximum = max(_VAL_SHARE * len(names), min(map(len, groups)))
     else:
         groups = [[name] for name in names]
-        most = max(1, round(_VAL_SHARE * len(names))) if len(names) > 1 else 0
+        maximum = max(1, round(_VAL_SHARE * len(names))) if len(names) > 1 else 0
     draw.shuffle(groups)
     val: list[str] = []
     for group in groups:
-        if len(val) + len(group) <= most:
+        if len(val) + len(group) <= maximum:
             val += group
     return sorted(set(names) - set(val)), sorted(val)
 
@@ -139,7 +146,7 @@ def write_list(path: str | os.PathLike[str], entries: Iterable[Entry]) -> None:
 
 
 def _line(name: str, audio_offset: int) -> str:
-    """The name as it is where that is read back as it is, else as a JSON string in ASCII."""
+    """Return the name itself where `_parse` reads it back, else a JSON string in ASCII."""
     plain = name.split() == [name] and name.isprintable() and not {'"', "'"} & set(name)
     return (name if plain else json.dumps(name)) + (f" offset={audio_offset:+}" if audio_offset else "")
 
@@ -153,11 +160,11 @@ def _parse(line: str, where: str) -> Entry:
         name, end = json.JSONDecoder().raw_decode(line)
     except ValueError:
         raise DataError(
-            f"{where} begins with a quote, but is no JSON string: {line[:80]}. Close the quote."
+            f"{where} begins with a quote but is not a JSON string: {line[:80]}. Close the quote."
         ) from None
     return Entry(str(name), _offset(line[end:]))
 
 
 def _offset(words: str) -> int:
-    found = re.search(r"(?<!\S)offset=([+-]?\d{1,4})(?!\S)", words, re.ASCII)
-    return int(found[1]) if found else 0
+    match = re.search(r"(?<!\S)offset=([+-]?\d{1,4})(?!\S)", words, re.ASCII)
+    return int(match[1]) if match else 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from wav2lip_npu import device as devices
 from wav2lip_npu.data.clip import Clip
 from wav2lip_npu.data.face_reader import FaceReader
-from wav2lip_npu.data.samples import Arrays, Samples, batches, draw_windows
+from wav2lip_npu.data.samples import Samples, WindowSample, batches, draw_windows
 from wav2lip_npu.doctor.rules import Finding, Severity
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def measure(clips: Sequence[Clip], device: torch.device, *, width: int, num_work
             batch = next(made)
         first_pass = passes * BATCH / (perf_counter() - start)
         loader = BATCH / _seconds_each(lambda: next(made))
-    size, seconds = _step_seconds(batch.arrays, device, width)
+    size, seconds = _step_seconds(batch.samples, device, width)
     return Pace(
         device=devices.describe(device),
         width=width,
@@ -109,7 +109,7 @@ def measure(clips: Sequence[Clip], device: torch.device, *, width: int, num_work
     )
 
 
-def _step_seconds(arrays: Arrays, device: torch.device, width: int) -> tuple[int, float]:
+def _step_seconds(samples: WindowSample, device: torch.device, width: int) -> tuple[int, float]:
     """Windows of a step that the device does in reasonable time, and its seconds."""
     import torch
 
@@ -120,7 +120,7 @@ def _step_seconds(arrays: Arrays, device: torch.device, width: int) -> tuple[int
     devices.activate(device)
     syncnet = SyncNet(width).to(device, memory_format=devices.memory_format(device))  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(syncnet.parameters(), lr=1e-5)
-    mels, faces = (torch.from_numpy(arrays[name]) for name in ("mels", "faces"))
+    mels, faces = (torch.from_numpy(array) for array in (samples.mels, samples.faces))
 
     def step(size: int) -> None:
         sound, picture = syncnet(

@@ -1,4 +1,4 @@
-"""Checkpoint files of a training: names, the newest, and which are removed."""
+"""Checkpoint files of a training: names, the newest one, and which are removed."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ _PREFIXES = {"discriminator": "disc_"}
 
 
 def path_of(directory: Path, kind: str, step: int) -> Path:
-    """Where the checkpoint of a network at a step is, as the original names it."""
+    """Return the path of a network's checkpoint at a step, named as in the original."""
     return directory / f"{_PREFIXES.get(kind, '')}checkpoint_step{step:09d}.pth"
 
 
 def saved_steps(directory: Path) -> list[int]:
-    """Steps of the checkpoints in a directory, the newest first."""
+    """Return the steps of the checkpoints in a directory, newest first."""
     names = (re.fullmatch(r"checkpoint_step(\d{9,})\.pth", path.name) for path in directory.glob("*.pth"))
     return sorted((int(name[1]) for name in names if name), reverse=True)
 
 
 def newest(directory: Path, kinds: list[str]) -> dict[str, Checkpoint]:
-    """The newest checkpoints of a directory that are whole, by kind; damaged ones are named in the log.
+    """Return the newest complete checkpoints of a directory, by kind.
 
-    A network beside the first that was not trained so far is left out. Raises `CheckpointMismatchError` when
-    the directory is that of another training.
+    Damaged checkpoints are skipped with a warning. A network without a checkpoint, such as a discriminator
+    that was added later, is left out. Raises `CheckpointMismatchError` when the directory is that of another
+    training.
     """
     steps = saved_steps(directory)
     for step in steps:
@@ -42,34 +43,36 @@ def newest(directory: Path, kinds: list[str]) -> dict[str, Checkpoint]:
         except CheckpointMismatchError as error:
             raise CheckpointMismatchError(f"{error} Or pass another --checkpoint_dir.") from None
         except CheckpointError as error:
-            log.warning("left out: %s", error)
+            log.warning("skipped: %s", error)
     if steps:
-        log.warning("no checkpoint in %s is whole: starting from scratch", directory)
+        log.warning("no checkpoint in %s is complete: starting from scratch", directory)
     return {}
 
 
 def clean_up(directory: Path) -> None:
-    """Remove what processes that were killed while they wrote checkpoints left there."""
+    """Remove partial files of processes that were killed while they wrote checkpoints."""
     for path in directory.glob("*checkpoint_step*.part"):
-        whole = re.match(r"((?:disc_)?checkpoint_step\d{9,}\.pth)\.", path.name, re.ASCII)
-        if whole:
-            remove_stale_parts(directory / whole[1])
+        target = re.match(r"((?:disc_)?checkpoint_step\d{9,}\.pth)\.", path.name, re.ASCII)
+        if target:
+            remove_stale_parts(directory / target[1])
 
 
 def prune(directory: Path, kinds: list[str], keep: int, *, step: int, best_step: int) -> None:
-    """Remove all but the newest `keep` checkpoints that this package wrote, and that of `best_step`.
+    """Remove old checkpoints, except the newest `keep` and that of `best_step`.
 
-    Those after the present `step` are of another run and not looked at.
+    Checkpoints after the current `step` belong to another run, and files not written by wav2lip-npu to
+    somebody else; both stay.
     """
-    for old in [each for each in saved_steps(directory) if each <= step][keep:]:
+    for old in [saved for saved in saved_steps(directory) if saved <= step][keep:]:
         main = path_of(directory, kinds[0], old)
-        if old == best_step or not _is_ours(main):
+        if old == best_step or not _is_own(main):
             continue
         for kind in kinds:
             path_of(directory, kind, old).unlink(missing_ok=True)
 
 
-def _is_ours(path: Path) -> bool:
+def _is_own(path: Path) -> bool:
+    """Return whether wav2lip-npu wrote a checkpoint."""
     try:
         return MORE in read(path)
     except CheckpointError:

@@ -1,4 +1,4 @@
-"""Rank and world size under `torchrun`, and what the ranks tell each other; nothing in one process."""
+"""Ranks of a training under `torchrun`, and their collectives. A single process needs none of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wav2lip_npu.errors import DeviceError
 
 
 class Ranks(NamedTuple):
-    """The processes that train together, and which of them this one is."""
+    """Rank of this process, and the number of processes that train together."""
 
     rank: int = 0
     size: int = 1
@@ -28,8 +28,8 @@ class Ranks(NamedTuple):
         return self.rank == 0
 
 
-ALONE = Ranks()
-_LOST = "|".join(
+SINGLE = Ranks()
+_CONNECTION_LOST = "|".join(
     [
         *(backend.collectives for backend in devices.BACKENDS.values()),
         "reset by peer",
@@ -38,11 +38,11 @@ _LOST = "|".join(
         "tim(ed|es) ?out",
     ]
 )
-"""What a collective says when a process that takes part is gone."""
+"""Error messages of a collective when another process has ended."""
 
 
 def local_device(spec: str) -> str:
-    """The device of this process: `auto`, `cuda` or `npu` under torchrun means the card of its local rank."""
+    """Return the device of this process: under torchrun, the card of its local rank unless one is named."""
     local = os.environ.get("LOCAL_RANK")
     if local is None or ":" in spec:
         return spec
@@ -51,13 +51,13 @@ def local_device(spec: str) -> str:
 
 
 @contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
-    """Join the other processes when torchrun started this one; leave them at the end.
+def process_group(device: torch.device) -> Iterator[Ranks]:
+    """Join the other processes of torchrun for the duration of the block; yield this one's rank.
 
-    Raises `DeviceError` when they cannot be reached, or are gone before the end.
+    Raises `DeviceError` when they cannot be reached, or when one ends too early.
     """
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield ALONE
+        yield SINGLE
         return
     import torch.distributed as dist
 
@@ -72,33 +72,34 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
     except RuntimeError as error:
-        if not re.search(_LOST, str(error), re.IGNORECASE):
+        if not re.search(_CONNECTION_LOST, str(error), re.IGNORECASE):
             raise
         raise DeviceError(
-            f"another process of this training is gone, or the network is ({_in_short(error)}). Look at "
-            "what the others say, then start the same commands again: they go on from the newest checkpoint."
+            f"another process of this training has ended, or the network failed ({_first_sentence(error)}). "
+            "Check the logs of the others, then run the same commands again to resume from the newest "
+            "checkpoint."
         ) from error
     finally:
         dist.destroy_process_group()
 
 
-def _in_short(error: RuntimeError) -> str:
-    """The first sentence, without the place in the source of PyTorch."""
+def _first_sentence(error: RuntimeError) -> str:
+    """Return the first sentence of a message, without the source position inside PyTorch."""
     return re.split(r"\.\s|\n", re.sub(r"^\[[^\]]*\]\s*", "", str(error)))[0]
 
 
-def parallel(network: nn.Module, ranks: Ranks) -> nn.Module:
-    """The network wrapped so that backward averages gradients over the ranks, all starting equal."""
+def wrap(network: nn.Module, ranks: Ranks) -> nn.Module:
+    """Wrap a network so that all ranks start with equal weights and backward averages their gradients."""
     if ranks.size == 1:
         return network
-    # Batch statistics are of each rank's own batch; `share_statistics` evens the running ones out.
+    # Batch statistics stay those of each rank's own batch; `average_statistics` evens the running ones out.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the new name of the flag is not in PyTorch 2.5
         return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
 
 
-def synchronised_norms(network: nn.Module, ranks: Ranks) -> nn.Module:
-    """The network with batch norms whose statistics are those of all ranks' batches together."""
+def sync_batchnorm(network: nn.Module, ranks: Ranks) -> nn.Module:
+    """Return the network with batch norms over the batches of all ranks together."""
     if ranks.size == 1:
         return network
     converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
@@ -106,7 +107,7 @@ def synchronised_norms(network: nn.Module, ranks: Ranks) -> nn.Module:
 
 
 @torch.no_grad()
-def share_statistics(network: nn.Module, ranks: Ranks) -> None:
+def average_statistics(network: nn.Module, ranks: Ranks) -> None:
     """Average the running statistics of batch norms over the ranks, in place."""
     if ranks.size == 1:
         return
@@ -118,18 +119,18 @@ def share_statistics(network: nn.Module, ranks: Ranks) -> None:
             buffer /= ranks.size
 
 
-def highest(values: Sequence[float], device: torch.device, ranks: Ranks) -> list[float]:
-    """The highest of each value over the ranks."""
-    return _reduced(values, device, ranks, "MAX")
+def all_max(values: Sequence[float], device: torch.device, ranks: Ranks) -> list[float]:
+    """Return the maximum of each value over the ranks."""
+    return _all_reduce(values, device, ranks, "MAX")
 
 
-def total(values: Sequence[float], device: torch.device, ranks: Ranks) -> list[float]:
-    """The sum of each value over the ranks."""
-    return _reduced(values, device, ranks, "SUM")
+def all_sum(values: Sequence[float], device: torch.device, ranks: Ranks) -> list[float]:
+    """Return the sum of each value over the ranks."""
+    return _all_reduce(values, device, ranks, "SUM")
 
 
-def from_each(value: Any, ranks: Ranks) -> list[Any]:
-    """The value of every rank, in order of rank."""
+def all_gather(value: Any, ranks: Ranks) -> list[Any]:
+    """Return the value of every rank, in order of rank."""
     if ranks.size == 1:
         return [value]
     import torch.distributed as dist
@@ -139,26 +140,27 @@ def from_each(value: Any, ranks: Ranks) -> list[Any]:
     return values
 
 
-def _reduced(values: Sequence[float], device: torch.device, ranks: Ranks, how: str) -> list[float]:
+def _all_reduce(values: Sequence[float], device: torch.device, ranks: Ranks, operation: str) -> list[float]:
     if ranks.size == 1:
         return list(values)
     import torch.distributed as dist
 
     tensor = torch.tensor(values, dtype=torch.float32, device=device)
-    dist.all_reduce(tensor, getattr(dist.ReduceOp, how))
+    dist.all_reduce(tensor, getattr(dist.ReduceOp, operation))
     reduced: list[float] = tensor.tolist()
     return reduced
 
 
-def gathered(rows: Tensor, ranks: Ranks) -> Tensor:
-    """The rows of all ranks [ranks * B, ...] of this rank's [B, ...]; gradients flow back to each rank's own.
+def gather_rows(rows: Tensor, ranks: Ranks) -> Tensor:
+    """Return the rows of all ranks [ranks * B, ...] of this rank's [B, ...].
 
-    A loss that every rank computes of all rows has, after `parallel` averages, the gradient of that loss.
+    Gradients flow back to each rank's own rows: a loss that every rank computes over all rows gets, after
+    `wrap` averages, the gradient of a single process.
     """
     if ranks.size == 1:
         return rows
-    everyones: Tensor = _Gather.apply(rows, ranks)  # type: ignore[no-untyped-call]
-    return everyones
+    gathered: Tensor = _Gather.apply(rows, ranks)  # type: ignore[no-untyped-call]
+    return gathered
 
 
 class _Gather(torch.autograd.Function):

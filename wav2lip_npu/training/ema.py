@@ -1,8 +1,8 @@
-"""A running average of a network's weights: steadier than the weights of any one step.
+"""Running average of a network's weights, which is steadier than the weights of any one step.
 
-Batch norms make this matter: their running statistics trail the weights, so a network judged in eval
-mode jumps from one step to the next; averaged together, both settle (Izmailov et al., "Averaging Weights
-Leads to Wider Optima and Better Generalization", 2018; the exponential form is Polyak's).
+Batch norms make this matter: their running statistics trail the weights, so the figures of a network in eval
+mode jump from one step to the next; averaged together, both settle (Izmailov et al., "Averaging Weights Leads
+to Wider Optima and Better Generalization", 2018; the exponential form is Polyak's).
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from torch import Tensor, nn
 
 
 class Average:
-    """The exponential average of all weights and running statistics of a network."""
+    """Exponential average of all weights and running statistics of a network."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        """How many times weights were taken in."""
+        """Number of updates so far."""
         self._network = network
         self._tensors = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the present weights in; the first ones count for more, so that the start is forgotten."""
+        """Add the current weights. The first updates count for more, so that the initial weights fade."""
         self.updates += 1
         share = 1 - min(self.decay, self.updates / (self.updates + 10))
         means, values = [], []
@@ -40,7 +40,7 @@ class Average:
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """While the block runs, the network has the averaged weights."""
+        """Swap the averaged weights into the network for the duration of the block."""
         self._swap()
         try:
             yield
@@ -50,12 +50,12 @@ class Average:
     @torch.no_grad()
     def _swap(self) -> None:
         for name, tensor in self._network.state_dict().items():
-            held = tensor.clone()
+            current = tensor.clone()
             tensor.copy_(self._tensors[name])
-            self._tensors[name].copy_(held)
+            self._tensors[name].copy_(current)
 
     def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """Go on from the tensors of a saved average. Raises `KeyError` when they are of another network."""
+        """Restore a saved average. Raises `KeyError` when the tensors belong to another network."""
         self.updates = updates
         for name, tensor in self._tensors.items():
             tensor.copy_(tensors[name])

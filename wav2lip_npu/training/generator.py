@@ -1,11 +1,14 @@
-"""Training of the generator, with or without the discriminator: step, sync-weight schedule, evaluation."""
+"""Generator training, with or without the discriminator: step, schedule, evaluation, and the function."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import logging
+import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,14 +17,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from wav2lip_npu import device as devices
-from wav2lip_npu.data.samples import Samples, batches
+from wav2lip_npu.data.augmentation import UNCHANGED, Augmentation
+from wav2lip_npu.data.samples import MEL_SHIFT, Batch, Samples, TargetSample, batches, draw_target
 from wav2lip_npu.models.inputs import face_windows, generator_input, images_of_faces, syncnet_input
 from wav2lip_npu.models.networks import SyncNet
+from wav2lip_npu.options import with_values
 from wav2lip_npu.training import distributed
-from wav2lip_npu.training.loop import Evaluate, Losses
+from wav2lip_npu.training.loop import Evaluation, Losses, Progress, Task, TrainResult
 from wav2lip_npu.training.losses import fake_loss, mouth_loss, real_loss, sync_loss
-from wav2lip_npu.training.metrics_log import Curves
-from wav2lip_npu.training.options import GeneratorOptions
+from wav2lip_npu.training.options import GeneratorOptions, GeneratorSettings, TrainOptions, TrainPaths
+from wav2lip_npu.training.session import load_syncnet, open_session
 from wav2lip_npu.training.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -29,10 +34,100 @@ log = logging.getLogger(__name__)
 _SHEET_ROWS = 8
 
 
-class SyncSchedule:
-    """The weight of the sync loss: low until the generator is close, for a far one learns nothing from it.
+class TargetBatch(NamedTuple):
+    """`TargetSample` rows on the device."""
 
-    That it has risen is saved with the training and comes back with it; the weights are those asked for.
+    targets: Tensor
+    references: Tensor
+    frame_mels: Tensor
+    mels: Tensor
+    judged: Tensor
+
+    @classmethod
+    def upload(cls, batch: Batch[TargetSample], device: torch.device) -> TargetBatch:
+        """Copy a batch to the device."""
+        return cls(**devices.upload(batch.samples._asdict(), device))
+
+
+def train_generator(
+    data_root: str | os.PathLike[str],
+    checkpoint_dir: str | os.PathLike[str],
+    *,
+    options: TrainOptions | None = None,
+    generator: GeneratorOptions | None = None,
+    augmentation: Augmentation = UNCHANGED,
+    progress: Progress | None = None,
+    **values: Any,
+) -> TrainResult:
+    """Train the Wav2Lip generator against a frozen SyncNet (Prajwal et al., arXiv 2008.10010).
+
+    Training resumes from the newest checkpoint of `checkpoint_dir` if there is one. It ends at `steps` or
+    `nepochs`, or saves and ends at SIGTERM or Ctrl-C when called in the main thread.
+
+    Args:
+        data_root: Folder of clips as `preprocess` writes them.
+        checkpoint_dir: Folder for checkpoints, curves and sample images.
+        options: Training options.
+        generator: Weights of the losses, and the discriminator.
+        augmentation: Changes of the samples.
+        progress: Called on the first rank with the number of each step and its losses.
+        **values: Fields of these options and of `TrainPaths` by name, such as `steps`, `disc_wt`,
+            `filelists`, `checkpoint_path` or `device`; also `syncnet_checkpoint_path` (default: the bundled
+            SyncNet) and `disc_checkpoint_path`.
+
+    Returns:
+        The final step, the newest and the best checkpoint, and the latest held-out figures.
+
+    Raises:
+        UsageError: An option is unknown or out of range, or another training writes to `checkpoint_dir`.
+        DataError: The clips or file lists cannot be used.
+        CheckpointError: A checkpoint cannot be read or written.
+        DeviceError: The device is missing or cannot train with these options.
+        TrainingError: The loss is not finite.
+
+    Example:
+        >>> from wav2lip_npu import train_generator
+        >>> result = train_generator(
+        ...     "lrs2_preprocessed",
+        ...     "checkpoints/wav2lip",
+        ...     syncnet_checkpoint_path="checkpoints/syncnet/checkpoint_step000010000.pth",
+        ... )
+        >>> print(result.checkpoint)
+
+    """
+    settings = GeneratorSettings(
+        paths=TrainPaths(data_root=os.fspath(data_root), checkpoint_dir=os.fspath(checkpoint_dir)),
+        train=options or TrainOptions(),
+        generator=generator or GeneratorOptions(),
+        augment=augmentation,
+    )
+    settings = with_values(settings, values)
+    options, losses = settings.train, settings.generator
+    syncnet = load_syncnet(settings.syncnet_checkpoint_path)
+    rates: dict[str, float | None] = {"generator": None}
+    if losses.disc_wt:
+        rates["discriminator"] = losses.disc_initial_learning_rate
+    with open_session(
+        settings, list(rates), shift=MEL_SHIFT, disc_checkpoint_path=settings.disc_checkpoint_path
+    ) as session:
+        schedule = SyncSchedule(losses.syncnet_wt, losses.sync_gate, losses.risen_weight)
+        state = session.state(rates, {"schedule": schedule})
+        objective = GeneratorObjective(state, session.to_device(syncnet), schedule, losses, options.amp)
+        held_out = session.held_out_samples(draw_target())
+        task = Task(
+            session.train_samples(draw_target(settings.augment, losses.reference_distance)),
+            options.batch_size,
+            objective.step,
+            functools.partial(objective.evaluate, held_out, options.batch_size),
+            schedule,
+        )
+        return session.fit(state, task, progress)
+
+
+class SyncSchedule:
+    """Weight of the sync loss: low until the generator is close, as it learns nothing from it before.
+
+    The training saves whether the weight has risen; the weights themselves are those of the options.
     """
 
     def __init__(self, first: float, gate: float, risen: float) -> None:
@@ -41,114 +136,113 @@ class SyncSchedule:
 
     @property
     def weight(self) -> float:
-        """As it is now."""
+        """Current weight."""
         return max(self._first, self._risen) if self._passed else self._first
 
-    def update(self, held_out: float) -> None:
-        """Raise the weight, for good, when the held-out sync loss has passed the gate."""
+    def update(self, figures: Mapping[str, float]) -> Mapping[str, float]:
+        """Raise the weight for good when the held-out sync loss has passed the gate; return it."""
+        held_out = figures["sync"]
         if held_out < self._gate and not self._passed:
             self._passed = True
             log.info("sync loss %.3f is below %g: its weight is now %g", held_out, self._gate, self.weight)
+        return {"sync_weight": self.weight}
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether the gate is passed; the weight is for who reads the file."""
+        """Return whether the gate is passed, and for readers of the file the weight."""
         return {"passed": self._passed, "weight": self.weight}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on before or after the gate."""
+        """Restore whether the gate is passed."""
         self._passed = bool(state["passed"])
 
 
-class Lessons:
-    """Turns batches into losses for generator and discriminator, and into held-out figures."""
+class GeneratorObjective:
+    """Losses of generator and discriminator, and their held-out figures."""
 
     def __init__(
         self, state: TrainState, syncnet: SyncNet, schedule: SyncSchedule, options: GeneratorOptions, amp: str
     ) -> None:
         self._state, self._syncnet, self._schedule = state, syncnet, schedule
         self._options, self._amp = options, amp
-        self._generator = state.main.parallel
-        critic = state.trainees.get("discriminator")
-        self._critic = critic
+        self._discriminator = state.networks.get("discriminator")
         syncnet.requires_grad_(False).train(options.expert_bn == "batch")
 
-    def step(self, batch: dict[str, Tensor]) -> Iterator[Losses]:
-        """Losses of one batch: w sync + d quality + (1 - w - d) L1, then those of the discriminator."""
-        target = face_windows(batch["target"])
-        with devices.autocast(self._state.device, self._amp):
-            made = self._generator(
-                batch["frame_mels"][:, :, None], generator_input(target, face_windows(batch["reference"]))
-            )
-        made = made.float()
-        weight, quality = self._schedule.weight, self._options.disc_wt
-        parts = {"l1": functional.l1_loss(made, target)}
-        asked = self._options.mouth_weight
-        pixels = parts["l1"] if asked == 1 else mouth_loss(made, target, asked)
-        total = (1 - weight - quality) * pixels
-        if weight:
-            embedded = self._embedded(batch["mels"], made)
-            parts["sync"] = sync_loss(*embedded, self._options.sync_floor, batch.get("judged"))
-            total = total + weight * parts["sync"]
-        if self._critic is not None:
-            parts["quality"] = self._quality(made)
-            total = total + quality * parts["quality"]
-        yield Losses("generator", total, {**parts, "sync_weight": total.new_tensor(weight)})
-        if self._critic is not None:
-            with devices.autocast(self._state.device, self._amp):
-                both = self._critic.parallel(torch.cat([target, made.detach()]))
+    def step(self, batch: Batch[TargetSample]) -> Iterator[Losses]:
+        """Yield the generator's loss, w sync + d quality + (1 - w - d) L1, then the discriminator's."""
+        rows = TargetBatch.upload(batch, self._state.device)
+        target = face_windows(rows.targets)
+        with self._autocast():
+            pairs = generator_input(target, face_windows(rows.references))
+            generated = self._state.main.wrapped(rows.frame_mels[:, :, None], pairs)
+        generated = generated.float()
+        sync_weight, quality_weight = self._schedule.weight, self._options.disc_wt
+        parts = {"l1": functional.l1_loss(generated, target)}
+        mouth_weight = self._options.mouth_weight
+        pixels = parts["l1"] if mouth_weight == 1 else mouth_loss(generated, target, mouth_weight)
+        total = (1 - sync_weight - quality_weight) * pixels
+        if sync_weight:
+            embeddings = self._embeddings(rows.mels, generated)
+            parts["sync"] = sync_loss(*embeddings, self._options.sync_floor, rows.judged)
+            total = total + sync_weight * parts["sync"]
+        if self._discriminator is not None:
+            parts["quality"] = self._quality_loss(generated)
+            total = total + quality_weight * parts["quality"]
+        yield Losses("generator", total, {**parts, "sync_weight": total.new_tensor(sync_weight)})
+        if self._discriminator is not None:
+            with self._autocast():
+                both = self._discriminator.wrapped(torch.cat([target, generated.detach()]))
             real, fake = both.float().view(-1, 2 * len(target)).chunk(2, dim=1)  # time-major
-            critics = {"disc_real": real_loss(real), "disc_fake": fake_loss(fake)}
-            yield Losses("discriminator", critics["disc_real"] + critics["disc_fake"], critics)
+            parts = {"disc_real": real_loss(real), "disc_fake": fake_loss(fake)}
+            yield Losses("discriminator", parts["disc_real"] + parts["disc_fake"], parts)
 
-    def _embedded(self, mels: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
-        """What the expert makes of sounds and of made windows [B, 3, 5, S, S]."""
-        with devices.autocast(self._state.device, self._amp):
-            sound, picture = self._syncnet(mels[:, None], syncnet_input(made))
-        return sound.float(), picture.float()
+    def _autocast(self) -> contextlib.AbstractContextManager[None]:
+        return devices.autocast(self._state.device, self._amp)
 
-    def _quality(self, made: Tensor) -> Tensor:
-        """How far the discriminator is from taking made windows for real; it learns nothing from that."""
-        assert self._critic is not None
-        network = self._critic.network.requires_grad_(False)
+    def _embeddings(self, mels: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
+        """Return SyncNet's float32 embeddings of mels [B, 80, 16] and windows [B, 3, 5, S, S]."""
+        with self._autocast():
+            audio, faces = self._syncnet(mels[:, None], syncnet_input(generated))
+        return audio.float(), faces.float()
+
+    def _quality_loss(self, generated: Tensor) -> Tensor:
+        """Return the discriminator's BCE of generated windows against real, without gradients for itself."""
+        assert self._discriminator is not None
+        network = self._discriminator.network.requires_grad_(False)
         try:
-            with devices.autocast(self._state.device, self._amp):
-                probability = network(made)
+            with self._autocast():
+                probability = network(generated)
             return real_loss(probability.float())
         finally:
             network.requires_grad_(True)
 
-    def evaluator(self, held_out: Samples, batch_size: int) -> Evaluate:
-        """What judges the generator on the same held-out windows each time, and moves the schedule."""
-
-        @torch.inference_mode()
-        def evaluate(curves: Curves | None) -> Mapping[str, float]:
-            state, ranks = self._state, self._state.ranks
-            stream = batches(held_out, 0, size=batch_size, rank=ranks.rank, ranks=ranks.size, threads=2)
-            sums = {"l1": 0.0, "sync": 0.0, **({"quality": 0.0} if self._critic else {})}
+    @torch.inference_mode()
+    def evaluate(self, held_out: Samples[TargetSample], batch_size: int) -> Evaluation:
+        """Return held-out figures and sample images; the windows are the same each time."""
+        state, ranks = self._state, self._state.ranks
+        stream = batches(held_out, 0, size=batch_size, rank=ranks.rank, ranks=ranks.size, threads=2)
+        sums = {"l1": 0.0, "sync": 0.0, **({"quality": 0.0} if self._discriminator else {})}
+        sheet = None
+        with contextlib.closing(stream):
             for number, batch in enumerate(itertools.islice(stream, self._options.eval_batches)):
-                tensors = devices.upload(batch.arrays, state.device)
-                target = face_windows(tensors["target"])
-                pairs = generator_input(target, face_windows(tensors["reference"]))
-                made = state.main.network(tensors["frame_mels"][:, :, None], pairs)
-                sums["l1"] += float(functional.l1_loss(made, target))
-                sums["sync"] += float(sync_loss(*self._embedded(tensors["mels"], made)))
-                if self._critic is not None:
-                    sums["quality"] += float(real_loss(self._critic.network(made)))
-                if number == 0 and curves is not None:
-                    curves.picture(state.step, _sheet(pairs, made, target))
-            stream.close()
-            means = [value / (self._options.eval_batches * ranks.size) for value in sums.values()]
-            found = dict(zip(sums, distributed.total(means, state.device, ranks), strict=True))
-            self._schedule.update(found["sync"])
-            return {**found, "sync_weight": self._schedule.weight}
-
-        return evaluate
+                rows = TargetBatch.upload(batch, state.device)
+                target = face_windows(rows.targets)
+                pairs = generator_input(target, face_windows(rows.references))
+                generated = state.main.network(rows.frame_mels[:, :, None], pairs)
+                sums["l1"] += float(functional.l1_loss(generated, target))
+                sums["sync"] += float(sync_loss(*self._embeddings(rows.mels, generated)))
+                if self._discriminator is not None:
+                    sums["quality"] += float(real_loss(self._discriminator.network(generated)))
+                if number == 0 and ranks.is_first:
+                    sheet = _sheet(pairs, generated, target)
+        means = [value / (self._options.eval_batches * ranks.size) for value in sums.values()]
+        totals = distributed.all_sum(means, state.device, ranks)
+        return Evaluation(dict(zip(sums, totals, strict=True)), sheet)
 
 
-def _sheet(pairs: Tensor, made: Tensor, target: Tensor) -> NDArray[np.uint8]:
-    """Rows of reference, masked, generated and true face, one window a row, the middle frame of each."""
+def _sheet(pairs: Tensor, generated: Tensor, target: Tensor) -> NDArray[np.uint8]:
+    """Return an image with a row per window: middle frame of reference, masked, generated and true face."""
     middle = pairs.shape[2] // 2
-    columns = [pairs[:, 3:], pairs[:, :3], made, target]
+    columns = [pairs[:, 3:], pairs[:, :3], generated, target]
     row = torch.cat([column[:_SHEET_ROWS, :, middle].float() for column in columns], dim=3)
     sheet: NDArray[np.uint8] = images_of_faces(row).flatten(0, 1).cpu().numpy()
     return sheet

@@ -1,4 +1,4 @@
-"""The loop that all trainings share. It knows nothing of lips: a step function says what the losses are."""
+"""Training loop shared by both trainings. A step function supplies the losses, an evaluator the figures."""
 
 from __future__ import annotations
 
@@ -9,176 +9,214 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple, TypeAlias
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wav2lip_npu import device as devices
-from wav2lip_npu.data.samples import Batch
+from wav2lip_npu.data.samples import Batch, Sample, Samples, batches
 from wav2lip_npu.errors import TrainingError
 from wav2lip_npu.training import distributed
-from wav2lip_npu.training.checkpoints import prune, saved_steps
-from wav2lip_npu.training.distributed import ALONE, Ranks
-from wav2lip_npu.training.ema import Average
+from wav2lip_npu.training.checkpoints import path_of, prune, saved_steps
 from wav2lip_npu.training.metrics_log import Curves
 from wav2lip_npu.training.options import TrainOptions
-from wav2lip_npu.training.state import Trainee, TrainState
+from wav2lip_npu.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
-_SMALLEST_SCALE = 2.0**-10
-"""A scale that fell to this will not make fp16 gradients finite any more."""
+_MIN_SCALE = 2.0**-10
+"""Loss scale below which fp16 gradients will not become finite any more."""
+
+Progress: TypeAlias = Callable[[int, Mapping[str, float]], None]
+"""Called on the first rank with the number of each step and its losses."""
 
 
 class Losses(NamedTuple):
-    """What a step function found for one network."""
+    """Losses of one network for one batch."""
 
     kind: str
-    """Whose weights the total is to better."""
+    """Network that the total is for."""
     total: Tensor
     """Float32 scalar with a graph."""
     parts: dict[str, Tensor]
     """Scalars for the curves, by name."""
 
 
-Step: TypeAlias = Callable[[dict[str, Tensor]], Iterator[Losses]]
-"""Losses of a batch, network by network; each is differentiated before the next is asked for."""
-Evaluate: TypeAlias = Callable[[Curves | None], Mapping[str, float]]
-"""Held-out figures of the networks as they are now, the one to be made small first."""
+class Evaluation(NamedTuple):
+    """Result of a held-out evaluation."""
+
+    figures: Mapping[str, float]
+    """By name; the first is the loss whose minimum is the best checkpoint."""
+    sheet: NDArray[np.uint8] | None = None
+    """Sample images, BGR uint8 [H, W, 3]."""
 
 
-def trainee(
-    kind: str,
-    network: nn.Module,
-    options: TrainOptions,
-    device: torch.device,
-    ranks: Ranks = ALONE,
-    *,
-    learning_rate: float | None = None,
-    betas: tuple[float, float] = (0.9, 0.999),
-) -> Trainee:
-    """A network on its device with its optimizer, ready for `fit`."""
-    if options.sync_batchnorm:
-        network = distributed.synchronised_norms(network, ranks)
-    network = network.to(device, memory_format=devices.memory_format(device))  # type: ignore[call-overload]
-    network.train()
-    rate = options.learning_rate if learning_rate is None else learning_rate
-    optimizer = torch.optim.Adam(network.parameters(), rate, betas, **devices.adam_options(device))
-    average = Average(network, options.average) if options.average else None
-    return Trainee(kind, network, optimizer, rate, distributed.parallel(network, ranks), average)
+class Monitor(Protocol):
+    """Follows the held-out figures, such as a schedule."""
+
+    def update(self, figures: Mapping[str, float]) -> Mapping[str, float]:
+        """Take new figures, and return further values for the curves."""
+
+
+@dataclass(frozen=True)
+class Task(Generic[Sample]):
+    """What is trained: the data, the losses, the held-out evaluation."""
+
+    samples: Samples[Sample]
+    samples_per_batch: int
+    step: Callable[[Batch[Sample]], Iterator[Losses]]
+    """Yields the losses network by network; each is differentiated before the next is computed."""
+    evaluate: Callable[[], Evaluation]
+    """Evaluates the networks as they are; changes nothing."""
+    monitor: Monitor
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Result of a training."""
+
+    step: int
+    """Optimizer steps, those of earlier runs included."""
+    checkpoint: Path
+    """Newest checkpoint of the network that was trained."""
+    best_checkpoint: Path | None
+    """Checkpoint of the lowest held-out loss; `None` without an evaluation, or when none was saved then."""
+    held_out: Mapping[str, float]
+    """Latest held-out figures of this run, by name; empty without an evaluation."""
 
 
 def fit(
     state: TrainState,
-    batches: Iterator[Batch],
-    step: Step,
-    evaluate: Evaluate,
+    task: Task[Sample],
     options: TrainOptions,
     directory: Path,
     *,
-    epoch_size: int,
-    names: Callable[[Batch], str] = str,
-    progress: Callable[[int, Mapping[str, float]], None] | None = None,
-) -> None:
-    """Train until `options.steps` or `nepochs`, or until SIGTERM or Ctrl-C, then save.
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train until `options.steps` or `options.nepochs`, SIGTERM or Ctrl-C, then save.
 
-    Raises `TrainingError`, before any weight moves, when a loss is not finite; `names` tells whose
-    samples a batch holds. `progress` is called with the number of each step and its losses.
+    Raises `TrainingError` before any weight changes when a loss is not finite.
     """
-    kinds = list(state.trainees)
-    curves = Curves(directory, state.step) if state.ranks.is_first else None
+    ranks, epoch_size = state.ranks, len(task.samples)
+    # The original saves epochs only; its checkpoints resume at the start of one.
+    state.position = state.position or state.epoch * epoch_size
+    held_out: Mapping[str, float] = {}
     means = _Means()
     saved = state.step if state.step in saved_steps(directory) else None
 
     def save() -> int:
         path = state.save(directory, optimizer=options.save_optimizer_state)
-        if state.ranks.is_first:
+        if ranks.is_first:
             log.info("step %d saved: %s", state.step, path)
             if options.keep is not None:
+                kinds = list(state.networks)
                 prune(directory, kinds, options.keep, step=state.step, best_step=state.best_step)
         return state.step
 
     with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(
+            contextlib.closing(
+                batches(
+                    task.samples,
+                    state.position,
+                    size=task.samples_per_batch,
+                    rank=ranks.rank,
+                    ranks=ranks.size,
+                    threads=max(1, options.num_workers),
+                )
+            )
+        )
+        curves = Curves(directory, state.step) if ranks.is_first else None
         if curves is not None:
             stack.callback(curves.close)
-        asked_to_stop = stack.enter_context(_stop_on_signal())
+        stop_requested = stack.enter_context(_stop_on_signal())
         last = math.inf if options.steps is None else options.steps
         if state.step >= last or state.epoch >= options.nepochs:
-            log.warning("nothing to do: %d steps, %d epochs are done already", state.step, state.epoch)
+            log.warning("nothing to do: already at step %d, epoch %d", state.step, state.epoch)
         stopping = False
         while not (stopping or state.step >= last or state.epoch >= options.nepochs):
-            values, stopping = _advance(state, batches, step, options, asked_to_stop, names)
+            values, stopping = _advance(state, stream, task, options, stop_requested)
             state.epoch = state.position // epoch_size
             means.add(values)
-            if progress is not None:
+            if progress is not None and ranks.is_first:
                 progress(state.step, values)
             if state.step % options.log_interval == 0:
-                found = means.take()
+                averaged = means.pop()
                 if curves is not None:
-                    curves.write("train", state.step, {**found, "skipped": state.skipped})
-                    log.info("step %d: %s", state.step, _shown(found))
+                    curves.write("train", state.step, {**averaged, "skipped": state.skipped})
+                    log.info("step %d: %s", state.step, _format(averaged))
             if state.step % options.eval_interval == 0:
-                _judge(state, evaluate, curves)
+                held_out = _evaluate(state, task, curves)
             if state.step % options.checkpoint_interval == 0:
                 saved = save()
         if saved != state.step:
             save()
+    kind = state.main.kind
+    best = None if state.best is None else path_of(directory, kind, state.best_step)
+    return TrainResult(
+        step=state.step,
+        checkpoint=path_of(directory, kind, state.step),
+        best_checkpoint=best if best is not None and best.exists() else None,
+        held_out=held_out,
+    )
 
 
 def _advance(
     state: TrainState,
-    batches: Iterator[Batch],
-    step: Step,
+    stream: Iterator[Batch[Any]],
+    task: Task[Any],
     options: TrainOptions,
-    asked_to_stop: threading.Event,
-    names: Callable[[Batch], str],
+    stop_requested: threading.Event,
 ) -> tuple[dict[str, float], bool]:
-    """One optimizer step. Gives the losses, and whether any rank was asked to stop."""
+    """Take one optimizer step. Return the losses, and whether any rank is to stop."""
     rate = min(1.0, (state.step + 1) / options.warmup_steps) if options.warmup_steps else 1.0
-    for each in state.trainees.values():
-        each.optimizer.zero_grad(set_to_none=True)
-        for group in each.optimizer.param_groups:
-            group["lr"] = each.learning_rate * rate
+    for trained in state.networks.values():
+        trained.optimizer.zero_grad(set_to_none=True)
+        for group in trained.optimizer.param_groups:
+            group["lr"] = trained.learning_rate * rate
     sums: dict[str, Tensor] = {}
-    taken = []
+    used = []
     for number in range(options.accumulate):
-        batch = next(batches)
-        taken.append(batch)
-        with _gradients_stay_here(state, number < options.accumulate - 1):
-            for losses in step(devices.upload(batch.arrays, state.device)):
+        batch = next(stream)
+        used.append(batch)
+        with _local_gradients(state, number < options.accumulate - 1):
+            for losses in task.step(batch):
                 scaled: Tensor = state.scaler.scale(losses.total / options.accumulate)
                 scaled.backward()  # type: ignore[no-untyped-call]
                 for name, value in losses.parts.items():
                     sums[name] = sums.get(name, 0) + value.detach().float() / options.accumulate
-    values = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))  # the only wait
+    values = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))  # the only sync
     finite = all(map(math.isfinite, values.values()))
-    odd, stopping = distributed.highest([not finite, asked_to_stop.is_set()], state.device, state.ranks)
-    if odd:
-        mine = None if finite else f"{_shown(values)}; samples {'; '.join(names(each) for each in taken)}"
-        found = next(each for each in distributed.from_each(mine, state.ranks) if each is not None)
+    failed, stopping = distributed.all_max([not finite, stop_requested.is_set()], state.device, state.ranks)
+    if failed:
+        samples = "; ".join(map(task.samples.describe, used))
+        own = None if finite else f"{_format(values)}; samples {samples}"
+        reported = next(text for text in distributed.all_gather(own, state.ranks) if text is not None)
         raise TrainingError(
-            f"the loss is not finite at step {state.step + 1} ({found}). No weight was changed; "
-            "start again from the newest checkpoint with a lower --learning_rate."
+            f"the loss is not finite at step {state.step + 1} ({reported}). No weight was changed; "
+            "resume from the newest checkpoint with a lower --learning_rate."
         )
-    for each in state.trainees.values():
+    for trained in state.networks.values():
         if options.clip_grad_norm is not None:
-            state.scaler.unscale_(each.optimizer)
-            nn.utils.clip_grad_norm_(each.network.parameters(), options.clip_grad_norm)
-        state.scaler.step(each.optimizer)
-    state.skipped += _adapt(state.scaler, options)
-    for each in state.trainees.values():
-        if each.average is not None:
-            each.average.update()
+            state.scaler.unscale_(trained.optimizer)
+            nn.utils.clip_grad_norm_(trained.network.parameters(), options.clip_grad_norm)
+        state.scaler.step(trained.optimizer)
+    state.skipped += _update_scale(state.scaler, options)
+    for trained in state.networks.values():
+        if trained.average is not None:
+            trained.average.update()
     state.step += 1
-    state.position = taken[-1].after
+    state.position = used[-1].after
     return values, bool(stopping)
 
 
-def _adapt(scaler: torch.amp.GradScaler, options: TrainOptions) -> bool:
-    """Let the scaler learn from the step; whether fp16 overflowed and the step was left out."""
+def _update_scale(scaler: torch.amp.GradScaler, options: TrainOptions) -> bool:
+    """Update the loss scale, and return whether fp16 overflowed and the step was skipped."""
     if not scaler.is_enabled():
         return False
     before = scaler.get_scale()
@@ -186,33 +224,37 @@ def _adapt(scaler: torch.amp.GradScaler, options: TrainOptions) -> bool:
     overflowed = scaler.get_scale() < before
     if options.loss_scale != "dynamic":
         scaler.update(before)
-    elif scaler.get_scale() < _SMALLEST_SCALE:
+    elif scaler.get_scale() < _MIN_SCALE:
         raise TrainingError("gradients overflow fp16 at any loss scale. Pass --amp bf16 or off.")
     return overflowed
 
 
-def _judge(state: TrainState, evaluate: Evaluate, curves: Curves | None) -> None:
-    """Evaluate on the held-out clips, and remember the best."""
-    state.level()
+def _evaluate(state: TrainState, task: Task[Any], curves: Curves | None) -> Mapping[str, float]:
+    """Evaluate on the held-out clips, update the monitor and the best step, and write the curves."""
+    state.average_statistics()
     with contextlib.ExitStack() as stack:
-        for each in state.trainees.values():
-            stack.enter_context(each.at_its_best())
-        found = evaluate(curves)
-    leading = next(iter(found.values()))
-    if math.isfinite(leading) and (state.best is None or leading < state.best):
-        state.best, state.best_step = leading, state.step
+        for trained in state.networks.values():
+            stack.enter_context(trained.evaluation())
+        figures, sheet = task.evaluate()
+    figures = {**figures, **task.monitor.update(figures)}
+    loss = next(iter(figures.values()))
+    if math.isfinite(loss) and (state.best is None or loss < state.best):
+        state.best, state.best_step = loss, state.step
     if curves is not None:
-        curves.write("held_out", state.step, found)
-        best = "none" if state.best is None else f"{state.best:.4g}, step {state.best_step}"
-        log.info("step %d held out: %s; best %s", state.step, _shown(found), best)
+        if sheet is not None:
+            curves.write_image(state.step, sheet)
+        curves.write("held_out", state.step, figures)
+        best = "none" if state.best is None else f"{state.best:.4g} at step {state.best_step}"
+        log.info("step %d, held out: %s; best %s", state.step, _format(figures), best)
+    return figures
 
 
-def _shown(values: Mapping[str, float]) -> str:
+def _format(values: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
 class _Means:
-    """Means of the losses since the last point of the curves."""
+    """Means of the losses since the latest point of the curves."""
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
@@ -223,7 +265,7 @@ class _Means:
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
 
-    def take(self) -> dict[str, float]:
+    def pop(self) -> dict[str, float]:
         means = {name: value / self._counts[name] for name, value in self._sums.items()}
         self._sums.clear()
         self._counts.clear()
@@ -231,37 +273,37 @@ class _Means:
 
 
 @contextlib.contextmanager
-def _gradients_stay_here(state: TrainState, stay: bool) -> Iterator[None]:
-    """Leave out the exchange of gradients between ranks while more of them are to be added up."""
+def _local_gradients(state: TrainState, local: bool) -> Iterator[None]:
+    """Skip the exchange of gradients between ranks while more of them will be accumulated."""
     with contextlib.ExitStack() as stack:
-        for each in state.trainees.values():
-            if stay and isinstance(each.parallel, nn.parallel.DistributedDataParallel):
-                stack.enter_context(each.parallel.no_sync())
+        for trained in state.networks.values():
+            if local and isinstance(trained.wrapped, nn.parallel.DistributedDataParallel):
+                stack.enter_context(trained.wrapped.no_sync())
         yield
 
 
 @contextlib.contextmanager
 def _stop_on_signal() -> Iterator[threading.Event]:
-    """SIGTERM or Ctrl-C sets the event; a second one does what it would do without this."""
-    asked = threading.Event()
+    """Set the event on SIGTERM or Ctrl-C. A second signal is handled as it was before the block."""
+    requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield requested
         return
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
-            usual = before[signal.Signals(number)]
-            if callable(usual):
-                usual(number, frame)
+    def handle(number: int, frame: FrameType | None) -> None:
+        if requested.is_set():
+            previous = handlers[signal.Signals(number)]
+            if callable(previous):
+                previous(number, frame)
             raise KeyboardInterrupt
-        asked.set()
-        log.info("stopping after this step; once more stops at once, without saving")
+        requested.set()
+        log.info("stopping after this step; a second signal stops at once, without saving")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield asked
+        yield requested
     except KeyboardInterrupt as stop:
-        raise type(stop)("what was learnt since the newest checkpoint is lost") from None
+        raise type(stop)("the steps since the newest checkpoint are lost") from None
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -1,7 +1,7 @@
 """Losses of the three networks: pure functions on float32 tensors.
 
-Formulas are those of Prajwal et al., "A Lip Sync Expert Is All You Need for Speech to Lip Generation in
-the Wild" (arXiv 2008.10010), unless said otherwise. `B` windows, `T` frames of a window.
+The formulas are those of Prajwal et al., "A Lip Sync Expert Is All You Need for Speech to Lip Generation in
+the Wild" (arXiv 2008.10010), unless noted. `B` windows, `T` frames of a window.
 """
 
 from __future__ import annotations
@@ -11,85 +11,87 @@ from torch import Tensor
 from torch.nn import functional
 
 _MOUTH, _MOUTH_SPREAD = (0.5, 0.77), (0.16, 0.12)
-"""Where the mouth is in a face, across and down, and how far it reaches."""
+"""Centre and standard deviation of the mouth in a face, across and down, as shares of the face."""
 _EPS = 1e-6
-"""Rounding can push a cosine past 1, where the logarithm of the BCE has no value."""
+"""Rounding can push a cosine past 1, where the logarithm of the BCE is undefined."""
 
 
-def cosine(sound: Tensor, picture: Tensor) -> Tensor:
-    """Cosines [B] of paired unit embeddings [B, D], within (0, 1)."""
-    return (sound * picture).sum(dim=1).clamp(_EPS, 1 - _EPS)
+def cosine(audio: Tensor, faces: Tensor) -> Tensor:
+    """Return the cosines [B] of paired unit embeddings [B, D], clamped to (0, 1)."""
+    return (audio * faces).sum(dim=1).clamp(_EPS, 1 - _EPS)
 
 
-def cosines(sound: Tensor, picture: Tensor) -> Tensor:
-    """Cosines [M, N] of every unit embedding [M, D] with every other [N, D], within (0, 1)."""
-    return (sound @ picture.T).clamp(_EPS, 1 - _EPS)
+def cosines(audio: Tensor, faces: Tensor) -> Tensor:
+    """Return the cosines [M, N] of all unit embeddings [M, D] with all others [N, D], clamped to (0, 1)."""
+    return (audio @ faces.T).clamp(_EPS, 1 - _EPS)
 
 
-def pair_loss(sound: Tensor, picture: Tensor, in_sync: Tensor) -> Tensor:
-    """The original's loss of the expert: BCE of the cosine of each pair, `in_sync` [B] being 1 or 0."""
-    return functional.binary_cross_entropy(cosine(sound, picture), in_sync)
+def pair_loss(audio: Tensor, faces: Tensor, in_sync: Tensor) -> Tensor:
+    """Return the original's SyncNet loss: BCE of the cosine of each pair, with `in_sync` [B] being 1 or 0."""
+    return functional.binary_cross_entropy(cosine(audio, faces), in_sync)
 
 
 def all_pairs_loss(
-    sound: Tensor, picture: Tensor, clip: Tensor, frame: Tensor, same_clip: float | None = None
+    audio: Tensor, faces: Tensor, clips: Tensor, frames: Tensor, same_clip: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """BCE of the cosine of every sound with every picture of a batch [N, D], and the cosines [N, N].
+    """Return the BCE over all pairs of audio and faces of a batch [N, D], and their cosines [N, N].
 
-    The N pairs that belong together weigh as much as all others. One pass through the networks so judges
-    N^2 pairs instead of N; windows of the same clip are the hard ones among them, and weigh `same_clip` of
-    the wrong pairs if that is given, else as much as any. Equal windows (same `clip` and `frame`, [N]) are
-    no wrong pair.
+    One forward pass compares N^2 pairs instead of N. The N positives weigh as much as all negatives.
+    Negatives from the same clip are the hard ones; `same_clip` is their share of the weight of all negatives,
+    with `None` every negative counts the same. Repeated windows (same clip and frame, [N]) are not negatives.
     """
-    table = cosines(sound, picture)
-    alike = clip[:, None] == clip
-    equal = alike & (frame[:, None] == frame)
-    right = -table.diagonal().log().mean()
+    table = cosines(audio, faces)
+    alike = clips[:, None] == clips
+    equal = alike & (frames[:, None] == frames)
+    positive = -table.diagonal().log().mean()
     penalty = -(1 - table).log()
     if same_clip is None:
-        wrong = _mean(penalty, ~equal)
+        negative = _mean(penalty, ~equal)
     else:
-        wrong = same_clip * _mean(penalty, alike & ~equal) + (1 - same_clip) * _mean(penalty, ~alike)
-    return (right + wrong) / 2, table
+        negative = same_clip * _mean(penalty, alike & ~equal) + (1 - same_clip) * _mean(penalty, ~alike)
+    return (positive + negative) / 2, table
 
 
 def _mean(values: Tensor, chosen: Tensor) -> Tensor:
-    """Mean of the chosen values, 0 if there are none; without a wait for the device."""
+    """Return the mean of the chosen values, 0 if there are none, without a host-device sync."""
     return (values * chosen).sum() / chosen.sum().clamp(min=1)
 
 
-def mouth_loss(made: Tensor, target: Tensor, mouth_weight: float) -> Tensor:
-    """L1 of faces [B, 3, T, S, S]; an error in the middle of the mouth counts `mouth_weight` times.
+def mouth_loss(generated: Tensor, target: Tensor, mouth_weight: float) -> Tensor:
+    """Return the L1 of faces [B, 3, T, S, S] in which the middle of the mouth has weight `mouth_weight`.
 
-    The weight falls off as a Gaussian, to 1 at the edge of the face: the mouth is learnt before the hair.
+    The weight falls off as a Gaussian to 1 at the edge of the face, so that the mouth is learned before the
+    hair.
     """
-    size = made.shape[-1]
+    size = generated.shape[-1]
     across, down = (
-        torch.exp(-(((torch.arange(size, device=made.device) + 0.5) / size - at) ** 2) / (2 * spread**2))
-        for at, spread in zip(_MOUTH, _MOUTH_SPREAD, strict=True)
+        torch.exp(
+            -(((torch.arange(size, device=generated.device) + 0.5) / size - centre) ** 2) / (2 * spread**2)
+        )
+        for centre, spread in zip(_MOUTH, _MOUTH_SPREAD, strict=True)
     )
     weights = 1 + (mouth_weight - 1) * down[:, None] * across
-    return ((made - target).abs() * (weights / weights.mean())).mean()
+    return ((generated - target).abs() * (weights / weights.mean())).mean()
 
 
-def sync_loss(sound: Tensor, picture: Tensor, floor: float = 0.0, judged: Tensor | None = None) -> Tensor:
-    """How far from in sync the expert finds made mouths: the mean of -log cosine, where `judged` [B] is 1.
+def sync_loss(audio: Tensor, faces: Tensor, floor: float = 0.0, judged: Tensor | None = None) -> Tensor:
+    """Return the mean of -log cosine over the windows whose `judged` [B] is 1; `None` means all.
 
-    Below `floor`, in [0, 1], the logarithm goes on as its tangent: with the original's, a window that means
-    nothing to SyncNet, its cosine near 0, pulls harder than all that it understands.
+    Below `floor`, in [0, 1], the logarithm continues as its tangent. In the original's loss, a window that
+    SyncNet does not recognise, with a cosine near 0, has the largest gradient of all.
     """
     floor = max(floor, _EPS)
-    found = cosine(sound, picture)
-    low = found.clamp(min=floor)
-    loss = (low - found) / floor - low.log()
+    similarity = cosine(audio, faces)
+    clamped = similarity.clamp(min=floor)
+    loss = (clamped - similarity) / floor - clamped.log()
     return loss.mean() if judged is None else _mean(loss, judged)
 
 
 def real_loss(probability: Tensor) -> Tensor:
-    """BCE of a discriminator's probabilities [B * T, 1] against real."""
+    """Return the BCE of a discriminator's probabilities [B * T, 1] against real."""
     return functional.binary_cross_entropy(probability, probability.new_ones(probability.shape))
 
 
 def fake_loss(probability: Tensor) -> Tensor:
-    """BCE of a discriminator's probabilities [B * T, 1] against made."""
+    """Return the BCE of a discriminator's probabilities [B * T, 1] against generated."""
     return functional.binary_cross_entropy(probability, probability.new_zeros(probability.shape))

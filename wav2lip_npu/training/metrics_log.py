@@ -1,4 +1,4 @@
-"""What a training writes while it runs: curves and sample pictures, to TensorBoard and to plain files."""
+"""Training curves and sample images, written to TensorBoard and to plain files."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ CURVES_FILE = "curves.jsonl"
 
 
 class Curves:
-    """Writes one line of `curves.jsonl` and TensorBoard's scalars at a time; lines are never lost.
+    """Writes curves to `curves.jsonl`, one line per point, and to TensorBoard.
 
-    A run that goes on at an earlier step than it had reached drops the lines after that step.
+    Each line is flushed at once. A run that resumes at an earlier step drops the lines after that step.
     """
 
     def __init__(self, directory: Path, step: int) -> None:
@@ -37,15 +37,15 @@ class Curves:
         self._board: Any = SummaryWriter(str(directory), purge_step=step + 1)  # type: ignore[no-untyped-call]
 
     def write(self, part: str, step: int, values: Mapping[str, float]) -> None:
-        """Values of a `part` of the run (`train`, `held_out`) at a step."""
-        numbers = {name: value for name, value in values.items() if math.isfinite(value)}
-        self._file.write(json.dumps({"part": part, "step": step, **numbers}) + "\n")
+        """Write the values of a `part` of the run (`train`, `held_out`) at a step."""
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        self._file.write(json.dumps({"part": part, "step": step, **finite}) + "\n")
         self._file.flush()
-        for name, value in numbers.items():
+        for name, value in finite.items():
             self._board.add_scalar(f"{part}/{name}", value, step)
 
-    def picture(self, step: int, image: NDArray[np.uint8]) -> None:
-        """A sheet of samples, BGR uint8 [H, W, 3], as `samples_step{step}.jpg`."""
+    def write_image(self, step: int, image: NDArray[np.uint8]) -> None:
+        """Write a sheet of samples, BGR uint8 [H, W, 3], as `samples_step{step}.jpg`."""
         path = self._directory / f"samples_step{step:09d}.jpg"
         _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])
         with replacing(path) as part:
@@ -53,13 +53,13 @@ class Curves:
         self._board.add_image("samples", image[:, :, ::-1], step, dataformats="HWC")
 
     def close(self) -> None:
-        """End both files."""
+        """Close both files."""
         self._file.close()
         self._board.close()
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Keep the lines up to a step; a line that a power cut tore goes too."""
+    """Drop the lines after a step, and lines that are not valid JSON, as a power failure may leave one."""
     if not path.exists():
         return
     kept = []
@@ -68,6 +68,6 @@ def _drop_after(path: Path, step: int) -> None:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
-            log.warning("%s: dropped a line that is no record", path)
+            log.warning("%s: dropped a damaged line", path)
     with replacing(path) as part:
         part.write_text("".join(kept), encoding="utf-8")

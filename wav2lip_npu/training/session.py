@@ -1,4 +1,4 @@
-"""What every training is set up with: device, ranks, clips, and the checkpoints to go on from."""
+"""Setup shared by both trainings: device, ranks, clips, and the checkpoints to resume from."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from wav2lip_npu import __version__
 from wav2lip_npu import device as devices
 from wav2lip_npu.data.clip_index import ClipIndex, index_clips
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.file_lists import TRAIN, VAL
-from wav2lip_npu.data.samples import Batch, Draw, Samples, batches
+from wav2lip_npu.data.samples import Draw, Sample, Samples
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.media.video_writer import check_writable
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.bundled import STARTER
 from wav2lip_npu.models.checkpoint import Checkpoint
 from wav2lip_npu.models.networks import NETWORKS, SyncNet
+from wav2lip_npu.options import resolved
 from wav2lip_npu.storage.locks import lock_folder
 from wav2lip_npu.training import distributed
 from wav2lip_npu.training.checkpoints import clean_up, newest, saved_steps
 from wav2lip_npu.training.distributed import Ranks
-from wav2lip_npu.training.loop import Evaluate, Step, fit, trainee
+from wav2lip_npu.training.loop import Progress, Task, TrainResult, fit
 from wav2lip_npu.training.metrics_log import CURVES_FILE
-from wav2lip_npu.training.options import TrainOptions, TrainPaths
-from wav2lip_npu.training.state import Stateful, TrainState
+from wav2lip_npu.training.options import GeneratorSettings, SyncNetSettings, TrainOptions, TrainPaths
+from wav2lip_npu.training.state import Stateful, TrainState, trained_network
 
 log = logging.getLogger(__name__)
 
@@ -41,36 +40,44 @@ _HELD_OUT_SEED = 0
 
 @dataclass(frozen=True)
 class Session:
-    """What both trainings need."""
+    """Device, ranks, data and checkpoints of a training."""
 
-    places: TrainPaths
+    paths: TrainPaths
     options: TrainOptions
     shift: int
-    """Frames by which the sound is moved against the picture."""
+    """Frames by which mel windows are shifted."""
     device: torch.device
     ranks: Ranks
-    found: dict[str, Checkpoint]
-    """By kind; none for a training from scratch."""
+    checkpoints: dict[str, Checkpoint]
+    """Checkpoints to resume from, by kind; empty for a training from scratch."""
     train: ClipIndex
     held_out: ClipIndex
     reader: FaceReader
 
-    def placed(self, network: SyncNet) -> SyncNet:
-        """A network on the device, in its fastest layout."""
-        layout = devices.memory_format(self.device)
-        placed: SyncNet = network.to(self.device, memory_format=layout)  # type: ignore[call-overload]
-        return placed
+    def to_device(self, network: SyncNet) -> SyncNet:
+        """Move a network to the device, in its fastest memory format."""
+        memory_format = devices.memory_format(self.device)
+        moved: SyncNet = network.to(self.device, memory_format=memory_format)  # type: ignore[call-overload]
+        return moved
 
-    def held_out_samples(self, draw: Draw) -> Samples:
-        """An endless stream of samples of the held-out clips, the same in each run."""
+    def train_samples(self, draw: Draw[Sample]) -> Samples[Sample]:
+        """Return the samples of the training clips."""
+        seed = self.options.seed
+        return Samples(self.train.clips, draw, seed=seed, shift=self.shift, reader=self.reader)
+
+    def held_out_samples(self, draw: Draw[Sample]) -> Samples[Sample]:
+        """Return samples of the held-out clips, the same in each run."""
         return Samples(self.held_out.clips, draw, seed=_HELD_OUT_SEED, shift=self.shift, reader=self.reader)
 
     def state(self, rates: dict[str, float | None], extras: dict[str, Stateful] | None = None) -> TrainState:
-        """A training of networks with learning rates of their own, going on from what was found."""
+        """Return the state of networks with their learning rates, restored from the checkpoints.
+
+        A rate of `None` is that of the options.
+        """
         betas = (0.5, 0.999) if "discriminator" in rates else (0.9, 0.999)
-        widths = {kind: found.width for kind, found in self.found.items()}
-        trainees = {
-            kind: trainee(
+        widths = {kind: loaded.width for kind, loaded in self.checkpoints.items()}
+        networks = {
+            kind: trained_network(
                 kind,
                 NETWORKS[kind](widths.get(kind, self.options.width)),
                 self.options,
@@ -82,152 +89,132 @@ class Session:
             for kind, rate in rates.items()
         }
         scaler = devices.grad_scaler(self.device, self.options.amp, self.options.loss_scale)
-        state = TrainState(trainees, self.device, scaler, extras or {}, self.ranks, mel_shift=self.shift)
-        if self.found:
-            state.restore(self.found, weights_only=self.places.weights_only)
-            source = self.found[state.main.kind].source
-            log.info("going on at step %d from %s, width %d", state.step, source, widths[state.main.kind])
-            later = [step for step in saved_steps(Path(self.places.checkpoint_dir)) if step > state.step]
-            if self.places.checkpoint_path is not None and later:
-                log.warning(
-                    "%s holds step %d, which is not gone on from and may be overwritten. Leave out "
-                    "--checkpoint_path to go on from there.",
-                    self.places.checkpoint_dir,
-                    later[0],
-                )
-            for kind in rates.keys() - self.found.keys():
-                log.warning("there is no checkpoint of a %s beside it: it starts from scratch", kind)
+        state = TrainState(networks, self.device, scaler, extras or {}, self.ranks, mel_shift=self.shift)
+        if self.checkpoints:
+            state.restore(self.checkpoints, weights_only=self.paths.weights_only)
+            source = self.checkpoints[state.main.kind].source
+            log.info("resuming from step %d of %s, width %d", state.step, source, widths[state.main.kind])
+            self._warn_of_later_steps(state.step)
+            for kind in rates.keys() - self.checkpoints.keys():
+                log.warning("there is no %s checkpoint beside it: the %s starts from scratch", kind, kind)
         return state
 
-    def fit(self, state: TrainState, draw: Draw, size: int, step: Step, evaluate: Evaluate) -> None:
-        """Train on batches of `size` samples, and show how it goes."""
-        clips, ranks = self.train.clips, self.ranks
-        samples = Samples(clips, draw, seed=self.options.seed, shift=self.shift, reader=self.reader)
-        # The original counts epochs only; its checkpoints go on at the start of one.
-        state.position = state.position or state.epoch * len(samples)
-        threads = max(1, self.options.num_workers)
-        stream = batches(
-            samples, state.position, size=size, rank=ranks.rank, ranks=ranks.size, threads=threads
-        )
-
-        def names(batch: Batch) -> str:
-            numbers = dict.fromkeys(int(number) for number in batch.arrays["clip"])
-            found = ", ".join(clips[number].name for number in numbers)
-            return f"{batch.first} to {batch.after - 1} ({found})"
-
-        bar = tqdm(
-            total=self.options.steps,
-            initial=state.step,
-            unit="step",
-            disable=None if ranks.is_first else True,
-        )
-
-        def show(number: int, values: Mapping[str, float]) -> None:
-            bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
-            bar.update(number - bar.n)
-
-        with logging_redirect_tqdm(), bar, contextlib.closing(stream):
-            fit(
-                state,
-                stream,
-                step,
-                evaluate,
-                self.options,
-                Path(self.places.checkpoint_dir),
-                epoch_size=len(samples),
-                names=names,
-                progress=show,
+    def _warn_of_later_steps(self, step: int) -> None:
+        directory = self.paths.checkpoint_dir
+        later = [saved for saved in saved_steps(Path(directory)) if saved > step]
+        if self.paths.checkpoint_path is not None and later:
+            log.warning(
+                "%s has a checkpoint of step %d, which may be overwritten. Leave out --checkpoint_path to "
+                "resume from it.",
+                directory,
+                later[0],
             )
-        log.info("checkpoints, curves and samples: %s", self.places.checkpoint_dir)
+
+    def fit(self, state: TrainState, task: Task[Sample], progress: Progress | None = None) -> TrainResult:
+        """Train, see `loop.fit`."""
+        result = fit(state, task, self.options, Path(self.paths.checkpoint_dir), progress=progress)
+        log.info("checkpoints, curves and samples: %s", self.paths.checkpoint_dir)
+        return result
 
 
 @contextlib.contextmanager
-def opened(
-    places: TrainPaths,
-    options: TrainOptions,
+def open_session(
+    settings: SyncNetSettings | GeneratorSettings,
     kinds: list[str],
-    said: str,
     *,
     shift: int = 0,
-    disc: str | None = None,
+    disc_checkpoint_path: str | None = None,
 ) -> Iterator[Session]:
-    """Join the other ranks, find the checkpoints to go on from, index the clips.
+    """Join the other ranks, load the checkpoints to resume from, and index the clips.
 
-    `kinds` are the networks, the one that the training is for first; `disc` is a discriminator to go on
-    from. Raises a `Wav2LipError` when something is not as asked for, before the long look at the clips if
-    it can be told by then. The log says what was asked for.
+    Args:
+        settings: All options; they are logged.
+        kinds: Networks to train, the one that the training is for first.
+        shift: Frames by which mel windows are shifted.
+        disc_checkpoint_path: Discriminator to resume from.
+
+    Raises:
+        Wav2LipError: A path, checkpoint, device or option cannot be used. What can be checked without the
+            clips is checked before they are read, which may take long.
+
     """
-    directory = Path(places.checkpoint_dir)
+    paths, options = settings.paths, settings.train
+    directory = Path(paths.checkpoint_dir)
     check_writable(directory / CURVES_FILE)
-    device = devices.resolve(distributed.local_device(places.device))
+    device = devices.resolve(distributed.local_device(paths.device))
     devices.activate(device)
     devices.check_training(device, options.amp, options.loss_scale, options.sync_batchnorm)
-    with distributed.joined(device) as ranks, contextlib.ExitStack() as stack:
+    with distributed.process_group(device) as ranks, contextlib.ExitStack() as stack:
         if not ranks.is_first:
-            logging.getLogger("wav2lip_npu").setLevel(logging.WARNING)
+            logger = logging.getLogger("wav2lip_npu")
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.WARNING)
         log.info("wav2lip-npu %s on %s, rank %d of %d", __version__, devices.describe(device), *ranks)
-        log.info("%s", said)
+        log.info("%s", resolved(settings))
         if ranks.is_first:
             if not stack.enter_context(lock_folder(directory)):
                 raise UsageError(
-                    f"another training works in {directory}. End it, or pass another --checkpoint_dir."
+                    f"another training is writing to {directory}. Stop it, or pass another --checkpoint_dir."
                 )
             clean_up(directory)
-        found = _found(places, kinds, disc)
-        train, val = (Path(places.filelists) / name for name in (TRAIN, VAL))
-        learnt = index_clips(places.data_root, train, shift)
-        _check_alike(ranks, found, learnt)
-        held_out = learnt
-        if val.exists():
-            held_out = index_clips(places.data_root, val, shift)
+        checkpoints = _load_checkpoints(paths, kinds, disc_checkpoint_path)
+        train_list, val_list = (Path(paths.filelists) / name for name in (TRAIN, VAL))
+        train = index_clips(paths.data_root, train_list, shift)
+        _check_same_files(ranks, checkpoints, train)
+        held_out = train
+        if val_list.exists():
+            held_out = index_clips(paths.data_root, val_list, shift)
         else:
-            log.warning("there is no %s: held-out figures are of the clips that are trained on", val)
+            log.warning("%s does not exist: held-out figures come from the training clips", val_list)
         devices.seed_all(options.seed)
-        reader = FaceReader(cache=not places.no_face_cache)
-        yield Session(places, options, shift, device, ranks, found, learnt, held_out, reader)
+        reader = FaceReader(cache=not paths.no_face_cache)
+        yield Session(paths, options, shift, device, ranks, checkpoints, train, held_out, reader)
 
 
-def _check_alike(ranks: Ranks, found: Mapping[str, Checkpoint], learnt: ClipIndex) -> None:
-    """Raise `UsageError`, on every rank, when one sees other files than the first: on another machine."""
-    steps = {kind: str((each.training or {}).get("global_step", 0)) for kind, each in found.items()}
-    names = zlib.crc32("\n".join(clip.name for clip in learnt.clips).encode())
-    (first, clips), *others = distributed.from_each((steps, (len(learnt.clips), names)), ranks)
-    for rank, (theirs, seen) in enumerate(others, 1):
-        if theirs != first:
+def _check_same_files(ranks: Ranks, checkpoints: Mapping[str, Checkpoint], train: ClipIndex) -> None:
+    """Raise `UsageError` on every rank when a rank on another machine has other files than the first."""
+    own_steps = {
+        kind: str((loaded.training or {}).get("global_step", 0)) for kind, loaded in checkpoints.items()
+    }
+    names = zlib.crc32("\n".join(clip.name for clip in train.clips).encode())
+    own = (own_steps, (len(train.clips), names))
+    (first_steps, first_clips), *others = distributed.all_gather(own, ranks)
+    for rank, (steps, clips) in enumerate(others, 1):
+        if steps != first_steps:
             raise UsageError(
-                f"rank {rank} goes on from {_step_in(theirs)}, the first rank from {_step_in(first)}. "
-                "--checkpoint_dir must be one folder that all machines share."
+                f"rank {rank} resumes from {_format_steps(steps)}, the first rank from "
+                f"{_format_steps(first_steps)}. --checkpoint_dir must be one folder that all machines share."
             )
-        if seen != clips:
+        if clips != first_clips:
             raise UsageError(
-                f"rank {rank} finds {seen[0]} clips that are not the {clips[0]} of the first rank. "
-                "--data_root and --filelists must hold the same on all machines."
+                f"rank {rank} has {clips[0]} clips that differ from the {first_clips[0]} of the first rank. "
+                "--data_root and --filelists must be the same on all machines."
             )
 
 
-def _step_in(steps: Mapping[str, str]) -> str:
+def _format_steps(steps: Mapping[str, str]) -> str:
     return ", ".join(f"step {step} ({kind})" for kind, step in steps.items()) or "no checkpoint"
 
 
 def load_syncnet(path: str) -> SyncNet:
-    """The judge of a generator, copied out of its file. Raises `CheckpointError`."""
+    """Load the SyncNet that judges a generator. Raises `CheckpointError`."""
     loaded = checkpoint.load(path, "syncnet")
     syncnet = SyncNet(loaded.width)
     syncnet.load_state_dict(loaded.weights)
     return syncnet.eval()
 
 
-def _found(places: TrainPaths, kinds: list[str], disc: str | None) -> dict[str, Checkpoint]:
-    """The checkpoints to go on from, by kind. Raises `CheckpointError`."""
-    found = {}
-    if places.checkpoint_path in (None, STARTER):
-        found = newest(Path(places.checkpoint_dir), kinds)
-    if places.checkpoint_path is not None and not found:
-        path = Path(places.checkpoint_path)
-        found = {kinds[0]: checkpoint.load(path, kinds[0])}
+def _load_checkpoints(paths: TrainPaths, kinds: list[str], disc: str | None) -> dict[str, Checkpoint]:
+    """Load the checkpoints to resume from, by kind. Raises `CheckpointError`."""
+    loaded = {}
+    if paths.checkpoint_path in (None, STARTER):
+        loaded = newest(Path(paths.checkpoint_dir), kinds)
+    if paths.checkpoint_path is not None and not loaded:
+        path = Path(paths.checkpoint_path)
+        loaded = {kinds[0]: checkpoint.load(path, kinds[0])}
         beside = path.with_name(f"disc_{path.name}")
         if "discriminator" in kinds and disc is None and beside.exists():
-            found["discriminator"] = checkpoint.load(beside, "discriminator")
+            loaded["discriminator"] = checkpoint.load(beside, "discriminator")
     if disc is not None:
-        found["discriminator"] = checkpoint.load(disc, "discriminator")
-    return found
+        loaded["discriminator"] = checkpoint.load(disc, "discriminator")
+    return loaded

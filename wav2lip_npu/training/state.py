@@ -1,13 +1,12 @@
-"""Everything that a training needs to go on: networks, optimizers, places, and their checkpoints.
+"""State of a training: networks, optimizers, position in the data, and how it is saved and restored.
 
-A checkpoint is the original's dict, so the original's code reads it: `state_dict`, `optimizer`,
-`global_step`, `global_epoch`. What it lacks is under one more key, which the original ignores.
+A checkpoint is a dict that the original's code reads: `state_dict`, `optimizer`, `global_step`,
+`global_epoch`. Everything else is under one more key, which the original ignores.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,39 +24,38 @@ from wav2lip_npu.models.checkpoint import Checkpoint
 from wav2lip_npu.models.weight_formats import MORE
 from wav2lip_npu.training import distributed
 from wav2lip_npu.training.checkpoints import path_of
-from wav2lip_npu.training.distributed import ALONE, Ranks
+from wav2lip_npu.training.distributed import SINGLE, Ranks
 from wav2lip_npu.training.ema import Average
-
-log = logging.getLogger(__name__)
+from wav2lip_npu.training.options import TrainOptions
 
 
 class Stateful(Protocol):
-    """Something whose state is saved and comes back."""
+    """An object whose state is saved with the training, such as a schedule."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values and tensors."""
+        """Return plain values and tensors."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from such values."""
+        """Restore what `state_dict` returned."""
 
 
 @dataclass
-class Trainee:
-    """A network that is being trained."""
+class TrainedNetwork:
+    """A network in training, with its optimizer."""
 
     kind: str
     """`generator`, `syncnet` or `discriminator`."""
     network: nn.Module
-    """On the device; its weights are those of the latest step."""
+    """On the device, with the weights of the latest step."""
     optimizer: torch.optim.Optimizer
     learning_rate: float
-    parallel: nn.Module
-    """What a training step calls: the network, or the network wrapped for several ranks."""
+    wrapped: nn.Module
+    """What a training step calls: the network, or its wrapper for several ranks."""
     average: Average | None = None
 
     @contextlib.contextmanager
-    def at_its_best(self) -> Iterator[nn.Module]:
-        """The network in eval mode, with averaged weights where they are kept."""
+    def evaluation(self) -> Iterator[nn.Module]:
+        """Put the network in eval mode, with averaged weights where there are any."""
         self.network.eval()
         try:
             with self.average.in_place() if self.average else contextlib.nullcontext():
@@ -66,76 +64,101 @@ class Trainee:
             self.network.train()
 
 
+def trained_network(
+    kind: str,
+    network: nn.Module,
+    options: TrainOptions,
+    device: torch.device,
+    ranks: Ranks = SINGLE,
+    *,
+    learning_rate: float | None = None,
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> TrainedNetwork:
+    """Move a network to the device and give it an optimizer."""
+    if options.sync_batchnorm:
+        network = distributed.sync_batchnorm(network, ranks)
+    network = network.to(device, memory_format=devices.memory_format(device))  # type: ignore[call-overload]
+    network.train()
+    rate = options.learning_rate if learning_rate is None else learning_rate
+    optimizer = torch.optim.Adam(network.parameters(), rate, betas, **devices.adam_options(device))
+    average = Average(network, options.average) if options.average else None
+    return TrainedNetwork(kind, network, optimizer, rate, distributed.wrap(network, ranks), average)
+
+
 @dataclass
 class TrainState:
     """A training at some step."""
 
-    trainees: dict[str, Trainee]
+    networks: dict[str, TrainedNetwork]
     """By kind; the first is the one that the training is for."""
     device: torch.device
     scaler: torch.amp.GradScaler
     extras: dict[str, Stateful] = field(default_factory=dict)
-    """What else is saved with it, such as the schedule of the sync weight."""
-    ranks: Ranks = ALONE
+    """Further objects to save, such as the schedule of the sync weight."""
+    ranks: Ranks = SINGLE
     step: int = 0
-    """Optimizer steps done."""
+    """Optimizer steps so far."""
     position: int = 0
-    """Samples of the endless stream that are used up, on all ranks together."""
+    """Samples of the endless stream that all ranks together have used."""
     epoch: int = 0
     best: float | None = None
-    """The lowest held-out loss so far."""
+    """Lowest held-out loss so far."""
     best_step: int = 0
     skipped: int = 0
-    """Steps that fp16 overflow made void."""
+    """Steps without an update because fp16 overflowed."""
     mel_shift: int = 0
-    """Frames by which the sound is moved against the picture; a dub with these weights moves it alike."""
+    """Frames by which mel windows are shifted. Dubs with these weights shift them alike."""
 
     @property
-    def main(self) -> Trainee:
+    def main(self) -> TrainedNetwork:
         """The network that the training is for."""
-        return next(iter(self.trainees.values()))
+        return next(iter(self.networks.values()))
 
     def save(self, directory: Path, *, optimizer: bool = True) -> Path:
-        """Write the checkpoints of this step; the one of the main network last, so it stands for all.
+        """Write the checkpoints of this step and return the path of the main network's.
 
-        Every rank calls it, the first one writes. Raises `CheckpointError` when that fails.
+        That one is written last, so its presence means that all are complete. Every rank calls this, and the
+        first one writes. Raises `CheckpointError`.
         """
-        self.level()
-        rng = distributed.from_each(devices.rng_state(self.device), self.ranks)
+        self.average_statistics()
+        rng = distributed.all_gather(devices.rng_state(self.device), self.ranks)
         main = path_of(directory, self.main.kind, self.step)
         if not self.ranks.is_first:
             return main
-        for trainee in reversed(self.trainees.values()):
-            path = path_of(directory, trainee.kind, self.step)
+        for trained in reversed(self.networks.values()):
+            path = path_of(directory, trained.kind, self.step)
             progress: dict[str, Any] = {
-                "optimizer": _plain(trainee.optimizer.state_dict()) if optimizer else None,
+                "optimizer": _portable(trained.optimizer.state_dict()) if optimizer else None,
                 "global_step": self.step,
                 "global_epoch": self.epoch,
-                MORE: self._more(trainee, rng),
+                MORE: self._more(trained, rng),
             }
-            if trainee.average is not None:
-                progress[MORE]["weights"] = trainee.network.state_dict()
-            progress = _copied(progress, to=devices.HOST)
+            if trained.average is not None:
+                progress[MORE]["weights"] = trained.network.state_dict()
+            progress = copied(progress, to=devices.HOST)
             try:
-                with trainee.at_its_best() as network:
+                with trained.evaluation() as network:
                     checkpoint.save(path, network, progress)
-            except (OSError, RuntimeError) as error:  # PyTorch's writer turns a full disk into the latter
-                raise CheckpointError(f"cannot write {path} ({error}). Make room and start again.") from None
+            except (OSError, RuntimeError) as error:  # PyTorch raises the latter for a full disk
+                raise CheckpointError(
+                    f"cannot write {path} ({error}). Free some space and start again."
+                ) from None
         return main
 
-    def level(self) -> None:
-        """Give all ranks the same running statistics, those of the averaged weights too."""
-        for trainee in self.trainees.values():
-            distributed.share_statistics(trainee.network, self.ranks)
-            if trainee.average is not None and self.ranks.size > 1:
-                with trainee.average.in_place():
-                    distributed.share_statistics(trainee.network, self.ranks)
+    def average_statistics(self) -> None:
+        """Give all ranks the same running statistics, those of the averaged weights included."""
+        for trained in self.networks.values():
+            distributed.average_statistics(trained.network, self.ranks)
+            if trained.average is not None and self.ranks.size > 1:
+                with trained.average.in_place():
+                    distributed.average_statistics(trained.network, self.ranks)
 
-    def _more(self, trainee: Trainee, rng: list[dict[str, Any]]) -> dict[str, Any]:
+    def _more(self, trained: TrainedNetwork, rng: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return what the original's checkpoints do not have."""
         more: dict[str, Any] = {
             "version": __version__,
-            "kind": checkpoint.published_kind(trainee.kind),
-            "width": getattr(trainee.network, "width", None),
+            "kind": checkpoint.published_kind(trained.kind),
+            "width": getattr(trained.network, "width", None),
             "mel": asdict(DEFAULT_MEL),
             "mel_shift": self.mel_shift,
             "position": self.position,
@@ -146,39 +169,39 @@ class TrainState:
             "rng": rng,
             "extras": {name: extra.state_dict() for name, extra in self.extras.items()},
         }
-        if trainee.average is not None:
-            more["average"] = trainee.average.updates
+        if trained.average is not None:
+            more["average"] = trained.average.updates
         return more
 
-    def restore(self, loaded: dict[str, Checkpoint], *, weights_only: bool = False) -> None:
-        """Go on where the checkpoints, one a kind, were saved; with `weights_only` just from their weights.
+    def restore(self, checkpoints: dict[str, Checkpoint], *, weights_only: bool = False) -> None:
+        """Resume from checkpoints, one per kind, or with `weights_only` start anew from their weights.
 
-        A checkpoint of the original gives weights, optimizer and step; the stream of samples then starts
-        anew. Raises `CheckpointError` when what is beside the weights does not fit.
+        A checkpoint of the original has weights, optimizer and step; the stream of samples then starts at an
+        epoch. Raises `CheckpointError` when the training state does not fit.
         """
-        for kind, found in loaded.items():
-            trainee = self.trainees[kind]
+        for kind, loaded in checkpoints.items():
+            trained = self.networks[kind]
             try:
-                self._restore_one(trainee, found, weights_only)
+                self._restore_one(trained, loaded, weights_only)
             except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
                 raise CheckpointError(
-                    f"{found.source}: its training state does not fit ({type(error).__name__}: {error}). "
+                    f"{loaded.source}: its training state does not fit ({type(error).__name__}: {error}). "
                     "Pass --weights_only to start anew from its weights."
                 ) from None
 
-    def _restore_one(self, trainee: Trainee, found: Checkpoint, weights_only: bool) -> None:
-        training = found.training or {}
-        more = found.more
-        raw = found.weights if weights_only else more.get("weights", found.weights)
-        trainee.network.load_state_dict(raw)
-        if trainee.average is not None:
+    def _restore_one(self, trained: TrainedNetwork, loaded: Checkpoint, weights_only: bool) -> None:
+        training = loaded.training or {}
+        more = loaded.more
+        raw = loaded.weights if weights_only else more.get("weights", loaded.weights)
+        trained.network.load_state_dict(raw)
+        if trained.average is not None:
             updates = 0 if weights_only else more.get("average", 0)
-            trainee.average.load(found.weights, int(updates))
+            trained.average.load(loaded.weights, int(updates))
         if weights_only:
             return
         if training.get("optimizer") is not None:
-            _load_optimizer(trainee.optimizer, training["optimizer"])
-        if trainee is not self.main:
+            _load_optimizer(trained.optimizer, training["optimizer"])
+        if trained is not self.main:
             return
         self.step = int(training.get("global_step", 0))
         self.epoch = int(training.get("global_epoch", 0))
@@ -189,8 +212,8 @@ class TrainState:
         self.position = int(more["position"])
         self.best, self.best_step = more["best"], int(more["best_step"])
         self.skipped = int(more["skipped"])
-        if self.scaler.is_enabled() and self._scales_alike(more["scaler"]):
-            # The scaler of chips that saturate has a key more than PyTorch's.
+        if self.scaler.is_enabled() and self._is_same_scaling(more["scaler"]):
+            # The scaler of chips that saturate has one key more than PyTorch's.
             self.scaler.load_state_dict({**self.scaler.state_dict(), **more["scaler"]})
         for name, extra in self.extras.items():
             if name in more["extras"]:
@@ -198,39 +221,42 @@ class TrainState:
         if self.ranks.rank < len(more["rng"]):
             devices.set_rng_state(self.device, more["rng"][self.ranks.rank])
 
-    def _scales_alike(self, saved: dict[str, Any]) -> bool:
-        """Whether a saved scale is not that of another --amp or --loss_scale."""
+    def _is_same_scaling(self, saved: dict[str, Any]) -> bool:
+        """Return whether a saved scale was made with the current --amp and --loss_scale."""
         interval = self.scaler.get_growth_interval()
-        constant = interval == devices.NEVER and saved.get("scale") != self.scaler.get_scale()
-        return saved.get("growth_interval") == interval and not constant
+        changed = interval == devices.NEVER and saved.get("scale") != self.scaler.get_scale()
+        return saved.get("growth_interval") == interval and not changed
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Take over moments and counts, after a look at their shapes; the rates stay those asked for."""
-    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    """Restore moments and step counts after checking their shapes; learning rates stay as they are."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, state in saved["state"].items():
         float(state["step"])
         for name in ("exp_avg", "exp_avg_sq"):
             if state[name].shape != parameters[number].shape:
                 raise ValueError(f"{name} {number} of the optimizer is {tuple(state[name].shape)}")
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    # Before loading: where PyTorch puts the counts depends on the form of Adam that they are for.
+    # Before loading: the form of Adam decides where PyTorch puts the step counts.
     groups = [{**group, **setting} for group, setting in zip(saved["param_groups"], settings, strict=True)]
-    optimizer.load_state_dict(_copied({"state": saved["state"], "param_groups": groups}))
+    optimizer.load_state_dict(copied({"state": saved["state"], "param_groups": groups}))
 
 
-def _plain(optimizer: dict[str, Any]) -> dict[str, Any]:
-    """The state of an optimizer without its form, so that any device goes on with it."""
+def _portable(optimizer: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of an optimizer without its form, so that it can be restored on any device."""
     groups = [{**group, "foreach": None, "fused": None} for group in optimizer["param_groups"]]
     return {**optimizer, "param_groups": groups}
 
 
-def _copied(value: Any, *, to: str | None = None) -> Any:
-    """The same with every tensor copied, to a device or where it is: a file may be mapped behind it."""
+def copied(value: Any, *, to: str | None = None) -> Any:
+    """Copy every tensor in nested dicts and lists, to a device if one is given.
+
+    Tensors of a loaded checkpoint may be memory-mapped, so they must not be used as they are.
+    """
     if isinstance(value, torch.Tensor):
         return value.detach().to(to or value.device, copy=True)
     if isinstance(value, dict):
-        return {key: _copied(each, to=to) for key, each in value.items()}
+        return {key: copied(item, to=to) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_copied(each, to=to) for each in value)
+        return type(value)(copied(item, to=to) for item in value)
     return value

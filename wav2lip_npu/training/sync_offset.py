@@ -1,8 +1,8 @@
-"""What an expert thinks of a clip: every sound window against every picture window.
+"""Audio offset of a clip: SyncNet's cosines of every mel window with every face window.
 
-The offset search follows Chung and Zisserman, "Out of time: automated lip sync in the wild" (2016), with
-the cosine of the embeddings in place of their distance: the offset is where the mean over the clip is
-best, the confidence how far that best stands above the median of the offsets.
+The offset search follows Chung and Zisserman, "Out of time: automated lip sync in the wild" (2016), with the
+cosine of the embeddings in place of their distance. The offset is the one with the highest mean cosine over
+the clip; its confidence is how far that mean stands above the median of all offsets.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wav2lip_npu.data.clip import Clip, Faces, Numbers, mel_columns
+from wav2lip_npu.data.clip import Clip, Faces, Indices, mel_columns
 from wav2lip_npu.data.clip_layout import FACE_SIZE, WINDOW
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.mel import Mel
@@ -23,7 +23,7 @@ from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.training.losses import cosines
 
 MAX_OFFSET = 15
-"""Frames of 40 ms by which the sound is moved either way in search of the best match."""
+"""Largest offset that is searched, either way, in frames of 40 ms."""
 _OFFSETS = torch.arange(-MAX_OFFSET, MAX_OFFSET + 1)
 _TIE = 1e-6
 _BATCH = 64
@@ -33,35 +33,35 @@ _BATCH = 64
 class Similarities:
     """Cosines of all windows of one clip."""
 
-    frames: Numbers
-    """First picture of each window, [N]."""
+    frames: Indices
+    """First frame of each window, [N]."""
     cosines: Tensor
-    """float32 [N, N], rows are sounds, columns pictures; on the CPU."""
+    """float32 [N, N] on the CPU; rows are audio, columns faces."""
 
     def in_sync(self) -> Tensor:
-        """Cosines [N] of each picture window with its own sound."""
+        """Return the cosines [N] of each face window with its own audio."""
         return self.cosines.diagonal()
 
     def out_of_sync(self) -> Tensor:
-        """Cosines of each picture window with every other sound of the clip."""
+        """Return the cosines of each face window with the audio of every other window."""
         count = len(self.frames)
         return self.cosines[~torch.eye(count, dtype=torch.bool)]
 
     def by_offset(self) -> Tensor:
-        """Cosines [M, 31] of picture windows with the sound from -15 to +15 frames away.
+        """Return the cosines [M, 31] of face windows with the audio from -15 to +15 frames away.
 
-        Only windows whose sound is there at all 31 places are in it.
+        Only the M windows with audio at all 31 offsets are included.
         """
         wanted = self.frames[:, None] + _OFFSETS.numpy()
-        places = np.searchsorted(self.frames, wanted).clip(max=len(self.frames) - 1)
-        whole = np.flatnonzero((self.frames[places] == wanted).all(axis=1))
-        return self.cosines[places[whole], whole[:, None]]
+        rows = np.searchsorted(self.frames, wanted).clip(max=len(self.frames) - 1)
+        complete = np.flatnonzero((self.frames[rows] == wanted).all(axis=1))
+        return self.cosines[rows[complete], complete[:, None]]
 
     def offset(self) -> tuple[int, float]:
-        """Frames by which the sound is late against the picture, and the confidence of that.
+        """Return the frames by which the audio is late, and the confidence.
 
-        Positive: the sound that fits a picture comes later in the file. (0, 0.0) when the clip is too short
-        to be moved so far: it needs 35 pictures in a row. Of equals the offset nearest to 0 is taken.
+        A positive offset means that the matching audio comes later in the file. The result is (0, 0.0) for a
+        clip with fewer than 35 consecutive frames. Of equally good offsets, the smallest wins.
         """
         table = self.by_offset()
         if not len(table):
@@ -71,11 +71,11 @@ class Similarities:
         return int(_OFFSETS[best]), float(mean[best] - mean.median())
 
     def significant_offset(self) -> int:
-        """As `offset`, but 0 unless the windows agree that it is better than 0.
+        """Return the offset if it is better than 0 by more than chance, else 0.
 
-        The mean gain must be more than its standard error, for a single frame more than twice that; five
-        windows in a row overlap and count as one. On clips of known offset this kept all that were late by
-        two frames or more and none that was not (an expert of width 4, 60 clips of GRID).
+        The mean gain must exceed its standard error, twice that for an offset of one frame; windows overlap,
+        so five in a row count as one. On 60 clips of GRID with known offsets and a SyncNet of width 4, this
+        kept every offset of two frames or more and reported none for clips in sync.
         """
         offset, _ = self.offset()
         if not offset:
@@ -87,37 +87,38 @@ class Similarities:
 
 
 def similarities(
-    syncnet: SyncNet, clip: Clip, reader: FaceReader, device: torch.device, at: Numbers | None = None
+    syncnet: SyncNet, clip: Clip, reader: FaceReader, device: torch.device, positions: Indices | None = None
 ) -> Similarities:
-    """Cosines of all windows of a clip, or of those at the given ascending positions. Raises `ClipError`.
+    """Return the cosines of all windows of a clip, or of those at the given ascending positions.
 
-    The expert is on the device and in eval mode. Memory grows with the square of the windows.
+    SyncNet must be on the device and in eval mode. Memory grows with the square of the number of windows.
+    Raises `ClipError`.
     """
-    positions = clip.windows() if at is None else at
+    positions = clip.windows() if positions is None else positions
     if not len(positions):
         return Similarities(clip.frames[:0], torch.empty(0, 0))
     mel = clip.mel()
     earliest = int(positions[0])
-    faces = reader(clip, earliest, int(positions[-1]) + WINDOW - earliest)[:, FACE_SIZE // 2 :]
-    sounds, pictures = [], []
+    mouths = reader(clip, earliest, int(positions[-1]) + WINDOW - earliest)[:, FACE_SIZE // 2 :]
+    audio_parts, face_parts = [], []
     for first in range(0, len(positions), _BATCH):
         chosen = positions[first : first + _BATCH]
-        mels = np.stack([mel_columns(mel, int(clip.frames[p])) for p in chosen])
-        windows = np.stack([faces[p : p + WINDOW] for p in chosen - earliest])
-        sound, picture = embed(syncnet, mels, windows, device)
-        sounds.append(sound)
-        pictures.append(picture)
-    table = cosines(torch.cat(sounds), torch.cat(pictures)).cpu()
+        mels = np.stack([mel_columns(mel, int(clip.frames[position])) for position in chosen])
+        windows = np.stack([mouths[start : start + WINDOW] for start in chosen - earliest])
+        audio, faces = embed(syncnet, mels, windows, device)
+        audio_parts.append(audio)
+        face_parts.append(faces)
+    table = cosines(torch.cat(audio_parts), torch.cat(face_parts)).cpu()
     return Similarities(clip.frames[positions], table)
 
 
 @torch.inference_mode()
 def embed(
-    syncnet: SyncNet, mels: Mel | Sequence[Mel], faces: Faces, device: torch.device
+    syncnet: SyncNet, mels: Mel | Sequence[Mel], mouths: Faces, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Unit embeddings [B, D] of sounds [B, 80, 16] and of lower faces uint8 [B, 5, S/2, S, 3]."""
-    sound, picture = syncnet(
+    """Return unit embeddings [B, D] of mel windows [B, 80, 16] and of lower faces uint8 [B, 5, S/2, S, 3]."""
+    audio, faces = syncnet(
         torch.from_numpy(np.asarray(mels)).to(device)[:, None],
-        syncnet_input_of_images(torch.from_numpy(faces).to(device)),
+        syncnet_input_of_images(torch.from_numpy(mouths).to(device)),
     )
-    return sound.float(), picture.float()
+    return audio.float(), faces.float()

@@ -1,173 +1,256 @@
-"""Training of the expert: its recipes, its step, and how it is judged."""
+"""SyncNet training: step, held-out evaluation, and the function that runs it."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wav2lip_npu import device as devices
 from wav2lip_npu.data.augmentation import UNCHANGED, Augmentation
 from wav2lip_npu.data.clip import Clip, ClipError
+from wav2lip_npu.data.clip_index import ClipIndex
 from wav2lip_npu.data.face_reader import FaceReader
-from wav2lip_npu.data.samples import Draw, draw_pair, draw_windows
-from wav2lip_npu.errors import DataError, UsageError
+from wav2lip_npu.data.samples import Batch, PairSample, WindowSample, draw_pair, draw_windows
+from wav2lip_npu.errors import DataError
 from wav2lip_npu.models.inputs import syncnet_input_of_images
+from wav2lip_npu.options import with_values
 from wav2lip_npu.training import distributed
-from wav2lip_npu.training.distributed import gathered
-from wav2lip_npu.training.loop import Losses, Step
+from wav2lip_npu.training.distributed import SINGLE, Ranks, gather_rows
+from wav2lip_npu.training.loop import Evaluation, Losses, Progress, Task, TrainResult
 from wav2lip_npu.training.losses import all_pairs_loss, cosine, pair_loss
-from wav2lip_npu.training.metrics_log import Curves
-from wav2lip_npu.training.options import SyncNetTrainOptions
+from wav2lip_npu.training.options import RECIPES, SyncNetSettings, SyncNetTrainOptions, TrainPaths
+from wav2lip_npu.training.session import Session, open_session
 from wav2lip_npu.training.state import TrainState
 from wav2lip_npu.training.sync_offset import MAX_OFFSET, Similarities, similarities
 
 log = logging.getLogger(__name__)
 
-MOST_WINDOWS = 256
-"""Windows of a held-out clip that are looked at."""
-_GUESSING = (math.log(2) - 0.03, 0.56)
-"""A loss above and an accuracy below these: the expert has found nothing yet."""
+MAX_EVAL_WINDOWS = 256
+"""Windows of a held-out clip that are evaluated."""
+_PLATEAU_LOSS, _PLATEAU_ACCURACY = math.log(2) - 0.03, 0.56
+"""A held-out loss above and an accuracy below these mean that SyncNet has not learned anything yet."""
 _PATIENCE = 2
-"""Evaluations in a row in which it may be so before the log tells."""
+"""Evaluations in a row on the plateau after which the log warns."""
+_PER_CLIP = ("bce", "accuracy", "in_sync", "out_of_sync")
+
+Diagnose = Callable[[ClipIndex, ClipIndex], Sequence[str]]
+"""Returns lines about what is wrong with training and held-out clips."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How the expert learns."""
+class WindowBatch(NamedTuple):
+    """`WindowSample` rows on the device."""
 
-    windows_per_clip: int
-    """Windows of the same clip in a batch, each a wrong pair for the others."""
-    rate_factor: float
-    """The learning rate after warm-up, in units of --learning_rate."""
-    warmup_steps: int
-    average: float
-
-    def options(self, asked: SyncNetTrainOptions) -> SyncNetTrainOptions:
-        """What was asked for, with what was left open filled in."""
-        return replace(
-            asked,
-            learning_rate=asked.learning_rate * self.rate_factor,
-            warmup_steps=self.warmup_steps if asked.warmup_steps is None else asked.warmup_steps,
-            average=self.average if asked.average is None else asked.average,
-        )
-
-    def draw(self, changes: Augmentation = UNCHANGED) -> Draw:
-        """What makes its samples."""
-        several = self.windows_per_clip > 1
-        return draw_windows(self.windows_per_clip, changes) if several else draw_pair(changes)
+    mels: Tensor
+    faces: Tensor
+    frames: Tensor
+    clips: Tensor
+    """Number of the clip that each row comes from, [B]."""
 
 
-RECIPES = {
-    "default": Recipe(windows_per_clip=8, rate_factor=10, warmup_steps=20, average=0.99),
-    "original": Recipe(windows_per_clip=1, rate_factor=1, warmup_steps=0, average=0.0),
-}
-"""By name; their figures are in docs/training.md."""
+class PairBatch(NamedTuple):
+    """`PairSample` rows on the device."""
+
+    mels: Tensor
+    faces: Tensor
+    in_sync: Tensor
 
 
-def recipe_named(name: str) -> Recipe:
-    """The recipe. Raises `UsageError` when there is none of that name."""
-    if name not in RECIPES:
-        raise UsageError(f"unknown --recipe {name!r}. Pass {' or '.join(RECIPES)}.")
-    return RECIPES[name]
-
-
-def make_step(state: TrainState, amp: str, same_clip: float | None = None) -> Step:
-    """What one batch teaches the expert; `same_clip` is that of `all_pairs_loss`."""
-    syncnet = state.main.parallel
-
-    def step(batch: dict[str, Tensor]) -> Iterator[Losses]:
-        with devices.autocast(state.device, amp):
-            embeddings = syncnet(batch["mels"][:, None], syncnet_input_of_images(batch["faces"]))
-        sound, picture = (each.float() for each in embeddings)
-        if "in_sync" in batch:
-            loss = pair_loss(sound, picture, batch["in_sync"])
-            right = ((cosine(sound, picture) > 0.5) == (batch["in_sync"] > 0.5)).float().mean()
-            yield Losses("syncnet", loss, {"bce": loss, "accuracy": right})
-            return
-        sound, picture = (gathered(each, state.ranks) for each in (sound, picture))
-        clip, frame = (gathered(batch[name].int(), state.ranks) for name in ("clip", "frame"))
-        loss, table = all_pairs_loss(sound, picture, clip, frame, same_clip)
-        inside, count = table.detach().diagonal(), len(table)
-        outside = (table.detach().sum() - inside.sum()) / max(1, count * (count - 1))
-        yield Losses("syncnet", loss, {"bce": loss, "in_sync": inside.mean(), "out_of_sync": outside})
-
-    return step
-
-
-def make_evaluate(
-    state: TrainState,
-    clips: Sequence[Clip],
-    reader: FaceReader,
+def train_syncnet(
+    data_root: str | os.PathLike[str],
+    checkpoint_dir: str | os.PathLike[str],
     *,
-    when_guessing: Callable[[], Sequence[str]] = lambda: (),
-) -> Callable[[Curves | None], Mapping[str, float]]:
-    """What tells how good the expert is on held-out clips; `when_guessing` may say why it learns nothing.
+    options: SyncNetTrainOptions | None = None,
+    augmentation: Augmentation = UNCHANGED,
+    diagnose: Diagnose | None = None,
+    progress: Progress | None = None,
+    **values: Any,
+) -> TrainResult:
+    """Train SyncNet, the lip-sync expert of Prajwal et al. (arXiv 2008.10010).
 
-    A clip that cannot be read is left out, as it is in training.
+    Training resumes from the newest checkpoint of `checkpoint_dir` if there is one. It ends at `steps` or
+    `nepochs`, or saves and ends at SIGTERM or Ctrl-C when called in the main thread.
+
+    Args:
+        data_root: Folder of clips as `preprocess` writes them.
+        checkpoint_dir: Folder for checkpoints, curves and sample images.
+        options: Training options.
+        augmentation: Changes of the samples.
+        diagnose: Called once with training and held-out clips when SyncNet does not learn; the returned
+            lines are logged.
+        progress: Called on the first rank with the number of each step and its losses.
+        **values: Fields of `SyncNetTrainOptions`, `TrainPaths` or `Augmentation` by name, such as `steps`,
+            `filelists`, `checkpoint_path`, `device` or `flip`.
+
+    Returns:
+        The final step, the newest and the best checkpoint, and the latest held-out figures.
+
+    Raises:
+        UsageError: An option is unknown or out of range, or another training writes to `checkpoint_dir`.
+        DataError: The clips or file lists cannot be used.
+        CheckpointError: A checkpoint cannot be read or written.
+        DeviceError: The device is missing or cannot train with these options.
+        TrainingError: The loss is not finite.
+
+    Example:
+        >>> from wav2lip_npu import train_syncnet
+        >>> result = train_syncnet("lrs2_preprocessed", "checkpoints/syncnet", steps=100_000)
+        >>> print(result.best_checkpoint, result.held_out["bce"])
+
     """
-    guesses = 0
-
-    def tables() -> Iterator[Similarities]:
-        network = state.main.network
-        for clip in clips[state.ranks.rank :: state.ranks.size]:
-            try:
-                yield similarities(network, clip, reader, state.device, clip.windows()[:MOST_WINDOWS])  # type: ignore[arg-type]
-            except (ClipError, OSError) as error:
-                log.warning("%s is left out: %s", clip.name, error)
-
-    def evaluate(curves: Curves | None) -> Mapping[str, float]:
-        nonlocal guesses
-        found = judge(tables(), state.device, state.ranks)
-        guessing = found["bce"] > _GUESSING[0] and found["accuracy"] < _GUESSING[1]
-        guesses = guesses + 1 if guessing else 0
-        if guesses >= _PATIENCE and state.ranks.is_first:
-            log.warning(
-                "the loss sits at ln 2 = 0.69: the expert still guesses. Common for the first few thousand "
-                "steps; later it means that sound and picture of the clips do not belong together."
-            )
-            for reason in when_guessing():
-                log.warning("  %s", reason)
-        return found
-
-    return evaluate
+    paths = TrainPaths(data_root=os.fspath(data_root), checkpoint_dir=os.fspath(checkpoint_dir))
+    settings = SyncNetSettings(paths=paths, train=options or SyncNetTrainOptions(), augment=augmentation)
+    settings = with_values(settings, values)
+    settings = replace(settings, train=with_recipe(settings.train))
+    with open_session(settings, ["syncnet"]) as session:
+        state = session.state({"syncnet": None})
+        return session.fit(state, _task(session, state, settings, diagnose), progress)
 
 
-def judge(
-    tables: Iterator[Similarities], device: torch.device, ranks: distributed.Ranks = distributed.ALONE
+def with_recipe(options: SyncNetTrainOptions) -> SyncNetTrainOptions:
+    """Return the options with the recipe's learning rate, warm-up and average filled in."""
+    recipe = RECIPES[options.recipe]
+    return replace(
+        options,
+        learning_rate=options.learning_rate * recipe.rate_factor,
+        warmup_steps=recipe.warmup_steps if options.warmup_steps is None else options.warmup_steps,
+        average=recipe.average if options.average is None else options.average,
+    )
+
+
+def _task(
+    session: Session, state: TrainState, settings: SyncNetSettings, diagnose: Diagnose | None
+) -> Task[Any]:
+    options = settings.train
+    windows_per_clip = RECIPES[options.recipe].windows_per_clip
+    clips = session.held_out.clips
+    chosen = clips[:: max(1, len(clips) // options.eval_clips)][: options.eval_clips]
+    evaluate = functools.partial(evaluate_syncnet, state, chosen, session.reader)
+    monitor = PlateauMonitor(
+        functools.partial(diagnose, session.train, session.held_out) if diagnose else tuple, state.ranks
+    )
+    size = options.batch_size // windows_per_clip
+    if windows_per_clip == 1:
+        step = functools.partial(pair_step, state, options.amp)
+        return Task(session.train_samples(draw_pair(settings.augment)), size, step, evaluate, monitor)
+    draw = draw_windows(windows_per_clip, settings.augment)
+    return Task(
+        session.train_samples(draw),
+        size,
+        functools.partial(all_pairs_step, state, options.amp, options.same_clip),
+        evaluate,
+        monitor,
+    )
+
+
+def pair_step(state: TrainState, amp: str, batch: Batch[PairSample]) -> Iterator[Losses]:
+    """Yield the loss of the original's recipe."""
+    rows = PairBatch(**devices.upload(batch.samples._asdict(), state.device))
+    audio, faces = _embeddings(state, amp, rows.mels, rows.faces)
+    loss = pair_loss(audio, faces, rows.in_sync)
+    right = ((cosine(audio, faces) > 0.5) == (rows.in_sync > 0.5)).float().mean()
+    yield Losses("syncnet", loss, {"bce": loss, "accuracy": right})
+
+
+def all_pairs_step(
+    state: TrainState, amp: str, same_clip: float | None, batch: Batch[WindowSample]
+) -> Iterator[Losses]:
+    """Yield the loss of the default recipe; `same_clip` is that of `all_pairs_loss`."""
+    arrays = {**batch.samples._asdict(), "clips": batch.clips}
+    rows = WindowBatch(**devices.upload(arrays, state.device))
+    audio, faces = (
+        gather_rows(rows_of_rank, state.ranks)
+        for rows_of_rank in _embeddings(state, amp, rows.mels, rows.faces)
+    )
+    clips, frames = (gather_rows(numbers.int(), state.ranks) for numbers in (rows.clips, rows.frames))
+    loss, table = all_pairs_loss(audio, faces, clips, frames, same_clip)
+    in_sync, count = table.detach().diagonal(), len(table)
+    out_of_sync = (table.detach().sum() - in_sync.sum()) / max(1, count * (count - 1))
+    yield Losses("syncnet", loss, {"bce": loss, "in_sync": in_sync.mean(), "out_of_sync": out_of_sync})
+
+
+def _embeddings(state: TrainState, amp: str, mels: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+    """Return float32 embeddings [B, D] of audio and faces."""
+    with devices.autocast(state.device, amp):
+        audio, mouths = state.main.wrapped(mels[:, None], syncnet_input_of_images(faces))
+    return audio.float(), mouths.float()
+
+
+def evaluate_syncnet(state: TrainState, clips: Sequence[Clip], reader: FaceReader) -> Evaluation:
+    """Return the figures of SyncNet on held-out clips. Clips that cannot be read are skipped."""
+    own = clips[state.ranks.rank :: state.ranks.size]
+    tables = _tables(state.main.network, own, reader, state.device)
+    return Evaluation(held_out_figures(tables, state.device, state.ranks))
+
+
+def _tables(
+    syncnet: nn.Module, clips: Sequence[Clip], reader: FaceReader, device: torch.device
+) -> Iterator[Similarities]:
+    for clip in clips:
+        try:
+            positions = clip.windows()[:MAX_EVAL_WINDOWS]
+            yield similarities(syncnet, clip, reader, device, positions)  # type: ignore[arg-type]
+        except (ClipError, OSError) as error:
+            log.warning("%s is skipped: %s", clip.name, error)
+
+
+def held_out_figures(
+    tables: Iterable[Similarities], device: torch.device, ranks: Ranks = SINGLE
 ) -> dict[str, float]:
-    """Figures of an expert from the cosines of held-out clips, each clip counting the same.
+    """Return the figures of SyncNet from the cosines of held-out clips; each clip counts the same.
 
-    `bce` is the expectation of the original's loss: half the pairs in sync, half a sound with the picture
-    of any other window of its clip. `retrieval` is the share of windows, `clip_retrieval` that of clips,
-    whose best offset within 15 frames is 0 or 1 either way.
+    `bce` is the expected value of the original's loss: half of the pairs are in sync, half combine audio
+    with the faces of any other window of its clip. `retrieval` is the share of windows, `clip_retrieval`
+    that of clips, whose best offset within 15 frames is -1, 0 or 1. Raises `DataError` without a table.
     """
     sums = dict.fromkeys((*_PER_CLIP, "clips", "retrieval", "windows", "clip_retrieval", "long_clips"), 0.0)
     for table in tables:
-        inside, outside = table.in_sync(), table.out_of_sync()
+        in_sync, out_of_sync = table.in_sync(), table.out_of_sync()
         by_offset = table.by_offset()
         sums["clips"] += 1
-        sums["bce"] -= float(inside.log().mean() + (1 - outside).log().mean()) / 2
-        sums["accuracy"] += float((inside > 0.5).float().mean() + (outside <= 0.5).float().mean()) / 2
-        sums["in_sync"] += float(inside.mean())
-        sums["out_of_sync"] += float(outside.mean())
+        sums["bce"] -= float(in_sync.log().mean() + (1 - out_of_sync).log().mean()) / 2
+        sums["accuracy"] += float((in_sync > 0.5).float().mean() + (out_of_sync <= 0.5).float().mean()) / 2
+        sums["in_sync"] += float(in_sync.mean())
+        sums["out_of_sync"] += float(out_of_sync.mean())
         if len(by_offset):
             sums["retrieval"] += int(((by_offset.argmax(dim=1) - MAX_OFFSET).abs() <= 1).sum())
             sums["windows"] += len(by_offset)
             sums["clip_retrieval"] += abs(table.offset()[0]) <= 1
             sums["long_clips"] += 1
-    sums = dict(zip(sums, distributed.total(list(sums.values()), device, ranks), strict=True))
+    sums = dict(zip(sums, distributed.all_sum(list(sums.values()), device, ranks), strict=True))
     if not sums["clips"]:
         raise DataError("no held-out clip can be read any more. Check the disk.")
-    found = {name: sums[name] / sums["clips"] for name in _PER_CLIP}
+    figures = {name: sums[name] / sums["clips"] for name in _PER_CLIP}
     if sums["windows"]:
-        found["retrieval"] = sums["retrieval"] / sums["windows"]
-        found["clip_retrieval"] = sums["clip_retrieval"] / sums["long_clips"]
-    return found
+        figures["retrieval"] = sums["retrieval"] / sums["windows"]
+        figures["clip_retrieval"] = sums["clip_retrieval"] / sums["long_clips"]
+    return figures
 
 
-_PER_CLIP = ("bce", "accuracy", "in_sync", "out_of_sync")
+class PlateauMonitor:
+    """Warns when the held-out loss stays at ln 2, where SyncNet only guesses."""
+
+    def __init__(self, diagnose: Callable[[], Sequence[str]], ranks: Ranks = SINGLE) -> None:
+        self._diagnose = functools.cache(diagnose)
+        self._ranks = ranks
+        self._evaluations = 0
+
+    def update(self, figures: Mapping[str, float]) -> Mapping[str, float]:
+        """Count evaluations on the plateau, and log a warning with a diagnosis after two in a row."""
+        guessing = figures["bce"] > _PLATEAU_LOSS and figures["accuracy"] < _PLATEAU_ACCURACY
+        self._evaluations = self._evaluations + 1 if guessing else 0
+        if self._evaluations >= _PATIENCE and self._ranks.is_first:
+            log.warning(
+                "the held-out loss stays at ln 2 = 0.69: SyncNet still guesses. This is common for the first "
+                "few thousand steps; after that, audio and video of the clips are probably out of sync."
+            )
+            for line in self._diagnose():
+                log.warning("  %s", line)
+        return {}
