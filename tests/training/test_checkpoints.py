@@ -315,18 +315,18 @@ def test_dub_uses_the_mel_shift_of_the_training(
     from wav2lip_npu.dubbing import inference, pipeline
 
     out = train(clips, tmp_path / "out", GENERATOR, steps=1)
-    ours = inference.load_models(path_of(out, "generator", 1), device="cpu")
-    theirs = inference.load_models(tiny_checkpoint, device="cpu")
-    assert (ours.mel_shift, theirs.mel_shift) == (-1, 0)
+    own = inference.load_models(path_of(out, "generator", 1), device="cpu")
+    original = inference.load_models(tiny_checkpoint, device="cpu")
+    assert (own.mel_shift, original.mel_shift) == (-1, 0)
     shifts = []
-    real = pipeline.speak
+    real = pipeline.generate
 
-    def speak(*arguments):
+    def generate(*arguments):
         shifts.append(arguments[4])
         return real(*arguments)
 
-    monkeypatch.setattr(pipeline, "speak", speak)
-    for models, shift in ((ours, None), (ours, 0), (theirs, None), (theirs, -2)):
+    monkeypatch.setattr(pipeline, "generate", generate)
+    for models, shift in ((own, None), (own, 0), (original, None), (original, -2)):
         options = pipeline.DubOptions(mel_shift=shift, faces=pipeline.FaceOptions(box=(40, 200, 60, 220)))
         pipeline.dub(models, face_video, speech, tmp_path / "out.mp4", options)
     assert shifts == [-1, 0, 0, -2]

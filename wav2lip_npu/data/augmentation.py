@@ -36,10 +36,7 @@ _DEFAULT_MAXIMUM = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Largest changes of a sample; each sample draws its own amounts, and 0 turns a change off.
-
-    Raises `UsageError` when an amount is out of range.
-    """
+    """Largest changes of a sample. Each sample draws its own amounts; 0 turns a change off."""
 
     flip: float = 0.0
     """Share of the samples whose faces are mirrored."""
@@ -72,6 +69,7 @@ class Augmentation:
     """Share of the samples that are not changed. Above 0, SyncNet judges only those."""
 
     def __post_init__(self) -> None:
+        """Raise `UsageError` when an amount is out of range."""
         for option in fields(self):
             value = getattr(self, option.name)
             limit = _MAXIMA.get(option.name, 1 if option.name in _SHARES else _DEFAULT_MAXIMUM)

@@ -61,7 +61,7 @@ class TrainPaths:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Options of any training. Raises `UsageError` when a value is out of range."""
+    """Steps, data loading and optimizer."""
 
     batch_size: int = 16
     """Windows per batch, on each card."""
@@ -104,6 +104,7 @@ class TrainOptions:
     """Channels of the networks; the published ones have 32. Narrower networks train faster."""
 
     def __post_init__(self) -> None:
+        """Raise `UsageError` when a value is out of range."""
         minima = {
             "batch_size": 1,
             "nepochs": 1,
@@ -134,7 +135,7 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SyncNetTrainOptions(TrainOptions):
-    """Options of SyncNet training. Raises `UsageError` when a value is out of range."""
+    """Steps, data loading and optimizer; and how SyncNet learns."""
 
     batch_size: Annotated[int, tyro.conf.arg(aliases=["--syncnet_batch_size"])] = 64
     """Windows per batch, on each card."""
@@ -154,6 +155,7 @@ class SyncNetTrainOptions(TrainOptions):
     """Held-out clips per evaluation, the same ones each time."""
 
     def __post_init__(self) -> None:
+        """Raise `UsageError` when a value is out of range."""
         super().__post_init__()
         _check_choice(self, "recipe", RecipeName)
         _check_minimum(self, "eval_clips", 1)
@@ -174,7 +176,7 @@ class SyncNetTrainOptions(TrainOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorOptions:
-    """Losses of generator training. Raises `UsageError` when a value is out of range."""
+    """Losses of the generator, and the discriminator."""
 
     syncnet_wt: float = 0.0
     """Weight of the sync loss at the start."""
@@ -201,6 +203,7 @@ class GeneratorOptions:
     """Held-out batches per evaluation, the same ones each time."""
 
     def __post_init__(self) -> None:
+        """Raise `UsageError` when a value is out of range."""
         _check_choice(self, "expert_bn", NormMode)
         ranges = {
             "syncnet_wt": (0, 1),
@@ -240,7 +243,7 @@ class SyncNetSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorSettings:
-    """All options of a generator training. Raises `UsageError` when they contradict each other."""
+    """All options of a generator training."""
 
     paths: TrainPaths
     syncnet_checkpoint_path: str = STARTER
@@ -252,6 +255,7 @@ class GeneratorSettings:
     augment: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
+        """Raise `UsageError` when options contradict each other."""
         if self.generator.expert_bn == "batch" and self.train.batch_size < _MIN_WINDOWS:
             raise UsageError(
                 f"--batch_size {self.train.batch_size} --expert_bn batch: {_NO_BATCH_STATISTICS}"
