@@ -1,10 +1,10 @@
-"""A dub by an exported ONNX file against the same dub by PyTorch, on a real clip, in one run on this machine.
+"""Compare a dub by an exported ONNX file with the same dub by PyTorch, on a real clip, in one run.
 
     python benchmarks/engines.py --face talk.mp4 [--audio speech.wav] [--checkpoint_path wav2lip.pth]
 
-Without --checkpoint_path the full-size network with seeded random weights is used. The commands take turns,
-each in a process of its own, so that a drifting machine touches both; `seconds` are those of the report,
-without loading the models. Videos are lossless: what differs between them is what the engines made.
+Without --checkpoint_path the full-size network with seeded random weights is used. The commands alternate,
+each in its own process, so that a drift of the machine affects both. `seconds` are those of the report,
+without loading the models. Outputs are lossless, so their difference is that of the engines.
 """
 
 from __future__ import annotations
@@ -24,48 +24,48 @@ sys.path.insert(0, str(ROOT))
 
 
 def main() -> None:
-    """Export, dub in turns, compare."""
+    """Export, dub alternately, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--face", required=True)
-    parser.add_argument("--audio", help="default: the sound of --face")
+    parser.add_argument("--audio", help="default: the audio of --face")
     parser.add_argument("--checkpoint_path", help="default: random weights of the full-size network")
     parser.add_argument("--batch", type=int, default=0, help="of the exported file; 0: any")
     parser.add_argument("--runs", type=int, default=5, help="rounds: the median is printed")
     parser.add_argument("flags", nargs="*", help="more flags for dub, after --")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        measure(given, folder)
+        measure(arguments, folder)
 
 
-def measure(given: argparse.Namespace, folder: str) -> None:
-    """Both engines in turns, and what differs between their videos."""
+def measure(arguments: argparse.Namespace, folder: str) -> None:
+    """Run both engines alternately and compare their videos."""
     from dub import command, processor, save_random, show
 
-    weights = given.checkpoint_path
+    weights = arguments.checkpoint_path
     if not weights:
         weights = os.path.join(folder, "random.pth")
         save_random(weights)
-    command(["export", "--checkpoint_path", weights, "--batch", str(given.batch), "--outdir", folder])
+    command(["export", "--checkpoint_path", weights, "--batch", str(arguments.batch), "--outdir", folder])
     (exported,) = Path(folder).glob("*.onnx")
     files = {"torch": weights, "onnx": str(exported)}
     print(f"{processor()}, {len(os.sched_getaffinity(0))} cores, torch {version('torch')}, "
           f"onnxruntime {version('onnxruntime')}, {os.path.basename(weights)}, {exported.name}, "
-          f"median of {given.runs} rounds")  # fmt: skip
+          f"median of {arguments.runs} rounds")  # fmt: skip
     rounds = []
-    for _ in range(given.runs):
-        rounds.append({engine: dub(given, engine, file, folder) for engine, file in files.items()})
-    for what in rounds[0]["torch"]:
+    for _ in range(arguments.runs):
+        rounds.append({engine: dub(arguments, engine, file, folder) for engine, file in files.items()})
+    for figure in rounds[0]["torch"]:
         for engine in files:
-            show(f"{engine}: {what}", [each[engine][what] for each in rounds])
-    for what in ("seconds", "generate, s", "whole command, s", "whole command, CPU s"):
-        show(f"onnx / torch: {what}", [each["onnx"][what] / each["torch"][what] for each in rounds])
-    alone(files, 2 * given.runs)  # last: a child's peak of memory begins with that of its parent
+            show(f"{engine}: {figure}", [turn[engine][figure] for turn in rounds])
+    for figure in ("seconds", "generate, s", "whole command, s", "whole command, CPU s"):
+        show(f"onnx / torch: {figure}", [turn["onnx"][figure] / turn["torch"][figure] for turn in rounds])
+    alone(files, 2 * arguments.runs)  # last, because the memory peak of a child starts at that of its parent
     compare(*(os.path.join(folder, f"{engine}.mp4") for engine in files))
 
 
 def alone(files: dict[str, str], rounds: int) -> None:
-    """The generator as dubbing runs it, without what is around it; both engines in turns, in this process."""
-    from dub import show, speaking, timed
+    """Measure only the generator, as a dub runs it; both engines alternate in this process."""
+    from dub import generating, show, timed
 
     from wav2lip_npu import device
     from wav2lip_npu.dubbing.blend import load_mask
@@ -73,40 +73,41 @@ def alone(files: dict[str, str], rounds: int) -> None:
 
     mask = load_mask("soft", 96)
     runs = {
-        engine: speaking(
+        engine: generating(
             GeneratorRunner(load_models(file, detector="hog", device=device.HOST), None, mask), 48
         )
         for engine, file in files.items()
     }
     pace = [{engine: timed(run)["fps"] for engine, run in runs.items()} for _ in range(rounds + 1)][1:]
     for engine in runs:
-        show(f"{engine}: generator alone, faces/s", [each[engine] for each in pace])
-    show("onnx / torch: generator alone, s", [each["torch"] / each["onnx"] for each in pace])
+        show(f"{engine}: generator alone, faces/s", [turn[engine] for turn in pace])
+    show("onnx / torch: generator alone, s", [turn["torch"] / turn["onnx"] for turn in pace])
 
 
-def dub(given: argparse.Namespace, engine: str, weights: str, folder: str) -> dict[str, float]:
-    """One dub by the command line: its own time and memory."""
+def dub(arguments: argparse.Namespace, engine: str, weights: str, folder: str) -> dict[str, float]:
+    """Dub through the command line and return time and memory."""
     from dub import command
 
     record = os.path.join(folder, "report.json")
     out = os.path.join(folder, f"{engine}.mp4")
-    spent = command(
-        ["dub", "--face", given.face, "--audio", given.audio or given.face, "--checkpoint_path", weights,
-         "--engine", engine, "--crf", "0", "--report", record, "--outfile", out, *given.flags]
+    usage = command(
+        ["dub", "--face", arguments.face, "--audio", arguments.audio or arguments.face,
+         "--checkpoint_path", weights, "--engine", engine, "--crf", "0", "--report", record,
+         "--outfile", out, *arguments.flags]
     )  # fmt: skip
     report = json.loads(Path(record).read_text())
     return {
         "seconds": report["seconds"],
         "generate, s": report["seconds_per_stage"]["generate"],
         "frames/s": report["frames_per_second"],
-        "whole command, s": spent["seconds"],
-        "whole command, CPU s": spent["cpu"],
-        "peak memory, GB": spent["peak"] / 1e9,
+        "whole command, s": usage["seconds"],
+        "whole command, CPU s": usage["cpu"],
+        "peak memory, GB": usage["peak"] / 1e9,
     }
 
 
 def compare(one: str, other: str) -> None:
-    """The largest difference of decoded frames, and how many pixels differ at all."""
+    """Print the largest difference of decoded frames, and how many values differ."""
     from wav2lip_npu.media import video_reader
 
     frames = in_planes = in_bgr = differing = total = 0

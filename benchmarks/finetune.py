@@ -1,10 +1,11 @@
-"""What fine-tuning on one's own face gives: the starter before and after, on seconds that it did not see.
+"""Measure fine-tuning on one face: the bundled weights before and after, on held-out seconds.
 
     python benchmarks/finetune.py --clip CLIPS/clips/vox_00104 --out build/finetune [--steps 400]
 
-The first three quarters of a preprocessed clip of a person who is in no training list are learnt from, the
-last quarter is measured: mouth region against the truth with the own sound, known from a picture half of it
-away. Printed are PSNR and SSIM of the starter, of the fine-tuned weights and of copying the reference.
+The first three quarters of a preprocessed clip of a person in no training list are trained on, the last
+quarter is measured: the mouth region with the clip's own audio against the truth, with a reference half the
+quarter away. Prints PSNR and SSIM of the bundled weights, of the fine-tuned weights and of copying the
+reference.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from starter import Sentence, half_away, likeness, spoken_from
+from starter import Sentence, generate_faces, half_away, likeness
 
 from wav2lip_npu.cli import main as cli
 from wav2lip_npu.data.clip import read_clip
@@ -26,15 +27,15 @@ from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.dubbing.inference import load_models
 
 RATE, FPS = 16_000, 25
-LEARNT = 0.75
+TRAINED = 0.75
 TRAINING = """--batch_size 8 --learning_rate 2e-4 --warmup_steps 20 --clip_grad_norm 1 --average 0.98
     --flip 0.5 --stretch 0.04 --shift 0.02 --turn 3 --colour 0.1 --gamma 0.1 --blur 0.3
     --reference_distance 10 --eval_interval 100 --eval_batches 5 --checkpoint_interval 100 --keep 1"""
-"""As docs/training.md advises."""
+"""Flags recommended in docs/training.md."""
 
 
 def cut(source: Path, out: Path, first: int, last: int) -> None:
-    """Write pictures `first` to `last` of a clip folder and their sound as a folder of its own."""
+    """Write frames `first` to `last` of a clip and their audio as a new clip."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     clip = read_clip(source.name, source)
@@ -46,15 +47,15 @@ def cut(source: Path, out: Path, first: int, last: int) -> None:
         file.writeframes(np.clip(np.rint(wav * 32767), -32768, 32767).astype(np.int16).tobytes())
 
 
-def measured(weights: str, test: Sentence) -> tuple[float, float, np.ndarray]:
-    """PSNR, SSIM and the faces."""
+def measure(weights: str, test: Sentence) -> tuple[float, float, np.ndarray]:
+    """Return PSNR in dB, SSIM and the generated faces."""
     reference = test.faces[half_away(len(test.faces))]
-    made = spoken_from(load_models(weights, device="cpu"), reference, test.faces, test.mel)
-    return *likeness(made, test.faces), made
+    faces = generate_faces(load_models(weights, device="cpu"), reference, test.faces, test.mel)
+    return *likeness(faces, test.faces), faces
 
 
 def main() -> int:
-    """Train, measure, print the table, write pictures of both."""
+    """Train, measure, print the table, write an image of the faces."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--clip", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -63,13 +64,13 @@ def main() -> int:
     arguments = parser.parse_args()
     out: Path = arguments.out
     frames = len(read_clip("clip", arguments.clip).frames)
-    border = round(LEARNT * frames)
-    cut(arguments.clip, out / "clips" / "learnt", 0, border)
+    border = round(TRAINED * frames)
+    cut(arguments.clip, out / "clips" / "trained", 0, border)
     cut(arguments.clip, out / "clips" / "measured", border, frames)
     (out / "lists").mkdir(exist_ok=True)
-    (out / "lists" / "train.txt").write_text("learnt\n")
-    places = {"data_root": out / "clips", "filelists": out / "lists", "checkpoint_dir": out / "me"}
-    flags = {**places, "checkpoint_path": "starter", "steps": arguments.steps, "amp": arguments.amp}
+    (out / "lists" / "train.txt").write_text("trained\n")
+    paths = {"data_root": out / "clips", "filelists": out / "lists", "checkpoint_dir": out / "me"}
+    flags = {**paths, "checkpoint_path": "starter", "steps": arguments.steps, "amp": arguments.amp}
     begun = time.monotonic()
     words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
     if code := cli.main(["train", *words, *TRAINING.split()]):
@@ -78,15 +79,15 @@ def main() -> int:
     clip = read_clip("measured", out / "clips" / "measured")
     test = Sentence("measured", FaceReader(cache=False)(clip, 0, len(clip.frames)), clip.mel())
     tuned = sorted((out / "me").glob("checkpoint_step*.pth"))[-1]
-    rows = {"starter": measured("starter", test), "fine-tuned": measured(str(tuned), test)}
+    rows = {"starter": measure("starter", test), "fine-tuned": measure(str(tuned), test)}
     copied = test.faces[half_away(len(test.faces))]
     rows["copied reference"] = (*likeness(copied, test.faces), copied)
-    sys.stdout.write(f"{border / FPS:.1f} s learnt, {arguments.steps} steps in {seconds:.0f} s\n")
+    sys.stdout.write(f"{border / FPS:.1f} s trained on, {arguments.steps} steps in {seconds:.0f} s\n")
     sys.stdout.write("| | PSNR, dB | SSIM |\n|---|---|---|\n")
     sys.stdout.writelines(f"| {name} | {psnr:.2f} | {ssim:.3f} |\n" for name, (psnr, ssim, _) in rows.items())
     at = np.linspace(0, len(test.faces) - 1, 8).astype(int)
-    shown = [test.faces, *(faces for _, _, faces in rows.values())]
-    cv2.imwrite(str(out / "faces.png"), np.vstack([np.hstack(faces[at]) for faces in shown]))
+    rows_of_faces = [test.faces, *(faces for _, _, faces in rows.values())]
+    cv2.imwrite(str(out / "faces.png"), np.vstack([np.hstack(faces[at]) for faces in rows_of_faces]))
     return 0
 
 

@@ -1,12 +1,12 @@
-"""How fast training samples are made: OMP_NUM_THREADS=1 python benchmarks/loader.py --data_root DIR
+"""Measure the loading of training samples: OMP_NUM_THREADS=1 python benchmarks/loader.py --data_root DIR
 
-Beside each way of ours stands the original's, written anew from its description: per sample ten JPEGs are
-decoded and resized, and the whole sound is loaded and analysed. Both run in one thread, taking turns on the
-same clips. Each round's ratio is of neighbours in time, so that other load on the machine falls on both.
-The second table sets the time of a batch of ours against that of a training step of the full-width network.
+Each kind of sample is compared with the original's way, reimplemented from its description: per sample ten
+JPEGs are decoded and resized, and the whole audio is loaded and analysed. Both run alternately in one thread
+on the same clips, so that other load on the machine affects both. The second table compares the time of a
+batch with that of a training step of the full-width network.
 
-Faces are kept for later epochs as training keeps them: the folders must be writable. A faces96.npy that
-is there is removed first, as the first epoch is timed too.
+The face cache is used as in training, so the folders must be writable. An existing faces96.npy is removed
+first, because the first epoch is measured too.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ Sample = dict[str, np.ndarray]
 
 
 def original_window(folder: Path, numbers: list[int]) -> np.ndarray:
-    """Five faces [5, 96, 96, 3] in [0, 1]."""
+    """Load five faces [5, 96, 96, 3] in [0, 1]."""
     faces = [cv2.resize(cv2.imread(str(folder / f"{n}.jpg")), (FACE_SIZE, FACE_SIZE)) for n in numbers]
     return np.asarray(faces) / 255.0
 
 
 def original_mel(folder: Path) -> np.ndarray:
-    """The mel [T, 80] of the whole sound."""
+    """Compute the mel [T, 80] of the whole audio."""
     wav, _ = librosa.load(folder / "audio.wav", sr=16_000)
     wav = scipy.signal.lfilter([1, -0.97], [1], wav)
     spectrum = librosa.stft(y=wav, n_fft=800, hop_length=200, win_length=800, pad_mode="reflect")
@@ -62,14 +62,14 @@ _BANK: list[np.ndarray] = []
 
 
 def original_bank() -> np.ndarray:
-    """The filters, which the original too computes once."""
+    """Return the filter bank, which the original also computes once."""
     if not _BANK:
         _BANK.append(librosa.filters.mel(sr=16_000, n_fft=800, n_mels=80, fmin=55, fmax=7600))
     return _BANK[0]
 
 
 def original_choice(clip: Clip, random: np.random.Generator) -> tuple[list[int], list[int]]:
-    """The pictures of two windows; whole at the first try, in favour of the original."""
+    """Return the frames of two windows. The first try succeeds, in favour of the original."""
     numbers = sorted(int(path.stem) for path in clip.folder.glob("*.jpg"))
     positions = clip.windows(MEL_SHIFT)
     one, other = random.choice(positions, 2, replace=False)
@@ -77,7 +77,7 @@ def original_choice(clip: Clip, random: np.random.Generator) -> tuple[list[int],
 
 
 def original_pair(clip: Clip, random: np.random.Generator) -> Sample:
-    """SyncNet's sample: lower halves [15, 48, 96] and sound [1, 80, 16]."""
+    """Load a SyncNet sample: mouth regions [15, 48, 96] and mel [1, 80, 16]."""
     one, other = original_choice(clip, random)
     right, wrong = original_window(clip.folder, one), original_window(clip.folder, other)
     shown = right if random.integers(2) else wrong  # the original reads both
@@ -88,7 +88,7 @@ def original_pair(clip: Clip, random: np.random.Generator) -> Sample:
 
 
 def original_target(clip: Clip, random: np.random.Generator) -> Sample:
-    """The generator's sample."""
+    """Load a generator sample."""
     one, other = original_choice(clip, random)
     target = original_window(clip.folder, one).transpose(3, 0, 1, 2)
     reference = original_window(clip.folder, other).transpose(3, 0, 1, 2)
@@ -105,39 +105,39 @@ def original_target(clip: Clip, random: np.random.Generator) -> Sample:
 
 
 def rate(make: Callable[[int], object], count: int, each: int = 1) -> float:
-    """Samples a second of CPU time, of one thread."""
+    """Return samples per second of CPU time of one thread."""
     start = time.thread_time()
     for i in range(count):
         make(i)
     return count * each / (time.thread_time() - start)
 
 
-def forget_faces(clips: list[Clip]) -> None:
-    """As before the first epoch."""
+def clear_cache(clips: list[Clip]) -> None:
+    """Remove the face cache, as before the first epoch."""
     for clip in clips:
         (clip.folder / FACES_FILE).unlink(missing_ok=True)
 
 
 def compare(clips: list[Clip], name: str, draw: Draw, each: int, original: Callable, rounds: int) -> None:
-    """Print how many samples a second are made, warm, in the first epoch and without the cache."""
+    """Print samples per second: with a warm cache, in the first epoch and without the cache."""
 
     def ours(reader: FaceReader) -> Samples:
         return Samples(clips, draw, seed=0, shift=MEL_SHIFT, reader=reader)
 
-    forget_faces(clips)
+    clear_cache(clips)
     first = rate(lambda i: cold[0, i], len(cold := ours(FaceReader())), each)
     warm, bare = ours(FaceReader()), ours(FaceReader(cache=False))
     random = np.random.default_rng(0)
     rate(lambda i: warm[0, i], len(clips))
     original(clips[0], random)
-    found: list[tuple[float, float, float]] = []
+    rates: list[tuple[float, float, float]] = []
     for turn in range(rounds):
         old = rate(lambda i: original(clips[i % len(clips)], random), 40)
         new = rate(lambda i, turn=turn: warm[1 + turn, i], len(clips), each)
         without = rate(lambda i, turn=turn: bare[1 + turn, i], min(40, len(clips)), each)
-        found.append((old, new, without))
-    olds, news, withouts = (statistics.median(column) for column in zip(*found, strict=True))
-    ratios = [new / old for old, new, _ in found]
+        rates.append((old, new, without))
+    olds, news, withouts = (statistics.median(column) for column in zip(*rates, strict=True))
+    ratios = [new / old for old, new, _ in rates]
     print(
         f"{name:34} {olds:9.0f} {news:9.0f} {first:9.0f} {withouts:9.0f}"
         f"   {statistics.median(ratios):6.0f} ({min(ratios):.0f} to {max(ratios):.0f})"
@@ -145,7 +145,7 @@ def compare(clips: list[Clip], name: str, draw: Draw, each: int, original: Calla
 
 
 def step_seconds(network: torch.nn.Module, inputs: tuple[torch.Tensor, ...], threads: int) -> float:
-    """A forward and a backward pass."""
+    """Return the seconds of a forward and backward pass."""
     torch.set_num_threads(threads)
     network.train()
 
@@ -160,7 +160,7 @@ def step_seconds(network: torch.nn.Module, inputs: tuple[torch.Tensor, ...], thr
 
 
 def batch_seconds(clips: list[Clip], draw: Draw, count: int) -> float:
-    """A batch of `count` samples made in one thread from warm caches."""
+    """Return the seconds to load `count` samples in one thread from a warm cache."""
     samples = Samples(clips, draw, seed=0, shift=MEL_SHIFT, reader=FaceReader())
 
     def make(epoch: int) -> float:
@@ -176,7 +176,7 @@ def batch_seconds(clips: list[Clip], draw: Draw, count: int) -> float:
 
 
 def share(name: str, batch: float, step: float) -> None:
-    """Print what part of a step its batch takes."""
+    """Print the time of a batch as a share of that of a step."""
     print(f"{name:44} {1000 * batch:9.1f} ms {1000 * step:11.0f} ms {100 * batch / step:9.2f} %")
 
 
@@ -187,7 +187,7 @@ def main() -> None:
     )
     parser.add_argument("--data_root", type=Path, required=True)
     parser.add_argument(
-        "--file_list", type=Path, help="(default: all folders under the root with an audio.wav)"
+        "--file_list", type=Path, help="default: all folders under the root with an audio.wav"
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the training step")
@@ -197,8 +197,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file_list = args.file_list or all_clips(args.data_root, Path(folder) / "all.txt")
         clips = index_clips(args.data_root, file_list, MEL_SHIFT).clips
-    pictures = sum(len(clip.frames) for clip in clips)
-    print(f"{len(clips)} clips, {pictures} pictures; samples a second of one core\n")
+    frames = sum(len(clip.frames) for clip in clips)
+    print(f"{len(clips)} clips, {frames} frames; samples per second of one core\n")
     print(f"{'':34} {'original':>9} {'warm':>9} {'1st epoch':>9} {'no cache':>9}   warm / original")
     rows: list[tuple[str, Draw, int, Callable]] = [
         ("SyncNet, as the original's", draw_pair(), 1, original_pair),
@@ -219,9 +219,7 @@ def main() -> None:
     inputs = torch.randn(few, 5, 1, 80, 16), torch.rand(few, 6, 5, 96, 96)
     step = step_seconds(Wav2Lip(), inputs, args.threads) * 16 / few
     share("generator, 16 windows", batch_seconds(clips, draw_target(), 16), step)
-    print(
-        f"(one thread makes the batch, {args.threads} the step, whose time is scaled up from a smaller batch)"
-    )
+    print(f"(the batch uses one thread, the step {args.threads}; its time is scaled up from a smaller batch)")
 
 
 def all_clips(root: Path, path: Path) -> Path:

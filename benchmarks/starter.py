@@ -1,10 +1,10 @@
-"""What the starter can do: its figures on GRID sentences and people that it has never learnt from.
+"""Measure the bundled weights on held-out GRID sentences and people.
 
     python benchmarks/starter.py --clips CLIPS --lists LISTS --judge JUDGE.pth [--out FIGURES.json]
 
 CLIPS and LISTS come from recipes/starter/run.sh. JUDGE is a SyncNet of another seed and another split that
-was never a loss. Faces are made as a dub makes them, blended into the crop that they are made for, and
-judged there. Printed is a table of figure, aim, and what was found.
+was never a loss. Faces are generated and blended into their crops as in a dub, and judged there. Prints a
+table of figure, aim and measurement.
 """
 
 from __future__ import annotations
@@ -44,27 +44,27 @@ FPS = Fraction(25)
 MOUTH = FACE_SIZE // 2
 BELOW = np.s_[MOUTH:, :]
 LIPS = np.s_[MOUTH + 10 : MOUTH + 42, 28:68]
-"""Where lips and chin move, of the lower half, whose rest moves with the head."""
+"""Lips and chin within the lower half, whose other parts move with the head."""
 CPU = torch.device("cpu")
 PARTNER = 7
-"""A sentence is dubbed with the sound of the one so many lines below."""
+"""A sentence is dubbed with the audio of the sentence this many lines below."""
 QUIET = 1e-3
-"""Noise of a silent room, -60 dB."""
+"""Amplitude of the noise of a silent room, -60 dB."""
 REJECTED = 0.5
-"""A mean cosine below this means that sound and mouth do not belong together: where the loss divides."""
+"""Mean cosine below which audio and mouth do not match: the decision boundary of the loss."""
 
 
-class Judged(NamedTuple):
-    """What the judge says of a face and a sound."""
+class Judgement(NamedTuple):
+    """The judgement of faces with audio."""
 
     offset: int
     confidence: float
     in_sync: float
-    """Mean cosine at no offset."""
+    """Mean cosine at offset 0."""
 
     @property
     def follows(self) -> bool:
-        """Whether the mouth moves with this sound."""
+        """Whether the mouth moves with this audio."""
         return abs(self.offset) <= 1
 
 
@@ -78,72 +78,72 @@ class Sentence(NamedTuple):
 
 
 def sentences(clips: Path, names: Path) -> list[Sentence]:
-    """The clips of a list, as far as their pictures go from the first to the last."""
-    found = []
+    """Return the clips of a list that have all frames from first to last."""
+    result = []
     reader = FaceReader(cache=False)
     for entry in read_list(names):
         clip = read_clip(entry.name, clip_folder(clips, entry.name))
         if len(clip.frames) == clip.frames[-1] + 1:
-            found.append(Sentence(entry.name, reader(clip, 0, len(clip.frames)), clip.mel()))
-    return found
+            result.append(Sentence(entry.name, reader(clip, 0, len(clip.frames)), clip.mel()))
+    return result
 
 
-def spoken(models: Models, faces: np.ndarray, mel: Mel) -> np.ndarray:
-    """Faces [N, S, S, 3] that say a mel, as a dub makes and blends them."""
+def dub_faces(models: Models, faces: np.ndarray, mel: Mel) -> np.ndarray:
+    """Return faces [N, S, S, 3] that speak a mel, generated and blended as in a dub."""
     mask = load_mask("soft", FACE_SIZE)
     mels = [mel_window(mel, number, FPS, models.mel_shift) for number in range(len(faces))]
     rest = SilenceDamper(mel, FPS, models.mel_shift)
     steady = ReferenceSmoother(FPS)
-    made = GeneratorRunner(models, None, mask)(list(faces), mels, [steady(face) for face in faces])
-    mouths = np.stack([rest(number, mouth) for number, mouth in enumerate(made)]).astype(np.float32)
-    spoken = faces.copy()
-    below = spoken[:, mask.top_row :]
+    generated = GeneratorRunner(models, None, mask)(list(faces), mels, [steady(face) for face in faces])
+    mouths = np.stack([rest(number, mouth) for number, mouth in enumerate(generated)]).astype(np.float32)
+    dubbed_faces = faces.copy()
+    below = dubbed_faces[:, mask.top_row :]
     weights = mask.weights[:, :, None] * mouths[..., 3:] / 255
     below[:] = np.rint(below + weights * (mouths[..., :3] - below))
-    return spoken
+    return dubbed_faces
 
 
-def judged(syncnet: SyncNet, faces: np.ndarray, mel: Mel) -> Judged:
-    """What a SyncNet says of faces [N, S, S, 3] with a sound."""
+def judge_faces(syncnet: SyncNet, faces: np.ndarray, mel: Mel) -> Judgement:
+    """Judge faces [N, S, S, 3] with audio by a SyncNet."""
     last = min(len(faces) - WINDOW, int((mel.shape[1] - 16) * 25 / 80) - 1)
     starts = np.arange(last + 1)
     sounds = np.stack([mel_columns(mel, int(start)) for start in starts])
     windows = np.stack([faces[start : start + WINDOW, MOUTH:] for start in starts])
     table = Similarities(starts, cosines(*embed(syncnet, sounds, windows, CPU)))
-    return Judged(*table.offset(), float(table.by_offset()[:, MAX_OFFSET].mean()))
+    return Judgement(*table.offset(), float(table.by_offset()[:, MAX_OFFSET].mean()))
 
 
-def rejected(found: Judged) -> bool:
-    """Whether a judge says that sound and mouth do not belong together."""
-    return not found.follows or found.in_sync < REJECTED
+def rejected(judgement: Judgement) -> bool:
+    """Return whether audio and mouth are judged not to match."""
+    return not judgement.follows or judgement.in_sync < REJECTED
 
 
 def half_away(count: int) -> np.ndarray:
-    """For each of `count` pictures the one that is half of them away: a reference without its mouth."""
+    """Return for each of `count` frames the frame half of them away: a reference with another mouth."""
     return (np.arange(count) + count // 2) % count
 
 
-def likeness(made: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """PSNR in dB and SSIM of the mouth regions of faces."""
-    a, b = made[:, MOUTH:], truth[:, MOUTH:]
+def likeness(generated: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Return PSNR in dB and SSIM of the mouth regions of faces."""
+    a, b = generated[:, MOUTH:], truth[:, MOUTH:]
     error = np.square(a.astype(np.float32) - b).mean()
     ssim = np.mean([structural_similarity(x, y, channel_axis=2) for x, y in zip(a[::3], b[::3], strict=True)])
     return 10 * np.log10(255**2 / max(error, 1e-6)), float(ssim)
 
 
 def motion(faces: np.ndarray, part: tuple[slice, slice] = LIPS) -> float:
-    """Mean square of the change of a part of the face from one to the next."""
+    """Return the mean squared change of a part of the face between frames."""
     return float(np.square(np.diff(faces[(slice(None), *part)].astype(np.float32), axis=0)).mean())
 
 
 def of_syncnet(syncnet: SyncNet, clips: list[Clip]) -> dict[str, float]:
-    """BCE and retrieval of a SyncNet."""
+    """Return BCE and retrieval of a SyncNet."""
     reader = FaceReader()
     return held_out_figures((similarities(syncnet, clip, reader, CPU) for clip in clips), CPU)
 
 
 def of_generator(models: Models, syncnet: SyncNet, tests: list[Sentence]) -> Iterator[dict[str, float]]:
-    """Figures of each sentence: its own sound from another reference, another's sound, silence."""
+    """Yield figures of each sentence: own audio with another reference, another's audio, silence."""
     random = np.random.default_rng(0)
     wav = random.normal(0, QUIET, 16_000 * 4).astype(np.float32)
     silence = log_mel(wav)
@@ -151,21 +151,21 @@ def of_generator(models: Models, syncnet: SyncNet, tests: list[Sentence]) -> Ite
         count = len(test.faces)
         other = tests[(number + PARTNER) % len(tests)]
         away = half_away(count)
-        own = spoken_from(models, test.faces[away], test.faces, test.mel)
-        dubbed = spoken(models, test.faces, other.mel)
-        quiet = spoken(models, test.faces, silence)
+        own = generate_faces(models, test.faces[away], test.faces, test.mel)
+        dubbed = dub_faces(models, test.faces, other.mel)
+        quiet = dub_faces(models, test.faces, silence)
         still = np.repeat(test.faces[:1], count, axis=0)
-        real, made = judged(syncnet, test.faces, test.mel), judged(syncnet, own, test.mel)
-        new, old = judged(syncnet, dubbed, other.mel), judged(syncnet, dubbed, test.mel)
-        mismatched = judged(syncnet, test.faces, other.mel)
+        real, generated = judge_faces(syncnet, test.faces, test.mel), judge_faces(syncnet, own, test.mel)
+        new, old = judge_faces(syncnet, dubbed, other.mel), judge_faces(syncnet, dubbed, test.mel)
+        mismatched = judge_faces(syncnet, test.faces, other.mel)
         (psnr, ssim), (copied_psnr, copied_ssim) = (
             likeness(each, test.faces) for each in (own, test.faces[away])
         )
         yield {
             "real_follows": real.follows,
             "real_confidence": real.confidence,
-            "own_follows": made.follows,
-            "own_confidence": made.confidence,
+            "own_follows": generated.follows,
+            "own_confidence": generated.confidence,
             "new_follows": new.follows,
             "new_in_sync": new.in_sync,
             "new_confidence": new.confidence,
@@ -184,23 +184,23 @@ def of_generator(models: Models, syncnet: SyncNet, tests: list[Sentence]) -> Ite
             "motion_real": motion(test.faces),
             "below_speech": motion(dubbed, BELOW),
             "below_silence": motion(quiet, BELOW),
-            "still_speech": motion(spoken(models, still, other.mel)),
-            "still_silence": motion(spoken(models, still, silence)),
+            "still_speech": motion(dub_faces(models, still, other.mel)),
+            "still_silence": motion(dub_faces(models, still, silence)),
         }
 
 
-def of_strangers(models: Models, people: list[Sentence]) -> Iterator[dict[str, float]]:
-    """Figures of each clip of a person who was never learnt from, with the own sound."""
+def of_people(models: Models, people: list[Sentence]) -> Iterator[dict[str, float]]:
+    """Yield figures of each clip of a held-out person with their own audio."""
     for person in people:
         away = half_away(len(person.faces))
-        own = spoken_from(models, person.faces[away], person.faces, person.mel)
+        own = generate_faces(models, person.faces[away], person.faces, person.mel)
         psnr, ssim = likeness(own, person.faces)
         copied_psnr, copied_ssim = likeness(person.faces[away], person.faces)
         yield {"psnr": psnr, "ssim": ssim, "copied_psnr": copied_psnr, "copied_ssim": copied_ssim}
 
 
-def spoken_from(models: Models, references: np.ndarray, truth: np.ndarray, mel: Mel) -> np.ndarray:
-    """Faces that say a mel where reference and face to speak are different pictures, as in training."""
+def generate_faces(models: Models, references: np.ndarray, truth: np.ndarray, mel: Mel) -> np.ndarray:
+    """Return faces that speak a mel with separate reference and target frames, as in training."""
     mels = np.stack([mel_window(mel, number, FPS, models.mel_shift) for number in range(len(truth))])
     pair = generator_input(*(face_batch(torch.from_numpy(each)) for each in (truth, references)))
     with torch.inference_mode():
@@ -210,21 +210,21 @@ def spoken_from(models: Models, references: np.ndarray, truth: np.ndarray, mel: 
 
 
 def speed(models: Models, test: Sentence, seconds: float = 10.0) -> float:
-    """Frames a second of the generator alone, as a dub runs it."""
-    speaker = GeneratorRunner(models, None, load_mask("soft", FACE_SIZE))
-    faces = [face.copy() for face in test.faces[: speaker.batch]]
+    """Return frames per second of the generator alone, as a dub runs it."""
+    runner = GeneratorRunner(models, None, load_mask("soft", FACE_SIZE))
+    faces = [face.copy() for face in test.faces[: runner.batch]]
     mels = [mel_window(test.mel, number, FPS) for number in range(len(faces))]
-    work = [(faces, mels)] * (2 * speaker.lanes)
+    work = [(faces, mels)] * (2 * runner.lanes)
     done, started = 0, time.perf_counter()
     with device.shared_cores(CPU) as prepare:
         while time.perf_counter() - started < seconds:
-            for made in map_in_threads(lambda each: speaker(*each), work, speaker.lanes, prepare):
-                done += len(made)
+            for generated in map_in_threads(lambda each: runner(*each), work, runner.lanes, prepare):
+                done += len(generated)
     return done / (time.perf_counter() - started)
 
 
 def share(rows: list[dict[str, float]], key: str) -> float:
-    """Mean of a figure over the sentences."""
+    """Return the mean of a figure over the sentences."""
     return float(np.mean([row[key] for row in rows]))
 
 
@@ -255,71 +255,71 @@ def main() -> int:
         for group, clips in {"test": test, "people": people}.items()
     }
     rows = list(of_generator(models, networks["judge"], tests))
-    found = {key: share(rows, key) for key in rows[0]}
-    others = list(of_strangers(models, sentences(arguments.clips, arguments.lists / "people.txt")))
-    strange = {key: share(others, key) for key in others[0]}
-    found["frames_per_second"] = speed(models, tests[0])
-    syncnet, strangers = figures["syncnet on test"], figures["syncnet on people"]
+    means = {key: share(rows, key) for key in rows[0]}
+    others = list(of_people(models, sentences(arguments.clips, arguments.lists / "people.txt")))
+    unseen = {key: share(others, key) for key in others[0]}
+    means["frames_per_second"] = speed(models, tests[0])
+    syncnet, people_figures = figures["syncnet on test"], figures["syncnet on people"]
     table = [
         ("SyncNet, held-out sentences: BCE", "< 0.25", f"{syncnet['bce']:.3f}"),
         ("... offset retrieval, averaged per sentence", ">= 95 %", f"{syncnet['clip_retrieval']:.1%}"),
         ("... offset retrieval, single windows", "", f"{syncnet['retrieval']:.1%}"),
-        ("SyncNet, held-out people: BCE", "stated", f"{strangers['bce']:.3f}"),
-        ("... offset retrieval, averaged per clip", "stated", f"{strangers['clip_retrieval']:.1%}"),
+        ("SyncNet, held-out people: BCE", "stated", f"{people_figures['bce']:.3f}"),
+        ("... offset retrieval, averaged per clip", "stated", f"{people_figures['clip_retrieval']:.1%}"),
         ("judge, held-out sentences: BCE", "", f"{figures['judge on test']['bce']:.3f}"),
-        ("own sound: judged offset 0 +- 1", ">= 90 %", f"{found['own_follows']:.1%}"),
+        ("own audio: judged offset 0 +- 1", ">= 90 %", f"{means['own_follows']:.1%}"),
         (
             "... confidence against the real video's",
             ">= 70 %",
-            f"{found['own_confidence'] / found['real_confidence']:.1%}",
+            f"{means['own_confidence'] / means['real_confidence']:.1%}",
         ),
-        ("another's sound: judged offset follows it", ">= 85 %", f"{found['new_follows']:.1%}"),
-        ("... and the old sound is rejected", "rejected", f"{found['old_rejected']:.1%}"),
-        ("... fits better than the old one", "stated", f"{found['new_before_old']:.1%}"),
-        ("real video with another's sound is rejected", "stated", f"{found['real_rejected']:.1%}"),
+        ("another's audio: judged offset follows it", ">= 85 %", f"{means['new_follows']:.1%}"),
+        ("... and the old audio is rejected", "rejected", f"{means['old_rejected']:.1%}"),
+        ("... fits better than the old one", "stated", f"{means['new_before_old']:.1%}"),
+        ("real video with another's audio is rejected", "stated", f"{means['real_rejected']:.1%}"),
         (
-            "... mean cosine with new and old sound",
+            "... mean cosine with new and old audio",
             "",
-            f"{found['new_in_sync']:.2f}, {found['old_in_sync']:.2f}",
+            f"{means['new_in_sync']:.2f}, {means['old_in_sync']:.2f}",
         ),
         (
-            "mouth region, own sound: PSNR, copied reference",
+            "mouth region, own audio: PSNR, copied reference",
             "better",
-            f"{found['psnr']:.2f} dB, {found['copied_psnr']:.2f} dB",
+            f"{means['psnr']:.2f} dB, {means['copied_psnr']:.2f} dB",
         ),
-        ("... SSIM, copied reference", "better", f"{found['ssim']:.3f}, {found['copied_ssim']:.3f}"),
-        ("... sentences in which both are better", ">= 90 %", f"{found['better']:.1%}"),
+        ("... SSIM, copied reference", "better", f"{means['ssim']:.3f}, {means['copied_ssim']:.3f}"),
+        ("... sentences in which both are better", ">= 90 %", f"{means['better']:.1%}"),
         (
-            "held-out people, own sound: PSNR, copied reference",
+            "held-out people, own audio: PSNR, copied reference",
             "stated",
-            f"{strange['psnr']:.2f} dB, {strange['copied_psnr']:.2f} dB",
+            f"{unseen['psnr']:.2f} dB, {unseen['copied_psnr']:.2f} dB",
         ),
-        ("... SSIM, copied reference", "stated", f"{strange['ssim']:.3f}, {strange['copied_ssim']:.3f}"),
+        ("... SSIM, copied reference", "stated", f"{unseen['ssim']:.3f}, {unseen['copied_ssim']:.3f}"),
         (
-            "silence against speech: mouth motion, still picture",
+            "silence against speech: mouth motion, still image",
             "<= 20 %",
-            f"{found['still_silence'] / found['still_speech']:.1%}",
+            f"{means['still_silence'] / means['still_speech']:.1%}",
         ),
         (
-            "... video of somebody who speaks, lips and chin",
+            "... video of a runner, lips and chin",
             "<= 20 %",
-            f"{found['motion_silence'] / found['motion_speech']:.1%}",
+            f"{means['motion_silence'] / means['motion_speech']:.1%}",
         ),
         (
-            "... the same, lower half of the face, with the head's own motion",
+            "... the same, lower half of the face, including head motion",
             "stated",
-            f"{found['below_silence'] / found['below_speech']:.1%}",
+            f"{means['below_silence'] / means['below_speech']:.1%}",
         ),
         (
             "generator alone, 25 fps on 2 cores",
             ">= 2x real time",
-            f"{found['frames_per_second'] / 25:.1f}x",
+            f"{means['frames_per_second'] / 25:.1f}x",
         ),
     ]
-    sys.stdout.write("| figure | aim | found |\n|---|---|---|\n")
+    sys.stdout.write("| figure | aim | measured |\n|---|---|---|\n")
     sys.stdout.writelines(f"| {name} | {aim} | {value} |\n" for name, aim, value in table)
     if arguments.out is not None:
-        arguments.out.write_text(json.dumps({**figures, "generator": found, "people": strange}, indent=1))
+        arguments.out.write_text(json.dumps({**figures, "generator": means, "people": unseen}, indent=1))
     return 0
 
 

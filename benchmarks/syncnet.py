@@ -1,11 +1,11 @@
-"""How soon SyncNet learns, by either recipe, on a clean and on a hard set of clips.
+"""Measure how soon SyncNet converges, with both recipes, on a clean and on a hard set of clips.
 
     python benchmarks/syncnet.py --data_root grid_clips --out build/syncnet [--mix other_clips]
 
-Makes the hard set (recipes/hard_clips.py; the clips of --mix are added to it), splits clips by a fixed
-seed, and trains SyncNet through its command line, several seeds for each recipe and set. Printed are
-the windows seen until the held-out BCE, the median of three looks, is under each level, and the share of
-held-out windows whose best offset within 15 frames is 0 or 1 at the end. A run that was ended goes on.
+Creates the hard set (recipes/hard_clips.py; the clips of --mix are added to it), splits clips by a fixed
+seed, and trains SyncNet through its command line, several seeds per recipe and set. Prints the windows seen
+until the held-out BCE, the median of three evaluations, is below each level, and the share of held-out
+windows whose best offset within 15 frames is 0 or 1 at the end. Run it again to resume.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LONGEST = {
 }
 """Windows after which a run ends."""
 HELD_OUT = 0.1
-LOOKS = 3
+EVALUATIONS = 3
 """Evaluations whose median counts."""
 
 
@@ -48,12 +48,12 @@ def split(names: list[str], lists: Path) -> None:
 
 
 def clips_below(root: Path) -> list[str]:
-    """Clip folders, relative to the root."""
+    """Return clip folders relative to the root."""
     return sorted(str(path.parent.relative_to(root)) for path in root.rglob("audio.wav"))
 
 
 def make_sets(arguments: argparse.Namespace) -> dict[str, tuple[Path, Path]]:
-    """Data root and file lists of the clean and of the hard set."""
+    """Create both sets and return their data roots and file lists."""
     out: Path = arguments.out
     clean = (arguments.data_root, out / "lists" / "clean")
     split(clips_below(arguments.data_root), clean[1])
@@ -73,54 +73,54 @@ def make_sets(arguments: argparse.Namespace) -> dict[str, tuple[Path, Path]]:
 
 
 def start(
-    place: Path, data: tuple[Path, Path], recipe: str, seed: int, steps: int, width: int
+    folder: Path, data: tuple[Path, Path], recipe: str, seed: int, steps: int, width: int
 ) -> subprocess.Popen:
-    """One training on one core."""
-    place.mkdir(parents=True, exist_ok=True)
+    """Start one training on one core."""
+    folder.mkdir(parents=True, exist_ok=True)
     every = 64 if recipe == "default" else 128
     command = [
         sys.executable, "-m", "wav2lip_npu", "train_syncnet", "--data_root", data[0], "--filelists", data[1],
-        "--checkpoint_dir", place, "--recipe", recipe, "--seed", seed, "--width", width, "--amp", "bf16",
+        "--checkpoint_dir", folder, "--recipe", recipe, "--seed", seed, "--width", width, "--amp", "bf16",
         "--device", "cpu", "--batch_size", BATCH, "--steps", steps, "--eval_interval", every,
         "--checkpoint_interval", 4 * every, "--keep", 1, "--eval_clips", 16, "--num_workers", 1,
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    log = (place / "log.txt").open("w")
+    log = (folder / "log.txt").open("w")
     return subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=environment, cwd=REPOSITORY)
 
 
-def looks(place: Path) -> list[dict[str, float]]:
-    """The held-out figures of a run, in order."""
-    path = place / "curves.jsonl"
+def evaluations(folder: Path) -> list[dict[str, float]]:
+    """Return the held-out figures of a run, in order."""
+    path = folder / "curves.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
-    return [each for each in map(json.loads, lines) if each["part"] == "held_out"]
+    return [row for row in map(json.loads, lines) if row["part"] == "held_out"]
 
 
-def smoothed(found: list[dict[str, float]]) -> list[tuple[int, float]]:
-    """Windows seen at each look, and the median BCE of it and its neighbours."""
-    values = [each["bce"] for each in found]
-    around = LOOKS // 2
+def smoothed(rows: list[dict[str, float]]) -> list[tuple[int, float]]:
+    """Return windows seen at each evaluation, and the median BCE of it and its neighbours."""
+    values = [row["bce"] for row in rows]
+    around = EVALUATIONS // 2
     return [
-        (found[at]["step"] * BATCH, median(values[at - around : at + around + 1]))
+        (rows[at]["step"] * BATCH, median(values[at - around : at + around + 1]))
         for at in range(around, len(values) - around)
     ]
 
 
-def until(found: list[dict[str, float]], level: float) -> int | None:
-    """Windows seen when the smoothed BCE falls under a level, on the line between two looks."""
-    for (before, high), (after, low) in itertools.pairwise(smoothed(found)):
+def until(rows: list[dict[str, float]], level: float) -> int | None:
+    """Return the windows seen when the smoothed BCE falls below a level, interpolated linearly."""
+    for (before, high), (after, low) in itertools.pairwise(smoothed(rows)):
         if low < level:
             return round(before + (after - before) * max(0.0, high - level) / max(high - low, 1e-9))
     return None
 
 
-def is_over(found: list[dict[str, float]], longest: int, level: float) -> bool:
-    """Whether a run has seen all its windows, or has passed its last level."""
-    return bool(found) and (found[-1]["step"] * BATCH >= longest or until(found, level) is not None)
+def is_over(rows: list[dict[str, float]], longest: int, level: float) -> bool:
+    """Return whether a run has seen all its windows or passed its last level."""
+    return bool(rows) and (rows[-1]["step"] * BATCH >= longest or until(rows, level) is not None)
 
 
 def train_all(arguments: argparse.Namespace, sets: dict[str, tuple[Path, Path]]) -> None:
-    """Run every training that is not over, `jobs` at a time."""
+    """Run every unfinished training, `jobs` at a time."""
     waiting = [
         (kind, recipe, seed)
         for seed, recipe, kind in itertools.product(range(arguments.seeds), ("default", "original"), sets)
@@ -130,52 +130,52 @@ def train_all(arguments: argparse.Namespace, sets: dict[str, tuple[Path, Path]])
         while waiting and len(running) < arguments.jobs:
             run = waiting.pop(0)
             kind, recipe, seed = run
-            place = arguments.out / f"{kind}_{recipe}_{seed}"
-            if not is_over(looks(place), LONGEST[kind, recipe], LEVELS[kind][-1]):
+            folder = arguments.out / f"{kind}_{recipe}_{seed}"
+            if not is_over(evaluations(folder), LONGEST[kind, recipe], LEVELS[kind][-1]):
                 steps = LONGEST[kind, recipe] // BATCH
-                running[run] = start(place, sets[kind], recipe, seed, steps, arguments.width)
+                running[run] = start(folder, sets[kind], recipe, seed, steps, arguments.width)
         time.sleep(2)
         for run, process in list(running.items()):
-            found = looks(arguments.out / "{}_{}_{}".format(*run))
-            if process.poll() is None and is_over(found, LONGEST[run[0], run[1]], LEVELS[run[0]][-1]):
-                process.terminate()  # it saves and ends
+            rows = evaluations(arguments.out / "{}_{}_{}".format(*run))
+            if process.poll() is None and is_over(rows, LONGEST[run[0], run[1]], LEVELS[run[0]][-1]):
+                process.terminate()  # it saves a checkpoint and ends
                 process.wait()
             if process.poll() is not None:
                 del running[run]
-                print(run, f"{found[-1]['step'] * BATCH} windows" if found else "failed", flush=True)
+                print(run, f"{rows[-1]['step'] * BATCH} windows" if rows else "failed", flush=True)
 
 
 def table(arguments: argparse.Namespace) -> str:
-    """The figures, a line a run, then the medians over the seeds."""
+    """Return the figures as a Markdown table, one row per run."""
     lines = [
         "| set | recipe | seed | " + "BCE under: windows | " * 3 + "BCE, retrieval at the end |",
         "|---" * 7 + "|",
     ]
     for kind, recipe in itertools.product(LEVELS, ("default", "original")):
         for seed in range(arguments.seeds):
-            found = looks(arguments.out / f"{kind}_{recipe}_{seed}")
-            if len(found) < LOOKS:
+            rows = evaluations(arguments.out / f"{kind}_{recipe}_{seed}")
+            if len(rows) < EVALUATIONS:
                 continue
             cells = []
             for level in LEVELS[kind]:
-                windows = until(found, level)
-                seen = found[-1]["step"] * BATCH
+                windows = until(rows, level)
+                seen = rows[-1]["step"] * BATCH
                 cells.append(f"{level:.2f}: {f'not in {seen:,}' if windows is None else f'{windows:,}'}")
-            last = found[-1]
-            end = f"{smoothed(found)[-1][1]:.3f}, {last.get('retrieval', 0):.0%} at {last['step'] * BATCH:,}"
+            last = rows[-1]
+            end = f"{smoothed(rows)[-1][1]:.3f}, {last.get('retrieval', 0):.0%} at {last['step'] * BATCH:,}"
             lines.append(f"| {kind} | {recipe} | {seed} | {' | '.join(cells)} | {end} |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Train and print."""
+    """Train all runs and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data_root", required=True, type=Path, help="clips of one speaker, in sync")
     parser.add_argument("--mix", type=Path, help="clips of other speakers for the hard set")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--width", type=int, default=4, help="channels of SyncNet, 32 for the published one")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one core each")
+    parser.add_argument("--jobs", type=int, default=2, help="parallel trainings, one core each")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     train_all(arguments, make_sets(arguments))
