@@ -115,6 +115,7 @@ def test_every_name_survives_json(rows, suffix):
 
 
 four = st.tuples(*[st.integers(-999, 9999)] * 4)
+crops = st.sampled_from([(0, -1, 0, -1), (1, 9999, 2, 3), (900, -1, 20, 21)])
 number = st.floats(-1e6, 1e6)
 dub_options = st.builds(
     DubOptions,
@@ -128,7 +129,7 @@ dub_options = st.builds(
         nosmooth=st.booleans(),
         face_det_batch_size=st.integers(1, 10**6),
     ),
-    geometry=st.builds(Geometry, resize_factor=st.integers(1, 99), rotate=st.booleans(), crop=four),
+    geometry=st.builds(Geometry, resize_factor=st.integers(1, 99), rotate=st.booleans(), crop=crops),
     encode=st.builds(EncodeOptions, crf=st.integers(0, 51), preset=st.sampled_from(PRESETS)),
     blend=st.sampled_from(["soft", "hard"]),
     extend=st.sampled_from(video_reader.LOOPS[1:]),

@@ -65,9 +65,7 @@ def test_geometry_shrinks_then_rotates_then_crops():
     assert Geometry().apply(yuv) is yuv
 
 
-@pytest.mark.parametrize(
-    "crop", [(0, 200, 0, -1), (50, 50, 0, -1), (0, -1, -2, -1), (0, -1, 90, 20), (0, -1, 0, 97)]
-)
+@pytest.mark.parametrize("crop", [(0, 200, 0, -1), (70, -1, 0, -1), (0, -1, 0, 97), (0, -1, 96, -1)])
 def test_crop_outside_the_frame_raises(crop):
     with pytest.raises(UsageError, match="--crop .* 96x64"):
         Geometry(crop=crop).apply(YuvImage.from_image(scene(), Colour()))
@@ -77,3 +75,9 @@ def test_crop_outside_the_frame_raises(crop):
 def test_resize_factor_below_one_raises(factor):
     with pytest.raises(UsageError, match=f"--resize_factor {factor} "):
         Geometry(resize_factor=factor)
+
+
+@pytest.mark.parametrize("crop", [(50, 50, 0, -1), (0, -1, -2, -1), (-1, -1, 0, -1), (0, -1, 90, 20)])
+def test_empty_or_negative_crop_raises_at_construction(crop):
+    with pytest.raises(UsageError, match=f"--crop {' '.join(map(str, crop))} "):
+        Geometry(crop=crop)

@@ -12,6 +12,7 @@ from wav2lip_npu.errors import UsageError
 from wav2lip_npu.media.yuv_image import Array, YuvImage
 
 _WHOLE_FRAME = (0, -1, 0, -1)
+_CROP_ADVICE = "Pass TOP BOTTOM LEFT RIGHT inside the frame, -1 for the far edge."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,9 @@ class Geometry:
     def __post_init__(self) -> None:
         if self.resize_factor < 1:
             raise UsageError(f"--resize_factor {self.resize_factor} is below 1. Pass a whole number from 1.")
+        top, bottom, left, right = self.crop
+        if not (top >= 0 and left >= 0 and (top < bottom or bottom == -1) and (left < right or right == -1)):
+            raise UsageError(f"{self._crop_flag} is empty or negative. {_CROP_ADVICE}")
 
     def apply(self, yuv: YuvImage) -> YuvImage:
         """Return the frame resized, rotated and cropped. Raises `UsageError` for a crop outside the frame."""
@@ -40,12 +44,14 @@ class Geometry:
             bottom = yuv.height if bottom == -1 else bottom
             right = yuv.width if right == -1 else right
             if not (0 <= top < bottom <= yuv.height and 0 <= left < right <= yuv.width):
-                raise UsageError(
-                    f"--crop {' '.join(map(str, self.crop))} is outside the frame of "
-                    f"{yuv.width}x{yuv.height}. Pass TOP BOTTOM LEFT RIGHT inside it, -1 for the far edge."
-                )
+                size = f"{yuv.width}x{yuv.height}"
+                raise UsageError(f"{self._crop_flag} is outside the frame of {size}. {_CROP_ADVICE}")
             yuv = crop(yuv, top, bottom, left, right)
         return yuv
+
+    @property
+    def _crop_flag(self) -> str:
+        return f"--crop {' '.join(map(str, self.crop))}"
 
 
 def shrink(yuv: YuvImage, factor: int) -> YuvImage:
