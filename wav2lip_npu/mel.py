@@ -101,16 +101,11 @@ def log_mel(wav: NDArray[np.float32], config: MelConfig = DEFAULT_MEL) -> Mel:
     return mel
 
 
-def preload() -> None:
-    """Start to import librosa in a thread, so that it is ready for the first `log_mel`.
-
-    The import takes about 2 s, and the first one of an installation 20 s, as numba compiles functions then.
-    """
-    threading.Thread(target=_librosa, name="import librosa", daemon=True).start()
-
-
 def _librosa() -> Any:
-    """Return librosa with the modules imported that it would import on first use."""
+    """Import librosa with all modules that are needed, and return it.
+
+    The import takes about 2 s; the first one of an installation takes 20 s, as numba compiles functions then.
+    """
     with _import_lock:
         import librosa
 

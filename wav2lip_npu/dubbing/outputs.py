@@ -7,6 +7,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -77,7 +78,10 @@ class OutputWriter:
         self._mel_shift = models.mel_shift if options.mel_shift is None else options.mel_shift
         audio = load_audio(output.audio)
         self._fps = options.output_fps(info)
-        self._mel = log_mel(_padded(audio))
+        # In a thread, as the import of librosa takes as long as decoding and tracking the first frames.
+        thread = ThreadPoolExecutor(1, thread_name_prefix="mel")
+        self._mel = thread.submit(log_mel, _padded(audio))
+        thread.shutdown(wait=False)
         self.frames = max(1, round(audio.duration * self._fps))
         """Frames of the output."""
 
@@ -88,7 +92,7 @@ class OutputWriter:
         """
         if index >= self.frames or self._closed.is_set():
             return None
-        return mel_window(self._mel, index, self._fps, self._mel_shift)
+        return mel_window(self._mel.result(), index, self._fps, self._mel_shift)
 
     def write(self, dubbed: Iterator[DubbedFrame], number: int, num_outputs: int, depth: int) -> DubReport:
         """Write the video with the mouths of this `number`, the position of this output in the pass.
@@ -123,7 +127,7 @@ class OutputWriter:
     def _blend(self, dubbed: Iterable[DubbedFrame], number: int) -> Iterator[tuple[TrackedFrame, YuvImage]]:
         """Yield the images with their mouths. Those without a face are the decoded ones, unchanged."""
         # A mouth that is pasted as the original pastes it is the original's in pauses too.
-        damper = None if self._mask.exact else SilenceDamper(self._mel, self._fps, self._mel_shift)
+        damper = None if self._mask.exact else SilenceDamper(self._mel.result(), self._fps, self._mel_shift)
         for item in dubbed:
             tracked, mouth = item.tracked, item.mouths[number]
             if damper is not None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 
-from wav2lip_npu import mel
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.mouths import FACE_SIZE, generate
 from wav2lip_npu.dubbing.options import DubOptions as DubOptions
@@ -86,7 +85,6 @@ def dub(
     """
     output = Output(audio, outfile, progress=progress)
     options = _options(options, values)
-    mel.preload()
     info = probed(face)
     output.check(info.path)
     (result,) = _dub_all(info, [output], _models(models, options), options, None)
@@ -132,7 +130,6 @@ def dub_many(
 
     """
     options = _options(options, values)
-    mel.preload()
     info = probed(face)
     results: dict[int, DubReport | Exception] = {}
     checked: dict[int, Output] = {}
