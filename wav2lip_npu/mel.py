@@ -81,10 +81,10 @@ def log_mel(wav: NDArray[np.float32], config: MelConfig = DEFAULT_MEL) -> Mel:
         ValueError: The audio is shorter than half a Fourier window (25 ms).
 
     """
-    librosa = _librosa()
     half = config.n_fft // 2
     if len(wav) <= half:
         raise ValueError(f"{len(wav)} samples of audio are too few, {half + 1} are needed")
+    librosa = _librosa()
     columns = 1 + len(wav) // config.hop
     mel = np.empty((config.n_mels, columns), np.float32)
     bank = _filter_bank(config)
