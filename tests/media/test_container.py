@@ -5,9 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import threading
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
@@ -152,17 +150,8 @@ def test_playlists_raise(tmp_path):
     for name, text in lists.items():
         path = tmp_path / name
         path.write_text(text)
-        caught = []
-
-        def use(path: Path = path, caught: list = caught) -> None:
-            with pytest.raises(MediaError, match="not a media file"):
-                probe(path)
-            caught.append(path)
-
-        worker = threading.Thread(target=use, daemon=True)
-        worker.start()
-        worker.join(10)
-        assert caught
+        with pytest.raises(MediaError, match=f"{name} is not a media file"):
+            probe(path)
 
 
 @pytest.mark.parametrize(
