@@ -261,7 +261,7 @@ def test_full_disk_keeps_the_old_file(tmp_path, suffix):
     limits = [0, 100, size // 2, size - 2000, size - 300, size - 20, size - 1]
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, path, ",".join(map(str, limits))],
-        capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert done.stdout.splitlines() == [
         f"{limit} cannot write {path}: the disk is full. Free space or pass another --outfile."
