@@ -21,10 +21,6 @@ from wav2lip_npu.models.networks import Wav2Lip
 
 # Tests of signals, time limits and several processes: another busy process beside them changes what they see.
 ALONE = {
-    "batch/test_runner",
-    "batch/test_run",
-    "batch/test_scheduler",
-    "batch/test_watch_folder",
     "preprocessing/test_run",
 }
 

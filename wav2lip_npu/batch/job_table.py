@@ -1,6 +1,6 @@
-"""Rows of a table: read from CSV or JSON, and turned into options, which are a tree of dataclasses.
+"""Job tables: rows of CSV and JSON files, and the options that a row sets.
 
-What is wrong with a row is a sentence in it, so that all that is wrong with a table is told at once.
+Problems are returned as sentences, so that all problems of a table are reported at once.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from wav2lip_npu.options import SWITCHES, fields_of
 Options = TypeVar("Options")
 Names = Sequence[str]
 
-TABLES = (".csv", ".jsonl", ".ndjson", ".json")
-EMPTY = (None, "")  # says nothing: the default holds
-_DELIMITERS = ",;\t"  # where the comma divides a number, spreadsheets write the semicolon
+TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".json")
+EMPTY = (None, "")
+"""Values that leave the default unchanged."""
+_DELIMITERS = ",;\t"
+"""Spreadsheets write semicolons in countries with a decimal comma."""
 _NUL = "\0"
 
 
@@ -37,17 +39,18 @@ class Row:
     """One row of a table."""
 
     number: int
-    """As a spreadsheet counts, the header being 1; in JSON Lines the line; in JSON its place from 1."""
+    """CSV: as a spreadsheet counts, the header is 1. JSON Lines: the line. JSON: the position from 1."""
     values: dict[str, Any] | None
-    """By column, of the known ones alone; `None` when they cannot be told."""
-    faults: list[str] = field(default_factory=list)
-    """What is wrong with it, whatever the values mean."""
+    """Values of the known columns; `None` if the row cannot be read."""
+    problems: list[str] = field(default_factory=list)
 
 
 def read_rows(path: str | os.PathLike[str], known: Names, required: Names) -> Iterator[Row]:
-    """The rows of a .csv, .jsonl, .ndjson or .json file; the header of a CSV is one if it has faults.
+    """Yield the rows of a .csv, .jsonl, .ndjson or .json file; problems of a CSV header are a row too.
 
-    Raises `UsageError` when the file cannot be read as such, or a CSV lacks one of the required columns.
+    Raises:
+        UsageError: The file cannot be read as a table, or a CSV lacks a required column.
+
     """
     suffix = os.path.splitext(path)[1].lower()
     if suffix == ".csv":
@@ -56,50 +59,50 @@ def read_rows(path: str | os.PathLike[str], known: Names, required: Names) -> It
         return _json_lines(path, known)
     if suffix == ".json":
         return _json_rows(path, known)
-    raise UsageError(f"unknown kind of table {path}. Pass a .csv, .jsonl, .ndjson or .json file.")
+    raise UsageError(f"unknown table format {path}. Pass a .csv, .jsonl, .ndjson or .json file.")
 
 
 def _csv_rows(path: str | os.PathLike[str], known: Names, required: Names) -> Iterator[Row]:
-    text = _text(path, "surrogateescape")  # the name of a file may be any bytes
+    text = _read_text(path, "surrogateescape")  # file names may be any bytes
 
-    def shared(delimiter: str) -> int:
+    def required_cells(delimiter: str) -> int:
         _, cells = next(_records(text, delimiter), (0, ""))
         return sum(cell.strip() in required for cell in cells)
 
-    delimiter = max(_DELIMITERS, key=shared)
+    delimiter = max(_DELIMITERS, key=required_cells)
     records = _records(text, delimiter)
-    number, head = next(records, (0, ""))
+    number, header = next(records, (0, ""))
     if not number:
         return
-    names = [cell.strip() for cell in head]
+    names = [cell.strip() for cell in header]
     if missing := [name for name in required if name not in names]:
         line = text.lstrip().splitlines()[0]
         raise UsageError(
-            f"{path} has no column {' and no '.join(missing)}: it begins with {line!r:.200}. "
-            f"Name the columns there: {','.join(required)}."
+            f"{path} has no column {' and no '.join(missing)}: its header is {line!r:.200}. "
+            f"A table needs the columns {','.join(required)}."
         )
-    if faults := _column_faults(names, known):
-        yield Row(number, None, faults)
+    if problems := _column_problems(names, known):
+        yield Row(number, None, problems)
     for number, cells in records:
         if isinstance(cells, str):
             yield Row(number, None, [cells])
             continue
         pairs = list(itertools.zip_longest(names, cells, fillvalue=""))
         if stray := [cell for name, cell in pairs if not name and cell.strip()]:
-            way_out = f"Put double quotes around what holds a {delimiter!r}, or name the column."
-            yield Row(number, None, [f"{stray[0]!r:.80} is in no column that has a name. {way_out}"])
+            advice = f"Put double quotes around cells that contain {delimiter!r}, or name the column."
+            yield Row(number, None, [f"{stray[0]!r:.80} is in a column without a name. {advice}"])
         else:
             yield Row(number, {name: cell for name, cell in pairs if name in known})
 
 
 def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
-    """Number and cells of the lines that are not blank, those that are count; a sentence for no cells."""
+    """Yield number and cells of each line that is not blank; a problem instead of cells if it is no CSV."""
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     for number in itertools.count(1):
         try:
             cells = next(lines, None)
         except csv.Error as error:
-            yield number, f"not CSV: {error}. Close each double quote, and double those inside of two."
+            yield number, f"not CSV: {error}. Close each double quote, and double those inside quotes."
             continue
         if cells is None:
             return
@@ -108,25 +111,25 @@ def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str] | str]]
 
 
 def _json_lines(path: str | os.PathLike[str], known: Names) -> Iterator[Row]:
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
         if line.strip():
             try:
-                yield _json_row(number, _json(line), known)
+                yield _json_row(number, _parse_json(line), known)
             except UsageError as error:
-                yield Row(number, None, [f"{error} Write a JSON object a line."])
+                yield Row(number, None, [f"{error} Write one JSON object per line."])
 
 
 def _json_rows(path: str | os.PathLike[str], known: Names) -> Iterator[Row]:
     try:
-        content = _json(_text(path))
+        content = _parse_json(_read_text(path))
     except UsageError as error:
-        raise UsageError(f"{path}: {error} Write a JSON object for each row in a list.") from None
-    for number, each in enumerate(content if isinstance(content, list) else [content], start=1):
-        yield _json_row(number, each, known)
+        raise UsageError(f"{path}: {error} Write a list with a JSON object per row.") from None
+    for number, entry in enumerate(content if isinstance(content, list) else [content], start=1):
+        yield _json_row(number, entry, known)
 
 
-def _json(text: str) -> Any:
-    """The content, an object as a tuple of its pairs, so that a name that comes twice is not lost."""
+def _parse_json(text: str) -> Any:
+    """Return the content; objects as tuples of pairs, so that duplicate names can be reported."""
     try:
         return json.loads(text, object_pairs_hook=tuple)
     except (ValueError, RecursionError) as error:
@@ -135,123 +138,128 @@ def _json(text: str) -> Any:
 
 def _json_row(number: int, content: Any, known: Names) -> Row:
     if not isinstance(content, tuple):
-        return Row(number, None, [f'{content!r:.80} is no JSON object. Write {{"name": value}}.'])
-    faults = _column_faults([name for name, _ in content], known)
-    return Row(number, {name: value for name, value in content if name in known}, faults)
+        return Row(number, None, [f'{content!r:.80} is not a JSON object. Write {{"name": value}}.'])
+    problems = _column_problems([name for name, _ in content], known)
+    return Row(number, {name: value for name, value in content if name in known}, problems)
 
 
-def _text(path: str | os.PathLike[str], errors: str = "strict") -> str:
-    """The file as text, with or without a byte order mark."""
+def _read_text(path: str | os.PathLike[str], errors: str = "strict") -> str:
+    """Return the file as text, without a byte order mark."""
     try:
         text = Path(path).read_bytes().decode("utf-8-sig", errors)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}. Check its path.") from None
     except UnicodeDecodeError:
         text = _NUL
-    if _NUL in text:  # UTF-16, or what a spreadsheet keeps itself
-        raise UsageError(f"{path} is not text in UTF-8. Save it as that.")
+    if _NUL in text:  # UTF-16, or a spreadsheet's own format
+        raise UsageError(f"{path} is not UTF-8 text. Save it as CSV in UTF-8.")
     return text
 
 
-def _column_faults(names: Names, known: Names) -> list[str]:
-    faults = []
+def _column_problems(names: Names, known: Names) -> list[str]:
+    problems = []
     for name in dict.fromkeys(filter(None, names)):
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            way_out = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(known)}."
-            faults.append(f"unknown column {name!r:.80}. {way_out}")
+            advice = f"Did you mean {near[0]}?" if near else f"Known columns are {', '.join(known)}."
+            problems.append(f"unknown column {name!r:.80}. {advice}")
         elif names.count(name) > 1:
-            faults.append(f"column {name} is there {names.count(name)} times. Keep one.")
-    return faults
+            problems.append(f"column {name} occurs {names.count(name)} times. Keep one.")
+    return problems
 
 
-def columns(options: Any) -> list[str]:
-    """Names of the options in a tree of dataclasses."""
+def column_names(options: Any) -> list[str]:
+    """Return the names of all options, nested ones included."""
     return [name for name, _ in fields_of(options)]
 
 
-def replaced(options: Options, values: Mapping[str, Any]) -> tuple[Options, list[str]]:
-    """The options with what a row says of them, and what is wrong with values that cannot be taken.
+def with_cells(options: Options, values: Mapping[str, Any]) -> tuple[Options, list[str]]:
+    """Return the options with the values of a row, and the problems of values that cannot be used.
 
-    Text is understood as in a CSV; the values of JSON are taken as they are. What is empty changes nothing.
+    Text is parsed as in a CSV; JSON values are used as they are. Empty values leave the default.
     """
-    tree: Any = options
-    types = _types(tree.__class__)
+    nested: Any = options
+    types = _types(nested.__class__)
     changes: dict[str, Any] = {}
-    faults: list[str] = []
-    for each in dataclasses.fields(tree):
-        before, given = getattr(tree, each.name), values.get(each.name)
-        if dataclasses.is_dataclass(before):
-            changes[each.name], more = replaced(before, values)
-            faults += more
-        elif given not in EMPTY:
-            parse, wanted = _parser(types[each.name])
+    problems: list[str] = []
+    for option in dataclasses.fields(nested):
+        default, value = getattr(nested, option.name), values.get(option.name)
+        if dataclasses.is_dataclass(default):
+            changes[option.name], more = with_cells(default, values)
+            problems += more
+        elif value not in EMPTY:
+            parse, expected = _parser(types[option.name])
             try:
-                changes[each.name] = parse(given)
+                changes[option.name] = parse(value)
             except (ValueError, TypeError, OverflowError, KeyError):
-                faults.append(f"{each.name} {given!r:.80} is not {wanted}. Mend it or leave it empty.")
+                problems.append(
+                    f"{option.name} {value!r:.80} is not {expected}. Correct it or leave it empty."
+                )
     try:
-        return dataclasses.replace(tree, **changes), faults
+        return dataclasses.replace(nested, **changes), problems
     except Wav2LipError as error:
-        return options, [*faults, str(error)]
+        return options, [*problems, str(error)]
 
 
 @functools.cache
 def _types(options: type) -> dict[str, Any]:
-    """Types of the fields of a dataclass, without the None of those that may be left open."""
+    """Return the types of the fields of a dataclass, `T` for `T | None`."""
     hints = get_type_hints(options)
     for name, hint in hints.items():
         if NoneType in get_args(hint):
-            (hint,) = set(get_args(hint)) - {NoneType}
-        hints[name] = str if get_origin(hint) is Literal else hint
+            (hints[name],) = set(get_args(hint)) - {NoneType}
     return hints
 
 
-def _as_text(value: Any) -> str:
-    """What the name of a file can be too: JSON can say what no file system can."""
+def _parser(hint: Any) -> tuple[Callable[[Any], Any], str]:
+    """Return the function that parses values of a type, and what such a value is called."""
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        return functools.partial(_parse_choice, choices), f"one of {', '.join(map(str, choices))}"
+    return _PARSERS[hint]
+
+
+def _parse_choice(choices: tuple[Any, ...], value: Any) -> Any:
+    return choices[choices.index(value)]
+
+
+def _parse_text(value: Any) -> str:
+    """Return text that can be a file name; JSON strings may contain what no file system accepts."""
     if not isinstance(value, str) or _NUL in value:
         raise TypeError
     os.fsencode(value)
     return value
 
 
-def _as_number(value: Any) -> float:
+def _parse_number(value: Any) -> float:
     number = math.nan if isinstance(value, bool) else float(value)
     if not math.isfinite(number):
         raise ValueError
     return number
 
 
-def _as_whole(value: Any) -> int:
-    """16.0 is one: so spreadsheets and tables write whole numbers in a column with empty cells."""
-    number = _as_number(value)
+def _parse_integer(value: Any) -> int:
+    """Accepts 16.0: spreadsheets write integers so in columns with empty cells."""
+    number = _parse_number(value)
     if not number.is_integer():
         raise ValueError
     return int(number)
 
 
-def _as_switch(value: Any) -> bool:
+def _parse_switch(value: Any) -> bool:
     return SWITCHES[str(value).strip().lower()]
 
 
-def _as_four(value: Any) -> tuple[int, ...]:
+def _parse_four_integers(value: Any) -> tuple[int, ...]:
     parts: Iterable[Any] = value.replace(",", " ").split() if isinstance(value, str) else value
-    top, bottom, left, right = map(_as_whole, parts)
+    top, bottom, left, right = map(_parse_integer, parts)
     return top, bottom, left, right
 
 
-def _parser(hint: Any) -> tuple[Callable[[Any], Any], str]:
-    """Return what parses a value of this type, and what the type is called."""
-    if get_origin(hint) is Literal:
-        return _as_text, f"one of {', '.join(get_args(hint))}"
-    return _PARSERS[hint]
-
-
 _PARSERS: dict[Any, tuple[Callable[[Any], Any], str]] = {
-    str: (_as_text, "text"),
-    float: (_as_number, "a number such as 29.97"),
-    int: (_as_whole, "a whole number"),
-    bool: (_as_switch, "true or false"),
-    tuple[int, int, int, int]: (_as_four, "four whole numbers, top bottom left right"),
+    str: (_parse_text, "text"),
+    float: (_parse_number, "a number such as 29.97"),
+    int: (_parse_integer, "a whole number"),
+    bool: (_parse_switch, "true or false"),
+    tuple[int, int, int, int]: (_parse_four_integers, "four whole numbers, top bottom left right"),
 }
-"""How a value becomes one of a type, and what it is called."""

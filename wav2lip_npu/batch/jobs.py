@@ -1,51 +1,61 @@
-"""Many dubs: read from a table or paired, and looked at before the first frame: all that is wrong at once."""
+"""Jobs: one face video, audio file and output each, read from a table or paired from lists of files."""
 
 from __future__ import annotations
 
-import functools
 import glob
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal, get_args
 
-from wav2lip_npu.batch.job_table import EMPTY, Row, columns, read_rows, replaced
-from wav2lip_npu.device import PRECISIONS
+from wav2lip_npu.batch.job_table import EMPTY, Row, column_names, read_rows, with_cells
+from wav2lip_npu.device import Precision
 from wav2lip_npu.dubbing.options import DubOptions
-from wav2lip_npu.errors import CheckpointError, MediaError, UsageError, Wav2LipError
-from wav2lip_npu.media import container
-from wav2lip_npu.media.audio_reader import load_audio, read_blocks
-from wav2lip_npu.media.video_writer import check_target, check_writable
-from wav2lip_npu.models.bundled import STARTER, weights_path
+from wav2lip_npu.errors import UsageError
+from wav2lip_npu.models.bundled import STARTER
+from wav2lip_npu.options import check_choices
 
-PAIRS = ("zip", "product")
+Pairing = Literal["zip", "product"]
 _FILES = ("face", "audio", "outfile")
 _PATHS = (*_FILES, "checkpoint_path", "report")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One face video, one sound, one output."""
+    """One dub of a batch.
+
+    Example:
+        >>> job = Job(face="talk.mp4", audio="speech.wav", outfile="dubbed.mp4")
+
+    Raises:
+        UsageError: An option is unknown or out of range.
+
+    """
 
     face: str
+    """Video or image with the face."""
     audio: str
+    """Audio file, or video with audio."""
     outfile: str
+    """Video to write: .mp4, .mov, .mkv or .avi."""
     dub: DubOptions = field(default_factory=DubOptions)
     checkpoint_path: str = STARTER
-    precision: str = "fp32"
+    """Weights of a Wav2Lip generator, or `starter` for the bundled network."""
+    precision: Precision = "fp32"
+    """Number format of the generator."""
     device: str | None = None
-    """The device it must run on; None: whichever is free."""
+    """Device on which it must run; `None`: any device of the batch."""
     report: str | None = None
-    """JSON of this job alone, as that of `dub --report`."""
+    """JSON file for the report of this job, as `dub --report` writes it."""
     row: int = 0
-    """Of its table, as a spreadsheet counts; the line of JSON Lines; else its place from 1."""
+    """Position in its table: as a spreadsheet counts, line of JSON Lines, else from 1."""
 
-    def check(self) -> None:
-        """Raise `Wav2LipError` when an option is unknown or out of range."""
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"unknown precision {self.precision!r}. Pass one of {', '.join(PRECISIONS)}.")
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_choices(self)
 
 
 @dataclass(frozen=True)
@@ -56,49 +66,62 @@ class Problem:
     text: str
     """One line: what, where, way out."""
     job: Job | None = None
-    """None when the row does not say which files it is about."""
+    """`None` if the row does not name its files."""
 
 
 def read_jobs(path: str | os.PathLike[str], defaults: Job) -> tuple[list[Job], list[Problem]]:
-    """The jobs of a table, and why others are none. Names of files are relative to the folder of the table.
+    """Return the jobs of a table and the problems of its other rows.
 
-    `defaults` says what its files do not: its options hold for the rows that leave them open. A row of which
-    only options are wrong has its job, without those, in the problem: so its files can be checked with those
-    of the others. Raises `UsageError` when the table cannot be read or is empty, or a default is wrong.
+    File names are relative to the folder of the table. A row with all files but wrong options has a job,
+    without those options, in its problem, so that its files can be checked too.
+
+    Args:
+        path: Table in .csv, .jsonl, .ndjson or .json.
+        defaults: Options of the rows that leave them empty; its files are ignored.
+
+    Raises:
+        UsageError: The table cannot be read or is empty.
+
     """
-    defaults.check()
     jobs: list[Job] = []
     problems: list[Problem] = []
-    known = [name for name in columns(defaults) if name != "row"]
+    known = [name for name in column_names(defaults) if name != "row"]
     for row in read_rows(path, known, _FILES):
-        job, faults = _job_of(row, os.path.dirname(path), defaults)
-        problems += [Problem(row.number, text, job) for text in faults]
-        if job is not None and not faults:
+        job, texts = _job_of(row, os.path.dirname(path), defaults)
+        problems += [Problem(row.number, text, job) for text in texts]
+        if job is not None and not texts:
             jobs.append(job)
     if not jobs and not problems:
-        raise UsageError(f"there is no job in {path}. Write a row for each video, in a CSV under a header.")
+        raise UsageError(f"no jobs in {path}. Write one row per video; a CSV needs a header.")
     return jobs, problems
 
 
 def pair_jobs(
-    faces: Sequence[str], audios: Sequence[str], pair: str, outdir: str, defaults: Job
+    faces: Sequence[str], audios: Sequence[str], pair: Pairing, outdir: str, defaults: Job
 ) -> list[Job]:
-    """A job for the first face and the first sound and so on (`zip`), or for each with each (`product`).
+    """Return a job for each pair of a face and an audio file.
 
-    A word is a file, a folder (the files in it) or a pattern, `**` for folders at any depth: its files come
-    in natural order, each file once. Raises `UsageError` when a word stands for nothing, the numbers of a
-    `zip` differ, or a default is wrong.
+    Args:
+        faces: Files, folders (their files) or patterns, `**` for folders at any depth. The files of each
+            entry are in natural order, each file once.
+        audios: The same for audio.
+        pair: `zip` (first with first) or `product` (each with each).
+        outdir: Folder of the outputs, `talk__speech.mp4` for talk.mp4 and speech.wav.
+        defaults: Options of all jobs.
+
+    Raises:
+        UsageError: An entry matches no file, or the numbers of a `zip` differ.
+
     """
-    defaults.check()
-    if pair not in PAIRS:
-        raise UsageError(f"unknown --pair {pair!r}. Pass {' or '.join(PAIRS)}.")
-    videos, sounds = _expand("--faces", faces), _expand("--audios", audios)
-    if pair == "zip" and len(videos) != len(sounds):
+    if pair not in get_args(Pairing):
+        raise UsageError(f"unknown --pair {pair!r}. Pass zip or product.")
+    videos, tracks = _expand("--faces", faces), _expand("--audios", audios)
+    if pair == "zip" and len(videos) != len(tracks):
         raise UsageError(
-            f"{len(videos)} --faces and {len(sounds)} --audios cannot be paired one to one. "
-            "Pass as many of both, or --pair product for each with each."
+            f"{len(videos)} --faces and {len(tracks)} --audios cannot be paired one to one. "
+            "Pass equal numbers, or --pair product for each with each."
         )
-    pairs = zip(videos, sounds, strict=True) if pair == "zip" else itertools.product(videos, sounds)
+    pairs = zip(videos, tracks, strict=True) if pair == "zip" else itertools.product(videos, tracks)
     jobs = []
     for row, (face, audio) in enumerate(pairs, start=1):
         outfile = os.path.join(outdir, f"{Path(face).stem}__{Path(audio).stem}.mp4")
@@ -106,143 +129,43 @@ def pair_jobs(
     return jobs
 
 
-def check_jobs(jobs: Sequence[Job], devices: Sequence[str] | None = None) -> list[Problem]:
-    """Why jobs cannot be run, by row: at most one problem a job and file; folders of outputs are made.
-
-    Faces and sounds are opened, each file once; outputs and reports can be written, differ from each other
-    and from everything that any of the jobs reads; weights are there; a device is one of `devices`.
-    """
-    jobs = sorted(jobs, key=lambda job: job.row)
-    face, audio, weights = map(_asked_once, (container.probe, _check_sound, _check_weights))
-    outfile, report = map(_asked_once, (check_target, _check_report))
-
-    def elsewhere(device: str | None) -> str | None:
-        if devices is None or device in (None, *devices):
-            return None
-        way_out = "Add it there or leave the column empty."
-        return f"device {device!r} is not among --devices {' '.join(devices)}. {way_out}"
-
-    problems = []
-    for job, lost in zip(jobs, _collisions(jobs), strict=True):
-        faults = (
-            face(job.face),
-            audio(job.audio),
-            lost.get("outfile") or outfile(job.outfile),
-            lost.get("report") or (job.report and report(job.report)),
-            weights(job.checkpoint_path),
-            elsewhere(job.device),
-        )
-        problems += [Problem(job.row, text, job) for text in faults if text]
-    return problems
-
-
 def _job_of(row: Row, folder: str, defaults: Job) -> tuple[Job | None, list[str]]:
-    """The job of a row, None when one of its files cannot be told, and what is wrong with the row."""
+    """Return the job of a row, `None` if it lacks a file, and the problems of the row."""
     if row.values is None:
-        return None, row.faults
-    faults, values = list(row.faults), dict(row.values)
+        return None, row.problems
+    problems, values = list(row.problems), dict(row.values)
     for name in _PATHS:
         value = values.get(name)
         if name in _FILES and value in EMPTY:
-            faults.append(f"{name} is missing. A row needs {', '.join(_FILES)}.")
+            problems.append(f"{name} is missing. A row needs {', '.join(_FILES)}.")
         elif isinstance(value, str) and value and (name, value) != ("checkpoint_path", STARTER):
             values[name] = os.path.join(folder, value)
-    job, wrong = replaced(replace(defaults, face="", audio="", outfile="", row=row.number), values)
-    faults += wrong
-    try:
-        job.check()
-    except Wav2LipError as error:
-        faults.append(str(error))
-    return (job if job.face and job.audio and job.outfile else None), faults
+    job, more = with_cells(replace(defaults, face="", audio="", outfile="", row=row.number), values)
+    problems += more
+    return (job if job.face and job.audio and job.outfile else None), problems
 
 
-def _expand(flag: str, words: Iterable[str]) -> list[str]:
-    """The files that words stand for: the words in their order, what each stands for in natural order."""
+def _expand(flag: str, entries: Iterable[str]) -> list[str]:
+    """Return the files of the entries, in their order."""
     files: dict[str, str] = {}
-    for word in words:
-        pattern = os.path.join(glob.escape(word), "*") if os.path.isdir(word) else word
+    for entry in entries:
+        pattern = os.path.join(glob.escape(entry), "*") if os.path.isdir(entry) else entry
         matches = filter(os.path.isfile, glob.glob(pattern, recursive=True))
-        found = [word] if os.path.isfile(word) else sorted(matches, key=_natural)
-        if not found:
-            raise UsageError(f"{flag} {word}: there is no such file. Pass files, folders or patterns.")
-        for file in found:
-            files.setdefault(_place(file), file)
+        expanded = [entry] if os.path.isfile(entry) else sorted(matches, key=_natural_order)
+        if not expanded:
+            raise UsageError(f"{flag} {entry}: no such file. Pass files, folders or patterns.")
+        for file in expanded:
+            files.setdefault(real_name(file), file)
     return list(files.values())
 
 
-def _natural(path: str) -> tuple[list[str | int], str]:
-    """a2 before a10."""
+def _natural_order(path: str) -> tuple[list[str | int], str]:
+    """Sort a2 before a10."""
     parts = re.split(r"(\d+)", path, flags=re.ASCII)
-    return [int(part) if at % 2 else part for at, part in enumerate(parts)], path
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], path
 
 
-def _asked_once(check: Callable[[str], object]) -> Callable[[str], str | None]:
-    """What `check` raises of a file, found out when the file is first asked about."""
-
-    @functools.cache
-    def fault(path: str) -> str | None:
-        try:
-            check(path)
-        except Wav2LipError as error:
-            return str(error)
-        return None
-
-    return fault
-
-
-def _check_sound(path: str) -> None:
-    if next(read_blocks(path), None) is None:
-        load_audio(path)  # says that the track is empty
-
-
-def _check_report(path: str) -> None:
-    if os.path.isdir(path):
-        raise MediaError(f"cannot write {path}: it is a folder. Pass a file name as report.")
-    check_writable(path)
-
-
-def _check_weights(path: str) -> None:
-    try:
-        weights_path(path, "generator").open("rb").close()
-    except OSError as error:
-        raise CheckpointError(f"cannot read weights {path}: {error.strerror}. Check its path.") from None
-
-
-def _collisions(jobs: Sequence[Job]) -> Iterator[dict[str, str]]:
-    """For each job, by column, what it would write over: a file that is read, or written by one before."""
-    read = {
-        _identity(getattr(job, column)): f"{column} of row {job.row}"
-        for job in reversed(jobs)  # so that the first row is told
-        for column in ("face", "audio", "checkpoint_path")
-    }
-    written: dict[str, str] = {}
-    for job in jobs:
-        faults = {}
-        for column, path in (("outfile", job.outfile), ("report", job.report)):
-            if path is None:
-                continue
-            place = _place(path)
-            if owner := read.get(_identity(path)):
-                faults[column] = (
-                    f"the {column} {path} is also an input ({owner}) and would be lost. Rename it."
-                )
-            elif owner := written.get(place):
-                faults[column] = f"the {column} {path} is also the {owner}. Rename one of them."
-            else:
-                written[place] = f"{column} of row {job.row}"
-        yield faults
-
-
-def _identity(path: str) -> object:
-    """Equal for all names of a file, be it there or not."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return _place(path)
-    return status.st_dev, status.st_ino
-
-
-def _place(path: str) -> str:
-    """The name itself in the real folder: writing replaces a link, not what it leads to."""
-    where = Path(path)
-    return os.path.join(os.path.realpath(where.parent), where.name)
+def real_name(path: str) -> str:
+    """Return the name in the real folder. Links are not followed: writing replaces a link, not its target."""
+    name = Path(path)
+    return os.path.join(os.path.realpath(name.parent), name.name)

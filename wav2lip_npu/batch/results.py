@@ -1,4 +1,4 @@
-"""What became of each job of a batch: report.jsonl, one JSON object a line."""
+"""Job results: `report.jsonl`, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from wav2lip_npu.batch.job_keys import Contents, settings
+from wav2lip_npu.batch.job_keys import file_record, input_records, job_settings
 from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.dubbing.report import DubReport
 from wav2lip_npu.errors import (
@@ -39,40 +39,41 @@ _REASONS: Sequence[tuple[type[Exception], str]] = (
 
 @dataclass(frozen=True, kw_only=True)
 class JobResult:
-    """One job. Of a failed one the fields that come after its reason are empty."""
+    """Result of one job. A failed job has neither `key`, `inputs`, output fields nor figures."""
 
     job: str
-    """Its output, as an absolute path: what tells jobs apart."""
+    """Absolute path of its output, which identifies the job."""
     row: int
-    """Of the table that it was in."""
+    """Row of its table."""
     status: str
     """`ok` or `failed`."""
     reason: str | None = None
-    """Why it failed, in a word: `input` (it did not pass the check), `media`, `no_sound`, `no_face`,
-    `weights`, `options`, `device`, `timeout`, `died` (its process, twice) or `bug`."""
+    """Why it failed: `input` (a check before the first frame), `media`, `no_sound`, `no_face`, `weights`,
+    `options`, `device`, `timeout`, `died` (its worker process, twice) or `bug`."""
     detail: str | None = None
-    """The same in a sentence."""
+    """The error message."""
     face: str
     audio: str
     attempts: int = 1
-    """How often it was begun in the run that wrote this."""
+    """Number of attempts in the run that wrote this result."""
     finished: str
-    """When, ISO 8601, UTC."""
+    """Time at which the job ended, ISO 8601, UTC."""
     seconds: float | None = None
-    """From the beginning of its pass over the face video to its end; the jobs of a pass share them."""
+    """Duration of its pass over the face video, which the jobs of a pass share. `None` if an earlier run
+    wrote the output but no result."""
     takes: int | None = None
-    """Jobs in that pass."""
+    """Number of jobs in that pass."""
     frames: int | None = None
     dubbed_frames: int | None = None
-    """Those that got a mouth."""
+    """Frames with a new mouth."""
     faceless_spans: list[tuple[int, int]] | None = None
-    """First and last frame of each run of frames that passed unchanged."""
+    """First and last frame of each run of frames that were left unchanged."""
     device: str | None = None
     detector: str | None = None
     settings: dict[str, Any]
-    """The options of `dub` that its video depends on."""
+    """The options that the output depends on."""
     key: str | None = None
-    """Of what its video was made, as the metadata of the video says too: files, weights, settings."""
+    """Hash of input files, weights and settings; the metadata of the output contains it."""
     inputs: dict[str, Any] = field(default_factory=dict)
     """`path`, `bytes`, `mtime_ns` and `sha256` of `face`, `audio` and `weights`."""
     output_bytes: int | None = None
@@ -80,62 +81,65 @@ class JobResult:
     versions: dict[str, str] = field(default_factory=lambda: versions())
 
 
-def report_at(path: str | os.PathLike[str]) -> JsonLines[JobResult]:
-    """The report of a batch."""
+def open_report(path: str | os.PathLike[str]) -> JsonLines[JobResult]:
+    """Return the report file of a batch."""
     return JsonLines(Path(path), JobResult, "job", "Pass another --report.")
 
 
 def name_of(job: Job) -> str:
-    """What tells a job from others: its output."""
+    """Return the absolute path of a job's output, which identifies it."""
     return os.path.abspath(job.outfile)
 
 
-def failed(job: Job, error: Exception | str, reason: str | None = None) -> JobResult:
-    """The result of a job that was not done."""
-    known = (word for kind, word in _REASONS if isinstance(error, kind))
+def failed_result(job: Job, error: Exception | str, reason: str | None = None) -> JobResult:
+    """Return the result of a job that failed with an error."""
+    reasons = (word for kind, word in _REASONS if isinstance(error, kind))
     detail = str(error) if isinstance(error, (str, Wav2LipError)) else f"{type(error).__name__}: {error}"
     return JobResult(
-        **_about(job), status=FAILED, reason=reason or next(known, "bug"), detail=" ".join(detail.split("\n"))
+        **_common_fields(job),
+        status=FAILED,
+        reason=reason or next(reasons, "bug"),
+        detail=" ".join(detail.split("\n")),
     )
 
 
-def done(job: Job, key: str, contents: Contents, made: DubReport) -> JobResult:
-    """The result of a job whose video was made now."""
+def finished_result(job: Job, key: str, report: DubReport) -> JobResult:
+    """Return the result of a job whose output was written now. Raises `MediaError`."""
     return JobResult(
-        **_about(job),
+        **_common_fields(job),
         status=OK,
-        seconds=made.seconds,
-        takes=made.takes,
-        frames=made.frames,
-        dubbed_frames=made.dubbed_frames,
-        faceless_spans=made.faceless_spans,
-        device=made.device,
-        detector=made.detector,
-        **_output(job, key, contents),
+        seconds=report.seconds,
+        takes=report.takes,
+        frames=report.frames,
+        dubbed_frames=report.dubbed_frames,
+        faceless_spans=report.faceless_spans,
+        device=report.device,
+        detector=report.detector,
+        **_output_fields(job, key),
     )
 
 
-def found(job: Job, key: str, contents: Contents) -> JobResult:
-    """The result of a job whose video is there, made by a run that ended before it could say so."""
-    return JobResult(**_about(job), status=OK, **_output(job, key, contents))
+def existing_result(job: Job, key: str) -> JobResult:
+    """Return the result of a job whose output is up to date but has no result yet. Raises `MediaError`."""
+    return JobResult(**_common_fields(job), status=OK, **_output_fields(job, key))
 
 
-def _about(job: Job) -> dict[str, Any]:
+def _common_fields(job: Job) -> dict[str, Any]:
     return {
         "job": name_of(job),
         "row": job.row,
         "face": job.face,
         "audio": job.audio,
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "settings": settings(job),
+        "settings": job_settings(job),
     }
 
 
-def _output(job: Job, key: str, contents: Contents) -> dict[str, Any]:
-    made = contents.about(job.outfile)
+def _output_fields(job: Job, key: str) -> dict[str, Any]:
+    output = file_record(job.outfile)
     return {
         "key": key,
-        "inputs": contents.inputs(job),
-        "output_bytes": made["bytes"],
-        "output_sha256": made["sha256"],
+        "inputs": input_records(job),
+        "output_bytes": output["bytes"],
+        "output_sha256": output["sha256"],
     }

@@ -1,4 +1,4 @@
-"""A batch that goes on where an earlier run of it ended: what is done, what is left, what became of it."""
+"""Resume a batch: which jobs are done, which remain, and their results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from wav2lip_npu.batch import results
-from wav2lip_npu.batch.job_keys import Contents, key_of
+from wav2lip_npu.batch.job_keys import job_key, read_key, remember_hash
 from wav2lip_npu.batch.jobs import Job, Problem
 from wav2lip_npu.batch.results import JobResult, name_of
 from wav2lip_npu.errors import MediaError
@@ -15,93 +15,91 @@ from wav2lip_npu.storage.atomic import remove_stale_parts
 from wav2lip_npu.storage.json_lines import JsonLines
 
 
-class Ledger:
-    """The report of a batch, kept up to date, and what it says of the jobs.
+class BatchReport:
+    """The results of a run and of earlier runs, written to the report file as they arrive.
 
-    Raises `DataError` when the report cannot be read or written.
+    Raises:
+        DataError: The report cannot be read or written.
+
     """
 
     def __init__(self, report: JsonLines[JobResult]) -> None:
         remove_stale_parts(report.path)
         self.path = report.path
         self._report = report
-        self._records = report.read()
-        self._contents = Contents()
+        self._results = report.read()
         self._rows: dict[str, int] = {}
-        """Of the jobs of this run, by name."""
-        for record in self._records.values():
-            for about in record.inputs.values():
-                self._contents.learn(about)
+        """Rows of the jobs of this run, by name."""
+        for result in self._results.values():
+            for record in result.inputs.values():
+                remember_hash(record)
 
-    def sort(self, jobs: Sequence[Job]) -> tuple[list[Job], list[Problem]]:
-        """Jobs that are still to be done: their videos are missing or of other files, weights or settings.
+    def unfinished(self, jobs: Sequence[Job]) -> tuple[list[Job], list[Problem]]:
+        """Return the jobs that remain: without an output, or with one of other files, weights or settings.
 
-        Also problems: files that are in the place of an output and were not made by a batch.
+        Also returns problems: outputs that exist and were not written by a batch.
         """
-        todo, problems = [], []
+        remaining, problems = [], []
         for job in jobs:
             name = name_of(job)
-            key = key_of(job.outfile)
+            key = read_key(job.outfile)
             if key is None and os.path.lexists(job.outfile):
-                text = f"{job.outfile} is there and no batch has made it. Move it away or rename the output."
+                advice = "Move it away or rename the output."
+                text = f"{job.outfile} exists and was not written by batch. {advice}"
                 problems.append(Problem(job.row, text, job))
                 continue
             self._rows[name] = job.row
-            if key is not None and self._is_done(job, key):
-                record = self._records.get(name)
-                if record is None or record.status != results.OK or record.key != key:
-                    self.note(results.found(job, key, self._contents))
-                elif record.row != job.row:
-                    self._records[name] = replace(record, row=job.row)
-            else:
-                todo.append(job)
-        for job in todo:
+            if key is None or not self._is_current(job, key):
+                remaining.append(job)
+                continue
+            result = self._results.get(name)
+            if result is None or result.status != results.OK or result.key != key:
+                self.add(results.existing_result(job, key))
+            elif result.row != job.row:
+                self._results[name] = replace(result, row=job.row)
+        for job in remaining:
             remove_stale_parts(job.outfile)
-        return todo, problems
+        return remaining, problems
 
-    def _is_done(self, job: Job, key: str) -> bool:
+    def _is_current(self, job: Job, key: str) -> bool:
         try:
-            return key == self._contents.key(job)
-        except MediaError:  # the job fails of it in its turn
+            return key == job_key(job)
+        except MediaError:  # the job itself reports it
             return False
 
-    def refuse(self, problems: Sequence[Problem], table: str) -> None:
-        """Write down rows that cannot be run, each once; a job of the same name keeps its record."""
-        for row, each in {problem.row: problem for problem in reversed(problems)}.items():
-            job = each.job
-            if job is None or name_of(job) in self._rows:
+    def reject(self, problems: Sequence[Problem], table: str) -> None:
+        """Add a failed result for each row that cannot be run."""
+        for row, problem in {problem.row: problem for problem in reversed(problems)}.items():
+            job = problem.job
+            if job is None or name_of(job) in self._rows:  # do not replace the result of another row
                 job = Job(face="", audio="", outfile=f"{table}:{row}", row=row)
             self._rows[name_of(job)] = row
-            self.note(results.failed(job, each.text, "input"))
+            self.add(results.failed_result(job, problem.text, "input"))
 
-    def note(self, result: JobResult) -> None:
-        """Write down what became of a job."""
-        self._records[result.job] = result
+    def add(self, result: JobResult) -> None:
+        """Append a result."""
+        self._results[result.job] = result
         self._report.append(result)
 
     @property
     def count(self) -> int:
-        """Jobs of this run, those that were done before included."""
+        """Number of jobs of this run, including those that were done before."""
         return len(self._rows)
 
-    @property
-    def failed(self) -> int:
-        """How many of them failed."""
-        records = (self._records[name] for name in self._rows if name in self._records)
-        return sum(record.status == results.FAILED for record in records)
+    def results(self) -> list[JobResult]:
+        """Return the results of the jobs of this run that have ended, by row."""
+        own = (self._results[name] for name in self._rows if name in self._results)
+        return sorted(own, key=lambda result: result.row)
 
     def close(self) -> None:
-        """Write the report in the order of the tables; jobs that are in none of them come last."""
-        own = sorted(
-            (self._records[name] for name in self._rows if name in self._records),
-            key=lambda record: record.row,
-        )
-        others = [record for name, record in self._records.items() if name not in self._rows]
+        """Rewrite the report, sorted by row; results of jobs that are not in this run come last."""
+        own = self.results()
+        others = [result for name, result in self._results.items() if name not in self._rows]
         if own or others:
             self._report.rewrite([*own, *others])
 
 
-def clean_up(jobs: Iterable[Job]) -> None:
-    """Remove what workers that are gone left unfinished."""
+def remove_partial_outputs(jobs: Iterable[Job]) -> None:
+    """Remove partial files of workers that have ended."""
     for job in jobs:
         remove_stale_parts(job.outfile)

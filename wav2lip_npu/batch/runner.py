@@ -1,7 +1,7 @@
-"""Dub many videos on one device: faces found once, several sounds in a pass, no failure stops another.
+"""Run jobs on one device: faces are found once per video, outputs share passes, failures are isolated.
 
-A video that is finished is known by the key of its job, which it carries in its metadata: it is never made
-again, whoever was killed when.
+An output carries the key of its job in its metadata, so finished outputs are recognised and never written
+again, whatever was killed at which moment.
 """
 
 from __future__ import annotations
@@ -9,25 +9,25 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from queue import Queue
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from wav2lip_npu.batch import results
 from wav2lip_npu.batch.face_cache import FaceCache, faces_key
-from wav2lip_npu.batch.job_keys import Contents, key_of, mark
+from wav2lip_npu.batch.job_keys import file_record, job_key, key_comment, read_key
 from wav2lip_npu.batch.jobs import Job
+from wav2lip_npu.batch.progress import JobProgress
 from wav2lip_npu.batch.results import JobResult
 from wav2lip_npu.dubbing.outputs import Output
 from wav2lip_npu.dubbing.pipeline import dub_many
 from wav2lip_npu.dubbing.report import DubReport
 from wav2lip_npu.errors import Wav2LipError
 from wav2lip_npu.faces.detection import Detection, Detector
-from wav2lip_npu.media.container import probe
+from wav2lip_npu.media.container import VideoInfo, probe
 from wav2lip_npu.media.yuv_image import Image
 
 if TYPE_CHECKING:
@@ -35,22 +35,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TOGETHER = 4
-"""Sounds in one pass over a video of up to 1920x1080; fewer of a larger one, as each has an encoder."""
-_PASS_PIXELS = TOGETHER * 1920 * 1088
+MAX_OUTPUTS = 4
+"""Outputs of one pass over a video of up to 1920x1080; fewer of a larger one, as each has an encoder."""
+_PASS_PIXELS = MAX_OUTPUTS * 1920 * 1088
 _PROGRESS_S = 0.5
-Unit = tuple[Job, ...]
-"""Jobs that share a face video and all options: they are done in one pass."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a job is."""
-
-    job: str
-    """As `JobResult.job`."""
-    frames: int
-    of: int
+JobGroup = tuple[Job, ...]
+"""Jobs with the same face video and options, which are dubbed in one pass."""
 
 
 def run_jobs(
@@ -60,86 +50,95 @@ def run_jobs(
     cache: FaceCache = FaceCache(None),
     in_flight: int = 1,
 ) -> Iterator[JobResult]:
-    """Do jobs on the device of the models, and give what became of each, in the order of their ends.
+    """Run jobs in this process, on the device of the models, and yield their results as the jobs end.
 
-    Jobs that share a face video and options are done in one pass. A job fails alone, with its reason in its
-    result. `models` are used for all jobs, whatever weights and precision they name, or are what loads those
-    that a job names. `in_flight` passes run at the same time, for a device that waits for decoders.
+    Jobs with the same face video and options share a pass: the video is decoded and searched once. A job
+    that fails does not affect the others; its result names the reason. Outputs that are up to date are
+    left alone. Closing the generator cancels the passes in progress and leaves their outputs unchanged.
+
+    Args:
+        jobs: The jobs. Their `device` is ignored.
+        models: Models for all jobs, see `load_models`, or a function that loads those which a job names.
+        cache: Where faces are kept between calls, `FaceCache.at(None)` for the folder of the command.
+        in_flight: Number of passes that run at the same time: 2 keep an accelerator busy.
+
+    Example:
+        >>> from wav2lip_npu import Job, load_models, run_jobs
+        >>> job = Job(face="talk.mp4", audio="speech.wav", outfile="dubbed.mp4")
+        >>> for result in run_jobs([job], load_models("starter")):
+        ...     print(result.job, result.status, result.detail)
+
     """
     if not callable(models):
         from wav2lip_npu.device import precision_name
 
         weights, precision = os.fspath(models.weights), precision_name(models.precision)
         jobs = [replace(job, checkpoint_path=weights, precision=precision) for job in jobs]
-    for event in work_on(units_of(jobs), models, cache=cache, in_flight=in_flight):
+    for event in run_groups(group_jobs(jobs), models, cache=cache, in_flight=in_flight):
         if isinstance(event, JobResult):
             yield event
 
 
-def units_of(jobs: Iterable[Job]) -> list[Unit]:
-    """Jobs in passes, in the order of their first ones."""
+def group_jobs(jobs: Iterable[Job]) -> list[JobGroup]:
+    """Return groups of up to `MAX_OUTPUTS` jobs that can share a pass, in the order of their first jobs."""
     groups: dict[Any, list[Job]] = {}
     for job in jobs:
         groups.setdefault((job.face, job.dub, job.checkpoint_path, job.precision, job.device), []).append(job)
     return [
-        tuple(group[start : start + TOGETHER])
+        tuple(group[start : start + MAX_OUTPUTS])
         for group in groups.values()
-        for start in range(0, len(group), TOGETHER)
+        for start in range(0, len(group), MAX_OUTPUTS)
     ]
 
 
-def work_on(
-    units: Sequence[Unit],
+def run_groups(
+    groups: Sequence[JobGroup],
     models: Models | Callable[[Job], Models],
     *,
     cache: FaceCache,
     in_flight: int = 1,
-) -> Iterator[JobResult | Progress]:
-    """`run_jobs` with progress. Each job has one result, and no progress after it.
-
-    Closing this generator gives up the passes in progress; their outputs are as they were before.
-    """
+) -> Iterator[JobResult | JobProgress]:
+    """Run groups of jobs as `run_jobs` does; yields one result per job, and its progress before that."""
     load = models if callable(models) else lambda job: models
-    in_turn = threading.Lock()
-    said: Queue[JobResult | Progress | BaseException | None] = Queue()
-    waiting = deque(units)
-    is_over = threading.Event()
-    contents = Contents()
+    waiting: SimpleQueue[JobGroup] = SimpleQueue()
+    for group in groups:
+        waiting.put(group)
+    events: SimpleQueue[JobResult | JobProgress | BaseException | None] = SimpleQueue()
+    cancelled = threading.Event()
+    detector_lock = threading.Lock()
 
     def work() -> None:
-        """Units one after the other, until none is left or nobody listens."""
+        """Run groups until none is left. Puts the events, then `None`."""
         try:
-            while True:
-                try:
-                    unit = waiting.popleft()
-                except IndexError:
-                    return
-                _Pass(unit, load, cache, contents, said.put, is_over, in_turn).run()
+            while not cancelled.is_set():
+                group = waiting.get_nowait()
+                _Pass(group, load, cache, events.put, cancelled, detector_lock).run()
+        except Empty:
+            pass
         except BaseException as error:
-            said.put(error)
+            events.put(error)
         finally:
-            said.put(None)
+            events.put(None)
 
-    workers = max(1, min(in_flight, len(units)))
-    with ThreadPoolExecutor(workers, thread_name_prefix="pass") as pool:
-        for _ in range(workers):
+    running = max(1, min(in_flight, len(groups)))
+    with ThreadPoolExecutor(running, thread_name_prefix="pass") as pool:
+        for _ in range(running):
             pool.submit(work)
         try:
-            while workers:
-                event = said.get()
+            while running:
+                event = events.get()
                 if isinstance(event, BaseException):
                     raise event
                 if event is None:
-                    workers -= 1
+                    running -= 1
                 else:
                     yield event
         finally:
-            waiting.clear()
-            is_over.set()
+            cancelled.set()
 
 
-class _InTurn:
-    """A detector that several passes share, and that one at a time may call."""
+class _LockedDetector:
+    """A detector that several passes share, one call at a time."""
 
     def __init__(self, detector: Detector, lock: threading.Lock) -> None:
         self.name, self.views = detector.name, detector.views
@@ -147,90 +146,90 @@ class _InTurn:
         self._detector, self._lock = detector, lock
 
     def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
-        """See `Detector`."""
+        """Return the detections of each image, see `Detector`."""
         with self._lock:
             return self._detector(images)
 
 
-class _OverError(Exception):
-    """Nobody waits for the result any more."""
+class _CancelledError(Exception):
+    """The consumer has closed the generator of results."""
 
 
 @dataclass(frozen=True)
 class _Pass:
-    """One unit on its way; `say` is told what becomes of its jobs."""
+    """One group of jobs; runs in a thread and reports through `emit`."""
 
-    unit: Unit
+    group: JobGroup
     load: Callable[[Job], Models]
     cache: FaceCache
-    contents: Contents
-    say: Callable[[JobResult | Progress], None]
-    is_over: threading.Event
-    in_turn: threading.Lock
+    emit: Callable[[JobResult | JobProgress], None]
+    cancelled: threading.Event
+    detector_lock: threading.Lock
 
     def run(self) -> None:
-        """Do those jobs whose videos are not there."""
-        todo: dict[Job, str] = {}
-        for job in self.unit:
+        """Dub the jobs whose outputs are not up to date."""
+        keys: dict[Job, str] = {}
+        for job in self.group:
             try:
-                key = self.contents.key(job)
-                if key_of(job.outfile) != key:
-                    todo[job] = key
+                key = job_key(job)
+                if read_key(job.outfile) == key:
+                    self.emit(results.existing_result(job, key))
                 else:
-                    self.say(results.found(job, key, self.contents))
+                    keys[job] = key
             except Exception as error:
                 self._fail(job, error)
-        jobs = list(todo)
-        while jobs and not self.is_over.is_set():
-            size = self._together(jobs[0])
-            self._dub({job: todo[job] for job in jobs[:size]})
+        if not keys:
+            return
+        jobs = list(keys)
+        try:
+            info = probe(jobs[0].face)
+        except Exception as error:
+            for job in jobs:
+                self._fail(job, error)
+            return
+        while jobs and not self.cancelled.is_set():
+            size = max(1, min(MAX_OUTPUTS, _PASS_PIXELS // max(1, info.width * info.height)))
+            self._dub(info, {job: keys[job] for job in jobs[:size]})
             del jobs[:size]
 
-    def _together(self, job: Job) -> int:
-        try:
-            info = probe(job.face)
-        except Wav2LipError:
-            return TOGETHER  # they fail together
-        return max(1, min(TOGETHER, _PASS_PIXELS // max(1, info.width * info.height)))
-
-    def _dub(self, keys: dict[Job, str]) -> None:
+    def _dub(self, info: VideoInfo, keys: dict[Job, str]) -> None:
         first, *_ = keys
-        made: Sequence[DubReport | Exception]
+        reports: Sequence[DubReport | Exception]
         try:
             models = self.load(first)
-            models = replace(models, detector=_InTurn(models.detector, self.in_turn))
-            place = faces_key(self.contents(first.face), models.detector.name, first.dub)
-            memory = self.cache.read(place)
+            models = replace(models, detector=_LockedDetector(models.detector, self.detector_lock))
+            faces = faces_key(file_record(first.face)["sha256"], models.detector.name, first.dub)
+            memory = self.cache.read(faces)
             outputs = [self._output(job, key) for job, key in keys.items()]
-            made = dub_many(first.face, outputs, models=models, options=first.dub, memory=memory)
-            self.cache.write(place, memory)
+            reports = dub_many(info, outputs, models=models, options=first.dub, memory=memory)
+            self.cache.write(faces, memory)
         except Exception as error:
-            made = [error] * len(keys)
-        for job, each in zip(keys, made, strict=True):
-            if isinstance(each, Exception):
-                self._fail(job, each)
+            reports = [error] * len(keys)
+        for job, report in zip(keys, reports, strict=True):
+            if isinstance(report, Exception):
+                self._fail(job, report)
 
     def _output(self, job: Job, key: str) -> Output:
-        told = monotonic()
+        last = monotonic()  # of the writer thread of this output, which calls `progress`
 
-        def progress(frames: int, of: int) -> None:
-            nonlocal told
-            if self.is_over.is_set():
-                raise _OverError
-            if monotonic() - told > _PROGRESS_S:
-                told = monotonic()
-                self.say(Progress(results.name_of(job), frames, of))
+        def progress(frames: int, total: int) -> None:
+            nonlocal last
+            if self.cancelled.is_set():
+                raise _CancelledError
+            if monotonic() - last > _PROGRESS_S:
+                last = monotonic()
+                self.emit(JobProgress(results.name_of(job), frames, total))
 
-        def on_done(made: DubReport) -> None:
+        def finished(report: DubReport) -> None:
             if job.report is not None:
-                made.write(job.report)
-            self.say(results.done(job, key, self.contents, made))
+                report.write(job.report)
+            self.emit(results.finished_result(job, key, report))
 
-        return Output(job.audio, job.outfile, mark(key), progress, on_done)
+        return Output(job.audio, job.outfile, key_comment(key), progress, finished)
 
     def _fail(self, job: Job, error: Exception) -> None:
-        if isinstance(error, _OverError):
+        if isinstance(error, _CancelledError):
             return
         if not isinstance(error, Wav2LipError):
-            log.warning("an unexpected error in row %d, %s", job.row, job.outfile, exc_info=error)
-        self.say(results.failed(job, error))
+            log.warning("unexpected error in row %d, %s", job.row, job.outfile, exc_info=error)
+        self.emit(results.failed_result(job, error))

@@ -1,0 +1,175 @@
+"""The `batch` command in processes of its own: exit codes, signals, JSON, a watched folder, Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.batch_jobs import (
+    job_folder,  # noqa: F401 fixture
+    luma_of,
+    read_report,
+    stamps,
+    wait_for,
+    workers_here,  # noqa: F401 fixture
+    write_table,
+)
+from support.faces import write_sound
+from wav2lip_npu.batch.results import JobResult
+from wav2lip_npu.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def flags(tiny_checkpoint: Path) -> list[str]:
+    """Flags for a quick batch."""
+    return ["--preset", "ultrafast", "--devices", "cpu", "--checkpoint_path", str(tiny_checkpoint)]
+
+
+def start(*words: object, **options: Any) -> subprocess.Popen[str]:
+    """Start `batch` in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "wav2lip_npu", "batch", *map(str, words)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+        # A shell makes background processes ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options,
+    )  # fmt: skip
+
+
+def children(of: int) -> list[int]:
+    return [int(number) for number in Path(f"/proc/{of}/task/{of}/children").read_text().split()]
+
+
+def is_alive(number: int) -> bool:
+    try:
+        return b"Z" not in Path(f"/proc/{number}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except OSError:
+        return False
+
+
+@pytest.mark.usefixtures("workers_here", "job_folder")
+def test_exit_codes_and_last_lines(flags, capsys, caplog):
+    assert main.main(["batch", "jobs.csv", *flags]) == 0
+    assert "3/3 ok: " in caplog.text
+    Path("1.wav").write_bytes(b"")
+    assert main.main(["batch", "jobs.csv", *flags, "--skip_bad"]) == 1
+    assert main.main(["batch", "jobs.csv", *flags]) == 2
+    assert "nothing was started" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("workers_here", "job_folder")
+def test_json_lines(flags, capsys):
+    assert main.main(["batch", "jobs.csv", "--json", *flags]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert events[0] == {"event": "start", "jobs": 3, "done": 0}
+    jobs = [event for event in events if event["event"] == "job"]
+    assert sorted(event["row"] for event in jobs) == [2, 3, 4]
+    assert [event for event in events if event["event"] == "progress"][-1]["done"] == 3
+    end = events[-1]
+    assert (end["event"], end["ok"]) == ("end", 3)
+
+
+@pytest.mark.usefixtures("workers_here")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_interrupted_batch_is_resumed(job_folder, flags, number, code):  # noqa: F811
+    write_sound(Path("long.wav"), 40)
+    write_table("jobs.csv", [("talk.mp4", f"{n}.wav", f"out/{n}.mp4") for n in ("0", "1", "long", "2")])
+    child = start("jobs.csv", *flags)
+    wait_for(lambda: {"0.mp4", "1.mp4"} <= {path.name for path in Path("out").glob("*")})
+    workers = children(child.pid)
+    child.send_signal(number)
+    _, errors = child.communicate(timeout=120)
+    assert child.returncode == code
+    wait_for(lambda: not any(map(is_alive, workers)))
+    if number == signal.SIGINT:
+        assert "finished videos are kept" in errors.splitlines()[-1]
+        assert not list(Path("out").glob("*.part"))
+    before = stamps()
+    assert "long.mp4" not in before
+    write_sound(Path("long.wav"), 0.5)
+    assert main.main(["batch", "jobs.csv", *flags]) == 0
+    after = stamps()
+    finished = {name for name in before if not name.endswith(".part")}
+    assert {name: before[name] for name in finished} == {name: after[name] for name in finished}
+    assert sorted(after) == ["0.mp4", "1.mp4", "2.mp4", "long.mp4"]
+    assert len(read_report()) == 4
+
+
+@pytest.mark.usefixtures("job_folder")
+def test_watched_folder(flags):
+    Path("inbox").mkdir()
+    shutil.move("jobs.csv", "inbox/first.csv")
+    Path("inbox/first.csv").write_text(Path("inbox/first.csv").read_text().replace("talk", "../talk"))
+    for number in range(3):
+        shutil.copy(f"{number}.wav", "inbox")
+    child = start("--watch", "inbox", *flags)
+    try:
+        out = Path("inbox/out")
+        wait_for(lambda: len(list(out.glob("*.mp4"))) == 3)
+        before = stamps("inbox/out")
+        Path("inbox/wrong.csv").write_text("face,sound\n")
+        job = {"face": "../talk.mp4", "audio": "1.wav", "outfile": "out/later.mp4", "blend": "hard"}
+        Path("coming").write_text(json.dumps(job))
+        os.rename("coming", "inbox/second.json")
+        wait_for(lambda: "wrong.csv" in Path("inbox/report.jsonl").read_text())
+        wait_for(lambda: "later.mp4" in Path("inbox/report.jsonl").read_text())
+        assert {name: stamps("inbox/out")[name] for name in before} == before
+    finally:
+        child.send_signal(signal.SIGTERM)
+        _, errors = child.communicate(timeout=120)
+    assert child.returncode == 143, errors
+    assert "audio" in errors
+    assert {name: result["status"] for name, result in read_report("inbox/report.jsonl").items()} == {
+        "0.mp4": "ok", "1.mp4": "ok", "2.mp4": "ok", "later.mp4": "ok", "wrong.csv:0": "failed",
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("workers_here", "job_folder")
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+def test_ray_gives_the_same_results(flags, caplog):
+    """One actor of a Ray on this machine; outputs that one of the two ways finished are kept by the other."""
+    assert main.main(["batch", "jobs.csv", *flags]) == 0
+    expected, results = {name: luma_of(f"out/{name}") for name in stamps()}, read_report()
+    shutil.move("out", "local")
+    child = start("jobs.csv", "--cluster", "auto", *flags)
+    _, errors = child.communicate(timeout=240)
+    assert child.returncode == 0, errors
+    assert {name: luma_of(f"out/{name}") for name in stamps()} == expected
+    fields = ("status", "frames", "dubbed_frames", "settings", "key", "output_sha256", "row")
+    for name, result in read_report().items():
+        assert {field: result[field] for field in fields} == {field: results[name][field] for field in fields}
+    before = stamps()
+    assert main.main(["batch", "jobs.csv", *flags]) == 0
+    assert stamps() == before
+    write_table("pinned.csv", [("talk.mp4", "0.wav", "out/9.mp4", "cpu")], "device")
+    assert main.main(["batch", "pinned.csv", "--cluster", "auto"]) == 2
+    assert "row 2: device cpu" in caplog.text
+
+
+def test_report_is_documented():
+    text = (ROOT / "docs" / "batch.md").read_text()
+    for field in dataclasses.fields(JobResult):
+        assert f"`{field.name}`" in text, field.name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_hundred_jobs_and_random_kills(shared_data, tmp_path):
+    """As benchmarks/batch.py does it: ten parents and five workers are killed."""
+    words = ["--face", shared_data / "clips" / "man_512.mp4"]
+    words += ["--audio", shared_data / "audio" / "english_11s.flac", "--part", "faults"]
+    words += ["--seed", random.randrange(1000)]
+    script = ROOT / "benchmarks" / "batch.py"
+    subprocess.run([sys.executable, script, *map(str, words)], check=True, cwd=ROOT)

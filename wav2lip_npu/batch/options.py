@@ -1,0 +1,82 @@
+"""Options of a batch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from wav2lip_npu import device
+from wav2lip_npu.batch.jobs import Job
+from wav2lip_npu.batch.results import REPORT_FILE, name_of
+from wav2lip_npu.device import Precision
+from wav2lip_npu.dubbing.options import DubOptions
+from wav2lip_npu.errors import UsageError
+from wav2lip_npu.models.bundled import STARTER
+from wav2lip_npu.options import check_choices
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """How a batch runs."""
+
+    watch: str | None = None
+    """Folder to watch for tables of jobs, until interrupted."""
+    report: str | None = None
+    """File for the result of each job. None: report.jsonl beside the table, in --outdir or in --watch."""
+    skip_bad: bool = False
+    """Run the other jobs if some do not pass the checks; those are reported as failed."""
+    timeout: float | None = None
+    """Seconds that a job may take. None: no limit."""
+    devices: tuple[str, ...] = ("auto",)
+    """Run one process on each of these: npu:0 npu:1 or npu:0,npu:1, cuda:0, cpu; all for every card; auto."""
+    in_flight: int | None = None
+    """Face videos that each device processes at the same time. None: 2 on an accelerator, 1 on a CPU."""
+    cache: str | None = None
+    """Folder in which detected faces are kept, or off. None: in the user's cache folder."""
+    cluster: str | None = None
+    """Run the jobs on a Ray cluster: auto or its address. None: in processes on this machine."""
+    checkpoint_path: str = STARTER
+    """Weights of a Wav2Lip generator: .pth, .pt or .safetensors, or starter for the bundled network."""
+    precision: Precision = "fp32"
+    """Number format of the generator; fp32_strict disables an accelerator's approximations."""
+    dub: DubOptions = field(default_factory=DubOptions)
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_choices(self)
+        if self.watch and not os.path.isdir(self.watch):
+            raise UsageError(f"--watch {self.watch} is not a folder. Create it, or pass another.")
+        if self.timeout is not None and not self.timeout > 0:
+            raise UsageError(f"--timeout {self.timeout:g} is not above 0.")
+        if self.in_flight is not None and self.in_flight < 1:
+            raise UsageError(f"--in_flight {self.in_flight} is not at least 1.")
+
+
+def report_path(
+    jobs: str | os.PathLike[str] | list[Job] | None, outdir: str | None, options: BatchOptions
+) -> str:
+    """Return the path of the report: `options.report`, or else beside the table or the outputs."""
+    if options.report:
+        return options.report
+    if isinstance(jobs, list):
+        folders = [os.path.dirname(name_of(job)) for job in jobs]
+        folder = os.path.commonpath(folders) if folders else ""
+    else:
+        folder = options.watch or outdir or os.path.dirname(jobs or "")
+    return os.path.join(folder, REPORT_FILE)
+
+
+def resolve_devices(options: BatchOptions) -> list[str]:
+    """Return the devices to run on; none on a cluster that chooses them. Raises `DeviceError`."""
+    names = [name for entry in options.devices for name in entry.split(",") if name]
+    if options.cluster:
+        return [] if names in (["auto"], ["all"]) else names
+    if names == ["all"]:
+        kind = device.resolve().type
+        count, _ = device.count_available(kind)
+        names = [kind] if kind == device.HOST else [f"{kind}:{number}" for number in range(count)]
+    if names != [device.HOST]:
+        names = [str(device.resolve(name)) for name in names]
+    if len(set(names)) != len(names) or not names:
+        raise UsageError(f"--devices {' '.join(options.devices)}: name each device once.")
+    return names

@@ -1,0 +1,258 @@
+"""Run a batch: check all jobs, run those that remain on every device, keep the report."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from wav2lip_npu.batch.face_cache import FaceCache
+from wav2lip_npu.batch.job_checks import check_jobs
+from wav2lip_npu.batch.jobs import Job, Pairing, Problem, pair_jobs, read_jobs
+from wav2lip_npu.batch.options import BatchOptions, report_path, resolve_devices
+from wav2lip_npu.batch.progress import BatchEvent, JobCount, JobProgress
+from wav2lip_npu.batch.results import FAILED, JobResult, name_of, open_report
+from wav2lip_npu.batch.resume import BatchReport, remove_partial_outputs
+from wav2lip_npu.batch.runner import JobGroup
+from wav2lip_npu.batch.scheduler import Scheduler, collect_results
+from wav2lip_npu.batch.watch_folder import WatchFolder
+from wav2lip_npu.batch.worker import StartBatchWorker, default_in_flight
+from wav2lip_npu.errors import DataError, UsageError
+from wav2lip_npu.media.video_writer import check_writable
+from wav2lip_npu.models.bundled import ABOUT, STARTER
+from wav2lip_npu.options import with_values
+from wav2lip_npu.parallel.processes import run_in_processes
+from wav2lip_npu.parallel.work_queue import Failure
+from wav2lip_npu.storage.locks import lock_folder
+
+log = logging.getLogger(__name__)
+
+ProgressCallback = Callable[[BatchEvent], None]
+
+
+def run_batch(
+    jobs: str | os.PathLike[str] | Iterable[Job] | None = None,
+    *,
+    faces: Sequence[str] = (),
+    audios: Sequence[str] = (),
+    pair: Pairing = "zip",
+    outdir: str | None = None,
+    progress: ProgressCallback | None = None,
+    options: BatchOptions | None = None,
+    **values: Any,
+) -> list[JobResult]:
+    """Dub many videos, in one worker process per device; run it again to resume.
+
+    All jobs are checked before the first frame. Outputs of earlier runs that are up to date are left alone,
+    jobs that are missing, changed or failed run. A worker that dies is replaced and its job retried once.
+
+    Args:
+        jobs: A table (.csv, .jsonl, .ndjson or .json, see docs/batch.md), or `Job`s.
+        faces: Instead of `jobs`: face videos or images, as files, folders or patterns.
+        audios: The audio for `faces`, in the same way.
+        pair: `zip` pairs the first face with the first audio and so on, `product` each with each.
+        outdir: Folder of the outputs of `faces` and `audios`.
+        progress: Called in this thread with every `JobCount`, `JobProgress` and `JobResult`.
+        options: Devices, report, timeout and so on; its `dub`, `checkpoint_path` and `precision` apply to
+            tables and pairs, not to `Job`s.
+        **values: Single options by name, nested ones included, such as `crf=18`.
+
+    Returns:
+        The result of each job, by row; results of earlier runs included. A job that failed is a result with
+        `status="failed"` and its `reason`, not an exception.
+
+    Raises:
+        UsageError: Options that cannot be combined, a table that cannot be read, or, without `skip_bad`,
+            jobs that do not pass the checks, which are logged as errors.
+        DataError: The report cannot be written or was not created by wav2lip-npu, or another batch uses it.
+        DeviceError: A device is missing, or its worker cannot start.
+        CheckpointError: The weights cannot be loaded.
+        KeyboardInterrupt: Finished outputs are kept.
+
+    Example:
+        >>> from wav2lip_npu import run_batch
+        >>> results = run_batch(faces=["talk.mp4"], audios=["es.wav", "de.wav"], pair="product", outdir="out")
+        >>> [result.status for result in results]
+        ['ok', 'ok']
+
+    """
+    options = with_values(options or BatchOptions(), values)
+    has_pairs = bool(faces or audios)
+    if (jobs is not None) + has_pairs + bool(options.watch) != 1:
+        raise UsageError("pass either a table of jobs, or --faces and --audios, or --watch.")
+    if has_pairs and not (faces and audios and outdir):
+        raise UsageError("--faces, --audios and --outdir belong together. Pass all three.")
+    if outdir and not has_pairs:
+        raise UsageError("--outdir is for --faces and --audios; a table names each output.")
+    if jobs is not None and not isinstance(jobs, (str, os.PathLike)):
+        jobs = _numbered(jobs)
+    report = Path(report_path(jobs, outdir, options))
+    check_writable(report)
+    devices = resolve_devices(options)
+    with _locked(report.parent):
+        run = _Run(options, devices, BatchReport(open_report(report)), progress or (lambda event: None))
+        try:
+            if isinstance(jobs, list):
+                remaining = run.accept("the jobs", jobs, [])
+            elif jobs is not None:
+                remaining = run.accept(os.fspath(jobs), *read_jobs(jobs, run.defaults))
+            elif outdir:
+                remaining = run.accept("the pairs", pair_jobs(faces, audios, pair, outdir, run.defaults), [])
+            else:
+                remaining = []
+            return run.work(remaining)
+        finally:
+            run.close()
+
+
+class _Run:
+    """One run of a batch."""
+
+    def __init__(
+        self, options: BatchOptions, devices: Sequence[str], report: BatchReport, progress: ProgressCallback
+    ) -> None:
+        self._options, self._devices, self._report, self._progress = options, devices, report, progress
+        self._watched = WatchFolder(Path(options.watch), report.path) if options.watch else None
+        self._unfinished: dict[str, Job] = {}
+        self._done_before = 0
+        self.defaults = Job(
+            face="",
+            audio="",
+            outfile="",
+            dub=options.dub,
+            checkpoint_path=options.checkpoint_path,
+            precision=options.precision,
+        )
+
+    def accept(self, source: str, jobs: Sequence[Job], problems: Sequence[Problem]) -> list[Job]:
+        """Return the jobs that remain to be run; problems are logged and added to the report.
+
+        Raises:
+            UsageError: There are problems, and neither `skip_bad` nor `watch` is set.
+
+        """
+        count_before = self._report.count
+        clustered = bool(self._options.cluster)
+        known = list(dict.fromkeys([*jobs, *(problem.job for problem in problems if problem.job)]))
+        problems = [*problems, *check_jobs(known, None if clustered else self._devices)]
+        for job in known:
+            if job.device and clustered:
+                text = f"device {job.device}: the cluster chooses the device. Leave the column empty."
+                problems.append(Problem(job.row, text, job))
+            if name_of(job) in self._unfinished:
+                text = f"{job.outfile} is an output of another table that runs. Rename the output."
+                problems.append(Problem(job.row, text, job))
+        bad_rows = {problem.row for problem in problems}
+        remaining, more = self._report.unfinished([job for job in jobs if job.row not in bad_rows])
+        problems = sorted([*problems, *more], key=lambda problem: problem.row)
+        for problem in problems:
+            log.error("%s, row %d: %s", source, problem.row, problem.text)
+        if problems and not (self._options.skip_bad or self._watched):
+            raise UsageError(
+                f"{len(problems)} problems in {source}, nothing was started. Fix them, or pass --skip_bad."
+            )
+        self._report.reject(problems, source)
+        self._done_before += self._report.count - count_before - len(remaining)
+        self._unfinished.update((name_of(job), job) for job in remaining)
+        return remaining
+
+    def work(self, remaining: Sequence[Job]) -> list[JobResult]:
+        """Run the jobs, and those of the watched folder, and return the results of all jobs."""
+        if self._options.checkpoint_path == STARTER:
+            log.info("weights: %s, %s", STARTER, ABOUT)
+        log.info(
+            "devices %s, %d jobs, %d to do",
+            " ".join(self._devices) or "of the cluster",
+            self._report.count,
+            len(remaining),
+        )
+        if remaining or self._watched:
+            self._work(remaining)
+        results = self._report.results()
+        failed = sum(result.status == FAILED for result in results)
+        log.info(
+            "%d of %d jobs are done, %d failed: %s",
+            len(results) - failed,
+            len(results),
+            failed,
+            self._report.path,
+        )
+        return results
+
+    def close(self) -> None:
+        """Sort the report, and remove partial files of workers that were ended."""
+        remove_partial_outputs(self._unfinished.values())
+        self._report.close()
+
+    def _work(self, remaining: Sequence[Job]) -> None:
+        in_flight = self._options.in_flight or default_in_flight(self._devices)
+        scheduler = Scheduler(in_flight, self._new_jobs if self._watched else None)
+        scheduler.add(remaining)
+        first = remaining[0] if remaining else self.defaults
+        self._progress(JobCount(self._report.count, self._done_before))
+        with contextlib.closing(self._answers(scheduler, first, len(remaining))) as answers:
+            for event in collect_results(answers, scheduler):
+                if isinstance(event, JobResult):
+                    self._report.add(event)
+                    self._unfinished.pop(event.job, None)
+                self._progress(event)
+
+    def _answers(
+        self, scheduler: Scheduler, first: Job, count: int
+    ) -> Generator[tuple[JobGroup, JobResult | JobProgress | Failure | None], None, None]:
+        """Yield what the workers answer, see `run_in_processes`."""
+        options = self._options
+        start_worker = StartBatchWorker(first, FaceCache.at(options.cache), options.in_flight)
+
+        def timeout(jobs: JobGroup) -> float | None:
+            return options.timeout and options.timeout * len(jobs)
+
+        if options.cluster:
+            from wav2lip_npu.parallel.ray_pool import run_on_ray
+
+            yield from run_on_ray(
+                scheduler,
+                start_worker,
+                address=options.cluster,
+                devices=list(self._devices) or None,
+                timeout=timeout,
+            )
+        else:
+            needed = self._devices if self._watched else self._devices[:count]
+            yield from run_in_processes(needed, scheduler, start_worker, timeout)
+
+    def _new_jobs(self) -> list[Job]:
+        """Return the jobs of new tables in the watched folder."""
+        assert self._watched is not None
+        remaining: list[Job] = []
+        for table in self._watched.new_tables():
+            try:
+                jobs, problems = read_jobs(table, self.defaults)
+            except UsageError as error:
+                jobs, problems = [], [Problem(0, str(error))]
+            remaining += self.accept(os.fspath(table), jobs, problems)
+            self._progress(JobCount(self._report.count, self._done_before))
+        return remaining
+
+
+def _numbered(jobs: Iterable[Job]) -> list[Job]:
+    """Return the jobs with unique rows: their own, or else their positions from 1."""
+    jobs = list(jobs)
+    if len({job.row for job in jobs}) == len(jobs):
+        return jobs
+    return [replace(job, row=row) for row, job in enumerate(jobs, start=1)]
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other batches out of the folder of the report. Raises `DataError`."""
+    with lock_folder(folder) as is_locked:
+        if not is_locked:
+            raise DataError(
+                f"another batch uses {folder}. Wait for it, or pass --report with a file in another folder."
+            )
+        yield

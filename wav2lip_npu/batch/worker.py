@@ -1,0 +1,77 @@
+"""What each worker process of a batch does."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+
+from wav2lip_npu import device
+from wav2lip_npu.batch.face_cache import FaceCache
+from wav2lip_npu.batch.jobs import Job
+from wav2lip_npu.batch.progress import JobProgress
+from wav2lip_npu.batch.results import JobResult
+from wav2lip_npu.batch.runner import JobGroup, group_jobs, run_groups
+
+if TYPE_CHECKING:
+    from wav2lip_npu.dubbing.inference import Models
+
+_M_ARENA_MAX = -8  # of malloc.h
+
+
+@dataclass(frozen=True)
+class StartBatchWorker:
+    """Starts a worker on a device (a `work_queue.StartWorker`); it is pickled and sent to the workers."""
+
+    first: Job
+    """Its models are loaded before the first job, so that an error in them ends the batch at once."""
+    cache: FaceCache
+    in_flight: int | None = None
+    """Passes at the same time; `None`: what suits the device."""
+
+    def __call__(self, name: str) -> Callable[[JobGroup], Iterator[JobResult | JobProgress]]:
+        """Return the function that runs a group of jobs on the device `name`."""
+        _limit_malloc_arenas()
+        models = _ModelHolder(name)
+        models(self.first)
+        cv2.setNumThreads(1)
+        in_flight = self.in_flight or default_in_flight([name])
+        return lambda jobs: run_groups(group_jobs(jobs), models, cache=self.cache, in_flight=in_flight)
+
+
+def default_in_flight(devices: Iterable[str]) -> int:
+    """Return the number of passes per worker: 2 on accelerators, which wait for decoders and encoders."""
+    return 1 if any(name == device.HOST for name in devices) else 2
+
+
+class _ModelHolder:
+    """Loads the models that jobs name, on one device, and keeps those of the last job."""
+
+    def __init__(self, device_name: str) -> None:
+        self._device = device_name
+        self._loaded: tuple[tuple[str, str, str], Models] | None = None
+
+    def __call__(self, job: Job) -> Models:
+        from wav2lip_npu.dubbing.inference import load_models
+
+        wanted = job.checkpoint_path, job.dub.faces.detector, job.precision
+        if self._loaded is None or self._loaded[0] != wanted:
+            weights, detector, precision = wanted
+            self._loaded = None  # memory may not hold two sets of weights
+            models = load_models(weights, detector=detector, device=self._device, precision=precision)
+            self._loaded = wanted, models
+        return self._loaded[1]
+
+
+def _limit_malloc_arenas() -> None:
+    """Let all threads allocate from the same two arenas of glibc.
+
+    By default glibc gives new threads arenas of their own. A pass starts a dozen threads, and the memory that
+    they free stays in so many arenas that a long batch needs a fifth more than a short one.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
