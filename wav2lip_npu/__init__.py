@@ -16,6 +16,7 @@ _PUBLIC = {
     "Job": "batch.jobs",
     "JobResult": "batch.results",
     "load_models": "dubbing.inference",
+    "run_batch": "batch.run",
     "run_jobs": "batch.runner",
 }
 __all__ = [*_PUBLIC, "__version__"]

@@ -75,9 +75,11 @@ def run_batch(
 
     Example:
         >>> from wav2lip_npu import run_batch
-        >>> results = run_batch(faces=["talk.mp4"], audios=["es.wav", "de.wav"], pair="product", outdir="out")
-        >>> [result.status for result in results]
-        ['ok', 'ok']
+        >>> languages = ["es.wav", "de.wav"]
+        >>> results = run_batch(  # doctest: +SKIP
+        ...     faces=["talk.mp4"], audios=languages, pair="product", outdir="dubbed"
+        ... )
+        >>> [(result.job, result.status) for result in results]  # doctest: +SKIP
 
     """
     options = with_values(options or BatchOptions(), values)

@@ -65,7 +65,7 @@ def run_jobs(
     Example:
         >>> from wav2lip_npu import Job, load_models, run_jobs
         >>> job = Job(face="talk.mp4", audio="speech.wav", outfile="dubbed.mp4")
-        >>> for result in run_jobs([job], load_models("starter")):
+        >>> for result in run_jobs([job], load_models("starter")):  # doctest: +SKIP
         ...     print(result.job, result.status, result.detail)
 
     """

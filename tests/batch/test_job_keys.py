@@ -1,0 +1,65 @@
+"""Job keys: outputs of earlier releases are recognised, and keys change with what an output depends on."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from wav2lip_npu.batch.job_keys import file_record, job_key, key_comment, read_key, remember_hash
+from wav2lip_npu.batch.jobs import Job
+from wav2lip_npu.dubbing.options import DubOptions
+from wav2lip_npu.errors import MediaError
+from wav2lip_npu.faces.find_faces import FaceOptions
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    names = {"face": "f.mp4", "audio": "a.wav", "checkpoint_path": "w.pth"}
+    for name, content in zip(names.values(), "abc", strict=True):
+        (tmp_path / name).write_text(content)
+    return Job(outfile="o.mp4", **{field: str(tmp_path / name) for field, name in names.items()})
+
+
+def test_key_is_that_of_version_0_5(job):
+    assert job_key(job) == "7b51df706fe02d7280866d257facadf2"  # computed with 0.5.0
+    assert key_comment(job_key(job)) == "job 7b51df706fe02d7280866d257facadf2"
+
+
+def test_key_changes_with_what_the_output_depends_on(job):
+    same = [
+        replace(job, outfile="other.mp4", report="r.json", device="cpu", row=3),
+        replace(job, dub=DubOptions(wav2lip_batch_size=3, faces=FaceOptions(face_det_batch_size=2))),
+    ]
+    others = [
+        replace(job, outfile="o.mkv"),
+        replace(job, audio=job.face),
+        replace(job, precision="fp16"),
+        replace(job, dub=DubOptions(blend="hard")),
+    ]
+    assert {job_key(other) for other in same} == {job_key(job)}
+    assert len({job_key(other) for other in [job, *others]}) == len(others) + 1
+
+
+def test_modified_files_are_hashed_again(job):
+    before = job_key(job)
+    Path(job.audio).write_text("another content")
+    assert job_key(job) != before
+
+
+def test_hashes_of_a_report_are_reused(job):
+    record = file_record(job.audio)
+    os.utime(job.audio, ns=(1, 1))
+    remember_hash({**record, "mtime_ns": 1, "sha256": "0" * 64})
+    assert file_record(job.audio)["sha256"] == "0" * 64
+    for damaged in (None, {}, {"path": 3}, []):
+        remember_hash(damaged)
+
+
+def test_files_without_a_key(job, face_video):
+    assert read_key(face_video) is None
+    assert read_key(job.face) is None
+    with pytest.raises(MediaError, match=r"none\.wav"):
+        job_key(replace(job, audio="none.wav"))
