@@ -36,9 +36,9 @@ class BatchOptions:
     cluster: str | None = None
     """Run the jobs on a Ray cluster: auto or its address. None: in processes on this machine."""
     checkpoint_path: str = STARTER
-    """Weights of a Wav2Lip generator: .pth, .pt or .safetensors, or starter for the bundled network."""
+    """Weights of a Wav2Lip generator: .pth, .pt, .safetensors, or starter, the weights inside the package."""
     precision: Precision = "fp32"
-    """Number format of the generator; fp32_strict disables an accelerator's approximations."""
+    """Number format of the generator. fp32_strict turns off an accelerator's reduced precision for fp32."""
     dub: DubOptions = field(default_factory=DubOptions)
 
     def __post_init__(self) -> None:
