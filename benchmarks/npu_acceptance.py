@@ -156,7 +156,7 @@ def main() -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     where = device.resolve(given.device)
     device.activate(where)
-    report: dict[str, Any] = {"installation": machine.examine(str(where)).as_dict(), "failed": {}}
+    report: dict[str, Any] = {"installation": machine.check_machine(str(where)).as_dict(), "failed": {}}
     photo = np.ascontiguousarray(skimage.data.astronaut()[:, :, ::-1])
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -19,18 +19,10 @@ from wav2lip_npu.media.yuv_image import Colour, YuvImage
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import Wav2Lip
 
-# Tests of signals, time limits and several processes: another busy process beside them changes what they see.
-ALONE = {
-    "preprocessing/test_run",
-}
-
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark tests that want the machine alone; on another device than the CPU run those about devices."""
-    for item in items:
-        if f"{item.path.parent.name}/{item.path.stem}" in ALONE:
-            item.add_marker("alone")
+    """On another device than the CPU, run the tests of devices only."""
     if DEVICE.type == "cpu":
         left_out = [item for item in items if item.get_closest_marker("npu_only")]
     else:

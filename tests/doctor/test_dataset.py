@@ -1,4 +1,4 @@
-"""The doctor: each thing that hurts is found once, offsets are measured and mended, the command tells it."""
+"""Data set checks: each problem is reported once, offsets are measured and corrected, and the command."""
 
 from __future__ import annotations
 
@@ -17,36 +17,38 @@ from support.networks import golden_weights
 from wav2lip_npu.cli import main
 from wav2lip_npu.data.clip_index import ClipIndex
 from wav2lip_npu.data.file_lists import Entry, read_list
-from wav2lip_npu.doctor.clip_stats import Looked, inspect
-from wav2lip_npu.doctor.dataset import examine, judge_with
+from wav2lip_npu.doctor.clip_stats import ClipStats, measure_clip
+from wav2lip_npu.doctor.dataset import check_clips
+from wav2lip_npu.doctor.dataset_stats import DatasetStats
 from wav2lip_npu.doctor.find_clips import find_clips, look_up
-from wav2lip_npu.doctor.fix_offsets import resync
-from wav2lip_npu.doctor.loader_speed import Pace
-from wav2lip_npu.doctor.rules import Seen, Severity, findings_of
+from wav2lip_npu.doctor.fix_offsets import fix_list
+from wav2lip_npu.doctor.loader_speed import LoaderSpeed
+from wav2lip_npu.doctor.rules import Severity, find_problems
+from wav2lip_npu.doctor.sync_estimate import sync_estimator
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.preprocessing.report import REPORT_FILE
 
 CPU = torch.device("cpu")
-GOOD = Looked(
-    name="a/1", held_out=False, seconds=3.0, pictures=75, missing=0, source_fps=25.0, face_px=140.0,
-    level_db=-12.0, clipped=0.0, speech=0.5, sound="s", picture="p",
+GOOD = ClipStats(
+    name="a/1", held_out=False, seconds=3.0, frames=75, missing_frames=0, source_fps=25.0, face_px=140.0,
+    level_db=-12.0, clipped_share=0.0, speech_share=0.5, audio_hash="s", frame_hash="p",
 )  # fmt: skip
 
 
-TIMED = Pace(device="npu", width=32, batch=64, threads=2, first_pass=50, loader=400, step=1000)
+SPEED = LoaderSpeed(device="npu", width=32, batch=64, threads=2, first_pass=50, loader=400, step=1000)
 
 
-def seen(*odd: Looked, **options: object) -> Seen:
-    """A large good set, of which some clips are odd."""
+def stats(*odd: ClipStats, **options: object) -> DatasetStats:
+    """A large data set without problems, except for some clips."""
     usual = {
-        "looked": [*odd, *[GOOD] * (100 - len(odd))], "clips": 20_000, "val_clips": 100, "hours": 30.0,
-        "speakers": frozenset("abc"), "val_speakers": frozenset("d"), "rejected": Counter(), "shared": [],
+        "measured": [*odd, *[GOOD] * (100 - len(odd))], "clips": 20_000, "val_clips": 100, "hours": 30.0,
+        "speakers": frozenset("abc"), "val_speakers": frozenset("d"), "rejected": Counter(), "duplicates": [],
     }  # fmt: skip
-    return Seen(**(usual | options))
+    return DatasetStats(**(usual | options))
 
 
-def bad(count: int, **fields: object) -> list[Looked]:
+def bad(count: int, **fields: object) -> list[ClipStats]:
     return [dataclasses.replace(GOOD, **fields)] * count
 
 
@@ -54,106 +56,106 @@ def index_of(root: Path, *names: str) -> ClipIndex:
     return look_up(root, map(Entry, names or find_clips(root))).usable
 
 
-def test_a_good_set_has_no_findings():
-    assert findings_of(seen()) == []
-    judged = [dataclasses.replace(GOOD, offset=0, sure_offset=0, confidence=0.5)] * 100
-    assert findings_of(seen(looked=judged)) == []
+def test_good_data_set_has_no_problems():
+    assert find_problems(stats()) == []
+    estimated = [dataclasses.replace(GOOD, offset=0, significant_offset=0, confidence=0.5)] * 100
+    assert find_problems(stats(measured=estimated)) == []
     rates = [dataclasses.replace(GOOD, source_fps=rate) for rate in (25.0, 50.0, 24.999, 100.0)] * 25
-    assert findings_of(seen(looked=rates)) == []
+    assert find_problems(stats(measured=rates)) == []
 
 
 NOTE, HARMS, BREAKS = Severity.NOTE, Severity.HARMS, Severity.BREAKS
 
 
 @pytest.mark.parametrize(
-    ("kind", "severity", "what", "given"),
+    ("kind", "severity", "what", "data_set"),
     [
-        ("few_minutes", BREAKS, "6 minutes", seen(hours=0.1)),
-        ("few_minutes", HARMS, "60 minutes", seen(hours=1.0)),
-        ("few_minutes", NOTE, "300 minutes", seen(hours=5.0)),
-        ("few_clips", BREAKS, "12 clips", seen(clips=12)),
-        ("one_speaker", NOTE, "'anna'", seen(speakers=frozenset(["anna"]))),
-        ("rejected", NOTE, "2 no sound", seen(rejected=Counter({"no sound": 2}))),
-        ("rejected", BREAKS, "99999 of", seen(rejected=Counter({"no sound": 99_999}))),
-        ("failed_videos", HARMS, "30 of 100 videos", seen(failed=Counter({"no face": 30}), videos=100)),
-        ("no_validation", HARMS, "no clips for validation", seen(val_clips=0, val_speakers=frozenset())),
-        ("duplicates", HARMS, "1 clips", seen(shared=[("a/1", "d/9")])),
-        ("shared_speakers", NOTE, "1 of 2 folders", seen(val_speakers=frozenset("ad"))),
-        ("unlisted", NOTE, "7 clip folders", seen(unlisted=7)),
-        ("odd_source", NOTE, "29.97 fps", seen(*bad(60, source_fps=29.97))),
-        ("odd_source", NOTE, "23.976 fps", seen(*bad(60, source_fps=23.976))),
-        ("slow_source", HARMS, "12 fps", seen(*bad(20, source_fps=12.0))),
-        ("small_faces", HARMS, "30 of 100 clips (30%)", seen(*bad(30, face_px=60.0))),
-        ("gaps", HARMS, "25%", seen(looked=bad(100, missing=25))),
-        ("short", NOTE, "10 of 100", seen(*bad(10, seconds=0.8))),
-        ("no_speech", HARMS, "6 of 100", seen(*bad(6, speech=0.01))),
-        ("no_speech", BREAKS, "60 of 100", seen(*bad(60, speech=0.01, level_db=-90.0))),
-        ("quiet", HARMS, "20 of 100", seen(*bad(20, level_db=-55.0))),
-        ("clipped", NOTE, "5 of 100", seen(*bad(5, clipped=0.02))),
-        ("unreadable", NOTE, "cannot read x.jpg", seen(*bad(1, problem="cannot read x.jpg"))),
-        ("low_confidence", BREAKS, "70 of 70", seen(*bad(70, offset=2, sure_offset=2, confidence=0.02))),
-        ("common_offset", BREAKS, "late by the same 3 frames (120 ms)", seen(*bad(70, offset=3, sure_offset=3, confidence=0.4))),
-        ("common_offset", HARMS, "early by the same 1 frames", seen(*bad(70, offset=-1, sure_offset=-1, confidence=0.4))),
+        ("few_minutes", BREAKS, "6 minutes", stats(hours=0.1)),
+        ("few_minutes", HARMS, "60 minutes", stats(hours=1.0)),
+        ("few_minutes", NOTE, "300 minutes", stats(hours=5.0)),
+        ("few_clips", BREAKS, "12 clips", stats(clips=12)),
+        ("one_speaker", NOTE, "'anna'", stats(speakers=frozenset(["anna"]))),
+        ("rejected", NOTE, "2 no sound", stats(rejected=Counter({"no sound": 2}))),
+        ("rejected", BREAKS, "99999 of", stats(rejected=Counter({"no sound": 99_999}))),
+        ("failed_videos", HARMS, "30 of 100 videos", stats(failed=Counter({"no face": 30}), videos=100)),
+        ("no_validation", HARMS, "no validation clips", stats(val_clips=0, val_speakers=frozenset())),
+        ("duplicates", HARMS, "1 training clips", stats(duplicates=[("a/1", "d/9")])),
+        ("shared_speakers", NOTE, "1 of 2 validation folders", stats(val_speakers=frozenset("ad"))),
+        ("unlisted", NOTE, "7 clip folders", stats(unlisted=7)),
+        ("odd_source", NOTE, "29.97 fps", stats(*bad(60, source_fps=29.97))),
+        ("odd_source", NOTE, "23.976 fps", stats(*bad(60, source_fps=23.976))),
+        ("slow_source", HARMS, "12 fps", stats(*bad(20, source_fps=12.0))),
+        ("small_faces", HARMS, "30 of 100 clips (30%)", stats(*bad(30, face_px=60.0))),
+        ("gaps", HARMS, "25%", stats(measured=bad(100, missing_frames=25))),
+        ("short", NOTE, "10 of 100", stats(*bad(10, seconds=0.8))),
+        ("no_speech", HARMS, "6 of 100", stats(*bad(6, speech_share=0.01))),
+        ("no_speech", BREAKS, "60 of 100", stats(*bad(60, speech_share=0.01, level_db=-90.0))),
+        ("quiet", HARMS, "20 of 100", stats(*bad(20, level_db=-55.0))),
+        ("clipped", NOTE, "5 of 100", stats(*bad(5, clipped_share=0.02))),
+        ("unreadable", NOTE, "cannot read x.jpg", stats(*bad(1, error="cannot read x.jpg"))),
+        ("low_confidence", BREAKS, "70 of 70", stats(*bad(70, offset=2, significant_offset=2, confidence=0.02))),
+        ("common_offset", BREAKS, "late by the same 3 frames (120 ms)", stats(*bad(70, offset=3, significant_offset=3, confidence=0.4))),
+        ("common_offset", HARMS, "early by the same 1 frame ", stats(*bad(70, offset=-1, significant_offset=-1, confidence=0.4))),
         (
             "out_of_sync", HARMS, "5 of 65 clips",
-            seen(*bad(5, offset=-4, sure_offset=-4, confidence=0.4), *bad(20, offset=1, sure_offset=1, confidence=0.4), *bad(40, offset=0, sure_offset=0, confidence=0.4)),
+            stats(*bad(5, offset=-4, significant_offset=-4, confidence=0.4), *bad(20, offset=1, significant_offset=1, confidence=0.4), *bad(40, offset=0, significant_offset=0, confidence=0.4)),
         ),
     ],
 )  # fmt: skip
-def test_each_finding_comes_once(kind, severity, what, given):
-    (finding,) = findings_of(given)
-    assert (finding.kind, finding.severity) == (kind, severity)
-    assert what in finding.what
-    assert "\n" not in str(finding)
-    assert str(finding).endswith(".")
+def test_each_problem_is_reported_once(kind, severity, what, data_set):
+    (problem,) = find_problems(data_set)
+    assert (problem.kind, problem.severity) == (kind, severity)
+    assert what in problem.what
+    assert "\n" not in str(problem)
+    assert str(problem).endswith(".")
 
 
-def test_the_worst_comes_first():
-    given = seen(*bad(60, source_fps=29.97), clips=3, hours=0.01, val_clips=0, speakers=frozenset("a"))
-    severities = [finding.severity for finding in findings_of(given)]
+def test_worst_problem_comes_first():
+    data_set = stats(*bad(60, source_fps=29.97), clips=3, hours=0.01, val_clips=0, speakers=frozenset("a"))
+    severities = [problem.severity for problem in find_problems(data_set)]
     assert severities == sorted(severities, reverse=True)
     assert severities[0] is BREAKS
 
 
-def test_a_slow_loader_is_a_finding():
-    (finding,) = TIMED.findings()
-    assert finding.kind == "slow_loader"
-    assert "60%" in finding.what
-    assert finding.severity is HARMS
-    assert "the loader is the limit" in str(TIMED)
-    assert not list(dataclasses.replace(TIMED, loader=4000).findings())
+def test_slow_loader_is_a_problem():
+    (problem,) = SPEED.problems()
+    assert problem.kind == "slow_loader"
+    assert "60%" in problem.what
+    assert problem.severity is HARMS
+    assert "The loader is the limit" in str(SPEED)
+    assert not list(dataclasses.replace(SPEED, loader=4000).problems())
 
 
-def test_what_a_clip_shows(tmp_path):
+def test_statistics_of_clips(tmp_path):
     loud = np.clip(4 * speech(3), -1, 1)
     write_clip(tmp_path / "a" / "1", gaps=(10, 11, 30), fps="30000/1001", face_px=80, wav=loud)
     write_original(tmp_path / "a" / "2", side=70, wav=speech(3, 0.003))
     write_original(tmp_path / "a" / "3", wav=np.zeros(48_000))
-    ours, original, silent = (inspect(clip, False) for clip in index_of(tmp_path).clips)
-    assert (ours.pictures, ours.missing, ours.seconds) == (72, 3, 72 / 25)
+    ours, original, silent = (measure_clip(clip, False) for clip in index_of(tmp_path).clips)
+    assert (ours.frames, ours.missing_frames, ours.seconds) == (72, 3, 72 / 25)
     assert ours.source_fps == pytest.approx(29.97)
     assert ours.face_px == 80
     assert ours.level_db > -6
-    assert ours.clipped > 0.01
+    assert ours.clipped_share > 0.01
     assert ours.speaker == "a"
     assert (original.source_fps, original.face_px) == (None, 70)
     assert original.level_db < -50
-    assert original.speech > 0.3
-    assert (silent.speech, silent.sound) == (0, None)
+    assert original.speech_share > 0.3
+    assert (silent.speech_share, silent.audio_hash) == (0, None)
     assert silent.level_db < -90
-    assert [each.problem for each in (ours, original, silent)] == [None] * 3
+    assert [each.error for each in (ours, original, silent)] == [None] * 3
 
 
-def test_what_cannot_be_read_is_told(tmp_path):
+def test_unreadable_clips_are_reported(tmp_path):
     folder = write_clip(tmp_path / "1")
     (clip,) = index_of(tmp_path).clips
     (folder / "audio.wav").unlink()
-    assert "audio.wav" in inspect(clip, False).problem
+    assert "audio.wav" in measure_clip(clip, False).error
     write_original(tmp_path / "2")
     (tmp_path / "2" / "37.jpg").write_bytes(b"")
-    found = examine(index_of(tmp_path), judge=judge_with(CodeReader(), CPU))
-    assert [each.problem is None for each in found.clips] == [False, False]
-    assert "unreadable" in {finding.kind for finding in found.findings}
+    report = check_clips(index_of(tmp_path), estimate_sync=sync_estimator(CodeReader(), CPU))
+    assert [clip.error is None for clip in report.stats.measured] == [False, False]
+    assert "unreadable" in {problem.kind for problem in report.problems}
 
 
 def test_duplicates_are_found_by_content(tmp_path):
@@ -166,71 +168,70 @@ def test_duplicates_are_found_by_content(tmp_path):
     shutil.copytree(tmp_path / "v" / "2", tmp_path / "t" / "pictures")
     shutil.copy(tmp_path / "t" / "2" / "mel.npy", tmp_path / "t" / "pictures" / "mel.npy")
     train = index_of(tmp_path, *(f"t/{name}" for name in ("1", "2", "3", "whole", "sound", "pictures")))
-    found = examine(train, index_of(tmp_path, "v/1", "v/2"), limit=6)
-    assert found.shared == [("t/whole", "v/1"), ("t/sound", "v/1"), ("t/pictures", "v/2")]
+    report = check_clips(train, index_of(tmp_path, "v/1", "v/2"), max_clips=6)
+    assert report.stats.duplicates == [("t/whole", "v/1"), ("t/sound", "v/1"), ("t/pictures", "v/2")]
 
 
-def test_silence_is_no_duplicate(tmp_path):
+def test_silent_clips_are_not_duplicates(tmp_path):
     for name in ("t/1", "v/1"):
         write_original(tmp_path / name, wav=np.zeros(48_000))
-    assert examine(index_of(tmp_path, "t/1"), index_of(tmp_path, "v/1")).shared == []
+    assert check_clips(index_of(tmp_path, "t/1"), index_of(tmp_path, "v/1")).stats.duplicates == []
 
 
-def test_only_so_many_clips_are_looked_at(tmp_path):
+def test_sample_of_clips(tmp_path):
     for number in range(9):
         write_clip(tmp_path / f"{number}", 40)
-    told = []
+    calls = []
     index = index_of(tmp_path)
-    found = examine(index, index, limit=4, progress=lambda done, total: told.append((done, total)))
-    assert [each.held_out for each in found.clips] == [True, True, False, False]
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert found.figures["looked_at"] == 4
-    again = examine(index, index, limit=4)
-    assert [each.name for each in again.clips] == [each.name for each in found.clips]
+    report = check_clips(index, index, max_clips=4, progress=lambda *counts: calls.append(counts))
+    assert [clip.held_out for clip in report.stats.measured] == [True, True, False, False]
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert report.as_dict()["figures"]["looked_at"] == 4
+    again = check_clips(index, index, max_clips=4)
+    assert [clip.name for clip in again.stats.measured] == [clip.name for clip in report.stats.measured]
     assert not list(tmp_path.rglob("faces96.npy"))
 
 
-def test_offsets_are_measured_and_mended(tmp_path):
+def test_offsets_are_measured_and_corrected(tmp_path):
     late = {"0": 0, "1": 3, "2": -2, "3": 1}
     for name, offset in late.items():
         write_clip(tmp_path / name, late=offset)
     write_clip(tmp_path / "short", 30, late=3)
-    judge = judge_with(CodeReader(), CPU)
-    found = examine(index_of(tmp_path), judge=judge)
-    offsets = {each.name: each.offset for each in found.clips}
-    assert offsets == late | {"short": None}
-    assert "out_of_sync" in {finding.kind for finding in found.findings}
-    looked = {each.name: each for each in found.clips}
-    entries = [*map(Entry, looked), Entry("gone")]
-    new = resync(entries, looked, fix_offset=True, min_confidence=None)
+    estimate_sync = sync_estimator(CodeReader(), CPU)
+    report = check_clips(index_of(tmp_path), estimate_sync=estimate_sync)
+    clips = {clip.name: clip for clip in report.stats.measured}
+    assert {name: clip.offset for name, clip in clips.items()} == late | {"short": None}
+    assert "out_of_sync" in {problem.kind for problem in report.problems}
+    entries = [*map(Entry, clips), Entry("gone")]
+    new = fix_list(entries, clips, fix_offset=True, min_confidence=None)
     assert new.entries == [*(Entry(name, k) for name, k in late.items()), Entry("short"), Entry("gone")]
-    assert (new.shifted, new.dropped, new.unjudged) == (3, 0, 2)
-    mended = examine(look_up(tmp_path, new.entries).usable, judge=judge)
-    assert {each.name: each.offset for each in mended.clips} == dict.fromkeys(late, 0) | {"short": None}
-    looked = {each.name: each for each in mended.clips}
-    again = resync(new.entries, looked, fix_offset=True, min_confidence=None)
+    assert (new.shifted, new.dropped, new.unmeasured) == (3, 0, 2)
+    corrected = check_clips(look_up(tmp_path, new.entries).usable, estimate_sync=estimate_sync)
+    clips = {clip.name: clip for clip in corrected.stats.measured}
+    assert {name: clip.offset for name, clip in clips.items()} == dict.fromkeys(late, 0) | {"short": None}
+    again = fix_list(new.entries, clips, fix_offset=True, min_confidence=None)
     assert again.entries == new.entries
     assert again.shifted == 0
 
 
-def test_doubtful_clips_are_dropped_and_not_shifted():
-    looked = {
-        name: dataclasses.replace(GOOD, name=name, offset=2, sure_offset=2, confidence=confidence)
+def test_clips_of_low_confidence_are_dropped_and_not_shifted():
+    clips = {
+        name: dataclasses.replace(GOOD, name=name, offset=2, significant_offset=2, confidence=confidence)
         for name, confidence in (("sure", 0.4), ("doubtful", 0.2), ("noise", 0.01))
     }
-    entries = [Entry(name, 1) for name in looked]
-    new = resync(entries, looked, fix_offset=True, min_confidence=0.3)
+    entries = [Entry(name, 1) for name in clips]
+    new = fix_list(entries, clips, fix_offset=True, min_confidence=0.3)
     assert new.entries == [Entry("sure", 3)]
     assert new.dropped == 2
-    new = resync(entries, looked, fix_offset=True, min_confidence=None)
+    new = fix_list(entries, clips, fix_offset=True, min_confidence=None)
     assert new.entries == [Entry("sure", 3), Entry("doubtful", 3), Entry("noise", 1)]
-    new = resync(entries, looked, fix_offset=False, min_confidence=0.1)
+    new = fix_list(entries, clips, fix_offset=False, min_confidence=0.1)
     assert new.entries == [Entry("sure", 1), Entry("doubtful", 1)]
 
 
 @pytest.fixture
 def data_set(tmp_path, monkeypatch):
-    """Two clips to train on, one for validation, one in no list and a broken one."""
+    """Two training clips, one validation clip, an unlisted one and a broken one."""
     root = tmp_path / "data set"
     for name in ("a/1", "a/2 x", "b/1", "b/unlisted"):
         write_clip(root / name, 45, late=2 if name == "a/1" else 0)
@@ -243,7 +244,7 @@ def data_set(tmp_path, monkeypatch):
     (lists / "train.txt").write_text('a/1\n"a/2 x"\na/broken\n')
     (lists / "val.txt").write_text("b/1\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("wav2lip_npu.doctor.loader_speed._TIMED_S", 0)
+    monkeypatch.setattr("wav2lip_npu.doctor.loader_speed._MIN_SECONDS", 0)
     monkeypatch.setattr("wav2lip_npu.doctor.loader_speed.BATCH", 16)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # several wait for each other where other tests run too
@@ -251,7 +252,7 @@ def data_set(tmp_path, monkeypatch):
     torch.set_num_threads(threads)
 
 
-def test_the_command_tells_and_writes_json(data_set, tmp_path, capsys, caplog):
+def test_command_reports_problems_and_writes_json(data_set, tmp_path, capsys, caplog):
     record = {
         "video": "x.mp4", "clip": "x", "status": "failed", "reason": "no face", "source": None, "options": {},
     }  # fmt: skip
@@ -260,8 +261,8 @@ def test_the_command_tells_and_writes_json(data_set, tmp_path, capsys, caplog):
     assert main.main(words) == 0
     assert capsys.readouterr().out == ""
     lines = caplog.messages
-    assert any("findings, worst first" in line for line in lines)
-    assert lines[-1] == "everything that was found: out/all.json"
+    assert any("worst first" in line for line in lines)
+    assert "out/all.json" in lines[-1]
     found = json.loads((tmp_path / "out" / "all.json").read_text())
     assert [clip["name"] for clip in found["clips"]] == ["b/1", "a/1", "a/2 x"]
     assert found["rejected"] == {"train.txt": {"a/broken": "damaged"}, "val.txt": {}}
@@ -273,29 +274,31 @@ def test_the_command_tells_and_writes_json(data_set, tmp_path, capsys, caplog):
     assert len(kinds) == len(set(kinds))
 
 
-def test_the_command_mends_file_lists(data_set, tmp_path, monkeypatch, caplog):
+def test_command_writes_corrected_file_lists(data_set, tmp_path, monkeypatch, caplog):
     checkpoint.save(tmp_path / "syncnet.pth", golden_weights(SyncNet(width=2)))
-    monkeypatch.setattr("wav2lip_npu.doctor.loader_speed.measure", lambda *_, **__: TIMED)
-    monkeypatch.setattr("wav2lip_npu.doctor.dataset.judge_with", lambda *_: judge_with(CodeReader(), CPU))
+    monkeypatch.setattr("wav2lip_npu.doctor.dataset.measure_loader_speed", lambda *_, **__: SPEED)
+    monkeypatch.setattr(
+        "wav2lip_npu.doctor.dataset.load_estimator", lambda *_: sync_estimator(CodeReader(), CPU)
+    )
     words = ["doctor", str(data_set), "--width=2", "--device=cpu", "--syncnet_checkpoint_path", "syncnet.pth"]
     before = {path: path.stat().st_mtime_ns for path in data_set.rglob("*") if path.suffix != ".npy"}
     assert main.main([*words, "--fix_offset", "--min_confidence", "0.2"]) == 0
     train = [Entry("a/1", 2), Entry("a/2 x"), Entry("a/broken")]
     assert read_list("filelists_synced/train.txt") == train
     assert read_list("filelists_synced/val.txt") == [Entry("b/1")]
-    assert any("1 shifted" in line for line in caplog.messages)
+    assert any("1 offsets corrected" in line for line in caplog.messages)
     caplog.clear()
     words += ["--filelists", "filelists_synced", "--outdir", "again", "--fix_offset"]
     assert main.main(words) == 0
-    assert any("0 shifted" in line for line in caplog.messages)
+    assert any("0 offsets corrected" in line for line in caplog.messages)
     assert Path("again/train.txt").read_bytes() == Path("filelists_synced/train.txt").read_bytes()
     folders = {path.parent for path in data_set.rglob("faces96.npy")}
     after = {path: path.stat().st_mtime_ns for path in before if path not in folders}
     assert after == {path: before[path] for path in after}
 
 
-def test_without_lists_all_clips_are_looked_at(data_set, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("wav2lip_npu.doctor.loader_speed.measure", lambda *_, **__: TIMED)
+def test_without_lists_all_clips_are_checked(data_set, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("wav2lip_npu.doctor.dataset.measure_loader_speed", lambda *_, **__: SPEED)
     shutil.rmtree(tmp_path / "filelists")
     assert main.main(["doctor", str(data_set), "--width=2", "--device=cpu", "--json=all.json"]) == 0
     assert any("no train.txt or val.txt" in line for line in caplog.messages)
@@ -304,7 +307,7 @@ def test_without_lists_all_clips_are_looked_at(data_set, tmp_path, monkeypatch, 
     assert found["figures"]["unlisted"] == 0
 
 
-def test_a_set_of_nothing_but_broken_clips_is_looked_at(tmp_path, monkeypatch, caplog):
+def test_data_set_of_broken_clips_only(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "1").mkdir(parents=True)
     (tmp_path / "data" / "1" / "clip.json").write_text("{}")
@@ -312,7 +315,7 @@ def test_a_set_of_nothing_but_broken_clips_is_looked_at(tmp_path, monkeypatch, c
     assert any("1 of 1 clips cannot be used (100%): 1 other format" in line for line in caplog.messages)
 
 
-def test_links_that_go_round_are_followed_once(tmp_path):
+def test_loops_of_links_are_followed_once(tmp_path):
     write_original(tmp_path / "a" / "1", 1)
     (tmp_path / "a" / "round").symlink_to(tmp_path)
     assert find_clips(tmp_path) == ["a/1"]
@@ -322,7 +325,7 @@ def test_links_that_go_round_are_followed_once(tmp_path):
     ("words", "parts"),
     [
         (["nowhere"], ["nowhere is not a folder"]),
-        (["."], ["no clip is under ."]),
+        (["."], ["no clip below ."]),
         ([".", "--fix_offset"], ["--syncnet_checkpoint_path"]),
         ([".", "--min_confidence", "2", "--syncnet_checkpoint_path", "x"], ["--min_confidence 2 is out of range"]),
         ([".", "--fix_offset", "--syncnet_checkpoint_path", "x", "--outdir", "filelists"], ["--outdir"]),

@@ -1,4 +1,4 @@
-"""Which files below a folder are videos, and how their clips are called."""
+"""Videos below a folder, and names of their clips."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def clips(root, out="out"):
     return {video.name: video.clip for video in find_videos(root, root / out)}
 
 
-def test_the_path_is_mirrored_at_any_depth(tmp_path):
+def test_clips_mirror_paths_at_any_depth(tmp_path):
     touch(
         tmp_path,
         "main/00001.mp4",
@@ -40,7 +40,7 @@ def test_the_path_is_mirrored_at_any_depth(tmp_path):
     }
 
 
-def test_names_that_would_meet_keep_their_suffix(tmp_path):
+def test_ambiguous_names_keep_their_suffix(tmp_path):
     touch(
         tmp_path,
         "a.mp4",
@@ -71,7 +71,7 @@ def test_names_that_would_meet_keep_their_suffix(tmp_path):
     }
 
 
-def test_links_are_followed_without_looping_and_each_folder_once(tmp_path):
+def test_links_are_followed_once(tmp_path):
     touch(tmp_path, "data/real/a.mp4", "elsewhere/b.mp4", "elsewhere/deep/c.mp4")
     data = tmp_path / "data"
     os.symlink(data, data / "real" / "loop")
@@ -83,7 +83,7 @@ def test_links_are_followed_without_looping_and_each_folder_once(tmp_path):
     assert sorted(clips(data)) == ["file.mp4", "linked/b.mp4", "linked/deep/c.mp4", "real/a.mp4"]
 
 
-def test_the_folder_of_the_clips_is_not_searched(tmp_path):
+def test_folder_of_the_clips_is_skipped(tmp_path):
     touch(tmp_path, "a.mp4", "out/x/b.mp4")
     assert list(clips(tmp_path)) == ["a.mp4"]
     assert list(clips(tmp_path, ".")) == ["a.mp4", "out/x/b.mp4"]
@@ -99,7 +99,7 @@ def test_no_folder_and_no_video(tmp_path):
     with pytest.raises(DataError, match=r"no folder .*none.*--data_root"):
         find_videos(tmp_path / "none", tmp_path / "out")
     touch(tmp_path, "a.txt")
-    with pytest.raises(DataError, match="no video in .*--data_root"):
+    with pytest.raises(DataError, match="--data_root"):
         find_videos(tmp_path, tmp_path / "out")
     with pytest.raises(DataError, match="no folder"):
         find_videos(tmp_path / "a.txt", tmp_path / "out")

@@ -1,4 +1,4 @@
-"""What `--json` writes."""
+"""Output of `--json`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ STDOUT = "-"
 
 
 def write_json(content: Any, target: str) -> None:
-    """What `--json` asks for: to a file, or to the standard output."""
+    """Write JSON to a file, or to standard output if the target is `-`."""
     text = json.dumps(content, indent=1, ensure_ascii=True) + "\n"
     if target == STDOUT:
         sys.stdout.write(text)
         return
     with replacing(target) as part:
         part.write_text(text, encoding="ascii")
-    log.info("everything that was found: %s", target)
+    log.info("full report: %s", target)

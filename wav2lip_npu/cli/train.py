@@ -22,7 +22,7 @@ class TrainSyncnetCommand(SyncNetSettings):
 
     def run(self) -> None:
         """Train until --steps, --nepochs, SIGTERM or Ctrl-C, then save."""
-        from wav2lip_npu.doctor.dataset import warnings_of
+        from wav2lip_npu.doctor.dataset import describe_problems
         from wav2lip_npu.training.syncnet import train_syncnet
 
         with _progress_bar(self.train.steps) as progress:
@@ -31,7 +31,7 @@ class TrainSyncnetCommand(SyncNetSettings):
                 self.paths.checkpoint_dir,
                 options=self.train,
                 augmentation=self.augment,
-                diagnose=warnings_of,
+                diagnose=describe_problems,
                 progress=progress,
                 paths=self.paths,
             )

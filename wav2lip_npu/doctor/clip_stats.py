@@ -1,12 +1,13 @@
-"""One clip looked at: what can be told of it without a network, in a few milliseconds."""
+"""Statistics of one clip, computed without a network in a few milliseconds."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,140 +19,168 @@ from wav2lip_npu.errors import Wav2LipError
 from wav2lip_npu.media.audio_reader import read_blocks
 from wav2lip_npu.mel import DEFAULT_MEL, TRAINING_FPS, Mel
 
-_LONGEST_LISTENED_S = 60
+_MAX_AUDIO_S = 60
+"""Loudness is measured in the first minute."""
 _LEVEL_BLOCK_S = 0.05
 _FULL_SCALE = 0.999
-_EVEN = 0.5
-"""Span of a mel in which nothing happens."""
+_FLAT = 0.5
+"""Range of a mel below which nothing happens in it."""
 _AUDIBLE = -3.0
-"""Mean of a mel column below which there is nothing but the noise of the recording."""
+"""Mean of a mel column below which it holds only the noise of the recording."""
 _ABOVE_FLOOR = 0.75
-"""By how much, in units of the mel (12.5 dB), syllables stand above the quietest twentieth of a clip. Of
-speech 40 to 90 % of the columns do, of noise, hum and single tones less than 2 %."""
+"""Distance of syllables from the quietest 5 % of a clip, in units of the mel (12.5 dB). In speech, 40 to 90 %
+of the columns exceed it; in noise, hum and single tones less than 2 %."""
+_JSON_KEYS = {
+    "frames": "pictures",
+    "missing_frames": "missing",
+    "clipped_share": "clipped",
+    "speech_share": "speech",
+    "audio_hash": "sound",
+    "frame_hash": "picture",
+    "list_offset": "sound_offset",
+    "significant_offset": "sure_offset",
+    "error": "problem",
+}
+"""Published names of the fields that have other names in code."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looked:
-    """Figures of one clip; `None` is what could not be told."""
+class ClipStats:
+    """Statistics of one clip; None is unknown."""
 
     name: str
     held_out: bool
-    """Whether it is for validation."""
+    """Whether it is a validation clip."""
     seconds: float
-    pictures: int
-    missing: int
-    """Pictures without a face between the first and the last."""
+    frames: int
+    """Number of frames with a face."""
+    missing_frames: int
+    """Number of frames without a face between the first and the last one."""
     source_fps: float | None = None
-    """Of the video that it was made of."""
+    """fps of the video that it was made from."""
     face_px: float | None = None
-    """Median side of the face in the source, pixels."""
+    """Median side of the face in that video, in pixels."""
     level_db: float | None = None
-    """Of the loudest twentieth of its sound, decibels below full scale."""
-    clipped: float | None = None
+    """Level of the loudest 5 % of the audio, in dB relative to full scale."""
+    clipped_share: float | None = None
     """Share of samples at full scale."""
-    speech: float | None = None
-    """Share of the sound in which syllables stand out."""
-    sound: str | None = None
-    """Equal for equal sound."""
-    picture: str | None = None
-    """Equal for equal pictures."""
-    sound_offset: int = 0
-    """Frames by which the file list says that the sound is late."""
+    speech_share: float | None = None
+    """Share of mel columns with speech."""
+    audio_hash: str | None = None
+    """Equal for equal audio."""
+    frame_hash: str | None = None
+    """Equal for equal frames."""
+    list_offset: int = 0
+    """Frames by which the audio is late according to the file list."""
     offset: int | None = None
-    """Frames by which the expert finds the sound late besides that."""
-    sure_offset: int | None = None
-    """The same, or 0 where that may be chance."""
+    """Frames by which the audio is late in addition, measured with SyncNet."""
+    significant_offset: int | None = None
+    """The same, or 0 where it may be chance."""
     confidence: float | None = None
-    """How far the cosine at that offset stands above the median of all offsets, 0 to 1."""
-    problem: str | None = None
-    """What could not be read."""
+    """Cosine at that offset minus the median over all offsets, 0 to 1."""
+    error: str | None = None
+    """Why a file cannot be read."""
 
     @property
     def speaker(self) -> str:
-        """The folder that holds the clip: in LRS2 and its kind that of one speaker or programme."""
-        return self.name.rpartition("/")[0]
+        """The parent folder; in LRS2 and similar data sets one speaker or programme."""
+        return speaker_of(self.name)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields for JSON."""
+        return {_JSON_KEYS.get(name, name): value for name, value in asdict(self).items()}
 
 
-def inspect(clip: Clip, held_out: bool) -> Looked:
-    """Look at a clip. What cannot be read is told in `problem` and does not raise."""
+def speaker_of(name: str) -> str:
+    """Return the parent folder of a clip, empty if it has none."""
+    return name.rpartition("/")[0]
+
+
+def measure_clip(clip: Clip, held_out: bool) -> ClipStats:
+    """Return the statistics of a clip. Files that cannot be read are reported in `error`."""
     count, frames = len(clip.frames), clip.frames
-    looked = Looked(
+    measured: dict[str, Any] = {}
+    try:
+        audio_hash, frame_hash = content_hashes(clip)
+        measured |= {"audio_hash": audio_hash, "frame_hash": frame_hash}
+        measured |= {"speech_share": speech_share(clip.mel())}
+        measured |= _source_stats(clip) | _loudness(clip.folder / AUDIO_FILE)
+    except (Wav2LipError, OSError, ValueError, cv2.error) as error:
+        measured["error"] = str(error)
+    return ClipStats(
         name=clip.name,
         held_out=held_out,
         seconds=count / TRAINING_FPS,
-        pictures=count,
-        missing=int(frames[-1] - frames[0]) + 1 - count,
-        sound_offset=clip.audio_offset,
+        frames=count,
+        missing_frames=int(frames[-1] - frames[0]) + 1 - count,
+        list_offset=clip.audio_offset,
+        **measured,
     )
-    found: dict[str, object] = {}
-    try:
-        sound, picture = fingerprints(clip)
-        found |= {"sound": sound, "picture": picture, "speech": speech_share(clip.mel())}
-        found |= _of_source(clip) | _of_sound(clip.folder / AUDIO_FILE)
-    except (Wav2LipError, OSError, ValueError, cv2.error) as error:
-        found["problem"] = str(error)
-    return Looked(**vars(looked) | found)
 
 
-def fingerprints(clip: Clip) -> tuple[str | None, str]:
-    """Equal for clips of equal sound, and of equal pictures, as far as the middle of the clip tells.
+def content_hashes(clip: Clip) -> tuple[str | None, str]:
+    """Return hashes of the audio (None for silence) and of a frame, both from the middle of the clip.
 
-    Silence has none. Raises `ClipError`, and `OSError` when a picture is gone.
+    Raises `ClipError`, and `OSError` if the frame is missing.
     """
     mel = clip.mel()
     middle, half = mel.shape[1] // 2, int(DEFAULT_MEL.columns_per_second / 4)
-    piece = np.ascontiguousarray(mel[:, max(0, middle - half) : middle + half])
-    silent = float(np.ptp(piece)) < _EVEN
-    sound = None if silent else _hash(piece.tobytes() + str(mel.shape[1]).encode())
-    return sound, _hash(_middle_picture(clip).read_bytes())
+    part = np.ascontiguousarray(mel[:, max(0, middle - half) : middle + half])
+    is_silent = float(np.ptp(part)) < _FLAT
+    audio_hash = None if is_silent else _hash(part.tobytes() + str(mel.shape[1]).encode())
+    return audio_hash, _hash(_middle_frame(clip).read_bytes())
 
 
 def speech_share(mel: Mel) -> float:
-    """Share of columns in which something as loud and as uneven as syllables is heard."""
+    """Return the share of mel columns that are as loud above the quietest ones as syllables are."""
     level = mel.mean(axis=0)
     floor = max(float(np.percentile(level, 5)) + _ABOVE_FLOOR, _AUDIBLE)
     return float((level > floor).mean())
 
 
-def _middle_picture(clip: Clip) -> Path:
+def _middle_frame(clip: Clip) -> Path:
     return clip.folder / f"{int(clip.frames[len(clip.frames) // 2]) - clip.audio_offset}.jpg"
 
 
-def _of_source(clip: Clip) -> dict[str, object]:
-    """Rate and face size of the video; of a clip of the original's preprocess the size of its crops."""
-    image = cv2.imdecode(np.fromfile(_middle_picture(clip), np.uint8), cv2.IMREAD_COLOR)
+def _source_stats(clip: Clip) -> dict[str, Any]:
+    """Return fps and face size of the video; for a clip of the original's preprocess.py the crop size."""
+    path = _middle_frame(clip)
+    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
-        raise ValueError(f"cannot read {_middle_picture(clip)}")
-    path = clip.folder / CLIP_FILE
-    if not path.exists():
+        raise ValueError(f"cannot read {path}")
+    description = clip.folder / CLIP_FILE
+    if not description.exists():
         return {"face_px": float(min(image.shape[:2]))}
-    content = json.loads(path.read_bytes())
+    content = json.loads(description.read_bytes())
     boxes = np.asarray(content.get("boxes", []), np.float64).reshape(-1, 4)
-    found: dict[str, object] = {}
+    stats: dict[str, Any] = {}
     if len(boxes):
-        found["face_px"] = round(float(np.median(boxes[:, 2:] - boxes[:, :2])), 1)
-    rate = (content.get("source") or {}).get("fps")
-    if rate is not None:
-        found["source_fps"] = round(float(Fraction(rate)), 3)
-    return found
+        stats["face_px"] = round(float(np.median(boxes[:, 2:] - boxes[:, :2])), 1)
+    fps = (content.get("source") or {}).get("fps")
+    if fps is not None:
+        stats["source_fps"] = round(float(Fraction(fps)), 3)
+    return stats
 
 
-def _of_sound(path: Path) -> dict[str, object]:
-    """Loudness of the first minute."""
-    wavs: list[NDArray[np.float32]] = []
+def _loudness(path: Path) -> dict[str, Any]:
+    """Return the level of the audio and its share of clipped samples."""
+    blocks: list[NDArray[np.float32]] = []
     rate = samples = 0
     for rate, block in read_blocks(path):
-        wavs.append(block.mean(axis=0))
+        blocks.append(block.mean(axis=0))
         samples += block.shape[1]
-        if samples > _LONGEST_LISTENED_S * rate:
+        if samples > _MAX_AUDIO_S * rate:
             break
-    wav = np.concatenate(wavs) if wavs else np.zeros(0, np.float32)
+    wav = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     size = round(_LEVEL_BLOCK_S * rate)
     if not rate or len(wav) < size:
         return {}
     power = np.square(wav[: len(wav) // size * size]).reshape(-1, size).mean(axis=1)
     level = 10 * np.log10(max(float(np.percentile(power, 95)), 1e-12))
-    return {"level_db": round(float(level), 1), "clipped": float((np.abs(wav) >= _FULL_SCALE).mean())}
+    return {
+        "level_db": round(float(level), 1),
+        "clipped_share": float((np.abs(wav) >= _FULL_SCALE).mean()),
+    }
 
 
 def _hash(content: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Which clips there are under a data root, listed or not, and why some cannot be used."""
+"""Find the clips below a data root, listed or not, and the reasons why some cannot be used."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from wav2lip_npu.parallel.threads import map_in_threads
 
 
 class Lookup(NamedTuple):
-    """The clips of some lines of a file list."""
+    """Clips of a file list."""
 
     usable: ClipIndex
     reasons: dict[str, str]
-    """Names of the clips that cannot be used, and why."""
+    """Reasons of the clips that cannot be used, by name."""
 
 
-def listed(filelists: str | os.PathLike[str]) -> dict[str, list[Entry]] | None:
-    """The lines of train.txt and val.txt in a folder; `None` when it holds neither.
+def read_lists(filelists: str | os.PathLike[str]) -> dict[str, list[Entry]] | None:
+    """Return the entries of train.txt and val.txt in a folder, None if it holds neither.
 
-    Raises `DataError` when one cannot be read.
+    Raises `DataError` if one cannot be read.
     """
     paths = {name: Path(filelists) / name for name in (TRAIN, VAL)}
     if not any(os.path.lexists(path) for path in paths.values()):
@@ -36,18 +36,19 @@ def listed(filelists: str | os.PathLike[str]) -> dict[str, list[Entry]] | None:
 
 
 def find_clips(root: Path) -> list[str]:
-    """Folders under the root that are clips of ours or of the original, sorted, relative to the root."""
-    found = sorted(os.path.relpath(folder, root) for folder in _clip_folders(os.fspath(root), set()))
-    return [name.replace(os.sep, "/") for name in found]
+    """Return the clip folders below the root, sorted, relative to it; also those of the original."""
+    names = sorted(os.path.relpath(folder, root) for folder in _clip_folders(os.fspath(root), set()))
+    return [name.replace(os.sep, "/") for name in names]
 
 
 def look_up(root: Path, entries: Iterable[Entry]) -> Lookup:
-    """The usable clips of a file list and the reasons of the others. Raises `DataError` for an odd name.
+    """Return the usable clips of a file list and the reasons of the others.
 
-    Unlike `data.index_clips` it does not mind when none can be used.
+    Unlike `index_clips` it accepts a list without usable clips. Raises `DataError` for a name that leads out
+    of the root.
     """
 
-    def look(entry: Entry) -> Clip | str:
+    def read(entry: Entry) -> Clip | str:
         try:
             clip = read_clip(entry.name, clip_folder(root, entry.name), entry.audio_offset)
         except ClipError as error:
@@ -55,32 +56,32 @@ def look_up(root: Path, entries: Iterable[Entry]) -> Lookup:
         return clip if len(clip.windows()) > 1 else "no whole window"
 
     entries = list(entries)
-    found = list(map_in_threads(look, entries, 4 * device.cpu_count()))
-    clips = [each for each in found if isinstance(each, Clip)]
-    reasons = {entry.name: why for entry, why in zip(entries, found, strict=True) if isinstance(why, str)}
-    return Lookup(ClipIndex(clips, Counter(each for each in found if isinstance(each, str))), reasons)
+    results = list(map_in_threads(read, entries, 4 * device.cpu_count()))
+    clips = [result for result in results if isinstance(result, Clip)]
+    reasons = {entry.name: why for entry, why in zip(entries, results, strict=True) if isinstance(why, str)}
+    return Lookup(ClipIndex(clips, Counter(result for result in results if isinstance(result, str))), reasons)
 
 
-def count_unlisted(root: Path, names: Iterable[str], found: Sequence[str]) -> int:
-    """How many of the clip folders that were found no line of a list means."""
-    meant = {os.path.realpath(clip_folder(root, name)) for name in names}
-    return sum(os.path.realpath(root / name) not in meant for name in found)
+def count_unlisted(root: Path, names: Iterable[str], folders: Sequence[str]) -> int:
+    """Return how many of the clip folders are not among the names of the lists."""
+    listed = {os.path.realpath(clip_folder(root, name)) for name in names}
+    return sum(os.path.realpath(root / folder) not in listed for folder in folders)
 
 
-def _clip_folders(folder: str, seen: set[str]) -> Iterator[str]:
-    """Clips are not descended into, and the thousands of pictures in them not listed. Links may go round."""
+def _clip_folders(folder: str, visited: set[str]) -> Iterator[str]:
+    """Yield clip folders without listing the thousands of images in them. Links may form loops."""
     if any(os.path.exists(os.path.join(folder, name)) for name in (CLIP_FILE, AUDIO_FILE)):
         yield folder
         return
-    if (real := os.path.realpath(folder)) in seen:
+    if (real := os.path.realpath(folder)) in visited:
         return
-    seen.add(real)
+    visited.add(real)
     try:
         with os.scandir(folder) as entries:
-            inside = [
+            folders = [
                 entry.path for entry in entries if entry.is_dir() and not entry.name.endswith(PARTIAL_SUFFIX)
             ]
     except OSError:
         return
-    for path in inside:
-        yield from _clip_folders(path, seen)
+    for path in folders:
+        yield from _clip_folders(path, visited)

@@ -1,51 +1,78 @@
-"""New file lists out of old ones: clips out of sync are moved or left out; their folders stay as they are."""
+"""Write file lists that correct offsets or drop clips. The clip folders do not change."""
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from wav2lip_npu.data.file_lists import Entry
-from wav2lip_npu.doctor.clip_stats import Looked
-from wav2lip_npu.doctor.rules import TRUSTED
+from wav2lip_npu.data.file_lists import Entry, write_list
+from wav2lip_npu.doctor.clip_stats import ClipStats
+from wav2lip_npu.doctor.rules import MIN_CONFIDENCE
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Resynced:
-    """A file list, and what was done to it."""
+class FixedList:
+    """A corrected file list."""
 
     entries: list[Entry]
     shifted: int
-    """Clips whose sound was moved."""
+    """Number of clips whose offset was corrected."""
     dropped: int
-    """Clips of too little confidence."""
-    unjudged: int
-    """Clips that are too short, or cannot be used, and stay as they were."""
+    """Number of clips with too low a confidence."""
+    unmeasured: int
+    """Number of clips that are too short or cannot be used. They stay unchanged."""
 
 
-def resync(
+def fix_list(
     entries: Iterable[Entry],
-    looked: Mapping[str, Looked],
+    stats: Mapping[str, ClipStats],
     *,
     fix_offset: bool,
     min_confidence: float | None,
-) -> Resynced:
-    """The list with the offsets that the expert found added to those it has, and less the doubtful clips.
+) -> FixedList:
+    """Return a list with the measured offsets added to its own, without the clips below `min_confidence`.
 
-    A sure offset is believed from a confidence of 0.1 on. A list that came out of this comes out the same.
+    Significant offsets with a confidence of at least 0.1 are applied. A corrected list does not change again.
     """
     kept: list[Entry] = []
-    shifted = dropped = unjudged = 0
+    shifted = dropped = unmeasured = 0
     for entry in entries:
-        clip = looked.get(entry.name)
-        if clip is None or clip.sure_offset is None or clip.confidence is None:
-            unjudged += 1
+        clip = stats.get(entry.name)
+        if clip is None or clip.significant_offset is None or clip.confidence is None:
+            unmeasured += 1
             kept.append(entry)
         elif min_confidence is not None and clip.confidence < min_confidence:
             dropped += 1
-        elif fix_offset and clip.sure_offset and clip.confidence >= TRUSTED:
+        elif fix_offset and clip.significant_offset and clip.confidence >= MIN_CONFIDENCE:
             shifted += 1
-            kept.append(Entry(entry.name, entry.audio_offset + clip.sure_offset))
+            kept.append(Entry(entry.name, entry.audio_offset + clip.significant_offset))
         else:
             kept.append(entry)
-    return Resynced(kept, shifted, dropped, unjudged)
+    return FixedList(kept, shifted, dropped, unmeasured)
+
+
+def write_fixed_lists(
+    lists: Mapping[str, list[Entry]],
+    stats: Iterable[ClipStats],
+    outdir: str | os.PathLike[str],
+    *,
+    fix_offset: bool,
+    min_confidence: float | None,
+) -> None:
+    """Write the corrected file lists that are not empty. Raises `DataError` if one cannot be written."""
+    by_name = {clip.name: clip for clip in stats}
+    for name, entries in lists.items():
+        if not entries:
+            continue
+        fixed = fix_list(entries, by_name, fix_offset=fix_offset, min_confidence=min_confidence)
+        path = Path(outdir) / name
+        write_list(path, fixed.entries)
+        log.info(
+            "%s: %d of %d clips kept, %d dropped, %d offsets corrected, %d not measured and unchanged",
+            path, len(fixed.entries), len(entries), fixed.dropped, fixed.shifted, fixed.unmeasured,
+        )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How fast samples are made and how fast a device learns from them: which of the two is the limit."""
+"""Measure how fast samples are loaded and how fast a device trains on them: which of the two is the limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wav2lip_npu import device as devices
 from wav2lip_npu.data.clip import Clip
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.samples import Samples, WindowSample, batches, draw_windows
-from wav2lip_npu.doctor.rules import Finding, Severity
+from wav2lip_npu.doctor.rules import Problem, Severity
 
 if TYPE_CHECKING:
     import torch
@@ -22,83 +22,87 @@ log = logging.getLogger(__name__)
 
 WINDOWS_PER_CLIP = 8
 BATCH = 64
-"""Windows in a batch, as in the training of the expert."""
+"""Windows per batch, as in SyncNet training."""
 _SMALL_BATCH = 8
 _SLOW_STEP_S = 0.5
-_TIMED_CLIPS = 32
-_TIMED_S = 2.0
-_FEWEST_TIMED = 3
+"""A small batch that takes longer is timed in place of a whole one."""
+_CLIPS = 32
+_MIN_SECONDS = 2.0
+_MIN_RUNS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
-    """Windows a second."""
+class LoaderSpeed:
+    """Speed of loader and device, in windows per second."""
 
     device: str
-    """In words."""
+    """Description of the device."""
     width: int
-    """Of the expert that was timed."""
+    """Base channels of the SyncNet that was timed."""
     batch: int
-    """Windows in a timed step."""
+    """Windows per training step that was timed."""
     threads: int
-    """Of the loader."""
+    """Number of loader threads."""
     first_pass: float
-    """What the loader makes of clips that it meets for the first time."""
+    """Loader, for clips that it reads for the first time."""
     loader: float
-    """What it makes of clips that it has met, of files that the system may still hold in memory."""
+    """Loader, for clips that it has read; their files may be in the page cache."""
     step: float
-    """What the device learns from."""
+    """Training on the device."""
 
     @property
-    def is_held_up(self) -> bool:
+    def is_loader_bound(self) -> bool:
         """Whether the device waits for the loader."""
         return self.loader < self.step
 
     def __str__(self) -> str:
-        limit = "the loader" if self.is_held_up else "the device"
+        limit = "loader" if self.is_loader_bound else "device"
         hours = 100_000 * BATCH / min(self.loader, self.step) / 3600
         return (
-            f"loader {self.loader:.0f} windows a second with {self.threads} threads ({self.first_pass:.0f} "
-            f"in the first pass), expert of width {self.width} on {self.device} learns from {self.step:.0f}: "
-            f"{limit} is the limit, 100 000 steps of {BATCH} windows take {hours:.1f} hours"
+            f"the loader reads {self.loader:.0f} windows/s with {self.threads} threads "
+            f"({self.first_pass:.0f} in the first pass); {self.device} trains SyncNet of width {self.width} "
+            f"on {self.step:.0f} windows/s. The {limit} is the limit: 100,000 steps of {BATCH} windows take "
+            f"{hours:.1f} hours"
         )
 
-    def findings(self) -> Iterator[Finding]:
-        """That the loader is too slow, when it is."""
-        if not self.is_held_up:
+    def problems(self) -> Iterator[Problem]:
+        """Yield a problem if the loader is too slow."""
+        if not self.is_loader_bound:
             return
         cores = devices.cpu_count()
-        way_out = "Put the clips on a local disk and leave --no_face_cache out"
+        way_out = "Put the clips on a local disk, leave out --no_face_cache"
         way_out += (
-            ", and raise --num_workers." if self.threads < cores else f"; all {cores} cores are at work."
+            " and raise --num_workers." if self.threads < cores else f". All {cores} CPU cores are busy."
         )
-        yield Finding(
+        yield Problem(
             Severity.HARMS if self.loader < 0.7 * self.step else Severity.NOTE,
             "slow_loader",
-            f"the device waits {1 - self.loader / self.step:.0%} of the time for samples: {self.loader:.0f} "
-            f"windows a second are made, {self.step:.0f} could be learned from",
+            f"the device waits for samples {1 - self.loader / self.step:.0%} of the time: it trains on "
+            f"{self.step:.0f} windows/s, of which {self.loader:.0f} are loaded",
             way_out,
         )
 
 
-def measure(clips: Sequence[Clip], device: torch.device, *, width: int, num_workers: int) -> Pace:
-    """Time the loader and the device for a few seconds each.
+def measure_loader_speed(
+    clips: Sequence[Clip], device: torch.device, *, width: int, num_workers: int
+) -> LoaderSpeed:
+    """Time the loader and a SyncNet training step for a few seconds each.
 
-    The loader leaves its cache of faces beside up to 32 clips, as the training does. Raises `DataError`.
+    Writes the face cache of up to 32 clips, as training does. Raises `DataError`.
     """
     threads = max(1, min(num_workers, devices.cpu_count()))
-    some = clips[:: max(1, len(clips) // _TIMED_CLIPS)][:_TIMED_CLIPS]
-    samples = Samples(some, draw_windows(WINDOWS_PER_CLIP), seed=0, shift=0, reader=FaceReader())
-    made = batches(samples, 0, size=BATCH // WINDOWS_PER_CLIP, threads=threads)
-    with contextlib.closing(made):
-        passes = -(-len(some) // (BATCH // WINDOWS_PER_CLIP))
+    spread = clips[:: max(1, len(clips) // _CLIPS)][:_CLIPS]
+    samples = Samples(spread, draw_windows(WINDOWS_PER_CLIP), seed=0, shift=0, reader=FaceReader())
+    stream = batches(samples, 0, size=BATCH // WINDOWS_PER_CLIP, threads=threads)
+    with contextlib.closing(stream):
+        passes = -(-len(spread) // (BATCH // WINDOWS_PER_CLIP))
         start = perf_counter()
         for _ in range(passes):
-            batch = next(made)
+            batch = next(stream)
         first_pass = passes * BATCH / (perf_counter() - start)
-        loader = BATCH / _seconds_each(lambda: next(made))
-    size, seconds = _step_seconds(batch.samples, device, width)
-    return Pace(
+        loader = BATCH / _mean_seconds(lambda: next(stream))
+    size, seconds = _time_step(batch.samples, device, width)
+    return LoaderSpeed(
         device=devices.describe(device),
         width=width,
         batch=size,
@@ -109,8 +113,8 @@ def measure(clips: Sequence[Clip], device: torch.device, *, width: int, num_work
     )
 
 
-def _step_seconds(samples: WindowSample, device: torch.device, width: int) -> tuple[int, float]:
-    """Windows of a step that the device does in reasonable time, and its seconds."""
+def _time_step(samples: WindowSample, device: torch.device, width: int) -> tuple[int, float]:
+    """Return the windows per step that the device trains on in reasonable time, and the seconds of a step."""
     import torch
 
     from wav2lip_npu.models.inputs import syncnet_input_of_images
@@ -123,10 +127,9 @@ def _step_seconds(samples: WindowSample, device: torch.device, width: int) -> tu
     mels, faces = (torch.from_numpy(array) for array in (samples.mels, samples.faces))
 
     def step(size: int) -> None:
-        sound, picture = syncnet(
-            mels[:size, None].to(device), syncnet_input_of_images(faces[:size].to(device))
-        )
-        loss = pair_loss(sound, picture, torch.ones(len(sound), device=device))
+        mouths = syncnet_input_of_images(faces[:size].to(device))
+        audio_embeddings, face_embeddings = syncnet(mels[:size, None].to(device), mouths)
+        loss = pair_loss(audio_embeddings, face_embeddings, torch.ones(size, device=device))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -136,15 +139,15 @@ def _step_seconds(samples: WindowSample, device: torch.device, width: int) -> tu
     start = perf_counter()
     step(_SMALL_BATCH)
     if perf_counter() - start > _SLOW_STEP_S:
-        return _SMALL_BATCH, _seconds_each(lambda: step(_SMALL_BATCH))
+        return _SMALL_BATCH, _mean_seconds(lambda: step(_SMALL_BATCH))
     step(BATCH)
-    return BATCH, _seconds_each(lambda: step(BATCH))
+    return BATCH, _mean_seconds(lambda: step(BATCH))
 
 
-def _seconds_each(work: Callable[[], object]) -> float:
-    """Mean seconds of a piece of work that is done for some seconds, at least three times."""
+def _mean_seconds(work: Callable[[], object]) -> float:
+    """Return the mean seconds of a call, repeated for two seconds and at least three times."""
     start, done = perf_counter(), 0
-    while done < _FEWEST_TIMED or perf_counter() - start < _TIMED_S:
+    while done < _MIN_RUNS or perf_counter() - start < _MIN_SECONDS:
         work()
         done += 1
     return (perf_counter() - start) / done

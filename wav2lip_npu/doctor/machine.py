@@ -1,4 +1,4 @@
-"""What this machine has of all that the package can use: versions, devices, codecs, detectors, weights."""
+"""Check this machine: versions, devices, codecs, face detectors and weights."""
 
 from __future__ import annotations
 
@@ -32,69 +32,69 @@ _CODECS = {"libx264": "w", "h264": "r", "hevc": "r", "vp9": "r", "av1": "r", "aa
 
 
 @dataclass(frozen=True, kw_only=True)
-class Installation:
-    """Everything that a support ticket needs."""
+class MachineReport:
+    """Result of a machine check: what a support ticket needs."""
 
     python: str
     system: str
     packages: dict[str, str]
     ffmpeg: dict[str, str]
-    """Libraries of FFmpeg inside PyAV, and their versions."""
+    """Versions of the FFmpeg libraries inside PyAV."""
     missing_codecs: list[str]
     ascend: Ascend
     kinds: dict[str, str]
-    """What can be said of each kind of device."""
+    """Description of each kind of device."""
     device: str | None
-    """In words what --device means here, none if it cannot be used."""
+    """Description of the device that --device selects, None if it cannot be used."""
     refused: str | None
-    """Why it cannot be used."""
+    """Why the device cannot be used."""
     free_bytes: int | None
     total_bytes: int | None
     weights: dict[str, dict[str, Any]]
-    """Size and SHA-256 of what can be dubbed, judged or found faces with, by path."""
+    """Size and SHA-256 of each weights file, by path."""
     detectors: dict[str, str]
     differences: list[Difference]
-    """Of the device from the CPU; empty on a CPU."""
+    """Differences of the device from the CPU; empty on a CPU."""
     failed: str | None
-    """What the device raised while it was compared."""
+    """Error of the device during the comparison."""
 
     @property
-    def is_sound(self) -> bool:
-        """Whether the device that was asked for can be used and computes what the CPU does."""
+    def is_ok(self) -> bool:
+        """Whether the device works, agrees with the CPU, and no codec is missing."""
         return not (self.refused or self.failed or self.missing_codecs) and all(
             each.is_small for each in self.differences
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields for JSON."""
         differences = [each.as_dict() for each in self.differences]
-        whole = {"version": __version__, **self.__dict__, "ascend": self.ascend.as_dict()}
-        return {**whole, "differences": differences, "ok": self.is_sound}
+        fields = {"version": __version__, **self.__dict__, "ascend": self.ascend.as_dict()}
+        return {**fields, "differences": differences, "ok": self.is_ok}
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        found = self.ascend
+        npu = self.ascend
         yield f"wav2lip-npu {__version__}, Python {self.python}, {self.system}"
         yield ", ".join(f"{name} {version}" for name, version in self.packages.items())
-        yield "ffmpeg inside: " + ", ".join(f"{name} {version}" for name, version in self.ffmpeg.items())
+        yield "FFmpeg libraries: " + ", ".join(f"{name} {version}" for name, version in self.ffmpeg.items())
         if self.missing_codecs:
             missing = ", ".join(self.missing_codecs)
-            yield f"codecs that are missing: {missing}. pip install --force-reinstall av"
+            yield f"missing codecs: {missing}. Run pip install --force-reinstall av"
         yield (
-            f"Ascend: {found.state}; {ascend.PLUGIN} {found.plugin or 'not installed'}, CANN "
-            f"{found.cann or found.cann_folder or 'not found'}, driver {found.driver or 'not found'}"
+            f"Ascend: {npu.state}; {ascend.PLUGIN} {npu.plugin or 'not installed'}, CANN "
+            f"{npu.cann or npu.cann_folder or 'not found'}, driver {npu.driver or 'not found'}"
         )
-        if found.fits is not None:
-            plugin, cann, python = found.fits
-            yield f"  goes with torch {found.torch}: torch-npu {plugin}, CANN {cann}, Python {python}"
-        for card in found.cards:
+        if npu.fits is not None:
+            plugin, cann, python = npu.fits
+            yield f"  goes with torch {npu.torch}: torch-npu {plugin}, CANN {cann}, Python {python}"
+        for card in npu.cards:
             yield f"  card {card['index']}: {card['name']}, {card['health']}"
-        if found.reason and found.plugin:
-            yield f"  it says: {found.reason}"
-        if found.mend:
-            yield f"  to use an NPU: {found.mend}"
+        if npu.reason and npu.plugin:
+            yield f"  it says: {npu.reason}"
+        if npu.mend:
+            yield f"  to use an NPU: {npu.mend}"
         yield from (f"{kind}: {words}" for kind, words in self.kinds.items())
         if self.refused is not None:
             yield f"device: {self.refused}"
@@ -105,29 +105,29 @@ class Installation:
         for path, each in self.weights.items():
             yield f"weights {path}: {each['bytes'] / 1e6:.1f} MB, sha256 {each['sha256'][:16]}"
         if self.failed is not None:
-            yield f"compared with the CPU: {self.failed}"
+            yield f"comparison with the CPU failed: {self.failed}"
         elif self.differences:
             yield "compared with the CPU:"
             yield from (f"  {each}" for each in self.differences)
 
 
-def examine(spec: str = "auto") -> Installation:
-    """Look at everything; compare the device with the CPU where it is another one. Nothing is changed."""
+def check_machine(spec: str = "auto") -> MachineReport:
+    """Check this machine, and compare the device with the CPU if it is another one."""
     import av
 
     try:
-        place, refused = device.resolve(spec), None
-        device.activate(place)
-        free, total = device.memory(place)
+        selected, refused = device.resolve(spec), None
+        device.activate(selected)
+        free, total = device.memory(selected)
     except (DeviceError, RuntimeError) as error:
-        place, refused, free, total = None, str(error), None, None
+        selected, refused, free, total = None, str(error), None, None
     differences, failed = [], None
-    if place is not None and place.type != device.HOST:
+    if selected is not None and selected.type != device.HOST:
         try:
-            differences = device_check.compare_with_cpu(place)
-        except RuntimeError as error:  # what the driver or an operator says, whatever it is
+            differences = device_check.compare_with_cpu(selected)
+        except RuntimeError as error:  # of the driver or an operator
             failed = " ".join(str(error).split())
-    return Installation(
+    return MachineReport(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         packages=_versions(),
@@ -135,7 +135,7 @@ def examine(spec: str = "auto") -> Installation:
         missing_codecs=[name for name, mode in _CODECS.items() if not _has_codec(name, mode)],
         ascend=ascend.examine(),
         kinds={kind: _in_words(kind) for kind in device.BACKENDS},
-        device=device.describe(place) if place else None,
+        device=device.describe(selected) if selected else None,
         refused=refused,
         free_bytes=free,
         total_bytes=total,
@@ -172,16 +172,16 @@ def _in_words(kind: str) -> str:
 
 
 def _weights() -> list[Path]:
-    """The starter's files, the detectors', and what lies in checkpoints/."""
-    mine = sorted(path for path in _WEIGHTS.glob("*") if path.suffix in _SUFFIXES)
+    """Return the bundled weights, those of the detectors, and those in checkpoints/."""
+    in_folder = sorted(path for path in _WEIGHTS.glob("*") if path.suffix in _SUFFIXES)
     starter = [weights_path(STARTER, kind) for kind in ("generator", "syncnet")]
     faces = [path for files in weights_files().values() for path in files]
-    return [path for path in dict.fromkeys([*starter, *mine, *faces]) if path.is_file()]
+    return [path for path in dict.fromkeys([*starter, *in_folder, *faces]) if path.is_file()]
 
 
 def _detectors() -> dict[str, str]:
-    words = {}
+    states = {}
     for name, files in weights_files().items():
         missing = [str(path) for path in files if not path.is_file()]
-        words[name] = f"lacks {', '.join(missing)}" if missing else "ready"
-    return words
+        states[name] = f"lacks {', '.join(missing)}" if missing else "ready"
+    return states

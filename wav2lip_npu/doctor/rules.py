@@ -1,33 +1,39 @@
-"""What of a data set will hurt a training, how much, and what to do about it."""
+"""Rules that judge a data set: what will harm a training, how much, and what to do about it.
+
+A rule is a function in `_RULES` that yields the problems it sees in the statistics.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from enum import IntEnum
+from typing import Any
 
-from wav2lip_npu.doctor.clip_stats import Looked
+from wav2lip_npu.doctor.clip_stats import ClipStats
+from wav2lip_npu.doctor.dataset_stats import DatasetStats
 from wav2lip_npu.mel import TRAINING_FPS
 from wav2lip_npu.storage.json_lines import format_counts
 
-TRUSTED = 0.1
-"""Confidence from which on an offset is believed."""
+MIN_CONFIDENCE = 0.1
+"""Confidence from which on a measured offset is trusted."""
 FACE_PX = 96
-"""Side of the faces that the networks see."""
-SHORTEST_S = 1.4
-"""From here on a clip is long enough to move its sound 15 frames either way."""
-_FEWEST_CLIPS = 50
-_NOTHING_MINUTES, _LITTLE_HOURS, _ENOUGH_HOURS = 10, 3, 15
-"""The original is trained on 29 hours (LRS2); some ten videos never converge (LatentSync, issue 309)."""
+"""Side of the faces that the networks take."""
+MIN_SECONDS = 1.4
+"""Length from which on the audio of a clip can be moved by 15 frames either way."""
+_MIN_CLIPS = 50
+_MEMORIZED_MINUTES, _LITTLE_HOURS, _ENOUGH_HOURS = 10, 3, 15
+"""The original is trained on 29 hours (LRS2). With some ten videos training never converges (LatentSync,
+issue 309)."""
 _QUIET_DB = -40.0
-_CLIPPED = 1e-3
-_NO_SPEECH = 0.1
-_NAMED = 3
+_MAX_CLIPPED = 1e-3
+_MIN_SPEECH = 0.1
+_MAX_NAMES = 3
 
 
 class Severity(IntEnum):
-    """How much a finding hurts."""
+    """How much a problem affects a training."""
 
     NOTE = 1
     HARMS = 2
@@ -35,233 +41,224 @@ class Severity(IntEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing that hurts."""
+class Problem:
+    """A problem of a data set."""
 
     severity: Severity
     kind: str
-    """In a word, for programs."""
+    """A stable code for programs, such as `small_faces`."""
     what: str
-    """What, and how much."""
+    """What is wrong, in how many clips, and why it matters."""
     way_out: str
+    """What to do, as one or more sentences."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields for JSON."""
+        return {**asdict(self), "severity": self.severity.name.lower()}
 
     def __str__(self) -> str:
         return f"{self.what}. {self.way_out}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Seen:
-    """What the rules judge."""
-
-    looked: Sequence[Looked]
-    """Clips that were looked at in depth."""
-    clips: int
-    val_clips: int
-    hours: float
-    """Of the clips to train on."""
-    speakers: frozenset[str]
-    """Folders that hold the clips to train on; empty when the clips lie in none."""
-    val_speakers: frozenset[str]
-    rejected: Counter[str]
-    shared: Sequence[tuple[str, str]]
-    """Clips to train on and the clips for validation that equal them."""
-    unlisted: int = 0
-    """Clip folders under the root that no list names."""
-    failed: Counter[str] = field(default_factory=Counter)
-    """Why videos became no clips, as preprocess reported it."""
-    videos: int = 0
-    """Videos in that report."""
+def find_problems(stats: DatasetStats) -> list[Problem]:
+    """Return the problems of a data set, worst first."""
+    return by_severity([problem for rule in _RULES for problem in rule(stats)])
 
 
-def findings_of(seen: Seen) -> list[Finding]:
-    """What hurts, worst first."""
-    return by_severity([finding for rule in _RULES for finding in rule(seen)])
+def by_severity(problems: Sequence[Problem]) -> list[Problem]:
+    """Return the problems sorted, worst first."""
+    return sorted(problems, key=lambda problem: -problem.severity)
 
 
-def by_severity(findings: Sequence[Finding]) -> list[Finding]:
-    """Worst first."""
-    return sorted(findings, key=lambda finding: -finding.severity)
-
-
-def _of_amount(seen: Seen) -> Iterator[Finding]:
-    more = "Add videos, or start from a published expert with --checkpoint_path"
-    if seen.hours < _ENOUGH_HOURS:
-        minutes = 60 * seen.hours
-        how = "learns these clips by heart" if minutes < _NOTHING_MINUTES else "knows few voices and faces"
-        severity = Severity.NOTE if seen.hours >= _LITTLE_HOURS else Severity.HARMS
-        yield Finding(
-            Severity.BREAKS if minutes < _NOTHING_MINUTES else severity,
+def _amount(stats: DatasetStats) -> Iterator[Problem]:
+    way_out = "Add videos, or start from published weights with --checkpoint_path."
+    if stats.hours < _ENOUGH_HOURS:
+        minutes = 60 * stats.hours
+        is_tiny = minutes < _MEMORIZED_MINUTES
+        effect = "memorize it" if is_tiny else "generalize poorly to other voices and faces"
+        little = Severity.NOTE if stats.hours >= _LITTLE_HOURS else Severity.HARMS
+        yield Problem(
+            Severity.BREAKS if is_tiny else little,
             "few_minutes",
-            f"{minutes:.0f} minutes to train on: an expert {how}; the original's had 29 hours",
-            f"{more}.",
+            f"the training set is {minutes:.0f} minutes long and SyncNet will {effect}; "
+            "the original was trained on 29 hours",
+            way_out,
         )
-    if seen.clips < _FEWEST_CLIPS:
-        yield Finding(
+    if stats.clips < _MIN_CLIPS:
+        yield Problem(
             Severity.BREAKS,
             "few_clips",
-            f"{seen.clips} clips to train on, {_FEWEST_CLIPS} are few",
-            f"{more}.",
+            f"the training set has only {stats.clips} clips, training needs {_MIN_CLIPS} or more",
+            way_out,
         )
-    if len(seen.speakers) == 1 and seen.clips > 1:
-        yield Finding(
+    if len(stats.speakers) == 1 and stats.clips > 1:
+        yield Problem(
             Severity.NOTE,
             "one_speaker",
-            f"all clips are of one folder, {next(iter(seen.speakers))!r}, so probably of one speaker",
-            "Expect networks that serve this speaker only; add others for networks that serve everybody.",
+            f"all training clips are in one folder, {next(iter(stats.speakers))!r}, and probably show one "
+            "speaker: the networks will not work well for others",
+            "Add clips of other speakers, unless you train for this one only.",
         )
 
 
-def _of_lists(seen: Seen) -> Iterator[Finding]:
-    total = seen.clips + seen.val_clips + seen.rejected.total()
-    if seen.rejected:
-        share = seen.rejected.total() / total
-        yield Finding(
+def _lists(stats: DatasetStats) -> Iterator[Problem]:
+    total = stats.clips + stats.val_clips + stats.rejected.total()
+    if stats.rejected:
+        share = stats.rejected.total() / total
+        yield Problem(
             _by_share(share, note=0, harms=0.1, breaks=0.5),
             "rejected",
-            f"{seen.rejected.total()} of {total} clips cannot be used ({share:.0%}): "
-            f"{format_counts(seen.rejected)}",
-            "Preprocess their videos again; --json names them.",
+            f"{stats.rejected.total()} of {total} clips cannot be used ({share:.0%}): "
+            f"{format_counts(stats.rejected)}",
+            "Preprocess their videos again. --json FILE lists each clip and its reason.",
         )
-    if seen.failed:
-        share = seen.failed.total() / max(seen.failed.total(), seen.videos)
-        yield Finding(
+    if stats.failed:
+        share = stats.failed.total() / max(stats.failed.total(), stats.videos)
+        yield Problem(
             _by_share(share, note=0, harms=0.2, breaks=0.7),
             "failed_videos",
-            f"{seen.failed.total()} of {seen.videos} videos became no clip ({share:.0%}): "
-            f"{format_counts(seen.failed)}",
-            "Read report.jsonl in the data root, mend the videos and run preprocess again.",
+            f"{stats.failed.total()} of {stats.videos} videos failed in preprocessing and are not used "
+            f"({share:.0%}): {format_counts(stats.failed)}",
+            "See report.jsonl in the data root, fix the videos and run wav2lip-npu preprocess again.",
         )
-    if not seen.val_clips:
-        yield Finding(
+    if not stats.val_clips:
+        yield Problem(
             Severity.HARMS,
             "no_validation",
-            "there are no clips for validation, so nothing tells when the training goes wrong",
-            "Put some 5 % of the clips, of speakers of their own, into val.txt instead of train.txt.",
+            "there are no validation clips, so overfitting goes unnoticed",
+            "Move about 5 % of the clips, of separate speakers, from train.txt to val.txt.",
         )
-    if seen.shared:
-        pairs = [train if train == val else f"{train} is {val}" for train, val in seen.shared]
-        yield Finding(
+    if stats.duplicates:
+        pairs = [train if train == val else f"{train} equals {val}" for train, val in stats.duplicates]
+        yield Problem(
             Severity.HARMS,
             "duplicates",
-            f"{len(seen.shared)} clips to train on have the sound or the pictures of a clip for validation "
-            f"({_some(pairs)}), so validation measures memory",
-            "Take them out of one of the lists; --json names them.",
+            f"{len(stats.duplicates)} training clips have the audio or frames of a validation clip, so the "
+            f"validation loss is too low: {_names(pairs)}",
+            "Remove them from one of the lists. --json FILE lists all of them.",
         )
-    both = seen.speakers & seen.val_speakers
-    if both and not seen.shared:
-        yield Finding(
+    both = stats.speakers & stats.val_speakers
+    if both and not stats.duplicates:
+        yield Problem(
             Severity.NOTE,
             "shared_speakers",
-            f"{len(both)} of {len(seen.val_speakers)} folders (speakers) for validation are trained on too",
-            "Keep speakers apart where the figures shall hold for new ones.",
+            f"{len(both)} of {len(stats.val_speakers)} validation folders (speakers) also hold training "
+            "clips, so the validation loss says little about new speakers",
+            "Move whole folders to val.txt if the networks are to work for new speakers.",
         )
-    if seen.unlisted:
-        yield Finding(
+    if stats.unlisted:
+        yield Problem(
             Severity.NOTE,
             "unlisted",
-            f"{seen.unlisted} clip folders are in no list",
-            "Add them to train.txt, or pass --filelists with the right folder.",
+            f"{stats.unlisted} clip folders are in neither train.txt nor val.txt and will not be used",
+            "Add them to train.txt, or pass the folder of the right lists as --filelists.",
         )
 
 
-def _of_pictures(seen: Seen) -> Iterator[Finding]:
-    rates = [each for each in seen.looked if each.source_fps is not None]
-    slow = [each for each in rates if _times_25(each) < 0.9]
-    odd = [each for each in rates if _times_25(each) >= 0.9 and abs(_times_25(each) % 1 - 0.5) < 0.498]
-    for which, kind, what, note, harms in (
-        (slow, "slow_source", "are of videos of less than 22.5 fps: mouths stand still", 0.0, 0.1),
-        (odd, "odd_source", "are of videos of an odd rate: pictures are dropped or repeated", 0.02, 2),
-    ):
-        names = Counter(f"{each.source_fps:g} fps" for each in which)
-        yield from _shared_by(
-            which, rates, kind, f"{what} ({_some([name for name, _ in names.most_common()])})",
-            "Prefer sources of 25 or 50 fps; leave those below 20 out.", note=note, harms=harms,
+def _frames(stats: DatasetStats) -> Iterator[Problem]:
+    clips = [clip for clip in stats.measured if clip.source_fps is not None]
+    slow = [clip for clip in clips if _times_25(clip) < 0.9]
+    odd = [clip for clip in clips if _times_25(clip) >= 0.9 and abs(_times_25(clip) % 1 - 0.5) < 0.498]
+    for affected, kind, what, note, harms in (
+        (slow, "slow_source", "come from videos below 22.5 fps, so mouths freeze between frames", 0.0, 0.1),
+        (odd, "odd_source", "come from videos at no multiple of 25 fps, so frames drop or repeat", 0.02, 2),
+    ):  # fmt: skip
+        fps = Counter(f"{clip.source_fps:g} fps" for clip in affected)
+        yield from _affected_clips(
+            affected, clips, kind, f"{what} ({_names([name for name, _ in fps.most_common()])})",
+            "Prefer videos of 25 or 50 fps, and remove clips below 20 fps from the lists.",
+            note=note, harms=harms,
         )  # fmt: skip
-    sized = [each for each in seen.looked if each.face_px is not None]
-    yield from _shared_by(
-        [each for each in sized if (each.face_px or 0) < FACE_PX], sized, "small_faces",
-        f"have faces below {FACE_PX} px, which are blown up: mouths are blurred",
-        "Take larger videos, or leave them out of the list; --json names them.", note=0.02, harms=0.25,
+    clips = [clip for clip in stats.measured if clip.face_px is not None]
+    yield from _affected_clips(
+        [clip for clip in clips if (clip.face_px or 0) < FACE_PX], clips, "small_faces",
+        f"have faces below {FACE_PX} px, which are enlarged, so mouths are blurred",
+        "Use larger videos, or remove the clips from the lists: --json FILE gives the face_px of each.",
+        note=0.02, harms=0.25,
     )  # fmt: skip
-    pictures = sum(each.pictures for each in seen.looked)
-    missing = sum(each.missing for each in seen.looked)
-    share = missing / max(1, pictures + missing)
+    share = stats.missing_share
     if share > 0.02:
-        yield Finding(
+        yield Problem(
             _by_share(share, note=0.02, harms=0.15, breaks=2),
             "gaps",
-            f"{share:.0%} of the pictures are missing between the first and the last of their clips: no face "
-            "was found there",
-            "Preprocess with --detector s3fd, which finds turned faces too.",
+            f"no face was detected in {share:.0%} of the frames inside the clips, which leaves fewer windows "
+            "to train on",
+            "Preprocess again with --detector s3fd, which also detects turned faces.",
         )
-    yield from _shared_by(
-        [each for each in seen.looked if each.seconds < SHORTEST_S], seen.looked, "short",
-        f"are shorter than {SHORTEST_S} s: few windows, and too short to measure their offset",
-        "Cut videos into longer pieces.", note=0.05, harms=0.5,
+    yield from _affected_clips(
+        [clip for clip in stats.measured if clip.seconds < MIN_SECONDS], stats.measured, "short",
+        f"are shorter than {MIN_SECONDS} s, so they give few windows and their offset cannot be measured",
+        "Cut the videos into longer pieces and preprocess again.", note=0.05, harms=0.5,
     )  # fmt: skip
 
 
-def _times_25(clip: Looked) -> float:
+def _times_25(clip: ClipStats) -> float:
     return (clip.source_fps or 0) / TRAINING_FPS
 
 
-def _of_sound(seen: Seen) -> Iterator[Finding]:
-    heard = [each for each in seen.looked if each.speech is not None]
-    dumb = [each for each in heard if (each.speech or 0) < _NO_SPEECH]
-    yield from _shared_by(
-        dumb, heard, "no_speech", "hold no speech (silence, noise or a hum): nothing to learn from",
-        "Leave them out of the list; check the sound track of their videos.", note=0, harms=0.05, breaks=0.5,
+def _audio(stats: DatasetStats) -> Iterator[Problem]:
+    clips = [clip for clip in stats.measured if clip.speech_share is not None]
+    yield from _affected_clips(
+        [clip for clip in clips if (clip.speech_share or 0) < _MIN_SPEECH], clips, "no_speech",
+        "hold no speech (silence, noise or hum), so nothing can be learned from them",
+        "Remove them from the lists, or fix the audio of their videos and preprocess again.",
+        note=0, harms=0.05, breaks=0.5,
     )  # fmt: skip
-    level = [each for each in heard if each.level_db is not None and (each.speech or 0) >= _NO_SPEECH]
-    yield from _shared_by(
-        [each for each in level if (each.level_db or 0) < _QUIET_DB], level, "quiet",
-        f"are very quiet (below {_QUIET_DB:.0f} dB), and the mel is not normalised",
+    clips = [clip for clip in clips if clip.level_db is not None and (clip.speech_share or 0) >= _MIN_SPEECH]
+    yield from _affected_clips(
+        [clip for clip in clips if (clip.level_db or 0) < _QUIET_DB], clips, "quiet",
+        f"are below {_QUIET_DB:.0f} dB, and levels are not normalized, so their speech is faint in the mel",
         "Raise the level of their videos and preprocess again.", note=0.01, harms=0.1,
     )  # fmt: skip
-    yield from _shared_by(
-        [each for each in level if (each.clipped or 0) > _CLIPPED], level, "clipped",
-        "have sound that is clipped", "Prefer recordings of lower level.", note=0.02, harms=0.5,
+    yield from _affected_clips(
+        [clip for clip in clips if (clip.clipped_share or 0) > _MAX_CLIPPED], clips, "clipped",
+        "have clipped audio, which distorts the mel", "Use recordings at a lower level.",
+        note=0.02, harms=0.5,
     )  # fmt: skip
-    broken = [each for each in seen.looked if each.problem]
-    yield from _shared_by(
-        broken, seen.looked, "unreadable",
-        f"have files that cannot be read ({_some([str(each.problem) for each in broken], 1)})",
+    broken = [clip for clip in stats.measured if clip.error]
+    yield from _affected_clips(
+        broken, stats.measured, "unreadable",
+        f"have files that cannot be read ({_names([str(clip.error) for clip in broken], 1)})",
         "Preprocess their videos again.", note=0, harms=0.02, breaks=0.5,
     )  # fmt: skip
 
 
-def _of_synchrony(seen: Seen) -> Iterator[Finding]:
-    judged = [each for each in seen.looked if each.offset is not None]
-    sure = [each for each in judged if (each.confidence or 0) >= TRUSTED]
-    yield from _shared_by(
-        [each for each in judged if (each.confidence or 0) < TRUSTED], judged, "low_confidence",
-        f"match their sound nowhere within 15 frames (confidence below {TRUSTED})",
-        "Voice-over, music or another speaker: drop them with --min_confidence. If it is most of them, the "
-        "expert does not know such data.", note=0.05, harms=0.2, breaks=0.6,
+def _sync(stats: DatasetStats) -> Iterator[Problem]:
+    clips = [clip for clip in stats.measured if clip.offset is not None]
+    trusted = [clip for clip in clips if (clip.confidence or 0) >= MIN_CONFIDENCE]
+    yield from _affected_clips(
+        [clip for clip in clips if (clip.confidence or 0) < MIN_CONFIDENCE], clips, "low_confidence",
+        f"match their audio at no offset within 15 frames (confidence below {MIN_CONFIDENCE}): voice-over, "
+        "music or another speaker",
+        f"Drop them with --min_confidence {MIN_CONFIDENCE}. If most clips are affected, this SyncNet was not "
+        "trained on such data: pass another --syncnet_checkpoint_path.", note=0.05, harms=0.2, breaks=0.6,
     )  # fmt: skip
-    fix = "Pass --fix_offset: new file lists move the sound"
-    offsets = Counter(each.offset or 0 for each in sure)
+    fix = "--fix_offset to write file lists that correct the offsets"
+    offsets = Counter(clip.offset or 0 for clip in trusted)
     common, count = offsets.most_common(1)[0] if offsets else (0, 0)
-    if common and count > len(sure) / 2:
+    if common and count > len(trusted) / 2:
         late = "late" if common > 0 else "early"
-        yield Finding(
+        frames = "1 frame" if abs(common) == 1 else f"{abs(common)} frames"
+        yield Problem(
             Severity.BREAKS if abs(common) > 1 else Severity.HARMS,
             "common_offset",
-            f"the sound of {count / len(sure):.0%} of the clips is {late} by the same {abs(common)} frames "
-            f"({40 * abs(common)} ms): the videos or their preprocessing are at fault",
-            f"Make the clips again with 'wav2lip-npu preprocess'. {fix}.",
+            f"the audio of {count} of {len(trusted)} clips ({count / len(trusted):.0%}) is {late} by the "
+            f"same {frames} ({1000 // TRAINING_FPS * abs(common)} ms), a fault of the videos or of their "
+            "preprocessing: SyncNet learns to call it in sync, and dubs repeat it",
+            f"Preprocess the videos again with wav2lip-npu preprocess, or pass {fix}.",
         )
-        sure = [each for each in sure if each.offset != common]
-        judged = sure
-    yield from _shared_by(
-        [each for each in sure if abs(each.sure_offset or 0) > 1], judged, "out_of_sync",
-        "are out of sync by more than a frame", f"{fix}.", note=0, harms=0.03, breaks=0.25,
+        trusted = [clip for clip in trusted if clip.offset != common]
+        clips = trusted
+    yield from _affected_clips(
+        [clip for clip in trusted if abs(clip.significant_offset or 0) > 1], clips, "out_of_sync",
+        "are out of sync by more than one frame, so SyncNet learns from wrong pairs", f"Pass {fix}.",
+        note=0, harms=0.03, breaks=0.25,
     )  # fmt: skip
 
 
-def _shared_by(
-    which: Sequence[Looked],
-    among: Sequence[Looked],
+def _affected_clips(
+    affected: Sequence[ClipStats],
+    among: Sequence[ClipStats],
     kind: str,
     what: str,
     way_out: str,
@@ -269,29 +266,23 @@ def _shared_by(
     note: float,
     harms: float,
     breaks: float = 2,
-) -> Iterator[Finding]:
-    """A finding about some clips among those that could be told, when their share is above `note`."""
-    share = len(which) / max(1, len(among))
+) -> Iterator[Problem]:
+    """Yield a problem if the share of affected clips is above `note`."""
+    share = len(affected) / max(1, len(among))
     if share > note:
         severity = _by_share(share, note=note, harms=harms, breaks=breaks)
-        text = f"{len(which)} of {len(among)} clips ({share:.0%}) {what}"
-        yield Finding(severity, kind, f"{text}: {_some([each.name for each in which])}", way_out)
+        text = f"{len(affected)} of {len(among)} clips ({share:.0%}) {what}"
+        yield Problem(severity, kind, f"{text}: {_names([clip.name for clip in affected])}", way_out)
 
 
 def _by_share(share: float, *, note: float, harms: float, breaks: float) -> Severity:
-    assert share > note, "nothing to tell"
+    assert share > note, "no problem"
     return Severity.BREAKS if share > breaks else Severity.HARMS if share > harms else Severity.NOTE
 
 
-def _some(names: Sequence[str], most: int = _NAMED) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+def _names(names: Sequence[str], count: int = _MAX_NAMES) -> str:
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
-_RULES: Sequence[Callable[[Seen], Iterator[Finding]]] = (
-    _of_synchrony,
-    _of_sound,
-    _of_lists,
-    _of_amount,
-    _of_pictures,
-)
-"""Among findings of the same severity, those of the first rule come first."""
+_RULES: Sequence[Callable[[DatasetStats], Iterator[Problem]]] = (_sync, _audio, _lists, _amount, _frames)
+"""Among problems of the same severity, those of the first rule come first."""

@@ -1,4 +1,4 @@
-"""The videos below a folder, and the name of the clip that each becomes."""
+"""Find the videos below a folder and name their clips."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ from wav2lip_npu.errors import DataError
 
 log = logging.getLogger(__name__)
 
-_KNOWN = (
+_SUFFIXES = (
     "3g2 3gp asf avi divx dv f4v flv m2t m2ts m2v m4v mkv mov mp4 mpe mpeg mpg mts mxf ogm ogv rm rmvb ts "
     "vob webm wmv"
 )
-SUFFIXES = frozenset(f".{suffix}" for suffix in _KNOWN.split())
-_RESOURCE_FORK = "._"  # how macOS keeps what other disks cannot: a file beside each file, no video
+SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
+_RESOURCE_FORK = "._"
+"""Prefix of the files that macOS adds beside each file on other file systems."""
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video and its names."""
+    """A video of the data root."""
 
     path: Path
     name: str
-    """Relative to the data root, folders divided by slashes."""
+    """Path relative to the data root, with slashes."""
     clip: str
-    """Folder of its clip, relative to the root of all clips: the name without suffix."""
+    """Folder of its clip, relative to the root of the clips: the name without its suffix."""
 
 
 def find_videos(data_root: str | os.PathLike[str], clips: str | os.PathLike[str]) -> list[Video]:
-    """All videos at any depth below a folder, by name; folders that are links are followed, each once.
+    """Return all videos below a folder, sorted by name.
 
-    The folder `clips`, when it is inside, is not searched. Raises `DataError` when there is no video.
+    Follows links to folders, and searches each folder once. Skips the folder `clips`. Raises `DataError` if
+    there is no video.
     """
     root = Path(data_root)
     if not root.is_dir():
         raise DataError(f"no folder {root}. Pass the folder that holds the videos as --data_root.")
     folders: dict[str, list[str]] = {}
     for folder, names in _folders(root, Path(clips)):
-        found = [name for name in names if _is_video(name)]
-        if found:
+        videos = [name for name in names if _is_video(name)]
+        if videos:
             relative = os.path.relpath(folder, root).replace(os.sep, "/")
-            folders["" if relative == "." else relative + "/"] = found
+            folders["" if relative == "." else relative + "/"] = videos
     if not folders:
-        known = " ".join(sorted(SUFFIXES))
-        raise DataError(
-            f"no video in {root} or below it. Pass a folder with videos ({known}) as --data_root."
-        )
+        suffixes = " ".join(sorted(SUFFIXES))
+        raise DataError(f"no video below {root}. Pass a folder with videos ({suffixes}) as --data_root.")
     parents = {inner[: at + 1] for inner in folders for at, letter in enumerate(inner) if letter == "/"}
-    videos = [
+    all_videos = [
         Video(root / (folder + name), folder + name, folder + clip)
         for folder, names in folders.items()
         for name, clip in _clip_names(folder, names, parents).items()
     ]
-    return sorted(videos, key=lambda video: video.name)
+    return sorted(all_videos, key=lambda video: video.name)
 
 
 def _is_video(name: str) -> bool:
@@ -66,31 +66,34 @@ def _is_video(name: str) -> bool:
 
 
 def _clip_names(folder: str, names: list[str], parents: set[str]) -> dict[str, str]:
-    """The name without suffix; with it where that is another's, a folder's or an unfinished clip's too."""
-    whole: set[str] = set()
+    """Return the clip of each video: its name without the suffix.
+
+    The suffix is kept where the name would be that of another clip, of a folder or of an unfinished clip.
+    """
+    with_suffix: set[str] = set()
     while True:
-        clips = {name: name if name in whole else os.path.splitext(name)[0] for name in names}
+        clips = {name: name if name in with_suffix else os.path.splitext(name)[0] for name in names}
         count = Counter(clips.values())
-        unclear = {
+        ambiguous = {
             name
             for name, clip in clips.items()
             if count[clip] > 1 or f"{folder}{clip}/" in parents or clip.endswith(PARTIAL_SUFFIX)
         }
-        if unclear <= whole:
+        if ambiguous <= with_suffix:
             return clips
-        whole |= unclear
+        with_suffix |= ambiguous
 
 
 def _folders(root: Path, clips: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Each real folder once, with the names of its files; by its own path rather than through a link."""
-    seen = {_identity(clips)} - {_identity(root), None}
+    """Yield each folder once with the names of its files, by its own path rather than that of a link."""
+    visited = {_identity(clips)} - {_identity(root), None}
     real, links = deque([root]), deque[Path]()
     while real or links:
         folder = real.popleft() if real else links.popleft()
         identity = _identity(folder)
-        if identity is None or identity in seen:
+        if identity is None or identity in visited:
             continue
-        seen.add(identity)
+        visited.add(identity)
         files = []
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)

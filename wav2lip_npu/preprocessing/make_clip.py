@@ -1,19 +1,19 @@
-"""One video becomes a clip to train on: face crops at 25 fps, sound at 16 kHz and its mel, lined up.
+"""Turn one video into a clip to train on: face crops at 25 fps, audio at 16 kHz and its mel.
 
-A video that is of no use for training is dropped for one of `REASONS`.
+A video that is of no use for training is dropped with one of `REASONS`.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 
 from wav2lip_npu.data.clip_layout import CLIP_FORMAT, MIN_FRAMES
 from wav2lip_npu.data.clip_writer import write_clip
-from wav2lip_npu.device import HOST
-from wav2lip_npu.errors import DeviceError, MediaError, NoAudioError, UsageError
-from wav2lip_npu.faces.detection import Detection, Detector, overlap
+from wav2lip_npu.errors import MediaError, NoAudioError, UsageError
+from wav2lip_npu.faces.detection import Detector, overlap
 from wav2lip_npu.faces.find_faces import MIN_SCORE, FaceOptions, find_faces
 from wav2lip_npu.faces.optical_flow import Pose
 from wav2lip_npu.media import video_reader
@@ -31,6 +30,7 @@ from wav2lip_npu.media.audio_reader import load_audio
 from wav2lip_npu.media.container import VideoInfo, probe
 from wav2lip_npu.media.yuv_image import Box, Image, YuvImage
 from wav2lip_npu.mel import DEFAULT_MEL, TRAINING_FPS, log_mel
+from wav2lip_npu.options import check_choices
 from wav2lip_npu.preprocessing.find_videos import Video
 from wav2lip_npu.versions import versions
 
@@ -44,36 +44,41 @@ REASONS = (
     "face gaps",
 )
 SAMPLES_PER_FRAME = DEFAULT_MEL.sample_rate // TRAINING_FPS
-_LEAST_PX, _MOST_PX = 96, 288
-"""Sides of a crop: the generator's input, and what it would be for the largest model in use."""
+_MIN_CROP_PX, _MAX_CROP_PX = 96, 288
+"""Sides of a crop: the input size of the generator, and that of the largest Wav2Lip model in use."""
 _JPEG_QUALITY = 95
-_LOOK_EVERY = TRAINING_FPS
-"""Frames between two looks at who else is there."""
+_CHECK_EVERY = TRAINING_FPS
+"""Frames between two checks for a second face."""
 _SECOND_FACE = 0.6
-"""Side of another face, of that of the followed one, from which it is a second person."""
+"""A face of at least this side, relative to the tracked one, counts as a second person."""
 _SAME_FACE = 0.3
+"""A detection that overlaps the tracked box by this much is the same face."""
 _versions = cache(versions)  # looking them up takes 10 ms
-_VIEWS = 3
-_HELD_BYTES = 96 << 20
-"""Pictures kept until the size of the crops is known: two minutes of LRS2, 25 s of GRID. Of a longer
-video they are decoded once more, which takes less than writing them somewhere would."""
+_MAX_HELD_BYTES = 96 << 20
+"""Frames kept until the size of the crops is known: two minutes of LRS2, 25 s of GRID. A longer video is
+decoded a second time, which is faster than writing its frames to disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipOptions:
-    """What is cut out of a video, and when it is dropped."""
+    """Which videos become clips.
 
-    several_people: str = "drop"
-    """Videos that mostly show a second face of at least 0.6 of the size: drop, or keep (the largest)."""
+    Raises:
+        UsageError: A value is unknown or out of range.
+
+    """
+
+    several_people: Literal["drop", "keep"] = "drop"
+    """Videos in which most frames show a second face of at least 0.6 of the size: drop them, or keep them and
+    track the largest face."""
     min_face_px: int = 48
-    """Drop videos whose face is smaller than this in the median, in pixels of the video."""
+    """Drop videos whose median face is smaller than this, in pixels of the video."""
     min_face_share: float = 0.75
     """Drop videos with a face in less than this share of the frames."""
 
-    def check(self) -> None:
-        """Raise `UsageError` when a value is unknown or out of range."""
-        if self.several_people not in ("drop", "keep"):
-            raise UsageError(f"unknown --several_people {self.several_people!r}. Pass drop or keep.")
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_choices(self)
         if self.min_face_px < 1:
             raise UsageError(f"--min_face_px {self.min_face_px} is not at least 1.")
         if not 0 <= self.min_face_share <= 1:
@@ -90,35 +95,37 @@ class DroppedError(Exception):
 
 
 @dataclass
-class _Seen:
-    """What one pass through the pictures showed."""
+class _FaceTrack:
+    """The face in the frames of a video."""
 
     length: int = 0
+    """Number of frames, with and without a face."""
     frames: list[int] = field(default_factory=list)
+    """Indices of the frames with a face."""
     boxes: list[Box] = field(default_factory=list)
     cuts: list[int] = field(default_factory=list)
-    held: list[YuvImage] | None = field(default_factory=list)
-    """Pictures with a face, `None` when they are too many."""
-    crowded: int = 0
-    alone: int = 0
+    images: list[YuvImage] | None = field(default_factory=list)
+    """The frames with a face, None if they are too large to keep."""
+    checks_with_second_face: int = 0
+    checks_without: int = 0
 
 
 def make_clip(video: Video, root: Path, detector: Detector, options: ClipOptions) -> dict[str, Any]:
-    """Write the clip of a video below `root` and return what its clip.json says.
+    """Write the clip of a video below `root` and return the content of its clip.json.
 
-    Raises `DroppedError`, or `DataError` when the clip cannot be written.
+    Raises `DroppedError`, or `DataError` if the clip cannot be written.
     """
-    source, info = _examine(video)
-    samples = _listen(video, info)
-    seen = _watch(_frames(video, info, len(samples)), len(samples), detector, options)
-    side = _judge(seen, options)
-    face_px = min(max(round(side), _LEAST_PX), _MOST_PX)
+    source, info = _probe(video)
+    samples = _read_samples(video, info)
+    track = _track_face(_read_frames(video, info, len(samples)), len(samples), detector, options)
+    side = _check_track(track, options)
+    face_px = min(max(round(side), _MIN_CROP_PX), _MAX_CROP_PX)
     description = {
         "format": CLIP_FORMAT,
         "fps": TRAINING_FPS,
-        "frames": seen.frames,
-        "boxes": [[round(float(edge), 2) for edge in box] for box in seen.boxes],
-        "cuts": seen.cuts,
+        "frames": track.frames,
+        "boxes": [[round(float(edge), 2) for edge in box] for box in track.boxes],
+        "cuts": track.cuts,
         "face_px": face_px,
         "samples": len(samples),
         "source": source,
@@ -127,15 +134,15 @@ def make_clip(video: Video, root: Path, detector: Detector, options: ClipOptions
         "detector": detector.name,
         "versions": _versions(),
     }
-    pictures = _pictures(video, info, seen, len(samples))
-    crops = ((number, _jpeg(planes.crop(box, face_px))) for number, box, planes in pictures)
+    frames = _frames_with_face(video, info, track, len(samples))
+    crops = ((index, _jpeg(image.crop(box, face_px))) for index, box, image in frames)
     mel = log_mel(samples / np.float32(32768))
     write_clip(root / video.clip, description, crops, samples, mel)
     return description
 
 
 def source_of(video: Video) -> dict[str, int] | None:
-    """Size and time of change of the file; `None` when it is not there."""
+    """Return size and modification time of the file, None if it does not exist."""
     try:
         status = os.stat(video.path)
     except OSError:
@@ -143,7 +150,7 @@ def source_of(video: Video) -> dict[str, int] | None:
     return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
-def _examine(video: Video) -> tuple[dict[str, Any], VideoInfo]:
+def _probe(video: Video) -> tuple[dict[str, Any], VideoInfo]:
     source = source_of(video)
     with _reading(video):
         info = probe(video.path)
@@ -151,69 +158,69 @@ def _examine(video: Video) -> tuple[dict[str, Any], VideoInfo]:
     return {**(source or {}), **about}, info
 
 
-def _listen(video: Video, info: VideoInfo) -> NDArray[np.int16]:
-    """The sound as the clip will hold it."""
+def _read_samples(video: Video, info: VideoInfo) -> NDArray[np.int16]:
+    """Return the audio as the clip stores it, 16 kHz."""
     if not info.has_audio:
-        raise DroppedError("no sound", "there is no sound track")
+        raise DroppedError("no sound", "there is no audio track")
     with _reading(video):
         wav = load_audio(video.path, DEFAULT_MEL.sample_rate).wav
     samples = np.clip(np.rint(wav * 32768), -32768, 32767).astype(np.int16)
     if not samples.any():
-        raise DroppedError("no sound", "it is silent throughout")
-    _long_enough(len(samples) // SAMPLES_PER_FRAME, "of sound")
+        raise DroppedError("no sound", "the audio is silent throughout")
+    _check_length(len(samples) // SAMPLES_PER_FRAME, "with audio")
     return samples
 
 
-def _frames(video: Video, info: VideoInfo, samples: int) -> Iterator[video_reader.Frame]:
-    """The frames at 25 fps that have their sound."""
+def _read_frames(video: Video, info: VideoInfo, samples: int) -> Iterator[video_reader.Frame]:
+    """Yield the frames at 25 fps that lie within the audio."""
     with _reading(video):
         yield from itertools.islice(
             video_reader.read_frames(info, fps=Fraction(TRAINING_FPS)), samples // SAMPLES_PER_FRAME
         )
 
 
-def _watch(
+def _track_face(
     frames: Iterator[video_reader.Frame], samples: int, detector: Detector, options: ClipOptions
-) -> _Seen:
-    seen = _Seen()
-    most_looks = -(-samples // (SAMPLES_PER_FRAME * _LOOK_EVERY))
-    next_look, bytes_held = 0, 0
+) -> _FaceTrack:
+    track = _FaceTrack()
+    max_checks = -(-samples // (SAMPLES_PER_FRAME * _CHECK_EVERY))
+    next_check, held_bytes = 0, 0
     for item in find_faces(frames, detector, FaceOptions(pads=(0, 0, 0, 0))):
-        index, planes = item.frame.index, item.frame.yuv
-        seen.length += 1
+        index, image = item.frame.index, item.frame.yuv
+        track.length += 1
         if item.cut and index:
-            seen.cuts.append(index)
+            track.cuts.append(index)
         if item.box is None:
             continue
         box = np.round(item.box, 2)
-        seen.frames.append(index)
-        seen.boxes.append(box)
-        # Once half of all looks showed nobody else, no majority can.
-        if options.several_people == "drop" and index >= next_look and 2 * seen.alone < most_looks:
-            next_look = index + _LOOK_EVERY
-            if _second_face(planes, box, detector):
-                seen.crowded += 1
+        track.frames.append(index)
+        track.boxes.append(box)
+        # Once half of all checks found one face only, those with a second one cannot be the majority.
+        if options.several_people == "drop" and index >= next_check and 2 * track.checks_without < max_checks:
+            next_check = index + _CHECK_EVERY
+            if _has_second_face(image, box, detector):
+                track.checks_with_second_face += 1
             else:
-                seen.alone += 1
-        if seen.held is not None:
-            bytes_held += planes.nbytes
-            seen.held.append(planes)
-            if bytes_held > _HELD_BYTES:
-                seen.held = None
-        del item, planes
-    return seen
+                track.checks_without += 1
+        if track.images is not None:
+            held_bytes += image.nbytes
+            track.images.append(image)
+            if held_bytes > _MAX_HELD_BYTES:
+                track.images = None
+        del item, image
+    return track
 
 
-def _second_face(planes: YuvImage, box: Box, detector: Detector) -> bool:
-    """Whether there is a face beside the one in the box, nearly as large."""
+def _has_second_face(image: YuvImage, box: Box, detector: Detector) -> bool:
+    """Return whether there is another face, nearly as large as the one in the box."""
     side = Pose.of_box(box).side
-    # As small a copy as shows the least second face at the size that the detector knows best.
+    # The smallest copy that shows a second face at the size at which the detector works best.
     scale = min(
         2.0,
         detector.face_side / (_SECOND_FACE * side),
-        detector.short_side / min(planes.width, planes.height),
+        detector.short_side / min(image.width, image.height),
     )
-    copy = planes.scaled(round(planes.width * scale), round(planes.height * scale))
+    copy = image.scaled(round(image.width * scale), round(image.height * scale))
     others = (
         each.box / np.float32(scale)
         for each in detector([copy])[0]
@@ -222,39 +229,39 @@ def _second_face(planes: YuvImage, box: Box, detector: Detector) -> bool:
     return any(Pose.of_box(other).side >= _SECOND_FACE * side for other in others)
 
 
-def _judge(seen: _Seen, options: ClipOptions) -> float:
-    """The side of the face in the median, in pixels. Raises `DroppedError` when the clip is of no use."""
-    _long_enough(seen.length, "of picture with sound")
-    count = len(seen.frames)
+def _check_track(track: _FaceTrack, options: ClipOptions) -> float:
+    """Return the median side of the face in pixels. Raises `DroppedError` if the video is of no use."""
+    _check_length(track.length, "with video and audio")
+    count = len(track.frames)
     if not count:
-        raise DroppedError("no face", f"none in {seen.length} frames")
-    if seen.crowded > seen.alone:
-        looks = seen.crowded + seen.alone
-        raise DroppedError("several people", f"in {seen.crowded} of {looks} frames looked at")
-    if count < options.min_face_share * seen.length:
+        raise DroppedError("no face", f"none in {track.length} frames")
+    if track.checks_with_second_face > track.checks_without:
+        checks = track.checks_with_second_face + track.checks_without
+        raise DroppedError("several people", f"in {track.checks_with_second_face} of {checks} frames checked")
+    if count < options.min_face_share * track.length:
         share = f"{100 * options.min_face_share:g} %"
-        raise DroppedError("face gaps", f"a face in {count} of {seen.length} frames, {share} are wanted")
-    side = float(np.median([Pose.of_box(box).side for box in seen.boxes]))
+        raise DroppedError("face gaps", f"a face in {count} of {track.length} frames, the minimum is {share}")
+    side = float(np.median([Pose.of_box(box).side for box in track.boxes]))
     if side < options.min_face_px:
-        raise DroppedError("face too small", f"{side:.1f} px, {options.min_face_px} are wanted")
-    _long_enough(count, "with a face")
+        raise DroppedError("face too small", f"{side:.1f} px, the minimum is {options.min_face_px}")
+    _check_length(count, "with a face")
     return side
 
 
-def _long_enough(frames: int, what: str) -> None:
+def _check_length(frames: int, what: str) -> None:
     if frames < MIN_FRAMES:
-        raise DroppedError("too short", f"{frames} frames {what}, {MIN_FRAMES} are wanted")
+        raise DroppedError("too short", f"{frames} frames {what}, the minimum is {MIN_FRAMES}")
 
 
-def _pictures(
-    video: Video, info: VideoInfo, seen: _Seen, samples: int
+def _frames_with_face(
+    video: Video, info: VideoInfo, track: _FaceTrack, samples: int
 ) -> Iterator[tuple[int, Box, YuvImage]]:
-    """Number, box and picture of each frame with a face."""
-    if seen.held is not None:
-        yield from zip(seen.frames, seen.boxes, seen.held, strict=True)
+    """Yield index, box and image of each frame with a face."""
+    if track.images is not None:
+        yield from zip(track.frames, track.boxes, track.images, strict=True)
         return
-    boxes = dict(zip(seen.frames, seen.boxes, strict=True))
-    for frame in _frames(video, info, samples):
+    boxes = dict(zip(track.frames, track.boxes, strict=True))
+    for frame in _read_frames(video, info, samples):
         if frame.index in boxes:
             yield frame.index, boxes[frame.index], frame.yuv
 
@@ -266,7 +273,7 @@ def _jpeg(image: Image) -> bytes:
 
 @contextmanager
 def _reading(video: Video) -> Iterator[None]:
-    """Whatever a decoder makes of a broken file drops the video; there is no end to what it may raise."""
+    """Drop the video for any error while it is read: broken files make decoders raise all kinds."""
     try:
         yield
     except (MemoryError, DroppedError):
@@ -275,32 +282,3 @@ def _reading(video: Video) -> Iterator[None]:
         reason = "no sound" if isinstance(error, NoAudioError) else "unreadable"
         text = str(error) if isinstance(error, MediaError) else f"{type(error).__name__}: {error}"
         raise DroppedError(reason, text.replace(os.fspath(video.path), video.name)) from error
-
-
-class LimitedDetector:
-    """A detector for preprocessing: a few pictures a call, and fewer views of a face than for a dub.
-
-    With 3 views instead of 7 the boxes of HOG are off by 0.4 % of their size instead of 0.2 %, and found
-    in 0.6 of the time. Raises `DeviceError` for what goes wrong on an accelerator: no
-    video is to blame for that.
-    """
-
-    def __init__(self, detector: Detector, batch_size: int, device: str) -> None:
-        self.name, self.short_side, self.face_side = detector.name, detector.short_side, detector.face_side
-        self.views = min(detector.views, _VIEWS)
-        self._detector, self._batch_size, self._device = detector, batch_size, device
-
-    def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
-        """See `Detector`."""
-        found: list[list[Detection]] = []
-        try:
-            for first in range(0, len(images), self._batch_size):
-                found += self._detector(images[first : first + self._batch_size])
-        except RuntimeError as error:
-            if self._device == HOST:
-                raise
-            why = (str(error).strip().splitlines() or [""])[0]
-            raise DeviceError(
-                f"detector {self.name} failed on {self._device}: {why}. Run again with fewer --workers."
-            ) from error
-        return found

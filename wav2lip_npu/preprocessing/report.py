@@ -1,57 +1,73 @@
-"""What became of each video of a preprocessing: report.jsonl, one JSON object a line."""
+"""Results of a preprocessing run: `report.jsonl`, one JSON object per video."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from wav2lip_npu.data.clip_layout import CLIP_FORMAT
 from wav2lip_npu.storage.json_lines import JsonLines, format_counts
 
 REPORT_FILE = "report.jsonl"
+Status = Literal["ok", "kept", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
-    """One video."""
+class VideoResult:
+    """Result of one video; a line of the report."""
 
     video: str
-    """Relative to the data root."""
+    """Path of the video, relative to the data root."""
     clip: str
     """Folder of its clip, relative to the root of the clips."""
-    status: str
-    """`ok`, `failed` or `kept`: a folder that was not made here and was left as it is."""
+    status: Status
+    """`ok`; `failed`; or `kept`, for an existing folder that this package did not write."""
     reason: str | None = None
-    """Why it failed, one of `preprocess.REASONS`."""
+    """Why it failed: one of `make_clip.REASONS`."""
     detail: str | None = None
-    """The same with figures, or the text of the error."""
+    """The reason with figures, or the text of the error."""
     frames: int | None = None
-    """Pictures in the clip."""
+    """Number of frames in the clip."""
     seconds: float | None = None
-    """Length of the clip: its pictures at 25 a second."""
+    """Length of those frames at 25 fps."""
     source: dict[str, int] | None
     """`bytes` and `mtime_ns` of the video."""
     options: dict[str, Any]
-    """What the result depends on besides the video."""
+    """Options and detector that the clip depends on."""
     format: int = CLIP_FORMAT
 
 
-def report_in(root: Path) -> JsonLines[Record]:
-    """The report in the root of the clips."""
-    return JsonLines(root / REPORT_FILE, Record, "video", "Pass another --preprocessed_root.")
+@dataclass(frozen=True)
+class PreprocessSummary:
+    """Results of a preprocessing run."""
+
+    results: list[VideoResult]
+    """One per video, sorted by path."""
+    report: Path
+    """The `report.jsonl` that holds them."""
+
+    def count(self, status: Status) -> int:
+        """Return the number of videos with this status."""
+        return sum(result.status == status for result in self.results)
+
+    @property
+    def seconds(self) -> float:
+        """Total length of the clips."""
+        return sum(result.seconds or 0 for result in self.results)
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """Number of failed videos by reason."""
+        return Counter(str(result.reason) for result in self.results if result.status == "failed")
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{self.count(status)} {status}" for status in ("ok", "kept", "failed"))
+        failed = f"\nfailed: {format_counts(self.reasons)}" if self.reasons else ""
+        return f"{len(self.results)} videos: {counts}; {self.seconds / 60:.1f} minutes of clips{failed}"
 
 
-def summary(records: Iterable[Record]) -> list[str]:
-    """Lines that count what became of the videos."""
-    records = list(records)
-    states = Counter(record.status for record in records)
-    reasons = Counter(str(record.reason) for record in records if record.status == "failed")
-    seconds = sum(record.seconds or 0 for record in records)
-    counts = ", ".join(f"{states[state]} {state}" for state in ("ok", "kept", "failed"))
-    lines = [f"{len(records)} videos: {counts}; {seconds / 60:.1f} minutes of clips"]
-    if reasons:
-        lines.append(f"failed: {format_counts(reasons)}")
-    return lines
+def open_report(root: Path) -> JsonLines[VideoResult]:
+    """Return the report in the root of the clips, which need not exist."""
+    return JsonLines(root / REPORT_FILE, VideoResult, "video", "Pass another --preprocessed_root.")

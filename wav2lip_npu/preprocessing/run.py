@@ -1,0 +1,294 @@
+"""Preprocess a folder of videos: one clip per video, in worker processes, resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from wav2lip_npu import device
+from wav2lip_npu.data import file_lists
+from wav2lip_npu.data.clip_layout import AUDIO_FILE, CLIP_FORMAT
+from wav2lip_npu.data.clip_writer import clean_up, read_description
+from wav2lip_npu.errors import DataError, UsageError
+from wav2lip_npu.faces.detectors import DetectorName, load_detector
+from wav2lip_npu.media.video_writer import check_writable
+from wav2lip_npu.options import check_choices, resolved, with_values
+from wav2lip_npu.parallel.processes import map_in_processes
+from wav2lip_npu.parallel.work_queue import Failure
+from wav2lip_npu.preprocessing.find_videos import Video, find_videos
+from wav2lip_npu.preprocessing.limited_detector import LimitedDetector
+from wav2lip_npu.preprocessing.make_clip import ClipOptions, DroppedError, make_clip, source_of
+from wav2lip_npu.preprocessing.report import PreprocessSummary, VideoResult, open_report
+from wav2lip_npu.storage.atomic import remove_stale_parts
+from wav2lip_npu.storage.locks import lock_folder
+
+log = logging.getLogger(__name__)
+
+_WITHOUT_TORCH = "hog"
+"""The detector that runs on the CPU only and does not import torch."""
+_WORKERS_PER_CARD = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessOptions:
+    """How videos are preprocessed.
+
+    Raises:
+        UsageError: A value is unknown or out of range.
+
+    """
+
+    clip: ClipOptions = field(default_factory=ClipOptions)
+    detector: DetectorName = "auto"
+    """Face detector. auto: s3fd if its weights are installed, else hog."""
+    batch_size: int = 32
+    """Frames per detector call."""
+    ngpu: int = 1
+    """Number of NPUs or GPUs that detect faces. Without effect on the CPU."""
+    workers: int | None = None
+    """Processes that decode and detect. None: one per CPU core, at most 8 per card."""
+    device: str = "auto"
+    """Device of the detector: auto (npu, cuda, cpu in this order), cpu, cuda[:i] or npu[:i]."""
+    filelists: str = "filelists"
+    """Folder for train.txt and val.txt. Existing lists are not changed."""
+    seed: int = 0
+    """Seed of the split into train.txt and val.txt."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_choices(self)
+        for name in ("batch_size", "ngpu", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name} {value} is not at least 1.")
+
+
+def preprocess(
+    data_root: str | os.PathLike[str],
+    preprocessed_root: str | os.PathLike[str],
+    *,
+    options: PreprocessOptions | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    **values: Any,
+) -> PreprocessSummary:
+    """Turn all videos of a folder into clips to train on.
+
+    A clip is a folder with face crops at 25 fps, audio at 16 kHz and its mel. A video that is of no use for
+    training fails with a reason in `report.jsonl` and stops no other. A second run makes only the clips that
+    are missing, or whose video or options have changed. At the end the file lists `train.txt` and `val.txt`
+    are written where they are absent.
+
+    With more than one worker, processes are started: call it below `if __name__ == "__main__":` in a script.
+
+    Args:
+        data_root: Folder with videos, at any depth.
+        preprocessed_root: Folder for the clips, created if need be. The clip of `a/b.mp4` is `a/b`.
+        options: Options, the defaults if omitted.
+        progress: Called in this thread with the number of videos done and their total.
+        **values: Options by name, as `workers=4` or `min_face_px=64`; they replace those of `options`.
+
+    Returns:
+        The result of each video.
+
+    Raises:
+        DataError: There is no video, a folder cannot be written, or another run works in it.
+        UsageError: An option is unknown or out of range.
+        FaceError: The weights of the detector are missing.
+        DeviceError: A device does not exist, or detection failed on an accelerator.
+
+    Example:
+        >>> summary = wav2lip_npu.preprocess("videos", "clips", workers=4)
+        >>> print(summary.count("ok"), summary.reasons)
+
+    """
+    options = with_values(options or PreprocessOptions(), values)
+    root = Path(preprocessed_root)
+    videos = find_videos(data_root, root)
+    detector = load_detector(options.detector).name
+    devices = _devices(detector, options)
+    workers = options.workers or min(device.cpu_count(), _WORKERS_PER_CARD * len(devices))
+    log.info("device %s, detector %s, %d workers", " ".join(devices), detector, workers)
+    log.info("%s", resolved(options))
+    for name in (file_lists.TRAIN, file_lists.VAL):
+        if not os.path.lexists(path := Path(options.filelists) / name):
+            check_writable(path)  # now, not after hours
+    maker = ClipMaker(root, detector, options.clip, options.batch_size, tuple(devices), workers == 1)
+    with _locked(root):
+        summary = _make_clips(videos, root, maker, workers, progress)
+        _write_file_lists(summary.results, root, options)
+    return summary
+
+
+@dataclass(frozen=True)
+class ClipMaker:
+    """Prepares the worker processes. Sent to them, so it holds plain values only."""
+
+    root: Path
+    detector: str
+    options: ClipOptions
+    batch_size: int
+    devices: tuple[str, ...]
+    """Workers use them in turn."""
+    is_single: bool
+    """Whether there is a single worker, which may use all CPU cores."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a clip depends on besides its video; with other settings it is made again."""
+        return {"detector": self.detector, **asdict(self.options)}
+
+    def __call__(self, number: int) -> Callable[[Video], VideoResult]:
+        """Return what worker `number` does with a video; called in its process."""
+        spec = self.devices[number % len(self.devices)]
+        if not self.is_single:
+            cv2.setNumThreads(1)
+        if self.detector != _WITHOUT_TORCH:
+            import torch
+
+            device.activate(device.resolve(spec))
+            if not self.is_single:
+                torch.set_num_threads(1)
+        detector = LimitedDetector(load_detector(self.detector, spec), self.batch_size, spec)
+
+        def make(video: Video) -> VideoResult:
+            try:
+                return _ok(video, self.settings, make_clip(video, self.root, detector, self.options))
+            except DroppedError as dropped:
+                return _failed(video, self.settings, dropped.reason, dropped.detail)
+
+        return make
+
+
+def _devices(detector: str, options: PreprocessOptions) -> list[str]:
+    """Return the devices that detect faces. Raises `DeviceError` if one of them does not exist."""
+    if detector == _WITHOUT_TORCH and options.device in ("auto", device.HOST):
+        return [device.HOST]  # without a second spent on importing torch
+    first = device.resolve(options.device)
+    if first.type == device.HOST or detector == _WITHOUT_TORCH:
+        return [device.HOST]
+    devices = [f"{first.type}:{(first.index or 0) + number}" for number in range(options.ngpu)]
+    device.resolve(devices[-1])
+    return devices
+
+
+def _make_clips(
+    videos: Sequence[Video],
+    root: Path,
+    maker: ClipMaker,
+    workers: int,
+    progress: Callable[[int, int], None],
+) -> PreprocessSummary:
+    """Make the missing clips and return the results of all videos, which the report then holds too."""
+    report = open_report(root)
+    remove_stale_parts(report.path)
+    for folder in sorted({(root / video.clip).parent for video in videos}):
+        clean_up(folder)
+    earlier = report.read()
+    results: dict[Video, VideoResult] = {}
+    for video in videos:
+        known = _earlier_result(video, root, maker.settings, earlier.get(video.name))
+        if known is not None:
+            results[video] = known
+    missing = [video for video in videos if video not in results]
+    maker = replace(maker, is_single=min(workers, len(missing)) <= 1)
+    progress(len(results), len(videos))
+    with contextlib.closing(map_in_processes(missing, maker, workers)) as finished:
+        for video, result in finished:
+            if isinstance(result, Failure):
+                result = _failed(video, maker.settings, "unreadable", result.detail)
+            report.append(result)
+            results[video] = result
+            progress(len(results), len(videos))
+    summary = PreprocessSummary(sorted(results.values(), key=lambda result: result.video), report.path)
+    report.rewrite(summary.results)
+    return summary
+
+
+def _earlier_result(
+    video: Video, root: Path, settings: dict[str, Any], before: VideoResult | None
+) -> VideoResult | None:
+    """Return the result of a video from an earlier run, None if it must be processed (again)."""
+    clip = root / video.clip
+    source = source_of(video)
+    description = read_description(clip)
+    if description is not None:
+        about = description["source"]
+        same = (
+            {"detector": description.get("detector"), **description.get("options", {})} == settings
+            and description["format"] == CLIP_FORMAT
+            and {key: about.get(key) for key in ("bytes", "mtime_ns")} == source
+        )
+        if same:
+            return _ok(video, settings, description)
+    elif os.path.lexists(clip):
+        detail = f"{clip.name} was not written by wav2lip-npu and is left unchanged"
+        return VideoResult(
+            video=video.name, clip=video.clip, status="kept", detail=detail, source=source, options=settings
+        )
+    if before is not None and before.status == "failed" and source is not None:
+        now = (video.clip, source, settings, CLIP_FORMAT)
+        return before if (before.clip, before.source, before.options, before.format) == now else None
+    return None
+
+
+def _ok(video: Video, settings: dict[str, Any], description: dict[str, Any]) -> VideoResult:
+    source = {key: description["source"][key] for key in ("bytes", "mtime_ns")}
+    frames = len(description["frames"])
+    return VideoResult(
+        video=video.name,
+        clip=video.clip,
+        status="ok",
+        frames=frames,
+        seconds=frames / description["fps"],
+        source=source,
+        options=settings,
+    )
+
+
+def _failed(video: Video, settings: dict[str, Any], reason: str, detail: str) -> VideoResult:
+    return VideoResult(
+        video=video.name,
+        clip=video.clip,
+        status="failed",
+        reason=reason,
+        detail=detail,
+        source=source_of(video),
+        options=settings,
+    )
+
+
+def _write_file_lists(results: Sequence[VideoResult], root: Path, options: PreprocessOptions) -> None:
+    """Write the file lists that are absent, and warn of clips that no list names."""
+    usable = [result.clip for result in results if result.status == "ok" or _is_clip(result, root)]
+    for path in file_lists.write_split(options.filelists, usable, seed=options.seed):
+        log.info("%s written", path)
+    for line in file_lists.missing_entries(options.filelists, usable) if usable else ():
+        log.warning("%s", line)
+
+
+def _is_clip(result: VideoResult, root: Path) -> bool:
+    """Return whether a folder that was kept looks like a clip of the original's preprocess.py."""
+    return result.status == "kept" and (root / result.clip / AUDIO_FILE).is_file()
+
+
+@contextlib.contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Create the root of the clips and lock it against other runs. Raises `DataError`."""
+    with contextlib.ExitStack() as stack:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            is_alone = stack.enter_context(lock_folder(root))
+        except OSError as error:
+            raise DataError(
+                f"cannot write {root}: {error.strerror}. Pass another --preprocessed_root."
+            ) from None
+        if not is_alone:
+            raise DataError(f"another preprocess is running in {root}. Wait for it, or stop it.")
+        yield
