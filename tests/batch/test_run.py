@@ -250,3 +250,4 @@ def test_worker_that_dies_or_hangs_costs_its_job(monkeypatch):
     assert results["always"].attempts == results["once"].attempts == 2
     assert "signal 11" in results["always"].detail
     assert results["hang"].detail == "it took longer than 3 s"
+    assert not list(Path("out").glob("*.part"))

@@ -12,6 +12,7 @@ from typing import Any
 
 from wav2lip_npu.batch.results import JobResult, failed_result
 from wav2lip_npu.batch.runner import JobGroup
+from wav2lip_npu.storage.atomic import part_path
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class FragileWorker:
             tried = Path(f"{job.audio}.tried")
             if "once" in job.audio and not tried.exists():
                 tried.touch()
+                part_path(job.outfile).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             if "always" in job.audio:
                 os.kill(os.getpid(), signal.SIGSEGV)

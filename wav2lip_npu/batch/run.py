@@ -200,7 +200,9 @@ class _Run:
             for event in collect_results(answers, scheduler):
                 if isinstance(event, JobResult):
                     self._report.add(event)
-                    self._unfinished.pop(event.job, None)
+                    job = self._unfinished.pop(event.job, None)
+                    if job and event.attempts > 1:
+                        remove_partial_outputs([job])  # of the worker that died
                 self._progress(event)
 
     def _answers(
