@@ -1,7 +1,7 @@
-"""How exactly faces are followed, and at what cost: python benchmarks/faces.py [folder of real clips]
+"""Accuracy and cost of face tracking: python benchmarks/faces.py [folder of real clips]
 
-A photo is panned, zoomed, shaken and turned along a known path, so that the true box is known in each
-frame. "raw" is the detector alone on each frame, "followed" is `find_faces`.
+A photo is panned, zoomed, shaken and turned along a known path, so that the true box of each frame is known.
+"raw" is the detector alone on each frame, "tracked" is `find_faces`.
 """
 
 from __future__ import annotations
@@ -42,23 +42,22 @@ PATHS: dict[str, Callable[[float], tuple[float, float, float, float]]] = {
 
 
 class Counting:
-    """A detector that counts the pictures it is shown."""
+    """A detector that counts its calls."""
 
     def __init__(self, detector: Detector) -> None:
-        self._detector, self.pictures, self.looks = detector, 0, 0
+        self._detector, self.calls = detector, 0
         self.short_side, self.face_side, self.views = detector.short_side, detector.face_side, detector.views
 
     def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
         """See `Detector`."""
-        self.pictures += len(images)
-        self.looks += 1
+        self.calls += 1
         return self._detector(images)
 
 
 def moving_photo(
     photo: Image, face: Box, path: Callable[[float], tuple[float, float, float, float]], num_frames: int = 125
 ) -> Iterator[tuple[Frame, Box]]:
-    """Frames of 25 per second with the box that the photo's `face` has in them; a little noise on top."""
+    """Yield frames at 25 fps, with a little noise, and the true box of the photo's `face` in each."""
     rng = np.random.default_rng(0)
     half_width, half_height = (face[2:] - face[:2]) / 2
     middle_x, middle_y = (face[2:] + face[:2]) / 2
@@ -75,7 +74,7 @@ def moving_photo(
 
 
 def measure_photo(photo: Image, detector: Detector) -> Box:
-    """The box of the photo's face by the detector's own measure: a mean over many sizes and places."""
+    """Return the box of the photo's face as the detector measures it, a mean over scales and positions."""
     planes = YuvImage.from_image(photo, Colour())
     guess = max(search_frames([planes], detector)[0], key=lambda each: each.score).box
     side = float(guess[3] - guess[1])
@@ -92,7 +91,7 @@ def measure_photo(photo: Image, detector: Detector) -> Box:
 
 
 def error(box: Box | None, true: Box) -> float:
-    """The worst of centre x, centre y, width and height, in % of the true height; no box counts as nan."""
+    """Return the largest error of centre x, centre y, width and height in % of the height, NaN for no box."""
     if box is None:
         return float("nan")
     difference = box - true
@@ -101,7 +100,7 @@ def error(box: Box | None, true: Box) -> float:
 
 
 def read(path: Path) -> Iterator[Frame]:
-    """Frames of a video with even sides."""
+    """Yield the frames of a video with even sides."""
     with av.open(str(path)) as container:
         for i, frame in enumerate(container.decode(video=0)):
             height = frame.height
@@ -112,22 +111,22 @@ def read(path: Path) -> Iterator[Frame]:
 
 
 def timed(frames: Sequence[Frame], detector: Counting) -> tuple[list[TrackedFrame], float]:
-    """What `find_faces` gives, and its CPU milliseconds a frame."""
+    """Return the tracked frames and the CPU milliseconds per frame."""
     start = time.process_time()
     faced = list(find_faces(iter(frames), detector, FaceOptions(detector="hog", pads=(0, 0, 0, 0))))
     return faced, 1000 * (time.process_time() - start) / len(frames)
 
 
 def main(folder: Path) -> None:
-    """Print both tables."""
+    """Print the tables of known paths and of real clips."""
     cv2.setNumThreads(1)
     options = FaceOptions(detector="hog", pads=(0, 0, 0, 0))
     photo = np.ascontiguousarray(data.astronaut()[:, :, ::-1])
     hog = HogDetector()
     face = measure_photo(photo, hog)
     print(
-        f"{'known path, 640 x 360':26} {'raw mean':>9} {'max':>6} {'followed':>9} {'max':>6}"
-        f" {'lost':>5} {'ms':>5} looks/100"
+        f"{'known path, 640 x 360':26} {'raw mean':>9} {'max':>6} {'tracked':>9} {'max':>6}"
+        f" {'lost':>5} {'ms':>5} calls/100"
     )
     for name, path in PATHS.items():
         frames, true = zip(*moving_photo(photo, face, path), strict=True)
@@ -142,7 +141,7 @@ def main(folder: Path) -> None:
         print(
             f"{name:26} {np.nanmean(raw):8.2f}% {np.nanmax(raw):5.1f}%"
             f" {np.nanmean(errors):8.2f}% {np.nanmax(errors):5.1f}%"
-            f" {lost:5} {cost:5.1f} {100 * counting.looks / len(frames):6.0f}"
+            f" {lost:5} {cost:5.1f} {100 * counting.calls / len(frames):6.0f}"
         )
     real = [
         *sorted((folder / "grid" / "s1").glob("*.mp4"))[:6],
@@ -153,7 +152,7 @@ def main(folder: Path) -> None:
         return
     print(
         f"\n{'real clip':26} {'size std':>9} {'range':>6} {'centre std x':>12} {'y':>6}"
-        f" {'lost':>5} {'ms':>5} looks/100"
+        f" {'lost':>5} {'ms':>5} calls/100"
     )
     for path in real:
         frames = list(read(path))
@@ -165,7 +164,7 @@ def main(folder: Path) -> None:
         x, y = centres.std(axis=0) * unit
         print(
             f"{path.stem:26} {heights.std() * unit:8.2f}% {np.ptp(heights) * unit:5.2f}% {x:11.2f}% {y:5.2f}%"
-            f" {len(frames) - len(boxes):5} {cost:5.1f} {100 * counting.looks / len(frames):6.0f}"
+            f" {len(frames) - len(boxes):5} {cost:5.1f} {100 * counting.calls / len(frames):6.0f}"
         )
 
 

@@ -51,12 +51,12 @@ GREY_LEVELS = 2.0
 _FELL_BACK = re.compile(r"operator '?([\w:.]+)'? .*fall ?back", re.IGNORECASE | re.DOTALL)
 
 
-def compare(where: torch.device) -> dict[str, Any]:
+def compare(target: torch.device) -> dict[str, Any]:
     """Compare networks and a training step with the CPU, as the doctor does."""
     differences: dict[str, Any] = {}
     for amp in numerics.TOLERANCES:
         try:
-            rows = device_check.compare_with_cpu(where, amp)
+            rows = device_check.compare_with_cpu(target, amp)
         except device.DeviceError as error:  # a chip without bf16
             differences[amp] = {"left_out": str(error)}
             continue
@@ -66,13 +66,13 @@ def compare(where: torch.device) -> dict[str, Any]:
     return differences
 
 
-def train(where: torch.device, work: Path, video: Path) -> dict[str, Any]:
+def train(target: torch.device, work: Path, video: Path) -> dict[str, Any]:
     """Train SyncNet and the generator for a few steps in float32 and fp16, and resume both."""
     (work / "videos").mkdir()
     video.rename(work / "videos" / "a.mp4")
     run("preprocess", data_root=work / "videos", preprocessed_root=work / "clips", filelists=work / "lists")
-    shared = {"data_root": work / "clips", "filelists": work / "lists", "device": where, "width": 8}
-    found: dict[str, Any] = {}
+    shared = {"data_root": work / "clips", "filelists": work / "lists", "device": target, "width": 8}
+    results: dict[str, Any] = {}
     for amp in ("off", "fp16"):
         for command, flags in {"train_syncnet": {"batch_size": 8}, "train": {"batch_size": 2}}.items():
             begun = time.perf_counter()
@@ -82,15 +82,15 @@ def train(where: torch.device, work: Path, video: Path) -> dict[str, Any]:
             rows = [json.loads(line) for line in (out / "curves.jsonl").read_text().splitlines()]
             losses = [row.get("l1", row.get("bce")) for row in rows if row["part"] == "train"]
             assert len(losses) == 2 and np.isfinite(losses).all(), f"{command} {amp}: losses {losses}"
-            found[f"{command} {amp}"] = {"losses": losses, "seconds": time.perf_counter() - begun}
-    return found
+            results[f"{command} {amp}"] = {"losses": losses, "seconds": time.perf_counter() - begun}
+    return results
 
 
-def dub(where: torch.device, work: Path, video: Path) -> dict[str, Any]:
+def dub(target: torch.device, work: Path, video: Path) -> dict[str, Any]:
     """Dub on the device and on the CPU, and compare the frames."""
     outputs = {}
     shared = {"face": video, "audio": demo.SENTENCE}
-    for name, spec in {"device": str(where), "cpu": "cpu"}.items():
+    for name, spec in {"device": str(target), "cpu": "cpu"}.items():
         outputs[name] = work / f"{name}.mp4"
         run("dub", **shared, outfile=outputs[name], device=spec, report=work / f"{name}.json")
     pairs = zip(*(video_reader.read_frames(path) for path in outputs.values()), strict=True)
@@ -105,37 +105,37 @@ def dub(where: torch.device, work: Path, video: Path) -> dict[str, Any]:
     }
 
 
-def throughput(where: torch.device, work: Path, width: int) -> dict[str, Any]:
+def throughput(target: torch.device, work: Path, width: int) -> dict[str, Any]:
     """Measure faces per second and peak memory of the generator alone, by precision and batch size."""
     torch.manual_seed(0)
     weights = work / "random.pth"
     checkpoint.save(weights, Wav2Lip(width))
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for precision in PRECISIONS:
         try:
-            models = load_models(weights, detector="hog", device=str(where), precision=precision)
-            found[precision] = {batch: rate(models, batch) for batch in BATCHES}
+            models = load_models(weights, detector="hog", device=str(target), precision=precision)
+            results[precision] = {batch: rate(models, batch) for batch in BATCHES}
         except (device.DeviceError, RuntimeError) as error:
-            found[precision] = {"left_out": " ".join(str(error).split())[:300]}
-    assert "left_out" not in found["fp32"], found["fp32"]
-    return found
+            results[precision] = {"left_out": " ".join(str(error).split())[:300]}
+    assert "left_out" not in results["fp32"], results["fp32"]
+    return results
 
 
 @torch.inference_mode()
 def rate(models: Any, batch: int) -> dict[str, float]:
     """Measure faces per second at one batch size, after a batch of warm-up."""
-    where, dtype = models.device, models.precision
-    layout = device.memory_format(where)
-    faces = torch.rand(batch, 6, 96, 96).to(where, dtype).contiguous(memory_format=layout)
-    mels = torch.rand(batch, 1, 80, 16).to(where, dtype)
+    target, dtype = models.device, models.precision
+    layout = device.memory_format(target)
+    faces = torch.rand(batch, 6, 96, 96).to(target, dtype).contiguous(memory_format=layout)
+    mels = torch.rand(batch, 1, 80, 16).to(target, dtype)
     models.generator(mels, faces)
-    device.synchronize(where)
+    device.synchronize(target)
     begun, done = time.perf_counter(), 0
     while time.perf_counter() - begun < TIMED_S:
         models.generator(mels, faces)
-        device.synchronize(where)
+        device.synchronize(target)
         done += batch
-    peak = device.device_peak_memory(where) or device.peak_memory()
+    peak = device.device_peak_memory(target) or device.peak_memory()
     return {"faces_per_second": round(done / (time.perf_counter() - begun), 1), "peak_mb": round(peak / 1e6)}
 
 
@@ -154,9 +154,9 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=32)
     given = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    where = device.resolve(given.device)
-    device.activate(where)
-    report: dict[str, Any] = {"installation": machine.check_machine(str(where)).as_dict(), "failed": {}}
+    target = device.resolve(given.device)
+    device.activate(target)
+    report: dict[str, Any] = {"installation": machine.check_machine(str(target)).as_dict(), "failed": {}}
     photo = np.ascontiguousarray(skimage.data.astronaut()[:, :, ::-1])
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -164,10 +164,10 @@ def main() -> int:
         shots = (YuvImage.from_image(shot, SCREEN) for shot in demo.camera(photo, int(demo.FPS) * SECONDS))
         write_video(shots, video, fps=demo.FPS, audio=demo.SENTENCE, options=EncodeOptions(crf=12))
         parts: dict[str, Callable[[], dict[str, Any]]] = {
-            "differences": lambda: compare(where),
-            "throughput": lambda: throughput(where, work, given.width),
-            "dub": lambda: dub(where, work, video),
-            "training": lambda: train(where, work, video),
+            "differences": lambda: compare(target),
+            "throughput": lambda: throughput(target, work, given.width),
+            "dub": lambda: dub(target, work, video),
+            "training": lambda: train(target, work, video),
         }
         for name, part in parts.items():
             begun = time.perf_counter()

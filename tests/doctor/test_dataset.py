@@ -79,7 +79,7 @@ NOTE, HARMS, BREAKS = Severity.NOTE, Severity.HARMS, Severity.BREAKS
         ("rejected", BREAKS, "99999 of", stats(rejected=Counter({"no sound": 99_999}))),
         ("failed_videos", HARMS, "30 of 100 videos", stats(failed=Counter({"no face": 30}), videos=100)),
         ("no_validation", HARMS, "no validation clips", stats(val_clips=0, val_speakers=frozenset())),
-        ("duplicates", HARMS, "1 training clips", stats(duplicates=[("a/1", "d/9")])),
+        ("duplicates", HARMS, "1 of 20000 training clips", stats(duplicates=[("a/1", "d/9")])),
         ("shared_speakers", NOTE, "1 of 2 validation folders", stats(val_speakers=frozenset("ad"))),
         ("unlisted", NOTE, "7 clip folders", stats(unlisted=7)),
         ("odd_source", NOTE, "29.97 fps", stats(*bad(60, source_fps=29.97))),

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from support.faces import SquareDetector
 from support.media_files import write_frames
@@ -266,6 +265,8 @@ def test_foreign_report_is_not_replaced(run, videos, tmp_path):
 
 
 def test_workers_use_the_cards_in_turn(monkeypatch):
+    import torch  # not in the spawned workers
+
     there = {f"npu:{number}" for number in range(4)}
 
     def resolve(spec: str) -> torch.device:

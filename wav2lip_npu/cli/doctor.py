@@ -28,10 +28,11 @@ class DoctorCommand:
     Without DATA_ROOT, check this machine: versions, devices, codecs, face detectors and weights.
 
     wav2lip-npu doctor
+
     wav2lip-npu doctor lrs2_preprocessed --syncnet_checkpoint_path lipsync_expert.pth
     """
 
-    data_root: tyro.conf.Positional[str | None] = None
+    data_root: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[DATA_ROOT]")] = None
     """Folder of preprocessed clips, also of the original's preprocess.py. None: check the machine."""
     options: Annotated[DatasetOptions, tyro.conf.arg(name="")] = field(default_factory=DatasetOptions)
     fix_offset: bool = False

@@ -8,7 +8,7 @@ from typing import Any
 
 from wav2lip_npu import __version__
 from wav2lip_npu.data.file_lists import Entry
-from wav2lip_npu.doctor.dataset_stats import DatasetStats
+from wav2lip_npu.doctor.dataset_stats import DatasetStats, format_length
 from wav2lip_npu.doctor.loader_speed import LoaderSpeed
 from wav2lip_npu.doctor.rules import Problem
 
@@ -55,8 +55,9 @@ class DatasetReport:
     def _figures(self) -> Iterator[str]:
         stats, figures = self.stats, self.stats.figures()
         yield (
-            f"{stats.clips} training clips ({stats.hours:.2f} hours), {stats.val_clips} validation clips "
-            f"({stats.val_hours:.2f} hours), {stats.rejected.total()} rejected, {stats.unlisted} unlisted"
+            f"{stats.clips} training clips ({format_length(stats.hours)}), "
+            f"{stats.val_clips} validation clips ({format_length(stats.val_hours)}), "
+            f"{stats.rejected.total()} rejected, {stats.unlisted} unlisted"
         )
         if stats.speakers:
             yield f"folders (speakers): {len(stats.speakers)} training, {len(stats.val_speakers)} validation"
@@ -67,7 +68,7 @@ class DatasetReport:
         for name, label in _PERCENTILES.items():
             if figures[name] is not None:
                 low, middle, high = figures[name].values()
-                yield f"  {label:<30}{low:>8g} {middle:>8g} {high:>8g}"
+                yield f"  {label:<30}{low:>8.3g} {middle:>8.3g} {high:>8.3g}"
         if figures["source_fps"]:
             yield f"fps of the videos: {_counts(figures['source_fps'])}"
         if figures["judged"]:

@@ -22,6 +22,8 @@ from wav2lip_npu.preprocessing.report import VideoResult
 
 _MAX_COMPARED = 20_000
 """Training clips that are compared with validation clips by content."""
+_MIN_HOURS, _MIN_MINUTES = 6, 2
+"""Lengths below are given in the next smaller unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +181,13 @@ def _find_duplicates(
         if same:
             pairs.append((clip.name, same[0]))
     return pairs
+
+
+def format_length(hours: float) -> str:
+    """Return a length in hours, minutes or seconds, whichever reads best."""
+    if hours >= _MIN_HOURS:
+        return f"{hours:.1f} hours"
+    return f"{60 * hours:.0f} minutes" if hours >= _MIN_MINUTES / 60 else f"{3600 * hours:.0f} seconds"
 
 
 def _hours(clips: Iterable[Clip]) -> float:

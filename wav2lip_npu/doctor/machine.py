@@ -88,22 +88,22 @@ class MachineReport:
         )
         if npu.fits is not None:
             plugin, cann, python = npu.fits
-            yield f"  goes with torch {npu.torch}: torch-npu {plugin}, CANN {cann}, Python {python}"
+            yield f"  torch {npu.torch} needs torch-npu {plugin}, CANN {cann}, Python {python}"
         for card in npu.cards:
             yield f"  card {card['index']}: {card['name']}, {card['health']}"
         if npu.reason and npu.plugin:
-            yield f"  it says: {npu.reason}"
+            yield f"  error: {npu.reason}"
         if npu.mend:
             yield f"  to use an NPU: {npu.mend}"
-        yield from (f"{kind}: {words}" for kind, words in self.kinds.items())
+        yield from (f"{kind}: {state}" for kind, state in self.kinds.items())
         if self.refused is not None:
             yield f"device: {self.refused}"
         elif self.free_bytes is not None and self.total_bytes is not None:
             free, total = self.free_bytes / 1e9, self.total_bytes / 1e9
             yield f"device: {self.device}, {free:.1f} of {total:.1f} GB free"
-        yield from (f"face detector {name}: {words}" for name, words in self.detectors.items())
-        for path, each in self.weights.items():
-            yield f"weights {path}: {each['bytes'] / 1e6:.1f} MB, sha256 {each['sha256'][:16]}"
+        yield from (f"face detector {name}: {state}" for name, state in self.detectors.items())
+        for path, file in self.weights.items():
+            yield f"weights {path}: {file['bytes'] / 1e6:.1f} MB, sha256 {file['sha256'][:16]}"
         if self.failed is not None:
             yield f"comparison with the CPU failed: {self.failed}"
         elif self.differences:
@@ -134,7 +134,7 @@ def check_machine(spec: str = "auto") -> MachineReport:
         ffmpeg={name: ".".join(map(str, version)) for name, version in av.library_versions.items()},
         missing_codecs=[name for name, mode in _CODECS.items() if not _has_codec(name, mode)],
         ascend=ascend.examine(),
-        kinds={kind: _in_words(kind) for kind in device.BACKENDS},
+        kinds={kind: _count(kind) for kind in device.BACKENDS},
         device=device.describe(selected) if selected else None,
         refused=refused,
         free_bytes=free,
@@ -147,13 +147,13 @@ def check_machine(spec: str = "auto") -> MachineReport:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _has_codec(name: str, mode: str) -> bool:
@@ -166,7 +166,7 @@ def _has_codec(name: str, mode: str) -> bool:
     return True
 
 
-def _in_words(kind: str) -> str:
+def _count(kind: str) -> str:
     count, reason = device.count_available(kind)
     return f"{count} found" if count else f"none found{reason and f' ({reason})'}"
 
@@ -174,14 +174,14 @@ def _in_words(kind: str) -> str:
 def _weights() -> list[Path]:
     """Return the bundled weights, those of the detectors, and those in checkpoints/."""
     in_folder = sorted(path for path in _WEIGHTS.glob("*") if path.suffix in _SUFFIXES)
-    starter = [weights_path(STARTER, kind) for kind in ("generator", "syncnet")]
+    bundled = [weights_path(STARTER, kind) for kind in ("generator", "syncnet")]
     faces = [path for files in weights_files().values() for path in files]
-    return [path for path in dict.fromkeys([*starter, *in_folder, *faces]) if path.is_file()]
+    return [path for path in dict.fromkeys([*bundled, *in_folder, *faces]) if path.is_file()]
 
 
 def _detectors() -> dict[str, str]:
     states = {}
     for name, files in weights_files().items():
         missing = [str(path) for path in files if not path.is_file()]
-        states[name] = f"lacks {', '.join(missing)}" if missing else "ready"
+        states[name] = f"missing weights: {', '.join(missing)}" if missing else "ready"
     return states

@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import Any
 
 from wav2lip_npu.doctor.clip_stats import ClipStats
-from wav2lip_npu.doctor.dataset_stats import DatasetStats
+from wav2lip_npu.doctor.dataset_stats import DatasetStats, format_length
 from wav2lip_npu.mel import TRAINING_FPS
 from wav2lip_npu.storage.json_lines import format_counts
 
@@ -80,7 +80,7 @@ def _amount(stats: DatasetStats) -> Iterator[Problem]:
         yield Problem(
             Severity.BREAKS if is_tiny else little,
             "few_minutes",
-            f"the training set is {minutes:.0f} minutes long and SyncNet will {effect}; "
+            f"the training set is {format_length(stats.hours)} long and SyncNet will {effect}; "
             "the original was trained on 29 hours",
             way_out,
         )
@@ -133,8 +133,8 @@ def _lists(stats: DatasetStats) -> Iterator[Problem]:
         yield Problem(
             Severity.HARMS,
             "duplicates",
-            f"{len(stats.duplicates)} training clips have the audio or frames of a validation clip, so the "
-            f"validation loss is too low: {_names(pairs)}",
+            f"{len(stats.duplicates)} of {stats.clips} training clips have the audio or frames of a "
+            f"validation clip, so the validation loss is too low: {_names(pairs)}",
             "Remove them from one of the lists. --json FILE lists all of them.",
         )
     both = stats.speakers & stats.val_speakers
