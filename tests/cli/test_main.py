@@ -100,7 +100,7 @@ def test_very_short_audio_is_dubbed(run, tmp_path):
 
 
 def test_video_without_a_face(run, faceless_video, tmp_path):
-    assert_refused(run(face=faceless_video), "no face", "nobody.mp4", "25 frames", "--box")
+    assert_refused(run(face=faceless_video), "no face", "nobody.mp4", "frames 0-24", "--box")
     assert not list(tmp_path.glob("out*"))
 
 
