@@ -1,4 +1,4 @@
-"""Putting a mouth back: where it lands, what it leaves alone, how it fades out."""
+"""Pasting a mouth: position, unchanged pixels, soft rim."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generated mouths take the tone of their face, and leave it as it is where nothing moves."""
+"""Colours and opacity of generated mouths."""
 
 from __future__ import annotations
 

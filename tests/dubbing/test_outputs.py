@@ -1,4 +1,4 @@
-"""Several sounds for one face video in one pass: each output is what it is alone."""
+"""Several outputs in one pass over a face video: each equals the output of a single dub."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OPTIONS = DubOptions(encode=FAST)
 
 @pytest.fixture(scope="module")
 def models(tiny_checkpoint) -> inference.Models:
-    """Small, and as one of ours, whose faces are known from a steady picture."""
+    """A tiny generator, marked as trained by wav2lip-npu, so that references are smoothed."""
     loaded = inference.load_models(tiny_checkpoint, detector="hog", device=str(DEVICE))
     return replace(loaded, detector=SquareDetector(), is_ours=True)
 
@@ -131,7 +131,7 @@ def test_failed_output_does_not_affect_others(models, face_video, sounds, tmp_pa
 
 
 def test_truncated_video_fails_only_long_outputs(models, face_video, sounds, tmp_path):
-    """A video that breaks off: a sound that ends long before is dubbed."""
+    """An output that ends before the truncation is dubbed."""
     whole = tmp_path / "whole.mp4"
     write_video(face_pictures(130), whole, fps=Fraction(25), options=FAST)
     cut = tmp_path / "cut.mp4"
@@ -206,7 +206,6 @@ def test_known_faces_are_not_detected_again(models, sounds, tmp_path, extend, no
 
 
 def test_memory_of_short_audio_is_a_prefix(models, face_video, sounds, tmp_path):
-    """The faces of a beginning are those of the whole, so that they do not depend on what came before."""
     long, short = FaceMemory(), FaceMemory()
     together(models, face_video, [sounds[2]], tmp_path / "long", OPTIONS, long)
     (wanted,) = together(models, face_video, [sounds[0]], tmp_path / "short", OPTIONS, short)

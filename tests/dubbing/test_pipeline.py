@@ -1,4 +1,4 @@
-"""A whole dub on the real code path: made media, a tiny network, every stage in its thread."""
+"""Whole dubs with generated media, a tiny network, and every stage in its thread."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def frames_of(path: Path) -> list[video_reader.Frame]:
 
 
 def end_times(path: Path) -> tuple[float, float]:
-    """Seconds at which picture and sound end."""
+    """Seconds at which video and audio end."""
     with av.open(str(path)) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
         picture = max(

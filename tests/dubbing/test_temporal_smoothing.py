@@ -1,4 +1,4 @@
-"""A mouth rests where nobody speaks, and only there."""
+"""Pauses in audio, damping of mouths in pauses, and stable references."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding and following a face: on scenes drawn here, on a photo moved along a known path, on real clips."""
+"""Face tracking on synthetic scenes, on a photo moved along a known path, and on real clips."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A face that moves, a sound, and a detector that knows where the face is."""
+"""A moving face, audio, and a detector for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def write_sound(path: Path, seconds: float, rate: int = 16_000) -> Path:
-    """A WAV file of a buzz with syllables."""
+    """Write a WAV file of a buzz with syllables."""
     import soundfile
 
     time = np.arange(round(seconds * rate)) / rate
@@ -24,7 +24,7 @@ def write_sound(path: Path, seconds: float, rate: int = 16_000) -> Path:
 
 
 def face_pictures(count: int) -> Iterator[YuvImage]:
-    """A face of about 110 px that moves to the right, 2 px a frame."""
+    """Yield frames of a face of about 110 px that moves to the right, 2 px per frame."""
     import skimage.data
 
     face = np.ascontiguousarray(skimage.data.astronaut()[20:200, 130:310, ::-1])
@@ -36,7 +36,7 @@ def face_pictures(count: int) -> Iterator[YuvImage]:
 
 
 class SquareDetector:
-    """Finds the bounding box of all pixels that are not the background grey."""
+    """Detects the bounding box of all pixels that differ from the grey background."""
 
     name = "square"
     short_side = 240
@@ -47,7 +47,7 @@ class SquareDetector:
         self.calls = 0
 
     def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
-        """One face an image, none when the image is plain."""
+        """Return one face per image, none for a plain image."""
         self.calls += 1
         return [self._find(image) for image in images]
 

@@ -27,8 +27,7 @@ class DubCommand:
     """
 
     checkpoint_path: str = STARTER
-    """Weights of a Wav2Lip generator: .pth, .pt, .safetensors, an exported .onnx or .om file, or starter, the
-    weights inside the package."""
+    """Generator: .pth, .pt, .safetensors, an exported .onnx or .om, or starter, the bundled weights."""
     face: str
     """Video or image with the face."""
     audio: str

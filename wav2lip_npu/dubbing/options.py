@@ -23,9 +23,6 @@ _MAX_FPS_DENOMINATOR = 1001
 class DubOptions:
     """How one video is dubbed.
 
-    Each field is an option of the `dub` command with the same name; the fields of `faces`, `geometry` and
-    `encode` are options too.
-
     Raises:
         UsageError: A value is unknown or out of range.
 

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
 
 Item = TypeVar("Item")
-Face = str | os.PathLike[str] | VideoInfo
-"""A face video or image: its path, or what `probe` returned for it."""
 
 _QUEUE_BYTES = 24 << 20
 """Bytes of frames that may wait between two stages."""
@@ -44,7 +42,7 @@ _OF_MODELS = ("checkpoint_path", "device", "precision", "engine")
 
 
 def dub(
-    face: Face,
+    face: str | os.PathLike[str] | VideoInfo,
     audio: str | os.PathLike[str],
     outfile: str | os.PathLike[str],
     *,
@@ -58,10 +56,11 @@ def dub(
     Args:
         face: Video or image with the face, in any format.
         audio: Audio file, or a video with audio, in any format.
-        outfile: Video to write: .mp4, .mov, .mkv or .avi. It is replaced only when it is complete.
+        outfile: Video to write: .mp4, .mov, .mkv or .avi. An existing file is replaced when the new one is
+            complete.
         models: Networks from `load_models`, to load them once for several dubs, or a function that returns
-            them, called after the files have been checked. Default: the weights inside the package, on the
-            best device there is.
+            them, called after the files have been checked. Their detector replaces the option `detector`.
+            Default: the weights inside the package, on the first of npu, cuda, cpu that exists.
         options: How to dub. Default: `DubOptions()`.
         progress: Called with the number of frames written so far, and of all frames.
         **values: Options by name, at any nesting: `resize_factor=2, crf=18, no_face="error"`. They override
@@ -94,7 +93,7 @@ def dub(
 
 
 def dub_many(
-    face: Face,
+    face: str | os.PathLike[str] | VideoInfo,
     outputs: Sequence[Output | tuple[str | os.PathLike[str], str | os.PathLike[str]]],
     *,
     models: Models | Callable[[], Models] | None = None,
