@@ -327,8 +327,8 @@ def test_dub_uses_the_mel_shift_of_the_training(
 
     monkeypatch.setattr(pipeline, "generate", generate)
     for models, shift in ((own, None), (own, 0), (original, None), (original, -2)):
-        options = pipeline.DubOptions(mel_shift=shift, faces=pipeline.FaceOptions(box=(40, 200, 60, 220)))
-        pipeline.dub(models, face_video, speech, tmp_path / "out.mp4", options)
+        out_file = tmp_path / "out.mp4"
+        pipeline.dub(face_video, speech, out_file, models=models, mel_shift=shift, box=(40, 200, 60, 220))
     assert shifts == [-1, 0, 0, -2]
 
 
