@@ -1,4 +1,4 @@
-"""Preprocessed clips made in a moment, whose pictures and sound carry a code that tells which belong together."""
+"""Small preprocessed clips whose faces and audio carry a code that shows which belong together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOUD = "loud"
 
 def write_clip(
     folder: Path,
-    pictures: int = 75,
+    count: int = 75,
     *,
     late: int = 0,
     seed: int | None = None,
@@ -30,21 +30,21 @@ def write_clip(
     gaps: tuple[int, ...] = (),
     wav: np.ndarray | None = None,
 ) -> Path:
-    """A folder as preprocess writes it: picture n shows a code, the sound of n + late says it."""
+    """Write a folder as preprocess does: face n shows a code, and the audio of frame n + late has it."""
     random = np.random.default_rng(_seed(folder) if seed is None else seed)
     folder.mkdir(parents=True)
     brow = random.integers(255, size=(16, 96, 3), dtype=np.uint8)
-    spoken = random.integers(CODES, size=pictures + 2 * 40)
-    frames = [n for n in range(pictures) if n not in gaps]
+    codes = random.integers(CODES, size=count + 2 * 40)
+    frames = [n for n in range(count) if n not in gaps]
     for number in frames:
-        face = np.full((96, 96, 3), 15 + 30 * spoken[40 + number], np.uint8)
-        face[:16] = brow  # the expert does not see it
+        face = np.full((96, 96, 3), 15 + 30 * codes[40 + number], np.uint8)
+        face[:16] = brow  # not in SyncNet's input
         cv2.imwrite(str(folder / f"{number}.jpg"), face)
-    columns = 1 + pictures * 640 // DEFAULT_MEL.hop
-    heard = spoken[40 + np.arange(columns) * 25 // 80 - late]
-    mel = np.tile((heard - CODES / 2).astype(np.float32), (80, 1))
+    columns = 1 + count * 640 // DEFAULT_MEL.hop
+    audio_codes = codes[40 + np.arange(columns) * 25 // 80 - late]
+    mel = np.tile((audio_codes - CODES / 2).astype(np.float32), (80, 1))
     np.save(folder / "mel.npy", mel)
-    write_wav(folder, random.uniform(-0.3, 0.3, pictures * 640) if wav is None else wav)
+    write_wav(folder, random.uniform(-0.3, 0.3, count * 640) if wav is None else wav)
     source = {
         "name": f"{folder.name}.mp4",
         "bytes": 1,
@@ -55,20 +55,20 @@ def write_clip(
     }
     content = {
         "format": 1, "fps": 25, "frames": frames, "boxes": [[10, 10, 10 + face_px, 10 + face_px]] * len(frames),
-        "cuts": [], "face_px": max(96, face_px), "samples": pictures * 640, "source": source,
+        "cuts": [], "face_px": max(96, face_px), "samples": count * 640, "source": source,
         "mel": asdict(DEFAULT_MEL), "options": {}, "detector": "hog", "versions": {},
     }  # fmt: skip
     (folder / "clip.json").write_text(json.dumps(content))
     return folder
 
 
-def write_original(folder: Path, pictures: int = 75, side: int = 120, wav: np.ndarray | None = None) -> Path:
-    """A folder as the original's preprocess writes it: pictures and sound, nothing else."""
+def write_original(folder: Path, count: int = 75, side: int = 120, wav: np.ndarray | None = None) -> Path:
+    """Write a folder as the original's preprocess does: JPEGs and audio only."""
     random = np.random.default_rng(_seed(folder))
     folder.mkdir(parents=True)
-    for number in range(pictures):
+    for number in range(count):
         cv2.imwrite(str(folder / f"{number}.jpg"), random.integers(255, size=(side, side, 3), dtype=np.uint8))
-    write_wav(folder, random.uniform(-0.3, 0.3, pictures * 640) if wav is None else wav)
+    write_wav(folder, random.uniform(-0.3, 0.3, count * 640) if wav is None else wav)
     return folder
 
 
@@ -81,21 +81,21 @@ def write_wav(folder: Path, wav: np.ndarray) -> None:
 
 
 def speech(seconds: float, level: float = 0.3, seed: int = 0) -> np.ndarray:
-    """Noise in syllables of 125 ms."""
+    """Return noise in syllables of 125 ms."""
     samples = np.arange(round(seconds * 16_000))
     syllables = 0.5 + 0.5 * np.sign(np.sin(2 * np.pi * 4 * samples / 16_000))
     return level * syllables * np.random.default_rng(seed).uniform(-1, 1, len(samples))
 
 
 class CodeReader(nn.Module):
-    """Stands in for an expert: reads the codes of five pictures and of their sound."""
+    """Stand-in for SyncNet that reads the codes of five faces and of their audio."""
 
     def forward(self, mels: Tensor, mouths: Tensor) -> tuple[Tensor, Tensor]:
-        """As SyncNet: unit embeddings."""
+        """Return unit embeddings, as SyncNet does."""
         middles = [round(3.2 * k + 1.6) for k in range(5)]
-        heard = (mels[:, 0].mean(dim=1)[:, middles] + CODES / 2).round().long()
-        seen = ((mouths.unflatten(1, (5, 3)).mean(dim=(2, 3, 4)) * 255 - 15) / 30).round().long()
+        audio_codes = (mels[:, 0].mean(dim=1)[:, middles] + CODES / 2).round().long()
+        face_codes = ((mouths.unflatten(1, (5, 3)).mean(dim=(2, 3, 4)) * 255 - 15) / 30).round().long()
         return tuple(
             functional.normalize(functional.one_hot(code.clamp(0, CODES - 1), CODES).flatten(1).float())
-            for code in (heard, seen)
+            for code in (audio_codes, face_codes)
         )

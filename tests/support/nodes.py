@@ -1,4 +1,4 @@
-"""Two machines on this one: network namespaces with a cable between them, or two addresses where that is not allowed."""
+"""Two simulated machines: connected network namespaces, or two addresses where those are not allowed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _MARK = "TEST_NODE"
 _CABLE = "cable0"
 _WAIT_S = 10
-# A name server that does not answer would hold up each connection by many seconds.
+# An unreachable name server would delay each connection by many seconds.
 _SETUP = """
 mount --make-rprivate / && mount --bind {folder}/hosts /etc/hosts && mount --bind {folder}/resolv.conf /etc/resolv.conf
 ip link set lo up && echo ready
@@ -31,19 +31,19 @@ read end
 
 @dataclass(frozen=True)
 class Node:
-    """A machine, as the processes on it see it."""
+    """A simulated machine."""
 
     rank: int
     address: str
     interface: str
     enter: tuple[str, ...] = ()
-    """Words before a command that runs on it."""
+    """Prefix of commands that run on it."""
     more: tuple[str, ...] = ()
-    """What `torchrun` needs to be told besides."""
+    """Further options of torchrun."""
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def start(self, master: Node, port: int, program: list[str]) -> subprocess.Popen[str]:
-        """Its part of `torchrun` with one process on each of two nodes."""
+        """Start torchrun with one process on each of two nodes."""
         torchrun = [
             "--nnodes", "2", "--node_rank", str(self.rank), "--nproc_per_node", "1",
             "--master_addr", master.address, "--master_port", str(port), *self.more,
@@ -51,7 +51,7 @@ class Node:
         return self.run([sys.executable, "-m", "torch.distributed.run", *torchrun, *program])
 
     def run(self, words: list[str]) -> subprocess.Popen[str]:
-        """A command on it."""
+        """Start a command on it."""
         simulation = [SIMULATION] if DEVICE.type != "cpu" else []
         variables = {
             "OMP_NUM_THREADS": "1",
@@ -70,11 +70,11 @@ class Node:
         )
 
     def fail(self) -> None:
-        """Kill everything that runs on it, as when its power supply is switched off and on."""
+        """Kill all its processes, as a power failure does."""
         deadline = time.monotonic() + _WAIT_S
-        while found := [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._has(pid)]:
-            assert time.monotonic() < deadline, f"{found} outlive SIGKILL"
-            for pid in found:
+        while pids := [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._has(pid)]:
+            assert time.monotonic() < deadline, f"{pids} survive SIGKILL"
+            for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
@@ -88,9 +88,9 @@ class Node:
 
 @contextlib.contextmanager
 def two_nodes(folder: Path, *, apart: bool = True) -> Iterator[tuple[Node, Node]]:
-    """Both, for as long as the context lasts; nothing runs on them afterwards.
+    """Yield two nodes, and kill their processes at the end.
 
-    Not `apart`, or where no namespaces may be made, they are two addresses of this machine.
+    Without `apart`, or where namespaces are not allowed, they are two addresses of this machine.
     """
     with contextlib.ExitStack() as stack:
         nodes = None
@@ -108,7 +108,7 @@ def two_nodes(folder: Path, *, apart: bool = True) -> Iterator[tuple[Node, Node]
 
 
 def free_port() -> int:
-    """One that nothing listens on now."""
+    """Return a port that no process listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -121,7 +121,7 @@ def _addresses() -> tuple[Node, Node]:
 
 
 def _namespaces(folder: Path, stack: contextlib.ExitStack) -> tuple[Node, Node]:
-    """Raises `AssertionError` and others where this is not allowed."""
+    """Set up two namespaces. Raises `AssertionError` or `OSError` where this is not allowed."""
     addresses = [f"10.213.7.{number}" for number in (1, 2)]
     folder.mkdir()
     (folder / "resolv.conf").touch()
@@ -141,7 +141,7 @@ def _namespaces(folder: Path, stack: contextlib.ExitStack) -> tuple[Node, Node]:
 
 @contextlib.contextmanager
 def _held(script: str) -> Iterator[subprocess.Popen[str]]:
-    """A process in namespaces of its own, which it keeps alive."""
+    """Start a process that keeps its own namespaces alive."""
     options: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     words = ["unshare", "--net", "--mount", "sh", "-e", "-c", script]
     with subprocess.Popen(words, stderr=subprocess.DEVNULL, **options) as holder:

@@ -101,7 +101,7 @@ def train_syncnet(
 
     Example:
         >>> from wav2lip_npu import train_syncnet
-        >>> result = train_syncnet("lrs2_preprocessed", "checkpoints/syncnet", steps=100_000)  # doctest: +SKIP
+        >>> result = train_syncnet("lrs2_preprocessed", "checkpoints/syncnet", steps=9000)  # doctest: +SKIP
         >>> print(result.best_checkpoint, result.held_out["bce"])  # doctest: +SKIP
 
     """
