@@ -9,7 +9,7 @@ from typing import Any
 from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.batch.progress import JobProgress
 from wav2lip_npu.batch.results import JobResult, failed_result, name_of
-from wav2lip_npu.batch.scheduler import Scheduler, collect_results
+from wav2lip_npu.batch.scheduler import Scheduler, collect_results, needed_devices
 from wav2lip_npu.parallel.work_queue import Failure
 
 
@@ -41,6 +41,13 @@ def test_job_waits_for_its_device():
     assert rows(scheduler.take("npu:0")) == [2]
     assert scheduler.take("npu:0") is None
     assert rows(scheduler.take("npu:1")) == [1]
+
+
+def test_devices_that_jobs_name_are_used():
+    devices = ["npu:0", "npu:1", "npu:2"]
+    assert needed_devices(devices, [job(1, device="npu:2")]) == ["npu:2"]
+    assert needed_devices(devices, [job(1), job(2, device="npu:1")]) == ["npu:1", "npu:0"]
+    assert needed_devices(devices, [job(row) for row in range(9)]) == devices
 
 
 def test_several_groups_at_once_and_retries_alone():

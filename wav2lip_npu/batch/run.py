@@ -18,7 +18,7 @@ from wav2lip_npu.batch.progress import BatchEvent, JobCount, JobProgress
 from wav2lip_npu.batch.results import FAILED, JobResult, name_of, open_report
 from wav2lip_npu.batch.resume import BatchReport, remove_partial_outputs
 from wav2lip_npu.batch.runner import JobGroup
-from wav2lip_npu.batch.scheduler import Scheduler, collect_results
+from wav2lip_npu.batch.scheduler import Scheduler, collect_results, needed_devices
 from wav2lip_npu.batch.watch_folder import WatchFolder
 from wav2lip_npu.batch.worker import StartBatchWorker, default_in_flight
 from wav2lip_npu.errors import DataError, UsageError
@@ -194,9 +194,8 @@ class _Run:
         in_flight = self._options.in_flight or default_in_flight(self._devices)
         scheduler = Scheduler(in_flight, self._new_jobs if self._watched else None)
         scheduler.add(remaining)
-        first = remaining[0] if remaining else self.defaults
         self._progress(JobCount(self._report.count, self._done_before))
-        with contextlib.closing(self._answers(scheduler, first, len(remaining))) as answers:
+        with contextlib.closing(self._answers(scheduler, remaining)) as answers:
             for event in collect_results(answers, scheduler):
                 if isinstance(event, JobResult):
                     self._report.add(event)
@@ -206,10 +205,11 @@ class _Run:
                 self._progress(event)
 
     def _answers(
-        self, scheduler: Scheduler, first: Job, count: int
+        self, scheduler: Scheduler, remaining: Sequence[Job]
     ) -> Generator[tuple[JobGroup, JobResult | JobProgress | Failure | None], None, None]:
         """Yield what the workers answer, see `run_in_processes`."""
         options = self._options
+        first = remaining[0] if remaining else self.defaults
         start_worker = StartBatchWorker(first, FaceCache.at(options.cache), options.in_flight)
 
         def timeout(jobs: JobGroup) -> float | None:
@@ -226,8 +226,8 @@ class _Run:
                 timeout=timeout,
             )
         else:
-            needed = self._devices if self._watched else self._devices[:count]
-            yield from run_in_processes(needed, scheduler, start_worker, timeout)
+            devices = self._devices if self._watched else needed_devices(self._devices, remaining)
+            yield from run_in_processes(devices, scheduler, start_worker, timeout)
 
     def _new_jobs(self) -> list[Job]:
         """Return the jobs of new tables in the watched folder."""

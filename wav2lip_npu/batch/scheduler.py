@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from wav2lip_npu.batch.jobs import Job
@@ -63,6 +63,13 @@ class Scheduler:
         elsewhere = {face for other, faces in self._faces.items() if other != worker for face in faces}
         groups = [group for group in self._waiting if group[0].device in (None, worker)]
         return next((group for group in groups if group[0].face not in elsewhere), next(iter(groups), None))
+
+
+def needed_devices(devices: Sequence[str], jobs: Sequence[Job]) -> list[str]:
+    """Return at most as many devices as there are jobs, with all those that jobs name."""
+    named = [name for name in devices if any(job.device == name for job in jobs)]
+    others = [name for name in devices if name not in named]
+    return [*named, *others][: max(len(named), len(jobs))]
 
 
 def collect_results(
