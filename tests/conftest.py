@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from support.devices import DEVICE
-from support.faces import SHARED, face_pictures, write_sound
+from support.faces import SHARED, face_frames, write_audio
 from support.networks import golden_weights
 from support.trainings import clips, one_thread, training_set  # noqa: F401 fixtures
 from wav2lip_npu.media.video_writer import EncodeOptions, write_video
@@ -63,7 +63,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def face_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two seconds, 25 fps, 320x240: the astronaut's face moves over a plain background."""
     path = tmp_path_factory.mktemp("clips") / "face.mp4"
-    write_video(face_pictures(50), path, fps=Fraction(25), options=EncodeOptions(crf=10, preset="ultrafast"))
+    write_video(face_frames(50), path, fps=Fraction(25), options=EncodeOptions(crf=10, preset="ultrafast"))
     return path
 
 
@@ -79,4 +79,4 @@ def faceless_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """1.5 s of a buzzing vowel that comes and goes, 16 kHz mono WAV."""
-    return write_sound(tmp_path_factory.mktemp("sounds") / "speech.wav", 1.5)
+    return write_audio(tmp_path_factory.mktemp("sounds") / "speech.wav", 1.5)

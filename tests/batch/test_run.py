@@ -24,7 +24,7 @@ from support.batch_jobs import (
     workers_here,  # noqa: F401 fixture
     write_table,
 )
-from support.faces import write_sound
+from support.faces import write_audio
 from support.fragile_worker import FragileWorker
 from wav2lip_npu.batch import run
 from wav2lip_npu.batch.jobs import Job
@@ -82,7 +82,7 @@ def test_only_missing_and_changed_jobs_run_again(batch, caplog):
     batch()
     before = stamps()
     Path("out/0.mp4").unlink()
-    write_sound(Path("1.wav"), 0.9)
+    write_audio(Path("1.wav"), 0.9)
     batch()
     assert "3 jobs, 2 to do" in caplog.text
     after = stamps()
@@ -136,7 +136,7 @@ def test_failed_jobs_run_again(batch):
     assert batch()["1.mp4"].reason == "media"
     before = stamps()
     assert statuses() == {"0.mp4": "ok", "1.mp4": "failed", "2.mp4": "ok"}
-    write_sound(Path("1.wav"), 0.6)
+    write_audio(Path("1.wav"), 0.6)
     batch()
     assert statuses() == dict.fromkeys(("0.mp4", "1.mp4", "2.mp4"), "ok")
     assert all(stamps()[name] == stamp for name, stamp in before.items())

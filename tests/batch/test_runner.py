@@ -16,7 +16,7 @@ import soundfile
 
 import wav2lip_npu
 from support.devices import DEVICE
-from support.faces import SquareDetector, face_pictures, write_sound
+from support.faces import SquareDetector, face_frames, write_audio
 from wav2lip_npu.batch import runner
 from wav2lip_npu.batch.face_cache import FaceCache
 from wav2lip_npu.batch.job_keys import read_key
@@ -46,8 +46,8 @@ def models(tiny_checkpoint) -> inference.Models:
 def jobs(tmp_path, face_video) -> list[Job]:
     """Two face videos, two audio files each."""
     other = tmp_path / "other.mp4"
-    write_video(face_pictures(30), other, fps=Fraction(24), options=EncodeOptions(crf=30, preset="ultrafast"))
-    audios = [write_sound(tmp_path / f"{seconds}.wav", seconds) for seconds in (0.8, 1.1)]
+    write_video(face_frames(30), other, fps=Fraction(24), options=EncodeOptions(crf=30, preset="ultrafast"))
+    audios = [write_audio(tmp_path / f"{seconds}.wav", seconds) for seconds in (0.8, 1.1)]
     pairs = itertools.product((face_video, other), audios)
     return [
         Job(face=str(face), audio=str(audio), outfile=str(tmp_path / "out" / f"{row}.mp4"), dub=FAST, row=row)
@@ -98,7 +98,7 @@ def test_finished_outputs_are_left_alone(models, jobs, monkeypatch):
 def test_only_changed_jobs_run_again(models, jobs, monkeypatch, tmp_path):
     list(run_jobs(jobs, models))
     before = {job.row: Path(job.outfile).stat().st_mtime_ns for job in jobs}
-    write_sound(Path(jobs[1].audio), 1.2)  # of rows 3 and 5
+    write_audio(Path(jobs[1].audio), 1.2)  # of rows 3 and 5
     jobs[0] = replace(jobs[0], dub=replace(FAST, blend="hard"))
     jobs[2] = replace(jobs[2], dub=replace(FAST, wav2lip_batch_size=3))  # changes no picture
     results = by_row(run_jobs(jobs, models))
@@ -212,7 +212,7 @@ def test_passes_in_flight_give_the_same_outputs(models, jobs):
 
 
 def test_closing_the_results_cancels_the_work(models, jobs, tmp_path):
-    long = write_sound(tmp_path / "long.wav", 200)
+    long = write_audio(tmp_path / "long.wav", 200)
     endless = replace(jobs[0], audio=str(long), outfile=str(tmp_path / "endless.mp4"))
     results = runner.run_groups(group_jobs([endless, *jobs[2:]]), models, cache=FaceCache(None))
     assert isinstance(next(results), JobProgress)

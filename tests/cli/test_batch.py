@@ -25,7 +25,7 @@ from support.batch_jobs import (
     workers_here,  # noqa: F401 fixture
     write_table,
 )
-from support.faces import write_sound
+from support.faces import write_audio
 from wav2lip_npu.batch.results import JobResult
 from wav2lip_npu.cli import main
 
@@ -84,7 +84,7 @@ def test_json_lines(flags, capsys):
 @pytest.mark.usefixtures("workers_here")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_interrupted_batch_is_resumed(job_folder, flags, number, code):  # noqa: F811
-    write_sound(Path("long.wav"), 40)
+    write_audio(Path("long.wav"), 40)
     write_table("jobs.csv", [("talk.mp4", f"{n}.wav", f"out/{n}.mp4") for n in ("0", "1", "long", "2")])
     child = start("jobs.csv", *flags)
     wait_for(lambda: {"0.mp4", "1.mp4"} <= {path.name for path in Path("out").glob("*")})
@@ -98,7 +98,7 @@ def test_interrupted_batch_is_resumed(job_folder, flags, number, code):  # noqa:
         assert not list(Path("out").glob("*.part"))
     before = stamps()
     assert "long.mp4" not in before
-    write_sound(Path("long.wav"), 0.5)
+    write_audio(Path("long.wav"), 0.5)
     assert main.main(["batch", "jobs.csv", *flags]) == 0
     after = stamps()
     finished = {name for name in before if not name.endswith(".part")}

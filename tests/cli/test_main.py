@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from support.faces import write_sound
+from support.faces import write_audio
 from wav2lip_npu.cli import main
 from wav2lip_npu.cli.doctor import DoctorCommand
 from wav2lip_npu.cli.dub import DubCommand
@@ -94,7 +94,7 @@ def test_audio_without_finite_samples(run, tmp_path):
 
 
 def test_very_short_audio_is_dubbed(run, tmp_path):
-    code, _ = run(*BOX, audio=write_sound(tmp_path / "short.wav", 0.05))
+    code, _ = run(*BOX, audio=write_audio(tmp_path / "short.wav", 0.05))
     assert code == 0
     assert len(list(video_reader.read_frames(tmp_path / "out.mp4"))) == 1
 
@@ -295,7 +295,7 @@ def process(*words: object, **options: object) -> subprocess.Popen[str]:
 @pytest.mark.alone
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_leaves_nothing_behind(tiny_checkpoint, face_video, tmp_path, number, code):
-    audio = write_sound(tmp_path / "long.wav", 120)
+    audio = write_audio(tmp_path / "long.wav", 120)
     out = tmp_path / "out" / "out.mp4"
     words = ["--checkpoint_path", tiny_checkpoint, "--face", face_video, "--audio", audio, "--outfile", out]
     # A shell starts background commands with SIGINT ignored; the test may run so, the child must not.

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from support.devices import DEVICE
-from support.faces import SquareDetector, face_pictures, write_sound
+from support.faces import SquareDetector, face_frames, write_audio
 from wav2lip_npu.dubbing import inference, outputs, pipeline
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.outputs import Output
@@ -38,7 +38,7 @@ def models(tiny_checkpoint) -> inference.Models:
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory) -> list[Path]:
     folder = tmp_path_factory.mktemp("sounds")
-    return [write_sound(folder / f"{seconds}.wav", seconds) for seconds in (1.3, 0.05, 3.0, 2.4)]
+    return [write_audio(folder / f"{seconds}.wav", seconds) for seconds in (1.3, 0.05, 3.0, 2.4)]
 
 
 def alone(models, face, sounds, folder, options=OPTIONS) -> list[bytes]:
@@ -133,7 +133,7 @@ def test_failed_output_does_not_affect_others(models, face_video, sounds, tmp_pa
 def test_truncated_video_fails_only_long_outputs(models, face_video, sounds, tmp_path):
     """An output that ends before the truncation is dubbed."""
     whole = tmp_path / "whole.mp4"
-    write_video(face_pictures(130), whole, fps=Fraction(25), options=FAST)
+    write_video(face_frames(130), whole, fps=Fraction(25), options=FAST)
     cut = tmp_path / "cut.mp4"
     content = whole.read_bytes()
     cut.write_bytes(content[: len(content) * 9 // 10])
@@ -191,7 +191,7 @@ def test_ctrl_c_stops_all_outputs(models, face_video, sounds, tmp_path, monkeypa
 def test_known_faces_are_not_detected_again(models, sounds, tmp_path, extend, nosmooth):
     video = tmp_path / "two_scenes.mp4"
     grey = YuvImage.from_image(np.full((240, 320, 3), 110, np.uint8), Colour())
-    write_video([*face_pictures(20), *[grey] * 8, *face_pictures(12)], video, fps=Fraction(25), options=FAST)
+    write_video([*face_frames(20), *[grey] * 8, *face_frames(12)], video, fps=Fraction(25), options=FAST)
     options = replace(OPTIONS, extend=extend, faces=FaceOptions(nosmooth=nosmooth))
     memory = FaceMemory()
     (wanted,) = together(models, video, [sounds[2]], tmp_path / "found", options, memory)

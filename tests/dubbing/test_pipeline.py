@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from support.devices import DEVICE
-from support.faces import SquareDetector, face_pictures, write_sound
+from support.faces import SquareDetector, face_frames, write_audio
 from support.networks import copying_generator
 from wav2lip_npu.dubbing import inference, outputs, pipeline
 from wav2lip_npu.dubbing.blend import load_mask
@@ -68,7 +68,7 @@ def same(a: YuvImage, b: YuvImage) -> bool:
 
 @pytest.mark.parametrize("seconds", [0.01, 0.1, 0.62, 1.5])
 def test_video_and_audio_end_together(models, face_video, tmp_path, seconds):
-    audio = write_sound(tmp_path / "sound.wav", seconds)
+    audio = write_audio(tmp_path / "sound.wav", seconds)
     out = tmp_path / "out.mp4"
     report = pipeline.dub(face_video, audio, out, models=models)
     assert report.frames == max(1, round(seconds * 25)) == len(frames_of(out))
@@ -80,7 +80,7 @@ def test_video_and_audio_end_together(models, face_video, tmp_path, seconds):
 @pytest.mark.parametrize("fps", ["2213/100", "24000/1001", "30000/1001", "30", "60"])
 def test_frame_rate_of_the_video_is_kept(models, speech, tmp_path, fps):
     face = tmp_path / "face.mkv"
-    write_video(face_pictures(20), face, fps=Fraction(fps), options=LOSSLESS)
+    write_video(face_frames(20), face, fps=Fraction(fps), options=LOSSLESS)
     out = tmp_path / "out.mp4"
     report = pipeline.dub(face, speech, out, models=models)
     assert container.probe(out).fps == Fraction(fps) == Fraction(report.fps)
@@ -92,7 +92,7 @@ def test_frame_rate_of_the_video_is_kept(models, speech, tmp_path, fps):
 @pytest.mark.parametrize("extend", ["loop", "pingpong", "hold"])
 def test_short_video_is_extended(models, speech, tmp_path, extend):
     face = tmp_path / "face.mp4"
-    write_video(face_pictures(10), face, fps=Fraction(25), options=LOSSLESS)
+    write_video(face_frames(10), face, fps=Fraction(25), options=LOSSLESS)
     out = tmp_path / "out.mp4"
     report = pipeline.dub(
         face, speech, out, models=models, options=DubOptions(extend=extend, encode=LOSSLESS)
@@ -189,7 +189,7 @@ def test_errors_of_the_generator_are_raised(models, face_video, speech, tmp_path
 
 def test_still_image_is_encoded_once(models, speech, tmp_path, monkeypatch):
     photo = tmp_path / "photo.txt"  # the content counts, not the name
-    photo.write_bytes(cv2.imencode(".png", next(face_pictures(1)).to_image())[1].tobytes())
+    photo.write_bytes(cv2.imencode(".png", next(face_frames(1)).to_image())[1].tobytes())
     encoded = []
     encode_faces = models.generator.encode_faces
     monkeypatch.setattr(
@@ -224,7 +224,7 @@ def test_hard_blend_replaces_the_whole_box(models, face_video, speech, tmp_path)
 
 def test_frames_without_face_are_unchanged_and_reported(models, speech, tmp_path):
     grey = YuvImage.from_image(np.full((240, 320, 3), 110, np.uint8), Colour())
-    shown = list(face_pictures(12))
+    shown = list(face_frames(12))
     face = tmp_path / "face.mp4"
     write_video([*shown, *[grey] * 20, *shown], face, fps=Fraction(25), options=LOSSLESS)
     out = tmp_path / "out.mp4"
@@ -237,7 +237,7 @@ def test_frames_without_face_are_unchanged_and_reported(models, speech, tmp_path
 
 
 def test_no_face_is_an_error_after_one_pass(models, faceless_video, tmp_path):
-    long = write_sound(tmp_path / "long.wav", 30)
+    long = write_audio(tmp_path / "long.wav", 30)
     with pytest.raises(FaceError, match=r"nobody.mp4, frames 0-24\b"):
         pipeline.dub(faceless_video, long, tmp_path / "out.mp4", models=models)
     assert [path.name for path in tmp_path.iterdir()] == ["long.wav"]
@@ -348,7 +348,7 @@ def test_unknown_option_is_named(models, face_video, speech, tmp_path, values, m
 @pytest.mark.host_only
 def test_default_models_are_the_bundled_ones(face_video, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    audio = write_sound(tmp_path / "speech.wav", 0.2)
+    audio = write_audio(tmp_path / "speech.wav", 0.2)
     report = pipeline.dub(face_video, audio, "out.mp4")
     assert report.checkpoint.endswith("generator.safetensors")
     assert (report.detector, report.frames) == ("hog", 5)

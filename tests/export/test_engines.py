@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from support import fake_cann
-from support.faces import SquareDetector, face_pictures
+from support.faces import SquareDetector, face_frames
 from support.networks import golden_weights
 from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.batch.runner import run_jobs
@@ -197,7 +197,7 @@ def test_the_starter_knows_its_sound_and_its_references(tmp_path):
 
 def test_a_still_face_is_seen_once_and_sounds_share_it(files, speech, tmp_path, monkeypatch):
     photo = tmp_path / "photo.mkv"
-    write_video(face_pictures(1), photo, fps=Fraction(25), options=EncodeOptions(crf=0))
+    write_video(face_frames(1), photo, fps=Fraction(25), options=EncodeOptions(crf=0))
     seen: list[int] = []
     encode = OnnxEngine.encode_faces
     monkeypatch.setattr(

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import pytest
 
-from support.faces import write_sound
+from support.faces import write_audio
 from wav2lip_npu.batch import run
 from wav2lip_npu.dubbing import inference
 from wav2lip_npu.media import video_reader
@@ -57,7 +57,7 @@ def fill_folder(face_video: Path) -> None:
     """Write a face video, three audio files and a table of three jobs into the working directory."""
     shutil.copy(face_video, "talk.mp4")
     for number in range(3):
-        write_sound(Path(f"{number}.wav"), 0.4 + 0.2 * number)
+        write_audio(Path(f"{number}.wav"), 0.4 + 0.2 * number)
     write_table("jobs.csv", [("talk.mp4", f"{n}.wav", f"out/{n}.mp4") for n in range(3)])
 
 

@@ -13,7 +13,7 @@ from wav2lip_npu.media.yuv_image import Colour, Image, YuvImage
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
-def write_sound(path: Path, seconds: float, rate: int = 16_000) -> Path:
+def write_audio(path: Path, seconds: float, rate: int = 16_000) -> Path:
     """Write a WAV file of a buzz with syllables."""
     import soundfile
 
@@ -23,7 +23,7 @@ def write_sound(path: Path, seconds: float, rate: int = 16_000) -> Path:
     return path
 
 
-def face_pictures(count: int) -> Iterator[YuvImage]:
+def face_frames(count: int) -> Iterator[YuvImage]:
     """Yield frames of a face of about 110 px that moves to the right, 2 px per frame."""
     import skimage.data
 
