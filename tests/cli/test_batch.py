@@ -11,8 +11,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -38,13 +38,13 @@ def flags(tiny_checkpoint: Path) -> list[str]:
     return ["--preset", "ultrafast", "--devices", "cpu", "--checkpoint_path", str(tiny_checkpoint)]
 
 
-def start(*words: object, **options: Any) -> subprocess.Popen[str]:
+def start(*words: object, **environment: str) -> subprocess.Popen[str]:
     """Start `batch` in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "wav2lip_npu", "batch", *map(str, words)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, stderr=subprocess.PIPE, text=True,
         # A shell makes background processes ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
@@ -143,8 +143,9 @@ def test_ray_gives_the_same_results(flags, caplog):
     assert main.main(["batch", "jobs.csv", *flags]) == 0
     expected, results = {name: luma_of(f"out/{name}") for name in stamps()}, read_report()
     shutil.move("out", "local")
-    child = start("jobs.csv", "--cluster", "auto", *flags)
-    _, errors = child.communicate(timeout=240)
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:  # short, for sockets
+        child = start("jobs.csv", "--cluster", "auto", *flags, RAY_TMPDIR=folder, RAY_ADDRESS="auto")
+        _, errors = child.communicate(timeout=240)
     assert child.returncode == 0, errors
     assert {name: luma_of(f"out/{name}") for name in stamps()} == expected
     fields = ("status", "frames", "dubbed_frames", "settings", "key", "output_sha256", "row")
