@@ -162,14 +162,14 @@ def test_duplicates_are_found_by_content(tmp_path):
     for name in ("t/1", "t/2", "t/3", "v/1", "v/2"):
         write_clip(tmp_path / name)
     shutil.copytree(tmp_path / "v" / "1", tmp_path / "t" / "whole")
-    shutil.copytree(tmp_path / "v" / "1", tmp_path / "t" / "sound")
-    for picture in (tmp_path / "t" / "sound").glob("*.jpg"):
-        shutil.copy(tmp_path / "t" / "1" / picture.name, picture)
-    shutil.copytree(tmp_path / "v" / "2", tmp_path / "t" / "pictures")
-    shutil.copy(tmp_path / "t" / "2" / "mel.npy", tmp_path / "t" / "pictures" / "mel.npy")
-    train = index_of(tmp_path, *(f"t/{name}" for name in ("1", "2", "3", "whole", "sound", "pictures")))
+    shutil.copytree(tmp_path / "v" / "1", tmp_path / "t" / "audio")
+    for image in (tmp_path / "t" / "audio").glob("*.jpg"):
+        shutil.copy(tmp_path / "t" / "1" / image.name, image)
+    shutil.copytree(tmp_path / "v" / "2", tmp_path / "t" / "frames")
+    shutil.copy(tmp_path / "t" / "2" / "mel.npy", tmp_path / "t" / "frames" / "mel.npy")
+    train = index_of(tmp_path, *(f"t/{name}" for name in ("1", "2", "3", "whole", "audio", "frames")))
     report = check_clips(train, index_of(tmp_path, "v/1", "v/2"), max_clips=6)
-    assert report.stats.duplicates == [("t/whole", "v/1"), ("t/sound", "v/1"), ("t/pictures", "v/2")]
+    assert report.stats.duplicates == [("t/whole", "v/1"), ("t/audio", "v/1"), ("t/frames", "v/2")]
 
 
 def test_silent_clips_are_not_duplicates(tmp_path):
@@ -263,13 +263,13 @@ def test_command_reports_problems_and_writes_json(data_set, tmp_path, capsys, ca
     lines = caplog.messages
     assert any("worst first" in line for line in lines)
     assert "out/all.json" in lines[-1]
-    found = json.loads((tmp_path / "out" / "all.json").read_text())
-    assert [clip["name"] for clip in found["clips"]] == ["b/1", "a/1", "a/2 x"]
-    assert found["rejected"] == {"train.txt": {"a/broken": "damaged"}, "val.txt": {}}
-    assert found["figures"]["unlisted"] == 1
-    assert found["pace"]["loader"] > 0
-    assert found["pace"]["step"] > 0
-    kinds = [finding["kind"] for finding in found["findings"]]
+    report = json.loads((tmp_path / "out" / "all.json").read_text())
+    assert [clip["name"] for clip in report["clips"]] == ["b/1", "a/1", "a/2 x"]
+    assert report["rejected"] == {"train.txt": {"a/broken": "damaged"}, "val.txt": {}}
+    assert report["figures"]["unlisted"] == 1
+    assert report["pace"]["loader"] > 0
+    assert report["pace"]["step"] > 0
+    kinds = [problem["kind"] for problem in report["findings"]]
     assert {"few_minutes", "few_clips", "rejected", "unlisted", "failed_videos"} <= set(kinds)
     assert len(kinds) == len(set(kinds))
 
@@ -302,9 +302,9 @@ def test_without_lists_all_clips_are_checked(data_set, tmp_path, monkeypatch, ca
     shutil.rmtree(tmp_path / "filelists")
     assert main.main(["doctor", str(data_set), "--width=2", "--device=cpu", "--json=all.json"]) == 0
     assert any("no train.txt or val.txt" in line for line in caplog.messages)
-    found = json.loads((tmp_path / "all.json").read_text())
-    assert found["figures"]["clips"] == 4
-    assert found["figures"]["unlisted"] == 0
+    report = json.loads((tmp_path / "all.json").read_text())
+    assert report["figures"]["clips"] == 4
+    assert report["figures"]["unlisted"] == 0
 
 
 def test_data_set_of_broken_clips_only(tmp_path, monkeypatch, caplog):

@@ -32,40 +32,40 @@ def detector():
 
 
 @pytest.fixture
-def made(tmp_path, detector):
-    """Make the clip of a file; gives its folder and what its clip.json says."""
+def make(tmp_path, detector):
+    """Make the clip of a file; return its folder and the content of its clip.json."""
 
-    def make(path: Path, **options: object):
+    def make_one(path: Path, **options: object):
         video = Video(path, path.name, path.stem)
         make_clip(video, tmp_path / "out", detector, ClipOptions(**options))
         folder = tmp_path / "out" / path.stem
         return folder, json.loads((folder / "clip.json").read_text())
 
-    return make
+    return make_one
 
 
-def heard(folder: Path) -> np.ndarray:
+def read_samples(folder: Path) -> np.ndarray:
     with wave.open(str(folder / "audio.wav")) as file:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (16_000, 1, 2)
         return np.frombuffer(file.readframes(file.getnframes()), "<i2")
 
 
 def speed_of(content: dict) -> tuple[float, float]:
-    """Pixels a second at which the face moves, and where it is at time 0."""
+    """Return the speed of the face in pixels per second, and its position at time 0."""
     left = np.array(content["boxes"])[:, 0]
     slope, start = np.polyfit(np.array(content["frames"]) / 25, left, 1)
     return slope, start
 
 
-def test_content_of_a_clip(tmp_path, made):
+def test_content_of_a_clip(tmp_path, make):
     path = write_talk(tmp_path / "talk.mp4", 1.2)
-    folder, content = made(path)
+    folder, content = make(path)
     frames = content["frames"]
     assert frames == list(range(30))
-    assert sorted(each.name for each in folder.iterdir()) == sorted(
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
         [*(f"{n}.jpg" for n in frames), "audio.wav", "mel.npy", "clip.json"]
     )
-    samples = heard(folder)
+    samples = read_samples(folder)
     mel = np.load(folder / "mel.npy")
     assert np.array_equal(mel, log_mel(samples.astype(np.float32) / 32768))
     assert mel.dtype == np.float32
@@ -92,26 +92,26 @@ def test_content_of_a_clip(tmp_path, made):
         assert np.abs(crop.astype(int) - wanted).mean() < 2
 
 
-def test_second_pass_over_a_long_video_gives_the_same_bytes(tmp_path, made, monkeypatch):
+def test_second_pass_over_a_long_video_gives_the_same_bytes(tmp_path, make, monkeypatch):
     path = write_talk(tmp_path / "talk.mp4")
-    folder, _ = made(path)
+    folder, _ = make(path)
     before = {each.name: each.read_bytes() for each in folder.iterdir()}
     monkeypatch.setattr(module, "_MAX_HELD_BYTES", 0)
-    folder, _ = made(path)
+    folder, _ = make(path)
     assert {each.name: each.read_bytes() for each in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize("fps", ["30", "24000/1001", "50", "12"])
-def test_any_fps_becomes_25(tmp_path, made, fps):
-    _, content = made(write_talk(tmp_path / "a.mp4", 1.2, fps=Fraction(fps)))
+def test_any_fps_becomes_25(tmp_path, make, fps):
+    _, content = make(write_talk(tmp_path / "a.mp4", 1.2, fps=Fraction(fps)))
     assert len(content["frames"]) in (29, 30)
     speed, start = speed_of(content)
     assert abs(speed - SPEED) < 2.5
-    _, still = made(write_talk(tmp_path / "b.mp4", 1.2))
+    _, still = make(write_talk(tmp_path / "b.mp4", 1.2))
     assert abs(start - speed_of(still)[1]) < 2  # 40 ms
 
 
-def test_variable_fps_becomes_constant(tmp_path, made):
+def test_variable_fps_becomes_constant(tmp_path, make):
     stamps = [
         0,
         33,
@@ -147,52 +147,52 @@ def test_variable_fps_becomes_constant(tmp_path, made):
         audio=chirp(1.0),
         options=FAST,
     )
-    folder, content = made(path)
+    folder, content = make(path)
     assert len(content["frames"]) in (24, 25)
     assert abs(speed_of(content)[0] - SPEED) < 4
-    assert abs(lag_of(heard(folder) / 32768, chirp(1.0))) <= 16
+    assert abs(lag_of(read_samples(folder) / 32768, chirp(1.0))) <= 16
 
 
 @pytest.mark.parametrize("late", [0.2, -0.2])
-def test_late_and_early_audio_is_aligned(tmp_path, made, late):
+def test_late_and_early_audio_is_aligned(tmp_path, make, late):
     sent = chirp(1.2)
     stamps = None if late > 0 else [number + 5 for number in range(30)]
     path = write_talk(
         tmp_path / "a.mkv", 1.2, audio=sent, audio_start=max(late, 0), stamps=stamps, audio_codec="pcm_s16le"
     )
-    folder, content = made(path)
-    samples = heard(folder) / 32768
+    folder, content = make(path)
+    samples = read_samples(folder) / 32768
     assert abs(lag_of(samples, sent) - late * 16_000) <= 16
     assert content["frames"][-1] == min(29, len(samples) // 640 - 1)
 
 
-def test_frames_after_the_end_of_the_audio_are_left_out(tmp_path, made):
-    folder, content = made(write_talk(tmp_path / "a.mp4", 1.6, audio=chirp(1.0)))
-    assert content["frames"] == list(range(len(heard(folder)) // 640))
+def test_frames_after_the_end_of_the_audio_are_left_out(tmp_path, make):
+    folder, content = make(write_talk(tmp_path / "a.mp4", 1.6, audio=chirp(1.0)))
+    assert content["frames"] == list(range(len(read_samples(folder)) // 640))
     assert len(content["frames"]) in (25, 26)
 
 
-def test_cuts_are_stored_and_small_faces_cropped_at_96_px(tmp_path, made):
+def test_cuts_are_stored_and_small_faces_cropped_at_96_px(tmp_path, make):
     times = [number / 25 for number in range(20)]
     dark = [cv2.flip(255 - picture // 4, -1) for picture in face_images(times[:4], side=90)]
     shown = [*face_images(times, side=90), *dark, *face_images(times, side=90)]
     path = write_frames(tmp_path / "a.mp4", shown, audio=chirp(44 / 25), options=FAST)
-    folder, content = made(path)
+    folder, content = make(path)
     assert content["cuts"] == [20, 24]
     assert not {20, 21, 22, 23} & set(content["frames"])
     assert content["face_px"] == 96
     assert cv2.imread(str(folder / "0.jpg")).shape == (96, 96, 3)
 
 
-def dropped(made, path: Path, reason: str, **options: object) -> str:
+def dropped(make, path: Path, reason: str, **options: object) -> str:
     with pytest.raises(DroppedError) as caught:
-        made(path, **options)
+        make(path, **options)
     assert caught.value.reason == reason
     assert not list(path.parent.glob("out/*"))
     return caught.value.detail
 
 
-def test_unreadable(tmp_path, made):
+def test_unreadable(tmp_path, make):
     good = write_talk(tmp_path / "good.mp4").read_bytes()
     noise = np.random.default_rng(0).bytes(len(good) // 2)
     for name, content in {
@@ -202,17 +202,17 @@ def test_unreadable(tmp_path, made):
         "noise": noise,
     }.items():
         (tmp_path / f"{name}.mp4").write_bytes(content)
-        detail = dropped(made, tmp_path / f"{name}.mp4", "unreadable")
+        detail = dropped(make, tmp_path / f"{name}.mp4", "unreadable")
         assert name in detail
         assert str(tmp_path) not in detail
-    dropped(made, tmp_path / "none.mp4", "unreadable")
+    dropped(make, tmp_path / "none.mp4", "unreadable")
 
 
-def test_no_sound(tmp_path, made):
+def test_no_sound(tmp_path, make):
     write_frames(tmp_path / "a.mp4", face_images([n / 25 for n in range(25)]), options=FAST)
-    assert "track" in dropped(made, tmp_path / "a.mp4", "no sound")
-    assert "silent" in dropped(made, write_talk(tmp_path / "b.mp4", silent=True), "no sound")
-    assert "empty" in dropped(made, write_empty_track(tmp_path / "c.mkv"), "no sound")
+    assert "track" in dropped(make, tmp_path / "a.mp4", "no sound")
+    assert "silent" in dropped(make, write_talk(tmp_path / "b.mp4", silent=True), "no sound")
+    assert "empty" in dropped(make, write_empty_track(tmp_path / "c.mkv"), "no sound")
 
 
 def write_empty_track(path: Path) -> Path:
@@ -227,45 +227,45 @@ def write_empty_track(path: Path) -> Path:
     return path
 
 
-def test_no_face_and_face_gaps(tmp_path, made):
+def test_no_face_and_face_gaps(tmp_path, make):
     times = [number / 25 for number in range(25)]
     nobody = [np.full((240, 320, 3), 110, np.uint8)] * 25
     path = write_frames(tmp_path / "a.mp4", nobody, audio=chirp(1.0), options=FAST)
-    assert dropped(made, path, "no face") == "none in 25 frames"
+    assert dropped(make, path, "no face") == "none in 25 frames"
     path = write_frames(tmp_path / "b.mp4", [*nobody, *face_images(times)], audio=chirp(2.0), options=FAST)
-    assert "25 of 50 frames" in dropped(made, path, "face gaps")
-    _, content = made(path, min_face_share=0.4)
+    assert "25 of 50 frames" in dropped(make, path, "face gaps")
+    _, content = make(path, min_face_share=0.4)
     assert len(content["frames"]) in (24, 25, 26)
 
 
-def test_face_too_small(tmp_path, made):
+def test_face_too_small(tmp_path, make):
     path = write_talk(tmp_path / "a.mp4", side=66)
-    assert "48" in dropped(made, path, "face too small")
-    _, content = made(path, min_face_px=30)
+    assert "48" in dropped(make, path, "face too small")
+    _, content = make(path, min_face_px=30)
     assert content["face_px"] == 96
 
 
-def test_too_short(tmp_path, made):
-    assert "15 frames" in dropped(made, write_talk(tmp_path / "a.mp4", 0.6, audio=chirp(1.0)), "too short")
+def test_too_short(tmp_path, make):
+    assert "15 frames" in dropped(make, write_talk(tmp_path / "a.mp4", 0.6, audio=chirp(1.0)), "too short")
     assert "frames with audio" in dropped(
-        made, write_talk(tmp_path / "b.mp4", 1.0, audio=chirp(0.5)), "too short"
+        make, write_talk(tmp_path / "b.mp4", 1.0, audio=chirp(0.5)), "too short"
     )
-    assert made(write_talk(tmp_path / "c.mp4", 0.64, audio=chirp(1.0)))[1]["frames"] == list(range(16))
+    assert make(write_talk(tmp_path / "c.mp4", 0.64, audio=chirp(1.0)))[1]["frames"] == list(range(16))
 
 
-def test_several_people(tmp_path, made):
+def test_several_people(tmp_path, make):
     path = write_talk(tmp_path / "a.mp4", 1.6, faces=2)
-    assert "2 of 2 frames" in dropped(made, path, "several people")
-    assert len(made(path, several_people="keep")[1]["frames"]) == 40
+    assert "2 of 2 frames" in dropped(make, path, "several people")
+    assert len(make(path, several_people="keep")[1]["frames"]) == 40
 
 
-def test_brief_second_face_is_accepted(tmp_path, made):
+def test_brief_second_face_is_accepted(tmp_path, make):
     times = [number / 25 for number in range(75)]
     shown = [*face_images(times[:60])]
     alone = [np.pad(each, ((0, 0), (0, 180), (0, 0)), constant_values=110) for each in shown]
     both = list(face_images(times[60:], faces=2))
     path = write_frames(tmp_path / "a.mp4", [*alone, *both], audio=chirp(3.0), options=FAST)
-    assert len(made(path)[1]["frames"]) > 56
+    assert len(make(path)[1]["frames"]) > 56
 
 
 @pytest.mark.parametrize("words", [["--several_people", "some"], ["--min_face_px", "0"], ["--min_face_share", "2"], ["--workers", "0"], ["--ngpu", "0"], ["--batch_size", "0"], ["--device", "tpu"], ["--detector", "magic"], ["--device", "npu"]])  # fmt: skip

@@ -109,23 +109,23 @@ def check_dataset(
     if options.syncnet_checkpoint_path is not None:
         estimate_sync = load_estimator(options.syncnet_checkpoint_path, resolved)
     lists, unlisted = _lists(root, options.filelists)
-    found = {name: look_up(root, entries) for name, entries in lists.items()}
+    clips = {name: look_up(root, entries) for name, entries in lists.items()}
     report = check_clips(
-        found[TRAIN].usable,
-        found[VAL].usable,
+        clips[TRAIN].usable,
+        clips[VAL].usable,
         estimate_sync=estimate_sync,
         max_clips=options.num_clips,
         unlisted=unlisted,
         results=[*open_report(root).read().values()],
         progress=progress,
     )
-    speed = _loader_speed(found[TRAIN].usable.clips, resolved, options)
+    speed = _loader_speed(clips[TRAIN].usable.clips, resolved, options)
     slow = speed.problems() if speed else ()
     return replace(
         report,
         data_root=os.fspath(data_root),
         lists=lists,
-        rejected={name: dict(clips.reasons) for name, clips in found.items()},
+        rejected={name: dict(lookup.reasons) for name, lookup in clips.items()},
         speed=speed,
         problems=by_severity([*report.problems, *slow]),
     )

@@ -57,9 +57,9 @@ def compare_with_cpu(device: torch.device, amp: str = "off") -> list[Difference]
 
     cpu = torch.device(devices.HOST)
     return [
-        each
+        difference
         for run in (_outputs, _training_step)
-        for each in compare_runs(
+        for difference in compare_runs(
             [inputs], on(cpu, "off", run), on(device, amp, run), tolerance, by_norm=by_norm
         )
     ]
@@ -100,8 +100,10 @@ def _training_step(networks: Networks, inputs: Tensors, device: torch.device, am
     loss = nn.functional.l1_loss(generated.float(), inputs["target"])
     loss = loss + 0.03 * sync_loss(audio.float(), mouths.float()) + 0.07 * real_loss(judged.float())
     loss.backward()  # type: ignore[no-untyped-call]
-    gradients = [each.grad.flatten().float() for each in generator.parameters() if each.grad is not None]
-    statistics = [each.flatten() for name, each in generator.named_buffers() if "running" in name]
+    gradients = [
+        parameter.grad.flatten().float() for parameter in generator.parameters() if parameter.grad is not None
+    ]
+    statistics = [buffer.flatten() for name, buffer in generator.named_buffers() if "running" in name]
     return {
         "training step: loss": loss[None],
         "training step: cosine": cosine(audio.float(), mouths.float()),

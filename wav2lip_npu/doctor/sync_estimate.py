@@ -52,9 +52,9 @@ def sync_estimator(syncnet: SyncNet, device: torch.device) -> SyncEstimator:
     def estimate(clip: Clip) -> SyncEstimate | None:
         positions = clip.windows()
         first = max(0, len(positions) - _MAX_WINDOWS) // 2
-        found = similarities(syncnet, clip, reader, device, positions[first : first + _MAX_WINDOWS])
-        if not len(found.by_offset()):
+        cosines = similarities(syncnet, clip, reader, device, positions[first : first + _MAX_WINDOWS])
+        if not len(cosines.by_offset()):
             return None
-        return SyncEstimate(*found.offset(), found.significant_offset())
+        return SyncEstimate(*cosines.offset(), cosines.significant_offset())
 
     return estimate
