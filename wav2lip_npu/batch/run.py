@@ -49,6 +49,7 @@ def run_batch(
 
     All jobs are checked before the first frame. Outputs of earlier runs that are up to date are left alone,
     jobs that are missing, changed or failed run. A worker that dies is replaced and its job retried once.
+    Workers are spawned: a script calls this under `if __name__ == "__main__":`.
 
     Args:
         jobs: A table (.csv, .jsonl, .ndjson or .json, see docs/batch.md), or `Job`s.
