@@ -132,13 +132,13 @@ def test_clips_are_diagnosed_once(clips, tmp_path, caplog, monkeypatch):
     from wav2lip_npu.doctor import dataset
 
     calls = []
-    examine = dataset.examine
+    check_clips = dataset.check_clips
 
     def counting(*arguments, **options):
         calls.append(1)
-        return examine(*arguments, **options)
+        return check_clips(*arguments, **options)
 
-    monkeypatch.setattr(dataset, "examine", counting)
+    monkeypatch.setattr(dataset, "check_clips", counting)
     monkeypatch.setattr(syncnet, "_PLATEAU_LOSS", 0.0)
     monkeypatch.setattr(syncnet, "_PLATEAU_ACCURACY", 1.1)
     train(clips, tmp_path, SYNCNET, steps=3, eval_interval=1)
