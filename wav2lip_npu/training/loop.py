@@ -7,7 +7,6 @@ import logging
 import math
 import signal
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from wav2lip_npu.data.samples import Batch, Sample, Samples, batches
 from wav2lip_npu.errors import TrainingError
 from wav2lip_npu.training import distributed
 from wav2lip_npu.training.checkpoints import path_of, prune, saved_steps
-from wav2lip_npu.training.metrics_log import Curves
+from wav2lip_npu.training.metrics_log import Curves, Means
 from wav2lip_npu.training.options import TrainOptions
 from wav2lip_npu.training.state import TrainState
 
@@ -106,7 +105,7 @@ def fit(
     # The original saves epochs only; its checkpoints resume at the start of one.
     state.position = state.position or state.epoch * epoch_size
     held_out: Mapping[str, float] = {}
-    means = _Means()
+    means = Means()
     saved = state.step if state.step in saved_steps(directory) else None
 
     def save() -> int:
@@ -251,25 +250,6 @@ def _evaluate(state: TrainState, task: Task[Any], curves: Curves | None) -> Mapp
 
 def _format(values: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-
-
-class _Means:
-    """Means of the losses since the latest point of the curves."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._counts: Counter[str] = Counter()
-
-    def add(self, values: Mapping[str, float]) -> None:
-        self._counts.update(values.keys())
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-
-    def pop(self) -> dict[str, float]:
-        means = {name: value / self._counts[name] for name, value in self._sums.items()}
-        self._sums.clear()
-        self._counts.clear()
-        return means
 
 
 @contextlib.contextmanager

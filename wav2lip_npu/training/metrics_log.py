@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,27 @@ class Curves:
         """Close both files."""
         self._file.close()
         self._board.close()
+
+
+class Means:
+    """Means of the losses since the latest point of the curves."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._counts: Counter[str] = Counter()
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Add the losses of a step, which may have other names than those of the step before."""
+        self._counts.update(values.keys())
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def pop(self) -> dict[str, float]:
+        """Return the means, and start anew."""
+        means = {name: value / self._counts[name] for name, value in self._sums.items()}
+        self._sums.clear()
+        self._counts.clear()
+        return means
 
 
 def _drop_after(path: Path, step: int) -> None:
