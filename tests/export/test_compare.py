@@ -113,11 +113,11 @@ def test_an_om_file_is_made_where_the_compiler_is(command, monkeypatch):
         target.write_bytes(Path(model).read_bytes())
         return True
 
-    monkeypatch.setattr(compare.installation, "compile_offline", compiler)
+    monkeypatch.setattr(compare.tools, "run_atc", compiler)
     code, out, _ = command("cpu", "om", "--chip", "Ascend310P3", "--batch", 2, "--network", "generator")
     assert code == 0 and "B is om fp32 b2" in out
     assert "for which chip is om? Pass --chip" in command("cpu", "om")[2]
-    monkeypatch.setattr(compare.installation, "compile_offline", lambda words, target: False)
+    monkeypatch.setattr(compare.tools, "run_atc", lambda words, target: False)
     assert "there is no atc" in command("cpu", "om", "--chip", "Ascend310P3")[2]
 
 

@@ -300,7 +300,7 @@ def test_the_compiler_runs_where_it_is(command, tmp_path, monkeypatch, caplog):
     ("text", "told"),
     [
         ("echo ATC start\necho 'E10001: Value [Ascend1] for parameter [--soc_version] is invalid.'\necho x\nexit 1", "with code 1: E10001: Value [Ascend1]"),
-        ("exit 0", "with code 0: it said nothing"),
+        ("exit 0", "with code 0: no output"),
         ("echo cannot open libge_compiler.so\nexit 127", "with code 127: cannot open libge_compiler.so"),
     ],
 )  # fmt: skip

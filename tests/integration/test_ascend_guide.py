@@ -108,7 +108,7 @@ def test_links_and_files_exist():
     python = re.findall(r"^\| (\d[\w.]+).*?\| ([\w.]+) \| ([\d.]+ to [\d.]+) \|", GUIDE, re.MULTILINE)
     assert len(python) >= 5
     for plugin, cann, versions in python:
-        assert installation.Row(plugin, cann, versions.replace(" to ", "-")) in installation.ROWS
+        assert installation.Release(plugin, cann, versions.replace(" to ", "-")) in installation.RELEASES
 
 
 # Parsing

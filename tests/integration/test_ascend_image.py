@@ -24,7 +24,7 @@ DOCKERFILE = (ROOT / "docker" / "Dockerfile.ascend").read_text()
 
 def test_releases_are_compatible():
     defaults = dict(step.text.split("=", 1) for step in instructions(DOCKERFILE) if step.name == "ARG")
-    assert installation.Row(defaults["TORCH_NPU"], defaults["CANN"], "3.10-3.14") in installation.ROWS
+    assert installation.Release(defaults["TORCH_NPU"], defaults["CANN"], "3.10-3.14") in installation.RELEASES
     constraints = (ROOT / "constraints.txt").read_text().splitlines()
     assert (
         f"torch=={defaults['TORCH']}" in constraints and f"torch-npu=={defaults['TORCH_NPU']}" in constraints

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wav2lip_npu import __version__
-from wav2lip_npu.ascend import installation
+from wav2lip_npu.ascend import tools
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.export.manifest import KINDS, OM, ONNX, PRECISIONS, file_name, network_of
 from wav2lip_npu.media.video_writer import check_writable
@@ -57,7 +57,7 @@ class ExportCommand:
         """Write the files, and print how to compile them."""
         log.info("wav2lip-npu %s", __version__)
         self._check()
-        chip = self.chip or (installation.chip() if self.format == OM else None)
+        chip = self.chip or (tools.chip_name() if self.format == OM else None)
         if self.format == OM and chip is None:
             raise UsageError("for which chip? Pass --chip as npu-smi info names it: --chip Ascend310P3.")
         files = list(self._files())
@@ -115,7 +115,7 @@ class ExportCommand:
         if self.format != OM:
             return
         made = replace(made, path=made.path.resolve())  # the compiler leaves notes where it is run
-        if installation.compile_offline(compile_command(made, chip), made.path.with_suffix(f".{OM}")):
+        if tools.run_atc(compile_command(made, chip), made.path.with_suffix(f".{OM}")):
             log.info("compiled for %s: %s", chip, made.path.with_suffix(f".{OM}"))
         else:
             log.info(

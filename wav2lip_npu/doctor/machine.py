@@ -93,8 +93,8 @@ class MachineReport:
             yield f"  card {card['index']}: {card['name']}, {card['health']}"
         if npu.reason and npu.plugin:
             yield f"  error: {npu.reason}"
-        if npu.mend:
-            yield f"  to use an NPU: {npu.mend}"
+        if npu.fix:
+            yield f"  to use an NPU: {npu.fix}"
         yield from (f"{kind}: {state}" for kind, state in self.kinds.items())
         if self.refused is not None:
             yield f"device: {self.refused}"

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from wav2lip_npu import device as devices
-from wav2lip_npu.ascend import installation
+from wav2lip_npu.ascend import tools
 from wav2lip_npu.errors import CheckpointMismatchError, UsageError
 from wav2lip_npu.export.engines import Arrays, Session, file_session, in_batches, offline_session
 from wav2lip_npu.export.manifest import OM, ONNX, About, read_beside, read_onnx
@@ -138,7 +138,7 @@ class Sides:
 
     def _exported(self, word: str, weights: Weights, batch: int) -> Side:
         """A file that is made for this and thrown away."""
-        chip = self._chip or installation.chip() if word == OM else None
+        chip = self._chip or tools.chip_name() if word == OM else None
         if word == OM and chip is None:
             raise UsageError(f"for which chip is {OM}? Pass --chip Ascend310P3, or an .om file in its place.")
         precision = "fp16" if self._precision == "fp16" else "fp32"
@@ -149,7 +149,7 @@ class Sides:
             if chip is not None:
                 path = path.with_suffix(f".{OM}")
                 write_beside(made)
-                if not installation.compile_offline(compile_command(made, chip), path):
+                if not tools.run_atc(compile_command(made, chip), path):
                     raise UsageError(f"there is no atc to make an {OM} file. Pass one in its place.")
             about, run = _open(os.fspath(path))
         return _side_of_file(f"{word} {precision}", about, run, word == OM)
