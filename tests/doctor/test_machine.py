@@ -1,4 +1,4 @@
-"""Machine checks: each state of an Ascend machine, and the command that fixes it."""
+"""Checks of the machine and its device."""
 
 from __future__ import annotations
 

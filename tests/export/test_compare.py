@@ -1,4 +1,4 @@
-"""Two engines or devices beside each other."""
+"""Comparison of two engines or devices."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch
 
 from support import fake_cann
 from support.devices import DEVICE
+from support.exports import export_generator
 from support.networks import golden_weights
 from wav2lip_npu.cli import main
-from wav2lip_npu.export import compare, onnx_export
+from wav2lip_npu.export import compare, om_export, onnx_export
 from wav2lip_npu.export.engines import Arrays
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import SyncNet, Wav2Lip
@@ -46,15 +47,13 @@ def command(tmp_path, tiny_checkpoint, syncnet, monkeypatch, capsys):
 
 
 @pytest.fixture
-def exported(tmp_path, tiny_checkpoint) -> onnx_export.Made:
-    made = onnx_export.export(
-        onnx_export.load_weights("generator", tiny_checkpoint), tmp_path / "g3.onnx", batch=3
-    )
-    onnx_export.write_beside(made)
-    return made
+def exported(tmp_path, tiny_checkpoint) -> onnx_export.ExportedFile:
+    exported = export_generator(tmp_path / "g3.onnx", tiny_checkpoint, batch=3)
+    om_export.write_manifest(exported)
+    return exported
 
 
-def test_a_table_for_each_network(command):
+def test_table_of_each_network(command):
     code, out, _ = command("cpu", "onnx", "--batch", 1, 2)
     assert code == 0
     lines = out.splitlines()
@@ -68,7 +67,7 @@ def test_a_table_for_each_network(command):
 
 
 @pytest.mark.any_device
-def test_a_device_is_compared_with_the_cpu(command):
+def test_device_is_compared_with_the_cpu(command):
     code, out, _ = command("cpu", str(DEVICE), "--batch", 2, "--precision", "fp32_strict")
     assert code == 0, out
     assert f"B is {DEVICE.type}" in out
@@ -91,21 +90,21 @@ def test_json_holds_the_same_figures(command, tmp_path):
     assert out.startswith("syncnet: ") and json.loads((tmp_path / "f.json").read_text())["ok"]
 
 
-def test_a_file_is_compared_at_its_own_batch_size(command, exported):
+def test_exported_file_is_compared_at_its_batch_size(command, exported):
     code, out, _ = command(exported.path, "cpu", "--batch", 1, 7)
     assert code == 0
     assert out.startswith("generator: A is g3.onnx fp32 b3, B is cpu (")
     assert "syncnet" not in out
 
 
-def test_an_om_file_too(command, exported, monkeypatch):
+def test_om_file_is_compared(command, exported, monkeypatch):
     fake_cann.install_bench(monkeypatch, [])
     exported.path.rename(exported.path.with_suffix(".om"))
     code, out, _ = command("cpu", exported.path.with_suffix(".om"), "--batch", 4)
     assert code == 0 and "B is g3.om fp32 b3" in out
 
 
-def test_an_om_file_is_made_where_the_compiler_is(command, monkeypatch):
+def test_om_file_is_compiled_for_the_comparison(command, monkeypatch):
     fake_cann.install_bench(monkeypatch, [])
 
     def compiler(words: list[str], target: Path) -> bool:
@@ -116,9 +115,9 @@ def test_an_om_file_is_made_where_the_compiler_is(command, monkeypatch):
     monkeypatch.setattr(compare.tools, "run_atc", compiler)
     code, out, _ = command("cpu", "om", "--chip", "Ascend310P3", "--batch", 2, "--network", "generator")
     assert code == 0 and "B is om fp32 b2" in out
-    assert "for which chip is om? Pass --chip" in command("cpu", "om")[2]
+    assert "om needs a chip. Pass --chip" in command("cpu", "om")[2]
     monkeypatch.setattr(compare.tools, "run_atc", lambda words, target: False)
-    assert "there is no atc" in command("cpu", "om", "--chip", "Ascend310P3")[2]
+    assert "om needs atc on the PATH" in command("cpu", "om", "--chip", "Ascend310P3")[2]
 
 
 def test_fp16_is_near_and_bf16_less_so(command):
@@ -153,11 +152,11 @@ def test_s3fd_is_compared_where_its_weights_are(command, tmp_path):
     ("words", "told"),
     [
         (["cpu", "tpu"], "unknown device 'tpu'"),
-        (["cpu", "npu"], "device 'npu' is not there"),
+        (["cpu", "npu"], "device 'npu' is not available"),
         (["cpu", "none.onnx"], "cannot read none.onnx"),
-        (["cpu", "onnx", "--network", "critic"], "unknown --network 'critic'"),
+        (["cpu", "onnx", "--network", "critic"], "critic"),
         (["cpu", "onnx", "--batch", "0"], "--batch 0: pass sizes of 1 to 256"),
-        (["cpu", "onnx", "--precision", "int8"], "unknown precision 'int8'"),
+        (["cpu", "onnx", "--precision", "int8"], "int8"),
         (["cpu", "onnx", "--json", "/proc/none/x.json"], "cannot write"),
     ],
 )
@@ -168,15 +167,15 @@ def test_bad_input_is_one_line(command, words, told):
     assert told in err.splitlines()[-1]
 
 
-def test_a_file_of_other_weights_or_of_another_network_is_refused(command, exported, tmp_path, capsys):
+def test_file_of_other_weights_or_another_network_is_refused(command, exported, tmp_path, capsys):
     checkpoint.save(tmp_path / "other.pth", Wav2Lip(2))
     words = ["compare", "cpu", str(exported.path), "--checkpoint_path", str(tmp_path / "other.pth")]
     assert main.main(words) == 2
-    assert "was made of tiny.pth (sha256 " in capsys.readouterr().err
+    assert "was exported from tiny.pth (sha256 " in capsys.readouterr().err
     assert "Leave --network out" in command("cpu", exported.path, "--network", "syncnet")[2]
 
 
-def test_times_are_of_turns(monkeypatch):
+def test_sides_are_timed_in_alternation(monkeypatch):
     turns = []
 
     def side(name: str) -> compare.Side:
@@ -186,7 +185,7 @@ def test_times_are_of_turns(monkeypatch):
 
         return compare.Side(name, run, "off")
 
-    weights = onnx_export.Weights("generator", torch.nn.Identity(), Path("x"), "", None)
+    weights = onnx_export.LoadedNetwork("generator", torch.nn.Identity(), Path("x"), "", None)
     found = compare.compare(weights, side("a"), side("b"), batches=[2], runs=2)
     assert turns[4:] == [("a", 2), ("b", 2)] * 3
-    assert found.is_small and found.paces[0].batch == 2
+    assert found.is_small and found.timings[0].batch == 2

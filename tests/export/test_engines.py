@@ -1,4 +1,4 @@
-"""Dubs by exported files: the same frames as PyTorch's, and files that must not be run are refused."""
+"""Dubs with exported generators: the frames of PyTorch, and refusal of unsafe files."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from support import fake_cann
+from support.exports import export, export_generator
 from support.faces import SquareDetector, face_frames
 from support.networks import golden_weights
 from wav2lip_npu.batch.jobs import Job
@@ -28,9 +29,11 @@ from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.outputs import Output
 from wav2lip_npu.dubbing.pipeline import dub, dub_many
 from wav2lip_npu.errors import CheckpointError, CheckpointMismatchError, DeviceError, UsageError
-from wav2lip_npu.export import engines, onnx_export
-from wav2lip_npu.export.engines import OmEngine, OnnxEngine, in_batches
-from wav2lip_npu.export.manifest import engine_of, read_beside, read_onnx
+from wav2lip_npu.export import engines, om_export
+from wav2lip_npu.export.engines import OmEngine, OnnxEngine, run_in_batches
+from wav2lip_npu.export.manifest import read_om_manifest, read_onnx
+from wav2lip_npu.export.onnx_export import load_network
+from wav2lip_npu.export.options import engine_of
 from wav2lip_npu.media import container, video_reader
 from wav2lip_npu.media.video_writer import EncodeOptions, write_video
 from wav2lip_npu.models import checkpoint
@@ -48,29 +51,27 @@ SHOWN = load_mask("soft", 96).top_row
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> dict[str, Path]:
-    """The tiny generator for any batch and for batches of 3, in both precisions, and an expert."""
+    """The tiny generator for any batch and for batches of 3, in both precisions, and a SyncNet."""
     folder = tmp_path_factory.mktemp("exported")
-    weights = onnx_export.load_weights("generator", tiny_checkpoint)
-    made = {
-        "any": onnx_export.export(weights, folder / "any.onnx"),
-        "three": onnx_export.export(weights, folder / "three.onnx", batch=3),
-        "half": onnx_export.export(weights, folder / "half.onnx", precision="fp16"),
-        "om": onnx_export.export(weights, folder / "model.onnx", batch=3),
+    weights = load_network("generator", tiny_checkpoint)
+    exported = {
+        "any": export(weights, folder / "any.onnx"),
+        "three": export(weights, folder / "three.onnx", batch=3),
+        "half": export(weights, folder / "half.onnx", precision="fp16"),
+        "om": export(weights, folder / "model.onnx", batch=3),
     }
-    onnx_export.write_beside(made["om"])
-    paths = {name: each.path for name, each in made.items()}
-    paths["om"] = paths["om"].rename(folder / "model.om")  # what the fakes run
+    om_export.write_manifest(exported["om"])
+    paths = {name: each.path for name, each in exported.items()}
+    paths["om"] = paths["om"].rename(folder / "model.om")  # which the fakes run
     syncnet = folder / "syncnet.pth"
     checkpoint.save(syncnet, golden_weights(SyncNet(2)))
-    paths["syncnet"] = onnx_export.export(
-        onnx_export.load_weights("syncnet", syncnet), folder / "syncnet.onnx"
-    ).path
+    paths["syncnet"] = export(load_network("syncnet", syncnet), folder / "syncnet.onnx").path
     return paths
 
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the fake of ais_bench is asked for."""
+    """Calls of the fake ais_bench."""
     calls: list[Any] = []
     fake_cann.install_bench(monkeypatch, calls)
     return calls
@@ -88,67 +89,69 @@ def loaded(path: Path, **options: Any) -> inference.Models:
     return replace(inference.load_models(path, detector="hog", **options), detector=SquareDetector())
 
 
-def made_by(generator: Any, faces: torch.Tensor, mels: torch.Tensor, top_row: int) -> torch.Tensor:
+def speak_with(generator: Any, faces: torch.Tensor, mels: torch.Tensor, top_row: int) -> torch.Tensor:
     with torch.inference_mode():
         return generator.speak(mels, generator.encode_faces(faces), top_row=top_row)
 
 
-def planes_of(path: Path) -> np.ndarray:
-    """All pixels of all frames, as the codec holds them."""
+def pixels_of(path: Path) -> np.ndarray:
+    """All samples of all frames, YUV."""
     frames = [frame.yuv for frame in video_reader.read_frames(path)]
     return np.stack([np.concatenate([each.y.ravel(), each.u.ravel(), each.v.ravel()]) for each in frames])
 
 
 def assert_same_frames(one: Path, other: Path, levels: int = 1) -> None:
-    a, b = (planes_of(path).astype(int) for path in (one, other))
+    a, b = (pixels_of(path).astype(int) for path in (one, other))
     assert a.shape == b.shape
     assert np.abs(a - b).max() <= levels
 
 
-# What they compute
+# Outputs of the engine
 
 
 @pytest.mark.parametrize("name", ["any", "three", "half"])
 @pytest.mark.parametrize("top_row", [0, 7, 30, SHOWN, 60, 90])
-def test_any_rows_are_those_of_torch(files, tiny_checkpoint, name, top_row):
+def test_rows_equal_those_of_torch(files, tiny_checkpoint, name, top_row):
     engine = OnnxEngine(files[name])
     network = loaded(tiny_checkpoint).generator
     faces, mels = torch.rand(5, 6, 96, 96), torch.rand(5, 1, 80, 16) * 8 - 4
     faces = faces.contiguous(memory_format=torch.channels_last)
-    expected = made_by(network, faces, mels, top_row)
-    found = made_by(engine, faces, mels, top_row)
+    expected = speak_with(network, faces, mels, top_row)
+    found = speak_with(engine, faces, mels, top_row)
     assert found.shape == expected.shape == (5, 3, 96 - top_row, 96)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, atol=2e-2 if name == "half" else 1e-5, rtol=0)
-    still = made_by(engine, faces[:1], mels, top_row)
+    still = speak_with(engine, faces[:1], mels, top_row)
     torch.testing.assert_close(
-        still, made_by(network, faces[:1], mels, top_row), atol=2e-2 if name == "half" else 1e-5, rtol=0
+        still, speak_with(network, faces[:1], mels, top_row), atol=2e-2 if name == "half" else 1e-5, rtol=0
     )
 
 
-def test_a_full_size_network_too(tmp_path):
+def test_full_size_network(tmp_path):
     path = tmp_path / "full.pth"
     checkpoint.save(path, golden_weights(Wav2Lip()))
-    made = onnx_export.export(onnx_export.load_weights("generator", path), tmp_path / "full.onnx", batch=1)
+    made = export_generator(tmp_path / "full.onnx", path, batch=1)
     assert made.difference < 1e-4
     faces, mels = torch.rand(1, 6, 96, 96), torch.rand(1, 1, 80, 16) * 8 - 4
-    found = made_by(OnnxEngine(made.path), faces, mels, SHOWN)
-    torch.testing.assert_close(found, made_by(loaded(path).generator, faces, mels, SHOWN), atol=1e-4, rtol=0)
+    found = speak_with(OnnxEngine(made.path), faces, mels, SHOWN)
+    torch.testing.assert_close(
+        found, speak_with(loaded(path).generator, faces, mels, SHOWN), atol=1e-4, rtol=0
+    )
 
 
 def test_hidden_rows_are_not_computed(files):
-    """What is cut off above is cut before the decoder's last blocks, not at its end."""
-    from wav2lip_npu.export.onnx_split import cuts, speaking_part
+    """Rows are dropped before the last blocks of the decoder, not at its end."""
+    from wav2lip_npu.export.onnx_split import decoder_part, row_slices
 
-    part = speaking_part(read_onnx(files["any"])[0])
+    part = decoder_part(read_onnx(files["any"])[0])
     onnx.checker.check_model(part, full_check=True)
     kinds = [node.op_type for node in part.graph.node]
     assert kinds.count("Slice") == 6
     assert kinds[kinds.index("Slice") :].count("ConvTranspose") == 6
-    assert cuts(SHOWN, 7)[0] == [40, 18, 6, 0, 0, 0, 0]
+    assert row_slices(SHOWN, 7).feature_rows == [40, 18, 6, 0, 0, 0, 0]
 
 
-def test_a_batch_is_filled_up():
+def test_last_batch_is_padded():
     seen = []
 
     def run(arrays: Any) -> list[np.ndarray]:
@@ -156,19 +159,19 @@ def test_a_batch_is_filled_up():
         return [arrays["x"] * 2, arrays["x"][:, :1]]
 
     x = np.arange(14.0, dtype=np.float32).reshape(7, 2)
-    doubled, first = in_batches(run, 3, {"x": x})
+    doubled, first = run_in_batches(run, 3, {"x": x})
     assert seen == [3, 3, 3]
     np.testing.assert_array_equal(doubled, 2 * x)
     np.testing.assert_array_equal(first, x[:, :1])
-    assert in_batches(run, None, {"x": x})[0].shape == (7, 2) and seen[-1] == 7
+    assert run_in_batches(run, None, {"x": x})[0].shape == (7, 2) and seen[-1] == 7
 
 
-# Whole dubs
+# Dubs
 
 
 @pytest.mark.parametrize("blend", ["soft", "hard"])
 @pytest.mark.parametrize("name", ["any", "three"])
-def test_a_dub_has_the_frames_of_torch(files, tiny_checkpoint, face_video, speech, tmp_path, blend, name):
+def test_dub_has_the_frames_of_torch(files, tiny_checkpoint, face_video, speech, tmp_path, blend, name):
     options = replace(LOSSLESS, blend=blend)
     dub(face_video, speech, tmp_path / "torch.mp4", models=loaded(tiny_checkpoint), options=options)
     models = loaded(files[name])
@@ -178,7 +181,7 @@ def test_a_dub_has_the_frames_of_torch(files, tiny_checkpoint, face_video, speec
     assert_same_frames(tmp_path / "torch.mp4", tmp_path / "onnx.mp4")
 
 
-def test_it_tells_of_the_weights_as_torch_does(files, tiny_checkpoint, face_video, speech, tmp_path):
+def test_report_names_the_original_weights(files, tiny_checkpoint, face_video, speech, tmp_path):
     models, of_torch = loaded(files["any"]), loaded(tiny_checkpoint)
     assert models.digest == of_torch.digest
     assert (models.mel_shift, models.is_ours) == (of_torch.mel_shift, of_torch.is_ours) == (0, False)
@@ -189,13 +192,13 @@ def test_it_tells_of_the_weights_as_torch_does(files, tiny_checkpoint, face_vide
         assert f"weights any.onnx (sha256 {of_torch.digest})" in container.metadata["comment"]
 
 
-def test_the_starter_knows_its_sound_and_its_references(tmp_path):
-    made = onnx_export.export(onnx_export.load_weights("generator"), tmp_path / "starter.onnx", batch=1)
+def test_mel_shift_of_the_starter_is_kept(tmp_path):
+    made = export_generator(tmp_path / "starter.onnx", batch=1)
     models, of_torch = loaded(made.path), loaded(Path("starter"))
     assert (models.mel_shift, models.is_ours, models.digest) == (-1, True, of_torch.digest)
 
 
-def test_a_still_face_is_seen_once_and_sounds_share_it(files, speech, tmp_path, monkeypatch):
+def test_still_face_is_encoded_once_for_all_outputs(files, speech, tmp_path, monkeypatch):
     photo = tmp_path / "photo.mkv"
     write_video(face_frames(1), photo, fps=Fraction(25), options=EncodeOptions(crf=0))
     seen: list[int] = []
@@ -209,7 +212,7 @@ def test_a_still_face_is_seen_once_and_sounds_share_it(files, speech, tmp_path, 
     assert_same_frames(tmp_path / "0.mkv", tmp_path / "1.mkv", levels=0)
 
 
-def test_by_the_command_line(files, face_video, speech, tmp_path, caplog):
+def test_dub_command_with_an_exported_file(files, face_video, speech, tmp_path, caplog):
     words = ["dub", "--face", face_video, "--audio", speech, "--box", 40, 200, 60, 220]
     words += ["--outfile", tmp_path / "out.mp4", "--report", tmp_path / "report.json"]
     for engine in ([], ["--engine", "onnx"]):
@@ -218,7 +221,7 @@ def test_by_the_command_line(files, face_video, speech, tmp_path, caplog):
     assert "engine onnx, detector hog" in caplog.text
 
 
-def test_a_batch_of_jobs_takes_them(files, face_video, speech, tmp_path):
+def test_jobs_with_an_exported_file(files, face_video, speech, tmp_path):
     job = Job(face=str(face_video), audio=str(speech), outfile=str(tmp_path / "out.mp4"))
     (result,) = run_jobs([job], loaded(files["any"]))
     assert result.status == "ok", result
@@ -232,7 +235,7 @@ def test_a_batch_of_jobs_takes_them(files, face_video, speech, tmp_path):
 
 @pytest.mark.parametrize("clip", ["man_512.mp4", "woman_elderly_512.mp4"])
 def test_on_real_clips(shared_data, tmp_path, clip):
-    made = onnx_export.export(onnx_export.load_weights("generator"), tmp_path / "starter.onnx")
+    made = export_generator(tmp_path / "starter.onnx")
     face = shared_data / "clips" / clip
     sound = tmp_path / "sound.wav"
     cut(face, sound, 1.2)
@@ -250,10 +253,10 @@ def cut(source: Path, target: Path, seconds: float) -> None:
     soundfile.write(target, load_audio(source).wav[: round(seconds * 16_000)], 16_000)
 
 
-# An .om file
+# .om files
 
 
-def test_an_om_file_runs_through_ais_bench(files, tiny_checkpoint, face_video, speech, tmp_path, bench):
+def test_om_file_runs_with_ais_bench(files, tiny_checkpoint, face_video, speech, tmp_path, bench):
     dub(face_video, speech, tmp_path / "torch.mp4", models=loaded(tiny_checkpoint), options=LOSSLESS)
     models = loaded(files["om"], device="npu:1", engine="om")
     assert (models.engine, models.batch, models.device.type) == ("om on npu:1", 3, "cpu")
@@ -265,7 +268,7 @@ def test_an_om_file_runs_through_ais_bench(files, tiny_checkpoint, face_video, s
     assert len(bench) == 1 + 13, "38 frames in batches of 3"
 
 
-def test_an_om_file_runs_through_acl(files, tiny_checkpoint, face_video, speech, tmp_path, acl):
+def test_om_file_runs_with_acl(files, tiny_checkpoint, face_video, speech, tmp_path, acl):
     dub(face_video, speech, tmp_path / "torch.mp4", models=loaded(tiny_checkpoint), options=LOSSLESS)
     models = loaded(files["om"])
     dub(face_video, speech, tmp_path / "om.mp4", models=models, options=LOSSLESS)
@@ -276,35 +279,35 @@ def test_an_om_file_runs_through_acl(files, tiny_checkpoint, face_video, speech,
     assert acl.unloaded == [3] and not acl.memory
 
 
-def test_another_thread_may_run_it(files, acl):
+def test_om_engine_runs_in_another_thread(files, acl):
     engine = OmEngine(files["om"])
     faces, mels, found = torch.rand(2, 6, 96, 96), torch.rand(2, 1, 80, 16), []
-    thread = threading.Thread(target=lambda: found.append(made_by(engine, faces, mels, 10)))
+    thread = threading.Thread(target=lambda: found.append(speak_with(engine, faces, mels, 10)))
     thread.start()
     thread.join()
-    torch.testing.assert_close(found[0], made_by(engine, faces, mels, 10))
+    torch.testing.assert_close(found[0], speak_with(engine, faces, mels, 10))
 
 
-def test_pytorchs_plugin_may_have_been_there_before(files, acl):
+def test_acl_may_be_initialised_already(files, acl):
     acl.code_of["init"] = 100002
     OmEngine(files["om"])
 
 
 @pytest.mark.parametrize("call", ["init", "set_device", "load_from_file"])
-def test_what_cann_refuses_is_told(files, acl, call):
+def test_failed_acl_call_is_a_device_error(files, acl, call):
     acl.code_of[call] = fake_cann.OM_FAILURE
-    with pytest.raises(DeviceError, match=rf"CANN refused {call} with code 145000.*wav2lip-npu doctor"):
+    with pytest.raises(DeviceError, match=rf"{call} failed with code 145000.*wav2lip-npu doctor"):
         OmEngine(files["om"])
 
 
-def test_a_model_that_fails_while_it_runs_is_told(files, acl):
+def test_failed_execution_is_a_runtime_error(files, acl):
     engine = OmEngine(files["om"])
     acl.code_of["execute"] = fake_cann.BUSY
-    with pytest.raises(RuntimeError, match="CANN refused execute with code 507033"):
-        made_by(engine, torch.rand(1, 6, 96, 96), torch.rand(1, 1, 80, 16), 0)
+    with pytest.raises(RuntimeError, match="execute failed with code 507033"):
+        speak_with(engine, torch.rand(1, 6, 96, 96), torch.rand(1, 1, 80, 16), 0)
 
 
-def test_what_ais_bench_says_is_told_in_one_line(files, bench, tmp_path):
+def test_error_of_ais_bench_is_one_line(files, bench, tmp_path):
     shutil.copy(files["om"].with_suffix(".json"), tmp_path / "bad.json")
     (tmp_path / "bad.om").write_text("no model")
     with pytest.raises(DeviceError, match=r"bad.om cannot be loaded on NPU 0 \(.*npu-smi info") as caught:
@@ -312,40 +315,40 @@ def test_what_ais_bench_says_is_told_in_one_line(files, bench, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_without_cann_the_way_out_is_named(files, monkeypatch):
+def test_missing_cann_is_a_device_error(files, monkeypatch):
     fake_cann.remove(monkeypatch)
-    with pytest.raises(DeviceError, match=r"model.om runs on an NPU through ais_bench or acl, and neither"):
+    with pytest.raises(DeviceError, match=r"model.om needs ais_bench or acl, and neither"):
         OmEngine(files["om"])
 
 
-def test_an_om_file_without_its_description(files, tmp_path, bench):
+def test_om_file_needs_its_manifest(files, tmp_path, bench):
     shutil.copy(files["om"], tmp_path / "lost.om")
-    with pytest.raises(CheckpointError, match=r"lost.json is missing, which tells what lost.om is"):
+    with pytest.raises(CheckpointError, match=r"lost.json is missing; it describes lost.om"):
         OmEngine(tmp_path / "lost.om")
     (tmp_path / "lost.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="its description is of another version or damaged"):
+    with pytest.raises(CheckpointError, match="its manifest is of another version or damaged"):
         OmEngine(tmp_path / "lost.om")
     told = json.loads(files["om"].with_suffix(".json").read_text())
     (tmp_path / "lost.json").write_text(json.dumps(told | {"batch": None}))
-    with pytest.raises(CheckpointError, match="is not of one batch size"):
+    with pytest.raises(CheckpointError, match="has no fixed batch size"):
         OmEngine(tmp_path / "lost.om")
 
 
-# What is refused
+# Refused files
 
 
-def changed(path: Path, target: Path, **told: Any) -> Path:
-    """A copy of an exported file that tells something else of itself."""
+def with_manifest(path: Path, target: Path, **values: Any) -> Path:
+    """Copy an exported file with other values in its manifest."""
     graph = onnx.load(path)
     (entry,) = [each for each in graph.metadata_props if each.key == "wav2lip_npu"]
-    entry.value = json.dumps(json.loads(entry.value) | told)
+    entry.value = json.dumps(json.loads(entry.value) | values)
     onnx.save(graph, target)
     return target
 
 
-def test_other_mels_are_an_error_in_one_line(files, tmp_path, face_video, speech, capsys):
+def test_other_mel_settings_are_refused(files, tmp_path, face_video, speech, capsys):
     mel = read_onnx(files["any"])[1].mel
-    path = changed(files["any"], tmp_path / "other.onnx", mel={**mel, "n_mels": 128, "hop": 160})
+    path = with_manifest(files["any"], tmp_path / "other.onnx", mel={**mel, "n_mels": 128, "hop": 160})
     words = [
         "dub",
         "--checkpoint_path",
@@ -360,42 +363,43 @@ def test_other_mels_are_an_error_in_one_line(files, tmp_path, face_video, speech
     assert main.main(list(map(str, words))) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(
-        f"wav2lip-npu: {path} was trained on other mels (hop=160, not 200; n_mels=128, not 80)"
+        f"wav2lip-npu: {path} was trained with other mel settings (hop=160, not 200; n_mels=128, not 80)"
     )
 
 
 @pytest.mark.parametrize(
     ("told", "what"),
     [
-        ({"mel": None}, "does not tell what sound"),
+        ({"mel": None}, "has no mel settings"),
         ({"network": "tts"}, "of another version or damaged"),
         ({"batch": "many"}, "of another version or damaged"),
         ({"batch": 0}, "of another version or damaged"),
         ({"inputs": {}}, "of another version or damaged"),
-        ({"inputs": {"mel": [1]}}, r"takes mel of \[\], but \[1, 80, 16\] is made here"),
-        ({"outputs": {"picture": ["batch", 3, 192, 192]}}, "its inputs and outputs are not those"),
+        ({"inputs": {"mel": [1]}}, r"takes the input mel as \[\], this version passes \[1, 80, 16\]"),
+        ({"outputs": {"picture": ["batch", 3, 192, 192]}}, "its inputs and outputs differ from its manifest"),
     ],
 )
-def test_descriptions_that_do_not_fit(files, tmp_path, told, what):
+def test_wrong_manifest_is_refused(files, tmp_path, told, what):
     with pytest.raises(CheckpointError, match=what) as caught:
-        OnnxEngine(changed(files["any"], tmp_path / "odd.onnx", **told))
+        OnnxEngine(with_manifest(files["any"], tmp_path / "odd.onnx", **told))
     assert "\n" not in str(caught.value)
 
 
-def test_another_face_size_is_named(files, tmp_path):
-    about = read_onnx(files["any"])[1]
-    inputs = {**about.inputs, "face": ["batch", 6, 192, 192]}
-    with pytest.raises(CheckpointMismatchError, match=r"takes face of \[6, 192, 192\], but \[6, 96, 96\]"):
-        OnnxEngine(changed(files["any"], tmp_path / "large.onnx", inputs=inputs))
+def test_other_face_size_is_refused(files, tmp_path):
+    manifest = read_onnx(files["any"])[1]
+    inputs = {**manifest.inputs, "face": ["batch", 6, 192, 192]}
+    with pytest.raises(
+        CheckpointMismatchError, match=r"face as \[6, 192, 192\], this version passes \[6, 96, 96\]"
+    ):
+        OnnxEngine(with_manifest(files["any"], tmp_path / "large.onnx", inputs=inputs))
 
 
-def test_another_network_is_named(files):
-    with pytest.raises(CheckpointMismatchError, match="holds a SyncNet, but a Wav2Lip generator is wanted"):
+def test_other_network_is_refused(files):
+    with pytest.raises(CheckpointMismatchError, match="is a SyncNet, not a Wav2Lip generator"):
         inference.load_models(files["syncnet"], detector="hog")
 
 
-def test_no_other_file_is_read(files, tmp_path):
-    """Weights in a file beside it, or anywhere else on the disk."""
+def test_external_data_is_refused(files, tmp_path):
     graph = onnx.load(files["any"])
     onnx.save(
         graph, tmp_path / "two.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0
@@ -413,45 +417,45 @@ def test_no_other_file_is_read(files, tmp_path):
         OnnxEngine(tmp_path / "one.onnx")
 
 
-def operator(graph: Any) -> None:
+def unknown_operator(graph: Any) -> None:
     graph.graph.node[0].op_type = "PyOp"
 
 
-def domain(graph: Any) -> None:
+def unknown_domain(graph: Any) -> None:
     graph.graph.node[0].domain = "com.microsoft"
 
 
-def branch(graph: Any) -> None:
+def branching(graph: Any) -> None:
     graph.graph.node[0].op_type = "If"
 
 
-def function(graph: Any) -> None:
+def with_function(graph: Any) -> None:
     node = onnx.helper.make_node("Relu", ["x"], ["y"])
     opset = onnx.helper.make_opsetid("", 13)
     graph.functions.append(onnx.helper.make_function("own", "Relu", ["x"], ["y"], [node], [opset]))
 
 
-def graph_inside(graph: Any) -> None:
+def with_subgraph(graph: Any) -> None:
     inner = onnx.helper.make_graph([], "inner", [], [])
     graph.graph.node[0].attribute.append(onnx.helper.make_attribute("then_branch", inner))
 
 
-def no_word_of_it(graph: Any) -> None:
+def without_manifest(graph: Any) -> None:
     del graph.metadata_props[:]
 
 
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (operator, "its operator PyOp is none that an export writes"),
-        (domain, r"its operator com.microsoft\.Conv is none"),
-        (branch, "its operator If is none"),
-        (function, "more than a plain graph"),
-        (graph_inside, "more than a plain graph"),
-        (no_word_of_it, "it does not tell of which weights it was made"),
+        (unknown_operator, "no export contains the operator PyOp"),
+        (unknown_domain, r"no export contains the operator com.microsoft\.Conv"),
+        (branching, "no export contains the operator If"),
+        (with_function, "more than a plain graph"),
+        (with_subgraph, "more than a plain graph"),
+        (without_manifest, "it has no manifest"),
     ],
 )
-def test_nothing_else_is_run(files, tmp_path, change, what):
+def test_foreign_graph_is_refused(files, tmp_path, change, what):
     graph = onnx.load(files["any"])
     change(graph)
     (tmp_path / "odd.onnx").write_bytes(graph.SerializeToString())
@@ -460,15 +464,15 @@ def test_nothing_else_is_run(files, tmp_path, change, what):
     assert "\n" not in str(caught.value)
 
 
-def test_damaged_files_are_named(files, tmp_path):
+def test_damaged_files_are_refused(files, tmp_path):
     path = tmp_path / "cut.onnx"
     whole = files["any"].read_bytes()
     for content, what in [
         (b"", "is empty"),
-        (whole[: len(whole) // 2], "is damaged|is not what"),
+        (whole[: len(whole) // 2], "is damaged|was not exported"),
         (b"<!DOCTYPE html><html>" * 9, "is damaged"),
-        (np.random.default_rng(0).bytes(5000), "is damaged|is not what"),
-        (b"\x08\x07", "does not tell of which weights"),
+        (np.random.default_rng(0).bytes(5000), "is damaged|was not exported"),
+        (b"\x08\x07", "it has no manifest"),
     ]:
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=what) as caught:
@@ -477,10 +481,10 @@ def test_damaged_files_are_named(files, tmp_path):
     with pytest.raises(CheckpointError, match=r"cannot read .*none.onnx: No such file"):
         OnnxEngine(tmp_path / "none.onnx")
     with pytest.raises(CheckpointError, match=r"cannot read .*: Is a directory"):
-        read_beside(tmp_path, "generator")
+        read_om_manifest(tmp_path, "generator")
 
 
-def test_a_graph_that_does_not_hang_together_is_damaged(files, tmp_path):
+def test_incomplete_graph_is_damaged(files, tmp_path):
     graph = onnx.load(files["any"])
     del graph.graph.initializer[3]
     (tmp_path / "holes.onnx").write_bytes(graph.SerializeToString())
@@ -488,7 +492,7 @@ def test_a_graph_that_does_not_hang_together_is_damaged(files, tmp_path):
         OnnxEngine(tmp_path / "holes.onnx")
 
 
-def test_the_engine_goes_with_the_file(files, tiny_checkpoint, monkeypatch):
+def test_engine_of_a_file(files, tiny_checkpoint, monkeypatch):
     assert [engine_of(each) for each in ("a.pth", "b.ONNX", "c.om", "starter")] == [
         "torch",
         "onnx",
@@ -496,10 +500,10 @@ def test_the_engine_goes_with_the_file(files, tiny_checkpoint, monkeypatch):
         "torch",
     ]
     with pytest.raises(
-        UsageError, match=r"--engine onnx runs an exported file.*wav2lip-npu export --format onnx"
+        UsageError, match=r"--engine onnx runs an exported .onnx file.*wav2lip-npu export --format onnx"
     ):
         inference.load_models(tiny_checkpoint, engine="onnx")
-    with pytest.raises(UsageError, match=r"any.onnx is an exported file, which torch does not run"):
+    with pytest.raises(UsageError, match=r"any.onnx is an exported file.*--engine torch"):
         inference.load_models(files["any"], engine="torch")
     with pytest.raises(UsageError, match="unknown engine 'tensorrt'. Pass --engine auto, torch, onnx, om"):
         inference.load_models(files["any"], engine="tensorrt")
@@ -512,7 +516,7 @@ def test_the_engine_goes_with_the_file(files, tiny_checkpoint, monkeypatch):
         inference.load_models(files["any"], device="cuda")
 
 
-def test_what_fails_inside_is_known_to_the_speaker(files):
+def test_failure_of_onnxruntime_is_a_runtime_error(files):
     engine = OnnxEngine(files["any"])
     with pytest.raises(RuntimeError):
         engine.encode_faces(torch.rand(1, 5, 96, 96))

@@ -1,8 +1,7 @@
-"""Exported networks: what is in the files, that they compute what PyTorch does, and the compiler's command."""
+"""Exported files: content, agreement with PyTorch, and the command for atc."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import shlex
@@ -14,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 
+from support.exports import export, export_generator
 from support.fake_cann import install_program
 from support.networks import golden_weights
 from wav2lip_npu.cli import main
-from wav2lip_npu.cli.compare import CompareCommand
-from wav2lip_npu.cli.export import ExportCommand
-from wav2lip_npu.errors import ExportError, UsageError
+from wav2lip_npu.errors import CheckpointError, ExportError, UsageError
 from wav2lip_npu.export import onnx_export, onnx_graph
 from wav2lip_npu.export.engines import Arrays
 from wav2lip_npu.export.manifest import INPUTS, KINDS, OPERATORS, read_onnx
+from wav2lip_npu.export.options import ExportOptions
 from wav2lip_npu.faces.s3fd import S3FD_MEANS
 from wav2lip_npu.mel import DEFAULT_MEL
 from wav2lip_npu.models import checkpoint
@@ -67,18 +66,18 @@ def s3fd_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def weights(tiny_checkpoint, syncnet_checkpoint, s3fd_weights):
     paths = {"generator": tiny_checkpoint, "syncnet": syncnet_checkpoint, "s3fd": s3fd_weights}
-    return lambda network: onnx_export.load_weights(network, paths[network])
+    return lambda network: onnx_export.load_network(network, paths[network])
 
 
 def run_file(path: Path, arrays: Arrays) -> list[np.ndarray]:
-    """The file as anybody would run it."""
+    """Run a file with plain onnxruntime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return session.run(None, dict(arrays))
 
 
-def of_torch(weights: onnx_export.Weights, arrays: Arrays) -> list[np.ndarray]:
+def of_torch(weights: onnx_export.LoadedNetwork, arrays: Arrays) -> list[np.ndarray]:
     with torch.no_grad():
         given = [torch.from_numpy(each) for each in arrays.values()]
         if weights.network == "s3fd":
@@ -93,44 +92,44 @@ def off(network: str, made: list[np.ndarray], expected: list[np.ndarray]) -> flo
 
 @pytest.mark.parametrize("batch", [1, 8, 32])
 @pytest.mark.parametrize("network", ["generator", "syncnet"])
-def test_static_batches_compute_what_torch_does(weights, tmp_path, network, batch):
+def test_fixed_batch_agrees_with_torch(weights, tmp_path, network, batch):
     path = tmp_path / "file.onnx"
-    made = onnx_export.export(weights(network), path, batch=batch)
+    made = export(weights(network), path, batch=batch)
     onnx.checker.check_model(str(path), full_check=True)
-    assert [shape[0] for shape in (made.about.inputs | made.about.outputs).values()] == [batch] * (
-        2 + len(made.about.outputs)
+    assert [shape[0] for shape in (made.manifest.inputs | made.manifest.outputs).values()] == [batch] * (
+        2 + len(made.manifest.outputs)
     )
-    for arrays in onnx_export.examples(network, batch):
+    for arrays in onnx_export.example_inputs(network, batch):
         assert off(network, run_file(path, arrays), of_torch(weights(network), arrays)) < 1e-4
     assert made.difference < 1e-4
 
 
 @pytest.mark.parametrize("network", list(KINDS))
-def test_a_dynamic_file_takes_any_batch(weights, tmp_path, network):
+def test_dynamic_file_accepts_any_batch(weights, tmp_path, network):
     path = tmp_path / "file.onnx"
-    onnx_export.export(weights(network), path)
+    export(weights(network), path)
     onnx.checker.check_model(str(path), full_check=True)
     for batch in (1, 2, 5):
-        for arrays in onnx_export.examples(network, batch, SIZE):
+        for arrays in onnx_export.example_inputs(network, batch, SIZE):
             assert off(network, run_file(path, arrays), of_torch(weights(network), arrays)) < 1e-4
 
 
-def test_s3fd_of_one_size(weights, tmp_path):
+def test_s3fd_with_a_fixed_image_size(weights, tmp_path):
     path = tmp_path / "file.onnx"
-    made = onnx_export.export(weights("s3fd"), path, batch=2, size=SIZE)
-    assert made.about.inputs == {"image": [2, 3, *SIZE]}
-    assert made.about.outputs["offsets_0"] == [2, 4, 16, 24]
-    assert made.about.mel is None
-    arrays = next(iter(onnx_export.examples("s3fd", 2, SIZE)))
+    made = export(weights("s3fd"), path, batch=2, size=SIZE)
+    assert made.manifest.inputs == {"image": [2, 3, *SIZE]}
+    assert made.manifest.outputs["offsets_0"] == [2, 4, 16, 24]
+    assert made.manifest.mel is None
+    arrays = next(iter(onnx_export.example_inputs("s3fd", 2, SIZE)))
     assert off("s3fd", run_file(path, arrays), of_torch(weights("s3fd"), arrays)) < 1e-4
 
 
 @pytest.mark.parametrize("network", list(KINDS))
-def test_the_fp16_variant_is_near_and_half_as_large(weights, tmp_path, network):
-    whole = onnx_export.export(weights(network), tmp_path / "whole.onnx")
-    half = onnx_export.export(weights(network), tmp_path / "half.onnx", precision="fp16")
+def test_fp16_is_close_and_half_as_large(weights, tmp_path, network):
+    whole = export(weights(network), tmp_path / "whole.onnx")
+    half = export(weights(network), tmp_path / "half.onnx", precision="fp16")
     onnx.checker.check_model(str(half.path), full_check=True)
-    assert half.about.inputs == whole.about.inputs
+    assert half.manifest.inputs == whole.manifest.inputs
     kinds = {each.type.tensor_type.elem_type for each in onnx.load(half.path).graph.input}
     assert kinds == {onnx.TensorProto.FLOAT}
     assert 1e-6 < half.difference < onnx_export.TOLERANCES["fp16"]
@@ -139,11 +138,9 @@ def test_the_fp16_variant_is_near_and_half_as_large(weights, tmp_path, network):
 
 
 @pytest.mark.parametrize("network", list(KINDS))
-def test_only_operators_that_the_docs_list(weights, tmp_path, network):
+def test_operators_are_listed_in_the_docs(weights, tmp_path, network):
     path = tmp_path / "file.onnx"
-    onnx_export.export(
-        weights(network), path, batch=1, precision="fp16", size=SIZE if network == "s3fd" else None
-    )
+    export(weights(network), path, batch=1, precision="fp16", size=SIZE if network == "s3fd" else None)
     graph = onnx.load(path)
     used = {node.op_type for node in graph.graph.node}
     assert used <= OPERATORS
@@ -154,9 +151,9 @@ def test_only_operators_that_the_docs_list(weights, tmp_path, network):
     assert not any(each.data_location for each in graph.graph.initializer)
 
 
-def test_the_file_tells_of_itself(tiny_checkpoint, tmp_path):
+def test_manifest(tiny_checkpoint, tmp_path):
     path = tmp_path / "file.onnx"
-    onnx_export.export(onnx_export.load_weights("generator", tiny_checkpoint), path, batch=8)
+    export_generator(path, tiny_checkpoint, batch=8)
     graph = onnx.load(path)
     told = json.loads({each.key: each.value for each in graph.metadata_props}["wav2lip_npu"])
     assert told["network"] == "generator"
@@ -173,24 +170,24 @@ def test_the_file_tells_of_itself(tiny_checkpoint, tmp_path):
     assert read_onnx(path)[1].inputs == told["inputs"]
 
 
-def test_the_same_weights_make_the_same_bytes(tiny_checkpoint, tmp_path):
-    weights = onnx_export.load_weights("generator", tiny_checkpoint)
+def test_same_weights_give_the_same_bytes(tiny_checkpoint, tmp_path):
+    weights = onnx_export.load_network("generator", tiny_checkpoint)
     for name in ("a", "b"):
-        onnx_export.export(weights, tmp_path / name, batch=2, precision="fp16")
+        export(weights, tmp_path / name, batch=2, precision="fp16")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_the_weights_are_left_as_they_were(tiny_checkpoint, tmp_path):
-    weights = onnx_export.load_weights("generator", tiny_checkpoint)
+def test_export_leaves_the_network_unchanged(tiny_checkpoint, tmp_path):
+    weights = onnx_export.load_network("generator", tiny_checkpoint)
     before = {name: each.clone() for name, each in weights.module.state_dict().items()}
-    onnx_export.export(weights, tmp_path / "file.onnx")
+    export(weights, tmp_path / "file.onnx")
     after = weights.module.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_file_that_computes_something_else_is_not_kept(weights, tmp_path, monkeypatch):
-    real = onnx_export.graph_of
+def test_file_that_differs_from_torch_is_not_written(weights, tmp_path, monkeypatch):
+    real = onnx_export.trace_graph
 
     def broken(network, module, *shapes):
         with torch.no_grad():
@@ -200,14 +197,14 @@ def test_a_file_that_computes_something_else_is_not_kept(weights, tmp_path, monk
             next(module.parameters()).div_(1.5)
         return graph
 
-    monkeypatch.setattr(onnx_export, "graph_of", broken)
+    monkeypatch.setattr(onnx_export, "trace_graph", broken)
     with pytest.raises(ExportError, match=r"file.onnx differs from PyTorch by .*, more than 0.0001"):
-        onnx_export.export(weights("generator"), tmp_path / "file.onnx")
+        export(weights("generator"), tmp_path / "file.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_norms_fit_in_fp16():
-    """Squares of what S3FD's layers put out do not; and what is 0 stays 0."""
+def test_norms_do_not_overflow_in_fp16():
+    """Squares of S3FD's activations would. Zero vectors stay 0."""
     x = torch.rand(2, 256, 3, 3) * 3000
     x[0, :, 1, 1] = 0
     expected = torch.nn.functional.normalize(x, dim=1)
@@ -233,7 +230,7 @@ def command(tmp_path, tiny_checkpoint, monkeypatch, capsys):
     return run
 
 
-def test_a_file_for_each_batch(command, tmp_path):
+def test_one_file_per_batch_size(command, tmp_path):
     assert command("--batch", 1, 8, 0, "--outdir", "files")[:2] == (0, "")
     names = ["generator.onnx", "generator_b1.onnx", "generator_b8.onnx"]
     assert sorted(path.name for path in (tmp_path / "files").iterdir()) == names
@@ -241,14 +238,14 @@ def test_a_file_for_each_batch(command, tmp_path):
     assert [path.name for path in (tmp_path / "exported").iterdir()] == ["generator_fp16.onnx"]
 
 
-def test_the_starter_is_exported_by_default(tmp_path, monkeypatch, caplog):
+def test_starter_is_exported_by_default_under_the_name_given(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     assert main.main(["export", "--network", "expert", "--batch", "2"]) == 0
     assert "expert_b2.onnx: opset 13, mel [2, 1, 80, 16]; mouths [2, 15, 48, 96]" in caplog.text
     assert read_onnx(tmp_path / "exported" / "expert_b2.onnx", "syncnet")[1].mel_shift == 0
 
 
-def test_s3fd_is_taken_from_where_its_detector_looks(command, tmp_path, s3fd_weights, monkeypatch, capsys):
+def test_s3fd_weights_are_those_of_the_detector(command, tmp_path, s3fd_weights, monkeypatch, capsys):
     words = ["export", "--network", "s3fd", "--batch", "1", "--size", "64", "96"]
     assert main.main(words) == 2
     assert "no S3FD weights" in capsys.readouterr().err
@@ -258,10 +255,10 @@ def test_s3fd_is_taken_from_where_its_detector_looks(command, tmp_path, s3fd_wei
     assert (tmp_path / "exported/s3fd_b1_64x96.onnx").is_file()
 
 
-def test_the_compiler_is_named_where_it_is_not_there(command, tmp_path, caplog):
+def test_command_is_printed_where_atc_is_missing(command, tmp_path, caplog):
     code, out, _ = command("--format", "om", "--chip", "Ascend310P3", "--batch", 4)
     assert code == 0
-    assert "no atc on the PATH" in caplog.text
+    assert "atc is not on the PATH" in caplog.text
     assert shlex.split(out) == [
         "atc",
         "--framework=5",
@@ -277,7 +274,7 @@ def test_the_compiler_is_named_where_it_is_not_there(command, tmp_path, caplog):
     assert files == ["generator_b4.json", "generator_b4.onnx"]
 
 
-def test_with_onnx_the_command_is_printed_too(command):
+def test_command_is_printed_for_onnx_too(command):
     _, out, _ = command("--chip", "Ascend910B4", "--precision", "fp16", "--batch", 0, 1, 8)
     lines = out.splitlines()
     assert len(lines) == 2 and all(
@@ -285,14 +282,16 @@ def test_with_onnx_the_command_is_printed_too(command):
     )
 
 
-def test_the_compiler_runs_where_it_is(command, tmp_path, monkeypatch, caplog):
+def test_atc_is_run_where_it_is_installed(command, tmp_path, monkeypatch, caplog):
     tools = tmp_path / "tools"
     install_program(tools, "atc", ATC.format(folder=tools), monkeypatch)
     (tools / "made").write_bytes(b"an offline model")
     assert command("--format", "om", "--chip", "Ascend310P3")[0] == 0
     assert (tmp_path / "exported/generator_b8.om").read_bytes() == b"an offline model"
     assert f"--model={tmp_path}/exported/generator_b8.onnx" in (tools / "words").read_text()
-    assert (tools / "where").read_text().strip() != str(tmp_path), "it leaves notes where it is run"
+    assert (tools / "where").read_text().strip() != str(tmp_path), (
+        "atc writes logs into its working directory"
+    )
     assert "compiled for Ascend310P3: " in caplog.text
 
 
@@ -304,7 +303,7 @@ def test_the_compiler_runs_where_it_is(command, tmp_path, monkeypatch, caplog):
         ("echo cannot open libge_compiler.so\nexit 127", "with code 127: cannot open libge_compiler.so"),
     ],
 )  # fmt: skip
-def test_a_compiler_that_fails_is_told_in_one_line(command, tmp_path, monkeypatch, text, told):
+def test_failure_of_atc_is_one_line(command, tmp_path, monkeypatch, text, told):
     install_program(tmp_path / "tools", "atc", f"#!/bin/sh\n{text}\n", monkeypatch)
     code, _, err = command("--format", "om", "--chip", "Ascend1")
     assert code == 2
@@ -312,8 +311,8 @@ def test_a_compiler_that_fails_is_told_in_one_line(command, tmp_path, monkeypatc
     assert last.startswith("wav2lip-npu: atc failed ") and told in last and "--chip" in last
 
 
-def test_the_chip_is_asked_of_npu_smi(command, tmp_path, monkeypatch):
-    assert "for which chip? Pass --chip" in command("--format", "om")[2]
+def test_chip_is_taken_from_npu_smi(command, tmp_path, monkeypatch):
+    assert "--format om needs a chip. Pass --chip" in command("--format", "om")[2]
     table = "| NPU Name | Health |\n| 0     310P3 | OK | 0 |\n| 0     0 | 0000:01:00.0 | 0 |\n"
     install_program(tmp_path / "tools", "npu-smi", f"#!/bin/sh\ncat <<'END'\n{table}END\n", monkeypatch)
     code, out, _ = command("--format", "om", "--batch", 1)
@@ -323,18 +322,15 @@ def test_the_chip_is_asked_of_npu_smi(command, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (
-            ["--network", "discriminator"],
-            "unknown --network 'discriminator'. Pass generator, syncnet, s3fd, expert.",
-        ),
-        (["--format", "tflite"], "unknown --format 'tflite'"),
-        (["--precision", "int8"], "unknown --precision 'int8'"),
-        (["--batch", "-1"], "--batch -1: pass different sizes"),
+        (["--network", "discriminator"], "discriminator"),
+        (["--format", "tflite"], "tflite"),
+        (["--precision", "int8"], "int8"),
+        (["--batch", "-1"], "--batch -1 is out of range"),
         (["--batch", "8", "8"], "--batch 8 8"),
-        (["--format", "om", "--batch", "0", "--chip", "x"], "atc wants batches of one size"),
-        (["--size", "64", "64"], "--size is height and width of the pictures for --network s3fd"),
+        (["--format", "om", "--batch", "0", "--chip", "x"], "--format om needs a fixed batch size"),
+        (["--size", "64", "64"], "--size 64 64"),
         (["--network", "s3fd", "--batch", "1"], "Pass --size 320 576"),
-        (["--network", "syncnet"], "holds a Wav2Lip generator, but a SyncNet is wanted"),
+        (["--network", "syncnet"], "is a Wav2Lip generator, not a SyncNet"),
         (["--network", "s3fd"], "does not hold S3FD weights"),
         (["--checkpoint_path", "none.pth"], "cannot read weights none.pth"),
         (["--outdir", "/proc/none"], "cannot write"),
@@ -348,25 +344,45 @@ def test_bad_input_is_one_line(command, tmp_path, words, told):
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
-def test_a_missing_package_is_named(command, monkeypatch, package):
+def test_missing_package_is_named(command, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     code, _, err = command()
     assert code == 2
     assert f"need the package {package}. Run pip install 'wav2lip-npu[export]'." in err
 
 
-def test_every_flag_is_in_the_docs():
-    for options in (ExportCommand, CompareCommand):
-        for field in dataclasses.fields(options):
-            name = field.name.upper() if field.name in ("a", "b") else f"--{field.name}"
-            assert f"| `{name}` |" in DOCS, name
-    assert "| `--engine` |" in DOCS
-
-
-def test_examples_are_of_the_shapes_that_are_told():
+def test_example_inputs_have_the_shapes_of_the_manifest():
     for network, shapes in INPUTS.items():
-        for arrays in onnx_export.examples(network, 2, SIZE):
+        for arrays in onnx_export.example_inputs(network, 2, SIZE):
             assert list(arrays) == list(shapes)
             assert all(each.dtype == np.float32 and len(each) == 2 for each in arrays.values())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch": 0},
+        {"batch": 257},
+        {"network": "discriminator"},
+        {"precision": "int8"},
+        {"size": (64, 64)},
+        {"network": "s3fd", "batch": 1},
+        {"network": "s3fd", "size": (31, 64)},
+    ],
+)
+def test_wrong_options_are_refused(options):
     with pytest.raises(UsageError):
-        ExportCommand(batch=(1, 1))._check()
+        ExportOptions(**options)
+
+
+def test_export_onnx_in_python(tiny_checkpoint, tmp_path):
+    exported = onnx_export.export_onnx(
+        tiny_checkpoint, tmp_path / "new" / "tiny.onnx", batch=2, precision="fp16"
+    )
+    assert exported.path == tmp_path / "new" / "tiny.onnx"
+    assert read_onnx(exported.path)[1] == exported.manifest
+    assert (exported.manifest.batch, exported.manifest.precision) == (2, "fp16")
+    with pytest.raises(UsageError, match="--batch 0"):
+        onnx_export.export_onnx(tiny_checkpoint, tmp_path / "a.onnx", batch=0)
+    with pytest.raises(CheckpointError, match="none.pth"):
+        onnx_export.export_onnx("none.pth", tmp_path / "a.onnx")

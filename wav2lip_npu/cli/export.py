@@ -1,4 +1,4 @@
-"""The `export` command: its flags, and what it says of the files that it writes."""
+"""The `export` command."""
 
 from __future__ import annotations
 
@@ -6,118 +6,127 @@ import logging
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from wav2lip_npu import __version__
 from wav2lip_npu.ascend import tools
 from wav2lip_npu.errors import UsageError
-from wav2lip_npu.export.manifest import KINDS, OM, ONNX, PRECISIONS, file_name, network_of
+from wav2lip_npu.export.options import (
+    OM,
+    ExportOptions,
+    Format,
+    Precision,
+    file_name,
+    network_named,
+)
 from wav2lip_npu.media.video_writer import check_writable
 from wav2lip_npu.models.bundled import STARTER
 
 if TYPE_CHECKING:
-    from wav2lip_npu.export.onnx_export import Made, Weights
+    from wav2lip_npu.export.onnx_export import ExportedFile
 
 log = logging.getLogger(__name__)
 
 _OM_BATCH = 8
-_MOST = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportCommand:
-    """Write a network as an ONNX file, compared with PyTorch; or as an .om file for a chip, where atc is.
+    """Export a network as ONNX files, and as .om files for an Ascend chip where atc is installed.
 
     wav2lip-npu export --checkpoint_path wav2lip.pth --batch 1 8 32
     wav2lip-npu export --checkpoint_path wav2lip.pth --format om --chip Ascend310P3
     """
 
     checkpoint_path: str = STARTER
-    """Weights of the network: .pth, .pt or .safetensors. (default: those of the package; s3fd.pth where it
-    is looked for)"""
-    network: str = "generator"
-    """generator, syncnet (or its former name, expert) or s3fd."""
-    format: str = ONNX
-    """onnx, or om, which the vendor's compiler atc makes of it."""
+    """Weights: .pth, .pt or .safetensors. `starter` is the network of the package; for s3fd it is the
+    weights file of its detector."""
+    network: Literal["generator", "syncnet", "expert", "s3fd"] = "generator"
+    """Network to export. `expert` is the former name of `syncnet`."""
+    format: Format = "onnx"
+    """File format. The vendor's compiler atc makes om files from onnx files."""
     batch: tuple[int, ...] = ()
-    """Batch sizes, a file for each; 0 for a file that takes any. (default: 0, for om 8)"""
-    precision: str = "fp32"
-    """Numbers inside: fp32 or fp16. Inputs and outputs are float32."""
+    """Batch sizes, one file each; 0 is a file that accepts any. Without it: 8 with --format om or --chip,
+    else 0."""
+    precision: Precision = "fp32"
+    """Number format inside the files. Inputs and outputs are float32."""
     size: tuple[int, int] | None = None
-    """Height and width of the pictures that s3fd takes, a must with a batch size."""
+    """Height and width of the images for s3fd; without it any. Required there with a batch size."""
     chip: str | None = None
-    """As atc calls it: Ascend310P3, Ascend910B4. The command for it is printed with onnx too.
-    (default: npu-smi's for om)"""
+    """Chip as atc names it: Ascend310P3, Ascend910B4. With --format onnx the command for atc is printed.
+    Without it: the first chip that npu-smi lists, for om."""
     outdir: str = "exported"
-    """Folder for the files."""
+    """Output folder."""
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` if options conflict."""
+        batches = self._batches()
+        if len(set(batches)) < len(batches):
+            raise UsageError(f"--batch {' '.join(map(str, batches))}: pass each size once.")
+        if 0 in batches and self.format == OM:
+            raise UsageError("--format om needs a fixed batch size. Pass --batch 1 8.")
+        list(self._files())
 
     def run(self) -> None:
-        """Write the files, and print how to compile them."""
+        """Export the files and print how to compile them."""
         log.info("wav2lip-npu %s", __version__)
-        self._check()
         chip = self.chip or (tools.chip_name() if self.format == OM else None)
         if self.format == OM and chip is None:
-            raise UsageError("for which chip? Pass --chip as npu-smi info names it: --chip Ascend310P3.")
+            raise UsageError("--format om needs a chip. Pass --chip Ascend310P3, the name in npu-smi info.")
         files = list(self._files())
         for _, path in files:
             check_writable(path)
-        from wav2lip_npu.export.onnx_export import export, load_weights
+        from wav2lip_npu.export.onnx_export import load_network, write_onnx
 
-        weights = load_weights(network_of(self.network), self.checkpoint_path)
-        for batch, path in files:
-            made = export(weights, path, batch=batch, precision=self.precision, size=self.size)
-            self._tell(made, weights)
-            if chip is not None and batch is not None:
-                self._compile(made, chip)
-
-    def _check(self) -> None:
-        """Raise `UsageError` when flags are wrong or do not go together."""
-        words = {"network": (*KINDS, "expert"), "format": (ONNX, OM), "precision": PRECISIONS}
-        for name, known in words.items():
-            if getattr(self, name) not in known:
-                raise UsageError(f"unknown --{name} {getattr(self, name)!r}. Pass {', '.join(known)}.")
-        batches = self._batches()
-        if any(not 0 <= each <= _MOST for each in batches) or len(set(batches)) < len(batches):
-            raise UsageError(
-                f"--batch {' '.join(map(str, batches))}: pass different sizes of 1 to {_MOST}, 0 for any."
-            )
-        if 0 in batches and self.format == OM:
-            raise UsageError("atc wants batches of one size. Pass --batch 1 8 or the like.")
-        if self.size is not None and (self.network != "s3fd" or min(self.size) < 32 or max(self.size) > 4096):
-            raise UsageError("--size is height and width of the pictures for --network s3fd, 32 to 4096.")
-        if self.network == "s3fd" and any(batches) and self.size is None:
-            raise UsageError("pictures for s3fd are of one size in such a file. Pass --size 320 576.")
+        loaded = load_network(network_named(self.network), self.checkpoint_path)
+        for options, path in files:
+            exported = write_onnx(loaded, path, options)
+            _log(exported, loaded.source)
+            if chip is not None and options.batch is not None:
+                self._compile(exported, chip)
 
     def _batches(self) -> tuple[int, ...]:
         return self.batch or ((_OM_BATCH,) if self.format == OM or self.chip else (0,))
 
-    def _files(self) -> Iterator[tuple[int | None, Path]]:
-        """Batch sizes, and the file for each."""
+    def _files(self) -> Iterator[tuple[ExportOptions, Path]]:
+        """Yield the options and the path of each file. Raises `UsageError`."""
         for batch in self._batches():
-            name = file_name(self.network, batch or None, self.precision, self.size)
-            yield batch or None, Path(self.outdir) / name
+            options = ExportOptions(
+                network=network_named(self.network),  # type: ignore[arg-type]
+                precision=self.precision,
+                batch=None if batch == 0 else batch,
+                size=self.size,
+            )
+            yield options, Path(self.outdir) / file_name(self.network, options)
 
-    def _tell(self, made: Made, weights: Weights) -> None:
-        about = made.about
-        shapes = "; ".join(f"{name} {shape}" for name, shape in {**about.inputs, **about.outputs}.items())
-        log.info("%s: opset %d, %s", made.path, about.opset, shapes)
-        log.info("  of %s (sha256 %s), %.1e from PyTorch", weights.source, about.sha256[:12], made.difference)
+    def _compile(self, exported: ExportedFile, chip: str) -> None:
+        """Print the command for atc, and run it for an .om file."""
+        from wav2lip_npu.export.om_export import atc_command, compile_om, write_manifest
 
-    def _compile(self, made: Made, chip: str) -> None:
-        """Print the command of the compiler, and run it for an .om file."""
-        from wav2lip_npu.export.onnx_export import compile_command, write_beside
-
-        write_beside(made)
-        sys.stdout.write(shlex.join(compile_command(made, chip)) + "\n")
+        write_manifest(exported)
+        sys.stdout.write(shlex.join(atc_command(exported, chip)) + "\n")
         sys.stdout.flush()
         if self.format != OM:
             return
-        made = replace(made, path=made.path.resolve())  # the compiler leaves notes where it is run
-        if tools.run_atc(compile_command(made, chip), made.path.with_suffix(f".{OM}")):
-            log.info("compiled for %s: %s", chip, made.path.with_suffix(f".{OM}"))
+        compiled = compile_om(exported, chip)
+        if compiled is not None:
+            log.info("compiled for %s: %s", chip, compiled)
         else:
             log.info(
-                "there is no atc on the PATH: run the command where CANN is; the .json goes with the .om"
+                "atc is not on the PATH: run the command where CANN is installed, and keep the .json file "
+                "beside the .om file"
             )
+
+
+def _log(exported: ExportedFile, source: Path) -> None:
+    manifest = exported.manifest
+    shapes = "; ".join(f"{name} {shape}" for name, shape in {**manifest.inputs, **manifest.outputs}.items())
+    log.info("%s: opset %d, %s", exported.path, manifest.opset, shapes)
+    log.info(
+        "  exported from %s (sha256 %s), difference from PyTorch %.1e",
+        source,
+        manifest.sha256[:12],
+        exported.difference,
+    )

@@ -18,7 +18,7 @@ from wav2lip_npu.dubbing.blend import Mask
 from wav2lip_npu.dubbing.colour_match import ColourMatcher
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.export.engines import FILE_BATCH, OmEngine, OnnxEngine, load_engine
-from wav2lip_npu.export.manifest import TORCH, engine_of
+from wav2lip_npu.export.options import TORCH, engine_of
 from wav2lip_npu.faces.detection import Detector
 from wav2lip_npu.faces.detectors import load_detector
 from wav2lip_npu.media.yuv_image import Image
@@ -58,7 +58,7 @@ class Models:
         """Faces per batch: what suits the device, or what an exported file accepts."""
         if isinstance(self.generator, Wav2Lip):
             return devices.BACKENDS[self.device.type].batch
-        return self.generator.about.batch or FILE_BATCH
+        return self.generator.manifest.batch or FILE_BATCH
 
 
 def load_models(
@@ -139,16 +139,16 @@ def _load_exported(engine: str, path: Path, detector: str, device: str, precisio
     generator = load_engine(engine, path, device)
     host = devices.resolve(devices.HOST)
     devices.activate(host)
-    about = generator.about
+    manifest = generator.manifest
     return Models(
         generator,
         load_detector(detector, str(host)),
         host,
         torch.float32,
         path,
-        about.sha256[:12],
-        about.mel_shift or 0.0,
-        is_ours=about.mel_shift is not None,
+        manifest.sha256[:12],
+        manifest.mel_shift or 0.0,
+        is_ours=manifest.mel_shift is not None,
     )
 
 

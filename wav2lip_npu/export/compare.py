@@ -1,4 +1,4 @@
-"""The same inputs through two engines or devices: how far apart the outputs are, and how long each takes."""
+"""Compare two engines or devices on the same inputs: difference of the outputs, and time per batch."""
 
 from __future__ import annotations
 
@@ -17,192 +17,193 @@ import torch
 from wav2lip_npu import device as devices
 from wav2lip_npu.ascend import tools
 from wav2lip_npu.errors import CheckpointMismatchError, UsageError
-from wav2lip_npu.export.engines import Arrays, Session, file_session, in_batches, offline_session
-from wav2lip_npu.export.manifest import OM, ONNX, About, read_beside, read_onnx
+from wav2lip_npu.export.engines import Arrays, Session, make_file_session, make_om_session, run_in_batches
+from wav2lip_npu.export.manifest import Manifest, read_om_manifest, read_onnx
+from wav2lip_npu.export.om_export import compile_om
 from wav2lip_npu.export.onnx_export import (
-    Weights,
-    compile_command,
-    examples,
-    export,
+    LoadedNetwork,
+    example_inputs,
     named_outputs,
-    outputs_of,
-    write_beside,
+    run_module,
+    write_onnx,
 )
 from wav2lip_npu.export.onnx_graph import DYNAMIC_SIZE
+from wav2lip_npu.export.options import OM, ONNX, ExportOptions, is_exported
 from wav2lip_npu.models.checkpoint import published_kind
 from wav2lip_npu.models.networks import fold_norms
 from wav2lip_npu.models.numerics import TOLERANCES, Difference, compare_runs
 
 _COMPARED = 4
-"""Items of a batch whose outputs are compared, of noise and of what is shown in use each."""
+"""Batch size of the inputs whose outputs are compared."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two, for one network."""
+    """One side of the comparison, for one network."""
 
     name: str
     run: Session
-    numbers: str
-    """How exact it is: a key of `numerics.TOLERANCES`."""
+    amp: str
+    """Number format of the computation: a key of `numerics.TOLERANCES`."""
     size: tuple[int, int] = DYNAMIC_SIZE
-    """Of the pictures for S3FD."""
+    """Height and width of the images for S3FD."""
 
 
 @dataclass(frozen=True)
-class Pace:
-    """Seconds for a batch on either side, from the host and back to it: the median."""
+class Timing:
+    """Median seconds per batch of both sides, including the copies to and from the device."""
 
     batch: int
     seconds: tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Compared:
-    """What was found of one network."""
+class Comparison:
+    """Differences and timings of one network."""
 
     network: str
     sides: tuple[str, str]
     differences: list[Difference]
-    """Of the second side from the first, for each output."""
-    paces: list[Pace]
+    """Of the second side from the first, one per output."""
+    timings: list[Timing]
 
     @property
     def is_small(self) -> bool:
-        """Whether the differences are rounding."""
+        """Whether all differences are within rounding."""
         return all(each.is_small for each in self.differences)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields for JSON."""
         return {
             "network": published_kind(self.network),
             "sides": self.sides,
             "differences": [each.as_dict() for each in self.differences],
-            "seconds": [{"batch": each.batch, "seconds": each.seconds} for each in self.paces],
+            "seconds": [{"batch": each.batch, "seconds": each.seconds} for each in self.timings],
         }
 
 
-class Sides:
-    """Makes sides of words: a device, `onnx`, `om`, or the path of an exported file, which is opened at once.
+class SideLoader:
+    """Creates sides by name: a device, `onnx`, `om`, or the path of an exported file, opened at once.
 
-    Raises `CheckpointError`, `DeviceError` or `UsageError` for what is wrong with a word.
+    Raises `CheckpointError`, `DeviceError` or `UsageError` if a name cannot be used.
     """
 
-    def __init__(self, words: Sequence[str], precision: str = "fp32", chip: str | None = None) -> None:
+    def __init__(self, names: Sequence[str], precision: str = "fp32", chip: str | None = None) -> None:
         devices.dtype_of(precision)
         self._precision, self._chip = precision, chip
-        self._files: dict[str, tuple[About, Session]] = {}
-        for word in words:
-            if word.lower().endswith((f".{ONNX}", f".{OM}")):
-                self._files[word] = _open(word)
-            elif word not in (ONNX, OM):
-                devices.resolve(word)
+        self._files: dict[str, tuple[Manifest, Session]] = {}
+        for name in names:
+            if is_exported(name):
+                self._files[name] = _open(name)
+            elif name not in (ONNX, OM):
+                devices.resolve(name)
 
     @property
     def networks(self) -> set[str]:
-        """The networks that the files are of; empty when there is no file."""
-        return {about.network for about, _ in self._files.values()}
+        """Networks of the files; empty if neither side is a file."""
+        return {manifest.network for manifest, _ in self._files.values()}
 
-    def __call__(self, word: str, weights: Weights, batch: int) -> Side:
-        """The side of a word for one network; where it must be of one batch size it is of `batch`."""
-        if word in self._files:
-            about, run = self._files[word]
-            _check_origin(word, about, weights)
-            return _side_of_file(
-                f"{os.path.basename(word)} {about.precision}", about, run, word.lower().endswith(OM)
-            )
-        if word in (ONNX, OM):
-            return self._exported(word, weights, batch)
-        return self._on_device(devices.resolve(word), weights)
+    def side(self, name: str, loaded: LoadedNetwork, batch: int) -> Side:
+        """Return a side for a network. `batch` is the size of a temporary .om file."""
+        if name in self._files:
+            manifest, run = self._files[name]
+            _check_source(name, manifest, loaded)
+            label = f"{os.path.basename(name)} {manifest.precision}"
+            return _file_side(label, manifest, run, name.lower().endswith(OM))
+        if name in (ONNX, OM):
+            return self._export(name, loaded, batch)
+        return self._on_device(devices.resolve(name), loaded)
 
-    def _on_device(self, place: torch.device, weights: Weights) -> Side:
-        """PyTorch, batch norms folded, as a dub runs it but in one batch at a time."""
-        devices.activate(place)
+    def _on_device(self, device: torch.device, loaded: LoadedNetwork) -> Side:
+        """Return PyTorch with folded batch norms, as in a dub."""
+        devices.activate(device)
         strict = self._precision == "fp32_strict"
         if strict:
-            devices.full_float32(place)
-        numbers, layout = devices.dtype_of(self._precision), devices.memory_format(place)
-        module = copy.deepcopy(weights.module)
+            devices.full_float32(device)
+        dtype, layout = devices.dtype_of(self._precision), devices.memory_format(device)
+        module = copy.deepcopy(loaded.module)
         fold_norms(module)
-        module.to(place, numbers, memory_format=layout)  # type: ignore[call-overload]
+        module.to(device, dtype, memory_format=layout)  # type: ignore[call-overload]
 
         def run(arrays: Arrays) -> list[Any]:
-            given = [torch.from_numpy(each).to(place, numbers) for each in arrays.values()]
-            given = [each.contiguous(memory_format=layout) for each in given]
-            return [each.float().cpu().numpy() for each in outputs_of(weights.network, module, given)]
+            inputs = [torch.from_numpy(array).to(device, dtype) for array in arrays.values()]
+            inputs = [tensor.contiguous(memory_format=layout) for tensor in inputs]
+            return [output.float().cpu().numpy() for output in run_module(loaded.network, module, inputs)]
 
-        # An accelerator multiplies float32 with the mantissa of fp16 unless it is told not to.
-        exact = numbers == torch.float32 and (strict or place.type == devices.HOST)
-        rough = "bf16" if self._precision == "bf16" else "fp16"
-        return Side(f"{devices.describe(place)} {self._precision}", run, "off" if exact else rough)
+        # Accelerators multiply float32 with reduced precision unless full_float32 is on.
+        exact = dtype == torch.float32 and (strict or device.type == devices.HOST)
+        reduced = "bf16" if self._precision == "bf16" else "fp16"
+        return Side(f"{devices.describe(device)} {self._precision}", run, "off" if exact else reduced)
 
-    def _exported(self, word: str, weights: Weights, batch: int) -> Side:
-        """A file that is made for this and thrown away."""
-        chip = self._chip or tools.chip_name() if word == OM else None
-        if word == OM and chip is None:
-            raise UsageError(f"for which chip is {OM}? Pass --chip Ascend310P3, or an .om file in its place.")
-        precision = "fp16" if self._precision == "fp16" else "fp32"
-        size = DYNAMIC_SIZE if weights.network == "s3fd" and chip else None
+    def _export(self, name: str, loaded: LoadedNetwork, batch: int) -> Side:
+        """Return a side that runs a temporary exported file."""
+        chip = self._chip or tools.chip_name() if name == OM else None
+        if name == OM and chip is None:
+            raise UsageError("om needs a chip. Pass --chip Ascend310P3, or an .om file in place of om.")
+        options = ExportOptions(
+            network=loaded.network,  # type: ignore[arg-type]
+            precision="fp16" if self._precision == "fp16" else "fp32",
+            batch=batch if chip else None,
+            size=DYNAMIC_SIZE if loaded.network == "s3fd" and chip else None,
+        )
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"{weights.network}.{ONNX}"
-            made = export(weights, path, precision=precision, batch=batch if chip else None, size=size)
-            if chip is not None:
-                path = path.with_suffix(f".{OM}")
-                write_beside(made)
-                if not tools.run_atc(compile_command(made, chip), path):
-                    raise UsageError(f"there is no atc to make an {OM} file. Pass one in its place.")
-            about, run = _open(os.fspath(path))
-        return _side_of_file(f"{word} {precision}", about, run, word == OM)
+            exported = write_onnx(loaded, Path(folder) / f"{loaded.network}.{ONNX}", options)
+            path = exported.path if chip is None else compile_om(exported, chip)
+            if path is None:
+                raise UsageError("om needs atc on the PATH. Pass an .om file in place of om.")
+            manifest, run = _open(os.fspath(path))
+        return _file_side(f"{name} {options.precision}", manifest, run, name == OM)
 
 
-def _open(path: str) -> tuple[About, Session]:
-    """What an exported file tells of itself, and what runs it."""
+def _open(path: str) -> tuple[Manifest, Session]:
+    """Return the manifest and a session of an exported file."""
     if path.lower().endswith(f".{OM}"):
-        about = read_beside(path)
-        return about, offline_session(path, about, 0)
-    model, about = read_onnx(path)
-    return about, file_session(path, model.SerializeToString())
+        manifest = read_om_manifest(path)
+        return manifest, make_om_session(path, manifest, 0)
+    model, manifest = read_onnx(path)
+    return manifest, make_file_session(path, model.SerializeToString())
 
 
-def _check_origin(path: str, about: About, weights: Weights) -> None:
-    if about.sha256 != weights.sha256:
+def _check_source(path: str, manifest: Manifest, loaded: LoadedNetwork) -> None:
+    if manifest.sha256 != loaded.sha256:
         raise CheckpointMismatchError(
-            f"{path} was made of {about.checkpoint} (sha256 {about.sha256[:12]}), not of {weights.source} "
-            f"(sha256 {weights.sha256[:12]}). Pass the weights that it was made of."
+            f"{path} was exported from {manifest.checkpoint} (sha256 {manifest.sha256[:12]}), not from "
+            f"{loaded.source} (sha256 {loaded.sha256[:12]}). Pass the weights that it was exported from."
         )
 
 
-def _side_of_file(name: str, about: About, run: Session, is_om: bool) -> Side:
-    rough = about.precision == "fp16" or is_om
-    size = about.inputs["image"][2:] if about.network == "s3fd" and about.batch else DYNAMIC_SIZE
+def _file_side(name: str, manifest: Manifest, run: Session, is_om: bool) -> Side:
+    reduced = manifest.precision == "fp16" or is_om
+    fixed_size = manifest.network == "s3fd" and manifest.batch
+    height, width = manifest.inputs["image"][2:] if fixed_size else DYNAMIC_SIZE
     return Side(
-        name + (f" b{about.batch}" if about.batch else ""),
-        lambda arrays: in_batches(run, about.batch, arrays),
-        "fp16" if rough else "off",
-        (int(size[0]), int(size[1])),
+        name + (f" b{manifest.batch}" if manifest.batch else ""),
+        lambda arrays: run_in_batches(run, manifest.batch, arrays),
+        "fp16" if reduced else "off",
+        (int(height), int(width)),
     )
 
 
-def compare(weights: Weights, a: Side, b: Side, *, batches: Sequence[int], runs: int = 5) -> Compared:
-    """Compare two sides of a network, and take their time at each batch size; they take turns."""
-    size = next((each.size for each in (a, b) if each.size != DYNAMIC_SIZE), DYNAMIC_SIZE)
-    tolerance = max(TOLERANCES[side.numbers][0] for side in (a, b))
-    inputs = examples(weights.network, _COMPARED, size)
-    first, second = (named_outputs(weights.network, side.run) for side in (a, b))
-    differences = compare_runs(inputs, first, second, tolerance)
-    paces = [Pace(batch, _paces(weights.network, a, b, batch, size, runs)) for batch in batches]
-    return Compared(weights.network, (a.name, b.name), differences, paces)
+def compare(loaded: LoadedNetwork, a: Side, b: Side, *, batches: Sequence[int], runs: int = 5) -> Comparison:
+    """Compare the outputs of two sides, then time both at each batch size in alternation."""
+    size = next((side.size for side in (a, b) if side.size != DYNAMIC_SIZE), DYNAMIC_SIZE)
+    tolerance = max(TOLERANCES[side.amp][0] for side in (a, b))
+    inputs = example_inputs(loaded.network, _COMPARED, size)
+    expected, measured = (named_outputs(loaded.network, side.run) for side in (a, b))
+    differences = compare_runs(inputs, expected, measured, tolerance)
+    timings = [Timing(batch, _time(loaded.network, a, b, batch, size, runs)) for batch in batches]
+    return Comparison(loaded.network, (a.name, b.name), differences, timings)
 
 
-def _paces(
+def _time(
     network: str, a: Side, b: Side, batch: int, size: tuple[int, int], runs: int
 ) -> tuple[float, float]:
-    arrays = next(examples(network, batch, size))
+    arrays = next(example_inputs(network, batch, size))
     seconds: tuple[list[float], list[float]] = [], []
     for turn in range(runs + 1):
-        for side, spent in zip((a, b), seconds, strict=True):
+        for side, times in zip((a, b), seconds, strict=True):
             start = perf_counter()
             side.run(arrays)
-            if turn:  # the first does not count
-                spent.append(perf_counter() - start)
+            if turn:  # the first run is a warm-up
+                times.append(perf_counter() - start)
     return statistics.median(seconds[0]), statistics.median(seconds[1])

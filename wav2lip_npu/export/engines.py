@@ -1,8 +1,8 @@
-"""Engines that run an exported generator in place of PyTorch's, behind the two calls of `Wav2Lip`.
+"""Engines for exported generators, with the same two methods as `Wav2Lip`: `encode_faces` and `speak`.
 
-An .onnx file runs on the CPU: its graph is cut in two, so that a still face is seen once and several sounds
-share the features of a face, and only the rows that are shown are computed. An .om file runs on an NPU as a
-whole.
+An .onnx file runs on the CPU. Its graph is split in two, so that a still face is encoded once, several
+audio tracks share the features of a face, and only the rows of the mouth region are computed. An .om file
+runs on an NPU, unsplit.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wav2lip_npu import device as devices
-from wav2lip_npu.ascend.om_model import open_offline
+from wav2lip_npu.ascend.om_model import open_om_model
 from wav2lip_npu.errors import CheckpointError, DeviceError
-from wav2lip_npu.export.manifest import FEATURE, OM, ONNX, About, damaged, read_beside, read_onnx
-from wav2lip_npu.export.onnx_split import cuts, seeing_part, speaking_part
+from wav2lip_npu.export.manifest import FEATURE, Manifest, damaged_file, read_om_manifest, read_onnx
+from wav2lip_npu.export.onnx_split import decoder_part, encoder_part, row_slices
+from wav2lip_npu.export.options import OM, ONNX
 
 FILE_BATCH = 8
-"""Faces in a batch where a file takes any number: onnxruntime is quicker with more of them than PyTorch."""
+"""Faces in a batch if a file accepts any number. onnxruntime prefers larger batches than PyTorch."""
 
 Arrays = Mapping[str, NDArray[Any]]
 Session = Callable[[Arrays], list[NDArray[Any]]]
-"""Runs a graph: inputs by name, outputs in their order."""
+"""Runs a graph: takes inputs by name, returns outputs in order."""
 
 
 class OnnxEngine:
-    """A generator in an .onnx file, run by onnxruntime on the CPU; may be called by several threads at once.
+    """A generator in an .onnx file, run by onnxruntime on the CPU. Thread-safe.
 
     Raises `CheckpointError` or `UsageError` as `read_onnx` does.
     """
@@ -41,57 +42,56 @@ class OnnxEngine:
     name = ONNX
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        model, self.about = read_onnx(path, "generator")
-        parts = [speaking_part(model), seeing_part(model)]
-        del model  # what a session is made of is large: each copy goes when it has served
+        model, self.manifest = read_onnx(path, "generator")
+        parts = [decoder_part(model), encoder_part(model)]
+        del model  # graphs are large: free each copy once its session exists
         threads = devices.threads_beside_lanes()
-        self._see, self._speak = (
-            file_session(path, parts.pop().SerializeToString(), threads) for _ in range(2)
+        self._encode, self._decode = (
+            make_file_session(path, parts.pop().SerializeToString(), threads) for _ in range(2)
         )
 
     def encode_faces(self, faces: Tensor) -> list[Tensor]:
         """See `Wav2Lip.encode_faces`."""
-        made = in_batches(self._see, self.about.batch, {"face": _array(faces)})
-        return [torch.from_numpy(each) for each in made]
+        features = run_in_batches(self._encode, self.manifest.batch, {"face": _array(faces)})
+        return [torch.from_numpy(feature) for feature in features]
 
     def speak(self, mels: Tensor, features: list[Tensor], *, top_row: int = 0) -> Tensor:
         """See `Wav2Lip.speak`."""
-        firsts, inside, start = cuts(top_row, len(features))
-        given = {
-            f"{FEATURE}{number}": _array(feature[:, :, first:], len(mels))
-            for number, (feature, first) in enumerate(zip(features, firsts, strict=True))
-        }
-        (made,) = in_batches(
-            lambda arrays: self._speak({**arrays, **inside}), self.about.batch, {"mel": _array(mels), **given}
+        slices = row_slices(top_row, len(features))
+        inputs = {"mel": _array(mels)}
+        for number, (feature, first_row) in enumerate(zip(features, slices.feature_rows, strict=True)):
+            inputs[f"{FEATURE}{number}"] = _array(feature[:, :, first_row:], len(mels))
+        (faces,) = run_in_batches(
+            lambda arrays: self._decode({**arrays, **slices.inputs}), self.manifest.batch, inputs
         )
-        return torch.from_numpy(made[:, :, start:])
+        return torch.from_numpy(faces[:, :, slices.output_row :])
 
 
 class OmEngine:
-    """A generator in an .om file, on the NPU of a number; one batch runs at a time.
+    """A generator in an .om file, run on the NPU with the given index, one batch at a time.
 
-    Raises `CheckpointError`, or `DeviceError` when it cannot be run here.
+    Raises `CheckpointError`, or `DeviceError` if this machine cannot run it.
     """
 
     def __init__(self, path: str | os.PathLike[str], index: int = 0) -> None:
-        self.about = read_beside(path, "generator")
+        self.manifest = read_om_manifest(path, "generator")
         self.name = f"{OM} on {devices.NPU}:{index}"
-        self._run = offline_session(path, self.about, index)
+        self._run = make_om_session(path, self.manifest, index)
 
     def encode_faces(self, faces: Tensor) -> list[Tensor]:
-        """The faces: the file is not cut in two."""
+        """Return the faces themselves: the file is not split."""
         return [faces]
 
     def speak(self, mels: Tensor, features: list[Tensor], *, top_row: int = 0) -> Tensor:
-        """See `Wav2Lip.speak`; all rows are computed."""
+        """See `Wav2Lip.speak`. All rows are computed."""
         (faces,) = features
-        given = {"mel": _array(mels), "face": _array(faces, len(mels))}
-        made = in_batches(self._run, self.about.batch, given)
-        return torch.from_numpy(made[0][:, :, top_row:].astype(np.float32))
+        inputs = {"mel": _array(mels), "face": _array(faces, len(mels))}
+        (output,) = run_in_batches(self._run, self.manifest.batch, inputs)
+        return torch.from_numpy(output[:, :, top_row:].astype(np.float32))
 
 
 def load_engine(engine: str, path: str | os.PathLike[str], device: str) -> OnnxEngine | OmEngine:
-    """The engine called `onnx` or `om`. Raises what that raises, and `DeviceError` for a wrong device."""
+    """Return the engine `onnx` or `om` for a file. Raises `DeviceError` if it does not run on `device`."""
     if engine == OM:
         return OmEngine(path, devices.npu_index(device))
     if device != "auto" and devices.resolve(device).type != devices.HOST:
@@ -101,10 +101,10 @@ def load_engine(engine: str, path: str | os.PathLike[str], device: str) -> OnnxE
     return OnnxEngine(path)
 
 
-def session_of(content: bytes, threads: int = 0) -> Session:
-    """Runs an ONNX graph on the CPU with so many threads, 0 for one a core.
+def make_session(content: bytes, threads: int = 0) -> Session:
+    """Return a session for an ONNX graph on the CPU; 0 threads means one per core.
 
-    Raises `RuntimeError` or `MemoryError` when it fails.
+    A call raises `RuntimeError` or `MemoryError` if it fails.
     """
     import onnxruntime
 
@@ -112,47 +112,47 @@ def session_of(content: bytes, threads: int = 0) -> Session:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Threads that wait for work must not keep the cores from the other stages of a dub.
+    # Idle threads must not occupy the cores that the other stages of a dub need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         try:
-            made: list[NDArray[Any]] = session.run(None, dict(arrays))
-        except Exception as error:  # its own, which are no children of RuntimeError
+            outputs: list[NDArray[Any]] = session.run(None, dict(arrays))
+        except Exception as error:  # onnxruntime's own, which do not derive from RuntimeError
             if "allocat" in str(error):
                 raise MemoryError(str(error)) from None
             raise RuntimeError(str(error)) from error
-        return made
+        return outputs
 
     return run
 
 
-def file_session(path: str | os.PathLike[str], content: bytes, threads: int = 0) -> Session:
-    """`session_of` what was read from a file. Raises `CheckpointError` when it is none that runs."""
+def make_file_session(path: str | os.PathLike[str], content: bytes, threads: int = 0) -> Session:
+    """Return a session for the graph of a file. Raises `CheckpointError` if onnxruntime refuses it."""
     try:
-        return session_of(content, threads)
-    except Exception as error:  # its own, which are no children of anything known
-        raise damaged(path, error) from None
+        return make_session(content, threads)
+    except Exception as error:  # onnxruntime's own
+        raise damaged_file(path, error) from None
 
 
-def offline_session(path: str | os.PathLike[str], about: About, index: int) -> Session:
-    """Runs an .om file on the NPU of a number; several threads take turns."""
-    if about.batch is None:
-        raise CheckpointError(f"{path} is not of one batch size. Export it with --batch 8 or the like.")
-    run, lock = open_offline(Path(path), index), threading.Lock()
-    shapes = list(about.outputs.values())
+def make_om_session(path: str | os.PathLike[str], manifest: Manifest, index: int) -> Session:
+    """Return a session for an .om file on the NPU with the given index. Threads take turns."""
+    if manifest.batch is None:
+        raise CheckpointError(f"{path} has no fixed batch size. Export it with --batch 8.")
+    run, lock = open_om_model(Path(path), index), threading.Lock()
+    shapes = list(manifest.outputs.values())
 
-    def one(arrays: Arrays) -> list[NDArray[Any]]:
+    def run_one_at_a_time(arrays: Arrays) -> list[NDArray[Any]]:
         with lock:
-            made = run([arrays[name] for name in about.inputs])
-        return [np.asarray(each).reshape(shape) for each, shape in zip(made, shapes, strict=True)]
+            outputs = run([arrays[name] for name in manifest.inputs])
+        return [np.asarray(output).reshape(shape) for output, shape in zip(outputs, shapes, strict=True)]
 
-    return one
+    return run_one_at_a_time
 
 
-def in_batches(run: Session, batch: int | None, arrays: Arrays) -> list[NDArray[Any]]:
-    """What a session for batches of one size makes of any number: the last batch is filled up."""
+def run_in_batches(run: Session, batch: int | None, arrays: Arrays) -> list[NDArray[Any]]:
+    """Run a session for batches of one size on any number of items. The last batch is padded."""
     count = len(next(iter(arrays.values())))
     if batch is None or batch == count:
         return run(arrays)
@@ -166,11 +166,11 @@ def in_batches(run: Session, batch: int | None, arrays: Arrays) -> list[NDArray[
                 for name, array in part.items()
             }
         parts.append(run(part))
-    return [np.concatenate(each)[:count] for each in zip(*parts, strict=True)]
+    return [np.concatenate(outputs)[:count] for outputs in zip(*parts, strict=True)]
 
 
 def _array(tensor: Tensor, count: int | None = None) -> NDArray[Any]:
-    """A tensor of the host as an array in plain order; one that holds for all is repeated `count` times."""
+    """Return a CPU tensor as a contiguous array; a single item is repeated `count` times."""
     if count is not None and len(tensor) != count:
         tensor = tensor.expand(count, *tensor.shape[1:])
     return np.ascontiguousarray(tensor.numpy())

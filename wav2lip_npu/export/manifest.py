@@ -1,8 +1,8 @@
-"""Exported networks on disk: what they tell of themselves, and reading them back without trust.
+"""Manifests of exported networks, and reading exported files without trusting them.
 
-An .onnx file carries its description inside, under the key that weights files of ours use; beside an .om
-file, in which the compiler leaves nothing of it, lies a .json of the same name. Nothing of an .onnx file is
-ever run but the operators that an export writes, and no other file is read on its behalf.
+An .onnx file holds its manifest in its metadata, under the same key as our weights files. The compiler drops
+metadata, so the manifest of an .om file is a .json file beside it. Only operators that an export writes are
+run from an .onnx file, and no other file is read on its behalf.
 """
 
 from __future__ import annotations
@@ -15,161 +15,126 @@ from pathlib import Path
 from typing import Any
 
 from wav2lip_npu.errors import CheckpointError, CheckpointMismatchError, UsageError
+from wav2lip_npu.export.options import PRECISIONS, network_named
 from wav2lip_npu.models.checkpoint import NAMES, check_mel, published_kind
 from wav2lip_npu.models.weight_formats import MORE
 
-ONNX, OM, TORCH = "onnx", "om", "torch"
-ENGINES = ("auto", TORCH, ONNX, OM)
-PRECISIONS = ("fp32", "fp16")
 OPSET = 13
 OPERATORS = frozenset(
     {"Add", "Cast", "Concat", "Constant", "Conv", "ConvTranspose", "Div", "Flatten", "Max", "MaxPool", "Mul"}
     | {"ReduceL2", "ReduceMax", "Relu", "Sigmoid", "Split", "Sub"}
 )
-"""All that an export writes. Each is in the vendor's list of what atc compiles: docs/export.md."""
+"""Operators of all exports. `atc` compiles each of them, by the vendor's list in docs/export.md."""
 FEATURE = "feature_"
-"""How the features of a face are called inside a generator, finest first."""
+"""Prefix of the names of a generator's face features, finest first."""
 DYNAMIC = "batch"
-"""Name of the first dimension where it may be any number."""
+"""Name of the first dimension if it may have any size."""
 KINDS = {"generator": "generator", "syncnet": "syncnet", "s3fd": "detector"}
-"""Kind of the weights of each network that can be exported."""
+"""Kind of weights of each network."""
 INPUTS: dict[str, dict[str, list[Any]]] = {
     "generator": {"mel": [1, 80, 16], "face": [6, 96, 96]},
     "syncnet": {"mel": [1, 80, 16], "mouths": [15, 48, 96]},
     "s3fd": {"image": [3, "height", "width"]},
 }
-"""Names and shapes of what each takes, without the batch."""
+"""Names and shapes of the inputs of each network, without the batch dimension."""
 OUTPUTS = {
     "generator": ["picture"],
     "syncnet": ["sound", "picture"],
     "s3fd": [f"{what}_{level}" for level in range(6) for what in ("classes", "offsets")],
 }
-_MOST = 4096
+"""Names of the outputs of each network."""
+_MAX_BATCH = 4096
 
 Shapes = dict[str, list[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class About:
-    """What an exported network tells of itself."""
+class Manifest:
+    """Description of an exported network, stored with it."""
 
     network: str
     """`generator`, `syncnet` or `s3fd`."""
     precision: str
-    """`fp32` or `fp16`: the numbers inside; inputs and outputs are float32."""
+    """Number format inside, `fp32` or `fp16`. Inputs and outputs are float32."""
     batch: int | None
-    """Of a static file, `None` for one that takes any."""
+    """Batch size, `None` for any."""
     opset: int
     inputs: Shapes
     outputs: Shapes
     mel: dict[str, Any] | None
-    """Settings of the sound that the network hears; none for a face detector."""
+    """Mel settings of the training, `None` for a face detector."""
     mel_shift: float | None
-    """That of the checkpoint, if it told one: only those of this package do."""
+    """Mel shift of the checkpoint, `None` if it has none: only checkpoints of this package do."""
     checkpoint: str
-    """Name of the file of weights that it was made of."""
+    """Name of the weights file."""
     sha256: str
-    """Of that file."""
+    """SHA-256 of the weights file."""
     version: str
-    """Of the package that exported it."""
+    """Version of the package that exported it."""
 
     def as_json(self) -> str:
-        """The same bytes for the same content; inputs and outputs in the order of the graph."""
+        """Return JSON, the same text for the same content; inputs and outputs in the order of the graph."""
         return json.dumps({**asdict(self), "network": published_kind(self.network)})
 
 
-def file_name(network: str, batch: int | None, precision: str, size: tuple[int, int] | None = None) -> str:
-    """`generator_b8_fp16.onnx` and the like."""
-    words = [
-        network,
-        f"b{batch}" if batch else "",
-        f"{size[0]}x{size[1]}" if size else "",
-        precision if precision != "fp32" else "",
-    ]
-    return "_".join(filter(None, words)) + f".{ONNX}"
-
-
-def engine_of(path: str | os.PathLike[str], engine: str = "auto") -> str:
-    """What runs a file of weights: `onnx`, `om` or `torch`. Raises `UsageError` if another is asked for."""
-    if engine not in ENGINES:
-        raise UsageError(f"unknown engine {engine!r}. Pass --engine {', '.join(ENGINES)}.")
-    suffix = os.path.splitext(path)[1].lower().lstrip(".")
-    own = suffix if suffix in (ONNX, OM) else TORCH
-    if engine in ("auto", own):
-        return own
-    if engine == TORCH:
-        raise UsageError(
-            f"{path} is an exported file, which torch does not run. Pass the weights themselves."
-        )
-    raise UsageError(
-        f"--engine {engine} runs an exported file, and {path} is none. "
-        f"Run wav2lip-npu export --format {engine} and pass what it writes as --checkpoint_path."
-    )
-
-
-def network_of(name: str) -> str:
-    """Return the network that a user or a file means; `expert` is the former name of `syncnet`."""
-    return "syncnet" if name == published_kind("syncnet") else name
-
-
-def beside(path: Path) -> Path:
-    """Where the description of an .om file lies."""
+def manifest_path(path: Path) -> Path:
+    """Return the path of the manifest of an .om file."""
     return path.with_suffix(".json")
 
 
-def read_beside(path: str | os.PathLike[str], network: str | None = None) -> About:
-    """The description of an .om file. Raises `CheckpointError` when it cannot be used here."""
+def read_om_manifest(path: str | os.PathLike[str], network: str | None = None) -> Manifest:
+    """Return the manifest of an .om file. Raises `CheckpointError` if it cannot be used."""
     source = Path(path)
-    _first_bytes(source)
+    _check_not_empty(source)
     try:
-        text = beside(source).read_bytes()
+        text = manifest_path(source).read_bytes()
     except OSError:
         raise CheckpointError(
-            f"{beside(source)} is missing, which tells what {source.name} is. "
+            f"{manifest_path(source)} is missing; it describes {source.name}. "
             "wav2lip-npu export writes it: keep it beside the file."
         ) from None
-    return _checked(_about(text, source), network, source)
+    return _checked(_parsed(text, source), network, source)
 
 
-def read_onnx(path: str | os.PathLike[str], network: str | None = None) -> tuple[Any, About]:
-    """The graph (`onnx.ModelProto`) of an exported network, and its description.
+def read_onnx(path: str | os.PathLike[str], network: str | None = None) -> tuple[Any, Manifest]:
+    """Return the graph (`onnx.ModelProto`) of an exported network and its manifest.
 
-    Raises `CheckpointError` when it is damaged, of another origin, not of the `network` that is wanted or
-    cannot be used here, and `UsageError` when the library that reads it is missing.
+    Raises `CheckpointError` if the file is damaged, was not exported by this package, is of another network
+    than `network`, or needs another version; `UsageError` if the onnx package is missing.
     """
-    onnx = onnx_library()
+    onnx = import_onnx()
     source = Path(path)
-    _first_bytes(source)
+    _check_not_empty(source)
     try:
         model = onnx.load_model_from_string(source.read_bytes())
-    except Exception as error:  # there is no end to what a damaged file makes a parser raise
-        raise damaged(source, error) from None
-    told = {each.key: each.value for each in model.metadata_props}.get(MORE)
-    if told is None:
-        raise _foreign(source, "it does not tell of which weights it was made")
-    about = _checked(_about(told, source), network, source)
-    if _refers_elsewhere(model, onnx):
+    except Exception as error:  # any: a damaged file makes the parser raise all kinds
+        raise damaged_file(source, error) from None
+    text = {each.key: each.value for each in model.metadata_props}.get(MORE)
+    if text is None:
+        raise _foreign(source, "it has no manifest")
+    manifest = _checked(_parsed(text, source), network, source)
+    if _has_external_data(model, onnx):
         raise _foreign(source, "it refers to other files")
-    if odd := sorted({_full_name(node) for node in model.graph.node} - OPERATORS):
-        raise _foreign(source, f"its operator {odd[0]} is none that an export writes")
+    if unknown := sorted({_full_name(node) for node in model.graph.node} - OPERATORS):
+        raise _foreign(source, f"no export contains the operator {unknown[0]}")
     if not _is_plain(model):
-        raise _foreign(source, "it holds more than a plain graph")
-    told_of = [*about.inputs.items()], [*about.outputs.items()]
-    if tuple([*shapes_of(each).items()] for each in (model.graph.input, model.graph.output)) != told_of:
-        raise _foreign(source, "its inputs and outputs are not those that it tells of")
-    return model, about
+        raise _foreign(source, "it contains more than a plain graph")
+    declared = [[*manifest.inputs.items()], [*manifest.outputs.items()]]
+    if [[*shapes_of(values).items()] for values in (model.graph.input, model.graph.output)] != declared:
+        raise _foreign(source, "its inputs and outputs differ from its manifest")
+    return model, manifest
 
 
 def shapes_of(values: Iterable[Any]) -> Shapes:
-    """Shapes by name of the inputs or outputs of a graph; a dimension of any size is called by its name."""
+    """Return shapes of the inputs or outputs of a graph by name; a dynamic dimension is its name."""
     return {
         value.name: [each.dim_param or each.dim_value for each in value.type.tensor_type.shape.dim]
         for value in values
     }
 
 
-def onnx_library() -> Any:
-    """The module that reads and writes .onnx files. Raises `UsageError` when it or its runtime is missing."""
+def import_onnx() -> Any:
+    """Return the `onnx` module. Raises `UsageError` if it or onnxruntime is missing."""
     try:
         import onnx
         import onnxruntime  # noqa: F401
@@ -180,8 +145,8 @@ def onnx_library() -> Any:
     return onnx
 
 
-def damaged(source: str | os.PathLike[str], error: Exception) -> CheckpointError:
-    """What to raise when a file cannot be read as what it is."""
+def damaged_file(source: str | os.PathLike[str], error: Exception) -> CheckpointError:
+    """Return the error to raise for an exported file that cannot be parsed."""
     return CheckpointError(
         f"{source} is damaged ({type(error).__name__}). Export it again, or copy it again."
     )
@@ -192,15 +157,15 @@ def _full_name(node: Any) -> str:
 
 
 def _is_plain(model: Any) -> bool:
-    """Whether there is nothing but nodes and tensors in it: no graph inside a node, no function."""
+    """Return whether a model contains only nodes and dense tensors: no subgraphs, no functions."""
     attributes = [each for node in model.graph.node for each in node.attribute]
     nested = any(each.HasField("g") or each.graphs or each.tensors for each in attributes)
     sparse = any(each.HasField("sparse_tensor") or each.sparse_tensors for each in attributes)
     return not (nested or sparse or model.functions or model.training_info or model.graph.sparse_initializer)
 
 
-def _refers_elsewhere(model: Any, onnx: Any) -> bool:
-    """Whether a tensor lies in another file, in the graph or in a constant of it."""
+def _has_external_data(model: Any, onnx: Any) -> bool:
+    """Return whether an initializer or a constant is stored in another file."""
     constants = (each.t for node in model.graph.node for each in node.attribute if each.HasField("t"))
     tensors = [*model.graph.initializer, *constants]
     return any(each.data_location == onnx.TensorProto.EXTERNAL for each in tensors)
@@ -208,12 +173,12 @@ def _refers_elsewhere(model: Any, onnx: Any) -> bool:
 
 def _foreign(source: Path, why: str) -> CheckpointError:
     return CheckpointError(
-        f"{source} is not what wav2lip-npu export writes: {why}. Export the weights with this version."
+        f"{source} was not exported by this version of wav2lip-npu: {why}. Export the weights again."
     )
 
 
-def _first_bytes(source: Path) -> None:
-    """Raise `CheckpointError` when there is nothing to read."""
+def _check_not_empty(source: Path) -> None:
+    """Raise `CheckpointError` if the file is empty or cannot be read."""
     try:
         with source.open("rb") as file:
             head = file.read(16)
@@ -223,44 +188,42 @@ def _first_bytes(source: Path) -> None:
         raise CheckpointError(f"{source} is empty. Export it again or copy it again.")
 
 
-def _about(text: str | bytes, source: Path) -> About:
+def _parsed(text: str | bytes, source: Path) -> Manifest:
     try:
         content = json.loads(text)
-        values = {each.name: content[each.name] for each in fields(About)}
-        about = About(**{**values, "network": network_of(values["network"])})
-        whole = (
-            about.network in KINDS
-            and about.precision in PRECISIONS
-            and (about.batch is None or (type(about.batch) is int and 0 < about.batch <= _MOST))
-            and all(isinstance(shapes, dict) and shapes for shapes in (about.inputs, about.outputs))
-            and isinstance(about.mel_shift, (int, float, type(None)))
-            and all(isinstance(getattr(about, name), str) for name in ("sha256", "checkpoint"))
+        values = {each.name: content[each.name] for each in fields(Manifest)}
+        manifest = Manifest(**{**values, "network": network_named(values["network"])})
+        valid = (
+            manifest.network in KINDS
+            and manifest.precision in PRECISIONS
+            and (manifest.batch is None or (type(manifest.batch) is int and 0 < manifest.batch <= _MAX_BATCH))
+            and all(isinstance(shapes, dict) and shapes for shapes in (manifest.inputs, manifest.outputs))
+            and isinstance(manifest.mel_shift, (int, float, type(None)))
+            and all(isinstance(getattr(manifest, name), str) for name in ("sha256", "checkpoint"))
         )
     except (ValueError, TypeError, KeyError, RecursionError):
-        whole = False
-    if not whole:
-        raise _foreign(source, "its description is of another version or damaged")
-    return about
+        valid = False
+    if not valid:
+        raise _foreign(source, "its manifest is of another version or damaged")
+    return manifest
 
 
-def _checked(about: About, network: str | None, source: Path) -> About:
-    """The description. Raises `CheckpointMismatchError` when it is of another network or of other sound."""
-    network = network or about.network
-    if about.network != network:
-        found, wanted = (NAMES[KINDS[name]] for name in (about.network, network))
-        raise CheckpointMismatchError(
-            f"{source} holds {found}, but {wanted} is wanted. Pass the {network}'s file."
-        )
-    if about.mel is None and network != "s3fd":
-        raise _foreign(source, "it does not tell what sound it was trained on")
-    check_mel(about.mel, source)
+def _checked(manifest: Manifest, network: str | None, source: Path) -> Manifest:
+    """Return the manifest. Raises `CheckpointMismatchError` for another network or other mel settings."""
+    network = network or manifest.network
+    if manifest.network != network:
+        actual, wanted = (NAMES[KINDS[name]] for name in (manifest.network, network))
+        raise CheckpointMismatchError(f"{source} is {actual}, not {wanted}. Pass the file of a {network}.")
+    if manifest.mel is None and network != "s3fd":
+        raise _foreign(source, "its manifest has no mel settings")
+    check_mel(manifest.mel, source)
     for name, wanted_shape in INPUTS[network].items():
-        shape = about.inputs.get(name, [])[1:]
+        shape = manifest.inputs.get(name, [])[1:]
         if len(shape) != len(wanted_shape) or any(
             a != b for a, b in zip(shape, wanted_shape, strict=True) if isinstance(b, int)
         ):
             raise CheckpointMismatchError(
-                f"{source} takes {name} of {shape}, but {wanted_shape} is made here. "
-                "Export the weights with this version."
+                f"{source} takes the input {name} as {shape}, this version passes {wanted_shape}. "
+                "Export the weights again."
             )
-    return about
+    return manifest

@@ -1,4 +1,4 @@
-"""Exports: files of networks that tell of themselves, each compared with PyTorch before it is kept."""
+"""Export networks as .onnx files with a manifest, each compared with PyTorch before it is kept."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from torch.nn import functional
 
 from wav2lip_npu import __version__
 from wav2lip_npu.errors import ExportError
-from wav2lip_npu.export.engines import Arrays, Session, session_of
-from wav2lip_npu.export.manifest import INPUTS, KINDS, OPSET, OUTPUTS, About, beside, onnx_library, shapes_of
-from wav2lip_npu.export.onnx_graph import DYNAMIC_SIZE, graph_of, halve
+from wav2lip_npu.export.engines import Arrays, Session, make_session
+from wav2lip_npu.export.manifest import INPUTS, KINDS, OPSET, OUTPUTS, Manifest, import_onnx, shapes_of
+from wav2lip_npu.export.onnx_graph import DYNAMIC_SIZE, convert_to_fp16, trace_graph
+from wav2lip_npu.export.options import ExportOptions, Network, Precision
 from wav2lip_npu.faces.s3fd import S3FD_MEANS, load_s3fd, s3fd_path
+from wav2lip_npu.media.video_writer import check_writable
 from wav2lip_npu.mel import DEFAULT_MEL
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.bundled import STARTER
@@ -34,113 +36,132 @@ expected output where that is above 1."""
 
 
 @dataclass(frozen=True)
-class Weights:
-    """A network that is to be exported, in eval mode, float32."""
+class LoadedNetwork:
+    """A network to export."""
 
     network: str
+    """`generator`, `syncnet` or `s3fd`."""
     module: nn.Module
+    """In eval mode, float32, on the CPU."""
     source: Path
+    """Weights file."""
     sha256: str
+    """SHA-256 of the weights file."""
     mel_shift: float | None
+    """Mel shift of the checkpoint, `None` if it has none."""
 
 
 @dataclass(frozen=True)
-class Made:
-    """A file that was written."""
+class ExportedFile:
+    """An exported .onnx file."""
 
     path: Path
-    about: About
+    manifest: Manifest
+    """Description that the file holds."""
     difference: float
     """Largest difference from PyTorch, in the units of `TOLERANCES`."""
 
 
-def load_weights(network: str, path: str | os.PathLike[str] = STARTER) -> Weights:
-    """The weights of a network; for S3FD `starter` is where its detector looks.
+def export_onnx(
+    checkpoint_path: str | os.PathLike[str],
+    outfile: str | os.PathLike[str],
+    *,
+    network: Network = "generator",
+    batch: int | None = None,
+    precision: Precision = "fp32",
+    size: tuple[int, int] | None = None,
+) -> ExportedFile:
+    """Export a network as an ONNX file (opset 13, batch norms folded, one file without external data).
+
+    The file is run by onnxruntime and compared with PyTorch in float32 before it is kept. `dub` and `batch`
+    accept the file of a generator as `checkpoint_path`. Needs `pip install 'wav2lip-npu[export]'`.
+
+    Example:
+        >>> import wav2lip_npu
+        >>> exported = wav2lip_npu.export_onnx("starter", "generator.onnx")
+        >>> exported.manifest.inputs
+        {'mel': ['batch', 1, 80, 16], 'face': ['batch', 6, 96, 96]}
+
+    Args:
+        checkpoint_path: Weights: .pth, .pt or .safetensors. `starter` is the network of the package; for
+            S3FD it is the weights file of its detector.
+        outfile: File to write.
+        network: `generator`, `syncnet` or `s3fd`.
+        batch: Batch size, 1 to 256. `None` writes a file that accepts any.
+        precision: Number format inside the file, `fp32` or `fp16`. Inputs and outputs are float32.
+        size: Height and width of the images, for S3FD only and required there with `batch`. `None` accepts
+            any.
+
+    Returns:
+        The path, the manifest and the largest difference from PyTorch, relative to the largest expected
+        output where that is above 1: at most 1e-4, with `fp16` at most 2e-2.
+
+    Raises:
+        UsageError: An option is out of range or conflicts with another one, or onnx is not installed.
+        CheckpointError: The weights are missing, damaged, or of another network.
+        FaceError: The weights of S3FD are missing or damaged.
+        MediaError: The output cannot be written.
+        ExportError: The exported network differs from PyTorch. No file is written.
+
+    """
+    options = ExportOptions(network=network, precision=precision, batch=batch, size=size)
+    check_writable(os.fspath(outfile))
+    return write_onnx(load_network(network, checkpoint_path), outfile, options)
+
+
+def load_network(network: str, path: str | os.PathLike[str] = STARTER) -> LoadedNetwork:
+    """Load weights; for S3FD `starter` is the weights file of its detector.
 
     Raises `CheckpointError` or `FaceError`.
     """
     if network == "s3fd":
         source = s3fd_path() if os.fspath(path) == STARTER else Path(path)
-        return Weights(network, load_s3fd(source), source, sha256_of(source), None)
-    found = checkpoint.load(path, KINDS[network])
-    shift = found.mel_shift if "mel_shift" in found.more else None
-    return Weights(network, found.network(), found.source, sha256_of(found.source), shift)
+        return LoadedNetwork(network, load_s3fd(source), source, sha256_of(source), None)
+    loaded = checkpoint.load(path, KINDS[network])
+    shift = loaded.mel_shift if "mel_shift" in loaded.more else None
+    return LoadedNetwork(network, loaded.network(), loaded.source, sha256_of(loaded.source), shift)
 
 
-def export(
-    weights: Weights,
-    path: str | os.PathLike[str],
-    *,
-    batch: int | None = None,
-    precision: str = "fp32",
-    size: tuple[int, int] | None = None,
-) -> Made:
-    """Write an .onnx file for batches of `batch`, or of any size, and for S3FD of pictures of `size`, or any.
-
-    Raises `ExportError` when it does not compute what PyTorch does; then nothing is written.
-    """
-    onnx = onnx_library()
-    graph = graph_of(weights.network, weights.module, batch, size)
-    if precision == "fp16":
-        halve(graph)
-    about = About(
-        network=weights.network,
-        precision=precision,
-        batch=batch,
+def write_onnx(loaded: LoadedNetwork, path: str | os.PathLike[str], options: ExportOptions) -> ExportedFile:
+    """Write an .onnx file. Raises `ExportError`, and writes nothing, if it differs from PyTorch."""
+    onnx = import_onnx()
+    graph = trace_graph(loaded.network, loaded.module, options.batch, options.size)
+    if options.precision == "fp16":
+        convert_to_fp16(graph)
+    manifest = Manifest(
+        network=loaded.network,
+        precision=options.precision,
+        batch=options.batch,
         opset=OPSET,
         inputs=shapes_of(graph.graph.input),
         outputs=shapes_of(graph.graph.output),
-        mel=None if weights.network == "s3fd" else asdict(DEFAULT_MEL),
-        mel_shift=weights.mel_shift,
-        checkpoint=weights.source.name,
-        sha256=weights.sha256,
+        mel=None if loaded.network == "s3fd" else asdict(DEFAULT_MEL),
+        mel_shift=loaded.mel_shift,
+        checkpoint=loaded.source.name,
+        sha256=loaded.sha256,
         version=__version__,
     )
     graph.producer_name, graph.producer_version = "wav2lip-npu", __version__
-    onnx.helper.set_model_props(graph, {MORE: about.as_json()})
+    onnx.helper.set_model_props(graph, {MORE: manifest.as_json()})
     onnx.checker.check_model(graph, full_check=True)
     content: bytes = graph.SerializeToString(deterministic=True)
-    worst = max(
-        _compare_with_torch(weights, content, about, size or DYNAMIC_SIZE), key=lambda each: each.used
-    )
-    difference = worst.used * TOLERANCES[precision]
+    differences = _compare_with_torch(loaded, content, manifest, options.size or DYNAMIC_SIZE)
+    worst = max(differences, key=lambda each: each.used)
+    tolerance = TOLERANCES[options.precision]
+    difference = worst.used * tolerance
     if not worst.is_small:
-        way_out = "pass --precision fp32" if precision == "fp16" else "try another version of onnxruntime"
+        fix = "Pass --precision fp32" if options.precision == "fp16" else "Try another onnxruntime version"
         raise ExportError(
-            f"{os.path.basename(path)} differs from PyTorch by {difference:.1e}, more than "
-            f"{TOLERANCES[precision]:g}, and was not kept. Please {way_out}."
+            f"{os.path.basename(path)} differs from PyTorch by {difference:.1e}, more than {tolerance:g}, "
+            f"and was not written. {fix}."
         )
     with replacing(path) as part:
         part.write_bytes(content)
-    return Made(Path(path), about, difference)
+    return ExportedFile(Path(path), manifest, difference)
 
 
-def write_beside(made: Made) -> None:
-    """Lay the description beside the .om file that is to be compiled."""
-    with replacing(beside(made.path)) as part:
-        part.write_text(made.about.as_json() + "\n", encoding="ascii")
-
-
-def compile_command(made: Made, chip: str) -> list[str]:
-    """How the vendor's compiler makes an .om file of the same name for a chip such as `Ascend310P3`."""
-    shapes = (f"{name}:{','.join(map(str, shape))}" for name, shape in made.about.inputs.items())
-    # Its transposed convolution is documented for fp16 alone: float32 is kept where an operator can.
-    mode = "force_fp16" if made.about.precision == "fp16" else "allow_fp32_to_fp16"
-    return [
-        "atc",
-        "--framework=5",
-        f"--model={made.path}",
-        f"--output={made.path.with_suffix('')}",
-        "--input_format=NCHW",
-        f"--input_shape={';'.join(shapes)}",
-        f"--soc_version={chip}",
-        f"--precision_mode={mode}",
-        "--output_type=FP32",
-    ]
-
-
-def examples(network: str, batch: int, size: tuple[int, int] = DYNAMIC_SIZE) -> Iterator[Arrays]:
-    """Inputs of a network: noise, then as in use, smooth pictures with silence among the sounds."""
+def example_inputs(network: str, batch: int, size: tuple[int, int] = DYNAMIC_SIZE) -> Iterator[Arrays]:
+    """Yield two inputs by name: noise, then smooth images with silence in half of the mels."""
     random = np.random.default_rng(0)
     for smooth in (False, True):
         arrays = {}
@@ -149,16 +170,16 @@ def examples(network: str, batch: int, size: tuple[int, int] = DYNAMIC_SIZE) -> 
                 values = random.uniform(-4, 4, (batch, channels, *rest))
                 values[: batch // 2 if smooth else 0] = -4
             else:
-                rows, columns = size if network == "s3fd" else rest
-                values = _pictures(random, (batch, channels, rows, columns), smooth)
+                height, width = size if network == "s3fd" else rest
+                values = _images(random, (batch, channels, height, width), smooth)
                 if name == "face" and smooth:
-                    values[:, :3, rows // 2 :] = 0
+                    values[:, :3, height // 2 :] = 0
             arrays[name] = (values * 255 if name == "image" else values).astype(np.float32)
         yield arrays
 
 
-def _pictures(random: np.random.Generator, shape: tuple[int, ...], smooth: bool) -> NDArray[Any]:
-    """Values [B, C, H, W] in [0, 1]."""
+def _images(random: np.random.Generator, shape: tuple[int, ...], smooth: bool) -> NDArray[Any]:
+    """Return values [B, C, H, W] in [0, 1]."""
     if not smooth:
         return random.uniform(0, 1, shape)
     small = torch.from_numpy(random.uniform(0, 1, (*shape[:2], 5, 6)))
@@ -166,12 +187,12 @@ def _pictures(random: np.random.Generator, shape: tuple[int, ...], smooth: bool)
 
 
 @torch.inference_mode()
-def outputs_of(network: str, module: nn.Module, given: Sequence[Tensor]) -> list[Tensor]:
-    """What a network of PyTorch makes of the inputs of its export: the outputs of that."""
+def run_module(network: str, module: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Run a PyTorch network on the inputs of its exported graph. Return the outputs of that graph."""
     if network == "s3fd":
-        given = [given[0] - torch.tensor(S3FD_MEANS, device=given[0].device).view(1, 3, 1, 1)]
-    made = module(*given)
-    return [made] if isinstance(made, Tensor) else list(made)
+        inputs = [inputs[0] - torch.tensor(S3FD_MEANS, device=inputs[0].device).view(1, 3, 1, 1)]
+    outputs = module(*inputs)
+    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
 
 def named_outputs(network: str, run: Session) -> Callable[[Arrays], dict[str, Tensor]]:
@@ -184,15 +205,15 @@ def named_outputs(network: str, run: Session) -> Callable[[Arrays], dict[str, Te
 
 
 def _compare_with_torch(
-    weights: Weights, content: bytes, about: About, size: tuple[int, int]
+    loaded: LoadedNetwork, content: bytes, manifest: Manifest, size: tuple[int, int]
 ) -> list[Difference]:
-    """Compare an exported graph with PyTorch on noise and on inputs as in use."""
+    """Compare an exported graph with PyTorch on the example inputs."""
 
-    def in_torch(arrays: Arrays) -> list[NDArray[Any]]:
-        given = [torch.from_numpy(each) for each in arrays.values()]
-        return [each.numpy() for each in outputs_of(about.network, weights.module, given)]
+    def run_torch(arrays: Arrays) -> list[NDArray[Any]]:
+        inputs = [torch.from_numpy(array) for array in arrays.values()]
+        return [output.numpy() for output in run_module(loaded.network, loaded.module, inputs)]
 
-    batches = [about.batch] if about.batch else [1, 3]
-    inputs = (arrays for batch in batches for arrays in examples(about.network, batch, size))
-    expected, measured = (named_outputs(about.network, run) for run in (in_torch, session_of(content)))
-    return compare_runs(inputs, expected, measured, TOLERANCES[about.precision])
+    batches = [manifest.batch] if manifest.batch else [1, 3]
+    inputs = (arrays for batch in batches for arrays in example_inputs(loaded.network, batch, size))
+    expected, measured = (named_outputs(loaded.network, run) for run in (run_torch, make_session(content)))
+    return compare_runs(inputs, expected, measured, TOLERANCES[manifest.precision])

@@ -1,7 +1,7 @@
-"""Networks as ONNX graphs of plain operators of opset 13, which the vendor's compiler takes.
+"""Trace networks to ONNX graphs of basic operators of opset 13, which `atc` compiles.
 
-Batch norms are folded. Norms are of numbers over the largest of them: their squares would not fit in fp16,
-which that compiler computes in unless told otherwise.
+Batch norms are folded. Vectors are divided by their largest element before their norm is taken: `atc`
+computes in fp16 by default, where the squares would overflow.
 """
 
 from __future__ import annotations
@@ -17,41 +17,43 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from wav2lip_npu.export.manifest import DYNAMIC, FEATURE, INPUTS, OPSET, OUTPUTS, onnx_library
+from wav2lip_npu.export.manifest import DYNAMIC, FEATURE, INPUTS, OPSET, OUTPUTS, import_onnx
 from wav2lip_npu.faces.s3fd import S3FD_MEANS
 from wav2lip_npu.models.networks import SyncNet, Wav2Lip, fold_norms
 
-_LEAST = 1e-4
+_SMALLEST = 1e-4
 _HALF = "_half"
 DYNAMIC_SIZE = (96, 128)
-"""Height and width of the pictures that a graph for any size is traced with."""
+"""Height and width of the images for tracing a graph that accepts any size."""
 
 
-def graph_of(
+def trace_graph(
     network: str, module: nn.Module, batch: int | None = None, size: tuple[int, int] | None = None
 ) -> Any:
-    """The graph (`onnx.ModelProto`) of a network in eval mode, float32, for batches of `batch` or any number.
+    """Return the graph (`onnx.ModelProto`) of a network in eval mode, float32.
 
-    Pictures for S3FD are of `size`, height and width, or of any size.
+    `batch` and, for S3FD, `size` (height, width) fix the input shape; `None` leaves it dynamic.
     """
-    onnx = onnx_library()
+    onnx = import_onnx()
     traced = _traceable(network, copy.deepcopy(module))
     features = [f"{FEATURE}{number}" for number in range(7)] if network == "generator" else []
     names = [*INPUTS[network], *OUTPUTS[network], *features]
-    rows, columns = size or DYNAMIC_SIZE
-    given = tuple(
-        torch.zeros(batch or 2, shape[0], *([rows, columns] if network == "s3fd" else shape[1:]))
+    height, width = size or DYNAMIC_SIZE
+    examples = tuple(
+        torch.zeros(batch or 2, shape[0], *([height, width] if network == "s3fd" else shape[1:]))
         for shape in INPUTS[network].values()
     )
+    free_size = network == "s3fd" and not size
+    axes = {name: _dynamic_axes(name, batch is None, free_size) for name in names}
     with torch.inference_mode(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-        warnings.simplefilter("ignore")  # it is deprecated for an exporter that begins at opset 18
+        warnings.simplefilter("ignore")  # deprecated in favour of an exporter for opset 18 and later
         torch.onnx.export(
             traced,
-            given,
+            examples,
             os.path.join(folder, "traced.onnx"),
             input_names=list(INPUTS[network]),
             output_names=names[len(INPUTS[network]) :],
-            dynamic_axes={name: _free(name, batch is None, network == "s3fd" and not size) for name in names},
+            dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
         )
@@ -64,16 +66,16 @@ def graph_of(
     return model
 
 
-def _free(name: str, batch: bool, size: bool) -> dict[int, str]:
-    """Names of the dimensions of an input or output that may be of any size."""
+def _dynamic_axes(name: str, batch: bool, size: bool) -> dict[int, str]:
+    """Return the names of the dynamic dimensions of an input or output."""
     level = "" if name in INPUTS["s3fd"] else name[-2:]
-    free = {0: DYNAMIC} if batch else {}
-    return free | ({2: f"height{level}", 3: f"width{level}"} if size else {})
+    axes = {0: DYNAMIC} if batch else {}
+    return axes | ({2: f"height{level}", 3: f"width{level}"} if size else {})
 
 
-def halve(model: Any) -> None:
-    """Turn the numbers inside a graph into float16, in place; inputs and outputs stay float32."""
-    onnx = onnx_library()
+def convert_to_fp16(model: Any) -> None:
+    """Convert a graph to float16 in place. Its inputs and outputs stay float32."""
+    onnx = import_onnx()
     graph, cast = model.graph, onnx.helper.make_node
     float_, half = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
     constants = [each.t for node in graph.node for each in node.attribute if each.HasField("t")]
@@ -95,18 +97,18 @@ def halve(model: Any) -> None:
 
 
 def _traceable(network: str, module: nn.Module) -> nn.Module:
-    """The network with folded norms, and what lies in its middle among its outputs."""
+    """Return the network with folded norms, wrapped to return all outputs of the graph."""
     fold_norms(module)
     wrap: dict[str, Callable[[Any], nn.Module]] = {
         "generator": _Generator,
         "syncnet": _SyncNet,
-        "s3fd": _Finder,
+        "s3fd": _S3fd,
     }
     return wrap[network](module).eval()
 
 
 class _Generator(nn.Module):
-    """The picture, then the features of the faces, where an engine may cut the graph in two."""
+    """Returns the face, then the face features, at which an engine splits the graph."""
 
     def __init__(self, network: Wav2Lip) -> None:
         super().__init__()
@@ -118,27 +120,27 @@ class _Generator(nn.Module):
 
 
 class _SyncNet(nn.Module):
-    """The embeddings of sound and picture."""
+    """Returns the unit embeddings of mels and mouths."""
 
     def __init__(self, network: SyncNet) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, mels: Tensor, mouths: Tensor) -> tuple[Tensor, Tensor]:
-        sound = self.network.audio_encoder(mels).flatten(1)
-        picture = self.network.face_encoder(mouths).flatten(1)
-        return _unit(sound), _unit(picture)
+        mel_embedding = self.network.audio_encoder(mels).flatten(1)
+        mouth_embedding = self.network.face_encoder(mouths).flatten(1)
+        return _unit(mel_embedding), _unit(mouth_embedding)
 
 
-class _Finder(nn.Module):
-    """S3FD on pictures BGR in 0 to 255."""
+class _S3fd(nn.Module):
+    """S3FD with BGR images in 0 to 255 as input."""
 
     means: Tensor
 
     def __init__(self, network: Any) -> None:
         super().__init__()
         for name in ("conv3_3_norm", "conv4_3_norm", "conv5_3_norm"):
-            setattr(network, name, _Scaled(getattr(network, name).weight))
+            setattr(network, name, _WeightedNorm(getattr(network, name).weight))
         self.network = network
         self.register_buffer("means", torch.tensor(S3FD_MEANS).view(1, 3, 1, 1))
 
@@ -148,7 +150,7 @@ class _Finder(nn.Module):
 
 
 class _PlainChunks(TorchFunctionMode):
-    """Cuts channels apart one by one: PyTorch's own chunk would be traced with sums on shapes in it."""
+    """Replaces `torch.chunk`, whose trace contains arithmetic on shapes, by a split into single channels."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), more: dict[str, Any] | None = None
@@ -159,8 +161,8 @@ class _PlainChunks(TorchFunctionMode):
         return function(*args, **(more or {}))
 
 
-class _Scaled(nn.Module):
-    """S3FD's norm over channels, each with a weight."""
+class _WeightedNorm(nn.Module):
+    """S3FD's norm over channels, with a weight per channel."""
 
     weight: Tensor
 
@@ -174,7 +176,7 @@ class _Scaled(nn.Module):
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Vectors along dimension 1, of no negative number, at length 1; 0 where they are 0."""
-    least = torch.tensor(_LEAST)
-    x = x / torch.maximum(x.amax(dim=1, keepdim=True), least)
-    return x / torch.maximum(x.norm(dim=1, keepdim=True), least)
+    """Normalize non-negative vectors along dimension 1 to length 1; zero vectors stay 0."""
+    smallest = torch.tensor(_SMALLEST)
+    x = x / torch.maximum(x.amax(dim=1, keepdim=True), smallest)
+    return x / torch.maximum(x.norm(dim=1, keepdim=True), smallest)

@@ -1,32 +1,33 @@
-"""The halves of an exported generator: one that sees faces, and one that speaks, as far as it shows."""
+"""Split an exported generator in two: a face encoder, and a decoder that computes only the rows needed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wav2lip_npu.export.manifest import onnx_library
+from wav2lip_npu.export.manifest import import_onnx
 from wav2lip_npu.models.networks import first_rows
 
 _CUT = "cut_"
 
 
-def seeing_part(model: Any) -> Any:
-    """The graph that makes features of faces: of `face` as inputs and outputs."""
+def encoder_part(model: Any) -> Any:
+    """Return the graph with the input `face` and the face features as outputs."""
     graph = model.graph
     return _part(model, [value for value in graph.input if value.name == "face"], list(graph.value_info))
 
 
-def speaking_part(model: Any) -> Any:
-    """The graph that makes pictures of sounds and features, from the rows on that `cuts` tells it.
+def decoder_part(model: Any) -> Any:
+    """Return the graph with mels and face features as inputs and faces as output.
 
-    It is cut as `Wav2Lip.speak` cuts, so its numbers are those of the same rows of the whole.
+    Further inputs say at which row to slice, see `row_slices`. It slices where `Wav2Lip.speak` does, so its
+    rows are those of the whole graph.
     """
-    onnx = onnx_library()
+    onnx = import_onnx()
     inputs = [value for value in model.graph.input if value.name != "face"]
     part = _part(model, [*inputs, *model.graph.value_info], list(model.graph.output))
     graph, helper, kind = part.graph, onnx.helper, onnx.TensorProto.INT64
@@ -36,40 +37,47 @@ def speaking_part(model: Any) -> Any:
     for value in [*graph.input, *graph.output]:
         if value.name != "mel":
             value.type.tensor_type.shape.dim[2].dim_param = f"rows_of_{value.name}"
-    joints = [node for node in graph.node if node.op_type == "Concat"]
-    for number, joint in enumerate(reversed(joints[:-1])):
-        whole, start = joint.output[0], f"{_CUT}{number}"
+    concats = [node for node in graph.node if node.op_type == "Concat"]
+    for number, concat in enumerate(reversed(concats[:-1])):
+        whole, start = concat.output[0], f"{_CUT}{number}"
         cut = f"{whole}_{start}"
         for node in graph.node:
             node.input[:] = [cut if each == whole else each for each in node.input]
         slicing = helper.make_node("Slice", [whole, start, "to_the_end", "rows"], [cut])
-        graph.node.insert(list(graph.node).index(joint) + 1, slicing)
+        graph.node.insert(list(graph.node).index(concat) + 1, slicing)
         graph.input.append(helper.make_tensor_value_info(start, kind, [1]))
     return part
 
 
-def cuts(top_row: int, levels: int) -> tuple[list[int], dict[str, NDArray[np.int64]], int]:
-    """How `speaking_part` makes the rows from `top_row` on, with features of so many levels.
+class RowSlices(NamedTuple):
+    """How to call the graph of `decoder_part` for the rows from some row on."""
 
-    The first row of each feature that it takes, finest first; what else it takes; and which row of its
-    picture is the first of those.
-    """
+    feature_rows: list[int]
+    """First row of each feature to pass, finest first."""
+    inputs: dict[str, NDArray[np.int64]]
+    """Further inputs by name."""
+    output_row: int
+    """First row of the output to use."""
+
+
+def row_slices(top_row: int, levels: int) -> RowSlices:
+    """Return the slices that compute the rows from `top_row` on, for `levels` features."""
     firsts = first_rows(top_row, levels)[::-1]
     starts = [first // 2 - above for first, above in pairwise(firsts)]
-    inside = {f"{_CUT}{number}": np.array([start]) for number, start in enumerate(starts)}
-    return firsts, inside, top_row - firsts[0]
+    inputs = {f"{_CUT}{number}": np.array([start]) for number, start in enumerate(starts)}
+    return RowSlices(firsts, inputs, top_row - firsts[0])
 
 
 def _part(model: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
-    """What computes the outputs of the inputs; it shares nothing with the whole."""
-    onnx = onnx_library()
-    given = {value.name for value in inputs}
+    """Return a copy of the nodes that compute the outputs from the inputs."""
+    onnx = import_onnx()
+    available = {value.name for value in inputs}
     needed = {value.name for value in outputs}
     nodes = []
     for node in reversed(model.graph.node):
         if needed & set(node.output):
             nodes.append(node)
-            needed.update(set(node.input) - given)
+            needed.update(set(node.input) - available)
     part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     part.graph.name = model.graph.name
     part.graph.input.extend(inputs)

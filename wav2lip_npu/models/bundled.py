@@ -1,4 +1,4 @@
-"""The starter: small networks of our own that come with the package, so that nothing has to be downloaded."""
+"""The bundled networks, called starter: small ones that come with the package."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pathlib import Path
 from wav2lip_npu.errors import CheckpointError
 
 STARTER = "starter"
-"""Stands for a path of weights."""
+"""Name that stands for the path of a bundled network."""
 ABOUT = (
-    "the small network that comes with the package, for trying out and to go on from with your own clips. "
+    "the small network that comes with the package, for trying out and for fine-tuning on your own clips. "
     "For other weights pass --checkpoint_path"
 )
 _FOLDER = Path(__file__).resolve().parents[1] / "weights"
 
 
 def weights_path(path: str | os.PathLike[str], kind: str) -> Path:
-    """The file that a user means; `starter` is the network of that kind in the package.
+    """Return a path unchanged, except that `starter` becomes that of the bundled network of the kind.
 
-    Raises `CheckpointError` when the package holds none.
+    Raises `CheckpointError` if no network of that kind is bundled.
     """
     if os.fspath(path) != STARTER:
         return Path(path)
-    found = _FOLDER / f"{kind}.safetensors"
-    if not found.exists():
+    bundled = _FOLDER / f"{kind}.safetensors"
+    if not bundled.exists():
         raise CheckpointError(f"there is no starter {kind} in {_FOLDER}. Pass the path of its weights.")
-    return found
+    return bundled

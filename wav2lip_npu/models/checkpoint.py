@@ -1,7 +1,7 @@
-"""Networks on disk: what is in a weights file, checked to be one of the three networks.
+"""Load and save networks: checkpoints of the original and of this package, checked before use.
 
-Read are the original's dict (`state_dict`, `optimizer`, `global_step`, `global_epoch`) and a bare state
-dict, with or without a `module.` prefix, in any form of file that `weights_file.py` knows.
+Accepted are the original's dict (`state_dict`, `optimizer`, `global_step`, `global_epoch`) and bare state
+dicts, with or without the prefix `module.`, in any file format of `weight_formats.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from wav2lip_npu.storage.hashing import sha256_of
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_KEY_ONLY_IN = {
+_DISTINCTIVE_KEYS = {
     "generator": "output_block.1.weight",
     "syncnet": "face_encoder.0.conv_block.0.weight",
     "discriminator": "binary_pred.0.weight",
@@ -36,7 +36,7 @@ NAMES = {
     "discriminator": "a quality discriminator",
     "detector": "an S3FD face detector",
 }
-"""What a file of weights may be of, in words."""
+"""Description of each kind of network."""
 
 
 _PUBLISHED_KINDS = {"syncnet": "expert"}
@@ -52,22 +52,23 @@ class Checkpoint:
     width: int
     """Channel scale of the network, 32 for the published ones."""
     training: dict[str, Any] | None
-    """What the file holds beside the weights: `optimizer`, `global_step`, ..."""
+    """Other entries of the file: `optimizer`, `global_step`, ..."""
     source: Path
+    """The file."""
 
     @property
     def more(self) -> dict[str, Any]:
-        """What only a checkpoint of ours holds; empty for others."""
+        """Entries that only checkpoints of this package have; empty for others."""
         return _more(self.training)
 
     @property
     def mel_shift(self) -> float:
-        """Frames of 1/25 s by which the sound was moved against the picture in training; 0 if untold."""
+        """Frames of 1/25 s by which the audio was shifted against the video in training; 0 if not stored."""
         shift = self.more.get("mel_shift", 0)
         return float(shift) if isinstance(shift, (int, float)) and abs(shift) < 100 else 0.0
 
     def network(self) -> nn.Module:
-        """The network with these weights, in eval mode, float32."""
+        """Return the network with these weights, in eval mode, float32."""
         import torch
 
         from wav2lip_npu.models.networks import NETWORKS
@@ -78,14 +79,14 @@ class Checkpoint:
         return network.float().eval()
 
     def digest(self) -> str:
-        """First 12 hex digits of the file's SHA-256: which weights made a video."""
+        """Return the first 12 hex digits of the file's SHA-256, which identify the weights in reports."""
         return sha256_of(self.source)[:12]
 
 
 def load(path: str | os.PathLike[str], kind: str) -> Checkpoint:
-    """The checkpoint of a `generator`, `syncnet` or `discriminator`; `starter` is that of the package.
+    """Load the checkpoint of a `generator`, `syncnet` or `discriminator`; `starter` is the bundled one.
 
-    Raises `CheckpointError` when the file is missing, damaged, something else, or of another network.
+    Raises `CheckpointError` if the file is missing, damaged, not a weights file, or of another network.
     """
     source = weights_path(path, kind)
     content = read(source)
@@ -100,18 +101,18 @@ def load(path: str | os.PathLike[str], kind: str) -> Checkpoint:
 
 
 def published_kind(kind: str) -> str:
-    """Return the name of a kind of network as files and reports have it: `expert` for `syncnet`."""
+    """Return the name of a kind in files and reports: `expert` for `syncnet`, else the same."""
     return _PUBLISHED_KINDS.get(kind, kind)
 
 
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """A bare state dict on the CPU. Raises `CheckpointError` as `load` does."""
+    """Load a bare state dict to the CPU. Raises `CheckpointError`."""
     source = Path(path)
     return tensors_of(read(source), source)
 
 
 def save(path: str | os.PathLike[str], network: nn.Module, training: dict[str, Any] | None = None) -> None:
-    """Write a checkpoint that the original's code reads too: CPU tensors, replaced only when whole."""
+    """Write a checkpoint that the original's code can read, atomically, with CPU tensors."""
     import torch
 
     weights = {key: value.detach().cpu() for key, value in network.state_dict().items()}
@@ -120,18 +121,19 @@ def save(path: str | os.PathLike[str], network: nn.Module, training: dict[str, A
         torch.save({"state_dict": weights, **progress}, file)
 
 
-def save_small(path: str | os.PathLike[str], found: Checkpoint, told: Mapping[str, Any]) -> None:
-    """Write the weights of a checkpoint alone as safetensors, with float16 in the convolutions.
+def save_small(path: str | os.PathLike[str], loaded: Checkpoint, metadata: Mapping[str, Any]) -> None:
+    """Write the weights of a checkpoint as safetensors, convolutions as float16, without optimizer.
 
-    The file keeps what a dub needs to know, and says what is `told` of it. Raises `OSError`.
+    Width, mel settings and mel shift are kept; `metadata` is added to them. Raises `OSError`.
     """
     from safetensors.torch import save
 
     weights = {
-        key: (value.half() if value.dim() > 1 else value).contiguous() for key, value in found.weights.items()
+        key: (value.half() if value.dim() > 1 else value).contiguous()
+        for key, value in loaded.weights.items()
     }
-    more: dict[str, Any] = {"kind": published_kind(found.kind), "width": found.width, **told}
-    more.update((key, found.more[key]) for key in ("version", "mel", "mel_shift") if key in found.more)
+    more: dict[str, Any] = {"kind": published_kind(loaded.kind), "width": loaded.width, **metadata}
+    more.update((key, loaded.more[key]) for key in ("version", "mel", "mel_shift") if key in loaded.more)
     with replacing(path) as part:
         part.write_bytes(save(weights, {MORE: json.dumps(more)}))
 
@@ -142,61 +144,61 @@ def _more(training: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def check_mel(settings: Any, source: Path) -> None:
-    """Raise `CheckpointMismatchError` when a checkpoint tells that it was trained on another kind of mel."""
-    wanted = asdict(DEFAULT_MEL)
-    if settings is None or settings == wanted:
+    """Raise `CheckpointMismatchError` if the mel settings of a checkpoint are not those of this version."""
+    expected = asdict(DEFAULT_MEL)
+    if settings is None or settings == expected:
         return
-    told = settings if isinstance(settings, dict) else {}
-    odd = [f"{key}={told.get(key)}, not {value}" for key, value in wanted.items() if told.get(key) != value]
+    stored = settings if isinstance(settings, dict) else {}
+    different = [
+        f"{key}={stored.get(key)}, not {value}" for key, value in expected.items() if stored.get(key) != value
+    ]
     raise CheckpointMismatchError(
-        f"{source} was trained on other mels ({'; '.join(odd) or 'more settings'}). "
-        "Use the version of wav2lip-npu that made it, or train again."
+        f"{source} was trained with other mel settings ({'; '.join(different) or 'more settings'}). "
+        "Use the version of wav2lip-npu that wrote it, or train again."
     )
 
 
 def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
-    """Width of the network; raises when the weights are not exactly those of `kind`."""
+    """Return the width. Raises `CheckpointError` unless the weights are exactly those of `kind`."""
     import torch
 
     from wav2lip_npu.models.networks import FULL_WIDTH, NETWORKS
 
     wanted = NAMES[kind]
-    found = next((name for name, key in _KEY_ONLY_IN.items() if key in weights), "")
-    if found != kind:
-        what = NAMES.get(found, "an unknown network")
-        raise CheckpointMismatchError(
-            f"{source} holds {what}, but {wanted} is wanted. Pass the {kind}'s file."
-        )
+    actual_kind = next((name for name, key in _DISTINCTIVE_KEYS.items() if key in weights), "")
+    if actual_kind != kind:
+        actual = NAMES.get(actual_kind, "an unknown network")
+        raise CheckpointMismatchError(f"{source} is {actual}, not {wanted}. Pass the file of a {kind}.")
     types = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
     for key, value in weights.items():
         plain = value.layout is torch.strided and value.device.type == HOST
         if not plain or (value.dtype not in types and not key.endswith("num_batches_tracked")):
             form = f"{value.dtype}, {value.layout}, {value.device}".replace("torch.", "")
             raise CheckpointError(
-                f"{source} holds {key!r} in a form that does not compute ({form}). "
+                f"{source} stores {key!r} in an unsupported form ({form}). "
                 "Pass the weights as plain float32 or float16."
             )
-    first = _KEY_ONLY_IN["syncnet"] if kind == "syncnet" else "face_encoder_blocks.0.0.conv_block.0.weight"
+    first = _DISTINCTIVE_KEYS[kind] if kind == "syncnet" else "face_encoder_blocks.0.0.conv_block.0.weight"
     full = 16 if kind == "generator" else 32
     width = len(weights[first]) * FULL_WIDTH // full if first in weights and weights[first].dim() else 0
     if not 2 <= width <= 8 * FULL_WIDTH or width % 2:
         raise CheckpointMismatchError(
-            f"{source} is {wanted} of another design: its first layer does not fit. Pass 96 px weights."
+            f"{source} is {wanted} of another architecture: its first layer does not fit. Pass 96 px weights."
         )
     with torch.device("meta"):
         expected = {key: value.shape for key, value in NETWORKS[kind](width).state_dict().items()}
     shapes = {key: value.shape for key, value in weights.items()}
     if shapes != expected:
-        odd = sorted(key for key in expected.keys() | shapes.keys() if expected.get(key) != shapes.get(key))
+        wrong = sorted(key for key in expected.keys() | shapes.keys() if expected.get(key) != shapes.get(key))
         raise CheckpointMismatchError(
-            f"{source} is {wanted} of another design: {len(odd)} of its tensors do not fit, "
-            f"first {odd[0]!r}. Pass 96 px weights."
+            f"{source} is {wanted} of another architecture: {len(wrong)} of its tensors do not fit, "
+            f"first {wrong[0]!r}. Pass 96 px weights."
         )
-    # A sum is not finite when a term is not, and ten times as quick as looking at each.
+    # A sum is finite only if all terms are; ten times as fast as isfinite on every element.
     broken = [key for key, value in weights.items() if not value.sum(dtype=torch.float64).isfinite()]
     if broken:
         raise CheckpointError(
-            f"{source} holds NaN or infinite weights, first in {broken[0]!r}: a diverged training. "
+            f"{source} has NaN or infinite weights, first in {broken[0]!r}: the training diverged. "
             "Pass an earlier checkpoint."
         )
     return width

@@ -1,7 +1,7 @@
-"""The three networks of Wav2Lip: generator, expert (SyncNet) and visual-quality discriminator.
+"""The networks of Wav2Lip: generator, SyncNet (the paper's lip-sync expert) and quality discriminator.
 
-They are those of Prajwal et al., "A Lip Sync Expert Is All You Need for Speech to Lip Generation in the
-Wild" (arXiv 2008.10010). Parameter names are those of the published checkpoints: never rename one.
+They follow Prajwal et al., "A Lip Sync Expert Is All You Need for Speech to Lip Generation in the
+Wild" (arXiv 2008.10010). Parameter names are those of the published checkpoints and must not change.
 
 Shapes: `B` batch, `T` frames of a window, `S` = `FACE_SIZE`. A face is float32 [3, S, S], BGR in [0, 1];
 a mel window is float32 [1, 80, 16] in [-4, 4].
@@ -17,13 +17,13 @@ from torch.nn import functional
 
 FACE_SIZE = 96
 FULL_WIDTH = 32
-"""`width` of the published networks: half the channels of the generator's first layer make 16."""
+"""`width` of the published networks; channel counts scale with it."""
 
 Size = int | tuple[int, int]
 
 
 def _scaled(channels: int, width: int) -> int:
-    """Channels of a network `width` wide where the published one has `channels`."""
+    """Return the channel count for a width, given that of the published network."""
     if width < 2 or width % 2:
         raise ValueError(f"width {width} is not an even number of at least 2")
     return channels * width // FULL_WIDTH
@@ -40,7 +40,7 @@ class ConvBlock(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in, h, w] to [B, out, h / stride, w / stride]."""
+        """Map [B, in, H, W] to [B, out, H / stride, W / stride]."""
         y: Tensor = self.conv_block(x)
         return functional.relu(y.add_(x) if self.residual else y, inplace=True)
 
@@ -57,7 +57,7 @@ class UpBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in, h, w] to [B, out, h * stride, w * stride]."""
+        """Map [B, in, H, W] to [B, out, H * stride, W * stride]."""
         return functional.relu(self.conv_block(x), inplace=True)
 
 
@@ -69,7 +69,7 @@ class LeakyBlock(nn.Module):
         self.conv_block = nn.Sequential(nn.Conv2d(in_, out, kernel, stride, padding))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in, h, w] to [B, out, h / stride, w / stride]."""
+        """Map [B, in, H, W] to [B, out, H / stride, W / stride]."""
         return functional.leaky_relu(self.conv_block(x), 0.01, inplace=True)
 
 
@@ -78,7 +78,10 @@ def _residuals(channels: int, count: int) -> list[nn.Module]:
 
 
 def _audio_encoder(width: int, wide_residuals: int) -> nn.Sequential:
-    """[B, 1, 80, 16] to [B, 16 * width, 1, 1]; generator and expert differ in one residual block."""
+    """Return layers from [B, 1, 80, 16] to [B, 16 * width, 1, 1].
+
+    Generator and SyncNet differ in one residual block.
+    """
     c32, c64, c128, c256, c512 = (_scaled(c, width) for c in (32, 64, 128, 256, 512))
     return nn.Sequential(
         ConvBlock(1, c32, 3),
@@ -95,7 +98,7 @@ def _audio_encoder(width: int, wide_residuals: int) -> nn.Sequential:
 
 
 class Wav2Lip(nn.Module):
-    """The generator: a masked face, a reference face and 200 ms of sound in, the speaking face out."""
+    """The generator: makes a face from a masked face, a reference face and 200 ms of audio."""
 
     def __init__(self, width: int = FULL_WIDTH) -> None:
         super().__init__()
@@ -131,10 +134,10 @@ class Wav2Lip(nn.Module):
         self.output_block = nn.Sequential(ConvBlock(c80, c32, 3), nn.Conv2d(c32, 3, 1), nn.Sigmoid())
 
     def encode_faces(self, faces: Tensor) -> list[Tensor]:
-        """Features of faces [B, 6, S, S], finest first: [B, c, S, S] to [B, 16 * width, 1, 1].
+        """Return features of faces [B, 6, S, S], finest first: [B, c, S, S] to [B, 16 * width, 1, 1].
 
-        Channels 0-2 are the target with its lower half black, 3-5 the reference. A still picture needs
-        them once for all its frames.
+        Channels 0-2 are the target with a black lower half, 3-5 the reference. All frames of a still image
+        share them.
         """
         features = []
         for block in self.face_encoder_blocks:
@@ -143,10 +146,10 @@ class Wav2Lip(nn.Module):
         return features
 
     def speak(self, mels: Tensor, features: list[Tensor], *, top_row: int = 0) -> Tensor:
-        """Faces [B, 3, S, S] in [0, 1] that say mels [B, 1, 80, 16]; features of one face serve all B.
+        """Return faces [B, 3, S, S] in [0, 1] for mels [B, 1, 80, 16]; features of one face serve all B.
 
-        With `top_row` the result is [B, 3, S - top_row, S], the same rows of the same picture: what lies
-        above the mouth is thrown away after blending, so a quarter of the work need not be done.
+        With `top_row` the result is [B, 3, S - top_row, S], the rows from `top_row` on. Blending discards
+        the rows above the mouth, and leaving them out saves a quarter of the work.
         """
         x: Tensor = self.audio_encoder(mels)
         starts = first_rows(top_row, len(self.face_decoder_blocks))
@@ -154,18 +157,18 @@ class Wav2Lip(nn.Module):
         for block, feature, first in zip(self.face_decoder_blocks, reversed(features), starts, strict=True):
             x = block(x[:, :, first // 2 - start :])
             start = first
-            shown = feature[:, :, start:]
-            if len(shown) != len(x):
-                shown = shown.expand(len(x), -1, -1, -1)
-            x = torch.cat([x, shown], dim=1)
+            rows = feature[:, :, start:]
+            if len(rows) != len(x):
+                rows = rows.expand(len(x), -1, -1, -1)
+            x = torch.cat([x, rows], dim=1)
         y: Tensor = self.output_block(x)
         return y[:, :, top_row - start :]
 
     def forward(self, mels: Tensor, faces: Tensor) -> Tensor:
-        """Speaking faces [B, 3, S, S] of mels [B, 1, 80, 16] and faces [B, 6, S, S].
+        """Return faces [B, 3, S, S] for mels [B, 1, 80, 16] and faces [B, 6, S, S].
 
-        With a time axis, mels [B, T, 1, 80, 16] and faces [B, 6, T, S, S], it is [B, 3, T, S, S]; frames
-        do not see each other.
+        With a time axis, mels [B, T, 1, 80, 16] and faces [B, 6, T, S, S] give [B, 3, T, S, S]. Frames are
+        independent of each other.
         """
         if faces.dim() == 4:
             return self.speak(mels, self.encode_faces(faces))
@@ -174,22 +177,22 @@ class Wav2Lip(nn.Module):
 
 
 def first_rows(top_row: int, blocks: int) -> list[int]:
-    """First row that each of the decoder's blocks must put out for the rows from `top_row` to be exact.
+    """Return the first row that each decoder block must compute for the rows from `top_row` to be exact.
 
-    Every 3x3 convolution spoils one more row below a cut; an up-sampling block that starts at an
-    even row 2i needs its input from row i.
+    Each 3x3 convolution makes one more row at the cut inexact. An up-sampling block that starts at an even
+    row 2i needs its input from row i.
     """
-    spoilers = 3  # two residual blocks and the output block
+    convolutions = 3  # two residual blocks and the output block
     rows = []
     for _ in range(3):
-        first = max(0, top_row - spoilers) // 2 * 2
+        first = max(0, top_row - convolutions) // 2 * 2
         rows.append(first)
-        top_row, spoilers = first // 2, 2
+        top_row, convolutions = first // 2, 2
     return [0] * (blocks - len(rows)) + rows[::-1]
 
 
 class SyncNet(nn.Module):
-    """The expert: are these five mouths and this sound in sync?"""
+    """SyncNet: embeds audio and mouths so that their cosine says whether they are in sync."""
 
     def __init__(self, width: int = FULL_WIDTH) -> None:
         super().__init__()
@@ -212,18 +215,18 @@ class SyncNet(nn.Module):
         self.audio_encoder = _audio_encoder(width, wide_residuals=2)
 
     def forward(self, mels: Tensor, mouths: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit embeddings of sound and picture, [B, 16 * width] each.
+        """Return unit embeddings [B, 16 * width] of mels [B, 1, 80, 16] and of mouths [B, 15, S/2, S].
 
-        mels [B, 1, 80, 16]; mouths [B, 15, S/2, S]: the lower halves of five faces, frame by frame. Both
-        embeddings end in a ReLU, so their cosine lies in [0, 1].
+        Mouths are the mouth regions of five faces, frame by frame. Both embeddings end in a ReLU, so their
+        cosine is in [0, 1].
         """
-        sound = self.audio_encoder(mels).flatten(1)
-        picture = self.face_encoder(mouths).flatten(1)
-        return functional.normalize(sound), functional.normalize(picture)
+        audio = self.audio_encoder(mels).flatten(1)
+        mouth = self.face_encoder(mouths).flatten(1)
+        return functional.normalize(audio), functional.normalize(mouth)
 
 
 class QualityDiscriminator(nn.Module):
-    """Does the lower half of this face look real?"""
+    """Quality discriminator: the probability that the mouth region of a face is real."""
 
     def __init__(self, width: int = FULL_WIDTH) -> None:
         super().__init__()
@@ -244,7 +247,7 @@ class QualityDiscriminator(nn.Module):
         self.binary_pred = nn.Sequential(nn.Conv2d(c512, 1, 1), nn.Sigmoid())
 
     def forward(self, faces: Tensor) -> Tensor:
-        """Probability of being real, [B * T, 1] in time-major order, of faces [B, 3, T, S, S]."""
+        """Return probabilities [B * T, 1], in time-major order, for faces [B, 3, T, S, S]."""
         x = faces.permute(2, 0, 1, 3, 4).flatten(0, 1)
         x = x[:, :, x.shape[2] // 2 :]
         for block in self.face_encoder_blocks:
@@ -261,9 +264,9 @@ NETWORKS: dict[str, type[Wav2Lip] | type[SyncNet] | type[QualityDiscriminator]] 
 
 
 def fold_norms(network: nn.Module) -> None:
-    """Merge every batch norm of a network in eval mode into the convolution before it, in place.
+    """Fold every batch norm of a network in eval mode into the convolution before it, in place.
 
-    Outputs change by rounding only; the folded network can neither train nor be saved.
+    Outputs change by rounding only. A folded network cannot be trained or saved.
     """
     for module in network.modules():
         block = getattr(module, "conv_block", None)
@@ -272,8 +275,8 @@ def fold_norms(network: nn.Module) -> None:
         layers: Any = block
         convolution, norm = layers
         scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        across = (1, -1, 1, 1) if isinstance(convolution, nn.ConvTranspose2d) else (-1, 1, 1, 1)
+        shape = (1, -1, 1, 1) if isinstance(convolution, nn.ConvTranspose2d) else (-1, 1, 1, 1)
         with torch.no_grad():
-            convolution.weight = nn.Parameter(convolution.weight * scale.view(across))
+            convolution.weight = nn.Parameter(convolution.weight * scale.view(shape))
             convolution.bias = nn.Parameter((convolution.bias - norm.running_mean) * scale + norm.bias)
         module.conv_block = convolution

@@ -1,7 +1,7 @@
-"""The tensors of a TorchScript archive, without running it.
+"""Read the tensors of a TorchScript archive without running its code.
 
-`torch.jit.load` would run code from the archive (`__setstate__`, default arguments), and TorchScript can
-write files.
+`torch.jit.load` runs code from the archive (`__setstate__`, default arguments), and TorchScript can write
+files.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def read_torchscript(archive: zipfile.ZipFile) -> dict[str, Tensor]:
-    """The parameters and buffers by name, as `state_dict()` of the loaded module would give them."""
+    """Return parameters and buffers by name, as `state_dict()` of the loaded module does."""
     pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
     root = pickled.removesuffix("data.pkl")
     return dict(_parameters(_Unpickler(archive, root).load()))
 
 
 class _Part:
-    """Any object in a TorchScript archive: keeps its attributes and does nothing."""
+    """Stands for any object in the archive; only holds its attributes."""
 
     def __init__(self, *_: Any) -> None: ...
 
@@ -34,7 +34,7 @@ class _Part:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes tensors of what the archive calls tensors, and a `_Part` of everything else."""
+    """Unpickler that creates tensors, and a `_Part` for every other object."""
 
     _TYPES = {  # noqa: RUF012
         "FloatStorage": "float32",
@@ -50,13 +50,13 @@ class _Unpickler(pickle.Unpickler):
         self._root = root
 
     def find_class(self, module: str, name: str) -> Any:
-        """A name in place of a storage type, a function for tensors, else `_Part`."""
+        """Return a dtype name for a storage type, a function for tensors, else `_Part`."""
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _strided
         return self._TYPES.get(name, _Part) if module == "torch" else _Part
 
     def persistent_load(self, storage: Any) -> Tensor:
-        """The flat tensor of a storage."""
+        """Return a storage as a flat tensor."""
         import torch
 
         _, dtype, key, *_ = storage

@@ -1,6 +1,6 @@
-"""What is in a weights file of any known form; nothing that a file contains is ever run.
+"""Read weights files without running any code in them.
 
-Read are PyTorch's zip and legacy formats, TorchScript archives, and safetensors.
+Supported are PyTorch's zip and legacy formats, TorchScript archives, and safetensors.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MORE = "wav2lip_npu"
-"""Key of what files of ours hold beside what the original's have, which its code ignores."""
+"""Key of the entries that only files of this package have. The original's code ignores it."""
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_IMPOSTORS = (
+_OTHER_FORMATS = (
     (rb"$", "is empty. Download it again."),
     (
         rb"version https://git-lfs",
@@ -32,12 +32,12 @@ _IMPOSTORS = (
     ),
     (
         rb"(\xef\xbb\xbf)?\s*<([!?]|html|head|body)",
-        "is an HTML or XML page: the answer of a web site was saved instead of the weights. "
+        "is an HTML or XML page: a web page was saved in place of the weights. "
         "Open the link in a browser and save the file itself.",
     ),
     (
         rb"....ftyp|RIFF|\x1aE\xdf\xa3|ID3|OggS|fLaC|\x89PNG|\xff\xd8\xff",
-        "is a video, sound or picture, not weights. Pass a .pth, .pt or .safetensors file.",
+        "is a video, audio or image file, not weights. Pass a .pth, .pt or .safetensors file.",
     ),
     (
         rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|.{257}ustar",
@@ -46,25 +46,25 @@ _IMPOSTORS = (
     (
         rb"\x80[\x00-\x05]",
         "is a Python pickle, not PyTorch weights, and was not opened: a pickle can run code. "
-        "Pass a file that torch.save made of tensors.",
+        "Pass a file of tensors written by torch.save.",
     ),
 )
-"""How files begin that are no weights, and what they are."""
+"""First bytes of common files that are not weights (regular expressions), and what to report."""
 
 
 def tensors_of(content: dict[Any, Any], source: Path) -> dict[str, Tensor]:
-    """The tensors of a dict. Raises `CheckpointError` when there are none."""
+    """Return the tensors of a dict. Raises `CheckpointError` if there are none."""
     import torch
 
     tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
     if not tensors:
-        found = ", ".join(sorted(map(str, content))[:5]) or "nothing"
-        raise CheckpointError(f"{source} holds no weights; found: {found}. Pass a file with a state dict.")
+        keys = ", ".join(sorted(map(str, content))[:5]) or "none"
+        raise CheckpointError(f"{source} has no weights (keys: {keys}). Pass a file with a state dict.")
     return tensors
 
 
 def read(source: Path) -> dict[Any, Any]:
-    """The dict inside a weights file of any known form. Raises `CheckpointError`, telling what another is."""
+    """Return the dict in a weights file. Raises `CheckpointError`, which names the format of another file."""
     try:
         with source.open("rb") as file:
             head = file.read(512)
@@ -76,12 +76,12 @@ def read(source: Path) -> dict[Any, Any]:
         content = read(source)
     except CheckpointError:
         raise
-    except Exception as error:  # there is no end to what a damaged file makes a parser raise
+    except Exception as error:  # any: a damaged file makes the parsers raise all kinds
         raise _damaged(source, error) from None
     if not isinstance(content, dict):
         what = type(content).__name__
         raise CheckpointError(
-            f"{source} holds a {what}, not a dict of weights. Pass a file with a state dict."
+            f"{source} contains a {what}, not a dict of weights. Pass a file with a state dict."
         )
     return content
 
@@ -92,9 +92,9 @@ def _reader(source: Path, head: bytes) -> Callable[[Path], Any]:
     if head[4:9] == b"\0\0\0\0{":
         return _read_safetensors
     legacy = head[:1] == b"\x80" and head[2:15] == _LEGACY_MAGIC[: len(head) - 2]
-    if legacy and not tarfile.is_tarfile(source):  # else PyTorch 2.5 runs what is in it: CVE-2025-32434
+    if legacy and not tarfile.is_tarfile(source):  # PyTorch 2.5 runs code in tar files: CVE-2025-32434
         return _read_torch
-    for start, what in _IMPOSTORS:
+    for start, what in _OTHER_FORMATS:
         if re.match(start, head, re.DOTALL | re.IGNORECASE):
             raise CheckpointError(f"{source} {what}")
     raise CheckpointError(
@@ -108,9 +108,7 @@ def _damaged(source: Path, error: Exception) -> CheckpointError:
         "not a zip file|unexpected EOF|incomplete|invalid header length", str(error)
     ):
         size = f"{source.stat().st_size:,}"
-        return CheckpointError(
-            f"{source} ends too early at {size} bytes: a truncated download. Download it again."
-        )
+        return CheckpointError(f"{source} is truncated at {size} bytes. Download it again.")
     return CheckpointError(f"{source} is damaged ({type(error).__name__}). Download it again.")
 
 
@@ -124,7 +122,7 @@ def _read_zip(source: Path) -> Any:
         if any(name.endswith("/constants.pkl") for name in names):
             return read_torchscript(archive)
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
-    return _read_torch(source, mmap=not packed)  # mapped, compressed bytes would pass for weights
+    return _read_torch(source, mmap=not packed)  # memory-mapped compressed bytes would be read as weights
 
 
 def _read_torch(source: Path, *, mmap: bool = False) -> Any:
@@ -138,20 +136,19 @@ def _read_torch(source: Path, *, mmap: bool = False) -> Any:
         if code is None:
             raise
         raise CheckpointError(
-            f"{source} contains code ({code[1]}) and was not opened. "
-            "Pass a file that holds nothing but tensors and numbers."
+            f"{source} contains code ({code[1]}) and was not opened. Pass a file of only tensors and numbers."
         ) from None
 
 
 def _rebuild_npu_tensor(*parts: Any) -> Tensor:
-    """A tensor that torch_npu before 2.1 saved: PyTorch's own parts, then the layout on the NPU."""
+    """Return a tensor saved by torch_npu before 2.1: PyTorch's arguments, then the layout on the NPU."""
     import torch
 
     rebuild: Callable[..., Tensor] = torch._utils._rebuild_tensor_v2
     return rebuild(*parts[:6])
 
 
-_rebuild_npu_tensor.__module__ = "torch_npu.utils.storage"  # by this name the files call it
+_rebuild_npu_tensor.__module__ = "torch_npu.utils.storage"  # the name in those files
 
 
 def _read_safetensors(source: Path) -> dict[str, Any]:
@@ -159,5 +156,5 @@ def _read_safetensors(source: Path) -> dict[str, Any]:
 
     with safe_open(source, "pt") as file:
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        told = (file.metadata() or {}).get(MORE)
-    return weights if told is None else {"state_dict": weights, MORE: json.loads(told)}
+        metadata = (file.metadata() or {}).get(MORE)
+    return weights if metadata is None else {"state_dict": weights, MORE: json.loads(metadata)}

@@ -1,0 +1,97 @@
+"""What can be exported and how: networks, number formats, batch and image sizes, file names, engines."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from wav2lip_npu.errors import UsageError
+from wav2lip_npu.models.checkpoint import published_kind
+
+Network = Literal["generator", "syncnet", "s3fd"]
+Format = Literal["onnx", "om"]
+Engine = Literal["auto", "torch", "onnx", "om"]
+Precision = Literal["fp32", "fp16"]
+
+TORCH, ONNX, OM = "torch", "onnx", "om"
+NETWORKS: tuple[Network, ...] = get_args(Network)
+ENGINES: tuple[Engine, ...] = get_args(Engine)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+MAX_BATCH = 256
+_SIZES = range(32, 4097)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Options of one exported file.
+
+    Raises:
+        UsageError: An option is out of range or conflicts with another one.
+
+    """
+
+    network: Network = "generator"
+    precision: Precision = "fp32"
+    """Number format inside the file. Inputs and outputs are float32."""
+    batch: int | None = None
+    """Batch size, `None` for a file that accepts any."""
+    size: tuple[int, int] | None = None
+    """Height and width of the images for S3FD, `None` for any."""
+
+    def __post_init__(self) -> None:
+        for name, choices in (("network", NETWORKS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in choices:
+                raise UsageError(f"unknown {name} {getattr(self, name)!r}. Pass one of {', '.join(choices)}.")
+        if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
+            raise UsageError(f"--batch {self.batch} is out of range. Pass 1 to {MAX_BATCH}, 0 for any size.")
+        if self.size is not None and (self.network != "s3fd" or any(n not in _SIZES for n in self.size)):
+            raise UsageError(
+                f"--size {self.size[0]} {self.size[1]}: pass height and width of the images for --network "
+                f"s3fd, {_SIZES[0]} to {_SIZES[-1]}."
+            )
+        if self.network == "s3fd" and self.batch is not None and self.size is None:
+            raise UsageError("--network s3fd with --batch needs an image size. Pass --size 320 576.")
+
+
+def network_named(name: str) -> str:
+    """Return the network that a user or a file names; `expert` is the former name of `syncnet`."""
+    return "syncnet" if name == published_kind("syncnet") else name
+
+
+def file_name(network: str, options: ExportOptions) -> str:
+    """Return a file name such as `generator_b8_fp16.onnx`."""
+    parts = [
+        network,
+        f"b{options.batch}" if options.batch else "",
+        "{}x{}".format(*options.size) if options.size else "",
+        options.precision if options.precision != "fp32" else "",
+    ]
+    return "_".join(filter(None, parts)) + f".{ONNX}"
+
+
+def is_exported(path: str | os.PathLike[str]) -> bool:
+    """Return whether a path ends like an exported file."""
+    return _suffix(path) in (ONNX, OM)
+
+
+def engine_of(path: str | os.PathLike[str], engine: str = "auto") -> str:
+    """Return the engine for a weights file: `torch`, `onnx` or `om`.
+
+    Raises `UsageError` if `engine` is unknown or does not run such a file.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"unknown engine {engine!r}. Pass --engine {', '.join(ENGINES)}.")
+    fitting = _suffix(path) if is_exported(path) else TORCH
+    if engine in ("auto", fitting):
+        return fitting
+    if engine == TORCH:
+        raise UsageError(f"{path} is an exported file. Pass its weights, or leave --engine torch out.")
+    raise UsageError(
+        f"--engine {engine} runs an exported .{engine} file, not {path}. "
+        f"Run wav2lip-npu export --format {engine} and pass its output as --checkpoint_path."
+    )
+
+
+def _suffix(path: str | os.PathLike[str]) -> str:
+    return os.path.splitext(os.fspath(path))[1].lower().lstrip(".")
