@@ -1,7 +1,6 @@
-"""The package on an NPU: as on the CPU, by the rules of the hardware, and each broken rule is caught.
+"""The package on the simulated NPU (`TEST_DEVICE=npu`): results of the CPU, and the rules of the hardware.
 
-Runs on the simulated NPU with `TEST_DEVICE=npu`. Each test of a catch makes the mistake in the package's own code, and
-sees that a run which is fine without it fails.
+Tests of broken rules patch a mistake into the package and check that a run which otherwise succeeds fails.
 """
 
 from __future__ import annotations
@@ -50,37 +49,37 @@ LOSSLESS = EncodeOptions(crf=0, preset="ultrafast")
 
 @pytest.fixture
 def simulation() -> Any:
-    """The controls of the simulated device; these tests ask for what only it can tell."""
+    """Controls of the simulated device."""
     import torch_npu
 
     assert torch_npu.SIMULATED
     return torch_npu.simulation
 
 
-def models_on(place: str, path: Path, **options: Any) -> inference.Models:
+def models_on(device_name: str, path: Path, **options: Any) -> inference.Models:
     return replace(
-        inference.load_models(path, detector="hog", device=place, **options), detector=SquareDetector()
+        inference.load_models(path, detector="hog", device=device_name, **options), detector=SquareDetector()
     )
 
 
-def dubbed(models: inference.Models, face: Path, sound: Path, out: Path) -> np.ndarray:
-    """All frames of a dub."""
+def dub_frames(models: inference.Models, face: Path, audio: Path, out: Path) -> np.ndarray:
+    """Dub and return all frames."""
     dub(face, sound, out, models=models, options=DubOptions(encode=LOSSLESS))
     return np.stack([frame.image for frame in video_reader.read_frames(out)])
 
 
-# As on the CPU
+# Results of the CPU
 
 
-def test_auto_takes_the_npu():
+def test_auto_is_the_npu():
     assert device.resolve("auto") == DEVICE == torch.device("npu:0")
     assert "simulated" in device.describe(DEVICE)
 
 
 @pytest.mark.parametrize("precision", device.PRECISIONS)
-def test_a_dub_is_the_cpus(tiny_checkpoint, face_video, speech, tmp_path, precision):
+def test_dub_equals_that_of_the_cpu(tiny_checkpoint, face_video, speech, tmp_path, precision):
     found, wanted = (
-        dubbed(
+        dub_frames(
             models_on(place, tiny_checkpoint, precision=precision),
             face_video,
             speech,
@@ -99,7 +98,7 @@ def test_a_dub_is_the_cpus(tiny_checkpoint, face_video, speech, tmp_path, precis
     [(SYNCNET, [""]), (GENERATOR, [""]), (WITH_DISC, ["", "disc_"])],
     ids=["syncnet", "generator", "with discriminator"],
 )
-def test_a_training_is_the_cpus(clips, tmp_path, words, kinds, monkeypatch):
+def test_training_equals_that_of_the_cpu(clips, tmp_path, words, kinds, monkeypatch):
     more = {"syncnet_wt": 0.03} if words[0] == "train" else {}
     # Rounding of another order of summation would grow with each step: the layout is the NPU's.
     monkeypatch.setitem(device.BACKENDS, "cpu", device.BACKENDS["cpu"]._replace(channels_last=False))
@@ -123,7 +122,7 @@ def test_a_training_is_the_cpus(clips, tmp_path, words, kinds, monkeypatch):
             assert one == pytest.approx(other, abs=1e-4)
 
 
-def test_s3fd_is_the_cpus():
+def test_s3fd_equals_that_of_the_cpu():
     from face_alignment.detection.sfd.net_s3fd import s3fd
 
     network = s3fd().eval()
@@ -135,14 +134,14 @@ def test_s3fd_is_the_cpus():
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])  # a CPU is slow in fp16: once is enough, below
-def test_the_doctors_comparison_is_content(amp):
+def test_comparison_of_the_doctor_passes(amp):
     found = device_check.compare_with_cpu(DEVICE, amp)
     assert all(each.is_small for each in found), "\n".join(map(str, found))
     if amp == "off":
         assert max(each.largest for each in found) < 1e-4
 
 
-def test_the_doctor_tells_of_the_card(tmp_path, monkeypatch, caplog):
+def test_doctor_reports_the_card(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     assert main.main(["doctor", "--json", "found.json"]) == 0
     found = json.loads(Path("found.json").read_text())
@@ -152,25 +151,25 @@ def test_the_doctor_tells_of_the_card(tmp_path, monkeypatch, caplog):
     assert "compared with the CPU" in caplog.text
 
 
-# By the rules of the hardware
+# Rules of the hardware
 
 
-def test_only_operators_that_the_wheel_has_and_no_wide_numbers(
+def test_only_operators_of_the_wheel_and_no_float64(
     clips, tmp_path, tiny_checkpoint, face_video, speech, simulation
 ):
-    """What reaches the device while training, judging and dubbing."""
+    """In training, evaluation and dubbing."""
     with simulation.op_log() as ops, simulation.listed_kernels_only(), simulation.no_wide_dtypes():
         train(clips, tmp_path / "e", SYNCNET, steps=2, eval_interval=1, average=0.9)
         train(clips, tmp_path / "g", WITH_DISC, steps=2, eval_interval=1, syncnet_wt=0.03, clip_grad_norm=1)
         for precision in ("fp32", "fp16"):
-            dubbed(
+            dub_frames(
                 models_on("npu", tiny_checkpoint, precision=precision), face_video, speech, tmp_path / "x.mkv"
             )
     assert {"convolution", "convolution[transposed]", "native_batch_norm"} <= ops.names()
 
 
-def test_the_device_is_prepared_before_it_holds_a_tensor(tiny_checkpoint, clips, tmp_path, simulation):
-    """Else torch_npu recasts weights in place."""
+def test_device_is_activated_before_its_first_tensor(tiny_checkpoint, clips, tmp_path, simulation):
+    """Otherwise torch_npu changes the format of weights in place."""
     for use in (
         lambda: inference.load_models(tiny_checkpoint, device="npu"),
         lambda: train(clips, tmp_path / "e", SYNCNET, steps=1),
@@ -182,7 +181,7 @@ def test_the_device_is_prepared_before_it_holds_a_tensor(tiny_checkpoint, clips,
             assert setting is not None and setting.value is False and setting.before_first_tensor, name
 
 
-def test_strict_float32_is_asked_for(tiny_checkpoint, simulation):
+def test_fp32_strict_turns_hf32_off(tiny_checkpoint, simulation):
     with simulation.settings_of() as settings:
         inference.load_models(tiny_checkpoint, device="npu", precision="fp32_strict")
     assert settings.of("conv.allow_hf32").value is False
@@ -191,8 +190,8 @@ def test_strict_float32_is_asked_for(tiny_checkpoint, simulation):
 
 
 @pytest.mark.parametrize("words", [SYNCNET, GENERATOR], ids=["syncnet", "generator"])
-def test_a_step_waits_once(clips, tmp_path, words, simulation):
-    """For the losses, whose finiteness is looked at before any weight moves."""
+def test_training_step_synchronizes_once(clips, tmp_path, words, simulation):
+    """For the losses, which are checked before the weights change."""
     waits = []
     for steps in (3, 7):
         with simulation.host_reads() as reads:
@@ -201,7 +200,7 @@ def test_a_step_waits_once(clips, tmp_path, words, simulation):
     assert waits[1] - waits[0] == 4
 
 
-def test_a_batch_of_a_dub_waits_once(tiny_checkpoint, simulation):
+def test_dub_batch_synchronizes_once(tiny_checkpoint, simulation):
     from wav2lip_npu.dubbing.blend import load_mask
 
     speaker = inference.GeneratorRunner(models_on("npu", tiny_checkpoint), 4, load_mask("soft", 96))
@@ -213,7 +212,7 @@ def test_a_batch_of_a_dub_waits_once(tiny_checkpoint, simulation):
     assert reads.total() == 4, dict(reads)
 
 
-def test_fresh_memory_is_never_read(clips, tmp_path, simulation):
+def test_uninitialized_memory_is_never_read(clips, tmp_path, simulation):
     with simulation.poison():
         train(clips, tmp_path / "poisoned", SYNCNET, steps=2)
     train(clips, tmp_path / "clean", SYNCNET, steps=2)
@@ -221,7 +220,7 @@ def test_fresh_memory_is_never_read(clips, tmp_path, simulation):
     assert difference(one, other) == 0
 
 
-def test_a_full_memory_halves_the_batch(tiny_checkpoint, simulation, caplog):
+def test_full_memory_halves_the_batch(tiny_checkpoint, simulation, caplog):
     from wav2lip_npu.dubbing.blend import load_mask
 
     speaker = inference.GeneratorRunner(models_on("npu", tiny_checkpoint), 32, load_mask("soft", 96))
@@ -238,7 +237,7 @@ def test_a_full_memory_halves_the_batch(tiny_checkpoint, simulation, caplog):
 
 
 @pytest.mark.parametrize("chip", ["310P3", "910A"])
-def test_chips_without_bf16_say_so(clips, tmp_path, simulation, chip, capsys):
+def test_chips_without_bf16_refuse_it(clips, tmp_path, simulation, chip, capsys):
     device._computes_bf16.cache_clear()
     try:
         with simulation.chip(chip):
@@ -250,7 +249,7 @@ def test_chips_without_bf16_say_so(clips, tmp_path, simulation, chip, capsys):
         device._computes_bf16.cache_clear()
 
 
-def test_fp16_overflow_is_seen_on_a_chip_that_saturates(clips, tmp_path, simulation):
+def test_fp16_overflow_is_detected_on_a_saturating_chip(clips, tmp_path, simulation):
     with simulation.chip("310P3"):
         train(clips, tmp_path, SYNCNET, steps=3, amp="fp16", loss_scale="16777216", log_interval=1)
     assert lines(tmp_path, "train")[-1]["skipped"] > 0
@@ -259,10 +258,10 @@ def test_fp16_overflow_is_seen_on_a_chip_that_saturates(clips, tmp_path, simulat
     )
 
 
-# Each broken rule is caught
+# Broken rules are detected
 
 
-def test_a_forgotten_move_is_caught(clips, tmp_path, monkeypatch):
+def test_tensor_on_the_wrong_device_is_detected(clips, tmp_path, monkeypatch):
     monkeypatch.setattr(
         device, "upload", lambda arrays, place: {k: torch.from_numpy(v) for k, v in arrays.items()}
     )
@@ -270,22 +269,22 @@ def test_a_forgotten_move_is_caught(clips, tmp_path, monkeypatch):
         train(clips, tmp_path, SYNCNET, steps=1)
 
 
-def test_an_expert_that_stays_behind_is_caught(clips, tmp_path, monkeypatch):
+def test_syncnet_input_on_the_wrong_device_is_detected(clips, tmp_path, monkeypatch):
     real = generator.syncnet_input
     monkeypatch.setattr(generator, "syncnet_input", lambda faces: real(faces).cpu())
     with pytest.raises(RuntimeError, match="same device|on npu"):
         train(clips, tmp_path, GENERATOR, steps=1, syncnet_wt=0.03)
 
 
-def test_a_late_read_is_caught(tiny_checkpoint, face_video, speech, tmp_path, monkeypatch):
+def test_unfinished_copy_is_detected(tiny_checkpoint, face_video, speech, tmp_path, monkeypatch):
     models = models_on("npu", tiny_checkpoint)
-    wanted = dubbed(models, face_video, speech, tmp_path / "right.mkv")
+    wanted = dub_frames(models, face_video, speech, tmp_path / "right.mkv")
     monkeypatch.setattr(Tensor, "cpu", lambda self: self.to("cpu", non_blocking=True))
-    found = dubbed(models, face_video, speech, tmp_path / "wrong.mkv")
+    found = dub_frames(models, face_video, speech, tmp_path / "wrong.mkv")
     assert np.abs(found.astype(int) - wanted).max() > 50
 
 
-def test_an_operator_that_the_wheel_lacks_is_caught(clips, tmp_path, monkeypatch, simulation):
+def test_missing_operator_is_detected(clips, tmp_path, monkeypatch, simulation):
     real = losses.cosines
 
     def mistaken(sound: Tensor, picture: Tensor) -> Tensor:
@@ -297,7 +296,7 @@ def test_an_operator_that_the_wheel_lacks_is_caught(clips, tmp_path, monkeypatch
         train(clips, tmp_path, SYNCNET, steps=1)
 
 
-def test_float64_is_caught(clips, tmp_path, monkeypatch, simulation):
+def test_float64_is_detected(clips, tmp_path, monkeypatch, simulation):
     real = device.upload
 
     def mistaken(arrays: Any, place: torch.device) -> dict[str, Tensor]:
@@ -308,13 +307,13 @@ def test_float64_is_caught(clips, tmp_path, monkeypatch, simulation):
         train(clips, tmp_path, SYNCNET, steps=1)
 
 
-def test_channels_last_is_caught(tiny_checkpoint, monkeypatch):
+def test_channels_last_is_detected(tiny_checkpoint, monkeypatch):
     monkeypatch.setattr(device, "memory_format", lambda place: torch.channels_last)
     with pytest.raises(RuntimeError, match="(?i)format"):
         inference.load_models(tiny_checkpoint, device="npu")
 
 
-def test_a_wait_too_many_is_caught(clips, tmp_path, monkeypatch, simulation):
+def test_additional_synchronization_is_detected(clips, tmp_path, monkeypatch, simulation):
     real = losses.cosine
 
     def mistaken(sound: Tensor, picture: Tensor) -> Tensor:
@@ -323,10 +322,10 @@ def test_a_wait_too_many_is_caught(clips, tmp_path, monkeypatch, simulation):
 
     monkeypatch.setattr(losses, "cosine", mistaken)
     with pytest.raises(AssertionError):
-        test_a_step_waits_once(clips, tmp_path, [*GENERATOR, "--syncnet_wt", 0.03], simulation)
+        test_training_step_synchronizes_once(clips, tmp_path, [*GENERATOR, "--syncnet_wt", 0.03], simulation)
 
 
-def test_late_preparation_is_caught(tiny_checkpoint, clips, tmp_path, monkeypatch, simulation):
+def test_late_activation_is_detected(tiny_checkpoint, clips, tmp_path, monkeypatch, simulation):
     real = device.activate
 
     def mistaken(place: torch.device) -> None:
@@ -335,18 +334,18 @@ def test_late_preparation_is_caught(tiny_checkpoint, clips, tmp_path, monkeypatc
 
     monkeypatch.setattr(device, "activate", mistaken)
     with pytest.raises(AssertionError):
-        test_the_device_is_prepared_before_it_holds_a_tensor(tiny_checkpoint, clips, tmp_path, simulation)
+        test_device_is_activated_before_its_first_tensor(tiny_checkpoint, clips, tmp_path, simulation)
 
 
 def on_the_device(worker: int):
-    """What a worker that finds faces does, in short."""
+    """Create a worker that computes on the device, as the face detection of preprocessing does."""
     here = device.resolve("npu")
     device.activate(here)
     return lambda item: float(torch.full((2,), float(item), device=here).sum())
 
 
 def test_workers_share_the_device(monkeypatch):
-    """They are spawned; a fork of a process that has used the device is caught."""
+    """Workers are spawned: a fork of a process that has used the device fails."""
     torch.ones(1, device=DEVICE)
     assert sorted(processes.map_in_processes([1, 2, 3], on_the_device, 2)) == [(1, 2.0), (2, 4.0), (3, 6.0)]
     real = multiprocessing.get_context
@@ -357,8 +356,7 @@ def test_workers_share_the_device(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1600)
-def test_the_acceptance_script_writes_its_report(tmp_path):
-    """As an owner of a card runs it, in a process of its own."""
+def test_acceptance_script_writes_its_report(tmp_path):
     words = ["--device", DEVICE.type, "--width", "2", "--out", str(tmp_path / "report.json")]
     script = str(ROOT / "benchmarks" / "npu_acceptance.py")
     child = start(words, script)

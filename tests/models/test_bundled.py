@@ -1,4 +1,4 @@
-"""The networks that come with the package: they load, they are small, they are what is used by default."""
+"""The bundled networks: they load, are small, and are the default."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KINDS = ("generator", "syncnet")
 MOST_BYTES = 25e6
 
 
-def test_both_networks_are_there_and_small():
+def test_both_networks_are_bundled_and_small():
     files = [weights_path(STARTER, kind) for kind in KINDS]
     assert sum(file.stat().st_size for file in files) < MOST_BYTES
     for kind, file in zip(KINDS, files, strict=True):
@@ -36,16 +36,16 @@ def test_both_networks_are_there_and_small():
         assert kept == {torch.float16}
 
 
-def test_the_generator_hears_what_it_heard_in_training():
+def test_mel_shift_of_the_generator():
     assert checkpoint.load(STARTER, "generator").mel_shift == -1
 
 
-def test_there_is_no_starter_of_other_kinds():
+def test_other_kinds_are_not_bundled():
     with pytest.raises(CheckpointError, match="there is no starter discriminator"):
         checkpoint.load(STARTER, "discriminator")
 
 
-def test_a_file_of_that_name_is_reached_by_its_path(tmp_path, monkeypatch):
+def test_file_called_starter_is_loaded_by_its_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     checkpoint.save("starter", golden_weights(Wav2Lip(width=2)))
     assert checkpoint.load("./starter", "generator").width == 2
@@ -53,7 +53,7 @@ def test_a_file_of_that_name_is_reached_by_its_path(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("network", [Wav2Lip(width=2), SyncNet(width=2)], ids=KINDS)
-def test_small_files_lose_rounding_only(network, tmp_path):
+def test_save_small_only_rounds(network, tmp_path):
     golden_weights(network)
     kind = "generator" if isinstance(network, Wav2Lip) else "syncnet"
     more = {"mel_shift": -1, "version": "9", "weights": network.state_dict()}
@@ -75,7 +75,7 @@ def test_small_files_lose_rounding_only(network, tmp_path):
     assert found.network().state_dict()[next(iter(network.state_dict()))].dtype == torch.float32
 
 
-def test_metadata_that_is_no_json_is_a_damaged_file(tmp_path):
+def test_metadata_must_be_json(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"x": torch.zeros(1)}, tmp_path / "a.safetensors", {checkpoint.MORE: "{"})
@@ -83,7 +83,7 @@ def test_metadata_that_is_no_json_is_a_damaged_file(tmp_path):
         checkpoint.load(tmp_path / "a.safetensors", "generator")
 
 
-def test_dub_without_weights_uses_the_starter_and_says_so(face_video, speech, tmp_path, caplog):
+def test_dub_uses_and_reports_the_starter(face_video, speech, tmp_path, caplog):
     report = tmp_path / "report.json"
     words = [
         "dub",
@@ -103,8 +103,7 @@ def test_dub_without_weights_uses_the_starter_and_says_so(face_video, speech, tm
     assert "the small network that comes with the package" in caplog.text
 
 
-def test_a_training_goes_on_from_the_starter(clips, tmp_path, caplog):
-    """And when it is started again, from where it stood."""
+def test_training_starts_from_the_starter_then_resumes(clips, tmp_path, caplog):
     flags = {"checkpoint_path": STARTER, "syncnet_checkpoint_path": STARTER, "eval_interval": 100}
     out = train(
         clips, tmp_path / "out", ["train", "--batch_size", 2, "--learning_rate", 1e-12], steps=2, **flags
@@ -118,7 +117,7 @@ def test_a_training_goes_on_from_the_starter(clips, tmp_path, caplog):
     assert "going on at step 2 from" in caplog.text
 
 
-def test_the_wheel_holds_them(tmp_path):
+def test_wheel_contains_the_networks(tmp_path):
     from hatchling.builders.wheel import WheelBuilder
 
     wheel = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path)))

@@ -127,7 +127,7 @@ def test_torchscript(traced: torch.jit.ScriptModule, weights: Weights, tmp_path:
     loaded.network()
 
 
-def test_torchscript_of_another_kind(tmp_path: Path) -> None:
+def test_torchscript_that_is_not_a_network(tmp_path: Path) -> None:
     """Scripted instead of traced; float16, a shared storage, a stride, and lists beside the tensors."""
 
     class Module(nn.Module):
@@ -154,7 +154,7 @@ def test_torchscript_of_another_kind(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("width", [2, 8, 32])
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_width_is_read_from_the_shapes(kind: str, width: int, tmp_path: Path) -> None:
+def test_width_follows_from_the_shapes(kind: str, width: int, tmp_path: Path) -> None:
     with torch.device("meta"):
         expected = NETWORKS[kind](width).state_dict()
     light = {key: torch.zeros((), dtype=value.dtype).expand(value.shape) for key, value in expected.items()}
@@ -169,7 +169,7 @@ def test_width_is_read_from_the_shapes(kind: str, width: int, tmp_path: Path) ->
 
 @pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("tag", [b"npu:0", b"cuda:0"])
-def test_weights_of_a_device_that_is_not_here(
+def test_weights_saved_on_an_absent_device(
     tag: bytes, zip_format: bool, weights: Weights, tmp_path: Path
 ) -> None:
     plain, tagged = tmp_path / "plain.pth", tmp_path / "tagged.pth"
@@ -191,7 +191,7 @@ def test_weights_of_a_device_that_is_not_here(
     assert equal(load(tagged, "generator").weights, weights)
 
 
-def test_weights_saved_by_an_early_torch_npu(weights: Weights, tmp_path: Path) -> None:
+def test_weights_saved_by_torch_npu_before_2_1(weights: Weights, tmp_path: Path) -> None:
     """torch_npu before 2.1 names a function of its own, with the NPU's layout as last argument."""
     torch.save(weights, tmp_path / "new.pth")
     function = b"ctorch._utils\n_rebuild_tensor_v2\n"
@@ -205,7 +205,7 @@ def test_weights_saved_by_an_early_torch_npu(weights: Weights, tmp_path: Path) -
     assert equal(load(tmp_path / "old.pth", "generator").weights, weights)
 
 
-def test_packed_again(weights: Weights, tmp_path: Path) -> None:
+def test_compressed_zip(weights: Weights, tmp_path: Path) -> None:
     """Unzipped and zipped with compression: mapped into memory it would be noise."""
     torch.save(weights, tmp_path / "x.pth")
     with (
@@ -226,7 +226,7 @@ def test_load_tensors(tmp_path: Path) -> None:
 # What a checkpoint gives
 
 
-def test_network_is_ready_and_the_file_stays_as_it_is(network: nn.Module, tmp_path: Path) -> None:
+def test_network_is_in_eval_mode_and_independent_of_the_file(network: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     save(path, network)
     before = path.read_bytes()
@@ -269,7 +269,7 @@ def test_digest(network: nn.Module, tmp_path: Path) -> None:
     ],
     ids=["empty", "HTML", "HTML with BOM", "XML", "LFS", "mp4", "gzip", "JSON", "noise", "zeros", "pickle"],
 )
-def test_impostor(content: bytes, message: str, tmp_path: Path) -> None:
+def test_other_file_formats_are_named(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "wav2lip.pth").write_bytes(content)
     refused(tmp_path / "wav2lip.pth", message)
 
@@ -293,7 +293,7 @@ def test_other_archives(weights: Weights, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors", "TorchScript"])
-def test_truncated(form: str, weights: Weights, traced: torch.jit.ScriptModule, tmp_path: Path) -> None:
+def test_truncated_file(form: str, weights: Weights, traced: torch.jit.ScriptModule, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut.pth"
     if form == "safetensors":
         save_file(weights, whole)
@@ -312,7 +312,7 @@ def test_truncated(form: str, weights: Weights, traced: torch.jit.ScriptModule, 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors", "TorchScript"])
-def test_damaged(form: str, weights: Weights, traced: torch.jit.ScriptModule, tmp_path: Path) -> None:
+def test_damaged_file(form: str, weights: Weights, traced: torch.jit.ScriptModule, tmp_path: Path) -> None:
     """Some bytes are wrong: either nobody can tell, or it is said in one line; never another exception."""
     whole, hurt = tmp_path / "whole", tmp_path / "hurt.pth"
     if form == "safetensors":
@@ -352,7 +352,7 @@ def test_damaged(form: str, weights: Weights, traced: torch.jit.ScriptModule, tm
         ("generator", "discriminator", "is a Wav2Lip generator, not a quality discriminator."),
     ],
 )
-def test_another_network(kind: str, wanted: str, message: str, tmp_path: Path) -> None:
+def test_other_network_is_refused(kind: str, wanted: str, message: str, tmp_path: Path) -> None:
     save(tmp_path / "x.pth", NETWORKS[kind](2))
     refused(tmp_path / "x.pth", message, wanted)
 
@@ -379,7 +379,7 @@ ANOTHER_DESIGN: dict[str, Callable[[Weights], Any]] = {
 
 
 @pytest.mark.parametrize("change", ANOTHER_DESIGN)
-def test_another_design(change: str, weights: Weights, tmp_path: Path) -> None:
+def test_other_architecture_is_refused(change: str, weights: Weights, tmp_path: Path) -> None:
     torch.save(ANOTHER_DESIGN[change](weights), tmp_path / "x.pth")
     text = refused(tmp_path / "x.pth", "is a Wav2Lip generator of another architecture")
     assert text.endswith("Pass 96 px weights.")
@@ -397,14 +397,14 @@ UNFIT: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("form", UNFIT)
-def test_unfit_tensors(form: str, weights: Weights, tmp_path: Path) -> None:
+def test_unsupported_tensors_are_refused(form: str, weights: Weights, tmp_path: Path) -> None:
     change, name = UNFIT[form]
     changed = weights | {"output_block.1.weight": change(weights["output_block.1.weight"])}
     torch.save({"state_dict": changed}, tmp_path / "x.pth")
     refused(tmp_path / "x.pth", f"in an unsupported form ({name}).")
 
 
-def test_nothing_to_use(weights: Weights, tmp_path: Path) -> None:
+def test_file_without_weights_is_refused(weights: Weights, tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     for content, message in (
         (
@@ -414,8 +414,8 @@ def test_nothing_to_use(weights: Weights, tmp_path: Path) -> None:
         ({"state_dict": {}}, "has no weights (keys: none)"),
         ({}, "has no weights (keys: none)"),
         ({"model": weights}, "has no weights (keys: model). Pass a file with a state dict."),
-        ([weights], "holds a list, not a dict of weights. Pass a file with a state dict."),
-        (torch.zeros(3), "holds a Tensor, not a dict of weights."),
+        ([weights], "contains a list, not a dict of weights. Pass a file with a state dict."),
+        (torch.zeros(3), "contains a Tensor, not a dict of weights."),
         (dict(enumerate(weights.values())), "is an unknown network"),
         ({("a", 1): torch.zeros(1)}, "is an unknown network"),
     ):
@@ -424,7 +424,7 @@ def test_nothing_to_use(weights: Weights, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_diverged(value: float, weights: Weights, tmp_path: Path) -> None:
+def test_infinite_weights_are_refused(value: float, weights: Weights, tmp_path: Path) -> None:
     broken = {key: tensor.clone() for key, tensor in weights.items()}
     broken["output_block.1.bias"][1] = value
     torch.save(broken, tmp_path / "x.pth")
@@ -449,7 +449,7 @@ class Bomb:
 
 @pytest.mark.parametrize("place", ["whole file", "state_dict", "tensor", "optimizer"])
 @pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
-def test_code_in_a_pytorch_file(place: str, zip_format: bool, weights: Weights, tmp_path: Path) -> None:
+def test_code_in_a_pytorch_file_is_not_run(place: str, zip_format: bool, weights: Weights, tmp_path: Path) -> None:
     bomb = Bomb(tmp_path / "marker")
     content: Any = {
         "whole file": bomb,
@@ -466,19 +466,19 @@ def test_code_in_a_pytorch_file(place: str, zip_format: bool, weights: Weights, 
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_code_in_a_pickle(protocol: int, tmp_path: Path) -> None:
+def test_code_in_a_pickle_is_not_run(protocol: int, tmp_path: Path) -> None:
     bomb = Bomb(tmp_path / "marker")
     (tmp_path / "x.pth").write_bytes(pickle.dumps(bomb, protocol))
     refused(tmp_path / "x.pth", "not a weights file" if protocol < 2 else "is a Python pickle")
     assert not bomb.marker.exists()
 
 
-def test_code_in_a_whole_module(tmp_path: Path) -> None:
+def test_pickled_module_is_not_run(tmp_path: Path) -> None:
     torch.save(Wav2Lip(2), tmp_path / "x.pth")
     refused(tmp_path / "x.pth", "contains code (wav2lip_npu.models.networks.Wav2Lip) and was not opened.")
 
 
-def test_tar_that_begins_like_a_legacy_file(tmp_path: Path) -> None:
+def test_tar_disguised_as_legacy_file_is_not_run(tmp_path: Path) -> None:
     """PyTorch 2.5 unpickles such a file without asking (CVE-2025-32434)."""
     bomb = Bomb(tmp_path / "marker")
     (tmp_path / "member").write_bytes(pickle.dumps(bomb))
@@ -513,7 +513,7 @@ class WritesWhenLoaded(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_code_in_torchscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_in_torchscript_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.jit.script(WritesWhenLoaded()).save("x.pt")
     refused(tmp_path / "x.pt", "has no weights")
@@ -522,7 +522,7 @@ def test_code_in_torchscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (tmp_path / "marker").exists(), "the test itself must be able to run it"
 
 
-def test_pickle_in_torchscript(traced: torch.jit.ScriptModule, tmp_path: Path) -> None:
+def test_pickle_in_torchscript_is_not_run(traced: torch.jit.ScriptModule, tmp_path: Path) -> None:
     bomb = Bomb(tmp_path / "marker")
     traced.save(str(tmp_path / "good.pt"))
     with zipfile.ZipFile(tmp_path / "good.pt") as old, zipfile.ZipFile(tmp_path / "x.pt", "w") as new:
@@ -535,7 +535,7 @@ def test_pickle_in_torchscript(traced: torch.jit.ScriptModule, tmp_path: Path) -
 # What is written
 
 
-def test_saved_file_is_the_originals(tmp_path: Path) -> None:
+def test_saved_file_has_the_format_of_the_original(tmp_path: Path) -> None:
     network = golden_weights(Wav2Lip(2))
     training = {"optimizer": adam_state(network), "global_step": 12, "global_epoch": 3}
     path = tmp_path / "new" / "folder" / "x.pth"
@@ -555,7 +555,7 @@ def test_saved_file_is_the_originals(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == ["x.pth"]
 
 
-def test_saved_without_training(network: nn.Module, tmp_path: Path) -> None:
+def test_save_without_training_state(network: nn.Module, tmp_path: Path) -> None:
     save(tmp_path / "x.pth", network)
     assert load(tmp_path / "x.pth", "generator").training == {
         "optimizer": None,
@@ -564,7 +564,7 @@ def test_saved_without_training(network: nn.Module, tmp_path: Path) -> None:
     }
 
 
-def test_failed_save_leaves_the_old_file(network: nn.Module, tmp_path: Path) -> None:
+def test_failed_save_keeps_the_old_file(network: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     save(path, network)
     before = path.read_bytes()
@@ -574,7 +574,7 @@ def test_failed_save_leaves_the_old_file(network: nn.Module, tmp_path: Path) -> 
     assert os.listdir(tmp_path) == ["x.pth"]
 
 
-def test_save_over_the_file_that_is_in_use(network: nn.Module, tmp_path: Path) -> None:
+def test_save_over_a_loaded_file(network: nn.Module, tmp_path: Path) -> None:
     """The weights are mapped from the file: writing into it would change them under our feet."""
     path = tmp_path / "x.pth"
     save(path, network)

@@ -95,7 +95,7 @@ def test_golden_outputs(form: str, full: dict[str, nn.Module], inputs: dict[str,
 
 
 @torch.inference_mode()
-def test_lower_rows_alone_are_the_same_rows() -> None:
+def test_top_row_gives_the_same_rows() -> None:
     network = golden_weights(Wav2Lip(2))
     mels, faces = random_input(1)
     features = network.encode_faces(faces)
@@ -107,7 +107,7 @@ def test_lower_rows_alone_are_the_same_rows() -> None:
 
 
 @torch.inference_mode()
-def test_lower_rows_alone_at_full_width(full: dict[str, nn.Module]) -> None:
+def test_top_row_at_full_width(full: dict[str, nn.Module]) -> None:
     network = copy.deepcopy(full["generator"])
     assert isinstance(network, Wav2Lip)
     fold_norms(network)
@@ -119,7 +119,7 @@ def test_lower_rows_alone_at_full_width(full: dict[str, nn.Module]) -> None:
 
 
 @torch.inference_mode()
-def test_one_face_serves_all_sounds() -> None:
+def test_one_face_serves_all_mels() -> None:
     network = golden_weights(Wav2Lip(2))
     mels, faces = random_input(3)
     still = network.encode_faces(faces[:1])
@@ -131,7 +131,7 @@ def test_one_face_serves_all_sounds() -> None:
 
 
 @torch.inference_mode()
-def test_window_is_its_frames() -> None:
+def test_window_equals_its_frames() -> None:
     network = golden_weights(Wav2Lip(2))
     mels, faces = torch.rand(2, 5, 1, 80, 16), torch.rand(2, 6, 5, 96, 96)
     window = network(mels, faces)
@@ -143,7 +143,7 @@ def test_window_is_its_frames() -> None:
 
 
 @torch.inference_mode()
-def test_discriminator_judges_lower_halves_in_time_major_order() -> None:
+def test_discriminator_sees_mouth_regions_in_time_major_order() -> None:
     network = golden_weights(NETWORKS["discriminator"](2))
     faces = torch.rand(2, 3, 5, 96, 96)
     together = network(faces)
@@ -165,8 +165,8 @@ def test_width_scales_every_layer(kind: str, width: int) -> None:
         if kind == "generator":
             assert network(torch.zeros(1, 1, 80, 16), torch.zeros(1, 6, 96, 96)).shape == (1, 3, 96, 96)
         elif kind == "syncnet":
-            sound, picture = network(torch.zeros(1, 1, 80, 16), torch.zeros(1, 15, 48, 96))
-            assert sound.shape == picture.shape == (1, 16 * width)
+            audio, mouths = network(torch.zeros(1, 1, 80, 16), torch.zeros(1, 15, 48, 96))
+            assert audio.shape == mouths.shape == (1, 16 * width)
 
 
 @pytest.mark.parametrize("width", [-2, 0, 1, 3, 33])
@@ -178,10 +178,10 @@ def test_bad_width_is_refused(kind: str, width: int) -> None:
 
 @torch.inference_mode()
 def test_embeddings_are_unit_vectors() -> None:
-    sound, picture = golden_weights(NETWORKS["syncnet"](2))(
+    embeddings = golden_weights(NETWORKS["syncnet"](2))(
         torch.rand(4, 1, 80, 16), torch.rand(4, 15, 48, 96)
     )
-    for embedding in (sound, picture):
+    for embedding in embeddings:
         torch.testing.assert_close(embedding.norm(dim=1), torch.ones(4))
         assert (embedding >= 0).all()
 
@@ -189,8 +189,7 @@ def test_embeddings_are_unit_vectors() -> None:
 @pytest.mark.parametrize(
     "block", [ConvBlock(4, 4, 3, residual=True), ConvBlock(4, 4, 3), LeakyBlock(4, 4, 3)]
 )
-def test_blocks_leave_their_input_alone_and_train(block: nn.Module) -> None:
-    """Work in place must spoil neither the input nor the gradient."""
+def test_in_place_operations_keep_input_and_gradient(block: nn.Module) -> None:
     x = torch.randn(2, 4, 5, 5, requires_grad=True)
     before = x.detach().clone()
     y = block(x)
@@ -209,7 +208,7 @@ def test_blocks_leave_their_input_alone_and_train(block: nn.Module) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_generator_learns() -> None:
+def test_all_parameters_have_a_gradient() -> None:
     network = Wav2Lip(2).train()
     mels, faces = torch.rand(1, 2, 1, 80, 16), torch.rand(1, 6, 2, 96, 96)
     network(mels, faces).mean().backward()
@@ -217,8 +216,7 @@ def test_generator_learns() -> None:
 
 
 @torch.inference_mode()
-def test_copying_generator_copies() -> None:
-    """The network of other tests does what it says."""
+def test_copying_generator_returns_the_reference() -> None:
     network = copying_generator()
     mels, faces = random_input(1)
     assert (network(mels, faces) - faces[:, 3:]).abs().max() < 3 / 255

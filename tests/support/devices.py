@@ -1,6 +1,6 @@
-"""The device that tests of devices run on: the CPU, or with `TEST_DEVICE=npu` the simulated NPU of `npu_sim/`.
+"""The device of `any_device` tests: the CPU, or with `TEST_DEVICE=npu` the simulated NPU of `npu_sim/`.
 
-A whole process tests one device: a second accelerator cannot be taken out of PyTorch again.
+A process tests one device, because PyTorch cannot unregister an accelerator.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if os.environ.get("TEST_DEVICE", "cpu") != "cpu":
     except ImportError as reason:
         if os.environ.get("FAIL_WITHOUT_NPU"):
             raise
-        pytest.exit(f"the tests on a simulated NPU are left out: {reason}", returncode=0)
+        pytest.exit(f"the tests on the simulated NPU are skipped: {reason}", returncode=0)
     DEVICE = torch.device(os.environ["TEST_DEVICE"], 0)
-    # Threads divide a sum by where its memory begins: the CPU and the device would round in other places.
+    # With several threads the rounding of a sum depends on its address, which differs from that on the CPU.
     torch.set_num_threads(1)

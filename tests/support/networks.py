@@ -1,4 +1,4 @@
-"""Networks with known behaviour for tests."""
+"""Networks with known behaviour, for tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wav2lip_npu.models.networks import Wav2Lip
 
 
 def golden_weights(network: nn.Module) -> nn.Module:
-    """The weights that the golden outputs were computed with: each made from its name alone."""
+    """Set the weights of the golden outputs, each derived from its name, and return the network."""
     state = network.state_dict()
     for name, tensor in state.items():
         shape = tuple(tensor.shape)
@@ -35,10 +35,10 @@ def golden_weights(network: nn.Module) -> nn.Module:
 
 
 def copying_generator(width: int = 32) -> Wav2Lip:
-    """A generator that gives back its reference face within about two grey levels.
+    """Return a generator whose output is its reference face, within about two grey levels.
 
-    The first encoder block hands the three colours on unchanged; the output block bends them by hinges
-    into the inverse of the sigmoid that follows.
+    The first encoder block passes the three colours on; the output block approximates the inverse of the
+    sigmoid that follows it by piecewise linear functions.
     """
     network = Wav2Lip(width)
     with torch.no_grad():
