@@ -154,9 +154,7 @@ def test_s3fd_is_compared_where_its_weights_are(command, tmp_path):
         (["cpu", "tpu"], "unknown device 'tpu'"),
         (["cpu", "npu"], "device 'npu' is not available"),
         (["cpu", "none.onnx"], "cannot read none.onnx"),
-        (["cpu", "onnx", "--network", "critic"], "critic"),
         (["cpu", "onnx", "--batch", "0"], "--batch 0: pass sizes of 1 to 256"),
-        (["cpu", "onnx", "--precision", "int8"], "int8"),
         (["cpu", "onnx", "--json", "/proc/none/x.json"], "cannot write"),
     ],
 )

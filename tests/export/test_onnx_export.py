@@ -322,9 +322,6 @@ def test_chip_is_taken_from_npu_smi(command, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--network", "discriminator"], "discriminator"),
-        (["--format", "tflite"], "tflite"),
-        (["--precision", "int8"], "int8"),
         (["--batch", "-1"], "--batch -1 is out of range"),
         (["--batch", "8", "8"], "--batch 8 8"),
         (["--format", "om", "--batch", "0", "--chip", "x"], "--format om needs a fixed batch size"),
@@ -341,6 +338,17 @@ def test_bad_input_is_one_line(command, tmp_path, words, told):
     assert code == 2
     assert told in err.splitlines()[-1]
     assert not list(tmp_path.glob("exported/*"))
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--network", "discriminator"), ("--format", "tflite"), ("--precision", "int8")]
+)
+def test_unknown_choice_is_refused(command, capsys, flag, value):
+    with pytest.raises(SystemExit) as exit_:
+        command(flag, value)
+    assert exit_.value.code == 2
+    err = capsys.readouterr().err
+    assert flag in err and value in err
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])

@@ -449,7 +449,9 @@ class Bomb:
 
 @pytest.mark.parametrize("place", ["whole file", "state_dict", "tensor", "optimizer"])
 @pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
-def test_code_in_a_pytorch_file_is_not_run(place: str, zip_format: bool, weights: Weights, tmp_path: Path) -> None:
+def test_code_in_a_pytorch_file_is_not_run(
+    place: str, zip_format: bool, weights: Weights, tmp_path: Path
+) -> None:
     bomb = Bomb(tmp_path / "marker")
     content: Any = {
         "whole file": bomb,

@@ -178,9 +178,7 @@ def test_bad_width_is_refused(kind: str, width: int) -> None:
 
 @torch.inference_mode()
 def test_embeddings_are_unit_vectors() -> None:
-    embeddings = golden_weights(NETWORKS["syncnet"](2))(
-        torch.rand(4, 1, 80, 16), torch.rand(4, 15, 48, 96)
-    )
+    embeddings = golden_weights(NETWORKS["syncnet"](2))(torch.rand(4, 1, 80, 16), torch.rand(4, 15, 48, 96))
     for embedding in embeddings:
         torch.testing.assert_close(embedding.norm(dim=1), torch.ones(4))
         assert (embedding >= 0).all()

@@ -1,7 +1,7 @@
-"""Stand-ins for what runs .om files, by the calls that the vendor documents; inside, onnxruntime runs a graph.
+"""Fakes of ais_bench and pyACL with the documented calls; onnxruntime runs the model.
 
-A model "compiled" here is the .onnx file under another name. Memory of the device is numbers that only the fake
-can follow, so that what was not copied is not there; what is called from a thread without a context fails.
+A "compiled" model is the .onnx file under another name. Device addresses are numbers that only the fake can
+resolve, so data that was not copied is missing; a call from a thread without a context fails.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OM_FAILURE = 145000
 
 
 def install_bench(monkeypatch: pytest.MonkeyPatch, calls: list[Any]) -> None:
-    """`from ais_bench.infer.interface import InferSession`."""
+    """Install a fake `ais_bench.infer.interface.InferSession` that records its calls."""
 
     class InferSession:
         def __init__(self, device_id: int, model_path: str) -> None:
@@ -44,7 +44,7 @@ def install_bench(monkeypatch: pytest.MonkeyPatch, calls: list[Any]) -> None:
 
 
 def install_program(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A script in the place of one of the vendor's programs, before those of the system."""
+    """Install a script under the name of one of the vendor's programs, first on the PATH."""
     folder.mkdir(exist_ok=True)
     path = folder / name
     path.write_text(text)
@@ -53,7 +53,7 @@ def install_program(folder: Path, name: str, text: str, monkeypatch: pytest.Monk
 
 
 def remove(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither interface is there."""
+    """Make both interfaces unavailable."""
     monkeypatch.setitem(sys.modules, "ais_bench.infer.interface", None)
     monkeypatch.setitem(sys.modules, "acl", None)
 
@@ -65,7 +65,7 @@ def session(path: str | Path) -> Any:
 
 
 class FakeAcl(types.ModuleType):
-    """pyACL as far as it is used: acl.init, acl.rt, acl.mdl, acl.util and data buffers."""
+    """The part of pyACL that the package uses: acl.init, acl.rt, acl.mdl, acl.util and data buffers."""
 
     def __init__(self) -> None:
         super().__init__("acl")
