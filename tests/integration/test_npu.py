@@ -64,7 +64,7 @@ def models_on(device_name: str, path: Path, **options: Any) -> inference.Models:
 
 def dub_frames(models: inference.Models, face: Path, audio: Path, out: Path) -> np.ndarray:
     """Dub and return all frames."""
-    dub(face, sound, out, models=models, options=DubOptions(encode=LOSSLESS))
+    dub(face, audio, out, models=models, options=DubOptions(encode=LOSSLESS))
     return np.stack([frame.image for frame in video_reader.read_frames(out)])
 
 
