@@ -1,4 +1,4 @@
-"""Compiles the native part once for each state of its sources, PyTorch and flags."""
+"""Compile the native part, once for each version of its sources, PyTorch and flags."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ import torch
 
 SOURCES = Path(__file__).parent / "native"
 CACHE = Path(__file__).parents[3] / "build" / "npu_sim"
+UNITS = (
+    ("autocast",),
+    ("rules", "dispatch", "autograd"),
+    ("copies", "device"),
+    ("memory", "aliases", "random", "controls"),
+)
+"""Sources that are compiled together, since parsing PyTorch's headers takes most of the time."""
 FLAGS = [
     "-O1",
     "-std=c++20",
@@ -27,9 +34,9 @@ TORCH = Path(torch.__file__).parent
 
 
 def library() -> Path:
-    """The compiled library; built when it is not in `NPU_SIM_CACHE` (or `build/npu_sim`) yet.
+    """Return the compiled library, built unless it is in `NPU_SIM_CACHE` (default `build/npu_sim`).
 
-    One process builds while others wait. Raises `ImportError` of one line when there is no compiler.
+    One process builds while others wait. Raises `ImportError` with one line if there is no compiler.
     """
     cache = Path(os.environ.get("NPU_SIM_CACHE") or CACHE)
     built = cache / f"npu_sim-{_key()}.so"
@@ -49,7 +56,7 @@ def library() -> Path:
 
 
 def _key() -> str:
-    parts = [*FLAGS, torch.__version__, str(torch.version.git_version), platform.machine(), str(TORCH)]
+    parts = [*FLAGS, repr(UNITS), torch.__version__, str(torch.version.git_version), platform.machine(), str(TORCH)]
     digest = hashlib.sha256("\n".join(parts).encode())
     for path in sorted(SOURCES.iterdir()):
         digest.update(path.name.encode() + path.read_bytes())
@@ -60,15 +67,14 @@ def _build(compiler: str, built: Path) -> None:
     includes = [f"-I{TORCH / 'include'}", f"-I{TORCH / 'include/torch/csrc/api/include'}"]
     with tempfile.TemporaryDirectory(dir=built.parent) as folder:
 
-        def compiled(source: Path) -> Path:
-            target = Path(folder) / f"{source.stem}.o"
-            _run([compiler, *FLAGS, *includes, "-c", source, "-o", target])
+        def compiled(unit: tuple[str, ...]) -> Path:
+            source, target = (Path(folder) / f"{unit[0]}{suffix}" for suffix in (".cpp", ".o"))
+            source.write_text("".join(f'#include "{SOURCES / name}.cpp"\n' for name in unit))
+            _run([compiler, *FLAGS, *includes, f"-I{SOURCES}", "-c", source, "-o", target])
             return target
 
-        # The largest first, so that no core waits for it in the end.
-        sources = sorted(SOURCES.glob("*.cpp"), key=lambda path: path.stem != "autocast")
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            objects = list(pool.map(compiled, sources))
+            objects = list(pool.map(compiled, UNITS))
         linked = Path(folder) / built.name
         libraries = [f"-L{TORCH / 'lib'}", f"-Wl,-rpath,{TORCH / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
         _run([compiler, "-shared", *objects, "-o", linked, *libraries])
