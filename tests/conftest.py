@@ -26,11 +26,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if DEVICE.type == "cpu":
         left_out = [item for item in items if item.get_closest_marker("npu_only")]
     else:
-        left_out = [
-            item
-            for item in items
-            if item.get_closest_marker("host_only") or not item.get_closest_marker("any_device")
-        ]
+        left_out = [item for item in items if not item.get_closest_marker("any_device")]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in set(left_out)]
 

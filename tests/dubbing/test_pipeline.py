@@ -30,7 +30,6 @@ from wav2lip_npu.media.yuv_image import Colour, YuvImage
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import FACE_SIZE
 
-pytestmark = pytest.mark.any_device
 LOSSLESS = EncodeOptions(crf=0, preset="ultrafast")
 
 
@@ -105,6 +104,7 @@ def test_short_video_is_extended(models, speech, tmp_path, extend):
         assert np.array_equal(frame.yuv.y[:60], sources[number].yuv.y[:60])  # above the mouth
 
 
+@pytest.mark.any_device
 def test_nothing_changes_outside_the_mask(models, face_video, speech, tmp_path):
     out = tmp_path / "out.mp4"
     report = pipeline.dub(face_video, speech, out, models=models, options=DubOptions(encode=LOSSLESS))
@@ -125,6 +125,7 @@ def test_nothing_changes_outside_the_mask(models, face_video, speech, tmp_path):
     assert 0.05 < changed.mean() < 0.5
 
 
+@pytest.mark.any_device
 def test_result_without_prefetch_is_identical(models, face_video, speech, tmp_path, monkeypatch):
     pipeline.dub(
         face_video, speech, tmp_path / "ahead.mp4", models=models, options=DubOptions(encode=LOSSLESS)
@@ -139,6 +140,7 @@ def test_result_without_prefetch_is_identical(models, face_video, speech, tmp_pa
     assert all(same(a.yuv, b.yuv) for a, b in zip(ahead, plain, strict=True))
 
 
+@pytest.mark.any_device
 def test_copying_generator_leaves_no_seam(copying, face_video, speech, tmp_path):
     out = tmp_path / "out.mp4"
     pipeline.dub(face_video, speech, out, models=copying, options=DubOptions(encode=LOSSLESS))
@@ -147,6 +149,7 @@ def test_copying_generator_leaves_no_seam(copying, face_video, speech, tmp_path)
         assert np.abs(smooth[0] - smooth[1]).max() <= 10
 
 
+@pytest.mark.any_device
 def test_batch_size_does_not_change_the_frames(models, face_video, speech, tmp_path):
     for batch in (1, 7, 64):
         options = DubOptions(encode=LOSSLESS, wav2lip_batch_size=batch)
@@ -157,6 +160,7 @@ def test_batch_size_does_not_change_the_frames(models, face_video, speech, tmp_p
             assert np.abs(a.yuv.y.astype(int) - b.yuv.y).max() <= 1
 
 
+@pytest.mark.any_device
 def test_out_of_memory_halves_the_batch(models, face_video, speech, tmp_path, monkeypatch):
     sizes = []
     speak = models.generator.speak
@@ -187,6 +191,7 @@ def test_errors_of_the_generator_are_raised(models, face_video, speech, tmp_path
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
+@pytest.mark.any_device
 def test_still_image_is_encoded_once(models, speech, tmp_path, monkeypatch):
     photo = tmp_path / "photo.txt"  # the content counts, not the name
     photo.write_bytes(cv2.imencode(".png", next(face_frames(1)).to_image())[1].tobytes())
@@ -345,7 +350,6 @@ def test_unknown_option_is_named(models, face_video, speech, tmp_path, values, m
         pipeline.dub(face_video, speech, tmp_path / "out.mp4", models=models, **values)
 
 
-@pytest.mark.host_only
 def test_default_models_are_the_bundled_ones(face_video, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     audio = write_audio(tmp_path / "speech.wav", 0.2)
@@ -366,6 +370,7 @@ def test_face_size_is_that_of_the_networks():
     assert pipeline.FACE_SIZE == FACE_SIZE
 
 
+@pytest.mark.any_device
 def test_hidden_rows_are_not_computed(models):
     assert load_mask("soft", 96).top_row > 40
     assert load_mask("hard", 96).top_row == 0

@@ -24,7 +24,7 @@ from wav2lip_npu.training import distributed, session
 from wav2lip_npu.training.checkpoints import saved_steps
 from wav2lip_npu.training.distributed import Ranks
 
-pytestmark = [pytest.mark.any_device, pytest.mark.alone, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(240)]
 WORKER = str(ROOT / "tests" / "support" / "node_worker.py")
 EVERY = 3
 """Steps from one checkpoint to the next."""
@@ -114,15 +114,18 @@ def check_failure(failure: Failure) -> None:
     assert "]: Traceback" not in failure.output
 
 
+@pytest.mark.any_device
 def test_failed_machine_ends_the_other(failure):
     check_failure(failure)
 
 
+@pytest.mark.any_device
 @pytest.mark.slow
 def test_failed_master_ends_the_other(machines, tmp_path):
     check_failure(fail_amid(machines, tmp_path / "out", 0))
 
 
+@pytest.mark.any_device
 def test_same_commands_resume(resumed):
     notes, step, (first, other) = resumed
     assert f"resuming from step {step - 2} of " in first and f"step {step} saved: " in first
@@ -131,6 +134,7 @@ def test_same_commands_resume(resumed):
     assert_same(*networks)
 
 
+@pytest.mark.any_device
 def test_two_machines_equal_two_processes_of_one_machine(failure, resumed, training_set, tmp_path):
     """Bit for bit, failure included: the sum of two gradients is the same in any order."""
     _, step, _ = resumed

@@ -31,7 +31,6 @@ from wav2lip_npu.models.networks import NETWORKS, SyncNet, Wav2Lip
 from wav2lip_npu.storage.locks import lock_folder
 from wav2lip_npu.training.checkpoints import path_of
 
-pytestmark = pytest.mark.any_device
 GOLDEN = Path(__file__).parents[1] / "resources"
 NAMES = {"generator": "wav2lip", "syncnet": "syncnet", "discriminator": "disc"}
 
@@ -83,6 +82,7 @@ def test_original_loads_full_size_checkpoints(clips, tmp_path, kind):
         assert (content["global_step"], content["global_epoch"]) == (1, 0)
 
 
+@pytest.mark.any_device
 def test_content_of_a_checkpoint(clips, tmp_path):
     out = train(clips, tmp_path, WITH_DISC, steps=4, checkpoint_interval=2, eval_interval=3)
     names = {"checkpoint_step000000002.pth", "disc_checkpoint_step000000002.pth"}
@@ -135,6 +135,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.any_device
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("kind", ["syncnet", "generator"])
 def test_training_resumes_from_checkpoints_of_the_original(clips, tmp_path, kind, change, monkeypatch):
@@ -173,6 +174,7 @@ def test_bare_weights_start_at_step_0(clips, tmp_path):
     assert saved(out, 1)["global_step"] == 1
 
 
+@pytest.mark.any_device
 def test_weights_only_ignores_optimizer_and_step(clips, tmp_path):
     first = train(clips, tmp_path / "first", SYNCNET, steps=2)
     out = train(
@@ -343,6 +345,7 @@ def test_full_disk_is_reported(clips, tmp_path, capsys, monkeypatch):
     assert not list((tmp_path / "out").glob("*.part"))
 
 
+@pytest.mark.any_device
 def test_optimizer_state_of_any_form_of_adam_is_restored(monkeypatch, clips, tmp_path):
     """A checkpoint from a GPU (fused) resumes here, and is saved for any device."""
     monkeypatch.setattr(device, "adam_options", lambda where: {"fused": True})

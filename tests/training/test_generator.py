@@ -26,7 +26,7 @@ from wav2lip_npu.training.loop import _advance
 from wav2lip_npu.training.options import GeneratorOptions, TrainOptions
 from wav2lip_npu.training.state import TrainState, trained_network
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.any_device]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def batch_of(seed: int, size: int = 2) -> Batch[TargetSample]:
@@ -112,7 +112,6 @@ def original_training(
     return generator, critic
 
 
-@pytest.mark.host_only
 @pytest.mark.parametrize(
     ("sync", "disc", "expert_bn"),
     [
@@ -140,6 +139,7 @@ def test_two_steps_match_the_original(sync, disc, expert_bn, monkeypatch):
         assert difference(state.networks[kind].network.state_dict(), original.state_dict()) < 1e-6, kind
 
 
+@pytest.mark.any_device
 def test_each_network_gets_gradients_of_its_own_loss_only():
     state, objective = training_of(GeneratorOptions(disc_wt=0.07, syncnet_wt=0.03))
     generator, critic = (trained.network for trained in state.networks.values())
@@ -157,6 +157,7 @@ def test_each_network_gets_gradients_of_its_own_loss_only():
     assert next(phases, None) is None
 
 
+@pytest.mark.any_device
 def test_total_is_the_weighted_sum():
     _, objective = training_of(GeneratorOptions(disc_wt=0.2, syncnet_wt=0.1))
     losses = next(objective.step(batch_of(0)))
@@ -170,6 +171,7 @@ def test_total_is_the_weighted_sum():
     assert set(next(plain.step(batch_of(0))).parts) == {"l1", "sync_weight"}
 
 
+@pytest.mark.any_device
 def test_sync_loss_is_of_the_judged_samples():
     _, objective = training_of(GeneratorOptions(syncnet_wt=0.1))
     both, first, second, none = (
@@ -184,6 +186,7 @@ def test_sync_loss_is_of_the_judged_samples():
     assert first != second and none == 0
 
 
+@pytest.mark.any_device
 def test_two_accumulated_batches_equal_one_large_batch():
     """With batch norms in eval mode."""
     whole = batch_of(0, 4)
@@ -260,6 +263,7 @@ def test_samples_and_curves(clips, tmp_path):
     assert lines(out, "train") == []
 
 
+@pytest.mark.any_device
 def test_sheet_shows_reference_masked_generated_and_true_face():
     samples = batch_of(0).samples
     targets, references = (
@@ -283,6 +287,7 @@ def test_lower_halves_are_frame_by_frame():
     assert torch.equal(syncnet_input(faces), wanted)
 
 
+@pytest.mark.any_device
 @pytest.mark.parametrize("mode", ["eval", "batch"])
 def test_batch_norms_of_syncnet(mode):
     """In eval mode the embedding of a window does not depend on the rest of the batch."""
@@ -311,6 +316,7 @@ def test_options_out_of_range(flags, text):
         GeneratorOptions(**flags)
 
 
+@pytest.mark.any_device
 def test_evaluation_is_reproducible(clips, tmp_path):
     """Held-out windows are fixed, so constant weights give constant figures."""
     out = train(clips, Path(tmp_path), GENERATOR, steps=2, eval_interval=1, initial_learning_rate=1e-30)

@@ -36,8 +36,6 @@ from wav2lip_npu.training.loop import Losses, _advance
 from wav2lip_npu.training.options import TrainOptions
 from wav2lip_npu.training.state import TrainState, trained_network
 
-pytestmark = pytest.mark.any_device
-
 
 def toy(options: TrainOptions) -> TrainState:
     """Return a training of one weight, 2."""
@@ -64,6 +62,7 @@ def squared_weight(state: TrainState, factor: float = 1.0):
     return step
 
 
+@pytest.mark.any_device
 def test_clip_grad_norm():
     options = TrainOptions(clip_grad_norm=0.5)
     state = toy(options)
@@ -71,6 +70,7 @@ def test_clip_grad_norm():
     assert next(state.main.network.parameters()).grad.item() == pytest.approx(0.5)
 
 
+@pytest.mark.any_device
 def test_accumulated_gradients_are_averaged():
     options = TrainOptions(accumulate=4)
     state = toy(options)
@@ -89,6 +89,7 @@ def test_warm_up():
     assert rates == [0.25, 0.5, 0.75, 1, 1, 1]
 
 
+@pytest.mark.any_device
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_non_finite_loss_changes_no_weight(value):
     options = TrainOptions(accumulate=2)
@@ -99,6 +100,7 @@ def test_non_finite_loss_changes_no_weight(value):
     assert state.step == 0
 
 
+@pytest.mark.any_device
 def test_overflowing_steps_are_skipped_and_counted():
     """A dynamic scale is halved, a constant one stays."""
     for scale, after in (("dynamic", 2.0**15), ("1024", 1024.0)):
@@ -113,6 +115,7 @@ def test_overflowing_steps_are_skipped_and_counted():
         assert state.scaler.get_scale() == after
 
 
+@pytest.mark.any_device
 def test_gradients_that_overflow_at_any_scale_raise():
     options = TrainOptions(amp="fp16")
     state = toy(options)
@@ -127,6 +130,7 @@ def test_gradients_that_overflow_at_any_scale_raise():
     assert weight(state) == 2
 
 
+@pytest.mark.any_device
 @pytest.mark.parametrize(
     ("words", "flags"), [(SYNCNET, {}), pytest.param(WITH_DISC, {"syncnet_wt": 0.1}, marks=pytest.mark.slow)]
 )
@@ -143,6 +147,7 @@ def test_mixed_precision_is_close_to_float32(clips, tmp_path, words, flags):
             assert row == pytest.approx({name: exact[name] for name in row}, abs=0.08)
 
 
+@pytest.mark.any_device
 def test_loss_scale_is_saved(clips, tmp_path):
     flags = {"amp": "fp16", "log_interval": 1}
     out = train(clips, tmp_path / "huge", ORIGINAL, steps=2, loss_scale="1e30", **flags)
@@ -157,6 +162,7 @@ def test_loss_scale_is_saved(clips, tmp_path):
     assert read(out / "checkpoint_step000000004.pth")["wav2lip_npu"]["scaler"]["scale"] >= 2**15
 
 
+@pytest.mark.any_device
 def test_fp16_resumes_bit_for_bit(clips, tmp_path):
     flags = {"amp": "fp16"}
     once = train(clips, tmp_path / "once", ORIGINAL, steps=4, **flags)
@@ -255,6 +261,7 @@ def test_mouth_weight():
     torch.testing.assert_close(losses.mouth_loss(in_mouth, target, 1), plain)
 
 
+@pytest.mark.any_device
 def test_average_of_weights():
     network = nn.BatchNorm1d(2)
     average = Average(network, 0.5)

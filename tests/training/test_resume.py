@@ -26,7 +26,6 @@ from support.trainings import (
 from wav2lip_npu.cli import main
 from wav2lip_npu.storage.atomic import part_path
 
-pytestmark = [pytest.mark.any_device]
 KINDS = {
     "syncnet": (SYNCNET, {"accumulate": 2}),
     "original": (ORIGINAL, {"clip_grad_norm": 1}),
@@ -35,6 +34,7 @@ KINDS = {
 }
 
 
+@pytest.mark.any_device
 @pytest.mark.parametrize("kind", KINDS)
 def test_resumed_training_equals_an_uninterrupted_one(clips, tmp_path, kind):
     words, flags = KINDS[kind]

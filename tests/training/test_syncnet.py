@@ -34,7 +34,7 @@ from wav2lip_npu.training.syncnet import (
     train_syncnet,
 )
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.any_device]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def state_of(network: nn.Module | None = None) -> TrainState:
@@ -43,7 +43,6 @@ def state_of(network: nn.Module | None = None) -> TrainState:
     return TrainState({"syncnet": trained}, DEVICE, device.grad_scaler(DEVICE, "off", "dynamic"))
 
 
-@pytest.mark.host_only
 def test_step_of_the_original_recipe_matches_the_original(monkeypatch):
     random = np.random.default_rng(0)
     mels = random.uniform(-4, 4, (4, 80, 16))
@@ -71,6 +70,7 @@ def table(cosines: torch.Tensor, first: int = 0) -> Similarities:
     return Similarities(np.arange(first, first + len(cosines)), cosines)
 
 
+@pytest.mark.any_device
 def test_figures_of_a_known_table():
     """Half of the original's pairs are in sync, half are any other window of the clip."""
     cosines = torch.full((40, 40), 0.25) + torch.eye(40) * 0.5
@@ -170,6 +170,7 @@ def test_options_out_of_range(values, text):
         SyncNetTrainOptions(**values)
 
 
+@pytest.mark.any_device
 def test_train_syncnet_takes_options_by_name(clips, tmp_path):
     shown = {}
     result = train_syncnet(

@@ -56,7 +56,14 @@ def library() -> Path:
 
 
 def _key() -> str:
-    parts = [*FLAGS, repr(UNITS), torch.__version__, str(torch.version.git_version), platform.machine(), str(TORCH)]
+    parts = [
+        *FLAGS,
+        repr(UNITS),
+        torch.__version__,
+        str(torch.version.git_version),
+        platform.machine(),
+        str(TORCH),
+    ]
     digest = hashlib.sha256("\n".join(parts).encode())
     for path in sorted(SOURCES.iterdir()):
         digest.update(path.name.encode() + path.read_bytes())
