@@ -1,4 +1,4 @@
-"""Brings the simulated NPU into a process: this one with `enable`, another with `environment`."""
+"""Load the simulated NPU, in this process with `enable`, in another with `environment`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ FOLDER = str(Path(__file__).parent)
 
 
 def enable() -> ModuleType:
-    """The simulated `torch_npu`, with `torch.npu` for the rest of the process.
+    """Load and return the simulated `torch_npu`; `torch.npu` exists for the rest of the process.
 
-    Raises `ImportError` of one line when it cannot be compiled, does not fit this PyTorch, or would take the place
-    of real hardware; the process is then as it was.
+    Raises `ImportError` with one line, and changes nothing, if it cannot be compiled, does not support this PyTorch
+    version, or would hide real hardware.
     """
     before = list(sys.path)
     sys.path.insert(0, FOLDER)
@@ -35,6 +35,6 @@ def enable() -> ModuleType:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Environment of a process in which `import torch_npu` finds the simulation, on one thread."""
+    """Return the environment of a process in which `import torch_npu` loads the simulation, with one thread."""
     path = os.pathsep.join(filter(None, (FOLDER, os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}

@@ -1,4 +1,4 @@
-"""The simulated NPU computes as the CPU does, and fails where an NPU fails."""
+"""The simulated NPU: results of the CPU, failures of an NPU."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def npu() -> Any:
 
 @pytest.fixture(scope="module")
 def simulation(npu: Any) -> Any:
-    """The controls."""
+    """Controls of the simulated device."""
     return npu.simulation
 
 
@@ -57,7 +57,7 @@ def on_npu(*sizes: int) -> Tensor:
 
 
 class Network(nn.Module):
-    """The layers of Wav2Lip: convolutions with batch norms down, transposed ones up, and embeddings to compare."""
+    """The layer types of Wav2Lip: convolutions, batch norms, transposed convolutions, embeddings."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ def network() -> Network:
 @pytest.mark.parametrize(
     "options", [{}, {"foreach": False}, {"fused": True}], ids=["many", "single", "fused"]
 )
-def test_training_is_the_cpus(network: Network, options: dict[str, bool]) -> None:
+def test_training_equals_that_of_the_cpu(network: Network, options: dict[str, bool]) -> None:
     wanted, _, wanted_losses = trained(network, "cpu", **options)
     network, _, losses = trained(network, "npu", **options)
     assert losses == pytest.approx(wanted_losses, abs=1e-5)
@@ -347,8 +347,8 @@ def test_streams_and_events() -> None:
 # What it catches
 
 
-def test_late_copy_to_the_host() -> None:
-    """A non-blocking copy is not there before the device was waited for."""
+def test_non_blocking_copy_to_the_host() -> None:
+    """A non-blocking copy is complete only after a synchronization."""
     x = torch.arange(4.0, device="npu")
     first = x.to("cpu", non_blocking=True)
     copied = torch.npu.Event()
@@ -383,7 +383,7 @@ def test_late_copy_to_the_host() -> None:
     ],
     ids="picture weight transposed linear add in_place cat l1 bce cosine norm where other_npu".split(),
 )
-def test_forgotten_move(use: Callable[..., Tensor]) -> None:
+def test_tensor_on_the_wrong_device(use: Callable[..., Tensor]) -> None:
     with pytest.raises(RuntimeError, match="same device|on npu"):
         use(on_npu, torch.rand)
 
@@ -444,7 +444,7 @@ def test_kernels_outside_the_list(network: Network, simulation: Any) -> None:
     torch.linalg.inv(torch.eye(2, device="npu"))
 
 
-def test_denied(network: Network, simulation: Any) -> None:
+def test_denied_operator(network: Network, simulation: Any) -> None:
     batch = [each.to("npu") for each in next(batches())]
     network = network.to("npu")
     with simulation.deny("convolution[transposed]", torch.bfloat16):
@@ -572,7 +572,7 @@ def test_chip_without_bf16(simulation: Any) -> None:
 
 
 def overflow(scaler: torch.amp.GradScaler) -> tuple[Tensor, float]:
-    """One step whose gradient overflows in half: the weight after it and the factor of the scaler."""
+    """Take a step whose gradient overflows in fp16. Return the weight after it and the scale."""
     weight = nn.Parameter(torch.ones(2, 2, device="npu"))
     optimizer = torch.optim.SGD([weight], lr=0.01)
     with torch.autocast("npu", dtype=torch.float16):
@@ -693,7 +693,7 @@ def test_another_accelerator() -> None:
     assert python(PLUGGED_IN) == ["PyTorch has another accelerator plugged in, 'other'"]
 
 
-def test_refused(npu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reasons_not_to_load(npu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         monkeypatch.context() as patched,
         pytest.raises(ImportError, match=r"for torch 2.13, this is 2.12.1\+cpu$"),
@@ -721,8 +721,7 @@ def test_refused(npu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         npu._check()
 
 
-def test_built_once(npu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many processes start at the same time."""
+def test_concurrent_builds_compile_once(npu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = tmp_path / "compiler"
     compiler.write_text(
         '#!/bin/sh\necho "$@" >> "$(dirname "$0")/calls"\nwhile [ "$1" != -o ]; do shift; done\nsleep 0.01\n: > "$2"\n'
@@ -751,7 +750,7 @@ npu_ranks()
 
 
 def npu_ranks() -> None:
-    """What each of two ranks does."""
+    """Run collectives, DDP and SyncBatchNorm on one of two ranks."""
     import torch.distributed as dist
 
     rank = int(os.environ["RANK"])

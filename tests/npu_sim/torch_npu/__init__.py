@@ -1,8 +1,8 @@
 """A simulated NPU under the name of Huawei's `torch_npu`, for tests on machines without one.
 
-It is told from the real one by `torch_npu.SIMULATED` and by its version, `2.13.0+sim`. Where the real one is
-installed it refuses to load, unless `NPU_SIM=1`: its folder may be on the path of a process that was meant for the
-hardware. `NPU_SIM_DEVICES` is the number of devices (2), `NPU_SIM_CHIP` the chip (910B3, 310P3, 910A).
+`torch_npu.SIMULATED` and the version `2.13.0+sim` distinguish it from the real one. It refuses to load where the real
+one is installed, unless `NPU_SIM=1`, because a process on the hardware may have its folder on the path.
+`NPU_SIM_DEVICES` is the number of devices (2), `NPU_SIM_CHIP` the chip (910B3, 310P3, 910A).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import sys
 import warnings
 
-# Else `import torch` would load a real torch_npu that is installed too.
+# Otherwise `import torch` loads an installed real torch_npu.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
 import torch
@@ -25,7 +25,7 @@ __version__ = f"{torch.__version__.partition('+')[0]}+sim"
 
 
 def _check() -> None:
-    """Raise `ImportError` where the simulation cannot be or must not be; nothing is changed before."""
+    """Raise `ImportError` if the simulation cannot or must not be loaded. Changes nothing."""
     if os.environ.get("NPU_SIM") != "1":
         try:
             real = importlib.metadata.version("torch_npu")
@@ -33,7 +33,7 @@ def _check() -> None:
             pass
         else:
             raise ImportError(f"torch_npu {real} is installed, set NPU_SIM=1 to simulate an NPU all the same")
-    if not torch.__version__.startswith(f"{_TORCH}."):  # the hooks for accelerators move from minor to minor
+    if not torch.__version__.startswith(f"{_TORCH}."):  # the accelerator hooks change between minor versions
         raise ImportError(f"the simulated NPU is written for torch {_TORCH}, this is {torch.__version__}")
     renamed = torch._C._get_privateuse1_backend_name()
     if renamed != "privateuseone":
@@ -44,7 +44,7 @@ def _check() -> None:
 
 
 def _autoload() -> None:
-    """What the entry point of a real torch_npu calls in `import torch`."""
+    """Called by `import torch` through the entry point of a real torch_npu."""
 
 
 _check()

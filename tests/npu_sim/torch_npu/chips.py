@@ -1,4 +1,4 @@
-"""What differs between Ascend chips, as far as it is simulated."""
+"""Simulated differences between Ascend chips."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 class Chip(NamedTuple):
-    """An Ascend chip. Without infinity, half numbers stop at 65504 and a flag is raised."""
+    """An Ascend chip. Without infinity, fp16 saturates at 65504 and sets an overflow flag."""
 
     name: str
     bf16: bool
@@ -29,12 +29,12 @@ _active = "910B3"
 
 
 def active() -> Chip:
-    """The chip that all devices have now."""
+    """Return the chip of all devices."""
     return CHIPS[_active]
 
 
 def activate(name: str) -> None:
-    """Turn all devices into another chip. Raises `ImportError` for one that is not simulated."""
+    """Change the chip of all devices. Raises `ImportError` for one that is not simulated."""
     global _active
     if name not in CHIPS:
         raise ImportError(f"NPU_SIM_CHIP={name} is not simulated, {', '.join(CHIPS)} are")
@@ -47,7 +47,7 @@ def activate(name: str) -> None:
 
 @contextlib.contextmanager
 def swapped(name: str) -> Iterator[Chip]:
-    """Another chip inside."""
+    """Change the chip in a block."""
     before = _active
     activate(name)
     try:

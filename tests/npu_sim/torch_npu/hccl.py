@@ -1,4 +1,4 @@
-"""The `hccl` process group: gloo over host views of the tensors, done when the call returns."""
+"""The `hccl` process group: synchronous gloo on host views of the tensors."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.distributed import distributed_c10d as c10d
 
 
 def register() -> None:
-    """Make `hccl` the process group of npu tensors; it can be registered once in a process."""
+    """Register `hccl` as the process group of npu tensors, once per process."""
     if dist.is_available() and "hccl" not in dist.Backend.backend_list:
         dist.Backend.register_backend("hccl", HCCL, devices=["npu"])
 
 
 class _Done(dist._Work):
-    """Finished work. Its future holds tensors on the device, DDP goes on with these."""
+    """Finished work. Its future holds tensors on the device, which DDP uses."""
 
     def __init__(self, outcome: Any) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class _Done(dist._Work):
         return True
 
     def synchronize(self) -> None:
-        """Nothing is under way."""
+        """Do nothing: no work is pending."""
 
     def get_future(self) -> torch.futures.Future:
         return self._future
@@ -55,7 +55,7 @@ class HCCL(dist.ProcessGroup):
 
     @property
     def _takes_host_tensors(self) -> bool:
-        """Whether the group was made as `cpu:gloo,npu:hccl`."""
+        """Return whether the group was created as `cpu:gloo,npu:hccl`."""
         return "cpu:gloo" in c10d._world.pg_backend_config.get(self, "")
 
     @property

@@ -1,4 +1,4 @@
-"""The kernels of SyncBatchNorm, which PyTorch has for accelerators only. Statistics are float32 throughout."""
+"""Kernels of SyncBatchNorm, which PyTorch has for accelerators only. Statistics are float32."""
 
 from __future__ import annotations
 
@@ -89,10 +89,10 @@ def batch_norm_backward_elemt(
 
 
 def _rows(x: Tensor) -> Tensor:
-    """[B, C, ...] as [B * ..., C]."""
+    """Return [B, C, ...] as [B * ..., C]."""
     return x.float().movedim(1, -1).reshape(-1, x.shape[1])
 
 
 def _wide(values: Tensor, x: Tensor) -> Tensor:
-    """[C] to go with [B, C, ...]."""
+    """Return [C] in the shape to broadcast to [B, C, ...]."""
     return values.float().view(1, -1, *[1] * (x.dim() - 2))

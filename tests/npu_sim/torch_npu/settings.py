@@ -1,4 +1,4 @@
-"""Takes down what the process asks of the device before it computes, in order of time."""
+"""Record of the device settings of the process, in order."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 
 
 class Setting(NamedTuple):
-    """One thing that was set: `set_compile_mode.jit_compile`, `config.<name>`, `conv.allow_hf32`, ..."""
+    """A setting: `set_compile_mode.jit_compile`, `config.<name>`, `conv.allow_hf32`, ..."""
 
     name: str
     value: Any
     before_first_tensor: bool
-    """Whether no tensor had been put on a device yet, since the process or the recording began."""
+    """Whether it was set before the first tensor on a device, since the start of the process or recording."""
 
 
 class Record(list[Setting]):
-    """Settings in the order in which they were made."""
+    """Settings in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Record(list[Setting]):
         self.append(Setting(name, value, torch.ops.npu_sim.num_allocations() == self._allocations))
 
     def of(self, name: str) -> Setting | None:
-        """The last setting of that name."""
+        """Return the last setting of a name."""
         return next((each for each in reversed(self) if each.name == name), None)
 
 
@@ -37,13 +37,13 @@ _records = [Record()]
 
 
 def of_process() -> Record:
-    """All settings since torch_npu was imported."""
+    """Return all settings since the import of torch_npu."""
     return _records[0]
 
 
 @contextlib.contextmanager
 def recording() -> Iterator[Record]:
-    """Settings inside, as if the device had not been used before."""
+    """Record the settings in a block, as if the device had not been used before."""
     record = Record()
     _records.append(record)
     try:

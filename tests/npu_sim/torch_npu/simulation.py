@@ -1,6 +1,6 @@
-"""What a test can ask of the simulated NPU and make it do. The real torch_npu has none of it.
+"""Controls of the simulated NPU for tests, which the real torch_npu does not have.
 
-The rules hold for the whole process, backward passes and worker threads included.
+They apply to the whole process, including backward passes and worker threads.
 """
 
 from __future__ import annotations
@@ -63,21 +63,21 @@ _denied: list[str] = []
 
 
 class Calls(NamedTuple):
-    """Calls of one operator with tensors of these formats, arguments and results."""
+    """Calls of one operator with arguments and results of these dtypes."""
 
     name: str
     dtypes: frozenset[torch.dtype]
 
 
 class OpLog(Counter[Calls]):
-    """How often each operator ran; complete when the block of `op_log` is left."""
+    """Number of calls of each operator, complete after the `op_log` block."""
 
     def names(self) -> set[str]:
-        """`conv` of `conv.overload`, with `convolution[transposed]` apart from `convolution`."""
+        """Return names without overload; `convolution[transposed]` is separate from `convolution`."""
         return {call.name.partition(".")[0] for call in self}
 
     def dtypes(self, name: str | None = None) -> set[torch.dtype]:
-        """Number formats that met an operator, or any."""
+        """Return the dtypes used with an operator, or with any."""
         return {
             dtype
             for call in self
@@ -86,13 +86,13 @@ class OpLog(Counter[Calls]):
         }
 
     def calls(self, name: str) -> int:
-        """How often an operator ran, all overloads and formats together."""
+        """Return the number of calls of an operator, over all overloads and dtypes."""
         return sum(count for call, count in self.items() if name in (call.name, call.name.partition(".")[0]))
 
 
 @contextlib.contextmanager
 def op_log() -> Iterator[OpLog]:
-    """Operators that run on the device inside. A copy to, from or on it is `copy_`."""
+    """Record the operators that run on the device. Copies to, from or on it are `copy_`."""
     log = OpLog()
     _ops.watch(True)
     before = _op_counts()
@@ -112,12 +112,12 @@ def _op_counts() -> OpLog:
 
 
 class HostReads(Counter[str]):
-    """How often the host waited, by operator: `_local_scalar_dense` is `.item()`, `copy_` a blocking copy to it."""
+    """Number of host synchronizations by operator: `_local_scalar_dense` is `.item()`, `copy_` a blocking copy."""
 
 
 @contextlib.contextmanager
 def host_reads() -> Iterator[HostReads]:
-    """Count reads that make the host wait for the device; complete when the block is left."""
+    """Count reads for which the host waits for the device, complete after the block."""
     reads = HostReads()
     before = _host_reads()
     try:
@@ -132,9 +132,9 @@ def _host_reads() -> HostReads:
 
 @contextlib.contextmanager
 def deny(op: str, dtype: torch.dtype | None = None) -> Iterator[None]:
-    """Make an operator fail, or one overload of it, with tensors of a format or with any.
+    """Make an operator, or one overload of it, fail for a dtype or for all.
 
-    `deny("convolution[transposed]", torch.bfloat16)` is what Huawei's table of supported formats says.
+    `deny("convolution[transposed]", torch.bfloat16)` is an entry of Huawei's table of unsupported dtypes.
     """
     rule = f"{op} {'*' if dtype is None else _NAMES[dtype]}"
     _denied.append(rule)
@@ -147,13 +147,13 @@ def deny(op: str, dtype: torch.dtype | None = None) -> Iterator[None]:
 
 
 def kernel_names() -> list[str]:
-    """Operators for which the wheel of torch_npu 2.13.0 registers a kernel of its own."""
+    """Return the operators for which the wheel of torch_npu 2.13.0 registers a kernel."""
     return KERNELS.read_text().split()
 
 
 @contextlib.contextmanager
 def listed_kernels_only() -> Iterator[None]:
-    """`NotImplementedError` for an operator that torch_npu has no kernel for; really it would run on the host."""
+    """Raise `NotImplementedError` for operators without a kernel in torch_npu, which would run on the CPU there."""
     _ops.set_kernel_list(kernel_names())
     try:
         yield
@@ -163,7 +163,7 @@ def listed_kernels_only() -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_wide_dtypes() -> Iterator[None]:
-    """`RuntimeError` for float64 and complex tensors on the device."""
+    """Raise `RuntimeError` for float64 and complex tensors on the device."""
     _ops.forbid(list(_WIDE))
     try:
         yield
@@ -173,7 +173,7 @@ def no_wide_dtypes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def memory_limit(num_bytes: int) -> Iterator[None]:
-    """Each device holds no more than that; beyond it is `torch.OutOfMemoryError`."""
+    """Limit the memory of each device; more raises `torch.OutOfMemoryError`."""
     for index in range(_ops.device_count()):
         _ops.set_limit(num_bytes, index)
     try:
@@ -185,7 +185,7 @@ def memory_limit(num_bytes: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def poison() -> Iterator[None]:
-    """Fresh device memory is NaN, -1 in integers, so that reading what nothing wrote is seen."""
+    """Fill new device memory with NaN, integers with -1, to reveal reads of uninitialized memory."""
     _ops.set_poison(True)
     try:
         yield
@@ -195,7 +195,7 @@ def poison() -> Iterator[None]:
 
 @contextlib.contextmanager
 def unplugged() -> Iterator[None]:
-    """No device is there and `torch_npu` cannot be imported, for tests of the CPU path; `torch.npu` stays."""
+    """Hide the devices and `torch_npu`, for tests of the CPU path; `torch.npu` remains."""
     before, npu._plugged = npu._plugged, False
     modules = {
         name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "torch_npu"

@@ -1,4 +1,4 @@
-"""`torch.npu` of the simulated device: what PyTorch and this project call, and no more."""
+"""`torch.npu` of the simulated device: the part that PyTorch and this project use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _index(device: _Device = None) -> int:
 
 
 def init() -> None:
-    """Nothing: a device is ready when it is first used."""
+    """Do nothing: devices are initialized at first use."""
 
 
 _lazy_init = init
@@ -69,7 +69,7 @@ def synchronize(device: _Device = None) -> None:
 
 
 class device(contextlib.ContextDecorator):  # noqa: N801 its name in torch_npu
-    """Another current device inside; -1 and `None` change nothing."""
+    """Change the current device in a block; -1 and `None` change nothing."""
 
     def __init__(self, device: _Device) -> None:
         self.index = -1 if device is None else _index(device)
@@ -103,7 +103,7 @@ def get_device_properties(device: _Device = None) -> DeviceProperties:
 
 
 def get_device_capability(device: _Device = None) -> None:
-    """Unknown, as on the hardware."""
+    """Return unknown values, as on the hardware."""
 
 
 # Memory
@@ -206,7 +206,7 @@ class Stream(torch.Stream):
 
 
 class Event:
-    """A `torch.Event` itself: `elapsed_time` takes no derived one."""
+    """Return a `torch.Event`: `elapsed_time` does not accept a subclass."""
 
     def __new__(
         cls, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False
@@ -241,7 +241,7 @@ def is_bf16_supported() -> bool:
 
 
 def get_amp_supported_dtype() -> list[torch.dtype]:
-    """What autocast takes; that the chip can compute in it is another matter."""
+    """Return the dtypes that autocast accepts, whether the chip supports them or not."""
     return [torch.float16, torch.bfloat16, torch.float32]
 
 
@@ -259,14 +259,14 @@ def set_option(option: dict[str, str]) -> None:
 
 
 class _Config:
-    """Options that can be written and not read."""
+    """Options that can only be written."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         note(f"config.{name}", value)
 
 
 class _Switch:
-    """An option that can be read too; `where` is what it belongs to."""
+    """An option of `where` that can be read and written."""
 
     def __init__(self, where: str, allow_hf32: bool) -> None:
         self.__dict__.update(_where=where, allow_hf32=allow_hf32)

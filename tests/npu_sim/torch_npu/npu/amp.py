@@ -1,4 +1,4 @@
-"""The gradient scaler that also reads the overflow flag of the chip."""
+"""Gradient scaler that also reads the overflow flag of the chip."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import utils
 
 
 class GradScaler(torch.amp.GradScaler):
-    """Skips a step after any overflow in backward, on any rank; `dynamic=False` keeps the factor and all steps."""
+    """Skips a step after an overflow in backward on any rank; `dynamic=False` keeps the scale and all steps."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The overflow flag, and whether the chip needs it."""
+"""Overflow flag of chips without infinity."""
 
 from __future__ import annotations
 
