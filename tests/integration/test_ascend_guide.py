@@ -310,7 +310,11 @@ def test_vendor_steps_run(folder, monkeypatch, one_thread, caplog):
     run("wav2lip-npu doctor")
     assert "Ascend: ready" in caplog.text and "compared with the CPU" in caplog.text
     run("wav2lip-npu doctor", "--json")
-    assert json.loads((folder / "ticket.json").read_text())["ok"]
+    report = json.loads((folder / "ticket.json").read_text())
+    assert report["ok"] and report["ascend"]["state"] == "ready" and report["ascend"]["mend"] == ""
+    assert report["device"].startswith("npu:0 (") and report["total_bytes"] == 64 << 30
+    assert len(report["differences"]) == 8
+    assert max(difference["largest"] for difference in report["differences"]) < 1e-4
     run("wav2lip-npu preprocess --data_root")
     assert (folder / "lrs2_preprocessed/main/1/00001/mel.npy").exists()
     run("wav2lip-npu doctor", "lrs2_preprocessed")
