@@ -31,6 +31,7 @@ test-npu-adapter:
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+	TEST_DEVICE=npu $(BIN)/python -m pytest -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .
