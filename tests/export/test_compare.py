@@ -120,20 +120,20 @@ def test_om_file_is_compiled_for_the_comparison(command, monkeypatch):
     assert "om needs atc on the PATH" in command("cpu", "om", "--chip", "Ascend310P3")[2]
 
 
-def test_fp16_is_near_and_bf16_less_so(command):
+def test_fp16_and_bf16_are_within_tolerance(command):
     assert command("cpu", "onnx", "--precision", "fp16", "--batch", 1)[0] == 0
     code, out, _ = command("cpu", "cpu", "--precision", "bf16", "--batch", 1)
     assert code == 0 and "largest 0.00e+00" in out
 
 
-def test_more_than_rounding_is_exit_code_1(command, monkeypatch):
-    real = compare.outputs_of
-    monkeypatch.setattr(compare, "outputs_of", lambda *given: [each + 0.01 for each in real(*given)])
+def test_difference_above_rounding_is_exit_code_1(command, monkeypatch):
+    real = compare.run_module
+    monkeypatch.setattr(compare, "run_module", lambda *given: [each + 0.01 for each in real(*given)])
     code, out, _ = command("cpu", "onnx", "--batch", 1, "--network", "generator")
     assert code == 1 and "exceeds" in out and "largest 1.00e-02, mean 1.00e-02" in out
 
 
-def test_s3fd_is_compared_where_its_weights_are(command, tmp_path):
+def test_s3fd_is_compared_if_its_weights_are_installed(command, tmp_path):
     from face_alignment.detection.sfd.net_s3fd import s3fd
 
     (tmp_path / "checkpoints").mkdir()

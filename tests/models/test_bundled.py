@@ -114,7 +114,7 @@ def test_training_starts_from_the_starter_then_resumes(clips, tmp_path, caplog):
     np.testing.assert_allclose(found[name], first.weights[name].float(), atol=1e-6)
     assert read(out / "checkpoint_step000000002.pth")[checkpoint.MORE]["width"] == first.width
     train(clips, out, ["train", "--batch_size", 2], steps=3, **flags)
-    assert "going on at step 2 from" in caplog.text
+    assert "resuming from step 2 of" in caplog.text
 
 
 def test_wheel_contains_the_networks(tmp_path):

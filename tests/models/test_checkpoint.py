@@ -260,7 +260,7 @@ def test_digest(network: nn.Module, tmp_path: Path) -> None:
         (b"\xef\xbb\xbf\r\n <HTML lang=en>", "is an HTML or XML page"),
         (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "is an HTML or XML page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a Git LFS pointer"),
-        (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + bytes(100), "is a video, sound or picture"),
+        (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + bytes(100), "is a video, audio or image file"),
         (b"\x1f\x8b\x08\x00" + bytes(100), "is a packed archive. Unpack it"),
         (b'{"error": "quota exceeded"}', "is not a weights file (it starts with b'{\"error\"')"),
         (random.Random(0).randbytes(4000), "is not a weights file"),
