@@ -126,11 +126,12 @@ class OutputWriter:
 
     def _blend(self, dubbed: Iterable[DubbedFrame], number: int) -> Iterator[tuple[TrackedFrame, YuvImage]]:
         """Yield the images with their mouths. Those without a face are the decoded ones, unchanged."""
-        # A mouth that is pasted as the original pastes it is the original's in pauses too.
-        damper = None if self._mask.exact else SilenceDamper(self._mel.result(), self._fps, self._mel_shift)
+        damper: SilenceDamper | None = None
         for item in dubbed:
             tracked, mouth = item.tracked, item.mouths[number]
-            if damper is not None:
+            # A mouth that is pasted as the original pastes it is the original's in pauses too.
+            if not self._mask.exact:
+                damper = damper or SilenceDamper(self._mel.result(), self._fps, self._mel_shift)
                 mouth = damper(tracked.frame.index, mouth, tracked.cut)
             yuv = tracked.frame.yuv
             if tracked.box is not None and mouth is not None:
