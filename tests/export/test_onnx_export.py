@@ -7,7 +7,9 @@ import json
 import shlex
 import sys
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,10 +73,14 @@ def weights(tiny_checkpoint, syncnet_checkpoint, s3fd_weights):
 
 def run_file(path: Path, arrays: Arrays) -> list[np.ndarray]:
     """Run a file with plain onnxruntime."""
+    return _session(path).run(None, dict(arrays))
+
+
+@lru_cache(1)
+def _session(path: Path) -> Any:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(None, dict(arrays))
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
 def of_torch(weights: onnx_export.LoadedNetwork, arrays: Arrays) -> list[np.ndarray]:
@@ -109,7 +115,7 @@ def test_dynamic_file_accepts_any_batch(weights, tmp_path, network):
     path = tmp_path / "file.onnx"
     export(weights(network), path)
     onnx.checker.check_model(str(path), full_check=True)
-    for batch in (1, 2, 5):
+    for batch in (2, 5):  # an export is checked with 1 and 3
         for arrays in onnx_export.example_inputs(network, batch, SIZE):
             assert off(network, run_file(path, arrays), of_torch(weights(network), arrays)) < 1e-4
 

@@ -89,7 +89,8 @@ def test_dub_equals_that_of_the_cpu(tiny_checkpoint, face_video, speech, tmp_pat
     )
     assert found.shape == wanted.shape
     off = np.abs(found.astype(int) - wanted)
-    assert off.max() <= (2 if precision.startswith("fp32") else 6), "a rounding in YUV is up to two in BGR"
+    # One level in each YUV plane is up to four in BGR.
+    assert off.max() <= (4 if precision.startswith("fp32") else 6)
     assert off.mean() < (0.01 if precision.startswith("fp32") else 0.5)
 
 
