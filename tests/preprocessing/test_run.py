@@ -332,15 +332,15 @@ def test_broken_videos_do_not_affect_others(run, videos, tmp_path):
     good = (videos / f"{NAMES[0]}.mp4").read_bytes()
     draw = random.Random(0)
     data.mkdir()
-    for number in range(6):
+    for number in range(4):
         content = bytearray(good)
-        if number == 3:
+        if number == 2:
             for _ in range(200):
                 content[draw.randrange(len(content))] = draw.randrange(256)
-        (data / f"{number}.mp4").write_bytes(content[: len(content) // 3] if number == 5 else content)
+        (data / f"{number}.mp4").write_bytes(content[: len(content) // 3] if number == 3 else content)
     assert run("--workers", 2, data=data) == 1
-    assert {name for name, record in report().items() if record["status"] == "ok"} >= set("0124")
-    assert report()["5"]["reason"] == "unreadable"
+    assert {name for name, record in report().items() if record["status"] == "ok"} >= set("01")
+    assert report()["3"]["reason"] == "unreadable"
 
 
 class DyingClipMaker(preprocessing.ClipMaker):
@@ -429,10 +429,9 @@ def kill_and_resume(videos: Path, here: Path, moments: list[float], workers: int
     assert process(videos, here, workers=workers).wait(_HANGS_S) in (0, 1)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_killed_runs_leave_the_files_of_an_undisturbed_one(videos, whole, tmp_path, workers):
-    draw = random.Random(workers)
-    kill_and_resume(videos, tmp_path, [draw.uniform(0.3, 0.9) for _ in range(2)], workers)
+def test_killed_runs_leave_the_files_of_an_undisturbed_one(videos, whole, tmp_path):
+    draw = random.Random(2)
+    kill_and_resume(videos, tmp_path, [draw.uniform(0.3, 0.9) for _ in range(2)], workers=2)
     assert tree(tmp_path) == whole
 
 
