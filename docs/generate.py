@@ -142,18 +142,14 @@ def _function(name: str, function: Any) -> Iterator[str]:
 
 
 def _signature(name: str, function: Any) -> str:
-    parameters = [
-        re.sub(r"<factory>", "...", str(p)) for p in inspect.signature(function).parameters.values()
-    ]
-    positional = [
-        p for p in inspect.signature(function).parameters.values() if p.kind == p.POSITIONAL_OR_KEYWORD
-    ]
-    if len(positional) < len(parameters) and not any(
-        p.startswith("*") and not p.startswith("**") for p in parameters
-    ):
-        parameters.insert(len(positional), "*")
-    returns = inspect.signature(function).return_annotation
-    return f"{name}(\n    " + ",\n    ".join(parameters) + f",\n) -> {returns}"
+    """Return the signature, one parameter a line, with annotations as in the source."""
+    signature = inspect.signature(function)
+    lines: list[str] = []
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in lines:
+            lines.append("*")
+        lines.append(re.sub(r": '([^']+)'", r": \1", str(parameter)))
+    return f"{name}(\n    " + ",\n    ".join(lines) + f",\n) -> {signature.return_annotation}"
 
 
 def _type(name: str, cls: Any) -> Iterator[str]:
@@ -188,7 +184,12 @@ def _docstring(text: str) -> Iterator[str]:
         raised = [f"- `{r.type_name}`: {_one_line(r.description or '')}" for r in parsed.raises]
         yield from ("Raises:", "", *raised, "")
     for example in parsed.examples:
-        yield from ("```python", inspect.cleandoc("\n" + (example.description or "")), "```", "")
+        yield from ("```python", *_code(example.description or ""), "```", "")
+
+
+def _code(example: str) -> list[str]:
+    """Return the source lines of an example, without prompts and results."""
+    return [line[4:] for line in inspect.cleandoc("\n" + example).splitlines() if line[:3] in (">>>", "...")]
 
 
 if __name__ == "__main__":
