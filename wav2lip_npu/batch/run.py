@@ -77,10 +77,10 @@ def run_batch(
     Example:
         >>> from wav2lip_npu import run_batch
         >>> languages = ["es.wav", "de.wav"]
-        >>> results = run_batch(  # doctest: +SKIP
+        >>> results = run_batch(
         ...     faces=["talk.mp4"], audios=languages, pair="product", outdir="dubbed"
         ... )
-        >>> [(result.job, result.status) for result in results]  # doctest: +SKIP
+        >>> [(result.job, result.status) for result in results]
 
     """
     options = with_values(options or BatchOptions(), values)

@@ -47,7 +47,7 @@ def run_jobs(
     jobs: Iterable[Job],
     models: Models | Callable[[Job], Models],
     *,
-    cache: FaceCache = FaceCache(None),
+    cache: FaceCache | None = None,
     in_flight: int = 1,
 ) -> Iterator[JobResult]:
     """Run jobs in this process, on the device of the models, and yield their results as the jobs end.
@@ -59,13 +59,19 @@ def run_jobs(
     Args:
         jobs: The jobs. Their `device` is ignored.
         models: Models for all jobs, see `load_models`, or a function that loads those which a job names.
-        cache: Where faces are kept between calls, `FaceCache.at(None)` for the folder of the command.
+        cache: Cache of tracked faces; `FaceCache.at(None)` is that of the command. Default: none.
         in_flight: Number of passes that run at the same time: 2 keep an accelerator busy.
+
+    Returns:
+        An iterator over the results. A job that failed is a result with `status="failed"`, not an exception.
+
+    Raises:
+        DeviceError: The device of `models` can no longer be used.
 
     Example:
         >>> from wav2lip_npu import Job, load_models, run_jobs
         >>> job = Job(face="talk.mp4", audio="speech.wav", outfile="dubbed.mp4")
-        >>> for result in run_jobs([job], load_models("starter")):  # doctest: +SKIP
+        >>> for result in run_jobs([job], load_models("starter")):
         ...     print(result.job, result.status, result.detail)
 
     """
@@ -74,7 +80,7 @@ def run_jobs(
 
         weights, precision = os.fspath(models.weights), precision_name(models.precision)
         jobs = [replace(job, checkpoint_path=weights, precision=precision) for job in jobs]
-    for event in run_groups(group_jobs(jobs), models, cache=cache, in_flight=in_flight):
+    for event in run_groups(group_jobs(jobs), models, cache=cache or FaceCache(None), in_flight=in_flight):
         if isinstance(event, JobResult):
             yield event
 

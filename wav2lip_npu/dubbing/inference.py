@@ -92,7 +92,7 @@ def load_models(
     Example:
         >>> from wav2lip_npu import dub, load_models
         >>> models = load_models(device="cpu")
-        >>> for name in ("monday", "tuesday"):  # doctest: +SKIP
+        >>> for name in ("monday", "tuesday"):
         ...     dub("talk.mp4", f"{name}.wav", f"{name}.mp4", models=models)
 
     """

@@ -77,8 +77,8 @@ def dub(
 
     Example:
         >>> import wav2lip_npu
-        >>> report = wav2lip_npu.dub("talk.mp4", "speech.wav", "out.mp4", crf=20)  # doctest: +SKIP
-        >>> report.frames, report.faceless_spans  # doctest: +SKIP
+        >>> report = wav2lip_npu.dub("talk.mp4", "speech.wav", "out.mp4", crf=20)
+        >>> report.frames, report.faceless_spans
         (150, [])
 
     """
@@ -124,7 +124,7 @@ def dub_many(
     Example:
         >>> import wav2lip_npu
         >>> pairs = [("monday.wav", "monday.mp4"), ("tuesday.wav", "tuesday.mp4")]
-        >>> for result in wav2lip_npu.dub_many("talk.mp4", pairs):  # doctest: +SKIP
+        >>> for result in wav2lip_npu.dub_many("talk.mp4", pairs):
         ...     print(result if isinstance(result, Exception) else result.outfile)
 
     """

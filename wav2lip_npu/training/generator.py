@@ -87,12 +87,12 @@ def train_generator(
 
     Example:
         >>> from wav2lip_npu import train_generator
-        >>> result = train_generator(  # doctest: +SKIP
+        >>> result = train_generator(
         ...     "lrs2_preprocessed",
         ...     "checkpoints/wav2lip",
         ...     syncnet_checkpoint_path="checkpoints/syncnet/checkpoint_step000010000.pth",
         ... )
-        >>> print(result.checkpoint)  # doctest: +SKIP
+        >>> print(result.checkpoint)
 
     """
     settings = GeneratorSettings(

@@ -101,8 +101,8 @@ def train_syncnet(
 
     Example:
         >>> from wav2lip_npu import train_syncnet
-        >>> result = train_syncnet("lrs2_preprocessed", "checkpoints/syncnet", steps=9000)  # doctest: +SKIP
-        >>> print(result.best_checkpoint, result.held_out["bce"])  # doctest: +SKIP
+        >>> result = train_syncnet("lrs2_preprocessed", "checkpoints/syncnet", steps=9000)
+        >>> print(result.best_checkpoint, result.held_out["bce"])
 
     """
     paths = TrainPaths(data_root=os.fspath(data_root), checkpoint_dir=os.fspath(checkpoint_dir))
