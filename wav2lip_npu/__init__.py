@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from wav2lip_npu.data.augmentation import Augmentation as Augmentation
     from wav2lip_npu.dubbing.inference import Models as Models
     from wav2lip_npu.dubbing.inference import load_models as load_models
+    from wav2lip_npu.dubbing.options import DubOptions as DubOptions
     from wav2lip_npu.dubbing.outputs import Output as Output
-    from wav2lip_npu.dubbing.pipeline import DubOptions as DubOptions
     from wav2lip_npu.dubbing.pipeline import dub as dub
     from wav2lip_npu.dubbing.pipeline import dub_many as dub_many
     from wav2lip_npu.dubbing.report import DubReport as DubReport
@@ -59,7 +59,8 @@ os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 __version__ = "0.6.0"
 
 _MODULES = {
-    "dubbing.pipeline": ("dub", "dub_many", "DubOptions"),
+    "dubbing.pipeline": ("dub", "dub_many"),
+    "dubbing.options": ("DubOptions",),
     "dubbing.inference": ("load_models", "Models"),
     "dubbing.outputs": ("Output",),
     "dubbing.report": ("DubReport",),

@@ -16,6 +16,13 @@ SWITCHES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "n
 """Spellings of a boolean."""
 
 
+def group(title: str) -> Any:
+    """Return an annotation that titles a nested options object in `--help`: "TITLE options"."""
+    import tyro
+
+    return tyro.conf.arg(name=title, prefix_name=False)
+
+
 def resolved(options: Any) -> str:
     """Return `name=value, ...` of all options, as a run logs them; fields with `repr=False` are left out."""
     return ", ".join(f"{name}={value!r}" for name, value in fields_of(options))

@@ -274,6 +274,21 @@ def test_overview_lists_each_command(capsys):
         assert [name, command.summary] in lines
 
 
+@pytest.mark.parametrize("command", main.COMMANDS)
+def test_help_shows_one_default_per_option_and_titles_in_words(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main.main([command, "--help"])
+    assert stop.value.code == 0
+    output = capsys.readouterr().out
+    option, text = "", {}
+    for line in output.splitlines():
+        words = line.strip("│ ").split()
+        option = words[0] if words and words[0].startswith("--") else option
+        text[option] = text.get(option, "") + " " + " ".join(words)
+    assert not {flag: words for flag, words in text.items() if words.count("(default:") > 1}
+    assert not [line for line in output.splitlines() if line.startswith("╭") and "." in line]
+
+
 def test_unknown_command_and_none(capsys):
     assert main.main(["dubb"]) == 2
     assert "'dubb'" in capsys.readouterr().err

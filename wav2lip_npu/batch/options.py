@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from wav2lip_npu import device
 from wav2lip_npu.batch.jobs import Job
@@ -12,7 +13,7 @@ from wav2lip_npu.device import Precision
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.bundled import STARTER
-from wav2lip_npu.options import check_choices
+from wav2lip_npu.options import check_choices, group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class BatchOptions:
     """Weights of a Wav2Lip generator: .pth, .pt, .safetensors, or starter, the weights inside the package."""
     precision: Precision = "fp32"
     """Number format of the generator. fp32_strict turns off an accelerator's reduced precision for fp32."""
-    dub: DubOptions = field(default_factory=DubOptions)
+    dub: Annotated[DubOptions, group("dubbing")] = field(default_factory=DubOptions)
 
     def __post_init__(self) -> None:
         """Check the values."""

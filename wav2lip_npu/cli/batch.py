@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from time import monotonic
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -20,6 +20,7 @@ from wav2lip_npu.batch.options import BatchOptions
 from wav2lip_npu.batch.progress import BatchEvent, JobCount, JobProgress
 from wav2lip_npu.batch.results import FAILED, OK, JobResult
 from wav2lip_npu.batch.run import run_batch
+from wav2lip_npu.options import group
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class BatchCommand:
     """zip: first with first, second with second. product: each with each."""
     outdir: str | None = None
     """Folder for the outputs of --faces and --audios: talk__speech.mp4 of talk.mp4 and speech.wav."""
-    batch: BatchOptions = field(default_factory=BatchOptions)
+    batch: Annotated[BatchOptions, group("batch")] = field(default_factory=BatchOptions)
     json: bool = False
     """Write progress as JSON lines to standard output."""
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from wav2lip_npu import __version__
 from wav2lip_npu.device import Precision, describe
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.media.video_writer import check_writable
 from wav2lip_npu.models.bundled import ABOUT, STARTER
-from wav2lip_npu.options import resolved
+from wav2lip_npu.options import group, resolved
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
@@ -34,7 +34,7 @@ class DubCommand:
     """Audio file, or a video with audio."""
     outfile: str = "results/result_voice.mp4"
     """Video to write: .mp4, .mov, .mkv or .avi."""
-    dub: DubOptions = field(default_factory=DubOptions)
+    dub: Annotated[DubOptions, group("dubbing")] = field(default_factory=DubOptions)
     device: str = "auto"
     """cpu, cuda, cuda:1, npu, npu:1, or auto: the first of npu, cuda, cpu that exists."""
     precision: Precision = "fp32"

@@ -45,6 +45,7 @@ class TrainCommand(GeneratorSettings):
     --syncnet_checkpoint_path checkpoints/syncnet/checkpoint_step000010000.pth
 
     To fine-tune the bundled weights on a few minutes of your own face:
+
     wav2lip-npu train --checkpoint_path starter --data_root my_clips --checkpoint_dir checkpoints/me
     """
 

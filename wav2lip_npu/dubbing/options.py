@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal
+from typing import Annotated, Literal
 
 from wav2lip_npu.dubbing.blend import Blend
 from wav2lip_npu.errors import UsageError
@@ -12,7 +12,7 @@ from wav2lip_npu.faces.find_faces import FaceOptions
 from wav2lip_npu.media.container import VideoInfo
 from wav2lip_npu.media.geometry import Geometry
 from wav2lip_npu.media.video_writer import EncodeOptions
-from wav2lip_npu.options import check_choices
+from wav2lip_npu.options import check_choices, group
 
 _MAX_FPS = 1000
 _MAX_FPS_DENOMINATOR = 1001
@@ -28,11 +28,11 @@ class DubOptions:
 
     """
 
-    faces: FaceOptions = field(default_factory=FaceOptions)
+    faces: Annotated[FaceOptions, group("face")] = field(default_factory=FaceOptions)
     """How the face is found."""
-    geometry: Geometry = field(default_factory=Geometry)
+    geometry: Annotated[Geometry, group("frame geometry")] = field(default_factory=Geometry)
     """Changes to the size and orientation of each frame."""
-    encode: EncodeOptions = field(default_factory=EncodeOptions)
+    encode: Annotated[EncodeOptions, group("encoder")] = field(default_factory=EncodeOptions)
     """How the output is compressed."""
     blend: Blend = "soft"
     """How the mouth is pasted: soft (lower face, feathered edge) or hard (whole box, as the original)."""

@@ -12,6 +12,7 @@ from wav2lip_npu.data.augmentation import Augmentation
 from wav2lip_npu.device import Amp
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.bundled import STARTER
+from wav2lip_npu.options import group
 
 RecipeName = Literal["default", "original"]
 NormMode = Literal["eval", "batch"]
@@ -80,7 +81,7 @@ class TrainOptions:
     num_workers: int = 16
     """Threads that load samples, at most one per core."""
     save_optimizer_state: bool = True
-    """Save the optimizer state, so that training resumes exactly."""
+    """Store the optimizer state in checkpoints, for an exact resume. Without it they are a third as large."""
     keep: int | None = None
     """Number of newest checkpoints to keep, besides the best. None: all."""
     seed: int = 0
@@ -236,23 +237,23 @@ class GeneratorOptions:
 class SyncNetSettings:
     """All options of a SyncNet training."""
 
-    paths: TrainPaths
-    train: SyncNetTrainOptions = field(default_factory=SyncNetTrainOptions)
-    augment: Augmentation = field(default_factory=Augmentation)
+    paths: Annotated[TrainPaths, group("file and device")]
+    train: Annotated[SyncNetTrainOptions, group("training")] = field(default_factory=SyncNetTrainOptions)
+    augment: Annotated[Augmentation, group("augmentation")] = field(default_factory=Augmentation)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorSettings:
     """All options of a generator training."""
 
-    paths: TrainPaths
+    paths: Annotated[TrainPaths, group("file and device")]
     syncnet_checkpoint_path: str = STARTER
     """SyncNet checkpoint that judges the sync; starter is the bundled network."""
     disc_checkpoint_path: str | None = None
     """Discriminator checkpoint to resume from. None: the one beside the generator's checkpoint."""
-    train: TrainOptions = field(default_factory=TrainOptions)
-    generator: GeneratorOptions = field(default_factory=GeneratorOptions)
-    augment: Augmentation = field(default_factory=Augmentation)
+    train: Annotated[TrainOptions, group("training")] = field(default_factory=TrainOptions)
+    generator: Annotated[GeneratorOptions, group("generator loss")] = field(default_factory=GeneratorOptions)
+    augment: Annotated[Augmentation, group("augmentation")] = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
         """Raise `UsageError` when options contradict each other."""
