@@ -283,7 +283,7 @@ def test_help_shows_one_default_per_option_and_titles_in_words(command, capsys):
     option, text = "", {}
     for line in output.splitlines():
         words = line.strip("│ ").split()
-        option = words[0] if words and words[0].startswith("--") else option
+        option = words[0] if line.startswith("│ --") else option
         text[option] = text.get(option, "") + " " + " ".join(words)
     assert not {flag: words for flag, words in text.items() if words.count("(default:") > 1}
     assert not [line for line in output.splitlines() if line.startswith("╭") and "." in line]
