@@ -282,11 +282,11 @@ def test_help_shows_one_default_per_option_and_titles_in_words(command, capsys):
     output = capsys.readouterr().out
     option, text = "", {}
     for line in output.splitlines():
-        words = line.strip("│ ").split()
-        option = words[0] if line.startswith("│ --") else option
+        words = line.strip("│| ").split()
+        option = words[0] if line[1:4] == " --" else option
         text[option] = text.get(option, "") + " " + " ".join(words)
     assert not {flag: words for flag, words in text.items() if words.count("(default:") > 1}
-    assert not [line for line in output.splitlines() if line.startswith("╭") and "." in line]
+    assert not [line for line in output.splitlines() if line[:1] in "╭+" and "." in line]
 
 
 def test_unknown_command_and_none(capsys):
