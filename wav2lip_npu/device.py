@@ -1,7 +1,7 @@
-"""Devices: resolve a name such as `npu:1`, prepare the device, and answer what it supports.
+"""Devices: resolve a name such as `npu:1`, prepare the device, and report what it supports.
 
-This is the only file that names npu, cuda or cpu and that calls `torch.npu` or `torch.cuda`; that is why it
-is longer than 300 lines. torch_npu is imported only when an NPU is asked for. PyTorch's autoload of it is
+This is the only file that names npu, cuda or cpu and that calls `torch.npu` or `torch.cuda`, so it is longer
+than 300 lines. torch_npu is imported only when an NPU is requested. PyTorch's autoload of it is
 switched off in `wav2lip_npu/__init__.py`, because `import torch` fails where torch_npu is installed without
 CANN.
 """
@@ -33,7 +33,7 @@ class Backend(NamedTuple):
     """Properties of a device type."""
 
     plugin: str | None
-    """Module that adds the device type to PyTorch, `None` if it is built in."""
+    """Module that adds the device type to PyTorch; `None` if PyTorch has it built in."""
     collectives: str
     """Backend of `torch.distributed`."""
     channels_last: bool
@@ -65,8 +65,8 @@ AMP: tuple[Amp, ...] = get_args(Amp)
 def resolve(spec: str = "auto") -> torch.device:
     """Return the device named `auto`, `cpu`, `cuda[:i]` or `npu[:i]`.
 
-    `auto` is the first available of npu, cuda and cpu. Raises `DeviceError` if the name is unknown or there
-    is no such device.
+    `auto` is the first available of npu, cuda and cpu. Raises `DeviceError` if the name is unknown or the
+    device does not exist.
     """
     import torch
 
@@ -81,7 +81,7 @@ def resolve(spec: str = "auto") -> torch.device:
         available = f"{count} found" if count else f"none found{reason and f' ({reason})'}"
         way_out = f"Pass --device {kind}" if count else f"{BACKENDS[kind].missing}, or pass --device cpu"
         raise DeviceError(f"device {spec!r} is not available, {available}. {way_out}.")
-    return torch.device(kind) if kind == "cpu" else torch.device(kind, index)  # set_device wants an index
+    return torch.device(kind) if kind == "cpu" else torch.device(kind, index)  # set_device requires an index
 
 
 def _best() -> str:
@@ -92,7 +92,7 @@ def _best() -> str:
             return kind
         if backend.plugin and importlib.util.find_spec(backend.plugin):
             log.warning("%s is installed, but no %s is available. %s", backend.plugin, kind, reason)
-    raise AssertionError("there is always a cpu")
+    raise AssertionError("the cpu is always available")
 
 
 def count_available(kind: str) -> tuple[int, str]:
@@ -107,7 +107,9 @@ def count_available(kind: str) -> tuple[int, str]:
             importlib.import_module(plugin)
         module = getattr(torch, kind)
         return int(module.device_count()) if module.is_available() else 0, ""
-    except Exception as error:  # any: a plugin for another torch version, or without its driver
+    except (
+        Exception
+    ) as error:  # of any type: the plugin is for another torch version, or its driver is missing
         return 0, (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -292,13 +294,13 @@ def lanes(device: torch.device) -> int:
     return min(_MOST_LANES, cpu_count()) if device.type == "cpu" else 1
 
 
-def threads_beside_lanes() -> int:
+def shared_runtime_threads() -> int:
     """Return the thread count for a runtime shared by all lanes of a CPU, one thread per lane included."""
     return cpu_count() - min(_MOST_LANES, cpu_count()) + 1
 
 
 def npu_index(spec: str) -> int:
-    """Return the index of the NPU named `auto` or `npu[:i]`, without asking PyTorch.
+    """Return the index of the NPU named `auto` or `npu[:i]`, without importing PyTorch.
 
     Raises `DeviceError` for another device.
     """

@@ -44,7 +44,7 @@ class MelConfig:
     fmax: float = 7600.0
     """Highest band edge, Hz."""
     preemphasis: float = 0.97
-    """Weight of the previous sample, which is subtracted from each sample."""
+    """Weight of the previous sample, subtracted from each sample."""
     min_level_db: float = -100.0
     """Level in dB that maps to -max_abs."""
     ref_level_db: float = 20.0
@@ -71,7 +71,7 @@ def log_mel(wav: NDArray[np.float32], config: MelConfig = DEFAULT_MEL) -> Mel:
     """Return the log-mel spectrogram float32 [80, 1 + samples // 200] in [-4, 4] of mono audio.
 
     The audio is padded by reflection, as in the original with librosa 0.7. It is processed in blocks of 13 s,
-    so that memory beyond input and result does not grow with its length.
+    so that memory, apart from input and result, does not grow with its length.
 
     Args:
         wav: float32 [samples] at the sample rate of `config`, 16 kHz by default.
@@ -83,12 +83,12 @@ def log_mel(wav: NDArray[np.float32], config: MelConfig = DEFAULT_MEL) -> Mel:
     """
     half = config.n_fft // 2
     if len(wav) <= half:
-        raise ValueError(f"{len(wav)} samples of audio are too few, {half + 1} are needed")
+        raise ValueError(f"the audio has {len(wav)} samples, at least {half + 1} are needed")
     librosa = _librosa()
     columns = 1 + len(wav) // config.hop
     mel = np.empty((config.n_mels, columns), np.float32)
     bank = _filter_bank(config)
-    lead = -(-config.n_fft // config.hop)  # columns before a block: they depend on padding and are dropped
+    lead = -(-config.n_fft // config.hop)  # columns before a block, which depend on padding and are dropped
     for first in range(0, columns, _BLOCK_COLUMNS):
         last = min(first + _BLOCK_COLUMNS, columns)
         start = max(first - lead, 0)
@@ -102,9 +102,9 @@ def log_mel(wav: NDArray[np.float32], config: MelConfig = DEFAULT_MEL) -> Mel:
 
 
 def _librosa() -> Any:
-    """Import librosa with all modules that are needed, and return it.
+    """Import librosa with all the modules used here, and return it.
 
-    The import takes about 2 s; the first one of an installation takes 20 s, as numba compiles functions then.
+    The import takes about 2 s; the first one after installation takes 20 s, because numba compiles functions.
     """
     with _import_lock:
         import librosa
@@ -119,7 +119,7 @@ def _librosa() -> Any:
             os.environ["NUMBA_CACHE_DIR"] = folder = tempfile.mkdtemp(prefix="numba-")
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             settings.reload_config()
-            log.info("numba has no writable cache and compiles at each start. Set NUMBA_CACHE_DIR.")
+            log.info("numba has no writable cache folder and recompiles at every start. Set NUMBA_CACHE_DIR.")
             _import_parts(librosa)
         seconds = perf_counter() - start
         if seconds > _LONG_IMPORT_S:
@@ -134,7 +134,7 @@ def _import_parts(librosa: Any) -> None:
 
 
 def _emphasise(wav: NDArray[np.float32], start: int, stop: int, config: MelConfig) -> NDArray[np.float64]:
-    """Return samples start..stop, as far as there are any, after pre-emphasis."""
+    """Return samples start..stop, clipped to the audio, after pre-emphasis."""
     samples = wav[max(start - 1, 0) : stop].astype(np.float64)
     emphasised: NDArray[np.float64] = samples.copy()
     emphasised[1:] -= config.preemphasis * samples[:-1]

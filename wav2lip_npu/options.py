@@ -24,7 +24,7 @@ def group(title: str) -> Any:
 
 
 def resolved(options: Any) -> str:
-    """Return `name=value, ...` of all options, as a run logs them; fields with `repr=False` are left out."""
+    """Return `name=value, ...` of all options, for the log; fields with `repr=False` are left out."""
     return ", ".join(f"{name}={value!r}" for name, value in fields_of(options))
 
 
@@ -41,32 +41,32 @@ def fields_of(options: Any) -> Iterator[tuple[str, Any]]:
 
 
 def with_values(options: Options, values: Mapping[str, Any]) -> Options:
-    """Return `options` with fields replaced by name, wherever in the nesting they are.
+    """Return `options` with fields replaced by name, at any depth of nesting.
 
-    A nested options object itself may be given too: `with_values(DubOptions(), {"crf": 18})` and
+    A nested options object may also be replaced as a whole: `with_values(DubOptions(), {"crf": 18})` and
     `with_values(DubOptions(), {"encode": EncodeOptions(crf=18)})` are equal.
 
     Raises:
-        UsageError: A name is not an option. The message suggests the nearest one.
+        UsageError: A name is not an option. The message suggests the closest one.
 
     """
     names = list(_names(options))
     for name in values:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
-            way_out = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(names)}."
+            way_out = f"Did you mean {near[0]}?" if near else f"Its options are {', '.join(names)}."
             raise UsageError(f"{type(options).__name__} has no option {name!r}. {way_out}")
     replaced: Options = _replaced(options, values)
     return replaced
 
 
 def check_choices(options: Any) -> None:
-    """Check the fields of an option dataclass whose type is `Literal[...]`, or that or None.
+    """Check the fields of an option dataclass of type `Literal[...]` or `Literal[...] | None`.
 
-    For `__post_init__`: tyro checks flags, but neither tables of jobs nor Python callers.
+    For `__post_init__`: tyro checks flags, but not values from job tables or Python callers.
 
     Raises:
-        UsageError: A field has another value.
+        UsageError: A value is not one of the choices.
 
     """
     kind: Any = type(options)
@@ -79,7 +79,7 @@ def check_choices(options: Any) -> None:
 
 @functools.cache
 def _choices(options: Any) -> dict[str, tuple[Any, ...]]:
-    """Return the values that each field with choices may have."""
+    """Return the allowed values of each field with choices."""
     choices = {}
     for name, hint in get_type_hints(options).items():
         kinds = get_args(hint) if get_origin(hint) is not Literal else (hint,)

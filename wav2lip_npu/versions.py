@@ -14,7 +14,7 @@ _PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Return the installed versions by name of the package; those not installed are left out."""
+    """Return the installed versions by package name; packages that are not installed are left out."""
     installed = {"wav2lip-npu": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -1,7 +1,7 @@
-"""Cache of the faces found in videos: a folder that several processes may share.
+"""Cache of the faces detected in videos, in a folder that several processes may share.
 
-Each file holds the boxes of one video under one set of options, see `FaceMemory`. When the folder exceeds its
-limit, the files that were not used for the longest time are removed.
+Each file holds the boxes of one video for one set of options, see `FaceMemory`. When the folder exceeds its
+limit, the least recently used files are removed.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ MAX_BYTES = 256 << 20
 """About 3000 hours of video."""
 _SUFFIX = ".faces"
 _WITHOUT_EFFECT = ("detector", "no_face", "face_det_batch_size")
-"""Options of `FaceOptions` that do not change the boxes; the detector has an entry of its own in the key."""
+"""Fields of `FaceOptions` that do not change the boxes; the detector has its own entry in the key."""
 
 
 class FaceCache:
-    """Faces of videos in a folder; `FaceCache(None)` stores nothing."""
+    """Cache of face boxes in a folder; `FaceCache(None)` stores nothing."""
 
     def __init__(self, folder: Path | None, max_bytes: int = MAX_BYTES) -> None:
         self._folder, self._max_bytes = folder, max_bytes
 
     @classmethod
     def at(cls, folder: str | None) -> FaceCache:
-        """Return the cache in a folder; `None`: in the user's cache folder, `off`: no cache."""
+        """Return the cache in a folder; `None` is the user's cache folder, `off` is no cache."""
         if folder == OFF:
             return cls(None)
         home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         return cls(Path(folder or os.path.join(home, "wav2lip-npu", "faces")))
 
     def read(self, key: str) -> FaceMemory:
-        """Return the stored faces, an empty memory if there are none or the file is damaged."""
+        """Return the stored faces; an empty memory if there are none or the file is damaged."""
         if self._folder is None:
             return FaceMemory()
         path = self._path(key)
@@ -63,7 +63,7 @@ class FaceCache:
         return memory
 
     def write(self, key: str, memory: FaceMemory) -> None:
-        """Store the faces if a dub found new ones. Errors of the disk are logged, not raised."""
+        """Store the faces if a dub added new ones. Disk errors are logged, not raised."""
         if self._folder is None or not memory.has_grown:
             return
         path = self._path(key)
@@ -97,7 +97,7 @@ class FaceCache:
 
 
 def faces_key(video_sha256: str, detector: str, options: DubOptions) -> str:
-    """Return the key of a video's faces: a hash of its content, the detector and the options that matter."""
+    """Return the key of a video's faces: a hash of its content, the detector and the relevant options."""
     sources: dict[str, Any] = {
         "content": video_sha256,
         "detector": detector,

@@ -1,4 +1,4 @@
-"""Checks of all jobs before the first frame: inputs open, outputs can be written, nothing is overwritten."""
+"""Check all jobs before the first frame: inputs open, outputs are writable, nothing is overwritten."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from wav2lip_npu.models.bundled import weights_path
 
 
 def check_jobs(jobs: Sequence[Job], devices: Sequence[str] | None = None) -> list[Problem]:
-    """Return the problems of jobs by row, at most one per job and file. Folders of outputs are created.
+    """Return the problems of jobs by row, at most one per job and file; create the folders of outputs.
 
     Each face and audio file is opened once. Outputs and reports must be writable, and differ from each
-    other and from every input of any job. `devices` are those of the batch, `None` if not known yet.
+    other and from every input of any job. `devices` are those of the batch; `None` if not known yet.
     """
     jobs = sorted(jobs, key=lambda job: job.row)
     face, audio, weights = map(_checked_once, (probe, _check_audio, _check_weights))
@@ -40,7 +40,7 @@ def check_jobs(jobs: Sequence[Job], devices: Sequence[str] | None = None) -> lis
 def _device_problem(device: str | None, devices: Sequence[str] | None) -> str | None:
     if devices is None or device in (None, *devices):
         return None
-    advice = "Add it there or leave the column empty."
+    advice = "Add it to --devices or leave the column empty."
     return f"device {device!r} is not among --devices {' '.join(devices)}. {advice}"
 
 
@@ -77,7 +77,7 @@ def _check_weights(path: str) -> None:
 
 
 def _collisions(jobs: Sequence[Job]) -> Iterator[dict[str, str]]:
-    """Yield for each job, by column, the problem of an output that is an input or an earlier output."""
+    """Yield for each job, by column, the problem of an output that is also an input or an earlier output."""
     inputs = {
         _file_id(getattr(job, column)): f"{column} of row {job.row}"
         for job in reversed(jobs)  # the message names the first row
@@ -102,7 +102,7 @@ def _collisions(jobs: Sequence[Job]) -> Iterator[dict[str, str]]:
 
 
 def _file_id(path: str) -> object:
-    """Return a value that is equal for all names of a file, whether it exists or not."""
+    """Return a value that is equal for all names of a file, which need not exist."""
     try:
         status = os.stat(path)
     except OSError:

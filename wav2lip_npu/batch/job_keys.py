@@ -34,7 +34,7 @@ def job_key(job: Job) -> str:
 
 
 def job_settings(job: Job) -> dict[str, Any]:
-    """Return the options of a job that its output depends on."""
+    """Return the options of a job that affect its output."""
     options = {"precision": job.precision, **dict(fields_of(job.dub))}
     return {name: value for name, value in options.items() if name not in _WITHOUT_EFFECT}
 
@@ -72,12 +72,12 @@ def json_sha256(content: Any) -> str:
 
 
 def key_comment(key: str) -> str:
-    """Return what is written into the metadata of an output."""
+    """Return the comment for the metadata of an output."""
     return f"job {key}"
 
 
 def read_key(path: str | os.PathLike[str]) -> str | None:
-    """Return the key of the job that created a video, `None` for any other file."""
+    """Return the key of the job that created a video; `None` for any other file."""
     try:
         with open_media(path) as container:
             comments = [text for name, text in container.metadata.items() if name.lower() == "comment"]

@@ -1,6 +1,6 @@
 """Job tables: rows of CSV and JSON files, and the options that a row sets.
 
-Problems are returned as sentences, so that all problems of a table are reported at once.
+Problems are returned as messages, so that all problems of a table are reported at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".json")
 EMPTY = (None, "")
 """Values that leave the default unchanged."""
 _DELIMITERS = ",;\t"
-"""Spreadsheets write semicolons in countries with a decimal comma."""
+"""In countries with a decimal comma, spreadsheets separate cells with semicolons."""
 _NUL = "\0"
 
 
@@ -39,14 +39,14 @@ class Row:
     """One row of a table."""
 
     number: int
-    """CSV: as a spreadsheet counts, the header is 1. JSON Lines: the line. JSON: the position from 1."""
+    """CSV: row number in a spreadsheet, where the header is 1. JSON Lines: line. JSON: position from 1."""
     values: dict[str, Any] | None
-    """Values of the known columns; `None` if the row cannot be read."""
+    """Values of the known columns; `None` if the row is unreadable."""
     problems: list[str] = field(default_factory=list)
 
 
 def read_rows(path: str | os.PathLike[str], known: Names, required: Names) -> Iterator[Row]:
-    """Yield the rows of a .csv, .jsonl, .ndjson or .json file; problems of a CSV header are a row too.
+    """Yield the rows of a .csv, .jsonl, .ndjson or .json file; problems of a CSV header are yielded as a row.
 
     Raises:
         UsageError: The file cannot be read as a table, or a CSV lacks a required column.
@@ -63,7 +63,7 @@ def read_rows(path: str | os.PathLike[str], known: Names, required: Names) -> It
 
 
 def _csv_rows(path: str | os.PathLike[str], known: Names, required: Names) -> Iterator[Row]:
-    text = _read_text(path, "surrogateescape")  # file names may be any bytes
+    text = _read_text(path, "surrogateescape")  # file names may contain any bytes
 
     def required_cells(delimiter: str) -> int:
         _, cells = next(_records(text, delimiter), (0, ""))
@@ -96,7 +96,7 @@ def _csv_rows(path: str | os.PathLike[str], known: Names, required: Names) -> It
 
 
 def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
-    """Yield number and cells of each line that is not blank; a problem instead of cells if it is no CSV."""
+    """Yield number and cells of each non-blank line; a message instead of cells if it is not CSV."""
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     for number in itertools.count(1):
         try:
@@ -144,14 +144,14 @@ def _json_row(number: int, content: Any, known: Names) -> Row:
 
 
 def _read_text(path: str | os.PathLike[str], errors: str = "strict") -> str:
-    """Return the file as text, without a byte order mark."""
+    """Return the file as text without a byte order mark."""
     try:
         text = Path(path).read_bytes().decode("utf-8-sig", errors)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}. Check its path.") from None
     except UnicodeDecodeError:
         text = _NUL
-    if _NUL in text:  # UTF-16, or a spreadsheet's own format
+    if _NUL in text:  # UTF-16, or a spreadsheet file
         raise UsageError(f"{path} is not UTF-8 text. Save it as CSV in UTF-8.")
     return text
 
@@ -174,9 +174,9 @@ def column_names(options: Any) -> list[str]:
 
 
 def with_cells(options: Options, values: Mapping[str, Any]) -> tuple[Options, list[str]]:
-    """Return the options with the values of a row, and the problems of values that cannot be used.
+    """Return the options with the values of a row, and the problems of invalid values.
 
-    Text is parsed as in a CSV; JSON values are used as they are. Empty values leave the default.
+    Text is parsed as in a CSV; JSON values are used unchanged. Empty values leave the default.
     """
     nested: Any = options
     types = _types(nested.__class__)
@@ -212,7 +212,7 @@ def _types(options: type) -> dict[str, Any]:
 
 
 def _parser(hint: Any) -> tuple[Callable[[Any], Any], str]:
-    """Return the function that parses values of a type, and what such a value is called."""
+    """Return the parser for values of a type, and a description of valid values."""
     if get_origin(hint) is Literal:
         choices = get_args(hint)
         return functools.partial(_parse_choice, choices), f"one of {', '.join(map(str, choices))}"
@@ -224,7 +224,7 @@ def _parse_choice(choices: tuple[Any, ...], value: Any) -> Any:
 
 
 def _parse_text(value: Any) -> str:
-    """Return text that can be a file name; JSON strings may contain what no file system accepts."""
+    """Return text that can be a file name; JSON strings may contain characters that none can have."""
     if not isinstance(value, str) or _NUL in value:
         raise TypeError
     os.fsencode(value)
@@ -239,7 +239,7 @@ def _parse_number(value: Any) -> float:
 
 
 def _parse_integer(value: Any) -> int:
-    """Accepts 16.0: spreadsheets write integers so in columns with empty cells."""
+    """Return an integer. Accept 16.0, which spreadsheets write in columns with empty cells."""
     number = _parse_number(value)
     if not number.is_integer():
         raise ValueError

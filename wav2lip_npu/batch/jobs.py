@@ -1,4 +1,4 @@
-"""Jobs: one face video, audio file and output each, read from a table or paired from lists of files."""
+"""Jobs of one face video, audio file and output, read from a table or paired from lists of files."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class Job:
     precision: Precision = "fp32"
     """Number format of the generator."""
     device: str | None = None
-    """Device on which it must run; `None`: any device of the batch."""
+    """Device to run on; `None` is any device of the batch."""
     report: str | None = None
-    """JSON file for the report of this job, as `dub --report` writes it."""
+    """JSON file for the report of this job, in the format of `dub --report`."""
     row: int = 0
-    """Position in its table: as a spreadsheet counts, line of JSON Lines, else from 1."""
+    """Position in its table: spreadsheet row of a CSV, line of JSON Lines, else from 1."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -60,11 +60,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a row cannot be run."""
+    """Reason why a row cannot be run."""
 
     row: int
     text: str
-    """One line: what, where, way out."""
+    """One line: what is wrong, where, and how to fix it."""
     job: Job | None = None
     """`None` if the row does not name its files."""
 
@@ -72,8 +72,8 @@ class Problem:
 def read_jobs(path: str | os.PathLike[str], defaults: Job) -> tuple[list[Job], list[Problem]]:
     """Return the jobs of a table and the problems of its other rows.
 
-    File names are relative to the folder of the table. A row with all files but wrong options has a job,
-    without those options, in its problem, so that its files can be checked too.
+    File names are relative to the folder of the table. The problem of a row with invalid options has a job
+    without those options, so that its files can be checked too.
 
     Args:
         path: Table in .csv, .jsonl, .ndjson or .json.
@@ -99,14 +99,15 @@ def read_jobs(path: str | os.PathLike[str], defaults: Job) -> tuple[list[Job], l
 def pair_jobs(
     faces: Sequence[str], audios: Sequence[str], pair: Pairing, outdir: str, defaults: Job
 ) -> list[Job]:
-    """Return a job for each pair of a face and an audio file.
+    """Return a job for each pair of face and audio file.
 
     Args:
-        faces: Files, folders (their files) or patterns, `**` for folders at any depth. The files of each
-            entry are in natural order, each file once.
+        faces: Files, folders (their files) or glob patterns, `**` for folders at any depth. The files of
+            each entry are in natural order, without duplicates.
         audios: The same for audio.
-        pair: `zip` (first with first) or `product` (each with each).
-        outdir: Folder of the outputs, `talk__speech.mp4` for talk.mp4 and speech.wav.
+        pair: `zip` pairs the first face with the first audio, and so on; `product` pairs every face with
+            every audio.
+        outdir: Folder of the outputs, such as `talk__speech.mp4` for talk.mp4 and speech.wav.
         defaults: Options of all jobs.
 
     Raises:
@@ -119,7 +120,7 @@ def pair_jobs(
     if pair == "zip" and len(videos) != len(tracks):
         raise UsageError(
             f"{len(videos)} --faces and {len(tracks)} --audios cannot be paired one to one. "
-            "Pass equal numbers, or --pair product for each with each."
+            "Pass equal numbers, or --pair product for every combination."
         )
     pairs = zip(videos, tracks, strict=True) if pair == "zip" else itertools.product(videos, tracks)
     jobs = []
@@ -130,7 +131,7 @@ def pair_jobs(
 
 
 def _job_of(row: Row, folder: str, defaults: Job) -> tuple[Job | None, list[str]]:
-    """Return the job of a row, `None` if it lacks a file, and the problems of the row."""
+    """Return the job of a row (`None` if a file is missing) and the problems of the row."""
     if row.values is None:
         return None, row.problems
     problems, values = list(row.problems), dict(row.values)
@@ -160,12 +161,12 @@ def _expand(flag: str, entries: Iterable[str]) -> list[str]:
 
 
 def _natural_order(path: str) -> tuple[list[str | int], str]:
-    """Sort a2 before a10."""
+    """Return a sort key that puts a2 before a10."""
     parts = re.split(r"(\d+)", path, flags=re.ASCII)
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], path
 
 
 def real_name(path: str) -> str:
-    """Return the name in the real folder. Links are not followed: writing replaces a link, not its target."""
+    """Return the name in the real folder. A link is not followed: writing replaces it, not its target."""
     name = Path(path)
     return os.path.join(os.path.realpath(name.parent), name.name)

@@ -18,26 +18,26 @@ from wav2lip_npu.options import check_choices, group
 
 @dataclass(frozen=True, kw_only=True)
 class BatchOptions:
-    """How a batch runs."""
+    """Options of a batch."""
 
     watch: str | None = None
-    """Folder to watch for tables of jobs, until interrupted."""
+    """Folder to watch for job tables until interrupted."""
     report: str | None = None
-    """File for the result of each job. None: report.jsonl beside the table, in --outdir or in --watch."""
+    """File for the job results. None: report.jsonl next to the table, in --outdir or in --watch."""
     skip_bad: bool = False
-    """Run the other jobs if some do not pass the checks; those are reported as failed."""
+    """Skip jobs that fail the checks, report them as failed, and run the others."""
     timeout: float | None = None
-    """Seconds that a job may take. None: no limit."""
+    """Maximum seconds per job. None: no limit."""
     devices: tuple[str, ...] = ("auto",)
-    """Run one process on each of these: npu:0 npu:1 or npu:0,npu:1, cuda:0, cpu; all for every card; auto."""
+    """Devices, with one process each: npu:0 npu:1 or npu:0,npu:1, cuda:0, cpu; all for every card; auto."""
     in_flight: int | None = None
-    """Face videos that each device processes at the same time. None: 2 on an accelerator, 1 on a CPU."""
+    """Face videos that each device processes concurrently. None: 2 on an accelerator, 1 on a CPU."""
     cache: str | None = None
-    """Folder in which detected faces are kept, or off. None: in the user's cache folder."""
+    """Folder for the cache of detected faces, or off. None: the user's cache folder."""
     cluster: str | None = None
-    """Run the jobs on a Ray cluster: auto or its address. None: in processes on this machine."""
+    """Ray cluster to run the jobs on: auto or its address. None: processes on this machine."""
     checkpoint_path: str = STARTER
-    """Weights of a Wav2Lip generator: .pth, .pt, .safetensors, or starter, the weights inside the package."""
+    """Weights of a Wav2Lip generator: .pth, .pt, .safetensors, or starter, the bundled weights."""
     precision: Precision = "fp32"
     """Number format of the generator. fp32_strict turns off an accelerator's reduced precision for fp32."""
     dub: Annotated[DubOptions, group("dubbing")] = field(default_factory=DubOptions)
@@ -48,15 +48,15 @@ class BatchOptions:
         if self.watch and not os.path.isdir(self.watch):
             raise UsageError(f"--watch {self.watch} is not a folder. Create it, or pass another.")
         if self.timeout is not None and not self.timeout > 0:
-            raise UsageError(f"--timeout {self.timeout:g} is not above 0.")
+            raise UsageError(f"--timeout {self.timeout:g} is out of range. Pass a number above 0.")
         if self.in_flight is not None and self.in_flight < 1:
-            raise UsageError(f"--in_flight {self.in_flight} is not at least 1.")
+            raise UsageError(f"--in_flight {self.in_flight} is out of range. Pass at least 1.")
 
 
 def report_path(
     jobs: str | os.PathLike[str] | list[Job] | None, outdir: str | None, options: BatchOptions
 ) -> str:
-    """Return the path of the report: `options.report`, or else beside the table or the outputs."""
+    """Return the path of the report: `options.report`, or else next to the table or the outputs."""
     if options.report:
         return options.report
     if isinstance(jobs, list):
@@ -68,7 +68,7 @@ def report_path(
 
 
 def resolve_devices(options: BatchOptions) -> list[str]:
-    """Return the devices to run on; none on a cluster that chooses them. Raises `DeviceError`."""
+    """Return the devices to run on; none if a cluster chooses them. Raises `DeviceError`."""
     names = [name for entry in options.devices for name in entry.split(",") if name]
     if options.cluster:
         return [] if names in (["auto"], ["all"]) else names

@@ -9,7 +9,7 @@ from wav2lip_npu.batch.results import JobResult
 
 @dataclass(frozen=True)
 class JobCount:
-    """Number of jobs: the first event of a batch, and again when a watched folder has new tables."""
+    """Number of jobs: the first event of a batch, repeated when a watched folder has new tables."""
 
     jobs: int
     done: int
@@ -18,7 +18,7 @@ class JobCount:
 
 @dataclass(frozen=True)
 class JobProgress:
-    """Progress of a job that runs."""
+    """Progress of a running job."""
 
     job: str
     """As `JobResult.job`."""

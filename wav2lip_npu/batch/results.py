@@ -39,17 +39,17 @@ _REASONS: Sequence[tuple[type[Exception], str]] = (
 
 @dataclass(frozen=True, kw_only=True)
 class JobResult:
-    """Result of one job. A failed job has neither `key`, `inputs`, output fields nor figures."""
+    """Result of one job. A failed job has no `key`, `inputs`, output fields or figures."""
 
     job: str
-    """Absolute path of its output, which identifies the job."""
+    """Absolute path of the output, which identifies the job."""
     row: int
-    """Row of its table."""
+    """Row of the job in its table."""
     status: str
     """`ok` or `failed`."""
     reason: str | None = None
-    """Why it failed: `input` (a check before the first frame), `media`, `no_sound`, `no_face`, `weights`,
-    `options`, `device`, `timeout`, `died` (its worker process, twice) or `bug`."""
+    """Reason of a failure: `input` (a check before the first frame), `media`, `no_sound`, `no_face`,
+    `weights`, `options`, `device`, `timeout`, `died` (its worker process, twice) or `bug`."""
     detail: str | None = None
     """The error message."""
     face: str
@@ -57,9 +57,9 @@ class JobResult:
     attempts: int = 1
     """Number of attempts in the run that wrote this result."""
     finished: str
-    """Time at which the job ended, ISO 8601, UTC."""
+    """End of the job, ISO 8601, UTC."""
     seconds: float | None = None
-    """Duration of its pass over the face video, which the jobs of a pass share. `None` if an earlier run
+    """Duration of the pass over the face video, shared by the jobs of the pass. `None` if an earlier run
     wrote the output but no result."""
     takes: int | None = None
     """Number of jobs in that pass."""
@@ -67,11 +67,11 @@ class JobResult:
     dubbed_frames: int | None = None
     """Frames with a new mouth."""
     faceless_spans: list[tuple[int, int]] | None = None
-    """First and last frame of each run of frames that were left unchanged."""
+    """First and last frame of each span without a face, whose frames stay unchanged."""
     device: str | None = None
     detector: str | None = None
     settings: dict[str, Any]
-    """The options that the output depends on."""
+    """The options that affect the output."""
     key: str | None = None
     """Hash of input files, weights and settings; the metadata of the output contains it."""
     inputs: dict[str, Any] = field(default_factory=dict)
@@ -104,7 +104,7 @@ def failed_result(job: Job, error: Exception | str, reason: str | None = None) -
 
 
 def finished_result(job: Job, key: str, report: DubReport) -> JobResult:
-    """Return the result of a job whose output was written now. Raises `MediaError`."""
+    """Return the result of a job whose output has just been written. Raises `MediaError`."""
     return JobResult(
         **_common_fields(job),
         status=OK,

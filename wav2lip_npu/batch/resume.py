@@ -1,4 +1,4 @@
-"""Resume a batch: which jobs are done, which remain, and their results."""
+"""Resume a batch: determine which jobs remain, and keep the results of all."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class BatchReport:
                 remember_hash(record)
 
     def unfinished(self, jobs: Sequence[Job]) -> tuple[list[Job], list[Problem]]:
-        """Return the jobs that remain: without an output, or with one of other files, weights or settings.
+        """Return the jobs without an output, or whose files, weights or settings have changed since.
 
-        Also returns problems: outputs that exist and were not written by a batch.
+        Also return problems: outputs that exist and were not written by a batch.
         """
         remaining, problems = [], []
         for job in jobs:
             name = name_of(job)
             key = read_key(job.outfile)
             if key is None and os.path.lexists(job.outfile):
-                advice = "Move it away or rename the output."
+                advice = "Move it or rename the output."
                 text = f"{job.outfile} exists and was not written by batch. {advice}"
                 problems.append(Problem(job.row, text, job))
                 continue
@@ -83,11 +83,11 @@ class BatchReport:
 
     @property
     def count(self) -> int:
-        """Number of jobs of this run, including those that were done before."""
+        """Number of jobs of this run, including those done by earlier runs."""
         return len(self._rows)
 
     def results(self) -> list[JobResult]:
-        """Return the results of the jobs of this run that have ended, by row."""
+        """Return the results of the finished jobs of this run, by row."""
         own = (self._results[name] for name in self._rows if name in self._results)
         return sorted(own, key=lambda result: result.row)
 

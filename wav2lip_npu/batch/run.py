@@ -1,4 +1,4 @@
-"""Run a batch: check all jobs, run those that remain on every device, keep the report."""
+"""Run a batch: check all jobs, run the unfinished ones on all devices, write the report."""
 
 from __future__ import annotations
 
@@ -47,28 +47,29 @@ def run_batch(
 ) -> list[JobResult]:
     """Dub many videos, in one worker process per device; run it again to resume.
 
-    All jobs are checked before the first frame. Outputs of earlier runs that are up to date are left alone,
-    jobs that are missing, changed or failed run. A worker that dies is replaced and its job retried once.
-    Workers are spawned: a script calls this under `if __name__ == "__main__":`.
+    All jobs are checked before the first frame. Jobs whose outputs are up to date are skipped; jobs that are
+    new, changed or failed are run. A worker that dies is replaced and its job is retried once. Workers are
+    spawned, so a script must call this under `if __name__ == "__main__":`.
 
     Args:
         jobs: A table (.csv, .jsonl, .ndjson or .json, see docs/batch.md), or `Job`s.
-        faces: Instead of `jobs`: face videos or images, as files, folders or patterns.
-        audios: The audio for `faces`, in the same way.
-        pair: `zip` pairs the first face with the first audio and so on, `product` each with each.
+        faces: Face videos or images, instead of `jobs`: files, folders or glob patterns.
+        audios: Audio for `faces`, in the same form.
+        pair: `zip` pairs the first face with the first audio, and so on; `product` pairs every face with
+            every audio.
         outdir: Folder of the outputs of `faces` and `audios`.
         progress: Called in this thread with every `JobCount`, `JobProgress` and `JobResult`.
         options: Devices, report, timeout and so on; its `dub`, `checkpoint_path` and `precision` apply to
             tables and pairs, not to `Job`s.
-        **values: Single options by name, nested ones included, such as `crf=18`.
+        **values: Options by name, at any nesting, such as `crf=18`.
 
     Returns:
-        The result of each job, by row; results of earlier runs included. A job that failed is a result with
-        `status="failed"` and its `reason`, not an exception.
+        The result of each job, by row, including those of earlier runs. A failed job is a result with
+        `status="failed"` and a `reason`, not an exception.
 
     Raises:
-        UsageError: Options that cannot be combined, a table that cannot be read, or, without `skip_bad`,
-            jobs that do not pass the checks, which are logged as errors.
+        UsageError: Options conflict, a table cannot be read, or, without `skip_bad`, jobs fail the checks;
+            their problems are logged as errors.
         DataError: The report cannot be written or was not created by wav2lip-npu, or another batch uses it.
         DeviceError: A device is missing, or its worker cannot start.
         CheckpointError: The weights cannot be loaded.
@@ -86,7 +87,7 @@ def run_batch(
     options = with_values(options or BatchOptions(), values)
     has_pairs = bool(faces or audios)
     if (jobs is not None) + has_pairs + bool(options.watch) != 1:
-        raise UsageError("pass either a table of jobs, or --faces and --audios, or --watch.")
+        raise UsageError("pass a table of jobs, or --faces and --audios, or --watch.")
     if has_pairs and not (faces and audios and outdir):
         raise UsageError("--faces, --audios and --outdir belong together. Pass all three.")
     if outdir and not has_pairs:
@@ -132,7 +133,7 @@ class _Run:
         )
 
     def accept(self, source: str, jobs: Sequence[Job], problems: Sequence[Problem]) -> list[Job]:
-        """Return the jobs that remain to be run; problems are logged and added to the report.
+        """Return the jobs to run; problems are logged and added to the report.
 
         Raises:
             UsageError: There are problems, and neither `skip_bad` nor `watch` is set.
@@ -147,7 +148,7 @@ class _Run:
                 text = f"device {job.device}: the cluster chooses the device. Leave the column empty."
                 problems.append(Problem(job.row, text, job))
             if name_of(job) in self._unfinished:
-                text = f"{job.outfile} is an output of another table that runs. Rename the output."
+                text = f"{job.outfile} is also an output of another running table. Rename the output."
                 problems.append(Problem(job.row, text, job))
         bad_rows = {problem.row for problem in problems}
         remaining, more = self._report.unfinished([job for job in jobs if job.row not in bad_rows])
@@ -156,7 +157,7 @@ class _Run:
             log.error("%s, row %d: %s", source, problem.row, problem.text)
         if problems and not (self._options.skip_bad or self._watched):
             raise UsageError(
-                f"{len(problems)} problems in {source}, nothing was started. Fix them, or pass --skip_bad."
+                f"{len(problems)} problems in {source}; no job was started. Fix them, or pass --skip_bad."
             )
         self._report.reject(problems, source)
         self._done_before += self._report.count - count_before - len(remaining)
@@ -164,7 +165,7 @@ class _Run:
         return remaining
 
     def work(self, remaining: Sequence[Job]) -> list[JobResult]:
-        """Run the jobs, and those of the watched folder, and return the results of all jobs."""
+        """Run the jobs and those of the watched folder, and return the results of all jobs."""
         if self._options.checkpoint_path == STARTER:
             log.info("weights: %s, %s", STARTER, ABOUT)
         log.info(
@@ -187,7 +188,7 @@ class _Run:
         return results
 
     def close(self) -> None:
-        """Sort the report, and remove partial files of workers that were ended."""
+        """Sort the report, and remove partial files of workers that were stopped."""
         remove_partial_outputs(self._unfinished.values())
         self._report.close()
 
@@ -208,7 +209,7 @@ class _Run:
     def _answers(
         self, scheduler: Scheduler, remaining: Sequence[Job]
     ) -> Generator[tuple[JobGroup, JobResult | JobProgress | Failure | None], None, None]:
-        """Yield what the workers answer, see `run_in_processes`."""
+        """Yield the answers of the workers, see `run_in_processes`."""
         options = self._options
         first = remaining[0] if remaining else self.defaults
         start_worker = StartBatchWorker(first, FaceCache.at(options.cache), options.in_flight)
@@ -245,7 +246,7 @@ class _Run:
 
 
 def _numbered(jobs: Iterable[Job]) -> list[Job]:
-    """Return the jobs with unique rows: their own, or else their positions from 1."""
+    """Return the jobs with unique rows: their own if those are unique, else their positions from 1."""
     jobs = list(jobs)
     if len({job.row for job in jobs}) == len(jobs):
         return jobs

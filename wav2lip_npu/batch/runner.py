@@ -1,7 +1,7 @@
-"""Run jobs on one device: faces are found once per video, outputs share passes, failures are isolated.
+"""Run jobs on one device: faces are detected once per video, outputs share passes, failures are isolated.
 
-An output carries the key of its job in its metadata, so finished outputs are recognised and never written
-again, whatever was killed at which moment.
+The metadata of an output contains the key of its job, so finished outputs are recognised and never rewritten,
+even after a process was killed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_OUTPUTS = 4
-"""Outputs of one pass over a video of up to 1920x1080; fewer of a larger one, as each has an encoder."""
+"""Outputs of one pass over a video of up to 1920x1080; fewer of a larger one, because each has an encoder."""
 _PASS_PIXELS = MAX_OUTPUTS * 1920 * 1088
 _PROGRESS_S = 0.5
 JobGroup = tuple[Job, ...]
@@ -50,20 +50,20 @@ def run_jobs(
     cache: FaceCache | None = None,
     in_flight: int = 1,
 ) -> Iterator[JobResult]:
-    """Run jobs in this process, on the device of the models, and yield their results as the jobs end.
+    """Run jobs in this process, on the device of the models, and yield their results as they finish.
 
-    Jobs with the same face video and options share a pass: the video is decoded and searched once. A job
-    that fails does not affect the others; its result names the reason. Outputs that are up to date are
-    left alone. Closing the generator cancels the passes in progress and leaves their outputs unchanged.
+    Jobs with the same face video and options share a pass: the video is decoded and its faces are detected
+    once. A failed job does not affect the others; its result has the reason. Outputs that are up to date are
+    skipped. Closing the generator cancels the passes in progress and leaves their outputs unchanged.
 
     Args:
         jobs: The jobs. Their `device` is ignored.
-        models: Models for all jobs, see `load_models`, or a function that loads those which a job names.
-        cache: Cache of tracked faces; `FaceCache.at(None)` is that of the command. Default: none.
-        in_flight: Number of passes that run at the same time: 2 keep an accelerator busy.
+        models: Models for all jobs, see `load_models`, or a function that loads those of a job.
+        cache: Cache of tracked faces; `FaceCache.at(None)` is that of `wav2lip-npu batch`. Default: none.
+        in_flight: Number of concurrent passes; 2 keep an accelerator busy.
 
     Returns:
-        An iterator over the results. A job that failed is a result with `status="failed"`, not an exception.
+        An iterator over the results. A failed job is a result with `status="failed"`, not an exception.
 
     Raises:
         DeviceError: The device of `models` can no longer be used.
@@ -104,7 +104,7 @@ def run_groups(
     cache: FaceCache,
     in_flight: int = 1,
 ) -> Iterator[JobResult | JobProgress]:
-    """Run groups of jobs as `run_jobs` does; yields one result per job, and its progress before that."""
+    """Run groups of jobs as `run_jobs` does; yield the progress and one result of each job."""
     load = models if callable(models) else lambda job: models
     waiting: SimpleQueue[JobGroup] = SimpleQueue()
     for group in groups:
@@ -114,7 +114,7 @@ def run_groups(
     detector_lock = threading.Lock()
 
     def work() -> None:
-        """Run groups until none is left. Puts the events, then `None`."""
+        """Run groups until none is left. Put their events on the queue, then `None`."""
         try:
             while not cancelled.is_set():
                 group = waiting.get_nowait()
@@ -163,7 +163,7 @@ class _CancelledError(Exception):
 
 @dataclass(frozen=True)
 class _Pass:
-    """One group of jobs; runs in a thread and reports through `emit`."""
+    """A pass over a face video for one group of jobs; runs in a thread and reports through `emit`."""
 
     group: JobGroup
     load: Callable[[Job], Models]

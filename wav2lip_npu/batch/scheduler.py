@@ -1,4 +1,4 @@
-"""Which worker gets which jobs, and retries of jobs whose worker died."""
+"""Assign jobs to workers, and retry jobs whose worker died."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _MAX_ATTEMPTS = 2
 
 
 class Scheduler:
-    """Jobs that remain, and how often each was started; a `work_queue.WorkSource`.
+    """Remaining jobs and the number of attempts of each; a `work_queue.WorkSource`.
 
-    A worker gets up to `in_flight` groups at once. While there are others, the jobs of a face video go to
-    one worker, so that its faces are found once. `refill` supplies further jobs when none are left.
+    A worker gets up to `in_flight` groups at once. As long as there are others, the jobs of a face video go
+    to one worker, so that its faces are detected once. `refill` supplies further jobs when none are left.
     """
 
     def __init__(self, in_flight: int = 1, refill: Callable[[], Iterable[Job]] | None = None) -> None:
@@ -35,11 +35,11 @@ class Scheduler:
         self._waiting.extend(group_jobs(jobs))
 
     def retry(self, job: Job) -> None:
-        """Add a job again: after all others, in a pass of its own."""
+        """Add a job again, after all others and in its own pass."""
         self._waiting.append((job,))
 
     def take(self, worker: str) -> JobGroup | None:
-        """Return the next jobs for a worker, `None` if there are none for it at present."""
+        """Return the next jobs for a worker; `None` if there are currently none for it."""
         if not self._waiting and self._refill is not None:
             self.add(self._refill())
         self._faces[worker] = set()
@@ -66,7 +66,7 @@ class Scheduler:
 
 
 def needed_devices(devices: Sequence[str], jobs: Sequence[Job]) -> list[str]:
-    """Return at most as many devices as there are jobs, with all those that jobs name."""
+    """Return all devices that jobs require, and others up to the number of jobs."""
     named = [name for name in devices if any(job.device == name for job in jobs)]
     others = [name for name in devices if name not in named]
     return [*named, *others][: max(len(named), len(jobs))]
@@ -75,10 +75,10 @@ def needed_devices(devices: Sequence[str], jobs: Sequence[Job]) -> list[str]:
 def collect_results(
     answers: Iterable[tuple[JobGroup, JobResult | JobProgress | Failure | None]], scheduler: Scheduler
 ) -> Iterator[JobResult | JobProgress]:
-    """Yield the progress and the one result of each job from what workers answer.
+    """Yield the progress and one result of each job from the answers of workers.
 
-    A job whose worker died is retried alone, once. So are the jobs of a group that took too long; a single
-    job that takes too long has failed.
+    A job whose worker died is retried once, alone. So are the jobs of a group that timed out; a single job
+    that times out fails.
     """
     finished: set[str] = set()
     for jobs, answer in answers:

@@ -1,4 +1,4 @@
-"""A folder that is watched for new tables of jobs."""
+"""Watch a folder for new job tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wav2lip_npu.batch.job_table import TABLE_SUFFIXES
 from wav2lip_npu.errors import DataError
 
 _SETTLED_S = 1.0
-"""A table is complete when it was not modified for this long, or between two calls of `new_tables`."""
+"""A table is complete if it was not modified for this long, or between two calls of `new_tables`."""
 _FileState = tuple[int, int, int]
 
 
@@ -24,7 +24,7 @@ class WatchFolder:
         self._last: dict[str, _FileState] = {}
 
     def new_tables(self) -> list[Path]:
-        """Return the complete tables that were not returned before, the oldest first.
+        """Return the complete tables that have not been returned yet, oldest first.
 
         Raises:
             DataError: The folder cannot be read.

@@ -1,4 +1,4 @@
-"""What each worker process of a batch does."""
+"""The worker process of a batch."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class StartBatchWorker:
     """Starts a worker on a device (a `work_queue.StartWorker`); it is pickled and sent to the workers."""
 
     first: Job
-    """Its models are loaded before the first job, so that an error in them ends the batch at once."""
+    """Job whose models are loaded first, so that an error in them ends the batch immediately."""
     cache: FaceCache
     in_flight: int | None = None
-    """Passes at the same time; `None`: what suits the device."""
+    """Concurrent passes; `None` is the default of the device."""
 
     def __call__(self, name: str) -> Callable[[JobGroup], Iterator[JobResult | JobProgress]]:
         """Return the function that runs a group of jobs on the device `name`."""
@@ -49,7 +49,7 @@ def default_in_flight(devices: Iterable[str]) -> int:
 
 
 class _ModelHolder:
-    """Loads the models that jobs name, on one device, and keeps those of the last job."""
+    """Loads the models of jobs on one device, and keeps those of the last job."""
 
     def __init__(self, device_name: str) -> None:
         self._device = device_name
@@ -61,7 +61,7 @@ class _ModelHolder:
         wanted = job.checkpoint_path, job.dub.faces.detector, job.precision
         if self._loaded is None or self._loaded[0] != wanted:
             weights, detector, precision = wanted
-            self._loaded = None  # memory may not hold two sets of weights
+            self._loaded = None  # two sets of weights may not fit in memory
             models = load_models(weights, detector=detector, device=self._device, precision=precision)
             self._loaded = wanted, models
         return self._loaded[1]
@@ -70,8 +70,8 @@ class _ModelHolder:
 def _limit_malloc_arenas() -> None:
     """Let all threads allocate from the same two arenas of glibc.
 
-    By default glibc gives new threads arenas of their own. A pass starts a dozen threads, and the memory that
-    they free stays in so many arenas that a long batch needs a fifth more than a short one.
+    By default glibc gives every new thread its own arena. A pass starts a dozen threads, and the memory that
+    they free stays in their arenas, so a long batch needs a fifth more memory than a short one.
     """
-    with contextlib.suppress(OSError, AttributeError):  # another C library
+    with contextlib.suppress(OSError, AttributeError):  # the C library is not glibc
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)

@@ -37,21 +37,21 @@ class BatchCommand:
     """
 
     jobs: tyro.conf.Positional[str | None] = None
-    """Table of jobs, .csv or .jsonl: columns face, audio, outfile, and any option of dub for single rows."""
+    """Job table, .csv or .jsonl, with columns face, audio and outfile; further columns set options of dub."""
     faces: tuple[str, ...] = ()
-    """Instead of a table: face videos or images, as files, folders or patterns."""
+    """Face videos or images, instead of a table: files, folders or glob patterns."""
     audios: tuple[str, ...] = ()
-    """Audio files for --faces."""
+    """Audio for --faces: files, folders or glob patterns."""
     pair: Pairing = "zip"
-    """zip: first with first, second with second. product: each with each."""
+    """zip: pair the first face with the first audio, and so on. product: every face with every audio."""
     outdir: str | None = None
-    """Folder for the outputs of --faces and --audios: talk__speech.mp4 of talk.mp4 and speech.wav."""
+    """Output folder for --faces and --audios: talk.mp4 and speech.wav give talk__speech.mp4."""
     batch: Annotated[BatchOptions, group("batch")] = field(default_factory=BatchOptions)
     json: bool = False
     """Write progress as JSON lines to standard output."""
 
     def run(self) -> int:
-        """Run the jobs. Returns 1 if one failed, else 0."""
+        """Run the jobs. Return 1 if any failed, else 0."""
         log.info("wav2lip-npu %s", __version__)
         try:
             with _display(as_json=self.json) as display:
@@ -79,7 +79,7 @@ def _display(*, as_json: bool) -> Iterator[_Display]:
 
 
 class _Display:
-    """Progress of a batch, which starts with its first event: a bar and a line per job, or JSON lines."""
+    """Progress of a batch as a bar and a line per job, or as JSON lines; starts with the first event."""
 
     def __init__(self, stack: ExitStack, *, as_json: bool) -> None:
         self._stack, self._as_json = stack, as_json
@@ -87,7 +87,7 @@ class _Display:
         self._started = self._last = monotonic()
         self._states: Counter[str] = Counter()
         self._fractions: dict[str, float] = {}
-        """Finished part of the jobs that run."""
+        """Finished fraction of each running job."""
         self._bar: Any = None
 
     def show(self, event: BatchEvent) -> None:

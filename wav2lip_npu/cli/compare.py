@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class CompareCommand:
-    """Compare two engines or devices on the same inputs: differences of the outputs, and time per batch.
+    """Compare two engines or devices on the same inputs: output differences and time per batch.
 
     wav2lip-npu compare cpu npu
     wav2lip-npu compare cpu onnx --checkpoint_path wav2lip.pth
@@ -37,13 +37,13 @@ class CompareCommand:
     a: tyro.conf.Positional[str]
     """cpu, npu, npu:1, cuda, onnx, om, or an exported file."""
     b: tyro.conf.Positional[str]
-    """What to compare with it, any of the same."""
+    """What to compare it with: any of the same."""
     checkpoint_path: str = STARTER
-    """Weights of a generator. `starter` is the network of the package."""
+    """Generator weights. starter: the bundled network."""
     syncnet_checkpoint_path: str = STARTER
-    """Weights of a SyncNet. `starter` is the network of the package."""
+    """SyncNet weights. starter: the bundled network."""
     network: tuple[Literal["generator", "syncnet", "expert", "s3fd"], ...] = ()
-    """Networks to compare; `expert` is the former name of `syncnet`. Without it: the network of an exported
+    """Networks to compare; expert is the former name of syncnet. If not given: the network of an exported
     file, else generator, syncnet, and s3fd if its weights are installed."""
     batch: tuple[int, ...] = (1, 8, 32)
     """Batch sizes to time."""
@@ -52,9 +52,9 @@ class CompareCommand:
     precision: Precision = "fp32"
     """Number format of PyTorch; fp16 also applies to files exported for the comparison."""
     chip: str | None = None
-    """Chip for om, as atc names it: Ascend310P3. Without it: the first chip that npu-smi lists."""
+    """Chip for om, by its atc name, such as Ascend310P3. None: the first chip that npu-smi lists."""
     json: str | None = None
-    """Write all results to this JSON file; without a name, or with -, to standard output."""
+    """Write all results to this JSON file; without a file name, or with -, to standard output."""
 
     def __post_init__(self) -> None:
         """Raise `UsageError` if an option is out of range."""
@@ -77,18 +77,26 @@ class CompareCommand:
             a, b = (loader.side(name, loaded, max(self.batch)) for name in (self.a, self.b))
             comparisons.append(compare(loaded, a, b, batches=self.batch, runs=self.runs))
         self._report(comparisons)
-        return 0 if all(each.is_small for each in comparisons) else 1
+        return 0 if all(comparison.is_small for comparison in comparisons) else 1
 
-    def _load_networks(self, of_files: set[str]) -> Iterator[LoadedNetwork]:
+    def _load_networks(self, file_networks: set[str]) -> Iterator[LoadedNetwork]:
         """Yield the networks to compare, loaded one at a time."""
         from wav2lip_npu.export.onnx_export import load_network
         from wav2lip_npu.faces.detectors import weights_files
 
-        if len(of_files) > 1:
-            raise UsageError(f"{self.a} and {self.b} are of different networks. Pass two of the same.")
-        names = tuple(map(network_named, self.network)) or tuple(of_files) or ("generator", "syncnet", "s3fd")
-        if of_files and set(names) != of_files:
-            raise UsageError(f"the exported file is a {', '.join(of_files)}. Leave --network out.")
+        if len(file_networks) > 1:
+            raise UsageError(
+                f"{self.a} and {self.b} hold different networks. Pass two files of the same network."
+            )
+        names = (
+            tuple(map(network_named, self.network))
+            or tuple(file_networks)
+            or ("generator", "syncnet", "s3fd")
+        )
+        if file_networks and set(names) != file_networks:
+            raise UsageError(
+                f"the exported file holds the network {', '.join(file_networks)}. Remove --network."
+            )
         paths = {"generator": self.checkpoint_path, "syncnet": self.syncnet_checkpoint_path}
         for name in dict.fromkeys(names):
             if name == "s3fd" and not self.network and not weights_files()["s3fd"][0].is_file():
@@ -100,19 +108,21 @@ class CompareCommand:
             "version": __version__,
             "a": self.a,
             "b": self.b,
-            "networks": [each.as_dict() for each in comparisons],
-            "ok": all(each.is_small for each in comparisons),
+            "networks": [comparison.as_dict() for comparison in comparisons],
+            "ok": all(comparison.is_small for comparison in comparisons),
         }
         if self.json is not None:
             write_json(as_json, self.json)
         if self.json != STDOUT:
-            sys.stdout.write("\n".join(line for each in comparisons for line in _table(each)) + "\n")
+            sys.stdout.write(
+                "\n".join(line for comparison in comparisons for line in _table(comparison)) + "\n"
+            )
 
 
 def _table(comparison: Comparison) -> Iterator[str]:
     a, b = comparison.sides
     yield f"{comparison.network}: A is {a}, B is {b}"
-    yield from (f"  {each}" for each in comparison.differences)
+    yield from (f"  {difference}" for difference in comparison.differences)
     yield f"  {'batch':>7} {'A, ms':>10} {'B, ms':>10} {'B / A':>7}"
     for timing in comparison.timings:
         first, second = (1000 * seconds for seconds in timing.seconds)

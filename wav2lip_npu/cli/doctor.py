@@ -19,12 +19,12 @@ from wav2lip_npu.options import fields_of
 
 log = logging.getLogger(__name__)
 
-_OF_MACHINE = {"data_root", "device", "json"}
+_MACHINE_OPTIONS = {"data_root", "device", "json"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorCommand:
-    """Check a data set before training on it: problems, worst first, and what to do about each.
+    """Check a data set before training on it: problems, worst first, and how to fix them.
     Without DATA_ROOT, check this machine: versions, devices, codecs, face detectors and weights.
 
     wav2lip-npu doctor
@@ -33,7 +33,7 @@ class DoctorCommand:
     """
 
     data_root: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[DATA_ROOT]")] = None
-    """Folder of preprocessed clips, also of the original's preprocess.py. None: check the machine."""
+    """Folder of preprocessed clips, also those of the original's preprocess.py. None: check this machine."""
     options: Annotated[DatasetOptions, tyro.conf.arg(name="")] = field(default_factory=DatasetOptions)
     fix_offset: bool = False
     """Write new file lists that correct the audio offsets measured with SyncNet."""
@@ -42,14 +42,16 @@ class DoctorCommand:
     outdir: str = "filelists_synced"
     """Folder for the new file lists."""
     json: str | None = None
-    """Write the whole report to this JSON file; without a name, or with -, to standard output."""
+    """Write the whole report to this JSON file; without a file name, or with -, to standard output."""
 
     def __post_init__(self) -> None:
         """Check the values."""
         if self.data_root is None:
-            defaults = {each.name: each.default for each in fields(self)} | dict(fields_of(DatasetOptions()))
+            defaults = {option.name: option.default for option in fields(self)} | dict(
+                fields_of(DatasetOptions())
+            )
             changed = {name for name, value in fields_of(self) if value != defaults[name]}
-            if extra := sorted(changed - _OF_MACHINE):
+            if extra := sorted(changed - _MACHINE_OPTIONS):
                 raise UsageError(f"--{extra[0]} needs clips. Pass their folder: doctor DATA_ROOT.")
             return
         if self.writes_lists and self.options.syncnet_checkpoint_path is None:
@@ -67,7 +69,7 @@ class DoctorCommand:
         return self.fix_offset or self.min_confidence is not None
 
     def run(self) -> int:
-        """Check, and print the result: 1 if this machine cannot do what it is asked for, else 0."""
+        """Run the checks and print the report. Return 1 if a check of the machine fails, else 0."""
         if self.json not in (None, STDOUT):
             check_writable(self.json)
         return self._check_machine() if self.data_root is None else self._check_dataset(self.data_root)

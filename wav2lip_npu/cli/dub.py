@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class DubCommand:
-    """Dub a face video or photo with an audio.
+    """Lip-sync a face video or photo to an audio file.
 
     wav2lip-npu dub --face talk.mp4 --audio speech.wav --outfile out.mp4
     """
@@ -36,11 +36,11 @@ class DubCommand:
     """Video to write: .mp4, .mov, .mkv or .avi."""
     dub: Annotated[DubOptions, group("dubbing")] = field(default_factory=DubOptions)
     device: str = "auto"
-    """cpu, cuda, cuda:1, npu, npu:1, or auto: the first of npu, cuda, cpu that exists."""
+    """cpu, cuda, cuda:1, npu, npu:1, or auto: the first available of npu, cuda, cpu."""
     precision: Precision = "fp32"
     """Number format of the generator. fp32_strict turns off an accelerator's reduced precision for fp32."""
     engine: Literal["auto", "torch", "onnx", "om"] = "auto"
-    """What runs the generator. auto: the one for the kind of file."""
+    """Runtime of the generator. auto: chosen by the file type."""
     report: str | None = None
     """JSON file for the report: frames, spans without a face, seconds per stage."""
 
@@ -53,7 +53,7 @@ class DubCommand:
 
         from wav2lip_npu.dubbing.pipeline import dub
 
-        with tqdm(unit="frame", disable=None, delay=1e-6) as bar:  # shown with the first frame, not before
+        with tqdm(unit="frame", disable=None, delay=1e-6) as bar:  # hidden until the first frame
 
             def show(done: int, total: int) -> None:
                 bar.total = total
@@ -81,7 +81,7 @@ class DubCommand:
         )
 
     def _load_models(self) -> Models:
-        """Load the models that the flags ask for, and log what they are."""
+        """Load the models that the flags select, and log their names."""
         from wav2lip_npu.dubbing.inference import load_models
 
         models = load_models(
@@ -96,6 +96,6 @@ class DubCommand:
         name = describe(models.device)
         log.info("device %s, engine %s, detector %s", name, models.engine, models.detector.name)
         if self.dub.mel_shift is None and models.mel_shift:
-            log.info("mel_shift=%g, as %s was trained", models.mel_shift, models.weights)
+            log.info("mel_shift=%g, the value that %s was trained with", models.mel_shift, models.weights)
         log.info("%s", resolved(self))
         return models

@@ -41,22 +41,22 @@ class ExportCommand:
     """
 
     checkpoint_path: str = STARTER
-    """Weights: .pth, .pt or .safetensors. `starter` is the network of the package; for s3fd it is the
-    weights file of its detector."""
+    """Weights: .pth, .pt or .safetensors. starter: the bundled network; for s3fd, the installed weights of
+    the detector."""
     network: Literal["generator", "syncnet", "expert", "s3fd"] = "generator"
-    """Network to export. `expert` is the former name of `syncnet`."""
+    """Network to export. expert is the former name of syncnet."""
     format: Format = "onnx"
-    """File format. The vendor's compiler atc makes om files from onnx files."""
+    """File format. atc, the Ascend compiler, compiles om files from onnx files."""
     batch: tuple[int, ...] = ()
-    """Batch sizes, one file each; 0 is a file that accepts any. Without it: 8 with --format om or --chip,
-    else 0."""
+    """Batch sizes, one file each; 0 exports a file that accepts any batch size. If not given: 8 with
+    --format om or --chip, else 0."""
     precision: Precision = "fp32"
     """Number format inside the files. Inputs and outputs are float32."""
     size: tuple[int, int] | None = None
-    """Height and width of the images for s3fd; without it any. Required there with a batch size."""
+    """Height and width of the images for s3fd, required with a fixed batch size. None: any size."""
     chip: str | None = None
-    """Chip as atc names it: Ascend310P3, Ascend910B4. With --format onnx the command for atc is printed.
-    Without it: the first chip that npu-smi lists, for om."""
+    """Chip by its atc name, such as Ascend310P3 or Ascend910B4. --format onnx prints the atc command.
+    None: the first chip that npu-smi lists, for om."""
     outdir: str = "exported"
     """Output folder."""
 
@@ -64,7 +64,7 @@ class ExportCommand:
         """Raise `UsageError` if options conflict."""
         batches = self._batches()
         if len(set(batches)) < len(batches):
-            raise UsageError(f"--batch {' '.join(map(str, batches))}: pass each size once.")
+            raise UsageError(f"--batch {' '.join(map(str, batches))}: pass every size once.")
         if 0 in batches and self.format == OM:
             raise UsageError("--format om needs a fixed batch size. Pass --batch 1 8.")
         list(self._files())
@@ -102,7 +102,7 @@ class ExportCommand:
             yield options, Path(self.outdir) / file_name(self.network, options)
 
     def _compile(self, exported: ExportedFile, chip: str) -> None:
-        """Print the command for atc, and run it for an .om file."""
+        """Print the atc command; for an .om file, also run it."""
         from wav2lip_npu.export.om_export import atc_command, compile_om, write_manifest
 
         write_manifest(exported)
@@ -116,7 +116,7 @@ class ExportCommand:
         else:
             log.info(
                 "atc is not on the PATH: run the command where CANN is installed, and keep the .json file "
-                "beside the .om file"
+                "next to the .om file"
             )
 
 

@@ -42,7 +42,7 @@ COMMANDS = {
     "doctor": Command("doctor", "DoctorCommand", "check this machine, or clips before training on them"),
 }
 _JSON = "--json"
-"""Takes a file name, or nothing for standard output."""
+"""Flag whose value is optional: a file name, or nothing for standard output."""
 _EXIT_TERMINATED, _EXIT_INTERRUPTED = 143, 130
 
 
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(name: str, words: list[str]) -> Any:
-    """Return the options of a command. Raises `UsageError`, or `SystemExit` after tyro printed why."""
+    """Return the options of a command. Raises `UsageError`, or `SystemExit` after tyro prints the reason."""
     import tyro
 
     options = COMMANDS[name].load()
@@ -155,7 +155,7 @@ def _overview() -> str:
 
 
 class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM, as an exception that unwinds as Ctrl-C does."""
+    """SIGTERM, as an exception that unwinds the stack like Ctrl-C."""
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
@@ -163,7 +163,7 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _fail(message: str, code: int) -> int:
-    """Print one line on standard error, whatever a file name in it contains, and return `code`."""
+    """Print one line on standard error, with line breaks in file names escaped, and return `code`."""
     line = message.replace("\r", "\\r").replace("\n", "\\n")
     sys.stderr.write(f"wav2lip-npu: {line}\n".encode("utf-8", "backslashreplace").decode("utf-8"))
     return code

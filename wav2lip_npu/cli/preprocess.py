@@ -23,13 +23,13 @@ class PreprocessCommand:
     """
 
     data_root: str
-    """Folder with videos, at any depth."""
+    """Folder of videos, searched recursively."""
     preprocessed_root: str
-    """Folder for the clips: the clip of a/b.mp4 is a/b. Existing clips are not made again."""
+    """Output folder: the clip of a/b.mp4 is a/b. Existing clips are skipped."""
     options: Annotated[PreprocessOptions, tyro.conf.arg(name="")] = field(default_factory=PreprocessOptions)
 
     def run(self) -> int:
-        """Make the missing clips; return 1 if a video failed, else 0."""
+        """Create the missing clips. Return 1 if a video failed, else 0."""
         log.info("wav2lip-npu %s", __version__)
         try:
             with progress_bar("video") as show:

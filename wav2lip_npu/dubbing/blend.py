@@ -17,7 +17,7 @@ from wav2lip_npu.media.yuv_image import Array, Box, Image, YuvImage, grid_to_box
 
 Blend = Literal["soft", "hard"]
 _BGRA = 4
-# The soft mask, in parts of the face box: a superellipse from below the eyes to the chin with a feathered
+# The soft mask, in fractions of the face box: a superellipse from below the eyes to the chin with a feathered
 # rim. Its top lies just above the middle, where the generator's input is cut off.
 _CENTRE = (0.5, 0.725)
 _RADII = (0.48, 0.265)
@@ -51,7 +51,7 @@ def load_mask(blend: Blend, size: int) -> Mask:
 
 
 def paste(yuv: YuvImage, mouth: Image, box: Box, mask: Mask) -> YuvImage:
-    """Return the image with a mouth in the lower part of a face box.
+    """Return the image with a mouth pasted into the lower part of a face box.
 
     `mouth` is uint8 [S - top_row, S, 3 or 4]: the rows of the generated face from `mask.top_row` on, BGR or
     BGRA; the mask is multiplied by A.
@@ -88,7 +88,7 @@ def _blend(plane: NDArray[np.uint8], patch: Array, box: Box, mask: Mask) -> NDAr
     result: NDArray[np.uint8] = plane.copy()
     under = result[top:bottom, left:right]
     if not mask.exact:
-        # not cubic: its overshoot would change pixels outside the mask
+        # linear: the overshoot of cubic interpolation would change pixels outside the mask
         weights = _resize(mask.weights, inside, size, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT)
         resized = under + weights * (resized - under)
     under[:] = np.clip(np.rint(resized), 0, 255)
@@ -99,7 +99,7 @@ def _resize(patch: Array, box: Box, size: tuple[int, int], interpolation: int, b
     """Return the patch resized to the box, on a canvas of `size` (width, height)."""
     rows, columns = patch.shape
     across, down = (box[2] - box[0]) / columns, (box[3] - box[1]) / rows
-    if min(across, down) < 1:  # shrinking averages over the area of a pixel
+    if min(across, down) < 1:  # average over the area of a pixel when shrinking
         smaller = max(1, round(columns * min(across, 1))), max(1, round(rows * min(down, 1)))
         patch = cv2.resize(patch, smaller, interpolation=cv2.INTER_AREA)
         rows, columns = patch.shape

@@ -1,12 +1,12 @@
 """Match a generated mouth to the filmed face before blending: its colours, and where it is visible.
 
-On a face that the generator was not trained on, its colours are slightly off and its skin is too smooth. The
-colour difference is known on the rim of the mask, where both images show the same skin. Normalised
-convolution (Knutsson and Westin, 1993) extends it inwards, as a smooth substitute for the membrane of
-Poisson image editing (Perez, Gangnet and Blake, 2003). After this correction the two images are equal where
-nothing moves. There the filmed face stays visible, with its sharpness; the generated mouth is visible where
-it differs. Background, hair and collar beside the face stay visible too: their chromaticity, which does not
-depend on shading, differs from that of the nose.
+On a face that the generator was not trained on, the generated colours are slightly off and the skin is too
+smooth. The colour difference is known on the rim of the mask, where both images show the same skin.
+Normalised convolution (Knutsson and Westin, 1993) extends it inwards, as a smooth substitute for the membrane
+of Poisson image editing (Perez, Gangnet and Blake, 2003). After this correction the two images are equal
+where nothing moves. There the filmed face stays visible, with its sharpness; the generated mouth is visible
+where it differs. Background, hair and collar next to the face stay visible too: their chromaticity, which
+does not depend on shading, differs from that of the nose.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torch.nn import functional
 from wav2lip_npu.dubbing.blend import Mask
 
 _COLOUR_BLUR = 0.1
-"""Standard deviation, in parts of the face, of the blur that extends the colour difference inwards."""
+"""Standard deviation, as a fraction of the face, of the blur that extends the colour difference inwards."""
 _DETAIL_BLUR = 0.02
 """Standard deviation of the blur before images are compared: it hides skin texture and keeps lips."""
 _EQUAL, _DIFFERENT = 0.01, 0.035
-"""Differences in parts of white: up to the first the filmed face is visible, from the second the mouth."""
+"""Differences as fractions of white: up to the first, the face is visible; above the second, the mouth."""
 _SKIN, _NO_SKIN = 0.05, 0.1
-"""Distances of chromaticity from the nose: up to the first a pixel is skin, from the second it is not."""
+"""Distances of chromaticity from the nose. Up to the first, a pixel is skin; above the second, it is not."""
 _BLACK = 0.06
 """Sum of colours below which chromaticity tends to 0, so that black is not skin."""
 _FACE_HALF, _SIDE_HALF = 0.2, 0.32
-"""Distances from the centre line in parts of the width: up to the first all is face, from the second a
-pixel may be background."""
+"""Distances from the centre line as fractions of the width. Up to the first, every pixel is face; above the
+second, a pixel may be background."""
 _SPREAD = 5
-"""Pixels to which a difference spreads."""
+"""Pixels over which a difference spreads."""
 _EPSILON = 1e-4
 
 
@@ -58,15 +58,15 @@ class ColourMatcher:
         difference = self._smooth(mouths - faces).abs().amax(dim=1, keepdim=True)
         opacity = ((difference - _EQUAL) / (_DIFFERENT - _EQUAL)).clamp(0, 1)
         opacity = functional.max_pool2d(opacity, _SPREAD, stride=1, padding=_SPREAD // 2)
-        opacity = self._smooth(opacity) * (1 - self._smooth(self._beside(faces)))
+        opacity = self._smooth(opacity) * (1 - self._smooth(self._background(faces)))
         return torch.cat([mouths, opacity], dim=1)
 
     def _smooth(self, values: Tensor) -> Tensor:
         """Return values blurred by `_DETAIL_BLUR`, normalised at the borders."""
         return self._detail_blur(values) / self._detail_weight
 
-    def _beside(self, faces: Tensor) -> Tensor:
-        """Return how certain it is that a pixel is beside the face, [B, 1, rows, columns] in [0, 1]."""
+    def _background(self, faces: Tensor) -> Tensor:
+        """Return how certainly a pixel is background, [B, 1, rows, columns] in [0, 1]."""
         chromaticity = faces / (faces.sum(dim=1, keepdim=True) + _BLACK)
         rows, columns = faces.shape[2:]
         nose = chromaticity[:, :, : rows // 3, columns * 3 // 8 : columns * 5 // 8]

@@ -46,16 +46,16 @@ class Models:
     mel_shift: float = 0.0
     """Frames of 1/25 s by which the audio was shifted in training."""
     is_ours: bool = False
-    """Whether wav2lip-npu trained it, with references that may lie far from the generated frame."""
+    """Whether wav2lip-npu trained the weights, with references that may be far from the generated frame."""
 
     @property
     def engine(self) -> str:
-        """What runs the generator."""
+        """Runtime of the generator: torch, onnx, or om with its NPU."""
         return TORCH if isinstance(self.generator, Wav2Lip) else self.generator.name
 
     @property
     def batch(self) -> int:
-        """Faces per batch: what suits the device, or what an exported file accepts."""
+        """Faces per batch: the default of the device, or the size that an exported file accepts."""
         if isinstance(self.generator, Wav2Lip):
             return devices.BACKENDS[self.device.type].batch
         return self.generator.manifest.batch or FILE_BATCH
@@ -73,21 +73,21 @@ def load_models(
 
     Args:
         checkpoint_path: Weights of a Wav2Lip generator, .pth, .pt or .safetensors; an exported .onnx or .om
-            file; or "starter", the small network inside the package.
+            file; or "starter", the small bundled network.
         detector: "hog", "s3fd", or "auto": s3fd if its weights are installed, else hog.
-        device: "cpu", "cuda", "cuda:1", "npu", "npu:1", or "auto": the first of npu, cuda, cpu that exists.
+        device: "cpu", "cuda", "cuda:1", "npu", "npu:1", or "auto": the first available of npu, cuda, cpu.
         precision: Number format of the generator: "fp32", "bf16", "fp16", or "fp32_strict", which turns off
             the reduced precision that an accelerator uses for fp32.
-        engine: "torch", "onnx", "om", or "auto": the one for the kind of file.
+        engine: "torch", "onnx", "om", or "auto": chosen by the file type.
 
     Returns:
         The loaded networks, for `dub(..., models=...)`, `dub_many` and `run_jobs`.
 
     Raises:
-        CheckpointError: The weights are missing, damaged or of another network.
-        FaceError: The detector is unknown or lacks its weights.
+        CheckpointError: The weights are missing, damaged or for another network.
+        FaceError: The detector is unknown, or its weights are missing.
         DeviceError: The device is unknown or does not exist.
-        UsageError: The options cannot be combined.
+        UsageError: The options conflict.
 
     Example:
         >>> from wav2lip_npu import dub, load_models
@@ -126,14 +126,14 @@ def _move(network: Wav2Lip, device: torch.device, dtype: torch.dtype) -> None:
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             layout = devices.memory_format(device) if parameter.dim() == 4 else torch.contiguous_format
-            # A copy releases the memory map of the file. A new parameter, as a plugin device refuses to
-            # replace the storage of an existing one.
+            # A copy releases the memory map of the file. The parameter is new because a plugin device does
+            # not allow the storage of an existing one to be replaced.
             moved = parameter.detach().to(device, dtype, copy=True, memory_format=layout)
             setattr(module, name, torch.nn.Parameter(moved, requires_grad=False))
 
 
 def _load_exported(engine: str, path: Path, detector: str, device: str, precision: str) -> Models:
-    """Load a generator that an engine runs; everything else runs on the CPU."""
+    """Load an exported generator into its engine; everything else runs on the CPU."""
     if precision != "fp32":
         raise UsageError(f"{path} keeps the precision it was exported with. Remove --precision {precision}.")
     generator = load_engine(engine, path, device)
@@ -161,19 +161,19 @@ class GeneratorRunner:
     def __init__(self, models: Models, batch: int | None, mask: Mask) -> None:
         self.device = models.device
         self.lanes = devices.lanes(models.device)
-        """Threads that may call this object at the same time to use the device fully."""
+        """Number of threads that call this object concurrently to use the device fully."""
         self._models = models
         self._mask = mask
         self._matcher = None if mask.exact else ColourMatcher(mask, models.device)
         self._batch = models.batch if batch is None else max(1, batch // self.lanes)
         self._batch_lock = threading.Lock()
         self._still: tuple[Image, list[Tensor]] | None = None
-        """The last still image and its features."""
+        """The latest still image and its features."""
         self._still_lock = threading.Lock()
 
     @property
     def batch(self) -> int:
-        """Faces per batch; all lanes together hold the number that was asked for."""
+        """Faces per batch of one lane; the lanes together hold the requested number."""
         with self._batch_lock:
             return self._batch
 
@@ -183,7 +183,7 @@ class GeneratorRunner:
         """Return one mouth for each face BGR uint8 [S, S, 3] and mel window [80, 16].
 
         Mouths are uint8 [S - top_row, S, 3 or 4]: BGR, or under a soft mask BGRA, matched to the face, with
-        their opacity. `references` show the identity; by default these are the faces.
+        their opacity. `references` show the identity; by default they are the faces.
 
         A list that repeats one face object is a still image: it is encoded once, also across calls.
         """
@@ -215,7 +215,7 @@ class GeneratorRunner:
         return mouths
 
     def _halve(self, batch: int) -> None:
-        """Use batches of half this size from now on, unless another lane has gone lower."""
+        """Use batches of half this size from now on, unless another lane already uses smaller ones."""
         with self._batch_lock:
             self._batch = max(1, min(self._batch, batch // 2))
             log.warning("out of memory on %s, continuing with batches of %d", self.device, self._batch)
@@ -232,7 +232,7 @@ class GeneratorRunner:
                 mouths.append([])
             elif len(windows) == len(faces):
                 mouths.append(self._decode(windows, tensor, features))
-            else:  # the last bits of a result depend on the batch size: run as if this output were alone
+            else:  # results depend on the batch size in their last bits: run as if this were the only output
                 end = len(windows)
                 some_references = None if references is None else references[:end]
                 mouths.append(self._decode(windows, *self._encode_images(faces[:end], some_references)))

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import GeneratorRunner
 
 FACE_SIZE = 96
-"""That of `models.networks`, whose import would load torch."""
+"""Same as in `models.networks`, whose import would load torch."""
 MelWindows = Callable[[int], Mel | None]
-"""Returns the mel window float32 [80, 16] of a frame index, None from where no mouths are needed."""
+"""Returns the mel window float32 [80, 16] of a frame index; None from the first frame that needs no mouth."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def generate(
 ) -> Iterator[DubbedFrame]:
     """Yield each frame with its mouths, generated batch by batch.
 
-    The reference of a face is the face itself, or what `smoother` makes of it.
+    The reference of a face is the face itself, or the result of `smoother`.
     """
 
     def run(batch: _Batch) -> list[DubbedFrame]:
@@ -53,13 +53,13 @@ def generate(
     with device.shared_cores(runner.device) as prepare:
         for dubbed in map_in_threads(run, _batches(tracked, runner.batch, smoother), runner.lanes, prepare):
             dubbed.reverse()
-            while dubbed:  # pop, as a list would hold frames that the consumer has released
+            while dubbed:  # pop: the list would keep frames alive that the consumer has released
                 yield dubbed.pop()
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Consecutive frames; faces, and references if they differ, of those that have a face."""
+    """Consecutive frames, with the faces, and references if they differ, of the frames that have a face."""
 
     frames: list[TrackedFrame] = field(default_factory=list)
     faces: list[Image] = field(default_factory=list)
@@ -85,7 +85,7 @@ def _batches(
             if len(batch.faces) == size or len(batch.frames) == 2 * size:
                 yield batch
                 batch = _Batch()
-    except Exception as error:  # raised after the frames before it, which a short output may need
+    except Exception as error:  # raised later: a short output may need only the frames before it
         failure = error
     if batch.frames:
         yield batch

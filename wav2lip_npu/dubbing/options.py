@@ -16,12 +16,12 @@ from wav2lip_npu.options import check_choices, group
 
 _MAX_FPS = 1000
 _MAX_FPS_DENOMINATOR = 1001
-"""That of the broadcast rates."""
+"""Denominator of the broadcast rates, such as 30000/1001."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DubOptions:
-    """How one video is dubbed.
+    """Options for dubbing one video.
 
     Raises:
         UsageError: A value is unknown or out of range.
@@ -29,13 +29,13 @@ class DubOptions:
     """
 
     faces: Annotated[FaceOptions, group("face")] = field(default_factory=FaceOptions)
-    """How the face is found."""
+    """Detection and tracking of the face."""
     geometry: Annotated[Geometry, group("frame geometry")] = field(default_factory=Geometry)
     """Changes to the size and orientation of each frame."""
     encode: Annotated[EncodeOptions, group("encoder")] = field(default_factory=EncodeOptions)
-    """How the output is compressed."""
+    """Compression of the output."""
     blend: Blend = "soft"
-    """How the mouth is pasted: soft (lower face, feathered edge) or hard (whole box, as the original)."""
+    """How the mouth is pasted: soft (lower face, feathered edge) or hard (whole box, like the original)."""
     extend: Literal["loop", "pingpong", "hold"] = "loop"
     """If the audio is longer than the video: loop, pingpong (back and forth) or hold (the last frame)."""
     static: bool = False
@@ -43,7 +43,7 @@ class DubOptions:
     fps: float = 25
     """Frames per second of the output for a still image. A video keeps its own frame rate."""
     mel_shift: float | None = None
-    """Frames of 1/25 s by which the audio is moved relative to the video; negative delays the mouth.
+    """Frames of 1/25 s by which to shift the audio relative to the video; negative values delay the mouth.
     None: the shift that the checkpoint was trained with."""
     wav2lip_batch_size: int | None = None
     """Faces per generator batch. None: chosen for the device."""
@@ -52,7 +52,9 @@ class DubOptions:
         """Check the values."""
         check_choices(self)
         if self.wav2lip_batch_size is not None and self.wav2lip_batch_size < 1:
-            raise UsageError(f"--wav2lip_batch_size {self.wav2lip_batch_size} is not at least 1.")
+            raise UsageError(
+                f"--wav2lip_batch_size {self.wav2lip_batch_size} is out of range. Pass at least 1."
+            )
         if not 0 < self.fps <= _MAX_FPS:
             raise UsageError(f"--fps {self.fps:g} is out of range. Pass a rate above 0, at most {_MAX_FPS}.")
 

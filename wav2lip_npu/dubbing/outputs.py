@@ -1,4 +1,4 @@
-"""One output of a dub: its audio, and the way from mouths to a video file."""
+"""Write one output of a dub: read its audio, paste its mouths, encode its video file."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
 
 Progress = Callable[[int, int], None]
-"""Called with the number of frames written so far, and of all frames."""
+"""Called with the number of frames written so far and the total."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """An audio and the video file to write for it."""
+    """An audio file and the video file to write for it."""
 
     audio: str | os.PathLike[str]
     """Audio file, or a video with audio."""
     outfile: str | os.PathLike[str]
     """Video to write: .mp4, .mov, .mkv or .avi."""
     comment: str = ""
-    """Text that is added to the comment in the metadata of the video."""
+    """Text appended to the comment in the metadata of the video."""
     progress: Progress | None = None
     on_done: Callable[[DubReport], None] | None = None
     """Called when the video is complete, even if other outputs of the same pass are not."""
 
     def check(self, face: str | os.PathLike[str]) -> None:
-        """Raise `MediaError` if a file cannot be opened or written, or the output is an input."""
+        """Raise `MediaError` if a file cannot be opened or written, or if the output is also an input."""
         out = self.outfile
         for path in (face, self.audio):
             if os.path.exists(path) and os.path.exists(out) and os.path.samefile(path, out):
@@ -63,8 +63,8 @@ class Output:
 class OutputWriter:
     """Writes one output of a pass over a face video.
 
-    `stopwatch` has the times of the stages that all outputs share. Raises `MediaError` if the audio cannot be
-    read.
+    `stopwatch` holds the times of the stages that all outputs share. Raises `MediaError` if the audio cannot
+    be read.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class OutputWriter:
         self._mel_shift = models.mel_shift if options.mel_shift is None else options.mel_shift
         audio = load_audio(output.audio)
         self._fps = options.output_fps(info)
-        # In a thread, as the import of librosa takes as long as decoding and tracking the first frames.
+        # In a thread: importing librosa takes as long as decoding and tracking the first frames.
         thread = ThreadPoolExecutor(1, thread_name_prefix="mel")
         self._mel = thread.submit(log_mel, _padded(audio))
         thread.shutdown(wait=False)
@@ -95,15 +95,15 @@ class OutputWriter:
         return mel_window(self._mel.result(), index, self._fps, self._mel_shift)
 
     def write(self, dubbed: Iterator[DubbedFrame], number: int, num_outputs: int, depth: int) -> DubReport:
-        """Write the video with the mouths of this `number`, the position of this output in the pass.
+        """Write the video with the mouths at position `number`, that of this output in the pass.
 
-        At most `depth` frames wait for the encoder. Raises `MediaError` and `FaceError`; then the output
-        file is as it was before.
+        At most `depth` frames wait for the encoder. Raises `MediaError` and `FaceError`; the output file is
+        then unchanged.
         """
         stopwatch = Stopwatch()
         recorder = FrameRecorder(self._info.path, self._fps, self._options.faces.no_face == "error")
-        own = itertools.islice(stopwatch.wait("blend", dubbed), self.frames)
-        blended = prefetch(stopwatch.work("blend", self._blend(own, number)), depth)
+        needed = itertools.islice(stopwatch.wait("blend", dubbed), self.frames)
+        blended = prefetch(stopwatch.work("blend", self._blend(needed, number)), depth)
         start = perf_counter()
         try:
             with contextlib.closing(blended):
@@ -125,11 +125,11 @@ class OutputWriter:
         return report
 
     def _blend(self, dubbed: Iterable[DubbedFrame], number: int) -> Iterator[tuple[TrackedFrame, YuvImage]]:
-        """Yield the images with their mouths. Those without a face are the decoded ones, unchanged."""
+        """Yield the images with their mouths; images without a face are passed on unchanged."""
         damper: SilenceDamper | None = None
         for item in dubbed:
             tracked, mouth = item.tracked, item.mouths[number]
-            # A mouth that is pasted as the original pastes it is the original's in pauses too.
+            # Hard blending reproduces the original, also in pauses.
             if not self._mask.exact:
                 damper = damper or SilenceDamper(self._mel.result(), self._fps, self._mel_shift)
                 mouth = damper(tracked.frame.index, mouth, tracked.cut)
@@ -148,7 +148,7 @@ class OutputWriter:
                 progress(count, self.frames)
 
     def _comment(self) -> str:
-        """Return the comment for the metadata of the file."""
+        """Return the comment for the metadata of the video."""
         models = self._models
         name = models.weights.name.encode("utf-8", "replace").decode()
         about = f"wav2lip-npu {__version__}, weights {name} (sha256 {models.digest})"

@@ -38,7 +38,7 @@ _QUEUE_BYTES = 24 << 20
 """Bytes of frames that may wait between two stages."""
 _MAX_QUEUE = 16
 _OF_MODELS = ("checkpoint_path", "device", "precision", "engine")
-"""Options of `load_models` that are none of `dub`."""
+"""Options of `load_models` that `dub` does not accept."""
 
 
 def dub(
@@ -51,7 +51,7 @@ def dub(
     progress: Progress | None = None,
     **values: Any,
 ) -> DubReport:
-    """Dub a face video or image with an audio. The output lasts as long as the audio.
+    """Lip-sync a face video or image to an audio file. The output lasts as long as the audio.
 
     Args:
         face: Video or image with the face, in any format.
@@ -60,14 +60,14 @@ def dub(
             complete.
         models: Networks from `load_models`, to load them once for several dubs, or a function that returns
             them, called after the files have been checked. Their detector replaces the option `detector`.
-            Default: the weights inside the package, on the first of npu, cuda, cpu that exists.
-        options: How to dub. Default: `DubOptions()`.
-        progress: Called with the number of frames written so far, and of all frames.
+            Default: the bundled weights, on the first available of npu, cuda, cpu.
+        options: Options of the dub. Default: `DubOptions()`.
+        progress: Called with the number of frames written so far and the total.
         **values: Options by name, at any nesting: `resize_factor=2, crf=18, no_face="error"`. They override
             `options`.
 
     Returns:
-        What was dubbed: frames, spans without a face, seconds per stage.
+        The report: frames, spans without a face, seconds per stage.
 
     Raises:
         MediaError: A file cannot be read or written, or the output is also an input.
@@ -103,18 +103,19 @@ def dub_many(
 ) -> list[DubReport | Exception]:
     """Dub a face video with several audios in one pass: its frames are decoded, tracked and encoded once.
 
-    Each output is byte for byte what `dub` writes for its audio alone, and fails alone.
+    Each output is byte for byte what `dub` writes for its audio alone, and fails without affecting the
+    others.
 
     Args:
         face: Video or image with the face, in any format.
-        outputs: Pairs of audio and file to write, or `Output` objects, which also take a progress callback.
+        outputs: Pairs of audio and file to write, or `Output` objects, which may have a progress callback.
         models: See `dub`.
         options: See `dub`.
-        memory: Boxes found earlier in this video, which this dub extends.
+        memory: Boxes detected earlier in this video, which this dub extends.
         **values: See `dub`.
 
     Returns:
-        For each output, in order, its report, or the exception that it failed with.
+        For each output, in order, its report or the exception that it failed with.
 
     Raises:
         MediaError: The face video cannot be read.
@@ -209,22 +210,22 @@ def _write_all(
 
         frames = stage("decode", _frames(info, options))
         tracked = find_faces(stopwatch.wait("faces", frames), models.detector, options.faces, memory)
-        # Cut off after tracking, not before: the last boxes depend on later frames, and must be the same
-        # for every length of audio.
+        # Cut off after tracking, not before: the last boxes depend on later frames, and must not depend on
+        # the length of the audio.
         tracked = stage("faces", itertools.islice(tracked, longest))
         windows = [writer.mel_window for writer in writers]
         smoother = _smoother(info, models, options)
         dubbed = stage("generate", generate(stopwatch.wait("generate", tracked), windows, runner, smoother))
-        depth_each = max(2, depth // len(writers))
+        output_depth = max(2, depth // len(writers))
         consumers = [
-            functools.partial(writer.write, number=number, num_outputs=len(writers), depth=depth_each)
+            functools.partial(writer.write, number=number, num_outputs=len(writers), depth=output_depth)
             for number, writer in enumerate(writers)
         ]
-        return fan_out(dubbed, consumers, depth_each)
+        return fan_out(dubbed, consumers, output_depth)
 
 
 def _frames(info: VideoInfo, options: DubOptions) -> Iterator[Frame]:
-    """Yield frames without end: the extended video, its first frame, or the image."""
+    """Yield frames endlessly: the extended video, its first frame, or the image."""
     if info.is_image or not options.static:
         yield from read_frames(info, loop=options.extend, geometry=options.geometry)
         return
@@ -233,7 +234,7 @@ def _frames(info: VideoInfo, options: DubOptions) -> Iterator[Frame]:
 
 
 def _smoother(info: VideoInfo, models: Models, options: DubOptions) -> ReferenceSmoother | None:
-    """Return what smooths references, for networks of wav2lip-npu on moving faces."""
+    """Return the smoother of references; None for a still face, and for networks from elsewhere."""
     is_still = info.is_image or options.static
     if is_still or options.blend == "hard" or not models.is_ours:
         return None

@@ -1,4 +1,4 @@
-"""The report of a dub: what was dubbed, and how long each stage took."""
+"""The report of a dub: files, frames, faces, and seconds per stage."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class DubReport:
     detector: str
     device: str
     engine: str
-    """What ran the generator: torch, onnx, or om and its NPU."""
+    """Runtime of the generator: torch, onnx, or om with its NPU."""
     precision: str
     width: int
     """Pixels of the output."""
@@ -46,15 +46,15 @@ class DubReport:
     dubbed_frames: int
     """Frames with a face."""
     faceless_spans: list[tuple[int, int]]
-    """First and last frame of each run of frames without a face, which stay unchanged."""
+    """First and last frame of each span without a face, whose frames stay unchanged."""
     cuts: list[int]
-    """Frames that start a new scene, or a new round of a looped video."""
+    """Frames that start a new scene, or a new pass of a looped video."""
     takes: int
     """Outputs that were dubbed from the face video in the same pass, including this one."""
     seconds: float
     """Wall time."""
     seconds_per_stage: dict[str, float]
-    """Time of each stage without waiting for other stages. The stages run at the same time."""
+    """Time of each stage, excluding the time it waits for other stages. The stages run concurrently."""
     frames_per_second: float
     """Frames of the output per second of wall time."""
     peak_memory_bytes: int
@@ -65,14 +65,14 @@ class DubReport:
     """Versions of wav2lip-npu, Python and the libraries."""
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the report as JSON; `path` is replaced at once."""
+        """Write the report as JSON; `path` is replaced atomically."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=True) + "\n"
         with replacing(path) as part:
             part.write_text(text, encoding="utf-8")
 
 
 class Stopwatch:
-    """Seconds that each stage of a chain of generators works, without waiting for the stage before it.
+    """Seconds of work of each stage in a chain of generators, excluding waits for the previous one.
 
     Thread-safe: each stage counts in its own thread.
     """
@@ -83,7 +83,7 @@ class Stopwatch:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds of each stage up to now."""
+        """Seconds of each stage so far."""
         with self._lock:
             return dict(self._seconds)
 
@@ -121,7 +121,7 @@ class Stopwatch:
 
 
 class FrameRecorder:
-    """Records for the report where faces, gaps and cuts are, and stops the dub if there is no face.
+    """Records faces, gaps and cuts for the report, and stops the dub if no frame has a face.
 
     `must_have_face` makes every frame without a face an error.
     """
@@ -143,7 +143,7 @@ class FrameRecorder:
             if tracked.cut and index:
                 self.cuts.append(index)
             if not self.dubbed_frames and tracked.frame.source <= source:
-                break  # the video starts again, and no frame of it has a face
+                break  # the video has restarted, and none of its frames has a face
             source = tracked.frame.source
             if tracked.box is None:
                 self._add_faceless(index)
@@ -165,7 +165,7 @@ class FrameRecorder:
         self.faceless_spans.append((first, index))
 
     def _check_span(self, index: int) -> None:
-        """Raise `FaceError` if a span without a face ended before this frame and that is not allowed."""
+        """Raise `FaceError` if `must_have_face` is set and a span without a face ends before this frame."""
         if self._must_have_face and self.faceless_spans and self.faceless_spans[-1][1] == index - 1:
             first, last = self.faceless_spans[-1]
             raise FaceError(

@@ -16,26 +16,26 @@ from wav2lip_npu.mel import TRAINING_FPS, Mel, mel_window
 _REFERENCE_DECAY = 0.9
 """Weight of the previous reference at 25 fps while the head is still."""
 _MOTION = 20.0
-"""Grey levels, RMS: a difference of the upper face that means the head has moved."""
+"""Difference of the upper face, in grey levels RMS, above which the head has moved."""
 _PAUSE_DECAY = 0.7
 """Weight of the previous mouth at 25 fps in a pause."""
 _BELOW_SPEECH = 1.3
 """Loudness of a pause below the loud parts of a recording, in mel units of 12.5 dB."""
 _SILENCE = -2.4
-"""Mel. A recording whose loud parts are below it, some -60 dB, holds no speech."""
+"""Mel level, about -60 dB. A recording whose loud parts are below it contains no speech."""
 _LOUD_PERCENTILE = 95
 """Percentile of the loudness of mel columns that represents the loud parts."""
 
 
 def pauses(mel: Mel) -> np.ndarray:
-    """Return which columns of a mel [80, T] hold no speech, bool [T], judged by the whole recording."""
+    """Return which columns of a mel [80, T] contain no speech, bool [T], relative to the whole recording."""
     level = mel.mean(axis=0)
     loud = float(np.percentile(level, _LOUD_PERCENTILE))
     return np.asarray(level < (np.inf if loud < _SILENCE else loud - _BELOW_SPEECH))
 
 
 class ReferenceSmoother:
-    """Averages the last faces of a video into the reference, as far as the head keeps still."""
+    """Averages the latest faces of a video into the reference while the head keeps still."""
 
     def __init__(self, fps: Fraction) -> None:
         self._decay = np.float32(_REFERENCE_DECAY ** (TRAINING_FPS / float(fps)))
@@ -44,7 +44,7 @@ class ReferenceSmoother:
     def __call__(self, face: Image, cut: bool = False) -> Image:
         """Return the reference, uint8 [S, S, 3], for the next face of that shape.
 
-        `cut` says whether a new scene begins with this face.
+        `cut` is True if a new scene begins with this face.
         """
         now = face.astype(np.float32)
         if self._mean is None or cut:
@@ -58,7 +58,7 @@ class ReferenceSmoother:
 
 
 class SilenceDamper:
-    """Damps mouth motion of one video in pauses of its audio. Takes the frames in order."""
+    """Damps mouth motion of one video in pauses of its audio. Call it once per frame, in order."""
 
     def __init__(self, mel: Mel, fps: Fraction, mel_shift: float) -> None:
         self._pauses, self._fps, self._mel_shift = pauses(mel)[None], fps, mel_shift
@@ -68,7 +68,7 @@ class SilenceDamper:
     def __call__(self, index: int, mouth: Image | None, cut: bool = False) -> Image | None:
         """Return the mouth uint8 [rows, S, channels] of a frame, damped in a pause; None stays None.
 
-        `cut` says whether a new scene begins with this frame.
+        `cut` is True if a new scene begins with this frame.
         """
         if mouth is None:
             self._mean = None

@@ -45,7 +45,7 @@ class OnnxEngine:
         model, self.manifest = read_onnx(path, "generator")
         parts = [decoder_part(model), encoder_part(model)]
         del model  # graphs are large: free each copy once its session exists
-        threads = devices.threads_beside_lanes()
+        threads = devices.shared_runtime_threads()
         self._encode, self._decode = (
             make_file_session(path, parts.pop().SerializeToString(), threads) for _ in range(2)
         )

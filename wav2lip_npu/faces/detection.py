@@ -1,4 +1,4 @@
-"""Face detections: their type, the detector protocol, and the search of whole frames."""
+"""Face detections: their type, the detector protocol, and detection in whole frames."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from wav2lip_npu.media.yuv_image import Box, Image, YuvImage
 
 MIN_SIDE = 16
-"""Pixels. Smaller frames are not searched."""
+"""Pixels. No faces are detected in smaller frames."""
 _MAX_ENLARGEMENT = 2.0
-"""A frame is enlarged no further than this for the search: beyond it no detail is gained."""
+"""Largest factor by which a frame is enlarged for detection: larger ones add no detail."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Detector(Protocol):
     name: str
     """Name in `--detector`."""
     short_side: int
-    """Pixels. A whole frame is searched on a copy of this size."""
+    """Pixels. Faces in a whole frame are detected on a copy of this size."""
     face_side: int
     """Pixels. A single face is measured most accurately at this size."""
     views: int
@@ -53,7 +53,7 @@ class Detector(Protocol):
 
 
 def search_frames(frames: Sequence[YuvImage], detector: Detector) -> list[list[Detection]]:
-    """Return the faces anywhere in each frame, in its pixels, detected on a copy of `detector.short_side`."""
+    """Return all faces of each frame, in its pixels, detected on a copy of `detector.short_side`."""
     detections: list[list[Detection]] = [[] for _ in frames]
     usable = [i for i, frame in enumerate(frames) if min(frame.width, frame.height) >= MIN_SIDE]
     copies = [_scaled(frames[i], detector.short_side) for i in usable]

@@ -1,4 +1,4 @@
-"""Load a face detector by name. Weights are never downloaded: an error names where to put missing ones."""
+"""Load a face detector by name. Weights are never downloaded: an error names the path for missing ones."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ log = logging.getLogger(__name__)
 DetectorName = Literal["auto", "hog", "s3fd"]
 
 # From dlib's square HOG box (brows to chin, cheek to cheek) to S3FD's, in units of the square's side:
-# fitted on data/photos/one_face_450.jpg and checked by eye on 15 photos and clips.
+# fitted on one photo and checked by eye on 15 photos and clips.
 _HOG_WIDTH, _HOG_HEIGHT, _HOG_DOWN = 1.10, 1.25, -0.07
 _HOG_MIN_SCORE = -0.4
-"""SVM score of dlib. Its own threshold is 0, which becomes a confidence of 0.5."""
+"""SVM score of dlib. dlib's own threshold is 0, which becomes a confidence of 0.5."""
 
 
 def load_detector(name: str, device: str = HOST) -> Detector:
-    """Return the detector with this name; `device` is used by those that run on torch.
+    """Return the detector with this name; `device` applies to detectors that run on torch.
 
-    Raises `FaceError` for an unknown name, and for weights that are missing or damaged.
+    Raises `FaceError` for an unknown name and for missing or damaged weights.
     """
     if name == "auto":
         has_weights = find_weights() is not None
@@ -51,12 +51,12 @@ def weights_files() -> dict[str, list[Path]]:
 
 
 class HogDetector:
-    """The frontal face detector of dlib: gradient histograms, a model inside the library, 80 ns per pixel."""
+    """The frontal face detector of dlib: gradient histograms, weights inside the library, 80 ns per pixel."""
 
     name = "hog"
     # The template is 80 px wide, so at 720 px it detects a face of a ninth of the short side.
     short_side = 720
-    # A face a little above the template has a pyramid level on either side of its own.
+    # A face slightly larger than the template has a pyramid level on either side of its own.
     face_side = 112
     # The pyramid steps by 1.2 in size and by 8 px in position. Crops that step by 1.2 ** (1 / views)
     # average that out.

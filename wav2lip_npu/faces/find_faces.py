@@ -23,23 +23,23 @@ from wav2lip_npu.media.yuv_image import Box, YuvImage
 from wav2lip_npu.options import check_choices
 
 MIN_SCORE = 0.5
-"""Least score of a detection that may start a track."""
+"""Minimum score of a detection that starts a track."""
 _MIN_VISIBLE = 0.25
-"""Share of a box that must lie inside the frame."""
+"""Minimum share of a box inside the frame."""
 _MIN_SIDE = 4
-"""Pixels. A smaller box holds no face."""
+"""Pixels. Smaller boxes are ignored."""
 _COSTS: dict[str, Callable[[Pose, int, int], float]] = {
     "largest": lambda pose, width, height: -pose.side,
     "left": lambda pose, width, height: pose.x,
     "right": lambda pose, width, height: -pose.x,
     "center": lambda pose, width, height: math.hypot(pose.x - width / 2, pose.y - height / 2),
 }
-"""Of a pose and the size of the frame, by `face_select`. The face with the least cost is chosen."""
+"""Cost functions of a pose and the frame size, by `face_select`. The face with the lowest cost is chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FaceOptions:
-    """How the face is found.
+    """Options for detecting and tracking the face.
 
     Raises:
         UsageError: A value is unknown or out of range.
@@ -49,15 +49,15 @@ class FaceOptions:
     detector: DetectorName = "auto"
     """Face detector. auto: s3fd if its weights are installed, else hog."""
     face_select: str = "largest"
-    """Which face, if there are several: largest, left, right, center, or X,Y, a point on it in pixels."""
+    """Face to use if there are several: largest, left, right, center, or X,Y, a point on it in pixels."""
     no_face: Literal["keep", "error"] = "keep"
-    """Frames without a face: keep them unchanged, or stop with an error."""
+    """What to do with frames without a face: keep them unchanged, or stop with an error."""
     pads: tuple[int, int, int, int] = (0, 10, 0, 0)
     """Pixels added to the detected box: top bottom left right."""
     box: tuple[int, int, int, int] = (-1, -1, -1, -1)
-    """Constant face box instead of detection, in pixels: top bottom left right. Not padded."""
+    """Constant face box in pixels, instead of detection: top bottom left right. It is not padded."""
     nosmooth: bool = False
-    """Detect in every frame, and use the boxes unsmoothed."""
+    """Detect the face in every frame and do not smooth the boxes."""
     face_det_batch_size: int = 16
     """Frames per detector call with --nosmooth."""
 
@@ -67,10 +67,12 @@ class FaceOptions:
         if self.face_select not in _COSTS and self.point is None:
             raise UsageError(
                 f"unknown --face_select {self.face_select!r}. "
-                f"Pass {', '.join(_COSTS)}, or X,Y: a point on the face in pixels, as 640,360."
+                f"Pass {', '.join(_COSTS)}, or X,Y: a point on the face in pixels, such as 640,360."
             )
         if self.face_det_batch_size < 1:
-            raise UsageError(f"--face_det_batch_size {self.face_det_batch_size} is not at least 1.")
+            raise UsageError(
+                f"--face_det_batch_size {self.face_det_batch_size} is out of range. Pass at least 1."
+            )
 
     @property
     def has_constant_box(self) -> bool:
@@ -79,7 +81,7 @@ class FaceOptions:
 
     @property
     def point(self) -> tuple[float, float] | None:
-        """The X,Y of `face_select`, None if it is a word."""
+        """The X,Y of `face_select`; None if it is a word."""
         try:
             x, y = (float(part) for part in self.face_select.split(","))
         except ValueError:
@@ -100,9 +102,9 @@ def find_faces(
 ) -> Iterator[TrackedFrame]:
     """Yield each frame with the padded box of its face, or None; order and number of frames are kept.
 
-    Holds at most `tracker.LOOK_AHEAD` frames, fewer if they are large. A source that comes again, or that
-    `memory` knows, gets the box that it had, without detection. Closes `frames` at the end if it can be
-    closed. Raises `FaceError` when `options.box` is not inside a frame.
+    Holds at most `tracker.LOOK_AHEAD` frames, fewer if they are large. A source that is repeated or in
+    `memory` gets its earlier box without detection. Closes `frames` at the end if it has a `close` method.
+    Raises `FaceError` when `options.box` is not inside a frame.
     """
     memory = FaceMemory() if memory is None else memory
     stage = _stage(detector, options)
@@ -183,7 +185,7 @@ class _EveryFrame:
 
 
 def rank(detections: Sequence[Detection], options: FaceOptions, width: int, height: int) -> list[Detection]:
-    """Return the detections that are certainly faces, the one that `options.face_select` asks for first."""
+    """Return the detections that are certainly faces, ordered by `options.face_select`."""
 
     def cost(detection: Detection) -> float:
         pose = Pose.of_box(detection.box)
@@ -198,7 +200,7 @@ def rank(detections: Sequence[Detection], options: FaceOptions, width: int, heig
 
 
 def padded(box: Box, options: FaceOptions, planes: YuvImage) -> Box | None:
-    """Return the box with `options.pads`, clipped to the frame; None when most of it lies outside."""
+    """Return the box with `options.pads`, clipped to the frame; None if most of it lies outside."""
     top, bottom, left, right = options.pads
     whole = box + np.array([-left, -top, right, bottom], np.float32)
     limit = np.array([planes.width, planes.height, planes.width, planes.height], np.float32)

@@ -1,4 +1,4 @@
-"""Boxes found earlier, so that a looped video, a still image or a second dub is searched only once."""
+"""Boxes of earlier frames, so that a looped video, a still image or a second dub needs no new detection."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class FaceMemory:
 
     @property
     def has_grown(self) -> bool:
-        """Whether more is known than at construction."""
+        """Whether frames were added since construction."""
         count, was_complete = self._at_start
         return len(self._boxes) > count or (self.is_complete and not was_complete)
 
     def expect_frames(self, count: int) -> None:
-        """Clear the memory if it ends before this number of frames.
+        """Clear the memory if it has fewer frames than this.
 
         Tracking that starts in the middle would give other boxes than tracking from the first frame.
         """
@@ -49,7 +49,7 @@ class FaceMemory:
             self._cuts.clear()
 
     def to_array(self) -> NDArray[np.float32]:
-        """Return float32 [N, 5]: of each source its box, NaN without a face, and 1 at a scene cut, else 0."""
+        """Return float32 [N, 5]: the box of each source, NaN without a face, and 1 at a scene cut, else 0."""
         rows = np.full((len(self._boxes), 5), np.nan, np.float32)
         for row, box, cut in zip(rows, self._boxes, self._cuts, strict=True):
             if box is not None:
@@ -58,18 +58,18 @@ class FaceMemory:
         return rows
 
     def knows(self, source: int) -> bool:
-        """Return whether a frame of this source was tracked before."""
+        """Return whether a frame of this source has been tracked."""
         return source in self._position
 
     def expect(self, source: int) -> None:
-        """Add a new source; it comes after all others, and follows a jump unless the last one came last."""
+        """Append a new source; it follows a jump unless the previous frame was the last known source."""
         position = len(self._position)
         if self._last != position - 1:
             self._jumps.add(position)
         self._position[source] = self._last = position
 
     def store(self, tracked: TrackedFrame) -> TrackedFrame:
-        """Keep the box of a new source; return the frame, marked as a cut if it follows a jump."""
+        """Store the box of a new source; return the frame, marked as a cut if it follows a jump."""
         jumped = len(self._boxes) in self._jumps
         self._boxes.append(tracked.box)
         self._cuts.append(tracked.cut)

@@ -21,7 +21,7 @@ Luma = NDArray[np.uint8]
 Array = NDArray[Any]
 
 _FACE_PX = 90
-"""A face is shrunk to about this size before it is tracked: enough for 1/50 pixel per point."""
+"""Size to which a face is shrunk for tracking: enough for a precision of 1/50 pixel per point."""
 _MAX_POINTS = 60
 _MIN_POINTS = 8
 _FLOW = {
@@ -61,7 +61,7 @@ class Pose:
 
 
 def move(before: Luma, after: Luma, pose: Pose, velocity: tuple[float, float] = (0.0, 0.0)) -> Pose | None:
-    """Return the pose in `after` of the face at `pose` in `before`; None when it cannot be tracked.
+    """Return the pose in `after` of the face at `pose` in `before`; None if it cannot be tracked.
 
     Both are uint8 [H, W]. `velocity` in pixels per frame is the initial guess.
     """
@@ -76,7 +76,7 @@ def move(before: Luma, after: Luma, pose: Pose, velocity: tuple[float, float] = 
 def _by_points(before: Luma, after: Luma, pose: Pose, guess: tuple[float, float]) -> Pose | None:
     """Fit a similarity transform to corners of the upper face."""
     step = max(1, round(pose.side / _FACE_PX))
-    # Both frames are cropped on the same lattice, so a face at rest is sampled the same way twice.
+    # Both frames are cropped on the same lattice, so that a still face is sampled identically in both.
     reach = 0.75 * pose.side + 8 * step
     left = _lattice(pose.x - reach + min(0.0, guess[0]), step, before.shape[1])
     right = _lattice(pose.x + reach + max(0.0, guess[0]), step, before.shape[1])
@@ -107,16 +107,16 @@ def _by_points(before: Luma, after: Luma, pose: Pose, guess: tuple[float, float]
 
 
 def track_points(before: Luma, after: Luma, start: Array, shift: Array) -> tuple[Array, Array]:
-    """Return the points float32 [P, 1, 2] of `before` in `after`, and bool [P]: which were tracked reliably.
+    """Return the points float32 [P, 1, 2] of `before` in `after`, and bool [P], whether each is reliable.
 
     `shift` in pixels is the initial guess for all points. A point is reliable when tracking it back ends
     within half a pixel of its start.
     """
     flags = cv2.OPTFLOW_USE_INITIAL_FLOW
-    end, found, _ = cv2.calcOpticalFlowPyrLK(before, after, start, start + shift, flags=flags, **_FLOW)  # type: ignore[call-overload]
-    back, found_back, _ = cv2.calcOpticalFlowPyrLK(after, before, end, start.copy(), flags=flags, **_FLOW)  # type: ignore[call-overload]
+    end, status, _ = cv2.calcOpticalFlowPyrLK(before, after, start, start + shift, flags=flags, **_FLOW)  # type: ignore[call-overload]
+    back, back_status, _ = cv2.calcOpticalFlowPyrLK(after, before, end, start.copy(), flags=flags, **_FLOW)  # type: ignore[call-overload]
     error = np.linalg.norm(back - start, axis=2).ravel()
-    return end, (found.ravel() == 1) & (found_back.ravel() == 1) & (error < 0.5)
+    return end, (status.ravel() == 1) & (back_status.ravel() == 1) & (error < 0.5)
 
 
 def _lattice(edge: float, step: int, limit: int) -> int:

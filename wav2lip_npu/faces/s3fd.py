@@ -30,7 +30,7 @@ S3FD_PATHS = (
     Path("checkpoints/s3fd-619a316812.pth"),
     Path("face_detection/detection/sfd/s3fd.pth"),
 )
-"""Where weights are looked for, relative to the working directory."""
+"""Paths at which weights are searched, relative to the working directory."""
 S3FD_MEANS = (104.0, 117.0, 123.0)
 """Subtracted from BGR pixels, as S3FD was trained. The copy in Wav2Lip swapped the channels."""
 _VARIANCES = (0.1, 0.2)
@@ -38,7 +38,7 @@ _VARIANCES = (0.1, 0.2)
 _CANDIDATE_SCORE, _MIN_SCORE, _MAX_OVERLAP = 0.05, 0.5, 0.3
 """Thresholds of Wav2Lip and face-alignment."""
 _MAX_GROWTH = 50.0
-"""Bound of log sizes before scaling, so that no weights overflow the exponential."""
+"""Bound of log sizes before scaling, so that the exponential cannot overflow."""
 
 
 class S3fdDetector:
@@ -102,7 +102,7 @@ def decode(outputs: Sequence[NDArray[np.float32]], threshold: float = _CANDIDATE
 
 
 def suppress(candidates: Boxes, max_overlap: float) -> Boxes:
-    """Return the candidates without those that a better one overlaps by more than this IoU, best first."""
+    """Return the candidates that no better one overlaps by more than this IoU, best first."""
     from face_alignment.detection.sfd.bbox import nms
 
     best_first = candidates[np.argsort(-candidates[:, 4], kind="stable")]
@@ -129,9 +129,9 @@ def s3fd_path() -> Path:
 
 
 def load_s3fd(path: Path | None = None) -> nn.Module:
-    """Return S3FD in eval mode with the weights of a file, by default of `s3fd_path()`.
+    """Return S3FD in eval mode with the weights of a file, by default `s3fd_path()`.
 
-    Raises `FaceError` when the weights are missing, damaged or of another network.
+    Raises `FaceError` if the weights are missing, damaged or for another network.
     """
     path = path or s3fd_path()
     from face_alignment.detection.sfd.net_s3fd import s3fd

@@ -15,11 +15,11 @@ _MIN_POINTS = 10
 _MIN_TRACKED = 0.35
 """Share of corners that can be tracked within a scene. Across a cut, few can."""
 _MIN_CORRELATION = 0.6
-"""Between the centre of a frame and the next frame, when a pan is too fast for corners."""
+"""Minimum correlation of the centre of a frame with the next frame, when a pan is too fast for corners."""
 
 
 class SceneCuts:
-    """Compares each frame with the one before."""
+    """Compares each frame with the previous one."""
 
     def __init__(self) -> None:
         self._last: Luma | None = None

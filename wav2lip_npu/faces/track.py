@@ -1,4 +1,4 @@
-"""The path of one face without interruption, and its smoothed box relative to that path."""
+"""The uninterrupted path of one face, and its smoothed box relative to that path."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from wav2lip_npu.faces.optical_flow import Pose
 from wav2lip_npu.media.yuv_image import Box
 
 MAX_GAP = 12
-"""Frames between a box and the nearest detection of its face."""
+"""Maximum number of frames between a box and the nearest detection of its face."""
 _WINDOW = 100
-"""Frames back to which detections affect the box."""
+"""Number of past frames whose detections affect the box."""
 _WEIGHT_DECAY = 50
-"""Frames after which the weight of a detection falls by e."""
+"""Frames over which the weight of a detection falls by a factor of e."""
 _DEAD_BAND = np.array([0.015, 0.015, 0.025, 0.025])
-"""Differences within which the box barely moves: the step of a detector is no motion of the head."""
+"""Differences within which the box barely moves: they come from the detector's steps, not from the head."""
 _FAST, _SLOW = 0.1, 0.004
-"""Shares per frame by which the box follows beyond the dead band, and within it."""
+"""Share of the difference that the box follows per frame, outside and inside the dead band."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Track:
         return any(abs(sighting.frame - frame) <= MAX_GAP for sighting in self.sightings)
 
     def estimate(self, pose: Pose) -> Box:
-        """Return the box at a pose as far as it is known now."""
+        """Return the current estimate of the box at a pose."""
         offset = self._offset
         if offset is None:
             offset = np.mean([sighting.relative for sighting in self.sightings], axis=0)
         return pose.absolute(offset)
 
     def box(self, frame: int, pose: Pose) -> Box | None:
-        """Return the smoothed box of the next frame; None too far from any detection."""
+        """Return the smoothed box of the next frame; None if it is too far from any detection."""
         self._follow(frame)
         if self._offset is None or not self.is_near(frame):
             return None

@@ -23,14 +23,14 @@ from wav2lip_npu.media.video_reader import Frame
 from wav2lip_npu.media.yuv_image import Box, YuvImage
 
 Select = Callable[[Sequence[Detection], YuvImage], list[Detection]]
-"""Returns the detections that are certainly faces, the wanted one first."""
+"""Returns the detections that are certainly faces, the selected one first."""
 
 LOOK_AHEAD = 25
-"""Frames that are read before the first is returned, fewer if they are large."""
+"""Frames read before the first is returned; fewer if they are large."""
 LOOK_AHEAD_BYTES = 128 * 2**20
 _MIN_LOOK_AHEAD = 3
 _DETECT_EVERY = 10
-"""Frames between two detections of a face that is tracked well."""
+"""Frames between two detections while tracking succeeds."""
 _NEW_FRAMES, _NEW_DETECT_EVERY = 16, 5
 """The same for the first frames of a track."""
 _RETRY_EVERY = 3
@@ -38,9 +38,8 @@ _RETRY_EVERY = 3
 _CROP = 1.7
 """A face is measured on a square crop of this many times its size."""
 _ZOOM_RANGE, _SHIFT_RANGE = 1.2, 0.09
-"""One step of a detector's pyramid, and one cell of it in sides of the face."""
-# Multiples of these, modulo 1, fill a cube evenly whatever their number (Roberts 2018): zoom and shift of
-# the views.
+"""One step of a detector's pyramid, and one of its cells relative to the face."""
+# Zoom and shift of the views: any number of multiples of these, modulo 1, fill a cube evenly (Roberts 2018).
 _SPREAD = np.array([0.8191725134, 0.6710436067, 0.5497004779])
 
 
@@ -67,7 +66,7 @@ class _Pending:
 class FaceTracker:
     """Tracks one face through each scene; `select` chooses it if there are several.
 
-    Takes frames one by one and returns each once, in order, as soon as enough later frames are known.
+    Takes frames one by one and returns each once, in order, when enough later frames have arrived.
     """
 
     def __init__(self, detector: Detector, select: Select) -> None:
@@ -78,7 +77,7 @@ class FaceTracker:
         self._restart()
 
     def _restart(self) -> None:
-        """Start a new scene: forget the previous one."""
+        """Discard the current scene and start a new one."""
         self._track: Track | None = None
         self._previous: _Pending | None = None
         self._velocity = (0.0, 0.0)
@@ -88,7 +87,7 @@ class FaceTracker:
         self._cuts = SceneCuts()
 
     def push(self, frame: Frame) -> Iterator[TrackedFrame]:
-        """Take the next frame; yield those that are old enough."""
+        """Add the next frame; yield the frames that are complete."""
         planes = frame.yuv
         may_be_cut = self._cuts.is_cut(planes)
         if min(planes.y.shape) < MIN_SIDE:
@@ -135,7 +134,7 @@ class FaceTracker:
         return TrackedFrame(now.frame, box, now.cut)
 
     def _advance(self, now: _Pending, pose: Pose | None) -> None:
-        """Extend the path to this frame, or end it."""
+        """Extend the path to this frame, or end the path."""
         if self._track is None or self._previous is None or self._previous.pose is None:
             return
         last = self._previous.pose
@@ -172,12 +171,12 @@ class FaceTracker:
         self._start(now)
 
     def _start(self, now: _Pending) -> None:
-        """Search the whole frame; track a face from here forwards, and backwards through pending frames."""
+        """Detect a face in the whole frame; track it forwards, and backwards through the pending frames."""
         planes = now.frame.yuv
         ranked = self._select(search_frames([planes], self._detector)[0], planes)
         for candidate in filter(self._may_be_same, ranked):
             pose = Pose.of_box(candidate.box)
-            # Three rounds of views: they place the box for the next second.
+            # Three rounds of views, because they determine the box for the next second.
             num_rounds = 3 if self._detector.views > 1 else 1
             rounds = [self._measure(now.number, planes, candidate.box, pose) for _ in range(num_rounds)]
             sightings = [sighting for sighting in rounds if sighting is not None and sighting.weight >= 0.5]
@@ -192,7 +191,7 @@ class FaceTracker:
             return
 
     def _may_be_same(self, candidate: Detection) -> bool:
-        """Return whether this may be the face that was lost: the longer ago, the further away."""
+        """Return whether this may be the lost face: the allowed distance grows with time."""
         if self._lost is None:
             return True
         since, last = self._lost
@@ -219,7 +218,7 @@ class FaceTracker:
             before.track, before.pose = now.track, pose
 
     def _measure(self, number: int, planes: YuvImage, box: Box, pose: Pose) -> Sighting | None:
-        """Detect the face on crops around a box; None when too few of them show it."""
+        """Detect the face on crops around a box; None if too few of them show it."""
         views = self._detector.views
         size = round(_CROP * self._detector.face_side)
         crops = [self._crop(box) for _ in range(views)]
@@ -228,12 +227,12 @@ class FaceTracker:
         for crop, on_crop in zip(crops, detections, strict=True):
             unit, corner = float(crop[2] - crop[0]) / size, np.concatenate([crop[:2], crop[:2]])
             boxes = [(np.asarray(detection.box * unit + corner), detection.score) for detection in on_crop]
-            fits = [(overlap(found, box), score, found) for found, score in boxes]
+            fits = [(overlap(detected, box), score, detected) for detected, score in boxes]
             fits = [fit for fit in fits if fit[0] > 0.3]
             if fits:
                 _, score, best = max(fits, key=lambda fit: fit[0] * fit[1])
                 rows.append(pose.relative(best))
-                # A view that suits the steps of the detector scores higher, and is more accurate.
+                # A view that matches the steps of the detector scores higher and is more accurate.
                 weights.append((score / (1.001 - score)) ** 1.5)
         if len(rows) < max(1.0, views / 3):
             return None

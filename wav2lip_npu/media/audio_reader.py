@@ -1,7 +1,7 @@
 """Read audio of any container, codec, sample rate and channel count, aligned with the video of the same file.
 
 Time 0 is the first frame of the video, or the first sample of a file without video. The start times in the
-container (AAC priming, edit lists, a late track) are obeyed: audio before time 0 is cut, a late start and
+container (AAC priming, edit lists, a late track) are applied: audio before time 0 is cut; a late start and
 gaps are filled with silence.
 """
 
@@ -36,7 +36,7 @@ class Audio:
     duration: Fraction
     """Seconds, exact at the sample rate of the file."""
     sample_rate: int
-    """Hertz, of the file."""
+    """Sample rate of the file, in Hz."""
     channels: int
     """Number of channels of the file."""
 
@@ -51,7 +51,7 @@ def load_audio(path: str | os.PathLike[str], sample_rate: int = 16_000) -> Audio
 
     Raises:
         NoAudioError: The file has no audio track, or an empty one.
-        MediaError: The file is unreadable or truncated, or has samples that are NaN or infinite.
+        MediaError: The file is unreadable or truncated, or contains NaN or infinite samples.
 
     """
     blocks: list[Samples] = []
@@ -126,7 +126,7 @@ def _samples(frames: list[Any], channels: int) -> Samples:
 
 
 def _start_of_video(container: Any) -> float | None:
-    """Return the time of the first frame in seconds, None without video."""
+    """Return the time of the first frame in seconds; None without video."""
     for stream in container.streams.video:
         if not containers.is_cover_art(stream):
             return float(stream.start_time * stream.time_base) if stream.start_time is not None else 0.0
@@ -134,7 +134,7 @@ def _start_of_video(container: Any) -> float | None:
 
 
 def _stated_end(container: Any, stream: Any) -> float:
-    """Return the time in seconds at which the audio ends, infinite if the container does not state it."""
+    """Return the end of the audio in seconds; infinity if the container does not state it."""
     if "mp4" not in container.format.name or stream.duration is None:
         return math.inf
     return float(((stream.start_time or 0) + stream.duration) * stream.time_base)

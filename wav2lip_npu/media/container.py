@@ -1,7 +1,7 @@
-"""Open, probe and check media files; shared by the video reader and the audio reader.
+"""Open, probe and check media files, for the video reader and the audio reader.
 
-PyAV decodes with the FFmpeg libraries inside its wheel. No other program is started, nothing is written to
-disk, and a media file cannot make FFmpeg open a second file or the network.
+PyAV decodes with the FFmpeg libraries in its wheel. No other program is started, nothing is written to disk,
+and a media file cannot make FFmpeg open another file or a network connection.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 IMAGE_FPS = Fraction(25)
 LONGEST_GAP_S = 600
-"""Seconds. A longer gap between time stamps is a jump of the clock, not a pause."""
+"""Seconds. A longer gap between time stamps is a clock jump, not a pause."""
 _MAX_DENOMINATOR = 1001
 """Denominator of the broadcast frame rates, such as 30000/1001."""
 _ESTIMATED_LENGTH = {"mp3", "aac", "mpeg", "mpegts"}
@@ -33,13 +33,13 @@ _ESTIMATED_LENGTH = {"mp3", "aac", "mpeg", "mpegts"}
 _RIFF_TOLERANCE = 64
 """Bytes. Some writers count the header twice."""
 _MAX_DAMAGED_PACKETS = 1000
-# Playlists name other files, and FFmpeg waits for more of a live one; "tty" accepts any text.
+# Playlists refer to other files, and FFmpeg waits for a live one to grow; "tty" accepts any text.
 _PLAYLISTS = {"hls", "concat", "dash", "webm_dash_manifest", "imf", "image2", "lavfi", "rtsp", "sdp", "tty"}
 _LOCAL_FILES_ONLY = {
     "protocol_whitelist": "file",
     "format_whitelist": ",".join(sorted(av.formats_available - _PLAYLISTS)),
 }
-# Metadata need not be UTF-8. PyAV 19 always decodes it like this, earlier versions with this argument.
+# Metadata need not be UTF-8. PyAV 19 always decodes it this way; earlier versions need this argument.
 _METADATA: dict[str, Any] = (
     {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "surrogateescape"}
 )
@@ -57,11 +57,11 @@ class VideoInfo:
     fps: Fraction
     """Average frame rate; 25 for an image."""
     frames: int | None
-    """As stated by the container, None if it does not state it; 1 for an image."""
+    """Number of frames stated by the container, or None; 1 for an image."""
     duration: float | None = None
-    """Seconds of video as stated by the container, None where that is missing or only an estimate."""
+    """Seconds of video stated by the container; None if that is missing or an estimate."""
     rotation: int = 0
-    """Counter-clockwise rotation in degrees that the metadata asks for, a multiple of 90."""
+    """Counter-clockwise rotation in the metadata, in degrees, a multiple of 90."""
     pixel_aspect: Fraction = Fraction(1)
     """Width of a pixel divided by its height."""
     has_audio: bool = False
@@ -166,7 +166,7 @@ def _open_checked(path: str | os.PathLike[str]) -> BinaryIO:
 
 def _open_container(path: str | os.PathLike[str]) -> av.container.InputContainer:
     try:
-        # With "file:" a name that contains a colon is not taken for a protocol.
+        # "file:" keeps a colon in the name from being parsed as a protocol.
         container: av.container.InputContainer
         container = av.open("file:" + os.fspath(path), options=_LOCAL_FILES_ONLY, **_METADATA)
         return container
@@ -220,7 +220,7 @@ def video_stream(container: Any, path: str | os.PathLike[str]) -> Any:
 
 
 def is_cover_art(stream: Any) -> bool:
-    """Return whether a video stream is only the cover image of an audio file."""
+    """Return whether a video stream is the cover image of an audio file."""
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
@@ -235,7 +235,7 @@ def no_frame(path: str | os.PathLike[str]) -> MediaError:
 
 
 def check_complete(path: str | os.PathLike[str], kind: str, seconds: float, stated: float | None) -> None:
-    """Raise `MediaError` if `seconds` were decoded of a `kind` of stream and far more are stated."""
+    """Raise `MediaError` if far fewer `seconds` of a stream were decoded than its container states."""
     if stated is not None and seconds < 0.9 * stated and stated - seconds > 0.5:
         raise MediaError(
             f"{path} is truncated: its {kind} ends at {seconds:.1f} s of {stated:.1f} s. Copy the file again."
@@ -243,7 +243,7 @@ def check_complete(path: str | os.PathLike[str], kind: str, seconds: float, stat
 
 
 def stated_duration(container: Any, stream: Any) -> float | None:
-    """Return the seconds of a stream as stated by the container, None if that cannot be relied on."""
+    """Return the seconds of a stream as stated by the container; None if that is unreliable."""
     if container.format.name in _ESTIMATED_LENGTH or stream.time_base is None:
         return None
     if stream.duration is not None:
@@ -260,6 +260,6 @@ def _check_riff(file: BinaryIO, path: str | os.PathLike[str]) -> None:
     file.seek(0)
     head = file.read(8)
     size, stated = os.fstat(file.fileno()).st_size, int.from_bytes(head[4:8], "little") + 8
-    unknown = stated == 8 or stated >= 0x7FFF0000  # written to a pipe
+    unknown = stated == 8 or stated >= 0x7FFF0000  # the file was written to a pipe
     if head[:4] == b"RIFF" and not unknown and stated > size + _RIFF_TOLERANCE:
         raise MediaError(f"{path} is truncated: {size:,} bytes of {stated:,}. Copy the file again.")

@@ -20,15 +20,17 @@ class Geometry:
     """Changes to the size and orientation of each frame, applied in this order."""
 
     resize_factor: int = 1
-    """Divide the frame size by this whole number."""
+    """Integer by which to divide the frame size."""
     rotate: bool = False
     """Rotate the frames 90 degrees clockwise, in addition to the rotation in the metadata."""
     crop: tuple[int, int, int, int] = _WHOLE_FRAME
-    """Keep rows TOP to BOTTOM and columns LEFT to RIGHT of each frame; -1 is the far edge."""
+    """Crop each frame to rows TOP to BOTTOM and columns LEFT to RIGHT; -1 is the far edge."""
 
     def __post_init__(self) -> None:
         if self.resize_factor < 1:
-            raise UsageError(f"--resize_factor {self.resize_factor} is below 1. Pass a whole number from 1.")
+            raise UsageError(
+                f"--resize_factor {self.resize_factor} is out of range. Pass an integer of at least 1."
+            )
         top, bottom, left, right = self.crop
         if not (top >= 0 and left >= 0 and (top < bottom or bottom == -1) and (left < right or right == -1)):
             raise UsageError(f"{self._crop_flag} is empty or negative. {_CROP_ADVICE}")
@@ -55,7 +57,7 @@ class Geometry:
 
 
 def shrink(yuv: YuvImage, factor: int) -> YuvImage:
-    """Return the image smaller by a whole factor, with even sides; each pixel is the mean of its area."""
+    """Return the image shrunk by an integer factor, with even sides; each pixel is the mean of its area."""
     half = max(1, round(yuv.width / factor / 2)), max(1, round(yuv.height / factor / 2))
     full = half[0] * 2, half[1] * 2
     y, u, v = (
@@ -72,7 +74,7 @@ def rotate(yuv: YuvImage, quarters: int) -> YuvImage:
 
 
 def crop(yuv: YuvImage, top: int, bottom: int, left: int, right: int) -> YuvImage:
-    """Return rows top..bottom and columns left..right: exact in luma, chroma is averaged at odd offsets."""
+    """Return rows top..bottom and columns left..right; luma is exact, chroma is averaged at odd offsets."""
     y = yuv.y[top:bottom, left:right]
     u, v = (_crop_chroma(plane, top, bottom, left, right) for plane in (yuv.u, yuv.v))
     y, u, v = map(np.ascontiguousarray, (y, u, v))

@@ -1,4 +1,4 @@
-"""Read image files with Pillow: detected by content, upright, transparency on white."""
+"""Read image files with Pillow: format detected by content, upright, transparent pixels on white."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read_image(path: str | os.PathLike[str]) -> Image:
             return decode_image(image, path)
     except MediaError:
         raise
-    except Exception as error:  # Pillow raises exceptions of many types for a damaged file
+    except Exception as error:  # of any type: Pillow raises many for a damaged file
         raise _unreadable(path, error) from None
 
 

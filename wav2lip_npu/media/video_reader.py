@@ -1,7 +1,7 @@
 """Read frames from videos of any container, rate and orientation, and from images.
 
-Frames are upright and come at a constant rate. They stay in YUV (`Frame.yuv`) until an image is asked for,
-which is BGR: the networks were trained on BGR.
+Frames are upright and come at a constant rate. They stay in YUV (`Frame.yuv`) until `Frame.image` converts
+them to BGR, which the networks were trained on.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from wav2lip_npu.media.yuv_image import SCREEN, Image, YuvImage
 Loop = Literal["none", "loop", "pingpong", "hold"]
 LOOPS: tuple[str, ...] = get_args(Loop)
 _JITTER = 0.75
-"""Frames by which a time stamp may be off before a frame is doubled or dropped."""
+"""Frames by which a time stamp may deviate before a frame is repeated or dropped."""
 _STEP_BACK_S = 0.5
-"""Seconds. A larger step back between time stamps is a jump of the clock."""
+"""Seconds. A larger backward step between time stamps is a clock jump."""
 _SEEK_LEAD = 16
-"""Frames before the wanted one to seek to: a codec may reorder that many frames."""
+"""Number of frames before the target to seek to: a codec may reorder that many frames."""
 _REVERSE_BYTES = 96 << 20
-"""Bytes of frames that are decoded at once to be shown in reverse."""
+"""Bytes of frames that are decoded at once for reverse playback."""
 _ORIGINAL = Geometry()
 
 
@@ -42,10 +42,10 @@ class Frame:
     """One frame of the output."""
 
     index: int
-    """Number in the output, from 0."""
+    """Number of the frame in the output, from 0."""
     yuv: YuvImage
     source: int
-    """Number in the face video; it repeats when the video is looped or a frame is held."""
+    """Number of the frame in the face video; it repeats when the video is looped or a frame is held."""
 
     @property
     def image(self) -> Image:
@@ -60,16 +60,16 @@ def read_frames(
     loop: Loop = "none",
     geometry: Geometry = _ORIGINAL,
 ) -> Iterator[Frame]:
-    """Yield the frames of a video at a constant rate; of an image, yield the same frame without end.
+    """Yield the frames of a video at a constant rate; for an image, yield the same frame endlessly.
 
-    Memory stays bounded, also with `loop`.
+    Memory use is bounded, even with `loop`.
 
     Args:
         source: A `VideoInfo` from `probe`, or the path of a file, which is then probed.
-        fps: Frame rate of the result. Default: that of the video. Time stamps determine which frame is
-            shown when, so a variable rate becomes constant.
+        fps: Frame rate of the result. Default: that of the video. A variable rate becomes constant:
+            time stamps determine which frame is shown at what time.
         loop: What follows the last frame: `none` ends, `loop` starts over, `pingpong` plays backwards and
-            forwards without repeating the turning frames, `hold` repeats the last frame without end.
+            forwards without repeating the turning frames, `hold` repeats the last frame endlessly.
         geometry: Changes to each frame.
 
     Raises:
@@ -116,17 +116,17 @@ class _Video:
         self._converted: tuple[VideoFrame, YuvImage] | None = None
 
     def first_pass(self) -> Iterator[tuple[int, YuvImage]]:
-        """Yield number and image of all frames; their time stamps are kept for `replay`."""
+        """Yield number and image of all frames, and store their time stamps for `replay`."""
         for number, frame in enumerate(_at_constant_rate(self._info, self.fps)):
             if self._stamps is not None:
                 if frame.pts is None or (self._stamps and frame.pts < self._stamps[-1]):
-                    self._stamps = None  # cannot seek by them
+                    self._stamps = None  # seeking by them is impossible
                 else:
                     self._stamps.append(frame.pts)
             yield number, self._convert(frame)
 
     def replay(self, start: int, stop: int) -> Iterator[tuple[int, YuvImage]]:
-        """Yield number and image of frames start..stop again, the same as in the first pass."""
+        """Yield number and image of frames start..stop again, identical to the first pass."""
         wanted = start
         if self._stamps is not None and start > _SEEK_LEAD:
             for frame in _decode(self._info, self._stamps[start - _SEEK_LEAD]):
@@ -144,7 +144,7 @@ class _Video:
                 if wanted == stop:
                     return
         raise MediaError(
-            f"{self._info.path} changed or became unreadable while it was being read. Run again."
+            f"{self._info.path} changed or became unreadable while it was being read. Run the command again."
         )
 
     def backwards(self, start: int, stop: int) -> Iterator[tuple[int, YuvImage]]:
@@ -177,11 +177,11 @@ def _endless(one_pass: Callable[[], Iterator[tuple[int, YuvImage]]]) -> Iterator
 
 
 def _at_constant_rate(info: VideoInfo, fps: Fraction) -> Iterator[VideoFrame]:
-    """Yield the decoded frame to show at each multiple of 1 / fps; a frame that is held is repeated.
+    """Yield the decoded frame to show at each multiple of 1 / fps; a held frame is repeated.
 
-    A frame follows the last one while its time is within `_JITTER` frames of that, so that uneven time
-    stamps neither double nor drop it; otherwise it goes to the nearest multiple. Where the clock jumps, as
-    between recordings that were joined, the frame follows the last one.
+    A frame directly follows the previous one if its time is within `_JITTER` frames of that position, so that
+    uneven time stamps neither repeat nor drop it; otherwise it goes to the nearest multiple. After a clock
+    jump, such as between joined recordings, the frame directly follows the previous one.
     """
     frame = held = previous = None
     start = position = Fraction(0)

@@ -1,4 +1,4 @@
-"""Write videos (H.264 and AAC): to a temporary file, which is renamed when it is complete."""
+"""Write videos (H.264 and AAC) to a temporary file that is renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ Preset = Literal[
 PRESETS: tuple[str, ...] = get_args(Preset)
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
-_BITS_PER_CHANNEL = 192_000  # at half of it FFmpeg's AAC encoder garbles the first 50 ms
+_BITS_PER_CHANNEL = 192_000  # at half of this rate FFmpeg's AAC encoder garbles the first 50 ms
 _SILENCE: Samples = np.zeros((1, 0), np.float32)
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeOptions:
-    """How the output is encoded (H.264)."""
+    """Options of the H.264 encoder."""
 
     crf: int = 18
-    """Quality of the output, 0 (lossless) to 51 (worst). 18 looks like the source."""
+    """Constant rate factor, 0 (lossless) to 51 (worst). 18 is visually lossless."""
     preset: Preset = "veryfast"
-    """Speed of the x264 encoder. A slower preset makes a smaller file of the same quality."""
+    """Speed of the x264 encoder. A slower preset gives a smaller file of the same quality."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.crf <= 51:
@@ -51,7 +51,7 @@ class EncodeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoTags:
-    """Properties of the output file besides frames and audio."""
+    """Metadata of the output file."""
 
     comment: str = ""
     """Text of the `comment` metadata."""
@@ -99,7 +99,7 @@ def write_video(
     """Encode images and the audio of a file, and return the number of images.
 
     Sample rate and channels of the audio are kept. `out` is replaced only when the whole video is written;
-    after an exception it is as it was.
+    an exception leaves it unchanged.
 
     Raises:
         MediaError: `out` cannot be written, `audio` cannot be read, or there is no image.
@@ -151,7 +151,7 @@ def _encode(
             if track is not None:
                 track.write_until(count / fps)
         if video is None:
-            raise MediaError("no frame to write: the source has none. Check the face video in a player.")
+            raise MediaError("the source has no frames to write. Check the face video in a player.")
         container.mux(video.encode(None))
         if track is not None:
             track.write_until(None)
@@ -176,7 +176,7 @@ def _video_stream(
 def _x264_code() -> dict[str, str]:
     """Return options that keep x264 from using AVX-512, whose output differs from run to run.
 
-    That code reads uninitialised memory, which affects the last blocks of a row. The AVX2 code is as fast.
+    The AVX-512 code reads uninitialised memory, which affects the last blocks of a row. AVX2 is as fast.
     """
     try:
         cpu = Path("/proc/cpuinfo").read_text(errors="replace")
@@ -219,7 +219,7 @@ class _AudioTrack:
         self._blocks.close()
 
     def write_until(self, seconds: Fraction | None) -> None:
-        """Write the audio up to `seconds`, or all that is left if None."""
+        """Write the audio up to `seconds`; None writes the rest."""
         while seconds is None or self._position < seconds * self._rate:
             if self._block.shape[1]:
                 self._position += self._block.shape[1]

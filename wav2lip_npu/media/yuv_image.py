@@ -1,8 +1,8 @@
 """A video image as stored by the codec: three planes, YUV 4:2:0, 8 bits.
 
 Frames stay in this form from the decoder to the encoder; only the face is converted to BGR. Pixels outside
-the mouth reach the encoder bit for bit as decoded, with colour range and matrix, and a frame costs 1.5 bytes
-a pixel instead of 3 and two conversions.
+the mouth reach the encoder bit for bit as decoded, with colour range and matrix, and a frame takes 1.5 bytes
+per pixel instead of 3, without two conversions.
 
 `Image` is uint8 [H, W, 3] in BGR order, the order that the networks were trained on.
 """
@@ -32,7 +32,7 @@ _LUMA_WEIGHTS = {
     "bt2020": (0.2627, 0.0593),
     "smpte240m": (0.212, 0.087),
 }
-# FFmpeg's numbers of the matrices. Others are read as BT.601, as FFmpeg does.
+# FFmpeg's matrix numbers. Like FFmpeg, treat others as BT.601.
 _MATRIX = {1: "bt709", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
 _UNSPECIFIED = 2
 _PLANAR = {"yuv420p", "yuvj420p", "yuva420p"}
@@ -45,7 +45,7 @@ class Colour:
     matrix: str = "bt601"
     full_range: bool = False
     labels: tuple[int, int, int, int] = (0, 2, 2, 2)
-    """FFmpeg's numbers of range, matrix, primaries and transfer, passed on to the encoder."""
+    """FFmpeg's numbers for range, matrix, primaries and transfer, passed on to the encoder."""
 
     @classmethod
     def from_frame(cls, frame: VideoFrame) -> Colour:
@@ -115,7 +115,7 @@ class YuvImage:
 
     @classmethod
     def from_image(cls, image: Image, colour: Colour) -> YuvImage:
-        """Convert a BGR image. An odd last row or column is doubled, so that no pixel is lost."""
+        """Convert a BGR image. An odd last row or column is repeated, so that no pixel is lost."""
         height, width = image.shape[:2]
         even: Array = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         y, *chroma = cv2.split(to_yuv(even, colour))
@@ -125,7 +125,7 @@ class YuvImage:
 
     @classmethod
     def padded(cls, y: Any, u: Any, v: Any, colour: Colour) -> YuvImage:
-        """Return an image of three planes; an odd last row or column of luma is doubled."""
+        """Return an image of three planes; an odd last row or column of luma is repeated."""
         height, width = y.shape
         if height % 2 or width % 2:
             y = cv2.copyMakeBorder(y, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
@@ -133,7 +133,7 @@ class YuvImage:
 
     @classmethod
     def from_frame(cls, frame: VideoFrame, width: int, height: int) -> YuvImage:
-        """Convert a decoded frame of any pixel format to a size, on white where RGB is transparent."""
+        """Convert and resize a decoded frame of any pixel format; transparent RGB is blended with white."""
         same_size = (frame.width, frame.height) == (width, height)
         if frame.format.is_rgb or frame.format.has_palette:
             if not same_size:
@@ -158,7 +158,7 @@ class YuvImage:
         return self.scaled(self.width, self.height)
 
     def scaled(self, width: int, height: int) -> Image:
-        """Convert the whole image to BGR uint8 [height, width, 3], averaged by area where it shrinks."""
+        """Convert the whole image to BGR uint8 [height, width, 3], averaged by area if it shrinks."""
         shrinks = width < self.width
         luma = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         chroma = cv2.INTER_AREA if width < self.width // 2 else cv2.INTER_LINEAR
