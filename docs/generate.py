@@ -2,7 +2,7 @@
 
     python docs/generate.py
 
-A table stands between `<!-- options: COMMAND -->` and `<!-- end -->`.
+A table is between `<!-- options: COMMAND -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MARKED = re.compile(r"(<!-- options: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def pages() -> Iterator[tuple[Path, str]]:
-    """Yield each generated page and what it should contain."""
+    """Yield each generated page and its content."""
     for path in sorted(DOCS.glob("*.md")):
         if path.name != "api.md":
             yield path, _MARKED.sub(_filled, path.read_text())
@@ -61,7 +61,7 @@ def _fields(options: type, *, nested: bool) -> Iterator[tuple[str, Any, dataclas
 
 
 def field_docstrings(options: type) -> dict[str, str]:
-    """Return the docstring under each field of a dataclass, those of its bases included."""
+    """Return the docstring under each field of a dataclass, including those of its bases."""
     texts: dict[str, str] = {}
     for owner in reversed(options.__mro__):
         if not dataclasses.is_dataclass(owner):
@@ -142,13 +142,14 @@ def _function(name: str, function: Any) -> Iterator[str]:
 
 
 def _signature(name: str, function: Any) -> str:
-    """Return the signature, one parameter a line, with annotations as in the source."""
+    """Return the signature, with one parameter per line and annotations as in the source."""
     signature = inspect.signature(function)
     lines: list[str] = []
     for parameter in signature.parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY and "*" not in lines:
             lines.append("*")
-        lines.append(re.sub(r": '([^']+)'", r": \1", str(parameter)))
+        text = re.sub(r": '([^']+)'", r": \1", str(parameter))
+        lines.append(re.sub(r"<function .+ at 0x\w+>", "...", text))  # without the address, which varies
     return f"{name}(\n    " + ",\n    ".join(lines) + f",\n) -> {signature.return_annotation}"
 
 

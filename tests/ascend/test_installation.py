@@ -89,7 +89,7 @@ def test_no_cann(plugin):
     ascend = installation.examine()
     assert ascend.state == "plugin but no CANN"
     assert "libhccl.so" in ascend.reason
-    assert ascend.fix.startswith("install CANN 9.1.0 (toolkit and kernels of your chip")
+    assert ascend.fix.startswith("install CANN 9.1.0 (toolkit and kernels for your chip")
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_slow_loader_is_a_problem():
     assert problem.kind == "slow_loader"
     assert "60%" in problem.what
     assert problem.severity is HARMS
-    assert "The loader is the limit" in str(SPEED)
+    assert "The loader is the bottleneck" in str(SPEED)
     assert not list(dataclasses.replace(SPEED, loader=4000).problems())
 
 
@@ -325,7 +325,7 @@ def test_loops_of_links_are_followed_once(tmp_path):
     ("words", "parts"),
     [
         (["nowhere"], ["nowhere is not a folder"]),
-        (["."], ["no clip below ."]),
+        (["."], ["no clips below ."]),
         ([".", "--fix_offset"], ["--syncnet_checkpoint_path"]),
         ([".", "--min_confidence", "2", "--syncnet_checkpoint_path", "x"], ["--min_confidence 2 is out of range"]),
         ([".", "--fix_offset", "--syncnet_checkpoint_path", "x", "--outdir", "filelists"], ["--outdir"]),

@@ -163,15 +163,15 @@ def test_batch_size_does_not_change_the_frames(models, face_video, speech, tmp_p
 @pytest.mark.any_device
 def test_out_of_memory_halves_the_batch(models, face_video, speech, tmp_path, monkeypatch):
     sizes = []
-    speak = models.generator.speak
+    decode = models.generator.decode
 
     def small_device(mels, features, **options):
         sizes.append(len(mels))
         if len(mels) > 3:
             raise torch.OutOfMemoryError("out of memory")
-        return speak(mels, features, **options)
+        return decode(mels, features, **options)
 
-    monkeypatch.setattr(models.generator, "speak", small_device)
+    monkeypatch.setattr(models.generator, "decode", small_device)
     report = pipeline.dub(
         face_video, speech, tmp_path / "out.mp4", models=models, options=DubOptions(wav2lip_batch_size=16)
     )
@@ -184,7 +184,7 @@ def test_errors_of_the_generator_are_raised(models, face_video, speech, tmp_path
     def broken(*_, **__):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(models.generator, "speak", broken)
+    monkeypatch.setattr(models.generator, "decode", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         pipeline.dub(face_video, speech, tmp_path / "out.mp4", models=models)
     assert list(tmp_path.iterdir()) == []

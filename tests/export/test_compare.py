@@ -170,7 +170,7 @@ def test_file_of_other_weights_or_another_network_is_refused(command, exported, 
     words = ["compare", "cpu", str(exported.path), "--checkpoint_path", str(tmp_path / "other.pth")]
     assert main.main(words) == 2
     assert "was exported from tiny.pth (sha256 " in capsys.readouterr().err
-    assert "Leave --network out" in command("cpu", exported.path, "--network", "syncnet")[2]
+    assert "Remove --network" in command("cpu", exported.path, "--network", "syncnet")[2]
 
 
 def test_sides_are_timed_in_alternation(monkeypatch):

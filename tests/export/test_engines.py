@@ -91,7 +91,7 @@ def loaded(path: Path, **options: Any) -> inference.Models:
 
 def speak_with(generator: Any, faces: torch.Tensor, mels: torch.Tensor, top_row: int) -> torch.Tensor:
     with torch.inference_mode():
-        return generator.speak(mels, generator.encode_faces(faces), top_row=top_row)
+        return generator.decode(mels, generator.encode_faces(faces), top_row=top_row)
 
 
 def pixels_of(path: Path) -> np.ndarray:
@@ -326,7 +326,7 @@ def test_om_file_needs_its_manifest(files, tmp_path, bench):
     with pytest.raises(CheckpointError, match=r"lost.json is missing; it describes lost.om"):
         OmEngine(tmp_path / "lost.om")
     (tmp_path / "lost.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="its manifest is of another version or damaged"):
+    with pytest.raises(CheckpointError, match="its manifest is damaged or from another version"):
         OmEngine(tmp_path / "lost.om")
     told = json.loads(files["om"].with_suffix(".json").read_text())
     (tmp_path / "lost.json").write_text(json.dumps(told | {"batch": None}))
@@ -371,10 +371,10 @@ def test_other_mel_settings_are_refused(files, tmp_path, face_video, speech, cap
     ("told", "what"),
     [
         ({"mel": None}, "has no mel settings"),
-        ({"network": "tts"}, "of another version or damaged"),
-        ({"batch": "many"}, "of another version or damaged"),
-        ({"batch": 0}, "of another version or damaged"),
-        ({"inputs": {}}, "of another version or damaged"),
+        ({"network": "tts"}, "damaged or from another version"),
+        ({"batch": "many"}, "damaged or from another version"),
+        ({"batch": 0}, "damaged or from another version"),
+        ({"inputs": {}}, "damaged or from another version"),
         ({"inputs": {"mel": [1]}}, r"takes the input mel as \[\], this version passes \[1, 80, 16\]"),
         ({"outputs": {"picture": ["batch", 3, 192, 192]}}, "its inputs and outputs differ from its manifest"),
     ],

@@ -41,7 +41,7 @@ def test_mel_shift_of_the_generator():
 
 
 def test_other_kinds_are_not_bundled():
-    with pytest.raises(CheckpointError, match="there is no starter discriminator"):
+    with pytest.raises(CheckpointError, match="no bundled discriminator"):
         checkpoint.load(STARTER, "discriminator")
 
 
@@ -100,7 +100,7 @@ def test_dub_uses_and_reports_the_starter(face_video, speech, tmp_path, caplog):
     found = json.loads(report.read_text())
     assert found["checkpoint"] == str(weights_path(STARTER, "generator"))
     assert found["checkpoint_sha256"] in caplog.text
-    assert "the small network that comes with the package" in caplog.text
+    assert "the small bundled network" in caplog.text
 
 
 def test_training_starts_from_the_starter_then_resumes(clips, tmp_path, caplog):

@@ -261,7 +261,7 @@ def test_digest(network: nn.Module, tmp_path: Path) -> None:
         (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "is an HTML or XML page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a Git LFS pointer"),
         (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + bytes(100), "is a video, audio or image file"),
-        (b"\x1f\x8b\x08\x00" + bytes(100), "is a packed archive. Unpack it"),
+        (b"\x1f\x8b\x08\x00" + bytes(100), "is a compressed archive. Unpack it"),
         (b'{"error": "quota exceeded"}', "is not a weights file (it starts with b'{\"error\"')"),
         (random.Random(0).randbytes(4000), "is not a weights file"),
         (b"\0" * 4000, "is not a weights file"),
@@ -289,7 +289,7 @@ def test_other_archives(weights: Weights, tmp_path: Path) -> None:
     torch.save(weights, tmp_path / "x.pth")
     with tarfile.open(tmp_path / "x.tar", "w") as packed:
         packed.add(tmp_path / "x.pth", "x.pth")
-    refused(tmp_path / "x.tar", "is a packed archive. Unpack it")
+    refused(tmp_path / "x.tar", "is a compressed archive. Unpack it")
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors", "TorchScript"])
@@ -381,7 +381,7 @@ ANOTHER_DESIGN: dict[str, Callable[[Weights], Any]] = {
 @pytest.mark.parametrize("change", ANOTHER_DESIGN)
 def test_other_architecture_is_refused(change: str, weights: Weights, tmp_path: Path) -> None:
     torch.save(ANOTHER_DESIGN[change](weights), tmp_path / "x.pth")
-    text = refused(tmp_path / "x.pth", "is a Wav2Lip generator of another architecture")
+    text = refused(tmp_path / "x.pth", "is a Wav2Lip generator with another architecture")
     assert text.endswith("Pass 96 px weights.")
 
 
@@ -489,7 +489,7 @@ def test_tar_disguised_as_legacy_file_is_not_run(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "x.pth", "w", format=tarfile.USTAR_FORMAT, encoding="latin-1") as archive:
         archive.addfile(member, (tmp_path / "member").open("rb"))
     assert (tmp_path / "x.pth").read_bytes()[2:15] == weight_formats._LEGACY_MAGIC
-    refused(tmp_path / "x.pth", "is a packed archive")
+    refused(tmp_path / "x.pth", "is a compressed archive")
     assert not bomb.marker.exists()
 
 

@@ -99,9 +99,9 @@ def test_top_row_gives_the_same_rows() -> None:
     network = golden_weights(Wav2Lip(2))
     mels, faces = random_input(1)
     features = network.encode_faces(faces)
-    whole = network.speak(mels, features)
+    whole = network.decode(mels, features)
     for row in range(96):
-        part = network.speak(mels, features, top_row=row)
+        part = network.decode(mels, features, top_row=row)
         assert part.shape == (1, 3, 96 - row, 96)
         torch.testing.assert_close(part, whole[:, :, row:], rtol=0, atol=1e-5)
 
@@ -113,8 +113,8 @@ def test_top_row_at_full_width(full: dict[str, nn.Module]) -> None:
     fold_norms(network)
     mels, faces = random_input(1)
     features = network.encode_faces(faces)
-    whole = network.speak(mels, features)
-    part = network.speak(mels, features, top_row=44)
+    whole = network.decode(mels, features)
+    part = network.decode(mels, features, top_row=44)
     torch.testing.assert_close(part, whole[:, :, 44:], rtol=0, atol=1e-5)
 
 
@@ -124,9 +124,9 @@ def test_one_face_serves_all_mels() -> None:
     mels, faces = random_input(3)
     still = network.encode_faces(faces[:1])
     kept = [feature.clone() for feature in still]
-    spoken = network.speak(mels, still, top_row=44)
+    decoded = network.decode(mels, still, top_row=44)
     repeated = network(mels, faces[:1].expand(3, -1, -1, -1))
-    torch.testing.assert_close(spoken, repeated[:, :, 44:], rtol=0, atol=1e-5)
+    torch.testing.assert_close(decoded, repeated[:, :, 44:], rtol=0, atol=1e-5)
     assert all(torch.equal(now, before) for now, before in zip(still, kept, strict=True))
 
 

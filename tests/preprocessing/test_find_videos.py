@@ -96,7 +96,7 @@ def test_undecodable_names(tmp_path):
 
 
 def test_no_folder_and_no_video(tmp_path):
-    with pytest.raises(DataError, match=r"no folder .*none.*--data_root"):
+    with pytest.raises(DataError, match=r"none is not a folder.*--data_root"):
         find_videos(tmp_path / "none", tmp_path / "out")
     touch(tmp_path, "a.txt")
     with pytest.raises(DataError, match="--data_root"):

@@ -171,7 +171,7 @@ def test_without_a_complete_checkpoint_training_starts_from_scratch(clips, tmp_p
     out.mkdir()
     (out / "checkpoint_step000000007.pth").write_bytes(b"PK\3\4")
     train(clips, out, ORIGINAL, steps=1)
-    assert "no checkpoint in" in caplog.text
+    assert "has no complete checkpoint" in caplog.text
     assert "starting from scratch" in caplog.text
     assert read(out / "checkpoint_step000000001.pth")["global_step"] == 1
 

@@ -143,7 +143,7 @@ def test_clips_are_diagnosed_once(clips, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(syncnet, "_PLATEAU_ACCURACY", 1.1)
     train(clips, tmp_path, SYNCNET, steps=3, eval_interval=1)
     assert len(calls) == 1
-    assert caplog.text.count("SyncNet still guesses") == 2
+    assert caplog.text.count("SyncNet is still guessing") == 2
 
 
 def test_curves_hold_the_figures(clips, tmp_path):

@@ -1,7 +1,7 @@
 """State of the Ascend installation: plugin (torch_npu), CANN, driver and card, and how to fix it.
 
-Each part can be missing, and PyTorch's error does not say which. The table of releases is the vendor's, of
-torch_npu 2.13.
+Any part can be missing, and PyTorch's error does not tell which. The table of releases is from the
+documentation of torch_npu 2.13.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from wav2lip_npu.ascend import tools
 
 PLUGIN = "torch_npu"
 _TOOLKITS = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
-"""Environment variables that CANN's set_env.sh sets."""
+"""Environment variables set by CANN's set_env.sh."""
 _CANN_FOLDERS = (
     "/usr/local/Ascend/ascend-toolkit/latest",
     "/usr/local/Ascend/cann",
@@ -38,13 +38,13 @@ class Release(NamedTuple):
     """Versions that the vendor releases together."""
 
     plugin: str
-    """Of torch_npu; the torch version is the same without `.post`."""
+    """Version of torch_npu; the torch version is the same without `.post`."""
     cann: str
     python: str
     """Range of Python versions."""
 
 
-# From the vendor's table, newest last. The newest is recommended if torch fits none.
+# From the vendor's table, newest last. The newest is recommended if torch matches none.
 RELEASES = (
     Release("2.1.0", "8.0.RC2", "3.8-3.11"),
     Release("2.5.1", "8.1.RC1", "3.9-3.11"),
@@ -73,14 +73,14 @@ class Ascend:
     state: str
     """One of the states above."""
     reason: str
-    """Error of the plugin's import."""
+    """Error of importing the plugin."""
     torch: str
     plugin: str | None
     cann: str | None
     cann_folder: str | None
     driver: str | None
     cards: list[dict[str, str]]
-    """Index, name and health of each card, by npu-smi."""
+    """Index, name and health of each card, from npu-smi."""
     device_files: list[str]
     fits: Release | None
     """The release for this torch version."""
@@ -96,7 +96,7 @@ class Ascend:
 
 
 def examine() -> Ascend:
-    """Check plugin, CANN, driver and cards. Runs npu-smi if it is installed."""
+    """Check plugin, CANN, driver and cards. npu-smi is run if it is installed."""
     import torch
 
     count, reason = device.count_available(device.NPU)
@@ -105,7 +105,7 @@ def examine() -> Ascend:
     cards, npu_smi_driver = tools.npu_smi()
     torch_version = str(torch.__version__)
     state = _state(count, reason, plugin, torch_version, torch.version.cuda is not None)
-    fits = next((each for each in RELEASES if _base(each.plugin) == _base(torch_version)), None)
+    fits = next((item for item in RELEASES if _base(item.plugin) == _base(torch_version)), None)
     return Ascend(
         state=state,
         reason=reason,
@@ -140,7 +140,7 @@ def _fix(ascend: Ascend) -> str:
     if ascend.state == TWO_ACCELERATORS:
         return (
             f"pip install --force-reinstall torch=={base} {_CPU_TORCH}   (this torch is built for CUDA; "
-            f"{PLUGIN} wants the CPU build)"
+            f"{PLUGIN} requires the CPU build)"
         )
     if ascend.state in (NO_PLUGIN, OTHER_TORCH):
         return _plugin_command(ascend)
@@ -149,14 +149,14 @@ def _fix(ascend: Ascend) -> str:
             script = Path(ascend.cann_folder).parent / "set_env.sh"
             version = ascend.cann or ""
             return f"source {script}   (CANN {version} is installed, its libraries are not on the path)"
-        wanted = ascend.fits.cann if ascend.fits else "of the vendor's table"
+        version = ascend.fits.cann if ascend.fits else "from the vendor's table"
         return (
-            f"install CANN {wanted} (toolkit and kernels of your chip, hiascend.com/software/cann) or use an "
-            f"image that has it, then: source {Path(_CANN_FOLDERS[0]).parent}/set_env.sh"
+            f"install CANN {version} (toolkit and kernels for your chip, hiascend.com/software/cann) or use "
+            f"an image with CANN, then: source {Path(_CANN_FOLDERS[0]).parent}/set_env.sh"
         )
     visible = os.environ.get("ASCEND_RT_VISIBLE_DEVICES")
     if visible is not None and (not visible.strip() or ascend.device_files):
-        return f"unset ASCEND_RT_VISIBLE_DEVICES   (it is {visible!r}, and hides the cards)"
+        return f"unset ASCEND_RT_VISIBLE_DEVICES   (its value {visible!r} hides the cards)"
     closed = [path for path in ascend.device_files if not os.access(path, os.R_OK | os.W_OK)]
     if closed:
         return f"sudo usermod -aG HwHiAiUser $USER   (and log in again: you have no access to {closed[0]})"
@@ -171,7 +171,7 @@ def _fix(ascend: Ascend) -> str:
 def _plugin_command(ascend: Ascend) -> str:
     """Return the command that installs a matching plugin, or a torch version that has one."""
     if not (sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")):
-        return f"use Linux on x86_64 or aarch64: there is no {PLUGIN} for {sys.platform} {platform.machine()}"
+        return f"use Linux on x86_64 or aarch64, not {sys.platform} {platform.machine()}: {PLUGIN} needs it"
     packages = "pyyaml attrs decorator psutil scipy"
     if ascend.fits is not None:
         return f"pip install torch-npu=={ascend.fits.plugin} {packages}"
@@ -179,7 +179,7 @@ def _plugin_command(ascend: Ascend) -> str:
     return (
         f"pip install torch=={_base(release.plugin)} {_CPU_TORCH} && "
         f"pip install torch-npu=={release.plugin} {packages}   "
-        f"(there is no {PLUGIN} for torch {ascend.torch})"
+        f"({PLUGIN} does not support torch {ascend.torch})"
     )
 
 

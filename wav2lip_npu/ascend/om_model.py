@@ -1,6 +1,6 @@
-"""Run .om files, models compiled for an NPU, with the vendor's `ais_bench` or with `acl`.
+"""Run .om files, which are models compiled for an NPU, with Huawei's `ais_bench` or with `acl`.
 
-`ais_bench` is a Python package of the vendor; `acl` (pyACL) is part of CANN. Neither needs PyTorch.
+`ais_bench` is a Python package; `acl` (pyACL) is part of CANN. Neither requires PyTorch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from wav2lip_npu.errors import DeviceError
 
 Run = Callable[[Sequence[NDArray[Any]]], list[NDArray[Any]]]
-"""Takes inputs and returns outputs, each in the order of the model."""
+"""Takes inputs and returns outputs, both in the order of the model."""
 
 # From CANN's acl_base.h and acl_rt.h.
 _REPEATED_INIT = 100002
@@ -43,11 +43,11 @@ def open_om_model(path: Path, index: int) -> Run:
             return _AclModel(acl, path, index)
     except DeviceError:
         raise
-    except Exception as error:  # any: errors of the driver
+    except Exception as error:  # of any type: errors of the driver
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DeviceError(
-            f"{path} cannot be loaded on NPU {index} ({reason:.200}). Compile it for the chip that "
-            "npu-smi info names, or run wav2lip-npu doctor."
+            f"{path} cannot be loaded on NPU {index} ({reason:.200}). Compile it for the chip in "
+            "npu-smi info, or run wav2lip-npu doctor."
         ) from None
     raise DeviceError(
         f"{path} needs ais_bench or acl, and neither is installed. Install CANN and source its set_env.sh "
@@ -117,7 +117,7 @@ class _AclModel:
 
 
 def _release(acl: Any, context: Any, model: Any, addresses: Sequence[Any], host: Sequence[Any]) -> None:
-    """Free the memory of a model; leave other models on the device alone."""
+    """Free the memory of a model without affecting other models on the device."""
     acl.rt.set_context(context)
     acl.mdl.unload(model)
     for address in addresses:

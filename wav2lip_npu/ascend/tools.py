@@ -1,4 +1,4 @@
-"""The vendor's programs: `npu-smi` lists the cards, `atc` compiles ONNX files to .om files."""
+"""Ascend command-line tools: `npu-smi` lists the cards, `atc` compiles ONNX files to .om files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def npu_smi() -> NpuSmi:
         done = subprocess.run([program, "info"], capture_output=True, text=True, timeout=_NPU_SMI_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         return NpuSmi([_failure(str(error))], None)
-    # The second line of a card begins with a number too, but has no chip name.
+    # The second line of a card also starts with a number, but has no chip name.
     rows = re.findall(r"^\|\s*(\d+)\s+([A-Za-z0-9]*[A-Za-z]\w*)\s*\|\s*(\w+)\s*\|", done.stdout, re.MULTILINE)
     version = re.search(r"Version:\s*(\S+)", done.stdout)
     cards = [dict(zip(("index", "name", "health"), row, strict=True)) for row in rows]
@@ -48,7 +48,7 @@ def _failure(reason: str) -> dict[str, str]:
 
 
 def chip_name() -> str | None:
-    """Return the first card's chip as `atc` names it, such as `Ascend310P3`; `None` if npu-smi lists none."""
+    """Return the `atc` name of the first card's chip, such as `Ascend310P3`; `None` if npu-smi lists none."""
     names = [card["name"] for card in npu_smi().cards if card["index"] != _UNKNOWN]
     return f"Ascend{names[0].removeprefix('Ascend')}" if names else None
 

@@ -157,7 +157,7 @@ class _Run:
             log.error("%s, row %d: %s", source, problem.row, problem.text)
         if problems and not (self._options.skip_bad or self._watched):
             raise UsageError(
-                f"{len(problems)} problems in {source}; no job was started. Fix them, or pass --skip_bad."
+                f"{len(problems)} problems in {source}; nothing was started. Fix them, or pass --skip_bad."
             )
         self._report.reject(problems, source)
         self._done_before += self._report.count - count_before - len(remaining)

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessCommand:
-    """Turn videos into clips to train on: face crops at 25 fps, audio at 16 kHz, mel.
+    """Convert videos to training clips: face crops at 25 fps, audio at 16 kHz, mel.
 
     wav2lip-npu preprocess --data_root LRS2_partly --preprocessed_root lrs2_preprocessed
     """

@@ -1,7 +1,7 @@
-"""Augmentation of training samples, so that few speakers teach a network what holds for all.
+"""Augmentation of training samples, so that a network trained on few speakers generalizes to others.
 
-Each sample gets a face of another shape, colour and light, and a voice of another pitch and level. All faces
-of a sample change alike, so the mouth still moves as it did. Shifting the formants is vocal tract length
+The face of each sample changes in shape, colour and light, and its voice in pitch and level. All faces of a
+sample change identically, so the motion of the mouth is kept. Shifting the formants is vocal tract length
 perturbation (Jaitly and Hinton, 2013).
 """
 
@@ -23,7 +23,7 @@ from wav2lip_npu.errors import UsageError
 from wav2lip_npu.mel import DEFAULT_MEL, Mel
 
 _BENDS = 4
-"""Random displacements across a face; between them it bends smoothly."""
+"""Number of random displacements across a face, which are interpolated smoothly."""
 _LUMA = np.array([0.114, 0.587, 0.299])
 """Weights of B, G and R."""
 _BEST_JPEG = 95
@@ -36,10 +36,10 @@ _DEFAULT_MAXIMUM = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Largest changes of a sample. Each sample draws its own amounts; 0 turns a change off."""
+    """Largest changes of a sample. The amounts are drawn per sample; 0 turns a change off."""
 
     flip: float = 0.0
-    """Share of the samples whose faces are mirrored."""
+    """Share of samples with mirrored faces."""
     stretch: float = 0.0
     """Horizontal and vertical scaling of the face, 0.1 for up to 10 %."""
     shift: float = 0.0
@@ -63,13 +63,13 @@ class Augmentation:
     loudness: float = 0.0
     """Change of the audio level, in dB."""
     tilt: float = 0.0
-    """Gain of high against low frequencies, in dB."""
+    """Gain of high relative to low frequencies, in dB."""
 
     untouched: float = 0.0
-    """Share of the samples that are not changed. Above 0, SyncNet judges only those."""
+    """Share of unchanged samples. If above 0, SyncNet judges only those."""
 
     def __post_init__(self) -> None:
-        """Raise `UsageError` when an amount is out of range."""
+        """Raise `UsageError` if an amount is out of range."""
         for option in fields(self):
             value = getattr(self, option.name)
             limit = _MAXIMA.get(option.name, 1 if option.name in _SHARES else _DEFAULT_MAXIMUM)
@@ -77,11 +77,11 @@ class Augmentation:
                 raise UsageError(f"--{option.name} {value:g} is out of range. Pass 0 to {limit:g}.")
 
     def drawn(self, random: Generator) -> Augmentation:
-        """Return the augmentation of one sample: this one, or none for a share of `untouched`."""
+        """Return the augmentation of one sample: this one, or `UNCHANGED` for a share of `untouched`."""
         return UNCHANGED if self.untouched and random.random() < self.untouched else self
 
     def faces(self, random: Generator, *stacks: Faces) -> list[Faces]:
-        """Return stacks of faces uint8 [..., S, S, 3] of another shape and light, all changed alike."""
+        """Return stacks of faces uint8 [..., S, S, 3] with one random change of shape and light."""
         changes: list[Callable[[Any], Any]] = []
         if source := self._source_pixels(random):
             x, y = source
@@ -108,7 +108,7 @@ class Augmentation:
         return stack
 
     def mels(self, random: Generator, mels: Mel) -> Mel:
-        """Return mels float32 [..., 80, T] of another voice at another distance."""
+        """Return mels float32 [..., 80, T] with a random change of voice and level."""
         bands = mels.shape[-2]
         if self.formants:
             rows = np.clip(np.arange(bands) * math.exp(random.uniform(-1, 1) * self.formants), 0, bands - 1)
@@ -122,7 +122,7 @@ class Augmentation:
         return mels
 
     def _source_pixels(self, random: Generator) -> tuple[NDArray[Any], NDArray[Any]] | None:
-        """Return the x and y that each pixel is read from, or `None` without a geometric change."""
+        """Return the source x and y of each pixel, or `None` without a geometric change."""
         if not (self.flip or self.stretch or self.shift or self.turn or self.bend):
             return None
         mirrored = random.random() < self.flip
@@ -152,7 +152,7 @@ UNCHANGED = Augmentation()
 
 
 def _half_the_time(random: Generator, maximum: float) -> float:
-    """Return an amount up to `maximum`, or 0."""
+    """Return a random amount up to `maximum`, or 0 half of the time."""
     return max(0.0, random.uniform(-maximum, maximum))
 
 

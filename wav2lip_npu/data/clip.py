@@ -1,8 +1,8 @@
 """Clip: one preprocessed folder with face crops, audio and mel of a video.
 
-Folders written by the original's preprocess (JPEGs of any size, a WAV file of any rate) are clips too; their
-mel is computed once and saved beside the audio. Files in a folder are not trusted: a damaged or hostile file
-raises `ClipError`, or is replaced where that is possible.
+Folders written by the original's preprocess.py (JPEGs of any size, a WAV file of any rate) are clips too;
+their mel is computed once and saved next to the audio. Files in a folder are not trusted: a damaged or
+malicious file raises `ClipError`, or is replaced if possible.
 """
 
 from __future__ import annotations
@@ -64,18 +64,18 @@ class Clip:
     """Folder relative to the data root."""
     folder: Path
     frames: Indices
-    """Numbers of the existing frames, ascending. Frames without a face are missing."""
+    """Numbers of the frames with a face, ascending."""
     cuts: Indices
     """First frames of new shots."""
     columns: int
     """Mel columns."""
     audio_offset: int = 0
-    """Frames by which the audio file is late. `frames` and `cuts` count on the clock of the audio: frame n is
-    `{n - audio_offset}.jpg`, and frames before the audio begins have negative numbers."""
+    """Frames by which the audio file is late. `frames` and `cuts` are numbered relative to the audio: frame n
+    is `{n - audio_offset}.jpg`, and frames before the start of the audio have negative numbers."""
     held_mel: Mel | None = field(default=None, repr=False)
     """Mel of a clip whose folder is not writable."""
     _windows: dict[int, Indices] = field(default_factory=dict, init=False, repr=False)
-    """Results of `windows` by shift. Threads may compute one twice; both results are equal."""
+    """Results of `windows` by shift. Two threads may compute the same one; the results are equal."""
 
     @property
     def seconds(self) -> float:
@@ -89,7 +89,7 @@ class Clip:
         return shots
 
     def windows(self, shift: int = 0) -> Indices:
-        """Return the positions in `frames` at which windows begin.
+        """Return the positions in `frames` at which windows start.
 
         A window is five consecutive frames of one shot with 200 ms of audio. With a `shift`, each of its
         frames also has the 200 ms of audio that begin `shift` frames later.
@@ -111,7 +111,7 @@ class Clip:
         return windows
 
     def face(self, frame: int) -> Faces:
-        """Return the face [S, S, 3] of a frame. Raises `ClipError` when its JPEG is unreadable."""
+        """Return the face [S, S, 3] of a frame. Raises `ClipError` if its JPEG is unreadable."""
         path = self.folder / f"{frame - self.audio_offset}.jpg"
         image = None
         try:
@@ -134,7 +134,7 @@ class Clip:
         mel = _read_mel(self.folder)
         if mel.shape[1] != self.columns:
             path = self.folder / MEL_FILE
-            raise ClipError("other mel", f"{path} has changed since the training began. Start it again.")
+            raise ClipError("other mel", f"{path} has changed during the run. Run the command again.")
         return mel
 
     def audio(self) -> NDArray[np.float32]:
@@ -143,12 +143,12 @@ class Clip:
 
 
 def _is_complete(content: NDArray[np.uint8]) -> bool:
-    """Return whether a file is not a truncated JPEG: OpenCV would fill the missing part with grey."""
+    """Return whether a file is not a truncated JPEG, whose missing part OpenCV would fill with grey."""
     return content[:2].tobytes() != _JPEG_BEGIN or _JPEG_END in content[-64:].tobytes()
 
 
 def read_clip(name: str, folder: Path, audio_offset: int = 0) -> Clip:
-    """Read the description of a clip folder. Raises `ClipError` when it cannot be trained on."""
+    """Read the description of a clip folder. Raises `ClipError` if it cannot be used for training."""
     content = _description(folder)
     if content is None:
         frames, cuts = _numbered_jpegs(folder), []
@@ -164,7 +164,7 @@ def read_clip(name: str, folder: Path, audio_offset: int = 0) -> Clip:
 
 
 def _description(folder: Path) -> dict[str, Any] | None:
-    """Return the checked content of clip.json, or `None` for a folder of the original's preprocess."""
+    """Return the checked content of clip.json, or `None` for a folder of the original's preprocess.py."""
     path = folder / CLIP_FILE
     try:
         content = json.loads(path.read_bytes())
@@ -176,7 +176,7 @@ def _description(folder: Path) -> dict[str, Any] | None:
     except (ValueError, RecursionError) as error:
         raise ClipError("damaged", f"cannot read {path} ({error}). Preprocess its video again.") from None
     if not isinstance(content, dict) or content.get("format") != CLIP_FORMAT:
-        raise ClipError("other format", f"{path} has another format. Preprocess its video again.")
+        raise ClipError("other format", f"{path} has an unknown format. Preprocess its video again.")
     if content.get("mel") != _MEL_SETTINGS:
         raise ClipError("other mel settings", f"{path} has other mel settings. Preprocess its video again.")
     for key in ("frames", "cuts"):
@@ -210,7 +210,7 @@ def _reason(error: OSError) -> str:
 
 
 def _columns(folder: Path) -> tuple[int, Mel | None]:
-    """Return the mel columns of a clip, and its mel when it cannot be saved. Raises `ClipError`."""
+    """Return the mel columns of a clip, and its mel if it cannot be saved. Raises `ClipError`."""
     path, audio = folder / MEL_FILE, folder / AUDIO_FILE
     missing = not path.exists()
     if not missing:
@@ -227,7 +227,7 @@ def _columns(folder: Path) -> tuple[int, Mel | None]:
     except ValueError as error:
         raise ClipError("too little sound", f"{audio}: {error}.") from None
     if not missing:
-        log.warning("%s Until then each run computes the mel from %s.", damage, AUDIO_FILE)
+        log.warning("%s Until then every run computes the mel from %s.", damage, AUDIO_FILE)
         return mel.shape[1], mel
     try:
         with replacing(path) as part, part.open("wb") as file:

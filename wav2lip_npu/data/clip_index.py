@@ -38,20 +38,20 @@ def index_clips(
     Args:
         data_root: Folder that the names of the list are relative to.
         file_list: One clip per line, as `preprocess` writes it.
-        shift: Frames that the mel windows are shifted by, see `Clip.windows`. A clip without two such
+        shift: Frames by which the mel windows are shifted, see `Clip.windows`. A clip without two such
             windows in one shot is rejected.
 
     Raises:
-        DataError: The root or the list is missing, or no clip can be used. A wrong root is detected from a
-            few names, before all folders are read.
+        DataError: The root or the list is missing, or no clip can be used. A wrong root is detected with a
+            few names before all folders are read.
 
     """
     root = Path(data_root)
     if not root.is_dir():
-        raise DataError(f"--data_root {root} is not a folder. Pass the folder that preprocess wrote.")
+        raise DataError(f"--data_root {root} is not a folder. Pass the output folder of preprocess.")
     entries = read_list(file_list)
     if not entries:
-        raise DataError(f"{file_list} lists no clip. Write one folder per line, relative to --data_root.")
+        raise DataError(f"{file_list} lists no clips. Write one folder per line, relative to --data_root.")
     probed = entries[:: max(1, len(entries) // _PROBED_NAMES)]
     if not any(os.path.isdir(clip_folder(root, entry.name)) for entry in probed):
         raise DataError(
@@ -110,14 +110,14 @@ def clip_folder(root: Path, name: str) -> Path:
     """Return the folder that a name in a file list refers to.
 
     A list written for `lrs2/` also works with the data root `lrs2/main/`: leading parts of the name that
-    repeat the end of the root may be left out. Raises `DataError` for a name that leads out of the root.
+    repeat the end of the root are optional. Raises `DataError` for a name outside the root.
     """
     path = PurePosixPath(name)
     parts = path.parts
     if not parts or path.is_absolute() or ".." in parts:
         raise DataError(f"clip {name!r} of a file list is outside --data_root. Write relative folders.")
     folder = root / name
-    if os.path.isdir(folder):  # unlike Path.is_dir, it does not raise for a name that is too long
+    if os.path.isdir(folder):  # unlike Path.is_dir, this does not raise for a name that is too long
         return folder
     above = root.resolve().parts
     for count in range(1, len(parts)):

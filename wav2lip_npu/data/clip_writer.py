@@ -1,8 +1,7 @@
-"""Write clip folders: under a temporary name first, then renamed.
+"""Write clip folders under a temporary name, then rename them.
 
 Only folders and files created by preprocessing are ever removed. A finished clip is recognised by its
-clip.json, an unfinished one by the temporary name of that file; in both, only files with the names below are
-removed.
+clip.json, an unfinished one by the temporary name of that file; only files with the names below are removed.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _MAX_NAME = 255
 
 
 def read_description(clip: Path) -> dict[str, Any] | None:
-    """Return the content of a clip.json written by preprocessing, or `None` where there is none."""
+    """Return the content of a clip.json written by preprocessing, or `None` if there is none."""
     try:
         content = json.loads((clip / CLIP_FILE).read_bytes())
     except (OSError, ValueError):
@@ -57,7 +56,7 @@ def write_clip(
     Args:
         clip: Folder to write.
         description: Content of clip.json.
-        jpegs: Frame numbers and encoded faces. An exception raised here leaves no folder behind.
+        jpegs: Frame numbers and encoded faces. If the iterator raises an exception, no folder is left behind.
         samples: Mono audio at 16 kHz.
         mel: Mel of the audio.
 
@@ -151,4 +150,4 @@ def _write_errors(clip: Path) -> Iterator[None]:
         yield
     except OSError as error:
         path = error.filename or clip
-        raise DataError(f"cannot write {path}: {error.strerror or error}. Fix that and run again.") from None
+        raise DataError(f"cannot write {path}: {error.strerror or error}. Fix this and run again.") from None

@@ -1,4 +1,4 @@
-"""Face reader with a cache of network-sized faces beside the JPEGs of each clip.
+"""Face reader with a cache of network-sized faces next to the JPEGs of each clip.
 
 With the cache, a training sample costs one read instead of ten decoded JPEGs.
 """
@@ -22,16 +22,16 @@ log = logging.getLogger(__name__)
 _FACE_SHAPE = (FACE_SIZE, FACE_SIZE, 3)
 _FACE_BYTES = FACE_SIZE * FACE_SIZE * 3
 _SPARE_BYTES = 1 << 30
-"""Disk space that the cache leaves free for checkpoints."""
+"""Disk space that the cache leaves for checkpoints."""
 _MAX_DIFFERENCE = 2
-"""Mean difference of pixel values up to which a cached face matches its JPEG. Decoders differ a little."""
+"""Mean difference of pixel values up to which a cached face matches its JPEG. Decoders differ slightly."""
 
 
 class FaceReader:
-    """Reads faces of clips, and caches the faces of each clip that it reads in one file beside the JPEGs.
+    """Reads faces of clips, and caches the faces of each clip in one file next to the JPEGs.
 
-    Where the cache cannot be written (a full or read-only disk, a damaged JPEG), each face is decoded, with
-    the same result. Threads may share a reader.
+    If the cache cannot be written (a full or read-only disk, a damaged JPEG), faces are decoded, with the
+    same result. Threads may share a reader.
     """
 
     def __init__(self, *, cache: bool = True) -> None:
@@ -43,11 +43,11 @@ class FaceReader:
         """Byte at which the faces begin in the cache of a clip; `None` for a clip without a cache."""
 
     def __call__(self, clip: Clip, position: int, count: int = WINDOW) -> Faces:
-        """Return faces [count, S, S, 3] from a position in `clip.frames` on. Raises `ClipError`."""
+        """Return faces [count, S, S, 3] from a position in `clip.frames`. Raises `ClipError`."""
         return self.pick(clip, np.arange(len(clip.frames))[position : position + count])
 
     def pick(self, clip: Clip, positions: Indices, top_row: int = 0) -> Faces:
-        """Return rows from `top_row` on of the faces at positions [...]: [..., S - top_row, S, 3].
+        """Return the rows from `top_row` of the faces at positions [...]: [..., S - top_row, S, 3].
 
         Raises `ClipError`.
         """
@@ -58,7 +58,7 @@ class FaceReader:
         return faces.reshape(*positions.shape, *faces.shape[1:])
 
     def _read(self, clip: Clip, positions: Indices, top_row: int, faces: Faces) -> bool:
-        """Fill `faces` from the cache and return whether there is one."""
+        """Fill `faces` from the cache and return whether that succeeded."""
         if not self._reads:
             return False
         with self._lock:
@@ -95,13 +95,12 @@ class FaceReader:
         try:
             return _write_cache(clip)
         except (ClipError, FileNotFoundError) as error:
-            # The caller that asks for the damaged JPEG gets the error; or another machine wrote at the same
-            # time.
+            # Reading the damaged JPEG itself raises the error. Or another machine was writing concurrently.
             log.debug("%s", error)
         except OSError as error:
             with self._lock:
                 self._writes = False
-            log.warning("no more faces are cached, which makes training slower: %s", error)
+            log.warning("faces are no longer cached, which makes training slower: %s", error)
         return None
 
 
@@ -128,14 +127,14 @@ def _check_cache(clip: Clip) -> int:
     _read_faces(clip, start, np.array([middle]), 0, cached)
     face = clip.face(int(clip.frames[middle]))
     if np.abs(cached[0].astype(np.int16) - face).mean() > _MAX_DIFFERENCE:
-        raise ValueError("its faces are not those of the JPEGs")
+        raise ValueError("its faces differ from the JPEGs")
     return start
 
 
 def _write_cache(clip: Clip) -> int:
     """Write the cache of a clip, and return where the faces begin. Raises `OSError` and `ClipError`."""
     path = clip.folder / FACES_FILE
-    clip.face(int(clip.frames[0]))  # otherwise a removed folder would be created again
+    clip.face(int(clip.frames[0]))  # otherwise a removed folder would be recreated
     header = npy.make_header((len(clip.frames), *_FACE_SHAPE))
     if shutil.disk_usage(clip.folder).free < _SPARE_BYTES + len(clip.frames) * _FACE_BYTES:
         raise OSError(f"the disk of {clip.folder} is almost full")

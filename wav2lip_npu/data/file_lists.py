@@ -1,9 +1,8 @@
 """File lists: the clips for training and for validation.
 
-Each line holds one clip, as a folder relative to the data root. Words after the first white space are
-ignored, as in the original ('6330/00011 NF'); a name that this would break is written as a JSON string. One
-such word has a meaning: 'offset=3' says that the audio of the clip is three frames late. The doctor writes
-it.
+Each line holds one clip, as a folder relative to the data root. Text after the first white space is
+ignored, as in the original ('6330/00011 NF'), so a name with white space is written as a JSON string. The
+exception is 'offset=3', which `doctor --fix_offset` writes: the audio of the clip is three frames late.
 """
 
 from __future__ import annotations
@@ -44,14 +43,14 @@ def read_names(path: str | os.PathLike[str]) -> list[str]:
 def read_list(path: str | os.PathLike[str]) -> list[Entry]:
     """Return the entries of a file list, in its order.
 
-    Raises `DataError` when the list is missing or unreadable, or when a line begins with a quote and is not
-    a JSON string.
+    Raises `DataError` if the list is missing or unreadable, or if a line begins with a quote but is not a
+    JSON string.
     """
     try:
         text = Path(path).read_bytes().decode("utf-8", "surrogateescape")
     except FileNotFoundError:
         raise DataError(
-            f"no file list {path}. Run 'wav2lip-npu preprocess', which writes it, or list one clip folder "
+            f"no file list {path}. Create it with 'wav2lip-npu preprocess', or list one clip folder "
             "per line, relative to the data root."
         ) from None
     except OSError as error:
@@ -61,10 +60,10 @@ def read_list(path: str | os.PathLike[str]) -> list[Entry]:
 
 
 def write_split(folder: str | os.PathLike[str], names: Sequence[str], *, seed: int = 0) -> list[Path]:
-    """Write train.txt and val.txt where they are missing, and return the written paths.
+    """Write train.txt and val.txt if they are missing, and return the written paths.
 
-    A new list leaves out the names of an existing one. Empty lists are not written. Raises `DataError` when
-    a list cannot be written, or an existing one cannot be read.
+    A new list leaves out the names of an existing one. Empty lists are not written. Raises `DataError` if a
+    list cannot be written or an existing one cannot be read.
     """
     train, val = (Path(folder) / name for name in (TRAIN, VAL))
     remove_stale_parts(train)
@@ -82,7 +81,7 @@ def write_split(folder: str | os.PathLike[str], names: Sequence[str], *, seed: i
 
 
 def missing_entries(folder: str | os.PathLike[str], names: Iterable[str]) -> list[str]:
-    """Return warnings about missing lists and about clips that no list in a folder names."""
+    """Return warnings about missing lists and about clips that are in no list of a folder."""
     warnings = []
     listed: set[str] = set()
     for path in (Path(folder) / TRAIN, Path(folder) / VAL):
@@ -93,7 +92,7 @@ def missing_entries(folder: str | os.PathLike[str], names: Iterable[str]) -> lis
                 else "Without it, held-out figures come from the training clips."
             )
             warnings.append(
-                f"{path} is not written: there are too few clips, or the other list has all. {effect}"
+                f"{path} was not written: too few clips, or the other list has all of them. {effect}"
             )
             continue
         try:
@@ -104,8 +103,8 @@ def missing_entries(folder: str | os.PathLike[str], names: Iterable[str]) -> lis
     if unlisted := len(names - listed):
         warnings.append(
             f"{unlisted} of {len(names)} clips are in no list in {folder} and will not be used: existing "
-            "lists are never changed. Add the clips, remove the lists and run again, or pass another "
-            "--filelists."
+            "lists are never changed. Add the clips, remove the lists and run the command again, or pass "
+            "another --filelists."
         )
     return warnings
 
@@ -113,8 +112,8 @@ def missing_entries(folder: str | os.PathLike[str], names: Iterable[str]) -> lis
 def split_names(names: Iterable[str], seed: int = 0) -> tuple[list[str], list[str]]:
     """Return names for training and for validation, each sorted.
 
-    About 5 % go to validation, at least one of two or more. Clips in one parent folder are taken to be of
-    one speaker; where there are several speakers, each goes to one of the lists as a whole.
+    About 5 % go to validation, at least one of two or more. Clips in the same parent folder are assumed to
+    show the same speaker; if there are several speakers, each is entirely in one of the lists.
     """
     names = sorted(set(names))
     draw = random.Random(seed)
@@ -136,7 +135,7 @@ def split_names(names: Iterable[str], seed: int = 0) -> tuple[list[str], list[st
 
 
 def write_list(path: str | os.PathLike[str], entries: Iterable[Entry]) -> None:
-    """Write or replace a file list. Raises `DataError` when it cannot be written."""
+    """Write or replace a file list. Raises `DataError` if it cannot be written."""
     text = "".join(_line(*entry) + "\n" for entry in entries)
     try:
         with replacing(path) as part:
@@ -146,7 +145,7 @@ def write_list(path: str | os.PathLike[str], entries: Iterable[Entry]) -> None:
 
 
 def _line(name: str, audio_offset: int) -> str:
-    """Return the name itself where `_parse` reads it back, else a JSON string in ASCII."""
+    """Return the name itself if `_parse` can read it back, else a JSON string in ASCII."""
     plain = name.split() == [name] and name.isprintable() and not {'"', "'"} & set(name)
     return (name if plain else json.dumps(name)) + (f" offset={audio_offset:+}" if audio_offset else "")
 

@@ -1,8 +1,8 @@
 """Training samples and batches.
 
-Sample `i` of epoch `e` is a pure function of (seed, epoch, i), whichever thread, process or resumed run asks
-for it. Threads make the samples: reading and decoding run outside Python's lock, and threads need no shared
-memory, no pickling and no fork, which an NPU forbids.
+Sample `i` of epoch `e` is a pure function of (seed, epoch, i), independent of the thread, process or resumed
+run. Threads load the samples: reading and decoding release the GIL, and threads need no shared memory, no
+pickling and no fork, which NPUs do not support.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 MEL_SHIFT = -1
 """Frames between a frame and the start of its mel window in generator training, as in the original."""
 _MAX_UNREADABLE = 100
-"""Unreadable clips in a row after which the disk is taken to be broken."""
+"""Consecutive unreadable clips after which the disk is considered broken."""
 _IN_WINDOW = np.arange(WINDOW)
 
 
@@ -55,11 +55,11 @@ class PairSample(NamedTuple):
     faces: Faces
     """Lower halves of the faces, uint8 [1, 5, S/2, S, 3]."""
     in_sync: NDArray[np.float32]
-    """1 when the faces belong to the audio, else 0, [1]."""
+    """1 if the faces belong to the audio, else 0, [1]."""
 
 
 class TargetSample(NamedTuple):
-    """A window that the generator is to produce, and a reference window of the same shot."""
+    """A window for the generator to produce, and a reference window from the same shot."""
 
     targets: Faces
     """uint8 [1, 5, S, S, 3]"""
@@ -70,12 +70,12 @@ class TargetSample(NamedTuple):
     mels: Mel
     """Mel window of the whole window, for SyncNet, float32 [1, 80, 16]."""
     judged: NDArray[np.float32]
-    """1 when SyncNet judges the sample, 0 when it is left out of the sync loss, [1]."""
+    """1 if SyncNet judges the sample, 0 if the sync loss ignores it, [1]."""
 
 
 Sample = TypeVar("Sample", bound=tuple[NDArray[Any], ...])
 Draw: TypeAlias = Callable[[Clip, Indices, np.random.Generator, FaceReader], Sample]
-"""Makes a sample of a clip, given the positions of its windows, a random generator and a face reader."""
+"""Draws a sample from a clip, given the positions of its windows, a random generator and a face reader."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Batch(Generic[Sample]):
 
 
 class Samples(Generic[Sample]):
-    """The samples of an epoch, one per clip, in a new order each epoch."""
+    """The samples of an epoch, one per clip, in a different order every epoch."""
 
     def __init__(
         self, clips: Sequence[Clip], draw: Draw[Sample], *, seed: int, shift: int, reader: FaceReader
@@ -108,14 +108,14 @@ class Samples(Generic[Sample]):
     def __getitem__(self, position: tuple[int, int]) -> tuple[int, Sample]:
         """Return the number of the clip and the sample at (epoch, i).
 
-        The next clip of the epoch replaces one that cannot be read. Raises `DataError` when 100 clips in a
-        row cannot be read.
+        An unreadable clip is replaced by the next one of the epoch. Raises `DataError` if 100 consecutive
+        clips are unreadable.
         """
         epoch, i = position
         order = _order(self._seed, epoch, len(self.clips))
         error: Exception | None = None
-        for place in range(i, i + min(len(order), _MAX_UNREADABLE)):
-            number = int(order[place % len(order)])
+        for index in range(i, i + min(len(order), _MAX_UNREADABLE)):
+            number = int(order[index % len(order)])
             clip = self.clips[number]
             random = np.random.default_rng((self._seed, epoch, 1 + i))  # a trailing 0 would not count
             try:
@@ -123,7 +123,7 @@ class Samples(Generic[Sample]):
             except (ClipError, OSError) as unreadable:
                 error = unreadable
                 self._warn_once(number, error)
-        raise DataError(f"no clip can be read any more, last: {error} Check the disk.")
+        raise DataError(f"no clip can be read. Last error: {error} Check the disk.")
 
     def describe(self, batch: Batch[Sample]) -> str:
         """Return the positions and clip names of a batch, for error messages."""
@@ -147,28 +147,28 @@ def _order(seed: int, epoch: int, count: int) -> Indices:
 def batches(
     samples: Samples[Sample], position: int, *, size: int, rank: int = 0, ranks: int = 1, threads: int = 1
 ) -> Generator[Batch[Sample], None, None]:
-    """Yield the batches of one rank, `size` samples each, from a position in the stream on, without end."""
+    """Yield the batches of one rank, `size` samples each, from a position in the endless stream."""
 
-    def make(first: int) -> Batch[Sample]:
+    def load(first: int) -> Batch[Sample]:
         own = range(first + rank * size, first + (rank + 1) * size)
-        numbers, parts = zip(*(samples[divmod(place, len(samples))] for place in own), strict=True)
+        numbers, parts = zip(*(samples[divmod(index, len(samples))] for index in own), strict=True)
         clips = np.concatenate(
             [np.full(len(part[0]), number) for number, part in zip(numbers, parts, strict=True)]
         )
         return Batch(first, first + size * ranks, clips, _stack(parts))
 
     threads = max(1, min(threads, device.cpu_count()))
-    return map_in_threads(make, itertools.count(position, size * ranks), threads)
+    return map_in_threads(load, itertools.count(position, size * ranks), threads)
 
 
 def _stack(parts: Sequence[Sample]) -> Sample:
-    """Return one sample with the rows of all."""
+    """Return the rows of all samples as one sample."""
     stacked: Sample = type(parts[0])(*map(np.concatenate, zip(*parts, strict=True)))  # type: ignore[call-arg]
     return stacked
 
 
 def draw_windows(count: int, augmentation: Augmentation = UNCHANGED) -> Draw[WindowSample]:
-    """Return a function that draws `count` windows of a clip, all different where the clip has as many."""
+    """Return a function that draws `count` windows of a clip, all different if the clip has that many."""
 
     def draw(clip: Clip, positions: Indices, random: np.random.Generator, reader: FaceReader) -> WindowSample:
         chosen = random.choice(positions, count, replace=len(positions) < count)
@@ -180,7 +180,7 @@ def draw_windows(count: int, augmentation: Augmentation = UNCHANGED) -> Draw[Win
 
 
 def draw_pair(augmentation: Augmentation = UNCHANGED) -> Draw[PairSample]:
-    """Return a function that draws a pair of audio and faces, in sync by a fair coin."""
+    """Return a function that draws a pair of audio and faces, which is in sync with probability 1/2."""
 
     def draw(clip: Clip, positions: Indices, random: np.random.Generator, reader: FaceReader) -> PairSample:
         right, wrong = random.choice(positions, 2, replace=False)
@@ -196,8 +196,8 @@ def draw_pair(augmentation: Augmentation = UNCHANGED) -> Draw[PairSample]:
 def draw_target(augmentation: Augmentation = UNCHANGED, reference_distance: int = 0) -> Draw[TargetSample]:
     """Return a function that draws a target window and a reference window of the same shot.
 
-    At least `reference_distance` frames lie between the two where the clip is long enough. Of an
-    augmentation with untouched samples, SyncNet judges only those.
+    At least `reference_distance` frames lie between the two if the clip is long enough. If the augmentation
+    has untouched samples, SyncNet judges only those.
     """
 
     def draw(clip: Clip, positions: Indices, random: np.random.Generator, reader: FaceReader) -> TargetSample:
@@ -229,7 +229,7 @@ def draw_target(augmentation: Augmentation = UNCHANGED, reference_distance: int 
 def _lower_faces(
     clip: Clip, chosen: Indices, reader: FaceReader, random: np.random.Generator, change: Augmentation
 ) -> Faces:
-    """Return lower halves [N, 5, S/2, S, 3] of the windows at N positions, each changed on its own."""
+    """Return lower halves [N, 5, S/2, S, 3] of the windows at N positions, each augmented separately."""
     positions, middle = chosen[:, None] + _IN_WINDOW, FACE_SIZE // 2
     if change == UNCHANGED:
         return reader.pick(clip, positions, middle)
@@ -238,7 +238,7 @@ def _lower_faces(
 
 
 def _mel_windows(clip: Clip, frames: Indices) -> Mel:
-    """Return the mel windows [N, 80, 16] that begin with N frames. Raises `ClipError`."""
+    """Return the mel windows [N, 80, 16] that start at N frames. Raises `ClipError`."""
     mel = clip.mel()
     windows = np.stack([mel_columns(mel, int(frame)) for frame in frames])
     if not np.abs(windows).max() <= DEFAULT_MEL.max_abs:  # also true for NaN

@@ -20,16 +20,16 @@ from wav2lip_npu.media.audio_reader import read_blocks
 from wav2lip_npu.mel import DEFAULT_MEL, TRAINING_FPS, Mel
 
 _MAX_AUDIO_S = 60
-"""Loudness is measured in the first minute."""
+"""Only the first minute is used to measure loudness."""
 _LEVEL_BLOCK_S = 0.05
 _FULL_SCALE = 0.999
 _FLAT = 0.5
-"""Range of a mel below which nothing happens in it."""
+"""Range of mel values below which the audio is silent or constant."""
 _AUDIBLE = -3.0
-"""Mean of a mel column below which it holds only the noise of the recording."""
+"""Mean of a mel column below which it contains only recording noise."""
 _ABOVE_FLOOR = 0.75
-"""Distance of syllables from the quietest 5 % of a clip, in units of the mel (12.5 dB). In speech, 40 to 90 %
-of the columns exceed it; in noise, hum and single tones less than 2 %."""
+"""Minimum level of syllables above the quietest 5 % of a clip, in mel units (12.5 dB). In speech, 40 to 90 %
+of the columns exceed it; in noise, hum and single tones, less than 2 %."""
 _JSON_KEYS = {
     "frames": "pictures",
     "missing_frames": "missing",
@@ -57,9 +57,9 @@ class ClipStats:
     missing_frames: int
     """Number of frames without a face between the first and the last one."""
     source_fps: float | None = None
-    """fps of the video that it was made from."""
+    """fps of its source video."""
     face_px: float | None = None
-    """Median side of the face in that video, in pixels."""
+    """Median side of the face in the source video, in pixels."""
     level_db: float | None = None
     """Level of the loudest 5 % of the audio, in dB relative to full scale."""
     clipped_share: float | None = None
@@ -73,17 +73,17 @@ class ClipStats:
     list_offset: int = 0
     """Frames by which the audio is late according to the file list."""
     offset: int | None = None
-    """Frames by which the audio is late in addition, measured with SyncNet."""
+    """Additional frames by which the audio is late, measured with SyncNet."""
     significant_offset: int | None = None
-    """The same, or 0 where it may be chance."""
+    """The offset, or 0 if it is not significant."""
     confidence: float | None = None
     """Cosine at that offset minus the median over all offsets, 0 to 1."""
     error: str | None = None
-    """Why a file cannot be read."""
+    """Error of a file that cannot be read."""
 
     @property
     def speaker(self) -> str:
-        """The parent folder; in LRS2 and similar data sets one speaker or programme."""
+        """The parent folder, which is one speaker or programme in LRS2 and similar data sets."""
         return speaker_of(self.name)
 
     def as_dict(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class ClipStats:
 
 
 def speaker_of(name: str) -> str:
-    """Return the parent folder of a clip, empty if it has none."""
+    """Return the parent folder of a clip, or an empty string."""
     return name.rpartition("/")[0]
 
 
@@ -132,7 +132,7 @@ def content_hashes(clip: Clip) -> tuple[str | None, str]:
 
 
 def speech_share(mel: Mel) -> float:
-    """Return the share of mel columns that are as loud above the quietest ones as syllables are."""
+    """Return the share of mel columns that exceed the quietest ones as much as syllables do."""
     level = mel.mean(axis=0)
     floor = max(float(np.percentile(level, 5)) + _ABOVE_FLOOR, _AUDIBLE)
     return float((level > floor).mean())
@@ -143,7 +143,7 @@ def _middle_frame(clip: Clip) -> Path:
 
 
 def _source_stats(clip: Clip) -> dict[str, Any]:
-    """Return fps and face size of the video; for a clip of the original's preprocess.py the crop size."""
+    """Return fps and face size of the video; for a clip of the original's preprocess.py, the crop size."""
     path = _middle_frame(clip)
     image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     if image is None:

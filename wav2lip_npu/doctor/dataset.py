@@ -1,4 +1,4 @@
-"""Check a preprocessed data set for problems before, or during, a training."""
+"""Check a preprocessed data set for problems, before or during training."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _MAX_WIDTH = 256
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions:
-    """How a data set is checked.
+    """Options for checking a data set.
 
     Raises:
         UsageError: A value is out of range.
@@ -45,15 +45,15 @@ class DatasetOptions:
     """
 
     filelists: str = _FILELISTS
-    """Folder of train.txt and val.txt. Without them all clips below the data root are checked."""
+    """Folder of train.txt and val.txt. If it has neither, all clips below the data root are checked."""
     syncnet_checkpoint_path: str | None = None
-    """SyncNet weights, to measure by how many frames the audio of each clip is late. None: not measured."""
+    """SyncNet weights, to measure the audio offset of each clip. None: offsets are not measured."""
     num_clips: int | None = _MAX_CLIPS
-    """Clips to measure in depth, drawn at random. None: all of them, as when new file lists are written."""
+    """Number of clips to measure in depth, drawn at random. None, or when writing new file lists: all."""
     num_workers: int = 16
-    """Loader threads in the speed measurement, at most one per CPU core."""
+    """Loader threads for the speed measurement, at most one per CPU core."""
     width: int = 32
-    """Base channels of the SyncNet in the speed measurement. 32 is the published one."""
+    """Base channels of the SyncNet for the speed measurement; the published one has 32."""
     device: str = "auto"
     """auto (npu, cuda, cpu in this order), cpu, cuda[:i] or npu[:i]."""
 
@@ -62,9 +62,9 @@ class DatasetOptions:
         for name in ("num_clips", "num_workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"--{name} {value} is not at least 1.")
+                raise UsageError(f"--{name} {value} is out of range. Pass at least 1.")
         if self.width < 2 or self.width % 2 or self.width > _MAX_WIDTH:
-            raise UsageError(f"--width {self.width} is not an even number from 2 to {_MAX_WIDTH}.")
+            raise UsageError(f"--width {self.width} is invalid. Pass an even number from 2 to {_MAX_WIDTH}.")
 
 
 def check_dataset(
@@ -74,22 +74,22 @@ def check_dataset(
     progress: Callable[[int, int], None] = lambda done, total: None,
     **values: Any,
 ) -> DatasetReport:
-    """Check the clips below a folder, and whether they are loaded fast enough.
+    """Check the clips below a folder and the speed of loading them.
 
-    Writes caches only: the faces of up to 32 clips, as training does, and the mel of clips that were made by
-    the original's preprocess.py.
+    Only caches are written: the faces of up to 32 clips, as in training, and the mel of clips of the
+    original's preprocess.py.
 
     Args:
-        data_root: Folder that preprocess wrote.
-        options: Options, the defaults if omitted.
+        data_root: Output folder of `preprocess`.
+        options: Options. Default: `DatasetOptions()`.
         progress: Called with the number of clips measured and their total.
-        **values: Options by name, as `num_clips=50`; they replace those of `options`.
+        **values: Options by name, such as `num_clips=50`; they override `options`.
 
     Returns:
         Statistics and problems.
 
     Raises:
-        DataError: There is no clip, or a file list cannot be read.
+        DataError: The folder has no clips, or a file list cannot be read.
         UsageError: An option is unknown or out of range.
         CheckpointError: The SyncNet weights cannot be used.
         DeviceError: The device does not exist.
@@ -103,7 +103,7 @@ def check_dataset(
     options = with_values(options or DatasetOptions(), values)
     root = Path(data_root)
     if not root.is_dir():
-        raise DataError(f"{data_root} is not a folder. Pass the folder that preprocess wrote.")
+        raise DataError(f"{data_root} is not a folder. Pass the output folder of preprocess.")
     resolved = device.resolve(options.device)
     estimate_sync = None
     if options.syncnet_checkpoint_path is not None:
@@ -157,13 +157,13 @@ def check_clips(
 
 
 def describe_problems(train: ClipIndex, val: ClipIndex) -> list[str]:
-    """Check some of the clips, and return one line per problem, worst first."""
+    """Check a sample of the clips and return one line per problem, worst first."""
     problems = check_clips(train, val, max_clips=_MAX_CLIPS_WHILE_TRAINING).problems
-    return list(map(str, problems)) or ["the doctor found no problem in the clips that it checked"]
+    return list(map(str, problems)) or ["doctor found no problems in the clips that it checked"]
 
 
 def _lists(root: Path, filelists: str) -> tuple[dict[str, list[Entry]], int]:
-    """Return the entries of the file lists, or of all clips, and the number of clips that no list names."""
+    """Return the entries of the file lists, or of all clips, and the number of clips that are in no list."""
     clips = find_clips(root)
     lists = read_lists(filelists)
     if lists is not None:
@@ -172,7 +172,7 @@ def _lists(root: Path, filelists: str) -> tuple[dict[str, list[Entry]], int]:
     if filelists != _FILELISTS:
         raise DataError(f"no train.txt or val.txt in {filelists}. Pass their folder as --filelists.")
     if not clips:
-        raise DataError(f"no clip below {root}. Pass the folder that preprocess wrote.")
+        raise DataError(f"no clips below {root}. Pass the output folder of preprocess.")
     log.info("no train.txt or val.txt in %s: checking all clips below %s", filelists, root)
     return {TRAIN: [Entry(name) for name in clips], VAL: []}, 0
 

@@ -1,4 +1,4 @@
-"""Statistics of a data set, which `rules` judges: counts of all clips, and a sample measured in depth."""
+"""Statistics of a data set for `rules`: counts of all clips, and a sample measured in depth."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from wav2lip_npu.parallel.threads import map_in_threads
 from wav2lip_npu.preprocessing.report import VideoResult
 
 _MAX_COMPARED = 20_000
-"""Training clips that are compared with validation clips by content."""
+"""Maximum number of training clips compared with validation clips by content."""
 _MIN_HOURS, _MIN_MINUTES = 6, 2
-"""Lengths below are given in the next smaller unit."""
+"""Limits below which a length is given in the next smaller unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +39,14 @@ class DatasetStats:
     """Length of the training clips."""
     val_hours: float = 0.0
     speakers: frozenset[str]
-    """Folders that hold the training clips; empty if the clips are in no folder."""
+    """Parent folders of the training clips; empty if the clips are directly in the root."""
     val_speakers: frozenset[str]
     rejected: Counter[str]
     """Number of listed clips that cannot be used, by reason."""
     duplicates: Sequence[tuple[str, str]]
-    """Training clips and the validation clips with the same audio or frames."""
+    """Pairs of a training clip and a validation clip with the same audio or frames."""
     unlisted: int = 0
-    """Number of clip folders below the root that no file list names."""
+    """Number of clip folders below the root that are in no file list."""
     failed: Counter[str] = field(default_factory=Counter)
     """Number of videos that failed in preprocessing, by reason."""
     videos: int = 0
@@ -102,8 +102,8 @@ def measure_dataset(
 ) -> DatasetStats:
     """Return the statistics of training and validation clips, of which at most `max_clips` are measured.
 
-    These are drawn at random, half of them validation clips. Measuring takes a few milliseconds per clip, in
-    threads, and the time of `estimate_sync`. `results` are those of preprocessing.
+    The measured clips are drawn at random, half of them from the validation clips. Measuring runs in threads
+    and takes a few milliseconds per clip plus the time of `estimate_sync`. `results` come from preprocessing.
     """
     draw = random.Random(seed)
     chosen = [(clip, True) for clip in _sample(val.clips, max_clips and max_clips // 2, draw)]
@@ -151,7 +151,7 @@ def _sample(clips: Sequence[Clip], count: int | None, draw: random.Random) -> li
 def _find_duplicates(
     train: Sequence[Clip], val: Sequence[Clip], measured: Iterable[ClipStats]
 ) -> list[tuple[str, str]]:
-    """Return the training clips that equal a measured validation clip, and the name of that one.
+    """Return the pairs of a training clip and a measured validation clip with equal content.
 
     Only training clips of the same length or number of frames are read.
     """
@@ -184,7 +184,7 @@ def _find_duplicates(
 
 
 def format_length(hours: float) -> str:
-    """Return a length in hours, minutes or seconds, whichever reads best."""
+    """Return a length in hours, minutes or seconds, depending on its size."""
     if hours >= _MIN_HOURS:
         return f"{hours:.1f} hours"
     return f"{60 * hours:.0f} minutes" if hours >= _MIN_MINUTES / 60 else f"{3600 * hours:.0f} seconds"
@@ -199,7 +199,7 @@ def _speakers(clips: Iterable[Clip]) -> frozenset[str]:
 
 
 def _percentiles(values: Sequence[float | None]) -> dict[str, float] | None:
-    """Return the 5th, 50th and 95th percentile of the known values, None if there are none."""
+    """Return the 5th, 50th and 95th percentile of the known values, or None if there are none."""
     known = [value for value in values if value is not None]
     if not known:
         return None

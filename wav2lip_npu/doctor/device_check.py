@@ -28,8 +28,8 @@ _GRADIENTS, _STATISTICS = "training step: gradients", "training step: running st
 def compare_with_cpu(device: torch.device, amp: str = "off") -> list[Difference]:
     """Compare outputs, and loss and gradients of one training step, with the CPU in float32.
 
-    The generator and SyncNet have the bundled weights, the discriminator random ones. Switches the device to
-    full float32 precision. Raises what the device raises.
+    The generator and SyncNet have the bundled weights, the discriminator has random ones. The device is
+    switched to full float32 precision. Errors of the device propagate.
     """
     devices.activate(device)
     devices.full_float32(device)
@@ -45,15 +45,15 @@ def compare_with_cpu(device: torch.device, amp: str = "off") -> list[Difference]
             "target": torch.rand(_BATCH, 3, _FRAMES, _SIZE, _SIZE),
             "mel": torch.rand(_BATCH, 1, 80, 16) * 4 - 2,
         }
-    tolerance, of_gradients = TOLERANCES[amp]
-    by_norm = {_GRADIENTS: of_gradients, _STATISTICS: tolerance}
+    tolerance, gradient_tolerance = TOLERANCES[amp]
+    by_norm = {_GRADIENTS: gradient_tolerance, _STATISTICS: tolerance}
 
     def on(device: torch.device, amp: str, run: Run) -> Callable[[Tensors], Tensors]:
-        def run_there(inputs: Tensors) -> Tensors:
-            there = {kind: copy.deepcopy(network).to(device) for kind, network in networks.items()}
-            return run(there, {name: value.to(device) for name, value in inputs.items()}, device, amp)
+        def run_on_device(inputs: Tensors) -> Tensors:
+            copies = {kind: copy.deepcopy(network).to(device) for kind, network in networks.items()}
+            return run(copies, {name: value.to(device) for name, value in inputs.items()}, device, amp)
 
-        return run_there
+        return run_on_device
 
     cpu = torch.device(devices.HOST)
     return [
@@ -85,8 +85,8 @@ def _outputs(networks: Networks, inputs: Tensors, device: torch.device, amp: str
 def _training_step(networks: Networks, inputs: Tensors, device: torch.device, amp: str) -> Tensors:
     """Return loss and gradients of the generator, and its running statistics after the step.
 
-    The loss is L1 plus the sync and quality losses. The optimizer step is left out: Adam would turn rounding
-    of gradients near 0 into whole steps.
+    The loss is L1 plus the sync and quality losses. There is no optimizer step: Adam would turn rounding
+    errors of gradients near 0 into whole steps.
     """
     generator, syncnet, discriminator = (networks[kind] for kind in ("generator", "syncnet", "discriminator"))
     generator.train()

@@ -1,4 +1,4 @@
-"""Find the clips below a data root, listed or not, and the reasons why some cannot be used."""
+"""Find the clips below a data root, listed or not, and the reasons why some are unusable."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Lookup(NamedTuple):
 
     usable: ClipIndex
     reasons: dict[str, str]
-    """Reasons of the clips that cannot be used, by name."""
+    """Reasons why clips are unusable, by name."""
 
 
 def read_lists(filelists: str | os.PathLike[str]) -> dict[str, list[Entry]] | None:
-    """Return the entries of train.txt and val.txt in a folder, None if it holds neither.
+    """Return the entries of train.txt and val.txt in a folder, or None if it has neither.
 
     Raises `DataError` if one cannot be read.
     """
@@ -36,16 +36,16 @@ def read_lists(filelists: str | os.PathLike[str]) -> dict[str, list[Entry]] | No
 
 
 def find_clips(root: Path) -> list[str]:
-    """Return the clip folders below the root, sorted, relative to it; also those of the original."""
+    """Return the clip folders below the root, sorted, relative to it, including those of the original."""
     names = sorted(os.path.relpath(folder, root) for folder in _clip_folders(os.fspath(root), set()))
     return [name.replace(os.sep, "/") for name in names]
 
 
 def look_up(root: Path, entries: Iterable[Entry]) -> Lookup:
-    """Return the usable clips of a file list and the reasons of the others.
+    """Return the usable clips of a file list and the reasons why the others are unusable.
 
-    Unlike `index_clips` it accepts a list without usable clips. Raises `DataError` for a name that leads out
-    of the root.
+    Unlike `index_clips`, it accepts a list without usable clips. Raises `DataError` for a name outside the
+    root.
     """
 
     def read(entry: Entry) -> Clip | str:
@@ -63,7 +63,7 @@ def look_up(root: Path, entries: Iterable[Entry]) -> Lookup:
 
 
 def count_unlisted(root: Path, names: Iterable[str], folders: Sequence[str]) -> int:
-    """Return how many of the clip folders are not among the names of the lists."""
+    """Return the number of clip folders that are not in the lists."""
     listed = {os.path.realpath(clip_folder(root, name)) for name in names}
     return sum(os.path.realpath(root / folder) not in listed for folder in folders)
 

@@ -1,4 +1,4 @@
-"""Write file lists that correct offsets or drop clips. The clip folders do not change."""
+"""Write file lists that correct offsets or drop clips. The clip folders are not changed."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class FixedList:
     shifted: int
     """Number of clips whose offset was corrected."""
     dropped: int
-    """Number of clips with too low a confidence."""
+    """Number of clips whose confidence is too low."""
     unmeasured: int
-    """Number of clips that are too short or cannot be used. They stay unchanged."""
+    """Number of clips that are too short or unusable. They are kept unchanged."""
 
 
 def fix_list(
@@ -37,7 +37,8 @@ def fix_list(
 ) -> FixedList:
     """Return a list with the measured offsets added to its own, without the clips below `min_confidence`.
 
-    Significant offsets with a confidence of at least 0.1 are applied. A corrected list does not change again.
+    Only significant offsets with a confidence of at least 0.1 are added. Correcting a list twice has no
+    further effect.
     """
     kept: list[Entry] = []
     shifted = dropped = unmeasured = 0
@@ -64,7 +65,7 @@ def write_fixed_lists(
     fix_offset: bool,
     min_confidence: float | None,
 ) -> None:
-    """Write the corrected file lists that are not empty. Raises `DataError` if one cannot be written."""
+    """Write the corrected version of each non-empty file list. Raises `DataError` if that fails."""
     by_name = {clip.name: clip for clip in stats}
     for name, entries in lists.items():
         if not entries:

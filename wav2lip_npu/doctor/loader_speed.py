@@ -1,4 +1,4 @@
-"""Measure how fast samples are loaded and how fast a device trains on them: which of the two is the limit."""
+"""Measure how fast samples are loaded and how fast a device trains on them, to find the bottleneck."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BATCH = 64
 """Windows per batch, as in SyncNet training."""
 _SMALL_BATCH = 8
 _SLOW_STEP_S = 0.5
-"""A small batch that takes longer is timed in place of a whole one."""
+"""If a small batch takes longer than this, it is timed instead of a whole one."""
 _CLIPS = 32
 _MIN_SECONDS = 2.0
 _MIN_RUNS = 3
@@ -38,17 +38,17 @@ class LoaderSpeed:
     device: str
     """Description of the device."""
     width: int
-    """Base channels of the SyncNet that was timed."""
+    """Base channels of the timed SyncNet."""
     batch: int
-    """Windows per training step that was timed."""
+    """Windows per timed training step."""
     threads: int
     """Number of loader threads."""
     first_pass: float
-    """Loader, for clips that it reads for the first time."""
+    """Speed of the loader for clips that it reads for the first time."""
     loader: float
-    """Loader, for clips that it has read; their files may be in the page cache."""
+    """Speed of the loader for clips that it has read before; their files may be in the page cache."""
     step: float
-    """Training on the device."""
+    """Speed of training on the device."""
 
     @property
     def is_loader_bound(self) -> bool:
@@ -61,8 +61,8 @@ class LoaderSpeed:
         return (
             f"the loader reads {self.loader:.0f} windows/s with {self.threads} threads "
             f"({self.first_pass:.0f} in the first pass); {self.device} trains SyncNet of width {self.width} "
-            f"on {self.step:.0f} windows/s. The {limit} is the limit: 100,000 steps of {BATCH} windows take "
-            f"{hours:.1f} hours"
+            f"at {self.step:.0f} windows/s. The {limit} is the bottleneck: 100,000 steps of {BATCH} windows "
+            f"take {hours:.1f} hours"
         )
 
     def problems(self) -> Iterator[Problem]:
@@ -70,7 +70,7 @@ class LoaderSpeed:
         if not self.is_loader_bound:
             return
         cores = devices.cpu_count()
-        way_out = "Put the clips on a local disk, leave out --no_face_cache"
+        way_out = "Put the clips on a local disk, remove --no_face_cache"
         way_out += (
             " and raise --num_workers." if self.threads < cores else f". All {cores} CPU cores are busy."
         )
@@ -78,7 +78,7 @@ class LoaderSpeed:
             Severity.HARMS if self.loader < 0.7 * self.step else Severity.NOTE,
             "slow_loader",
             f"the device waits for samples {1 - self.loader / self.step:.0%} of the time: it trains on "
-            f"{self.step:.0f} windows/s, of which {self.loader:.0f} are loaded",
+            f"{self.step:.0f} windows/s, but only {self.loader:.0f} windows/s are loaded",
             way_out,
         )
 
@@ -114,7 +114,7 @@ def measure_loader_speed(
 
 
 def _time_step(samples: WindowSample, device: torch.device, width: int) -> tuple[int, float]:
-    """Return the windows per step that the device trains on in reasonable time, and the seconds of a step."""
+    """Return a number of windows per step that suits the speed of the device, and the seconds of a step."""
     import torch
 
     from wav2lip_npu.models.inputs import syncnet_input_of_images

@@ -33,7 +33,7 @@ _CODECS = {"libx264": "w", "h264": "r", "hevc": "r", "vp9": "r", "av1": "r", "aa
 
 @dataclass(frozen=True, kw_only=True)
 class MachineReport:
-    """Result of a machine check: what a support ticket needs."""
+    """Result of a machine check, with the information for a support ticket."""
 
     python: str
     system: str
@@ -43,11 +43,11 @@ class MachineReport:
     missing_codecs: list[str]
     ascend: Ascend
     kinds: dict[str, str]
-    """Description of each kind of device."""
+    """Description of each device type."""
     device: str | None
-    """Description of the device that --device selects, None if it cannot be used."""
+    """Description of the device that --device selects; None if it is unusable."""
     refused: str | None
-    """Why the device cannot be used."""
+    """Error of a device that is unusable."""
     free_bytes: int | None
     total_bytes: int | None
     weights: dict[str, dict[str, Any]]
@@ -60,14 +60,14 @@ class MachineReport:
 
     @property
     def is_ok(self) -> bool:
-        """Whether the device works, agrees with the CPU, and no codec is missing."""
+        """Whether the device works and agrees with the CPU, and no codec is missing."""
         return not (self.refused or self.failed or self.missing_codecs) and all(
-            each.is_small for each in self.differences
+            difference.is_small for difference in self.differences
         )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
-        differences = [each.as_dict() for each in self.differences]
+        differences = [difference.as_dict() for difference in self.differences]
         fields = {"version": __version__, **self.__dict__, "ascend": self.ascend.as_dict()}
         return {**fields, "differences": differences, "ok": self.is_ok}
 
@@ -108,11 +108,11 @@ class MachineReport:
             yield f"comparison with the CPU failed: {self.failed}"
         elif self.differences:
             yield "compared with the CPU:"
-            yield from (f"  {each}" for each in self.differences)
+            yield from (f"  {difference}" for difference in self.differences)
 
 
 def check_machine(spec: str = "auto") -> MachineReport:
-    """Check this machine, and compare the device with the CPU if it is another one."""
+    """Check this machine, and compare a device other than the CPU with the CPU."""
     import av
 
     try:
@@ -125,7 +125,7 @@ def check_machine(spec: str = "auto") -> MachineReport:
     if selected is not None and selected.type != device.HOST:
         try:
             differences = device_check.compare_with_cpu(selected)
-        except RuntimeError as error:  # of the driver or an operator
+        except RuntimeError as error:  # from the driver or an operator
             failed = " ".join(str(error).split())
     return MachineReport(
         python=platform.python_version(),

@@ -1,6 +1,6 @@
-"""Rules that judge a data set: what will harm a training, how much, and what to do about it.
+"""Rules that find problems of a data set, their severity and their fixes.
 
-A rule is a function in `_RULES` that yields the problems it sees in the statistics.
+A rule is a function in `_RULES` that yields the problems in the statistics.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from wav2lip_npu.mel import TRAINING_FPS
 from wav2lip_npu.storage.json_lines import format_counts
 
 MIN_CONFIDENCE = 0.1
-"""Confidence from which on a measured offset is trusted."""
+"""Minimum confidence of an offset that is trusted."""
 FACE_PX = 96
-"""Side of the faces that the networks take."""
+"""Side of the input faces of the networks."""
 MIN_SECONDS = 1.4
-"""Length from which on the audio of a clip can be moved by 15 frames either way."""
+"""Minimum length of a clip for shifting its audio by 15 frames in either direction."""
 _MIN_CLIPS = 50
 _MEMORIZED_MINUTES, _LITTLE_HOURS, _ENOUGH_HOURS = 10, 3, 15
-"""The original is trained on 29 hours (LRS2). With some ten videos training never converges (LatentSync,
+"""The original is trained on 29 hours (LRS2). With about ten videos, training never converges (LatentSync,
 issue 309)."""
 _QUIET_DB = -40.0
 _MAX_CLIPPED = 1e-3
@@ -33,7 +33,7 @@ _MAX_NAMES = 3
 
 
 class Severity(IntEnum):
-    """How much a problem affects a training."""
+    """Effect of a problem on training."""
 
     NOTE = 1
     HARMS = 2
@@ -46,11 +46,11 @@ class Problem:
 
     severity: Severity
     kind: str
-    """A stable code for programs, such as `small_faces`."""
+    """A stable code for other programs, such as `small_faces`."""
     what: str
     """What is wrong, in how many clips, and why it matters."""
     way_out: str
-    """What to do, as one or more sentences."""
+    """How to fix it, in one or more sentences."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
@@ -97,7 +97,7 @@ def _amount(stats: DatasetStats) -> Iterator[Problem]:
             "one_speaker",
             f"all training clips are in one folder, {next(iter(stats.speakers))!r}, and probably show one "
             "speaker: the networks will not work well for others",
-            "Add clips of other speakers, unless you train for this one only.",
+            "Add clips of other speakers, unless you train only for this one.",
         )
 
 
@@ -143,15 +143,15 @@ def _lists(stats: DatasetStats) -> Iterator[Problem]:
             Severity.NOTE,
             "shared_speakers",
             f"{len(both)} of {len(stats.val_speakers)} validation folders (speakers) also hold training "
-            "clips, so the validation loss says little about new speakers",
-            "Move whole folders to val.txt if the networks are to work for new speakers.",
+            "clips, so the validation loss says little about unseen speakers",
+            "Move whole folders to val.txt if the networks should work for unseen speakers.",
         )
     if stats.unlisted:
         yield Problem(
             Severity.NOTE,
             "unlisted",
             f"{stats.unlisted} clip folders are in neither train.txt nor val.txt and will not be used",
-            "Add them to train.txt, or pass the folder of the right lists as --filelists.",
+            "Add them to train.txt, or pass the folder of the correct lists as --filelists.",
         )
 
 
@@ -161,7 +161,7 @@ def _frames(stats: DatasetStats) -> Iterator[Problem]:
     odd = [clip for clip in clips if _times_25(clip) >= 0.9 and abs(_times_25(clip) % 1 - 0.5) < 0.498]
     for affected, kind, what, note, harms in (
         (slow, "slow_source", "come from videos below 22.5 fps, so mouths freeze between frames", 0.0, 0.1),
-        (odd, "odd_source", "come from videos at no multiple of 25 fps, so frames drop or repeat", 0.02, 2),
+        (odd, "odd_source", "have a source fps that is no multiple of 25, so frames drop or repeat", 0.02, 2),
     ):  # fmt: skip
         fps = Counter(f"{clip.source_fps:g} fps" for clip in affected)
         yield from _affected_clips(
@@ -200,7 +200,7 @@ def _audio(stats: DatasetStats) -> Iterator[Problem]:
     clips = [clip for clip in stats.measured if clip.speech_share is not None]
     yield from _affected_clips(
         [clip for clip in clips if (clip.speech_share or 0) < _MIN_SPEECH], clips, "no_speech",
-        "hold no speech (silence, noise or hum), so nothing can be learned from them",
+        "contain no speech (silence, noise or hum), so nothing can be learned from them",
         "Remove them from the lists, or fix the audio of their videos and preprocess again.",
         note=0, harms=0.05, breaks=0.5,
     )  # fmt: skip
@@ -228,8 +228,8 @@ def _sync(stats: DatasetStats) -> Iterator[Problem]:
     trusted = [clip for clip in clips if (clip.confidence or 0) >= MIN_CONFIDENCE]
     yield from _affected_clips(
         [clip for clip in clips if (clip.confidence or 0) < MIN_CONFIDENCE], clips, "low_confidence",
-        f"match their audio at no offset within 15 frames (confidence below {MIN_CONFIDENCE}): voice-over, "
-        "music or another speaker",
+        f"do not match their audio at any offset within 15 frames (confidence below {MIN_CONFIDENCE}): "
+        "voice-over, music or another speaker",
         f"Drop them with --min_confidence {MIN_CONFIDENCE}. If most clips are affected, this SyncNet was not "
         "trained on such data: pass another --syncnet_checkpoint_path.", note=0.05, harms=0.2, breaks=0.6,
     )  # fmt: skip
@@ -243,8 +243,8 @@ def _sync(stats: DatasetStats) -> Iterator[Problem]:
             Severity.BREAKS if abs(common) > 1 else Severity.HARMS,
             "common_offset",
             f"the audio of {count} of {len(trusted)} clips ({count / len(trusted):.0%}) is {late} by the "
-            f"same {frames} ({1000 // TRAINING_FPS * abs(common)} ms), a fault of the videos or of their "
-            "preprocessing: SyncNet learns to call it in sync, and dubs repeat it",
+            f"same {frames} ({1000 // TRAINING_FPS * abs(common)} ms), an error of the videos or of their "
+            "preprocessing: SyncNet learns this offset as in sync, and dubs reproduce it",
             f"Preprocess the videos again with wav2lip-npu preprocess, or pass {fix}.",
         )
         trusted = [clip for clip in trusted if clip.offset != common]
@@ -285,4 +285,4 @@ def _names(names: Sequence[str], count: int = _MAX_NAMES) -> str:
 
 
 _RULES: Sequence[Callable[[DatasetStats], Iterator[Problem]]] = (_sync, _audio, _lists, _amount, _frames)
-"""Among problems of the same severity, those of the first rule come first."""
+"""Problems of the same severity are sorted by the order of their rules."""

@@ -1,4 +1,4 @@
-"""Measure with SyncNet by how many frames the audio of a clip is late."""
+"""Measure the audio offset of a clip with SyncNet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_WINDOWS = 256
 
 
 class SyncEstimate(NamedTuple):
-    """Offset of a clip; the fields are those of `ClipStats`."""
+    """Offset of a clip; the fields are the same as in `ClipStats`."""
 
     offset: int
     confidence: float

@@ -263,7 +263,7 @@ class GeneratorRunner:
 
     def _decode(self, mels: list[Mel], faces: Tensor, features: list[Tensor]) -> list[Image]:
         audio = torch.from_numpy(np.stack(mels)[:, None]).to(faces.device, faces.dtype)
-        mouths = self._models.generator.speak(audio, features, top_row=self._mask.top_row)
+        mouths = self._models.generator.decode(audio, features, top_row=self._mask.top_row)
         if self._matcher is not None:
             mouths = self._matcher(mouths, faces[:, :, self._mask.top_row :])
         return list(images_of_faces(mouths).cpu().numpy())

@@ -1,4 +1,4 @@
-"""Compare two engines or devices on the same inputs: difference of the outputs, and time per batch."""
+"""Compare two engines or devices on the same inputs: output differences and time per batch."""
 
 from __future__ import annotations
 
@@ -64,26 +64,26 @@ class Comparison:
     network: str
     sides: tuple[str, str]
     differences: list[Difference]
-    """Of the second side from the first, one per output."""
+    """Differences of the second side from the first, one per output."""
     timings: list[Timing]
 
     @property
     def is_small(self) -> bool:
         """Whether all differences are within rounding."""
-        return all(each.is_small for each in self.differences)
+        return all(difference.is_small for difference in self.differences)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
         return {
             "network": published_kind(self.network),
             "sides": self.sides,
-            "differences": [each.as_dict() for each in self.differences],
-            "seconds": [{"batch": each.batch, "seconds": each.seconds} for each in self.timings],
+            "differences": [difference.as_dict() for difference in self.differences],
+            "seconds": [{"batch": timing.batch, "seconds": timing.seconds} for timing in self.timings],
         }
 
 
 class SideLoader:
-    """Creates sides by name: a device, `onnx`, `om`, or the path of an exported file, opened at once.
+    """Creates sides by name: a device, `onnx`, `om`, or an exported file, which is opened immediately.
 
     Raises `CheckpointError`, `DeviceError` or `UsageError` if a name cannot be used.
     """
@@ -139,7 +139,7 @@ class SideLoader:
         """Return a side that runs a temporary exported file."""
         chip = self._chip or tools.chip_name() if name == OM else None
         if name == OM and chip is None:
-            raise UsageError("om needs a chip. Pass --chip Ascend310P3, or an .om file in place of om.")
+            raise UsageError("om needs a chip. Pass --chip Ascend310P3, or an .om file instead of om.")
         options = ExportOptions(
             network=loaded.network,  # type: ignore[arg-type]
             precision="fp16" if self._precision == "fp16" else "fp32",
@@ -150,7 +150,7 @@ class SideLoader:
             exported = write_onnx(loaded, Path(folder) / f"{loaded.network}.{ONNX}", options)
             path = exported.path if chip is None else compile_om(exported, chip)
             if path is None:
-                raise UsageError("om needs atc on the PATH. Pass an .om file in place of om.")
+                raise UsageError("om needs atc on the PATH. Pass an .om file instead of om.")
             manifest, run = _open(os.fspath(path))
         return _file_side(f"{name} {options.precision}", manifest, run, name == OM)
 

@@ -1,8 +1,8 @@
-"""Engines for exported generators, with the same two methods as `Wav2Lip`: `encode_faces` and `speak`.
+"""Engines for exported generators, with the same two methods as `Wav2Lip`: `encode_faces` and `decode`.
 
 An .onnx file runs on the CPU. Its graph is split in two, so that a still face is encoded once, several
 audio tracks share the features of a face, and only the rows of the mouth region are computed. An .om file
-runs on an NPU, unsplit.
+runs on an NPU and is not split.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from wav2lip_npu.export.onnx_split import decoder_part, encoder_part, row_slices
 from wav2lip_npu.export.options import OM, ONNX
 
 FILE_BATCH = 8
-"""Faces in a batch if a file accepts any number. onnxruntime prefers larger batches than PyTorch."""
+"""Faces per batch if a file accepts any number. onnxruntime prefers larger batches than PyTorch."""
 
 Arrays = Mapping[str, NDArray[Any]]
 Session = Callable[[Arrays], list[NDArray[Any]]]
@@ -55,8 +55,8 @@ class OnnxEngine:
         features = run_in_batches(self._encode, self.manifest.batch, {"face": _array(faces)})
         return [torch.from_numpy(feature) for feature in features]
 
-    def speak(self, mels: Tensor, features: list[Tensor], *, top_row: int = 0) -> Tensor:
-        """See `Wav2Lip.speak`."""
+    def decode(self, mels: Tensor, features: list[Tensor], *, top_row: int = 0) -> Tensor:
+        """See `Wav2Lip.decode`."""
         slices = row_slices(top_row, len(features))
         inputs = {"mel": _array(mels)}
         for number, (feature, first_row) in enumerate(zip(features, slices.feature_rows, strict=True)):
@@ -82,8 +82,8 @@ class OmEngine:
         """Return the faces themselves: the file is not split."""
         return [faces]
 
-    def speak(self, mels: Tensor, features: list[Tensor], *, top_row: int = 0) -> Tensor:
-        """See `Wav2Lip.speak`. All rows are computed."""
+    def decode(self, mels: Tensor, features: list[Tensor], *, top_row: int = 0) -> Tensor:
+        """See `Wav2Lip.decode`. All rows are computed."""
         (faces,) = features
         inputs = {"mel": _array(mels), "face": _array(faces, len(mels))}
         (output,) = run_in_batches(self._run, self.manifest.batch, inputs)
@@ -91,7 +91,7 @@ class OmEngine:
 
 
 def load_engine(engine: str, path: str | os.PathLike[str], device: str) -> OnnxEngine | OmEngine:
-    """Return the engine `onnx` or `om` for a file. Raises `DeviceError` if it does not run on `device`."""
+    """Return the engine `onnx` or `om` for a file. Raises `DeviceError` if it cannot run on `device`."""
     if engine == OM:
         return OmEngine(path, devices.npu_index(device))
     if device != "auto" and devices.resolve(device).type != devices.HOST:
@@ -119,7 +119,7 @@ def make_session(content: bytes, threads: int = 0) -> Session:
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         try:
             outputs: list[NDArray[Any]] = session.run(None, dict(arrays))
-        except Exception as error:  # onnxruntime's own, which do not derive from RuntimeError
+        except Exception as error:  # onnxruntime's exceptions do not derive from RuntimeError
             if "allocat" in str(error):
                 raise MemoryError(str(error)) from None
             raise RuntimeError(str(error)) from error
@@ -129,10 +129,10 @@ def make_session(content: bytes, threads: int = 0) -> Session:
 
 
 def make_file_session(path: str | os.PathLike[str], content: bytes, threads: int = 0) -> Session:
-    """Return a session for the graph of a file. Raises `CheckpointError` if onnxruntime refuses it."""
+    """Return a session for the graph of a file. Raises `CheckpointError` if onnxruntime rejects it."""
     try:
         return make_session(content, threads)
-    except Exception as error:  # onnxruntime's own
+    except Exception as error:  # of onnxruntime's own types
         raise damaged_file(path, error) from None
 
 
@@ -152,7 +152,7 @@ def make_om_session(path: str | os.PathLike[str], manifest: Manifest, index: int
 
 
 def run_in_batches(run: Session, batch: int | None, arrays: Arrays) -> list[NDArray[Any]]:
-    """Run a session for batches of one size on any number of items. The last batch is padded."""
+    """Run a session with a fixed batch size on any number of items. The last batch is padded."""
     count = len(next(iter(arrays.values())))
     if batch is None or batch == count:
         return run(arrays)

@@ -1,8 +1,8 @@
-"""Manifests of exported networks, and reading exported files without trusting them.
+"""Manifests of exported networks, and readers that do not trust exported files.
 
-An .onnx file holds its manifest in its metadata, under the same key as our weights files. The compiler drops
-metadata, so the manifest of an .om file is a .json file beside it. Only operators that an export writes are
-run from an .onnx file, and no other file is read on its behalf.
+The metadata of an .onnx file contains its manifest, under the same key as in weights files. The compiler
+drops metadata, so the manifest of an .om file is a .json file next to it. An .onnx file may contain only the
+operators of an export and must not refer to other files.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ OPERATORS = frozenset(
     {"Add", "Cast", "Concat", "Constant", "Conv", "ConvTranspose", "Div", "Flatten", "Max", "MaxPool", "Mul"}
     | {"ReduceL2", "ReduceMax", "Relu", "Sigmoid", "Split", "Sub"}
 )
-"""Operators of all exports. `atc` compiles each of them, by the vendor's list in docs/export.md."""
+"""Operators of all exports. `atc` can compile each of them, see the vendor's list in docs/export.md."""
 FEATURE = "feature_"
-"""Prefix of the names of a generator's face features, finest first."""
+"""Prefix of the names of a generator's face features, which are numbered from the finest."""
 DYNAMIC = "batch"
-"""Name of the first dimension if it may have any size."""
+"""Name of a dynamic first dimension."""
 KINDS = {"generator": "generator", "syncnet": "syncnet", "s3fd": "detector"}
 """Kind of weights of each network."""
 INPUTS: dict[str, dict[str, list[Any]]] = {
@@ -50,7 +50,7 @@ Shapes = dict[str, list[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Description of an exported network, stored with it."""
+    """Description of an exported network, stored with the network."""
 
     network: str
     """`generator`, `syncnet` or `s3fd`."""
@@ -62,18 +62,18 @@ class Manifest:
     inputs: Shapes
     outputs: Shapes
     mel: dict[str, Any] | None
-    """Mel settings of the training, `None` for a face detector."""
+    """Mel settings of the training; `None` for a face detector."""
     mel_shift: float | None
-    """Mel shift of the checkpoint, `None` if it has none: only checkpoints of this package do."""
+    """Mel shift of the checkpoint; `None` if it was not trained by wav2lip-npu."""
     checkpoint: str
     """Name of the weights file."""
     sha256: str
     """SHA-256 of the weights file."""
     version: str
-    """Version of the package that exported it."""
+    """Version of wav2lip-npu that exported the network."""
 
     def as_json(self) -> str:
-        """Return JSON, the same text for the same content; inputs and outputs in the order of the graph."""
+        """Return deterministic JSON; inputs and outputs are in the order of the graph."""
         return json.dumps({**asdict(self), "network": published_kind(self.network)})
 
 
@@ -91,7 +91,7 @@ def read_om_manifest(path: str | os.PathLike[str], network: str | None = None) -
     except OSError:
         raise CheckpointError(
             f"{manifest_path(source)} is missing; it describes {source.name}. "
-            "wav2lip-npu export writes it: keep it beside the file."
+            "Keep this output of wav2lip-npu export next to the file."
         ) from None
     return _checked(_parsed(text, source), network, source)
 
@@ -99,7 +99,7 @@ def read_om_manifest(path: str | os.PathLike[str], network: str | None = None) -
 def read_onnx(path: str | os.PathLike[str], network: str | None = None) -> tuple[Any, Manifest]:
     """Return the graph (`onnx.ModelProto`) of an exported network and its manifest.
 
-    Raises `CheckpointError` if the file is damaged, was not exported by this package, is of another network
+    Raises `CheckpointError` if the file is damaged, was not exported by wav2lip-npu, is of another network
     than `network`, or needs another version; `UsageError` if the onnx package is missing.
     """
     onnx = import_onnx()
@@ -107,9 +107,9 @@ def read_onnx(path: str | os.PathLike[str], network: str | None = None) -> tuple
     _check_not_empty(source)
     try:
         model = onnx.load_model_from_string(source.read_bytes())
-    except Exception as error:  # any: a damaged file makes the parser raise all kinds
+    except Exception as error:  # of any type: the parser raises many for a damaged file
         raise damaged_file(source, error) from None
-    text = {each.key: each.value for each in model.metadata_props}.get(MORE)
+    text = {entry.key: entry.value for entry in model.metadata_props}.get(MORE)
     if text is None:
         raise _foreign(source, "it has no manifest")
     manifest = _checked(_parsed(text, source), network, source)
@@ -128,7 +128,7 @@ def read_onnx(path: str | os.PathLike[str], network: str | None = None) -> tuple
 def shapes_of(values: Iterable[Any]) -> Shapes:
     """Return shapes of the inputs or outputs of a graph by name; a dynamic dimension is its name."""
     return {
-        value.name: [each.dim_param or each.dim_value for each in value.type.tensor_type.shape.dim]
+        value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
         for value in values
     }
 
@@ -158,17 +158,17 @@ def _full_name(node: Any) -> str:
 
 def _is_plain(model: Any) -> bool:
     """Return whether a model contains only nodes and dense tensors: no subgraphs, no functions."""
-    attributes = [each for node in model.graph.node for each in node.attribute]
-    nested = any(each.HasField("g") or each.graphs or each.tensors for each in attributes)
-    sparse = any(each.HasField("sparse_tensor") or each.sparse_tensors for each in attributes)
+    attributes = [attribute for node in model.graph.node for attribute in node.attribute]
+    nested = any(item.HasField("g") or item.graphs or item.tensors for item in attributes)
+    sparse = any(item.HasField("sparse_tensor") or item.sparse_tensors for item in attributes)
     return not (nested or sparse or model.functions or model.training_info or model.graph.sparse_initializer)
 
 
 def _has_external_data(model: Any, onnx: Any) -> bool:
     """Return whether an initializer or a constant is stored in another file."""
-    constants = (each.t for node in model.graph.node for each in node.attribute if each.HasField("t"))
+    constants = (item.t for node in model.graph.node for item in node.attribute if item.HasField("t"))
     tensors = [*model.graph.initializer, *constants]
-    return any(each.data_location == onnx.TensorProto.EXTERNAL for each in tensors)
+    return any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors)
 
 
 def _foreign(source: Path, why: str) -> CheckpointError:
@@ -191,7 +191,7 @@ def _check_not_empty(source: Path) -> None:
 def _parsed(text: str | bytes, source: Path) -> Manifest:
     try:
         content = json.loads(text)
-        values = {each.name: content[each.name] for each in fields(Manifest)}
+        values = {field.name: content[field.name] for field in fields(Manifest)}
         manifest = Manifest(**{**values, "network": network_named(values["network"])})
         valid = (
             manifest.network in KINDS
@@ -204,7 +204,7 @@ def _parsed(text: str | bytes, source: Path) -> Manifest:
     except (ValueError, TypeError, KeyError, RecursionError):
         valid = False
     if not valid:
-        raise _foreign(source, "its manifest is of another version or damaged")
+        raise _foreign(source, "its manifest is damaged or from another version")
     return manifest
 
 

@@ -1,4 +1,4 @@
-"""Compile an exported .onnx file to an .om file with the vendor's compiler, `atc`."""
+"""Compile an exported .onnx file to an .om file with `atc`, the Ascend compiler."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ def write_manifest(exported: ExportedFile) -> None:
 
 
 def atc_command(exported: ExportedFile, chip: str) -> list[str]:
-    """Return the command that compiles a file for a chip such as `Ascend310P3`; only the suffix changes."""
+    """Return the command that compiles a file for a chip such as `Ascend310P3`, next to the .onnx file."""
     shapes = (f"{name}:{','.join(map(str, shape))}" for name, shape in exported.manifest.inputs.items())
-    # atc documents transposed convolutions in fp16 only; the other operators keep float32 where they can.
+    # According to its documentation, atc supports transposed convolutions in fp16 only; the other operators
+    # keep float32 if possible.
     mode = "force_fp16" if exported.manifest.precision == "fp16" else "allow_fp32_to_fp16"
     return [
         "atc",
@@ -37,11 +38,11 @@ def atc_command(exported: ExportedFile, chip: str) -> list[str]:
 
 
 def compile_om(exported: ExportedFile, chip: str) -> Path | None:
-    """Write the .om file and its manifest. Return its path, `None` if atc is not installed.
+    """Write the .om file and its manifest. Return its path, or `None` if atc is not installed.
 
     Raises `ExportError` if the compiler fails.
     """
     write_manifest(exported)
-    exported = replace(exported, path=exported.path.resolve())  # atc runs in a folder of its own
+    exported = replace(exported, path=exported.path.resolve())  # atc runs in a temporary folder
     target = exported.path.with_suffix(f".{OM}")
     return target if tools.run_atc(atc_command(exported, chip), target) else None

@@ -1,4 +1,4 @@
-"""Export networks as .onnx files with a manifest, each compared with PyTorch before it is kept."""
+"""Export networks as .onnx files with a manifest. A file is written only if it agrees with PyTorch."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from wav2lip_npu.storage.atomic import replacing
 from wav2lip_npu.storage.hashing import sha256_of
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}
-"""Largest difference from PyTorch in float32 of a file that is kept, by precision, in units of the largest
-expected output where that is above 1."""
+"""Maximum difference from PyTorch in float32, by precision, relative to the largest expected output if that
+is above 1."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class LoadedNetwork:
     sha256: str
     """SHA-256 of the weights file."""
     mel_shift: float | None
-    """Mel shift of the checkpoint, `None` if it has none."""
+    """Mel shift of the checkpoint; `None` if it has none."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class ExportedFile:
 
     path: Path
     manifest: Manifest
-    """Description that the file holds."""
+    """Manifest in the metadata of the file."""
     difference: float
-    """Largest difference from PyTorch, in the units of `TOLERANCES`."""
+    """Largest difference from PyTorch, relative as in `TOLERANCES`."""
 
 
 def export_onnx(
@@ -73,8 +73,8 @@ def export_onnx(
 ) -> ExportedFile:
     """Export a network as an ONNX file (opset 13, batch norms folded, one file without external data).
 
-    The file is run by onnxruntime and compared with PyTorch in float32 before it is kept. `dub` and `batch`
-    accept the file of a generator as `checkpoint_path`. Needs `pip install 'wav2lip-npu[export]'`.
+    The file is run by onnxruntime and compared with PyTorch in float32 before it is written. `dub` and
+    `batch` accept the file of a generator as `checkpoint_path`. Requires `pip install 'wav2lip-npu[export]'`.
 
     Example:
         >>> import wav2lip_npu
@@ -83,22 +83,22 @@ def export_onnx(
         {'mel': ['batch', 1, 80, 16], 'face': ['batch', 6, 96, 96]}
 
     Args:
-        checkpoint_path: Weights: .pth, .pt or .safetensors. `starter` is the network of the package; for
-            S3FD it is the weights file of its detector.
+        checkpoint_path: Weights: .pth, .pt or .safetensors. `starter` is the bundled network; for S3FD, the
+            installed weights of the detector.
         outfile: File to write.
         network: `generator`, `syncnet` or `s3fd`.
-        batch: Batch size, 1 to 256. `None` writes a file that accepts any.
+        batch: Batch size, 1 to 256. `None` exports a file that accepts any batch size.
         precision: Number format inside the file, `fp32` or `fp16`. Inputs and outputs are float32.
-        size: Height and width of the images, for S3FD only and required there with `batch`. `None` accepts
-            any.
+        size: Height and width of the images for S3FD, required with `batch`. `None` exports a file that
+            accepts any size.
 
     Returns:
         The path, the manifest and the largest difference from PyTorch, relative to the largest expected
-        output where that is above 1: at most 1e-4, with `fp16` at most 2e-2.
+        output if that is above 1: at most 1e-4, or 2e-2 with `fp16`.
 
     Raises:
         UsageError: An option is out of range or conflicts with another one, or onnx is not installed.
-        CheckpointError: The weights are missing, damaged, or of another network.
+        CheckpointError: The weights are missing, damaged, or for another network.
         FaceError: The weights of S3FD are missing or damaged.
         MediaError: The output cannot be written.
         ExportError: The exported network differs from PyTorch. No file is written.
@@ -110,7 +110,7 @@ def export_onnx(
 
 
 def load_network(network: str, path: str | os.PathLike[str] = STARTER) -> LoadedNetwork:
-    """Load weights; for S3FD `starter` is the weights file of its detector.
+    """Load a network to export; for S3FD, `starter` is the installed weights of the detector.
 
     Raises `CheckpointError` or `FaceError`.
     """
@@ -123,7 +123,7 @@ def load_network(network: str, path: str | os.PathLike[str] = STARTER) -> Loaded
 
 
 def write_onnx(loaded: LoadedNetwork, path: str | os.PathLike[str], options: ExportOptions) -> ExportedFile:
-    """Write an .onnx file. Raises `ExportError`, and writes nothing, if it differs from PyTorch."""
+    """Write an .onnx file. Raises `ExportError` without writing the file if it differs from PyTorch."""
     onnx = import_onnx()
     graph = trace_graph(loaded.network, loaded.module, options.batch, options.size)
     if options.precision == "fp16":
@@ -146,7 +146,7 @@ def write_onnx(loaded: LoadedNetwork, path: str | os.PathLike[str], options: Exp
     onnx.checker.check_model(graph, full_check=True)
     content: bytes = graph.SerializeToString(deterministic=True)
     differences = _compare_with_torch(loaded, content, manifest, options.size or DYNAMIC_SIZE)
-    worst = max(differences, key=lambda each: each.used)
+    worst = max(differences, key=lambda difference: difference.used)
     tolerance = TOLERANCES[options.precision]
     difference = worst.used * tolerance
     if not worst.is_small:
@@ -188,7 +188,7 @@ def _images(random: np.random.Generator, shape: tuple[int, ...], smooth: bool) -
 
 @torch.inference_mode()
 def run_module(network: str, module: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Run a PyTorch network on the inputs of its exported graph. Return the outputs of that graph."""
+    """Run a PyTorch network with the inputs and outputs of its exported graph."""
     if network == "s3fd":
         inputs = [inputs[0] - torch.tensor(S3FD_MEANS, device=inputs[0].device).view(1, 3, 1, 1)]
     outputs = module(*inputs)

@@ -1,7 +1,7 @@
 """Trace networks to ONNX graphs of basic operators of opset 13, which `atc` compiles.
 
-Batch norms are folded. Vectors are divided by their largest element before their norm is taken: `atc`
-computes in fp16 by default, where the squares would overflow.
+Batch norms are folded. Vectors are divided by their largest element before their norm is computed, because
+`atc` computes in fp16 by default, where the squares would overflow.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def convert_to_fp16(model: Any) -> None:
     onnx = import_onnx()
     graph, cast = model.graph, onnx.helper.make_node
     float_, half = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
-    constants = [each.t for node in graph.node for each in node.attribute if each.HasField("t")]
+    constants = [item.t for node in graph.node for item in node.attribute if item.HasField("t")]
     for tensor in [*graph.initializer, *constants]:
         if tensor.data_type == float_:
             values = onnx.numpy_helper.to_array(tensor).astype("float16")
@@ -108,7 +108,7 @@ def _traceable(network: str, module: nn.Module) -> nn.Module:
 
 
 class _Generator(nn.Module):
-    """Returns the face, then the face features, at which an engine splits the graph."""
+    """Returns the face and the face features at which an engine splits the graph."""
 
     def __init__(self, network: Wav2Lip) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class _Generator(nn.Module):
 
     def forward(self, mels: Tensor, faces: Tensor) -> tuple[Tensor, ...]:
         features = self.network.encode_faces(faces)
-        return self.network.speak(mels, features), *features
+        return self.network.decode(mels, features), *features
 
 
 class _SyncNet(nn.Module):
@@ -150,7 +150,7 @@ class _S3fd(nn.Module):
 
 
 class _PlainChunks(TorchFunctionMode):
-    """Replaces `torch.chunk`, whose trace contains arithmetic on shapes, by a split into single channels."""
+    """Replaces `torch.chunk`, whose trace has arithmetic on shapes, with a split into single channels."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), more: dict[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""Split an exported generator in two: a face encoder, and a decoder that computes only the rows needed."""
+"""Split an exported generator in two: a face encoder, and a decoder that computes only the required rows."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def encoder_part(model: Any) -> Any:
 def decoder_part(model: Any) -> Any:
     """Return the graph with mels and face features as inputs and faces as output.
 
-    Further inputs say at which row to slice, see `row_slices`. It slices where `Wav2Lip.speak` does, so its
-    rows are those of the whole graph.
+    Further inputs are the rows at which to slice, see `row_slices`. It slices like `Wav2Lip.decode`, so its
+    rows equal those of the whole graph.
     """
     onnx = import_onnx()
     inputs = [value for value in model.graph.input if value.name != "face"]
@@ -42,7 +42,7 @@ def decoder_part(model: Any) -> Any:
         whole, start = concat.output[0], f"{_CUT}{number}"
         cut = f"{whole}_{start}"
         for node in graph.node:
-            node.input[:] = [cut if each == whole else each for each in node.input]
+            node.input[:] = [cut if name == whole else name for name in node.input]
         slicing = helper.make_node("Slice", [whole, start, "to_the_end", "rows"], [cut])
         graph.node.insert(list(graph.node).index(concat) + 1, slicing)
         graph.input.append(helper.make_tensor_value_info(start, kind, [1]))
@@ -50,7 +50,7 @@ def decoder_part(model: Any) -> Any:
 
 
 class RowSlices(NamedTuple):
-    """How to call the graph of `decoder_part` for the rows from some row on."""
+    """Arguments of the graph of `decoder_part` that compute the rows from a given row."""
 
     feature_rows: list[int]
     """First row of each feature to pass, finest first."""
@@ -61,7 +61,7 @@ class RowSlices(NamedTuple):
 
 
 def row_slices(top_row: int, levels: int) -> RowSlices:
-    """Return the slices that compute the rows from `top_row` on, for `levels` features."""
+    """Return the slices that compute the rows from `top_row`, for `levels` features."""
     firsts = first_rows(top_row, levels)[::-1]
     starts = [first // 2 - above for first, above in pairwise(firsts)]
     inputs = {f"{_CUT}{number}": np.array([start]) for number, start in enumerate(starts)}
@@ -83,5 +83,5 @@ def _part(model: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
     part.graph.input.extend(inputs)
     part.graph.output.extend(outputs)
     part.graph.node.extend(nodes[::-1])
-    part.graph.initializer.extend(each for each in model.graph.initializer if each.name in needed)
+    part.graph.initializer.extend(item for item in model.graph.initializer if item.name in needed)
     return part

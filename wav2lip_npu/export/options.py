@@ -1,4 +1,4 @@
-"""What can be exported and how: networks, number formats, batch and image sizes, file names, engines."""
+"""Options of exports: networks, number formats, batch and image sizes, file names, engines."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class ExportOptions:
     precision: Precision = "fp32"
     """Number format inside the file. Inputs and outputs are float32."""
     batch: int | None = None
-    """Batch size, `None` for a file that accepts any."""
+    """Batch size; `None` for a file that accepts any."""
     size: tuple[int, int] | None = None
-    """Height and width of the images for S3FD, `None` for any."""
+    """Height and width of the images for S3FD; `None` for any."""
 
     def __post_init__(self) -> None:
         for name, choices in (("network", NETWORKS), ("precision", PRECISIONS)):
@@ -55,7 +55,7 @@ class ExportOptions:
 
 
 def network_named(name: str) -> str:
-    """Return the network that a user or a file names; `expert` is the former name of `syncnet`."""
+    """Return the network with this name in an option or file; `expert` is the former name of `syncnet`."""
     return "syncnet" if name == published_kind("syncnet") else name
 
 
@@ -71,14 +71,14 @@ def file_name(network: str, options: ExportOptions) -> str:
 
 
 def is_exported(path: str | os.PathLike[str]) -> bool:
-    """Return whether a path ends like an exported file."""
+    """Return whether a path has the suffix of an exported file."""
     return _suffix(path) in (ONNX, OM)
 
 
 def engine_of(path: str | os.PathLike[str], engine: str = "auto") -> str:
     """Return the engine for a weights file: `torch`, `onnx` or `om`.
 
-    Raises `UsageError` if `engine` is unknown or does not run such a file.
+    Raises `UsageError` if `engine` is unknown or cannot run such a file.
     """
     if engine not in ENGINES:
         raise UsageError(f"unknown engine {engine!r}. Pass --engine {', '.join(ENGINES)}.")
@@ -86,7 +86,7 @@ def engine_of(path: str | os.PathLike[str], engine: str = "auto") -> str:
     if engine in ("auto", fitting):
         return fitting
     if engine == TORCH:
-        raise UsageError(f"{path} is an exported file. Pass its weights, or leave --engine torch out.")
+        raise UsageError(f"{path} is an exported file. Pass its weights, or remove --engine torch.")
     raise UsageError(
         f"--engine {engine} runs an exported .{engine} file, not {path}. "
         f"Run wav2lip-npu export --format {engine} and pass its output as --checkpoint_path."

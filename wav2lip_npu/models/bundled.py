@@ -1,4 +1,4 @@
-"""The bundled networks, called starter: small ones that come with the package."""
+"""The bundled networks: small ones in the package, named `starter`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from wav2lip_npu.errors import CheckpointError
 
 STARTER = "starter"
-"""Name that stands for the path of a bundled network."""
+"""Name to pass instead of a path to use a bundled network."""
 ABOUT = (
-    "the small network that comes with the package, for trying out and for fine-tuning on your own clips. "
-    "For other weights pass --checkpoint_path"
+    "the small bundled network, for a first try and for fine-tuning on your own clips. "
+    "For other weights, pass --checkpoint_path"
 )
 _FOLDER = Path(__file__).resolve().parents[1] / "weights"
 
 
 def weights_path(path: str | os.PathLike[str], kind: str) -> Path:
-    """Return a path unchanged, except that `starter` becomes that of the bundled network of the kind.
+    """Return the path unchanged; for `starter`, return the path of the bundled network of this kind.
 
     Raises `CheckpointError` if no network of that kind is bundled.
     """
@@ -25,5 +25,5 @@ def weights_path(path: str | os.PathLike[str], kind: str) -> Path:
         return Path(path)
     bundled = _FOLDER / f"{kind}.safetensors"
     if not bundled.exists():
-        raise CheckpointError(f"there is no starter {kind} in {_FOLDER}. Pass the path of its weights.")
+        raise CheckpointError(f"no bundled {kind} in {_FOLDER}. Pass the path of its weights.")
     return bundled

@@ -1,7 +1,7 @@
 """Load and save networks: checkpoints of the original and of this package, checked before use.
 
-Accepted are the original's dict (`state_dict`, `optimizer`, `global_step`, `global_epoch`) and bare state
-dicts, with or without the prefix `module.`, in any file format of `weight_formats.py`.
+The content may be the original's dict (`state_dict`, `optimizer`, `global_step`, `global_epoch`) or a bare
+state dict, with or without the prefix `module.`, in any file format of `weight_formats.py`.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ class Checkpoint:
     training: dict[str, Any] | None
     """Other entries of the file: `optimizer`, `global_step`, ..."""
     source: Path
-    """The file."""
+    """The weights file."""
 
     @property
     def more(self) -> dict[str, Any]:
-        """Entries that only checkpoints of this package have; empty for others."""
+        """Entries that only checkpoints of wav2lip-npu have; empty for others."""
         return _more(self.training)
 
     @property
     def mel_shift(self) -> float:
-        """Frames of 1/25 s by which the audio was shifted against the video in training; 0 if not stored."""
+        """Frames of 1/25 s by which the audio was shifted in training; 0 if not stored."""
         shift = self.more.get("mel_shift", 0)
         return float(shift) if isinstance(shift, (int, float)) and abs(shift) < 100 else 0.0
 
@@ -86,7 +86,7 @@ class Checkpoint:
 def load(path: str | os.PathLike[str], kind: str) -> Checkpoint:
     """Load the checkpoint of a `generator`, `syncnet` or `discriminator`; `starter` is the bundled one.
 
-    Raises `CheckpointError` if the file is missing, damaged, not a weights file, or of another network.
+    Raises `CheckpointError` if the file is missing, damaged, not a weights file, or for another network.
     """
     source = weights_path(path, kind)
     content = read(source)
@@ -101,7 +101,7 @@ def load(path: str | os.PathLike[str], kind: str) -> Checkpoint:
 
 
 def published_kind(kind: str) -> str:
-    """Return the name of a kind in files and reports: `expert` for `syncnet`, else the same."""
+    """Return the name of a kind in files and reports: `expert` for `syncnet`, else unchanged."""
     return _PUBLISHED_KINDS.get(kind, kind)
 
 
@@ -112,7 +112,7 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def save(path: str | os.PathLike[str], network: nn.Module, training: dict[str, Any] | None = None) -> None:
-    """Write a checkpoint that the original's code can read, atomically, with CPU tensors."""
+    """Write a checkpoint atomically, with CPU tensors, in the original's format."""
     import torch
 
     weights = {key: value.detach().cpu() for key, value in network.state_dict().items()}
@@ -122,7 +122,7 @@ def save(path: str | os.PathLike[str], network: nn.Module, training: dict[str, A
 
 
 def save_small(path: str | os.PathLike[str], loaded: Checkpoint, metadata: Mapping[str, Any]) -> None:
-    """Write the weights of a checkpoint as safetensors, convolutions as float16, without optimizer.
+    """Write the weights of a checkpoint as safetensors, convolutions as float16, without optimizer state.
 
     Width, mel settings and mel shift are kept; `metadata` is added to them. Raises `OSError`.
     """
@@ -144,7 +144,7 @@ def _more(training: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def check_mel(settings: Any, source: Path) -> None:
-    """Raise `CheckpointMismatchError` if the mel settings of a checkpoint are not those of this version."""
+    """Raise `CheckpointMismatchError` if the mel settings of a checkpoint differ from this version."""
     expected = asdict(DEFAULT_MEL)
     if settings is None or settings == expected:
         return
@@ -164,11 +164,10 @@ def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
 
     from wav2lip_npu.models.networks import FULL_WIDTH, NETWORKS
 
-    wanted = NAMES[kind]
     actual_kind = next((name for name, key in _DISTINCTIVE_KEYS.items() if key in weights), "")
     if actual_kind != kind:
         actual = NAMES.get(actual_kind, "an unknown network")
-        raise CheckpointMismatchError(f"{source} is {actual}, not {wanted}. Pass the file of a {kind}.")
+        raise CheckpointMismatchError(f"{source} is {actual}, not {NAMES[kind]}. Pass the file of a {kind}.")
     types = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
     for key, value in weights.items():
         plain = value.layout is torch.strided and value.device.type == HOST
@@ -183,7 +182,8 @@ def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
     width = len(weights[first]) * FULL_WIDTH // full if first in weights and weights[first].dim() else 0
     if not 2 <= width <= 8 * FULL_WIDTH or width % 2:
         raise CheckpointMismatchError(
-            f"{source} is {wanted} of another architecture: its first layer does not fit. Pass 96 px weights."
+            f"{source} is {NAMES[kind]} with another architecture: its first layer has another shape. "
+            "Pass 96 px weights."
         )
     with torch.device("meta"):
         expected = {key: value.shape for key, value in NETWORKS[kind](width).state_dict().items()}
@@ -191,10 +191,10 @@ def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
     if shapes != expected:
         wrong = sorted(key for key in expected.keys() | shapes.keys() if expected.get(key) != shapes.get(key))
         raise CheckpointMismatchError(
-            f"{source} is {wanted} of another architecture: {len(wrong)} of its tensors do not fit, "
+            f"{source} is {NAMES[kind]} with another architecture: {len(wrong)} of its tensors differ, "
             f"first {wrong[0]!r}. Pass 96 px weights."
         )
-    # A sum is finite only if all terms are; ten times as fast as isfinite on every element.
+    # A sum is finite only if all terms are. This is ten times faster than isfinite on every element.
     broken = [key for key, value in weights.items() if not value.sum(dtype=torch.float64).isfinite()]
     if broken:
         raise CheckpointError(

@@ -12,7 +12,7 @@ from wav2lip_npu import device as devices
 
 
 def face_batch(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return faces [B, 3, S, S] in [0, 1] of images uint8 [B, S, S, 3], in their device's memory format."""
+    """Return faces [B, 3, S, S] in [0, 1] of images uint8 [B, S, S, 3], in the device's memory format."""
     layout = devices.memory_format(images.device)
     return images.permute(0, 3, 1, 2).contiguous(memory_format=layout).to(dtype) / 255
 

@@ -1,7 +1,7 @@
 """The networks of Wav2Lip: generator, SyncNet (the paper's lip-sync expert) and quality discriminator.
 
 They follow Prajwal et al., "A Lip Sync Expert Is All You Need for Speech to Lip Generation in the
-Wild" (arXiv 2008.10010). Parameter names are those of the published checkpoints and must not change.
+Wild" (arXiv 2008.10010). Parameter names match the published checkpoints and must not change.
 
 Shapes: `B` batch, `T` frames of a window, `S` = `FACE_SIZE`. A face is float32 [3, S, S], BGR in [0, 1];
 a mel window is float32 [1, 80, 16] in [-4, 4].
@@ -23,7 +23,7 @@ Size = int | tuple[int, int]
 
 
 def _scaled(channels: int, width: int) -> int:
-    """Return the channel count for a width, given that of the published network."""
+    """Scale a channel count of the published network to a width."""
     if width < 2 or width % 2:
         raise ValueError(f"width {width} is not an even number of at least 2")
     return channels * width // FULL_WIDTH
@@ -98,7 +98,7 @@ def _audio_encoder(width: int, wide_residuals: int) -> nn.Sequential:
 
 
 class Wav2Lip(nn.Module):
-    """The generator: makes a face from a masked face, a reference face and 200 ms of audio."""
+    """The generator: generates a face from a masked face, a reference face and 200 ms of audio."""
 
     def __init__(self, width: int = FULL_WIDTH) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class Wav2Lip(nn.Module):
         """Return features of faces [B, 6, S, S], finest first: [B, c, S, S] to [B, 16 * width, 1, 1].
 
         Channels 0-2 are the target with a black lower half, 3-5 the reference. All frames of a still image
-        share them.
+        share their features.
         """
         features = []
         for block in self.face_encoder_blocks:
@@ -145,11 +145,11 @@ class Wav2Lip(nn.Module):
             features.append(faces)
         return features
 
-    def speak(self, mels: Tensor, features: list[Tensor], *, top_row: int = 0) -> Tensor:
-        """Return faces [B, 3, S, S] in [0, 1] for mels [B, 1, 80, 16]; features of one face serve all B.
+    def decode(self, mels: Tensor, features: list[Tensor], *, top_row: int = 0) -> Tensor:
+        """Return faces [B, 3, S, S] in [0, 1] for mels [B, 1, 80, 16]; features may be of one face for all B.
 
-        With `top_row` the result is [B, 3, S - top_row, S], the rows from `top_row` on. Blending discards
-        the rows above the mouth, and leaving them out saves a quarter of the work.
+        With `top_row` the result is [B, 3, S - top_row, S], the rows from `top_row`. Blending discards the
+        rows above the mouth, and not computing them saves a quarter of the work.
         """
         x: Tensor = self.audio_encoder(mels)
         starts = first_rows(top_row, len(self.face_decoder_blocks))
@@ -171,13 +171,13 @@ class Wav2Lip(nn.Module):
         independent of each other.
         """
         if faces.dim() == 4:
-            return self.speak(mels, self.encode_faces(faces))
-        folded = self.speak(mels.flatten(0, 1), self.encode_faces(faces.transpose(1, 2).flatten(0, 1)))
+            return self.decode(mels, self.encode_faces(faces))
+        folded = self.decode(mels.flatten(0, 1), self.encode_faces(faces.transpose(1, 2).flatten(0, 1)))
         return folded.reshape(*mels.shape[:2], *folded.shape[1:]).transpose(1, 2)
 
 
 def first_rows(top_row: int, blocks: int) -> list[int]:
-    """Return the first row that each decoder block must compute for the rows from `top_row` to be exact.
+    """Return the first row that each decoder block must compute so that the rows from `top_row` are exact.
 
     Each 3x3 convolution makes one more row at the cut inexact. An up-sampling block that starts at an even
     row 2i needs its input from row i.
@@ -192,7 +192,7 @@ def first_rows(top_row: int, blocks: int) -> list[int]:
 
 
 class SyncNet(nn.Module):
-    """SyncNet: embeds audio and mouths so that their cosine says whether they are in sync."""
+    """SyncNet: embeds audio and mouths so that their cosine measures whether they are in sync."""
 
     def __init__(self, width: int = FULL_WIDTH) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Compare two computations of the same outputs: how far they differ, and whether that is rounding.
+"""Compare two computations of the same outputs: how much they differ, and whether that is rounding.
 
-The one comparison behind `doctor`, `compare`, `export` and `benchmarks/npu_acceptance.py`.
+Used by `doctor`, `compare`, `export` and `benchmarks/npu_acceptance.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 TOLERANCES = {"off": (1e-3, 1e-3), "fp16": (2e-2, 0.2), "bf16": (5e-2, 0.3)}
 """Largest difference of outputs and of gradients that counts as rounding, by the value of `--amp`. For
-float32 it leaves room for another order of summation; for the others it is twice what a CPU measured."""
+float32 it allows for a different order of summation; for the others it is twice the difference on a CPU."""
 
 Inputs = TypeVar("Inputs")
 Outputs = Mapping[str, Tensor]
@@ -29,23 +29,23 @@ class Difference:
     what: str
     """Name of the output."""
     largest: float
-    """Largest absolute difference; for an output compared by its norm, the norm of the difference in units
-    of the expected norm."""
+    """Largest absolute difference; for an output compared by its norm, the norm of the difference
+    relative to the expected norm."""
     mean: float
     """Mean absolute difference, in the same units."""
     tolerance: float
     """Largest difference that counts as rounding."""
     cosine: float = math.nan
-    """Cosine of the angle between the two outputs, each taken as one vector."""
+    """Cosine of the angle between the two outputs, each as one vector."""
 
     @property
     def is_small(self) -> bool:
-        """Whether the difference is within the tolerance; NaN never is."""
+        """Whether the difference is within the tolerance; False for NaN."""
         return self.largest <= self.tolerance
 
     @property
     def used(self) -> float:
-        """The largest difference in units of the tolerance, infinite if it is NaN."""
+        """The largest difference relative to the tolerance; infinite if it is NaN."""
         return math.inf if math.isnan(self.largest) else self.largest / self.tolerance
 
     def as_dict(self) -> dict[str, Any]:
@@ -68,17 +68,16 @@ def compare_runs(
     *,
     by_norm: Mapping[str, float] | None = None,
 ) -> list[Difference]:
-    """Run two computations on the same inputs and compare their outputs by name, over all inputs together.
+    """Run two computations on the same inputs and compare their outputs by name, over all inputs.
 
-    Both return the same names. The tolerance applies to each element, in units of the largest expected one
-    where that is above 1. Outputs named in `by_norm` are compared as one vector, with the tolerance given
-    there.
+    Both return the same names. The tolerance applies to each element, relative to the largest expected
+    element if that is above 1. Outputs named in `by_norm` are compared as one vector, with that tolerance.
     """
     pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    for given in inputs:
-        wanted, got = expected(given), measured(given)
-        for name, output in wanted.items():
-            pairs.setdefault(name, []).append((_flat(output), _flat(got[name])))
+    for values in inputs:
+        expected_outputs, measured_outputs = expected(values), measured(values)
+        for name, output in expected_outputs.items():
+            pairs.setdefault(name, []).append((_flat(output), _flat(measured_outputs[name])))
     by_norm = by_norm or {}
     differences = []
     for name, parts in pairs.items():
@@ -94,7 +93,7 @@ def compare_runs(
 def difference(
     what: str, measured: Tensor, expected: Tensor, tolerance: float, *, by_norm: bool = False
 ) -> Difference:
-    """Return how far `measured` is from `expected`, by element or by the norm of the whole."""
+    """Return the difference of `measured` from `expected`, by element or by norm."""
     measured, expected = _flat(measured), _flat(expected)
     error = (measured - expected).abs()
     if by_norm:
@@ -104,5 +103,5 @@ def difference(
 
 
 def _flat(values: Tensor) -> Tensor:
-    """Float64 [N] on the CPU."""
+    """Return the values as float64 [N] on the CPU."""
     return values.detach().cpu().double().flatten()

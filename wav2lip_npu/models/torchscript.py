@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def read_torchscript(archive: zipfile.ZipFile) -> dict[str, Tensor]:
-    """Return parameters and buffers by name, as `state_dict()` of the loaded module does."""
+    """Return parameters and buffers by name, like `state_dict()` of the loaded module."""
     pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
     root = pickled.removesuffix("data.pkl")
     return dict(_parameters(_Unpickler(archive, root).load()))
 
 
 class _Part:
-    """Stands for any object in the archive; only holds its attributes."""
+    """Placeholder for any object in the archive, with its attributes."""
 
     def __init__(self, *_: Any) -> None: ...
 

@@ -1,6 +1,6 @@
 """Read weights files without running any code in them.
 
-Supported are PyTorch's zip and legacy formats, TorchScript archives, and safetensors.
+The supported formats are PyTorch's zip and legacy formats, TorchScript archives, and safetensors.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MORE = "wav2lip_npu"
-"""Key of the entries that only files of this package have. The original's code ignores it."""
+"""Key of the entries that only files of wav2lip-npu have. The original's code ignores it."""
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _OTHER_FORMATS = (
     (rb"$", "is empty. Download it again."),
     (
         rb"version https://git-lfs",
-        "is a Git LFS pointer, not the weights. Run 'git lfs pull' where it is from.",
+        "is a Git LFS pointer, not the weights. Run 'git lfs pull' in its repository.",
     ),
     (
         rb"(\xef\xbb\xbf)?\s*<([!?]|html|head|body)",
-        "is an HTML or XML page: a web page was saved in place of the weights. "
+        "is an HTML or XML page: a web page was saved instead of the weights. "
         "Open the link in a browser and save the file itself.",
     ),
     (
@@ -41,7 +41,7 @@ _OTHER_FORMATS = (
     ),
     (
         rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|.{257}ustar",
-        "is a packed archive. Unpack it and pass the .pth inside.",
+        "is a compressed archive. Unpack it and pass the .pth inside.",
     ),
     (
         rb"\x80[\x00-\x05]",
@@ -49,7 +49,7 @@ _OTHER_FORMATS = (
         "Pass a file of tensors written by torch.save.",
     ),
 )
-"""First bytes of common files that are not weights (regular expressions), and what to report."""
+"""Patterns of the first bytes of common files that are not weights, and their error messages."""
 
 
 def tensors_of(content: dict[Any, Any], source: Path) -> dict[str, Tensor]:
@@ -64,7 +64,7 @@ def tensors_of(content: dict[Any, Any], source: Path) -> dict[str, Tensor]:
 
 
 def read(source: Path) -> dict[Any, Any]:
-    """Return the dict in a weights file. Raises `CheckpointError`, which names the format of another file."""
+    """Return the dict in a weights file. Raises `CheckpointError`, with the actual format of other files."""
     try:
         with source.open("rb") as file:
             head = file.read(512)
@@ -76,7 +76,7 @@ def read(source: Path) -> dict[Any, Any]:
         content = read(source)
     except CheckpointError:
         raise
-    except Exception as error:  # any: a damaged file makes the parsers raise all kinds
+    except Exception as error:  # of any type: the parsers raise many for a damaged file
         raise _damaged(source, error) from None
     if not isinstance(content, dict):
         what = type(content).__name__

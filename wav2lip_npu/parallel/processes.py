@@ -1,4 +1,4 @@
-"""Process items in worker processes. A worker that dies is replaced and costs at most its item.
+"""Process items in worker processes. A worker that dies is replaced, and at most its item is lost.
 
 Processes are spawned, not forked: forked processes cannot use an NPU that the parent has initialised.
 """
@@ -38,16 +38,16 @@ _POLL_S = 0.5
 def map_in_processes(
     items: Iterable[Item], start_worker: Callable[[int], Callable[[Item], Result]], workers: int
 ) -> Generator[tuple[Item, Result | Failure], None, None]:
-    """Yield each item with its result, in the order in which they finish.
+    """Yield each item with its result as items finish.
 
     `start_worker(number)` runs once in each worker and returns the function that is applied to the items.
-    With one worker everything runs in this process. With more, an item whose process dies, or whose
-    function raises anything but `Wav2LipError`, is tried once more after all others, one such item at a
-    time. A `Wav2LipError` (an error that every item would meet, such as a full disk) is raised here.
-    Closing this generator ends the processes at once, and so does the death of this process.
+    With one worker, everything runs in this process. With more, an item whose process dies, or whose
+    function raises anything but `Wav2LipError`, is retried once after all others, one such item at a time.
+    A `Wav2LipError`, an error that affects all items, such as a full disk, is raised here.
+    The processes are killed when this generator is closed or this process dies.
     """
     if workers <= 1:
-        yield from _map_here(items, start_worker)
+        yield from _map_in_this_process(items, start_worker)
         return
     queue = WorkQueue(items)
     names = [str(number) for number in range(min(workers, len(queue)))]
@@ -73,9 +73,9 @@ def run_in_processes(
     """Process the items of a source in one process for each name in `workers`.
 
     Yields `(item, result)` as results arrive, then `(item, None)` or `(item, Failure)` when an item ends.
-    A process that dies, or that takes longer than `timeout(item)` seconds, is replaced. The source is asked
-    again after each item, so the consumer may put failed items back. A `Wav2LipError` of a worker is raised
-    here. Closing this generator ends the processes at once, and so does the death of this process.
+    A process that dies, or that takes longer than `timeout(item)` seconds, is replaced. The next item is
+    taken from the source after each item, so the consumer may put failed items back. A `Wav2LipError` of a
+    worker is raised here. The processes are killed when this generator is closed or this process dies.
 
     Raises:
         DeviceError: A worker died `MAX_STARTS` times before it was ready.
@@ -98,7 +98,7 @@ def run_in_processes(
                     process.send(item, timeout(item))
             if not source.is_open and all(process.is_free for process in pool.values()):
                 return
-            for process in _with_news(pool):
+            for process in _processes_with_answers(pool):
                 kind, value = process.receive()
                 if kind == "stop":
                     raise value
@@ -122,7 +122,7 @@ def run_in_processes(
 
 
 def answers(work: Work[Item, Result], item: Item) -> Iterator[tuple[str, Any]]:
-    """Yield what a worker reports of an item: `result` any number of times, then `done`, `bug` or `stop`."""
+    """Yield the answers of a worker for an item: any number of `result`, then `done`, `bug` or `stop`."""
     try:
         for result in work(item):
             yield "result", result
@@ -134,8 +134,8 @@ def answers(work: Work[Item, Result], item: Item) -> Iterator[tuple[str, Any]]:
         yield "done", None
 
 
-def _with_news(pool: dict[Connection, _Process]) -> list[_Process]:
-    """Return the processes that have reported something or are out of time; wait briefly for one."""
+def _processes_with_answers(pool: dict[Connection, _Process]) -> list[_Process]:
+    """Return the processes that have an answer or have timed out; wait briefly for one."""
     left = min((process.seconds_left for process in pool.values()), default=_POLL_S)
     readable = wait(list(pool), min(_POLL_S, max(0, left)))
     return [process for pipe, process in pool.items() if pipe in readable or process.seconds_left <= 0]
@@ -152,7 +152,7 @@ class _OneResult:
         return lambda item: iter([function(item)])
 
 
-def _map_here(
+def _map_in_this_process(
     items: Iterable[Item], start_worker: Callable[[int], Callable[[Item], Result]]
 ) -> Iterator[tuple[Item, Result | Failure]]:
     function = start_worker(0)
@@ -168,7 +168,7 @@ def _map_here(
 
 
 class _Process:
-    """A worker process, the pipe to it and the item that it processes."""
+    """A worker process, its pipe and its current item."""
 
     def __init__(self, name: str, start_worker: StartWorker[Any, Any]) -> None:
         self.name = name
@@ -181,26 +181,26 @@ class _Process:
         self._process = context.Process(
             target=_serve, args=(child_pipe, name, start_worker), name=f"worker-{name}", daemon=True
         )
-        # The child inherits the signal mask: Ctrl-C reaches this process only, which then ends the others.
+        # The child inherits the signal mask: only this process receives Ctrl-C, and then kills the others.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self._process.start()
         finally:
-            child_pipe.close()  # only the child holds its end now, so its death closes the pipe
+            child_pipe.close()  # now only the child has this end open, so its death closes the pipe
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     @property
     def is_free(self) -> bool:
-        """Whether it has started and waits for an item."""
+        """Whether the worker has started and has no item."""
         return self._is_ready and self.item is _NOTHING
 
     @property
     def seconds_left(self) -> float:
-        """Seconds until its item exceeds the timeout."""
+        """Seconds until the item times out."""
         return self._deadline - time.monotonic()
 
     def send(self, item: Any, seconds: float | None) -> None:
-        """Start an item that may take so many seconds."""
+        """Send an item, with a timeout in seconds."""
         self.item = item
         self._seconds = seconds
         self._deadline = float("inf") if seconds is None else time.monotonic() + seconds
@@ -208,7 +208,7 @@ class _Process:
             self.pipe.send(item)
 
     def receive(self) -> tuple[str, Any]:
-        """Return `ready`, an answer of `answers`, `timeout` or `died`, with its value."""
+        """Return `ready`, a kind of `answers`, `timeout` or `died`, with its value."""
         if not self.pipe.poll() and self.seconds_left <= 0:
             return "timeout", timeout_detail(self._seconds)
         try:
@@ -224,7 +224,7 @@ class _Process:
         return answer
 
     def kill(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
         self._process.kill()
         self._process.join()
         self.pipe.close()
@@ -254,7 +254,7 @@ def _serve(pipe: Connection, name: str, start_worker: StartWorker[Any, Any]) -> 
 
 
 def _exit_with_parent() -> None:
-    """End this process when its parent has ended, for whatever reason."""
+    """Exit this process as soon as its parent has ended for any reason."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,7 +1,7 @@
 """The Ray actor that runs one worker.
 
-Arguments and results are pickled here, as bytes for Ray: Ray itself would unpickle them before the actor has
-set `sys.path`, and in proxy processes that cannot import this package.
+Arguments and results are pickled to bytes here. Ray would unpickle them before the actor has set `sys.path`,
+and in proxy processes that cannot import this package.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from wav2lip_npu.parallel.processes import answers
 
 
 class Reply(NamedTuple):
-    """What one call of an actor returns."""
+    """Result of one call of an actor."""
 
     actor: str
     """Ray's id of the actor."""
     answers: list[tuple[str, Any]]
-    """`ready` or `stop` after loading, else as `processes.answers` yields them."""
+    """`ready` or `stop` after loading, else the items of `processes.answers`."""
     log_records: list[tuple[str, int, str]]
-    """Logger, level and text of the warnings since the last call."""
+    """Logger, level and text of the warnings since the previous call."""
 
 
 def actor_class() -> type:
@@ -36,7 +36,8 @@ def actor_class() -> type:
             sys.path.extend(entry for entry in path if entry not in sys.path)
             with contextlib.suppress(OSError):
                 os.chdir(folder)
-            # Ray sets it to the number of cores of the actor. Use the driver's, for equal results.
+            # Ray sets this to the number of cores of the actor. Use the value of the driver, for equal
+            # results.
             os.environ.pop("OMP_NUM_THREADS", None)
             if threads is not None:
                 os.environ["OMP_NUM_THREADS"] = threads
@@ -62,11 +63,11 @@ class ActorWorker(logging.Handler):
         self._log_records: list[tuple[str, int, str]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a warning for the next reply."""
+        """Store a warning for the next reply."""
         self._log_records.append((record.name, record.levelno, self.format(record)))
 
     def load(self, worker: bytes) -> bytes:
-        """Call `start_worker(device)`, pickled in `worker`. Errors other than `Wav2LipError` are raised."""
+        """Unpickle `start_worker` and its device and call it. Raise errors other than `Wav2LipError`."""
         from ray import cloudpickle
 
         start_worker, device = cloudpickle.loads(worker)

@@ -1,4 +1,4 @@
-"""Connection to a Ray cluster, and the resources that each worker needs there."""
+"""Connect to a Ray cluster, and determine the resources of each worker."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ SAME_VERSIONS = (
     "set RAY_AUTH_MODE=token if the cluster requires a token."
 )
 _RESOURCES = dict(zip(BACKENDS, ("NPU", "GPU", "CPU"), strict=True))
-"""Ray's names of the kinds of device."""
+"""Ray's resource names of the device types."""
 _CONNECT_S = 5.0
-"""Ray itself tries a port that nobody answers for 15 minutes."""
+"""Timeout of a connection. Ray itself retries a closed port for 15 minutes."""
 _OBJECT_STORE_BYTES = 100 << 20
-"""Shared memory of a local Ray. Only jobs and results pass through it; Ray's default is 30 % of memory."""
+"""Shared memory of a local Ray. It holds only jobs and results; Ray's default is 30 % of memory."""
 
 
 class Slot(NamedTuple):
-    """Where one worker runs."""
+    """Device and resources of one worker."""
 
     name: str
     """Unique in the cluster."""
     device: str
-    """As the worker sees it."""
+    """Device name inside the worker."""
     demands: dict[str, Any]
     """Ray options of the actor."""
 
@@ -49,11 +49,11 @@ def connected(ray: Any, address: str) -> Iterator[None]:
         yield
         return
     target = _resolved(address)
-    # Ray would print deaths of actors to stdout, which may carry JSON, whatever its logging options are.
+    # Regardless of its logging options, Ray prints deaths of actors to stdout, which may carry JSON.
     ray._private.worker._worker_logs_enabled = False
     options: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
     if target == "local":
-        log.info("this machine is in no Ray cluster: starting a local Ray")
+        log.info("this machine is not in a Ray cluster: starting a local Ray")
         options |= {
             "num_cpus": cpu_count(),
             "object_store_memory": _OBJECT_STORE_BYTES,
@@ -62,7 +62,7 @@ def connected(ray: Any, address: str) -> Iterator[None]:
     try:
         try:
             with _sigterm_kept():
-                # Ray sends this user's token only to an address that it resolves itself.
+                # Ray sends the user's token only to an address that it has resolved itself.
                 ray.init(None if address == "auto" and target != "local" else target, **options)
         except Exception as error:
             cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -84,12 +84,12 @@ def _sigterm_kept() -> Iterator[None]:
 
 
 def _resolved(address: str) -> str:
-    """Return the address of the cluster, `local` if `auto` finds none.
+    """Return the address of the cluster; `local` if there is none for `auto`.
 
-    Ray's own `auto` would also use the local Ray of another program, and end with it.
+    Ray's own `auto` would also use the local Ray of another program, and stop together with it.
 
     Raises:
-        DeviceError: No cluster answers at the address.
+        DeviceError: The address does not answer.
 
     """
     target = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
@@ -97,7 +97,7 @@ def _resolved(address: str) -> str:
         recorded = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray", "ray_current_cluster")
         target = recorded.read_text().strip() if recorded.is_file() else "local"
         if target != "local" and not _answers(target):
-            log.warning("the Ray cluster at %s, to which this machine belonged, is gone", target)
+            log.warning("the Ray cluster of this machine at %s no longer exists", target)
             return "local"
     if target != "local" and not _answers(target):
         raise DeviceError(
@@ -119,7 +119,7 @@ def worker_slots(ray: Any, devices: Sequence[str] | None) -> list[Slot]:
     """Return one slot per worker; see `ray_pool.run_on_ray`.
 
     Raises:
-        DeviceError: A device is unknown, or the cluster has none of this kind.
+        DeviceError: A device is unknown, or the cluster has no such device.
 
     """
     resources = ray.cluster_resources()
@@ -142,18 +142,18 @@ def worker_slots(ray: Any, devices: Sequence[str] | None) -> list[Slot]:
 
 
 def _one_card(kind: str) -> dict[str, Any]:
-    """Return the demands of a worker on a card: no cores, for want of which the card could lie idle."""
+    """Return the demands of a worker on a card: no cores, whose lack could leave the card idle."""
     return {"num_cpus": 0} | ({"resources": {_RESOURCES[kind]: 1}} if kind == NPU else {"num_gpus": 1})
 
 
 def _core_demands(nodes: list[dict[str, Any]], workers: int) -> Iterator[dict[str, Any]]:
-    """Yield demands that spread CPU workers over the nodes; workers of one node share its cores."""
+    """Yield demands that spread CPU workers over the nodes; workers on the same node share its cores."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     for number, node in zip(range(workers), cycle(nodes), strict=False):
         sharers = len(range(number % len(nodes), workers, len(nodes)))
         share = node["Resources"]["CPU"] / sharers
         yield {
-            "num_cpus": int(share) if share >= 1 else int(share * 1000) / 1000,  # Ray rounds, also up
+            "num_cpus": int(share) if share >= 1 else int(share * 1000) / 1000,  # Ray may round up
             "scheduling_strategy": NodeAffinitySchedulingStrategy(node["NodeID"], soft=True),
         }

@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.5
 _WARN_AFTER_S = 60.0
-"""Workers that Ray has not started by then are reported; others may hold their devices."""
+"""Time after which missing workers are reported; others may be using their devices."""
 _KILL_S = 6.0
-"""Ray sends SIGTERM, and SIGKILL some seconds later."""
+"""Time for Ray to send SIGTERM, and SIGKILL a few seconds later."""
 _NOTHING = object()
 
 
@@ -34,25 +34,25 @@ def run_on_ray(
     devices: Sequence[str] | None,
     timeout: Callable[[Item], float | None] = lambda item: None,
 ) -> Generator[tuple[Item, Result | Failure | None], None, None]:
-    """Process the items of a source in one actor per device, as `processes.run_in_processes` does.
+    """Process the items of a source in one actor per device, like `processes.run_in_processes`.
 
-    The results of an item arrive together, when it has ended. An actor that dies is replaced; putting its
-    item back is up to the consumer.
+    The results of an item arrive together when it has ended. An actor that dies is replaced; the consumer may
+    put its item back.
 
     Args:
-        source: Where the workers get their items. Workers are named `npu:0`, `npu:1`, ... over the cluster.
-        start_worker: Called in each actor with its device. Ray shows an actor only its own card, so this
-            is always `npu:0` or `cuda:0`, or `cpu`.
+        source: Source of the items. Workers are named `npu:0`, `npu:1`, ... over the cluster.
+        start_worker: Called in each actor with its device. An actor sees only its own card, so this is
+            always `npu:0`, `cuda:0` or `cpu`.
         address: `auto`, `host:port`, or `ray://host:port` from outside the cluster. `auto` is the cluster
-            of this machine, or else a local Ray that ends with this generator. A connection of this
-            process that exists is used and kept.
-        devices: Kind of device of each worker. `None`: all NPUs, else all GPUs, else one CPU worker a node.
-        timeout: Seconds that an item may take.
+            of this machine, or else a local Ray that ends with this generator. An existing connection of
+            this process is reused and kept.
+        devices: Device type of each worker. `None`: all NPUs, else all GPUs, else one CPU worker per node.
+        timeout: Maximum seconds per item.
 
     Raises:
         UsageError: Ray is not installed.
-        DeviceError: No cluster at the address, no such device, or a worker that cannot start.
-        Wav2LipError: `start_worker` or the work raised it.
+        DeviceError: The cluster or a device does not exist, or a worker cannot start.
+        Wav2LipError: Raised by `start_worker` or the work.
 
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -96,12 +96,12 @@ def _run(
                 worker.is_late = True
                 ray.kill(worker.actor)
         if (missing := sum(not worker.is_ready for worker in workers)) and time.monotonic() > warn_at:
-            log.warning("%d of %d workers wait for Ray to start them", missing, len(workers))
+            log.warning("%d of %d workers have not been started by Ray yet", missing, len(workers))
             warn_at = float("inf")
 
 
 def _next_answers(ray: Any, pool: Any, workers: list[_Worker]) -> Iterator[tuple[Any, Any]]:
-    """Yield the results and the end of the next item that ends; nothing if none does within `_POLL_S`."""
+    """Yield the results and the end of the next finished item; nothing if there is none within `_POLL_S`."""
     try:
         reply = _unpacked(ray, pool.get_next_unordered(timeout=_POLL_S))
     except TimeoutError:
@@ -109,7 +109,7 @@ def _next_answers(ray: Any, pool: Any, workers: list[_Worker]) -> Iterator[tuple
     except ray.exceptions.RayActorError as error:
         worker = next((worker for worker in workers if worker.actor_id == error.actor_id), None)
         if worker is None:
-            raise DeviceError(f"a worker on Ray is lost ({_first_line(error)}).") from error
+            raise DeviceError(f"a worker on Ray was lost ({_first_line(error)}).") from error
         item, failure = worker.item, Failure("its process on Ray died")
         if worker.is_late:
             failure = Failure(timeout_detail(worker.seconds), "timeout")
@@ -126,7 +126,7 @@ def _next_answers(ray: Any, pool: Any, workers: list[_Worker]) -> Iterator[tuple
 
 
 def _started(ray: Any, workers: list[_Worker]) -> list[_Worker]:
-    """Return the workers that have become ready; start those that died before again."""
+    """Return the workers that have become ready; restart those that died before."""
     starting = {worker.call: worker for worker in workers if not worker.is_ready}
     finished, _ = ray.wait(list(starting), num_returns=len(starting), timeout=0) if starting else ([], [])
     ready = []
@@ -149,7 +149,7 @@ def _started(ray: Any, workers: list[_Worker]) -> list[_Worker]:
 
 
 def _unpacked(ray: Any, packed: bytes) -> Reply:
-    """Return the reply of an actor; its log records are logged here."""
+    """Return the reply of an actor and log its records."""
     reply: Reply = ray.cloudpickle.loads(packed)
     for name, level, text in reply.log_records:
         logging.getLogger(name).log(level, "%s", text)
@@ -162,8 +162,8 @@ def _first_line(error: BaseException) -> str:
 
 
 def _kill(ray: Any, workers: Sequence[_Worker]) -> None:
-    """Kill the actors and wait until their processes are gone, since others may use their files next."""
-    with contextlib.suppress(Exception):  # a cluster that is gone has no actors either
+    """Kill the actors and wait until their processes have ended, because others may use their files next."""
+    with contextlib.suppress(Exception):  # without a cluster there are no actors
         if ray.is_initialized():
             for worker in workers:
                 ray.kill(worker.actor)
@@ -172,7 +172,7 @@ def _kill(ray: Any, workers: Sequence[_Worker]) -> None:
 
 
 class _Worker:
-    """An actor and the item that it processes."""
+    """An actor and its current item."""
 
     def __init__(self, ray: Any, actor: Any, slot: Slot, start_worker: Any) -> None:
         self.name = slot.name
@@ -198,7 +198,7 @@ class _Worker:
         return self.actor_id is not None
 
     def process(self, item: Any, seconds: float | None) -> Any:
-        """Start an item that may take so many seconds; returns Ray's reference to the reply."""
+        """Send an item, with a timeout in seconds; return Ray's reference to the reply."""
         self.item, self.seconds = item, seconds
         self.deadline = float("inf") if seconds is None else time.monotonic() + seconds
         self.call = self.actor.process.remote(self._ray.cloudpickle.dumps(item))

@@ -1,4 +1,4 @@
-"""Stages of a pipeline in threads: run ahead of a consumer, map over items, feed several consumers."""
+"""Run stages of a pipeline in threads: prefetch, map over items, feed several consumers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _POLL_S = 0.1
 def prefetch(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
     """Yield the items of a generator that runs in a thread, up to `depth` items ahead.
 
-    Order is kept. An exception of the generator is raised here, at its item and with its own traceback.
+    Order is kept. An exception of the generator is raised here, at its item and with its original traceback.
     Closing this generator closes the inner one, in its thread, and waits for the thread. The thread starts
     when the first item is requested.
     """
@@ -76,7 +76,7 @@ def map_in_threads(
     threads: int,
     prepare: Callable[[], None] = lambda: None,
 ) -> Generator[Result, None, None]:
-    """Yield `function(item)` of each item in order, computed in several threads.
+    """Yield `function(item)` for each item in order, computed in several threads.
 
     At most `threads` + 1 items are read ahead of the consumer. An exception of `items` is raised after the
     results of the items before it. `prepare` runs once in each thread. The threads end with this generator.
@@ -113,7 +113,7 @@ def fan_out(
 ) -> list[Result | Exception]:
     """Return the result of each consumer of the same items, or the exception that it raised.
 
-    The consumers run at the same time, each in a thread and at most `depth` items apart; a single consumer
+    The consumers run concurrently, each in a thread and at most `depth` items apart; a single consumer
     runs in the calling thread. A consumer that ends early does not affect the others. The items are closed
     when all consumers have ended. An exception of `items` is raised in each consumer, at its item.
     """
@@ -153,7 +153,7 @@ class _Feed(Generic[Item]):
         self._queue: Queue[tuple[Any, BaseException | None]] = Queue(max(1, depth))
 
     def put(self, item: Item | None, end: BaseException | None = None) -> None:
-        """Pass on an item, or how the items end. Waits while the consumer is `depth` items behind."""
+        """Pass on an item or the end of the items. Wait while the consumer is `depth` items behind."""
         while not self.has_ended.is_set():
             try:
                 self._queue.put((item, end), timeout=_POLL_S)
@@ -162,7 +162,7 @@ class _Feed(Generic[Item]):
                 continue
 
     def run(self, consumer: Callable[[Iterator[Item]], Result]) -> Any:
-        """Return the consumer's result or exception. Runs in the consumer's thread."""
+        """Run the consumer in its thread and return its result or exception."""
         try:
             return consumer(self._items())
         except BaseException as error:
@@ -170,7 +170,7 @@ class _Feed(Generic[Item]):
         finally:
             self.has_ended.set()
             with contextlib.suppress(Empty):
-                while True:  # release the items that it did not read
+                while True:  # release the unread items
                     self._queue.get_nowait()
 
     def _items(self) -> Iterator[Item]:
@@ -185,7 +185,7 @@ class _Feed(Generic[Item]):
 
 
 def _close(items: Iterable[Any]) -> None:
-    """Close a generator; other iterables need no closing."""
+    """Close the items if they are a generator."""
     close = getattr(items, "close", None)
     if close is not None:
         close()

@@ -1,4 +1,4 @@
-"""Items for workers: where workers get them and how an item can fail."""
+"""Sources of items for workers, and failures of items."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ Result = TypeVar("Result")
 Supplied = TypeVar("Supplied", covariant=True)
 
 Work = Callable[[Item], Iterable[Result]]
-"""Process one item; yields any number of results."""
+"""Processes one item and yields any number of results."""
 StartWorker = Callable[[str], Work[Item, Result]]
-"""Called once in each worker with its name, such as a device. Returns what the worker does with an item."""
+"""Called once in each worker with its name, such as a device. Returns the function that processes an item."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an item has no further results."""
+    """Failure of an item, which has no further results."""
 
     detail: str
     kind: str = "died"
-    """`died`: the worker process died. `timeout`: the item took too long. `bug`: the work raised."""
+    """`died`: the worker process died. `timeout`: the item took too long. `bug`: the work raised an
+    exception."""
 
 
 class WorkSource(Protocol[Supplied]):
-    """Where workers get their items."""
+    """A source of items for workers."""
 
     def take(self, worker: str) -> Supplied | None:
-        """Return the next item for the worker of this name, `None` if there is none at present."""
+        """Return the next item for the worker of this name, or `None` if there is currently none."""
 
     @property
     def is_open(self) -> bool:
-        """Whether further items may arrive although no item is in progress."""
+        """Whether further items may arrive even if no item is in progress."""
 
 
 class WorkQueue(Generic[Item]):
@@ -53,5 +54,5 @@ class WorkQueue(Generic[Item]):
         self._items.extend(items)
 
     def take(self, worker: str) -> Item | None:
-        """Return the next item, whichever worker asks."""
+        """Return the next item, for any worker."""
         return self._items.popleft() if self._items else None

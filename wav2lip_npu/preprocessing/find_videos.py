@@ -20,7 +20,7 @@ _SUFFIXES = (
 )
 SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 _RESOURCE_FORK = "._"
-"""Prefix of the files that macOS adds beside each file on other file systems."""
+"""Prefix of the files that macOS adds next to each file on other file systems."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Video:
 def find_videos(data_root: str | os.PathLike[str], clips: str | os.PathLike[str]) -> list[Video]:
     """Return all videos below a folder, sorted by name.
 
-    Follows links to folders, and searches each folder once. Skips the folder `clips`. Raises `DataError` if
-    there is no video.
+    Links to folders are followed, and each folder is searched once. The folder `clips` is skipped. Raises
+    `DataError` if there are no videos.
     """
     root = Path(data_root)
     if not root.is_dir():
-        raise DataError(f"no folder {root}. Pass the folder that holds the videos as --data_root.")
+        raise DataError(f"{root} is not a folder. Pass the folder of the videos as --data_root.")
     folders: dict[str, list[str]] = {}
     for folder, names in _folders(root, Path(clips)):
         videos = [name for name in names if _is_video(name)]
@@ -51,7 +51,7 @@ def find_videos(data_root: str | os.PathLike[str], clips: str | os.PathLike[str]
             folders["" if relative == "." else relative + "/"] = videos
     if not folders:
         suffixes = " ".join(sorted(SUFFIXES))
-        raise DataError(f"no video below {root}. Pass a folder with videos ({suffixes}) as --data_root.")
+        raise DataError(f"no videos below {root}. Pass a folder with videos ({suffixes}) as --data_root.")
     parents = {inner[: at + 1] for inner in folders for at, letter in enumerate(inner) if letter == "/"}
     all_videos = [
         Video(root / (folder + name), folder + name, folder + clip)
@@ -68,7 +68,7 @@ def _is_video(name: str) -> bool:
 def _clip_names(folder: str, names: list[str], parents: set[str]) -> dict[str, str]:
     """Return the clip of each video: its name without the suffix.
 
-    The suffix is kept where the name would be that of another clip, of a folder or of an unfinished clip.
+    The suffix is kept if the name would otherwise collide with another clip, a folder or an unfinished clip.
     """
     with_suffix: set[str] = set()
     while True:
@@ -85,7 +85,7 @@ def _clip_names(folder: str, names: list[str], parents: set[str]) -> dict[str, s
 
 
 def _folders(root: Path, clips: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield each folder once with the names of its files, by its own path rather than that of a link."""
+    """Yield each folder once, with the names of its files; its real path takes precedence over links."""
     visited = {_identity(clips)} - {_identity(root), None}
     real, links = deque([root]), deque[Path]()
     while real or links:

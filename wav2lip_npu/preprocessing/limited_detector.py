@@ -10,14 +10,14 @@ from wav2lip_npu.faces.detection import Detection, Detector
 from wav2lip_npu.media.yuv_image import Image
 
 _VIEWS = 3
-"""With 3 views instead of 7 the boxes of HOG are off by 0.4 % of their size instead of 0.2 %, in 0.6 of the
+"""With 3 views instead of 7, the error of HOG boxes is 0.4 % of their size instead of 0.2 %, in 0.6 of the
 time."""
 
 
 class LimitedDetector:
-    """Calls a detector with at most `batch_size` images, and lets it average at most 3 views of a face.
+    """Calls a detector with at most `batch_size` images, and averages at most 3 views of a face.
 
-    Raises `DeviceError` for errors on an accelerator: they concern the run, not the video.
+    Raises `DeviceError` for errors on an accelerator, which affect the whole run and not only one video.
     """
 
     def __init__(self, detector: Detector, batch_size: int, device: str) -> None:

@@ -1,6 +1,6 @@
-"""Turn one video into a clip to train on: face crops at 25 fps, audio at 16 kHz and its mel.
+"""Convert one video to a training clip: face crops at 25 fps, audio at 16 kHz and its mel.
 
-A video that is of no use for training is dropped with one of `REASONS`.
+A video that is unsuitable for training is dropped with one of `REASONS`.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ REASONS = (
 )
 SAMPLES_PER_FRAME = DEFAULT_MEL.sample_rate // TRAINING_FPS
 _MIN_CROP_PX, _MAX_CROP_PX = 96, 288
-"""Sides of a crop: the input size of the generator, and that of the largest Wav2Lip model in use."""
+"""Sides of a crop: the input size of the generator, and the largest of published Wav2Lip models."""
 _JPEG_QUALITY = 95
 _CHECK_EVERY = TRAINING_FPS
 """Frames between two checks for a second face."""
 _SECOND_FACE = 0.6
-"""A face of at least this side, relative to the tracked one, counts as a second person."""
+"""Side, relative to the tracked face, from which another face counts as a second person."""
 _SAME_FACE = 0.3
-"""A detection that overlaps the tracked box by this much is the same face."""
-_versions = cache(versions)  # looking them up takes 10 ms
+"""Overlap with the tracked box from which a detection is the same face."""
+_versions = cache(versions)  # reading the versions takes 10 ms
 _MAX_HELD_BYTES = 96 << 20
-"""Frames kept until the size of the crops is known: two minutes of LRS2, 25 s of GRID. A longer video is
-decoded a second time, which is faster than writing its frames to disk."""
+"""Bytes of frames kept in memory until the size of the crops is known: two minutes of LRS2, 25 s of GRID. A
+longer video is decoded twice, which is faster than writing its frames to disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipOptions:
-    """Which videos become clips.
+    """Criteria for dropping videos.
 
     Raises:
         UsageError: A value is unknown or out of range.
@@ -69,8 +69,8 @@ class ClipOptions:
     """
 
     several_people: Literal["drop", "keep"] = "drop"
-    """Videos in which most frames show a second face of at least 0.6 of the size: drop them, or keep them and
-    track the largest face."""
+    """What to do with videos in which most frames show a second face of at least 0.6 times the size: drop
+    them, or keep them and track the largest face."""
     min_face_px: int = 48
     """Drop videos whose median face is smaller than this, in pixels of the video."""
     min_face_share: float = 0.75
@@ -80,13 +80,13 @@ class ClipOptions:
         """Check the values."""
         check_choices(self)
         if self.min_face_px < 1:
-            raise UsageError(f"--min_face_px {self.min_face_px} is not at least 1.")
+            raise UsageError(f"--min_face_px {self.min_face_px} is out of range. Pass at least 1.")
         if not 0 <= self.min_face_share <= 1:
             raise UsageError(f"--min_face_share {self.min_face_share:g} is out of range. Pass 0 to 1.")
 
 
 class DroppedError(Exception):
-    """No clip can be made of a video."""
+    """A video is unsuitable for a clip."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)
@@ -105,7 +105,7 @@ class _FaceTrack:
     boxes: list[Box] = field(default_factory=list)
     cuts: list[int] = field(default_factory=list)
     images: list[YuvImage] | None = field(default_factory=list)
-    """The frames with a face, None if they are too large to keep."""
+    """The frames with a face; None if they are too large to keep in memory."""
     checks_with_second_face: int = 0
     checks_without: int = 0
 
@@ -142,7 +142,7 @@ def make_clip(video: Video, root: Path, detector: Detector, options: ClipOptions
 
 
 def source_of(video: Video) -> dict[str, int] | None:
-    """Return size and modification time of the file, None if it does not exist."""
+    """Return size and modification time of the file; None if it does not exist."""
     try:
         status = os.stat(video.path)
     except OSError:
@@ -159,9 +159,9 @@ def _probe(video: Video) -> tuple[dict[str, Any], VideoInfo]:
 
 
 def _read_samples(video: Video, info: VideoInfo) -> NDArray[np.int16]:
-    """Return the audio as the clip stores it, 16 kHz."""
+    """Return the audio of the clip, at 16 kHz."""
     if not info.has_audio:
-        raise DroppedError("no sound", "there is no audio track")
+        raise DroppedError("no sound", "the video has no audio track")
     with _reading(video):
         wav = load_audio(video.path, DEFAULT_MEL.sample_rate).wav
     samples = np.clip(np.rint(wav * 32768), -32768, 32767).astype(np.int16)
@@ -172,7 +172,7 @@ def _read_samples(video: Video, info: VideoInfo) -> NDArray[np.int16]:
 
 
 def _read_frames(video: Video, info: VideoInfo, samples: int) -> Iterator[video_reader.Frame]:
-    """Yield the frames at 25 fps that lie within the audio."""
+    """Yield the frames at 25 fps up to the end of the audio."""
     with _reading(video):
         yield from itertools.islice(
             video_reader.read_frames(info, fps=Fraction(TRAINING_FPS)), samples // SAMPLES_PER_FRAME
@@ -195,7 +195,7 @@ def _track_face(
         box = np.round(item.box, 2)
         track.frames.append(index)
         track.boxes.append(box)
-        # Once half of all checks found one face only, those with a second one cannot be the majority.
+        # Once half of all checks show only one face, checks with a second face cannot be the majority.
         if options.several_people == "drop" and index >= next_check and 2 * track.checks_without < max_checks:
             next_check = index + _CHECK_EVERY
             if _has_second_face(image, box, detector):
@@ -212,7 +212,7 @@ def _track_face(
 
 
 def _has_second_face(image: YuvImage, box: Box, detector: Detector) -> bool:
-    """Return whether there is another face, nearly as large as the one in the box."""
+    """Return whether the image has another face, nearly as large as the one in the box."""
     side = Pose.of_box(box).side
     # The smallest copy that shows a second face at the size at which the detector works best.
     scale = min(
@@ -222,15 +222,15 @@ def _has_second_face(image: YuvImage, box: Box, detector: Detector) -> bool:
     )
     copy = image.scaled(round(image.width * scale), round(image.height * scale))
     others = (
-        each.box / np.float32(scale)
-        for each in detector([copy])[0]
-        if each.score >= MIN_SCORE and overlap(each.box / np.float32(scale), box) < _SAME_FACE
+        detection.box / np.float32(scale)
+        for detection in detector([copy])[0]
+        if detection.score >= MIN_SCORE and overlap(detection.box / np.float32(scale), box) < _SAME_FACE
     )
     return any(Pose.of_box(other).side >= _SECOND_FACE * side for other in others)
 
 
 def _check_track(track: _FaceTrack, options: ClipOptions) -> float:
-    """Return the median side of the face in pixels. Raises `DroppedError` if the video is of no use."""
+    """Return the median side of the face in pixels. Raises `DroppedError` if the video is unsuitable."""
     _check_length(track.length, "with video and audio")
     count = len(track.frames)
     if not count:
@@ -273,7 +273,7 @@ def _jpeg(image: Image) -> bytes:
 
 @contextmanager
 def _reading(video: Video) -> Iterator[None]:
-    """Drop the video for any error while it is read: broken files make decoders raise all kinds."""
+    """Drop the video for any error while reading it: damaged files make decoders raise many types."""
     try:
         yield
     except (MemoryError, DroppedError):

@@ -23,15 +23,15 @@ class VideoResult:
     clip: str
     """Folder of its clip, relative to the root of the clips."""
     status: Status
-    """`ok`; `failed`; or `kept`, for an existing folder that this package did not write."""
+    """`ok`; `failed`; or `kept` for an existing folder that was not created by wav2lip-npu."""
     reason: str | None = None
-    """Why it failed: one of `make_clip.REASONS`."""
+    """Reason of a failure: one of `make_clip.REASONS`."""
     detail: str | None = None
-    """The reason with figures, or the text of the error."""
+    """Details of the reason, or the error message."""
     frames: int | None = None
     """Number of frames in the clip."""
     seconds: float | None = None
-    """Length of those frames at 25 fps."""
+    """Length of the clip at 25 fps."""
     source: dict[str, int] | None
     """`bytes` and `mtime_ns` of the video."""
     options: dict[str, Any]
@@ -46,7 +46,7 @@ class PreprocessSummary:
     results: list[VideoResult]
     """One per video, sorted by path."""
     report: Path
-    """The `report.jsonl` that holds them."""
+    """The `report.jsonl` with these results."""
 
     def count(self, status: Status) -> int:
         """Return the number of videos with this status."""

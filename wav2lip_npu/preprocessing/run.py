@@ -38,7 +38,7 @@ _WORKERS_PER_CARD = 8
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessOptions:
-    """How videos are preprocessed.
+    """Options of preprocessing.
 
     Raises:
         UsageError: A value is unknown or out of range.
@@ -51,9 +51,9 @@ class PreprocessOptions:
     batch_size: int = 32
     """Frames per detector call."""
     ngpu: int = 1
-    """Number of NPUs or GPUs that detect faces. Without effect on the CPU."""
+    """Number of NPUs or GPUs that detect faces. Ignored on the CPU."""
     workers: int | None = None
-    """Processes that decode and detect. None: one per CPU core, at most 8 per card."""
+    """Number of processes that decode and detect. None: one per CPU core, at most 8 per card."""
     device: str = "auto"
     """Device of the detector: auto (npu, cuda, cpu in this order), cpu, cuda[:i] or npu[:i]."""
     filelists: str = "filelists"
@@ -67,7 +67,7 @@ class PreprocessOptions:
         for name in ("batch_size", "ngpu", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"--{name} {value} is not at least 1.")
+                raise UsageError(f"--{name} {value} is out of range. Pass at least 1.")
 
 
 def preprocess(
@@ -78,27 +78,28 @@ def preprocess(
     progress: Callable[[int, int], None] = lambda done, total: None,
     **values: Any,
 ) -> PreprocessSummary:
-    """Turn all videos of a folder into clips to train on.
+    """Convert all videos of a folder to training clips.
 
-    A clip is a folder with face crops at 25 fps, audio at 16 kHz and its mel. A video that is of no use for
-    training fails with a reason in `report.jsonl` and stops no other. A second run makes only the clips that
-    are missing, or whose video or options have changed. At the end the file lists `train.txt` and `val.txt`
-    are written where they are absent.
+    A clip is a folder with face crops at 25 fps, audio at 16 kHz and its mel. A video that is unsuitable for
+    training fails with a reason in `report.jsonl` and does not affect the others. A second run creates only
+    the clips that are missing, or whose video or options have changed. At the end, the file lists
+    `train.txt` and `val.txt` are written if they do not exist.
 
-    With more than one worker, processes are started: call it below `if __name__ == "__main__":` in a script.
+    With more than one worker, processes are spawned, so a script must call this under
+    `if __name__ == "__main__":`.
 
     Args:
-        data_root: Folder with videos, at any depth.
-        preprocessed_root: Folder for the clips, created if need be. The clip of `a/b.mp4` is `a/b`.
-        options: Options, the defaults if omitted.
+        data_root: Folder of videos, searched recursively.
+        preprocessed_root: Output folder, created if missing. The clip of `a/b.mp4` is `a/b`.
+        options: Options. Default: `PreprocessOptions()`.
         progress: Called in this thread with the number of videos done and their total.
-        **values: Options by name, as `workers=4` or `min_face_px=64`; they replace those of `options`.
+        **values: Options by name, such as `workers=4` or `min_face_px=64`; they override `options`.
 
     Returns:
         The result of each video.
 
     Raises:
-        DataError: There is no video, a folder cannot be written, or another run works in it.
+        DataError: There are no videos, a folder cannot be written, or another run is writing to it.
         UsageError: An option is unknown or out of range.
         FaceError: The weights of the detector are missing.
         DeviceError: A device does not exist, or detection failed on an accelerator.
@@ -118,7 +119,7 @@ def preprocess(
     log.info("%s", resolved(options))
     for name in (file_lists.TRAIN, file_lists.VAL):
         if not os.path.lexists(path := Path(options.filelists) / name):
-            check_writable(path)  # now, not after hours
+            check_writable(path)  # fail now, not after hours
     maker = ClipMaker(root, detector, options.clip, options.batch_size, tuple(devices), workers == 1)
     with _locked(root):
         summary = _make_clips(videos, root, maker, workers, progress)
@@ -128,24 +129,24 @@ def preprocess(
 
 @dataclass(frozen=True)
 class ClipMaker:
-    """Prepares the worker processes. Sent to them, so it holds plain values only."""
+    """Sets up a worker process. It is sent to the processes, so it has only plain values."""
 
     root: Path
     detector: str
     options: ClipOptions
     batch_size: int
     devices: tuple[str, ...]
-    """Workers use them in turn."""
+    """Devices, assigned to workers in turn."""
     is_single: bool
-    """Whether there is a single worker, which may use all CPU cores."""
+    """Whether there is only one worker, which may use all CPU cores."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a clip depends on besides its video; with other settings it is made again."""
+        """Settings that a clip depends on; if they change, it is created again."""
         return {"detector": self.detector, **asdict(self.options)}
 
     def __call__(self, number: int) -> Callable[[Video], VideoResult]:
-        """Return what worker `number` does with a video; called in its process."""
+        """Return the function with which worker `number` processes a video; called in its process."""
         spec = self.devices[number % len(self.devices)]
         if not self.is_single:
             cv2.setNumThreads(1)
@@ -169,7 +170,7 @@ class ClipMaker:
 def _devices(detector: str, options: PreprocessOptions) -> list[str]:
     """Return the devices that detect faces. Raises `DeviceError` if one of them does not exist."""
     if detector == _WITHOUT_TORCH and options.device in ("auto", device.HOST):
-        return [device.HOST]  # without a second spent on importing torch
+        return [device.HOST]  # saves a second of importing torch
     first = device.resolve(options.device)
     if first.type == device.HOST or detector == _WITHOUT_TORCH:
         return [device.HOST]
@@ -185,7 +186,7 @@ def _make_clips(
     workers: int,
     progress: Callable[[int, int], None],
 ) -> PreprocessSummary:
-    """Make the missing clips and return the results of all videos, which the report then holds too."""
+    """Create the missing clips; write the results of all videos to the report and return them."""
     report = open_report(root)
     remove_stale_parts(report.path)
     for folder in sorted({(root / video.clip).parent for video in videos}):
@@ -214,7 +215,7 @@ def _make_clips(
 def _earlier_result(
     video: Video, root: Path, settings: dict[str, Any], before: VideoResult | None
 ) -> VideoResult | None:
-    """Return the result of a video from an earlier run, None if it must be processed (again)."""
+    """Return the result of a video from an earlier run, or None if it must be processed (again)."""
     clip = root / video.clip
     source = source_of(video)
     description = read_description(clip)
@@ -265,7 +266,7 @@ def _failed(video: Video, settings: dict[str, Any], reason: str, detail: str) ->
 
 
 def _write_file_lists(results: Sequence[VideoResult], root: Path, options: PreprocessOptions) -> None:
-    """Write the file lists that are absent, and warn of clips that no list names."""
+    """Write the missing file lists, and warn of clips that are in no list."""
     usable = [result.clip for result in results if result.status == "ok" or _is_clip(result, root)]
     for path in file_lists.write_split(options.filelists, usable, seed=options.seed):
         log.info("%s written", path)
@@ -274,7 +275,7 @@ def _write_file_lists(results: Sequence[VideoResult], root: Path, options: Prepr
 
 
 def _is_clip(result: VideoResult, root: Path) -> bool:
-    """Return whether a folder that was kept looks like a clip of the original's preprocess.py."""
+    """Return whether a kept folder looks like a clip of the original's preprocess.py."""
     return result.status == "kept" and (root / result.clip / AUDIO_FILE).is_file()
 
 

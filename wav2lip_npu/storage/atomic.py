@@ -15,9 +15,9 @@ from pathlib import Path
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path to write to. It is renamed to `path` at the end of the block.
 
-    If the block raises, the temporary file is removed and `path` stays as it was. The folder is created. The
-    content is flushed to disk before the rename, so that after a power failure either the old or the new
-    file is there. Raises `OSError` if the file cannot be written or renamed.
+    If the block raises, the temporary file is removed and `path` is unchanged. The folder is created. The
+    content is flushed to disk before the rename, so that either the old or the new file exists after a power
+    failure. Raises `OSError` if the file cannot be written or renamed.
     """
     target = Path(path)
     part = part_path(target)
@@ -32,16 +32,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def part_path(path: str | os.PathLike[str]) -> Path:
-    """Return the temporary path for a file, different for each process and thread.
+    """Return the temporary path for a file, unique to this process and thread.
 
-    It is short because the name of the file may already be as long as the file system allows.
+    It is short, because the name of the file may already have the maximum length.
     """
     target = Path(path)
     return target.with_name(f"{_prefix(target)}{os.getpid()}-{threading.get_native_id()}.part")
 
 
 def remove_stale_parts(path: str | os.PathLike[str]) -> None:
-    """Remove temporary files of processes that were killed while they wrote `path`."""
+    """Remove temporary files of processes that were killed while writing `path`."""
     target = Path(path)
     prefix = _prefix(target)
     with contextlib.suppress(OSError):
@@ -70,7 +70,7 @@ def _is_running(process: int) -> bool:
         return False
     except (OSError, OverflowError):
         return True
-    try:  # without an init process, as in some containers, a dead orphan stays a zombie
+    try:  # without an init process, such as in some containers, a dead orphan stays a zombie
         state = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[0]
     except (OSError, IndexError):
         return True

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 
 class FileState(NamedTuple):
-    """Identity of a file's content: as long as it stays the same, so does the hash."""
+    """State of a file. If it is unchanged, so is the hash."""
 
     path: str
-    """Absolute, without symbolic links."""
+    """Absolute path with symbolic links resolved."""
     bytes: int
     mtime_ns: int
 
@@ -37,14 +37,14 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     with _locks[state]:
         if state not in _hashes:
             digest = _read(path)
-            if state_of(path) != state:  # written to meanwhile: do not keep a hash of the mixture
+            if state_of(path) != state:  # the file was written meanwhile: do not store this hash
                 return digest
             _hashes[state] = digest
         return _hashes[state]
 
 
 def remember(state: FileState, sha256: str) -> None:
-    """Store a hash that is already known, such as one from a report, so that the file need not be read."""
+    """Store a known hash, such as one from a report, so that the file need not be read."""
     _hashes[state] = sha256
 
 

@@ -1,6 +1,6 @@
 """Reports with one JSON object per line, which survive a crash of their writer.
 
-Each line is on disk as soon as it is appended; only the last line of a killed run may be incomplete. At the
+A line is flushed to disk when it is appended; only the last line of a killed run may be incomplete. At the
 end of a run the file is rewritten in order.
 """
 
@@ -27,12 +27,12 @@ class JsonLines(Generic[Row]):
     path: Path
     row_type: type[Row]
     key: str
-    """Name of the field that identifies a row; of rows with the same key the last one counts."""
+    """Name of the field that identifies a row; among rows with the same key, the last one counts."""
     advice: str
-    """What to do if the file cannot be read; the end of the error message."""
+    """Advice at the end of the error message if the file cannot be read."""
 
     def read(self) -> dict[str, Row]:
-        """Return the last row of each key. Incomplete lines and those of another version are skipped.
+        """Return the last row of each key. Incomplete lines and lines of other versions are skipped.
 
         Raises:
             DataError: The file cannot be read, or was not created by wav2lip-npu.
@@ -56,12 +56,12 @@ class JsonLines(Generic[Row]):
             rows[getattr(row, self.key)] = row
         if is_foreign:
             raise DataError(
-                f"{self.path} was not created by wav2lip-npu and would be replaced. Move it away."
+                f"{self.path} was not created by wav2lip-npu and would be replaced. Move it elsewhere."
             )
         return rows
 
     def append(self, row: Row) -> None:
-        """Append a row on a line of its own, also after an incomplete line. Raises `DataError`."""
+        """Append a row on its own line, even after an incomplete line. Raises `DataError`."""
         try:
             with self.path.open("ab") as file:
                 is_incomplete = file.tell() and not self._ends_with_newline()
@@ -72,7 +72,7 @@ class JsonLines(Generic[Row]):
             raise self._unwritable(error) from None
 
     def rewrite(self, rows: Iterable[Row]) -> None:
-        """Replace the file by these rows. Raises `DataError`."""
+        """Replace the content of the file with these rows. Raises `DataError`."""
         try:
             with replacing(self.path) as part:
                 part.write_bytes(b"".join(map(_line, rows)))
@@ -85,11 +85,11 @@ class JsonLines(Generic[Row]):
             return file.read() == b"\n"
 
     def _unwritable(self, error: OSError) -> DataError:
-        return DataError(f"cannot write {self.path}: {error.strerror}. Fix that and run again.")
+        return DataError(f"cannot write {self.path}: {error.strerror}. Fix this and run again.")
 
 
 def format_counts(reasons: Counter[str]) -> str:
-    """Return the reasons with their counts, the most frequent first, such as `3 no face, 1 too short`."""
+    """Return the reasons with their counts, most frequent first, such as `3 no face, 1 too short`."""
     return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
 
 

@@ -1,7 +1,7 @@
 """Read parts of arrays in `.npy` files.
 
-The header must match one of the few forms that this package writes; it is never evaluated. The file must have
-the size that the header states, so that a damaged or hostile file raises `ValueError` before any memory is
+The header must match one of the few forms that wav2lip-npu writes; it is never evaluated. The file must have
+the size given by the header, so that a damaged or malicious file raises `ValueError` before any memory is
 allocated.
 """
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 _MAX_HEADER = 1024
 _MAPPED_FROM = 1 << 18
-"""Elements. For a smaller file, mapping takes longer than reading."""
+"""Number of elements above which a file is mapped. Mapping a smaller one takes longer than reading it."""
 _HEADER = re.compile(
     rb"\x93NUMPY\x01\x00(..)\{'descr': '(\|u1|<f4)', 'fortran_order': False,"
     rb" 'shape': \((\d{1,9}(?:, \d{1,9}){1,3})\), \} *\n",
@@ -56,7 +56,7 @@ def read(path: str | os.PathLike[str]) -> NDArray[Any]:
             return np.frombuffer(content, dtype, math.prod(shape), start).reshape(shape)
         array = np.empty(shape, dtype)
         if os.preadv(file, [array.data], start) != array.nbytes:
-            raise ValueError("the file became shorter while it was read")
+            raise ValueError("the file was truncated while it was being read")
         return array
     finally:
         os.close(file)

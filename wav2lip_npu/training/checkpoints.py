@@ -1,4 +1,4 @@
-"""Checkpoint files of a training: names, the newest one, and which are removed."""
+"""Checkpoint files of a training run: name them, find the newest, remove old ones."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def newest(directory: Path, kinds: list[str]) -> dict[str, Checkpoint]:
     """Return the newest complete checkpoints of a directory, by kind.
 
     Damaged checkpoints are skipped with a warning. A network without a checkpoint, such as a discriminator
-    that was added later, is left out. Raises `CheckpointMismatchError` when the directory is that of another
-    training.
+    that was added later, is left out. Raises `CheckpointMismatchError` if the directory belongs to another
+    training run.
     """
     steps = saved_steps(directory)
     for step in steps:
@@ -45,12 +45,12 @@ def newest(directory: Path, kinds: list[str]) -> dict[str, Checkpoint]:
         except CheckpointError as error:
             log.warning("skipped: %s", error)
     if steps:
-        log.warning("no checkpoint in %s is complete: starting from scratch", directory)
+        log.warning("%s has no complete checkpoint: starting from scratch", directory)
     return {}
 
 
 def clean_up(directory: Path) -> None:
-    """Remove partial files of processes that were killed while they wrote checkpoints."""
+    """Remove partial files of processes that were killed while writing checkpoints."""
     for path in directory.glob("*checkpoint_step*.part"):
         target = re.match(r"((?:disc_)?checkpoint_step\d{9,}\.pth)\.", path.name, re.ASCII)
         if target:
@@ -58,10 +58,10 @@ def clean_up(directory: Path) -> None:
 
 
 def prune(directory: Path, kinds: list[str], keep: int, *, step: int, best_step: int) -> None:
-    """Remove old checkpoints, except the newest `keep` and that of `best_step`.
+    """Remove old checkpoints, except the newest `keep` and the one of `best_step`.
 
-    Checkpoints after the current `step` belong to another run, and files not written by wav2lip-npu to
-    somebody else; both stay.
+    Checkpoints after the current `step`, which belong to another run, and files not written by wav2lip-npu
+    are kept.
     """
     for old in [saved for saved in saved_steps(directory) if saved <= step][keep:]:
         main = path_of(directory, kinds[0], old)

@@ -1,4 +1,4 @@
-"""Ranks of a training under `torchrun`, and their collectives. A single process needs none of them."""
+"""Ranks of a training run under `torchrun`, and their collectives. A single process uses neither."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wav2lip_npu.errors import DeviceError
 
 
 class Ranks(NamedTuple):
-    """Rank of this process, and the number of processes that train together."""
+    """Rank of this process, and the number of processes in the training run."""
 
     rank: int = 0
     size: int = 1
@@ -38,11 +38,11 @@ _CONNECTION_LOST = "|".join(
         "tim(ed|es) ?out",
     ]
 )
-"""Error messages of a collective when another process has ended."""
+"""Pattern of the error messages of a collective after another process has ended."""
 
 
 def local_device(spec: str) -> str:
-    """Return the device of this process: under torchrun, the card of its local rank unless one is named."""
+    """Return the device of this process: under torchrun, the card of its local rank if no index is given."""
     local = os.environ.get("LOCAL_RANK")
     if local is None or ":" in spec:
         return spec
@@ -52,9 +52,9 @@ def local_device(spec: str) -> str:
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[Ranks]:
-    """Join the other processes of torchrun for the duration of the block; yield this one's rank.
+    """Join the other processes of torchrun for the duration of the block; yield the rank of this process.
 
-    Raises `DeviceError` when they cannot be reached, or when one ends too early.
+    Raises `DeviceError` if they cannot be reached or one of them ends early.
     """
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield SINGLE
@@ -76,8 +76,8 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
             raise
         raise DeviceError(
             f"another process of this training has ended, or the network failed ({_first_sentence(error)}). "
-            "Check the logs of the others, then run the same commands again to resume from the newest "
-            "checkpoint."
+            "Check the logs of the other processes, then run the same commands again to resume from the "
+            "newest checkpoint."
         ) from error
     finally:
         dist.destroy_process_group()
@@ -92,14 +92,14 @@ def wrap(network: nn.Module, ranks: Ranks) -> nn.Module:
     """Wrap a network so that all ranks start with equal weights and backward averages their gradients."""
     if ranks.size == 1:
         return network
-    # Batch statistics stay those of each rank's own batch; `average_statistics` evens the running ones out.
+    # Each rank uses the statistics of its own batch; `average_statistics` averages the running statistics.
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the new name of the flag is not in PyTorch 2.5
+        warnings.simplefilter("ignore", FutureWarning)  # PyTorch 2.5 does not have the new name of the flag
         return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
 
 
 def sync_batchnorm(network: nn.Module, ranks: Ranks) -> nn.Module:
-    """Return the network with batch norms over the batches of all ranks together."""
+    """Return the network with batch norms that span the batches of all ranks."""
     if ranks.size == 1:
         return network
     converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
@@ -154,8 +154,8 @@ def _all_reduce(values: Sequence[float], device: torch.device, ranks: Ranks, ope
 def gather_rows(rows: Tensor, ranks: Ranks) -> Tensor:
     """Return the rows of all ranks [ranks * B, ...] of this rank's [B, ...].
 
-    Gradients flow back to each rank's own rows: a loss that every rank computes over all rows gets, after
-    `wrap` averages, the gradient of a single process.
+    Gradients flow back to the rows of each rank. If every rank computes a loss over all rows, the averaging
+    of `wrap` gives the same gradient as a single process.
     """
     if ranks.size == 1:
         return rows

@@ -1,8 +1,8 @@
 """Running average of a network's weights, which is steadier than the weights of any one step.
 
-Batch norms make this matter: their running statistics trail the weights, so the figures of a network in eval
-mode jump from one step to the next; averaged together, both settle (Izmailov et al., "Averaging Weights Leads
-to Wider Optima and Better Generalization", 2018; the exponential form is Polyak's).
+Batch norms make this necessary: their running statistics lag behind the weights, so the figures of a network
+in eval mode jump from one step to the next; averaging both steadies them (Izmailov et al., "Averaging Weights
+Leads to Wider Optima and Better Generalization", 2018; the exponential form is Polyak's).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Add the current weights. The first updates count for more, so that the initial weights fade."""
+        """Add the current weights. The first updates have more weight, so that the initial weights fade."""
         self.updates += 1
         share = 1 - min(self.decay, self.updates / (self.updates + 10))
         means, values = [], []
@@ -55,7 +55,7 @@ class Average:
             self._tensors[name].copy_(current)
 
     def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """Restore a saved average. Raises `KeyError` when the tensors belong to another network."""
+        """Restore a saved average. Raises `KeyError` if the tensors belong to another network."""
         self.updates = updates
         for name, tensor in self._tensors.items():
             tensor.copy_(tensors[name])

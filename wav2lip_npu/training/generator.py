@@ -1,4 +1,4 @@
-"""Generator training, with or without the discriminator: step, schedule, evaluation, and the function."""
+"""Generator training, with or without the discriminator: step, schedule, evaluation, `train_generator`."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ def train_generator(
     """Train the Wav2Lip generator against a frozen SyncNet (Prajwal et al., arXiv 2008.10010).
 
     Training resumes from the newest checkpoint of `checkpoint_dir` if there is one. It ends at `steps` or
-    `nepochs`, or saves and ends at SIGTERM or Ctrl-C when called in the main thread.
+    `nepochs`. In the main thread, it also saves and ends on SIGTERM or Ctrl-C.
 
     Args:
-        data_root: Folder of clips as `preprocess` writes them.
+        data_root: Folder of clips written by `preprocess`.
         checkpoint_dir: Folder for checkpoints, curves and sample images.
         options: Training options.
         generator: Weights of the losses, and the discriminator.
-        augmentation: Changes of the samples.
-        progress: Called on the first rank with the number of each step and its losses.
+        augmentation: Augmentation of the samples.
+        progress: Called on the first rank after each step with its number and its losses.
         **values: Fields of these options and of `TrainPaths` by name, such as `steps`, `disc_wt`,
             `filelists`, `checkpoint_path` or `device`; also `syncnet_checkpoint_path` (default: the bundled
             SyncNet) and `disc_checkpoint_path`.
@@ -125,9 +125,9 @@ def train_generator(
 
 
 class SyncSchedule:
-    """Weight of the sync loss: low until the generator is close, as it learns nothing from it before.
+    """Weight of the sync loss, low until the generator is close to sync and can learn from it.
 
-    The training saves whether the weight has risen; the weights themselves are those of the options.
+    Checkpoints store whether the weight has risen; the weights themselves come from the options.
     """
 
     def __init__(self, first: float, gate: float, risen: float) -> None:
@@ -140,7 +140,7 @@ class SyncSchedule:
         return max(self._first, self._risen) if self._passed else self._first
 
     def update(self, figures: Mapping[str, float]) -> Mapping[str, float]:
-        """Raise the weight for good when the held-out sync loss has passed the gate; return it."""
+        """Raise the weight permanently once the held-out sync loss is below the gate; return it."""
         held_out = figures["sync"]
         if held_out < self._gate and not self._passed:
             self._passed = True
@@ -148,7 +148,7 @@ class SyncSchedule:
         return {"sync_weight": self.weight}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return whether the gate is passed, and for readers of the file the weight."""
+        """Return whether the gate is passed, and the weight for information."""
         return {"passed": self._passed, "weight": self.weight}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -205,7 +205,7 @@ class GeneratorObjective:
         return audio.float(), faces.float()
 
     def _quality_loss(self, generated: Tensor) -> Tensor:
-        """Return the discriminator's BCE of generated windows against real, without gradients for itself."""
+        """Return the discriminator's BCE of generated windows against real, without weight gradients."""
         assert self._discriminator is not None
         network = self._discriminator.network.requires_grad_(False)
         try:

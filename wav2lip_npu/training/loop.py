@@ -1,4 +1,4 @@
-"""Training loop shared by both trainings. A step function supplies the losses, an evaluator the figures."""
+"""Training loop of SyncNet and generator. A step function supplies the losses, an evaluator the figures."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from wav2lip_npu.training.state import TrainState
 log = logging.getLogger(__name__)
 
 _MIN_SCALE = 2.0**-10
-"""Loss scale below which fp16 gradients will not become finite any more."""
+"""Loss scale below which fp16 gradients will not become finite again."""
 
 Progress: TypeAlias = Callable[[int, Mapping[str, float]], None]
-"""Called on the first rank with the number of each step and its losses."""
+"""Called on the first rank after each step with its number and its losses."""
 
 
 class Losses(NamedTuple):
     """Losses of one network for one batch."""
 
     kind: str
-    """Network that the total is for."""
+    """Network that the total trains."""
     total: Tensor
-    """Float32 scalar with a graph."""
+    """Float32 scalar with an autograd graph."""
     parts: dict[str, Tensor]
     """Scalars for the curves, by name."""
 
@@ -50,41 +50,42 @@ class Evaluation(NamedTuple):
     """Result of a held-out evaluation."""
 
     figures: Mapping[str, float]
-    """By name; the first is the loss whose minimum is the best checkpoint."""
+    """Figures by name; the first is the loss, and its minimum marks the best checkpoint."""
     sheet: NDArray[np.uint8] | None = None
     """Sample images, BGR uint8 [H, W, 3]."""
 
 
 class Monitor(Protocol):
-    """Follows the held-out figures, such as a schedule."""
+    """An object that follows the held-out figures, such as a schedule."""
 
     def update(self, figures: Mapping[str, float]) -> Mapping[str, float]:
-        """Take new figures, and return further values for the curves."""
+        """Process new figures, and return further values for the curves."""
 
 
 @dataclass(frozen=True)
 class Task(Generic[Sample]):
-    """What is trained: the data, the losses, the held-out evaluation."""
+    """A training task: data, losses and held-out evaluation."""
 
     samples: Samples[Sample]
     samples_per_batch: int
     step: Callable[[Batch[Sample]], Iterator[Losses]]
-    """Yields the losses network by network; each is differentiated before the next is computed."""
+    """Yields the losses, one network at a time; each is differentiated before the next is computed."""
     evaluate: Callable[[], Evaluation]
-    """Evaluates the networks as they are; changes nothing."""
+    """Evaluates the networks and changes nothing."""
     monitor: Monitor
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Result of a training."""
+    """Result of a training run."""
 
     step: int
-    """Optimizer steps, those of earlier runs included."""
+    """Optimizer steps, including those of earlier runs."""
     checkpoint: Path
     """Newest checkpoint of the network that was trained."""
     best_checkpoint: Path | None
-    """Checkpoint of the lowest held-out loss; `None` without an evaluation, or when none was saved then."""
+    """Checkpoint with the lowest held-out loss; `None` without an evaluation, or if no checkpoint was saved
+    then."""
     held_out: Mapping[str, float]
     """Latest held-out figures of this run, by name; empty without an evaluation."""
 
@@ -99,10 +100,10 @@ def fit(
 ) -> TrainResult:
     """Train until `options.steps` or `options.nepochs`, SIGTERM or Ctrl-C, then save.
 
-    Raises `TrainingError` before any weight changes when a loss is not finite.
+    Raises `TrainingError` if a loss is not finite, before any weight changes.
     """
     ranks, epoch_size = state.ranks, len(task.samples)
-    # The original saves epochs only; its checkpoints resume at the start of one.
+    # The original saves only the epoch, so its checkpoints resume at the start of an epoch.
     state.position = state.position or state.epoch * epoch_size
     held_out: Mapping[str, float] = {}
     means = Means()
@@ -172,7 +173,7 @@ def _advance(
     options: TrainOptions,
     stop_requested: threading.Event,
 ) -> tuple[dict[str, float], bool]:
-    """Take one optimizer step. Return the losses, and whether any rank is to stop."""
+    """Run one optimizer step. Return the losses, and whether any rank should stop."""
     rate = min(1.0, (state.step + 1) / options.warmup_steps) if options.warmup_steps else 1.0
     for trained in state.networks.values():
         trained.optimizer.zero_grad(set_to_none=True)
@@ -189,7 +190,7 @@ def _advance(
                 scaled.backward()  # type: ignore[no-untyped-call]
                 for name, value in losses.parts.items():
                     sums[name] = sums.get(name, 0) + value.detach().float() / options.accumulate
-    values = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))  # the only sync
+    values = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))  # the only device sync
     finite = all(map(math.isfinite, values.values()))
     failed, stopping = distributed.all_max([not finite, stop_requested.is_set()], state.device, state.ranks)
     if failed:
@@ -254,7 +255,7 @@ def _format(values: Mapping[str, float]) -> str:
 
 @contextlib.contextmanager
 def _local_gradients(state: TrainState, local: bool) -> Iterator[None]:
-    """Skip the exchange of gradients between ranks while more of them will be accumulated."""
+    """Skip the exchange of gradients between ranks until the last accumulated batch."""
     with contextlib.ExitStack() as stack:
         for trained in state.networks.values():
             if local and isinstance(trained.wrapped, nn.parallel.DistributedDataParallel):
@@ -264,7 +265,7 @@ def _local_gradients(state: TrainState, local: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stop_on_signal() -> Iterator[threading.Event]:
-    """Set the event on SIGTERM or Ctrl-C. A second signal is handled as it was before the block."""
+    """Set the event on SIGTERM or Ctrl-C. A second signal goes to the previous handler."""
     requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield requested
@@ -277,7 +278,7 @@ def _stop_on_signal() -> Iterator[threading.Event]:
                 previous(number, frame)
             raise KeyboardInterrupt
         requested.set()
-        log.info("stopping after this step; a second signal stops at once, without saving")
+        log.info("stopping after this step; a second signal stops immediately, without saving")
 
     handlers = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

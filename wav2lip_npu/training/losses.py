@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 _MOUTH, _MOUTH_SPREAD = (0.5, 0.77), (0.16, 0.12)
-"""Centre and standard deviation of the mouth in a face, across and down, as shares of the face."""
+"""Centre and standard deviation of the mouth, across and down, as fractions of the face."""
 _EPS = 1e-6
 """Rounding can push a cosine past 1, where the logarithm of the BCE is undefined."""
 
@@ -22,12 +22,12 @@ def cosine(audio: Tensor, faces: Tensor) -> Tensor:
 
 
 def cosines(audio: Tensor, faces: Tensor) -> Tensor:
-    """Return the cosines [M, N] of all unit embeddings [M, D] with all others [N, D], clamped to (0, 1)."""
+    """Return the cosines [M, N] of unit embeddings [M, D] with unit embeddings [N, D], clamped to (0, 1)."""
     return (audio @ faces.T).clamp(_EPS, 1 - _EPS)
 
 
 def pair_loss(audio: Tensor, faces: Tensor, in_sync: Tensor) -> Tensor:
-    """Return the original's SyncNet loss: BCE of the cosine of each pair, with `in_sync` [B] being 1 or 0."""
+    """Return the original's SyncNet loss: BCE of the cosines of pairs against `in_sync` [B], 1 or 0."""
     return functional.binary_cross_entropy(cosine(audio, faces), in_sync)
 
 
@@ -36,9 +36,10 @@ def all_pairs_loss(
 ) -> tuple[Tensor, Tensor]:
     """Return the BCE over all pairs of audio and faces of a batch [N, D], and their cosines [N, N].
 
-    One forward pass compares N^2 pairs instead of N. The N positives weigh as much as all negatives.
-    Negatives from the same clip are the hard ones; `same_clip` is their share of the weight of all negatives,
-    with `None` every negative counts the same. Repeated windows (same clip and frame, [N]) are not negatives.
+    One forward pass compares N^2 pairs instead of N. The N positives together have the same weight as all
+    negatives. Negatives from the same clip are the hard ones; `same_clip` is their share of the weight of all
+    negatives. `None` weights all negatives equally. Repeated windows (same clip and frame, [N]) are not
+    negatives.
     """
     table = cosines(audio, faces)
     alike = clips[:, None] == clips
@@ -53,12 +54,12 @@ def all_pairs_loss(
 
 
 def _mean(values: Tensor, chosen: Tensor) -> Tensor:
-    """Return the mean of the chosen values, 0 if there are none, without a host-device sync."""
+    """Return the mean of the chosen values, or 0 if there are none, without a host-device sync."""
     return (values * chosen).sum() / chosen.sum().clamp(min=1)
 
 
 def mouth_loss(generated: Tensor, target: Tensor, mouth_weight: float) -> Tensor:
-    """Return the L1 of faces [B, 3, T, S, S] in which the middle of the mouth has weight `mouth_weight`.
+    """Return the L1 loss of faces [B, 3, T, S, S], with weight `mouth_weight` at the centre of the mouth.
 
     The weight falls off as a Gaussian to 1 at the edge of the face, so that the mouth is learned before the
     hair.
@@ -77,8 +78,8 @@ def mouth_loss(generated: Tensor, target: Tensor, mouth_weight: float) -> Tensor
 def sync_loss(audio: Tensor, faces: Tensor, floor: float = 0.0, judged: Tensor | None = None) -> Tensor:
     """Return the mean of -log cosine over the windows whose `judged` [B] is 1; `None` means all.
 
-    Below `floor`, in [0, 1], the logarithm continues as its tangent. In the original's loss, a window that
-    SyncNet does not recognise, with a cosine near 0, has the largest gradient of all.
+    Below `floor`, in [0, 1], the logarithm continues as its tangent. In the original's loss, the windows that
+    SyncNet does not recognise, with a cosine near 0, have the largest gradients.
     """
     floor = max(floor, _EPS)
     similarity = cosine(audio, faces)

@@ -24,7 +24,7 @@ CURVES_FILE = "curves.jsonl"
 class Curves:
     """Writes curves to `curves.jsonl`, one line per point, and to TensorBoard.
 
-    Each line is flushed at once. A run that resumes at an earlier step drops the lines after that step.
+    Each line is flushed immediately. A run that resumes at an earlier step drops the lines after that step.
     """
 
     def __init__(self, directory: Path, step: int) -> None:
@@ -67,13 +67,13 @@ class Means:
         self._counts: Counter[str] = Counter()
 
     def add(self, values: Mapping[str, float]) -> None:
-        """Add the losses of a step, which may have other names than those of the step before."""
+        """Add the losses of a step. Their names may differ from step to step."""
         self._counts.update(values.keys())
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
 
     def pop(self) -> dict[str, float]:
-        """Return the means, and start anew."""
+        """Return the means and reset them."""
         means = {name: value / self._counts[name] for name, value in self._sums.items()}
         self._sums.clear()
         self._counts.clear()
@@ -81,7 +81,7 @@ class Means:
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Drop the lines after a step, and lines that are not valid JSON, as a power failure may leave one."""
+    """Drop the lines after a step, and invalid JSON lines, such as a power failure may leave."""
     if not path.exists():
         return
     kept = []

@@ -1,4 +1,4 @@
-"""Options of the trainings, with the names and defaults of the original's hparams.py."""
+"""Training options, with the names and defaults of the original's hparams.py."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _NO_BATCH_STATISTICS = "SyncNet's batch norms need at least 2 windows. Pass --ba
 
 @dataclass(frozen=True)
 class Recipe:
-    """How SyncNet is trained. docs/training.md has the figures of both recipes."""
+    """A recipe for training SyncNet. docs/training.md has the figures of both recipes."""
 
     windows_per_clip: int
-    """Windows of one clip in a batch; each is a negative for the others."""
+    """Windows per clip in a batch; each is a negative for the others."""
     rate_factor: float
-    """Learning rate after warm-up, in units of --learning_rate."""
+    """Learning rate after warm-up, as a multiple of --learning_rate."""
     warmup_steps: int
     average: float
 
@@ -40,7 +40,7 @@ RECIPES: dict[str, Recipe] = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPaths:
-    """Input, output and device of a training."""
+    """Input, output and device of a training run."""
 
     data_root: str
     """Folder of the preprocessed clips. File lists are relative to it."""
@@ -50,11 +50,11 @@ class TrainPaths:
     """Checkpoint to resume from; starter is the bundled network, unless checkpoint_dir has a newer one. None:
     the newest complete checkpoint of checkpoint_dir."""
     weights_only: bool = False
-    """Load only the weights of that checkpoint, and start at step 0 without optimizer state."""
+    """Load only the weights of that checkpoint and start at step 0 without optimizer state."""
     filelists: str = "filelists"
     """Folder of train.txt and val.txt."""
     no_face_cache: bool = False
-    """Decode the JPEGs of each sample instead of caching the faces of a clip in one file (27 kB per face)."""
+    """Decode JPEGs for every sample instead of caching the faces of a clip in one file (27 kB per face)."""
     device: str = "auto"
     """auto (npu, cuda, cpu in this order), cpu, cuda[:i] or npu[:i]. Under torchrun, each process uses the
     card of its local rank."""
@@ -69,7 +69,7 @@ class TrainOptions:
     learning_rate: Annotated[float, tyro.conf.arg(aliases=["--initial_learning_rate"])] = 1e-4
     """Learning rate of Adam."""
     nepochs: int = 200_000_000_000_000_000
-    """Passes over the clips after which training stops."""
+    """Number of passes over the clips."""
     steps: int | None = None
     """Step at which training stops. None: at --nepochs, SIGTERM or Ctrl-C."""
     checkpoint_interval: int = 3000
@@ -81,9 +81,10 @@ class TrainOptions:
     num_workers: int = 16
     """Threads that load samples, at most one per core."""
     save_optimizer_state: bool = True
-    """Store the optimizer state in checkpoints, for an exact resume. Without it they are a third as large."""
+    """Store the optimizer state in checkpoints, for an exact resume. Without it they are a third of the
+    size."""
     keep: int | None = None
-    """Number of newest checkpoints to keep, besides the best. None: all."""
+    """Number of newest checkpoints to keep, in addition to the best. None: all."""
     seed: int = 0
     """Seed of the initial weights and of the samples."""
     warmup_steps: int | None = None
@@ -100,12 +101,12 @@ class TrainOptions:
     loss_scale: str = "dynamic"
     """Loss scale with --amp fp16: dynamic, or a constant such as 1024."""
     sync_batchnorm: bool = False
-    """Compute batch norms over the batches of all cards together."""
+    """Compute batch norms over the batches of all cards."""
     width: int = 32
-    """Channels of the networks; the published ones have 32. Narrower networks train faster."""
+    """Base channels of the networks; the published ones have 32. Narrower networks train faster."""
 
     def __post_init__(self) -> None:
-        """Raise `UsageError` when a value is out of range."""
+        """Raise `UsageError` if a value is out of range."""
         minima = {
             "batch_size": 1,
             "nepochs": 1,
@@ -124,19 +125,19 @@ class TrainOptions:
         for name in ("learning_rate", "clip_grad_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise UsageError(f"--{name} {value:g} is not above 0. Pass a positive number.")
+                raise UsageError(f"--{name} {value:g} is out of range. Pass a number above 0.")
         if self.average is not None and not 0 <= self.average < 1:
             raise UsageError(f"--average {self.average:g} is out of range. Pass 0 to 0.9999.")
         if self.width < 2 or self.width % 2 or self.width > 256:
-            raise UsageError(f"--width {self.width} is not an even number from 2 to 256.")
+            raise UsageError(f"--width {self.width} is invalid. Pass an even number from 2 to 256.")
         if self.seed >= 2**63:
-            raise UsageError(f"--seed {self.seed} is above 2^63 - 1. Pass a smaller one.")
+            raise UsageError(f"--seed {self.seed} is out of range. Pass at most 2^63 - 1.")
         _check_choice(self, "amp", Amp)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyncNetTrainOptions(TrainOptions):
-    """Steps, data loading and optimizer; and how SyncNet learns."""
+    """Steps, data loading, optimizer and recipe."""
 
     batch_size: Annotated[int, tyro.conf.arg(aliases=["--syncnet_batch_size"])] = 64
     """Windows per batch, on each card."""
@@ -148,15 +149,15 @@ class SyncNetTrainOptions(TrainOptions):
     """Steps between held-out evaluations."""
     recipe: RecipeName = "default"
     """default compares the audio of each window with the faces of all windows of a batch, with warm-up and
-    averaged weights; original is the training of the original."""
+    averaged weights; original is the recipe of the original code."""
     same_clip: float | None = None
     """Weight of negatives from the same clip among all negatives, 0 to 1. Held-out losses use only such
-    negatives. None: every negative counts the same."""
+    negatives. None: all negatives are weighted equally."""
     eval_clips: int = 200
-    """Held-out clips per evaluation, the same ones each time."""
+    """Held-out clips per evaluation, always the same ones."""
 
     def __post_init__(self) -> None:
-        """Raise `UsageError` when a value is out of range."""
+        """Raise `UsageError` if a value is out of range."""
         super().__post_init__()
         _check_choice(self, "recipe", RecipeName)
         _check_minimum(self, "eval_clips", 1)
@@ -180,31 +181,32 @@ class GeneratorOptions:
     """Losses of the generator, and the discriminator."""
 
     syncnet_wt: float = 0.0
-    """Weight of the sync loss at the start."""
+    """Initial weight of the sync loss."""
     sync_gate: float = 0.75
     """Held-out sync loss below which the weight of the sync loss rises."""
     sync_weight: float | None = None
-    """Weight of the sync loss after that. None: 0.01, or 0.03 with the discriminator."""
+    """Risen weight of the sync loss. None: 0.01, or 0.03 with the discriminator."""
     sync_floor: float = 0.0
     """SyncNet's cosine below which the gradient of the sync loss stops growing; 0 is the original's loss. The
-    held-out sync loss always is the original's."""
+    held-out sync loss is always the original's."""
     disc_wt: float = 0.0
-    """Weight of the visual-quality discriminator; 0 trains without one, the original's hq training
-    has 0.07."""
+    """Weight of the visual-quality discriminator; 0 trains without one. The original's hq training
+    uses 0.07."""
     disc_initial_learning_rate: float = 1e-4
     """Learning rate of the discriminator's Adam."""
     mouth_weight: float = 1.0
     """Weight of the middle of the mouth in the L1 loss, relative to the rest of the face. The curves show
     the plain L1."""
     expert_bn: NormMode = "eval"
-    """Batch norms of SyncNet: eval uses running statistics, batch those of each batch, as in the original."""
+    """Batch norm mode of SyncNet: eval uses running statistics, batch those of each batch, as in the
+    original."""
     reference_distance: int = 0
-    """Minimum frames between the target and the reference, where a clip is long enough."""
+    """Minimum number of frames between target and reference in clips that are long enough."""
     eval_batches: int = 40
-    """Held-out batches per evaluation, the same ones each time."""
+    """Held-out batches per evaluation, always the same ones."""
 
     def __post_init__(self) -> None:
-        """Raise `UsageError` when a value is out of range."""
+        """Raise `UsageError` if a value is out of range."""
         _check_choice(self, "expert_bn", NormMode)
         ranges = {
             "syncnet_wt": (0, 1),
@@ -219,7 +221,7 @@ class GeneratorOptions:
                 raise UsageError(f"--{name} {value:g} is out of range. Pass {low} to {high}.")
         if self.disc_wt + max(self.syncnet_wt, self.risen_weight) > 1:
             raise UsageError(
-                f"the weights of sync loss and discriminator add up to more than 1: --disc_wt "
+                f"the weights of the sync loss and the discriminator add up to more than 1: --disc_wt "
                 f"{self.disc_wt:g} and {max(self.syncnet_wt, self.risen_weight):g}. Lower one."
             )
         _check_minimum(self, "reference_distance", 0)
@@ -235,7 +237,7 @@ class GeneratorOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SyncNetSettings:
-    """All options of a SyncNet training."""
+    """All options of a SyncNet training run."""
 
     paths: Annotated[TrainPaths, group("file and device")]
     train: Annotated[SyncNetTrainOptions, group("training")] = field(default_factory=SyncNetTrainOptions)
@@ -244,19 +246,19 @@ class SyncNetSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorSettings:
-    """All options of a generator training."""
+    """All options of a generator training run."""
 
     paths: Annotated[TrainPaths, group("file and device")]
     syncnet_checkpoint_path: str = STARTER
     """SyncNet checkpoint that judges the sync; starter is the bundled network."""
     disc_checkpoint_path: str | None = None
-    """Discriminator checkpoint to resume from. None: the one beside the generator's checkpoint."""
+    """Discriminator checkpoint to resume from. None: the one next to the generator's checkpoint."""
     train: Annotated[TrainOptions, group("training")] = field(default_factory=TrainOptions)
     generator: Annotated[GeneratorOptions, group("generator loss")] = field(default_factory=GeneratorOptions)
     augment: Annotated[Augmentation, group("augmentation")] = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        """Raise `UsageError` when options contradict each other."""
+        """Raise `UsageError` if options conflict."""
         if self.generator.expert_bn == "batch" and self.train.batch_size < _MIN_WINDOWS:
             raise UsageError(
                 f"--batch_size {self.train.batch_size} --expert_bn batch: {_NO_BATCH_STATISTICS}"

@@ -1,4 +1,4 @@
-"""Setup shared by both trainings: device, ranks, clips, and the checkpoints to resume from."""
+"""Setup of a training run: device, ranks, clips, and the checkpoints to resume from."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _HELD_OUT_SEED = 0
 
 @dataclass(frozen=True)
 class Session:
-    """Device, ranks, data and checkpoints of a training."""
+    """Device, ranks, data and checkpoints of a training run."""
 
     paths: TrainPaths
     options: TrainOptions
@@ -49,7 +49,7 @@ class Session:
     device: torch.device
     ranks: Ranks
     checkpoints: dict[str, Checkpoint]
-    """Checkpoints to resume from, by kind; empty for a training from scratch."""
+    """Checkpoints to resume from, by kind; empty to train from scratch."""
     train: ClipIndex
     held_out: ClipIndex
     reader: FaceReader
@@ -72,7 +72,7 @@ class Session:
     def state(self, rates: dict[str, float | None], extras: dict[str, Stateful] | None = None) -> TrainState:
         """Return the state of networks with their learning rates, restored from the checkpoints.
 
-        A rate of `None` is that of the options.
+        A rate of `None` is the one in the options.
         """
         betas = (0.5, 0.999) if "discriminator" in rates else (0.9, 0.999)
         widths = {kind: loaded.width for kind, loaded in self.checkpoints.items()}
@@ -96,7 +96,7 @@ class Session:
             log.info("resuming from step %d of %s, width %d", state.step, source, widths[state.main.kind])
             self._warn_of_later_steps(state.step)
             for kind in rates.keys() - self.checkpoints.keys():
-                log.warning("there is no %s checkpoint beside it: the %s starts from scratch", kind, kind)
+                log.warning("no %s checkpoint next to it: the %s starts from scratch", kind, kind)
         return state
 
     def _warn_of_later_steps(self, step: int) -> None:
@@ -104,7 +104,7 @@ class Session:
         later = [saved for saved in saved_steps(Path(directory)) if saved > step]
         if self.paths.checkpoint_path is not None and later:
             log.warning(
-                "%s has a checkpoint of step %d, which may be overwritten. Leave out --checkpoint_path to "
+                "%s has a checkpoint of step %d, which may be overwritten. Remove --checkpoint_path to "
                 "resume from it.",
                 directory,
                 later[0],
@@ -129,13 +129,13 @@ def open_session(
 
     Args:
         settings: All options; they are logged.
-        kinds: Networks to train, the one that the training is for first.
+        kinds: Networks to train, the main one first.
         shift: Frames by which mel windows are shifted.
         disc_checkpoint_path: Discriminator to resume from.
 
     Raises:
-        Wav2LipError: A path, checkpoint, device or option cannot be used. What can be checked without the
-            clips is checked before they are read, which may take long.
+        Wav2LipError: A path, checkpoint, device or option cannot be used. Everything that does not
+            depend on the clips is checked before they are read, which may take long.
 
     """
     paths, options = settings.paths, settings.train
@@ -172,7 +172,7 @@ def open_session(
 
 
 def _check_same_files(ranks: Ranks, checkpoints: Mapping[str, Checkpoint], train: ClipIndex) -> None:
-    """Raise `UsageError` on every rank when a rank on another machine has other files than the first."""
+    """Raise `UsageError` on every rank if a rank on another machine has other files than the first rank."""
     own_steps = {
         kind: str((loaded.training or {}).get("global_step", 0)) for kind, loaded in checkpoints.items()
     }
@@ -212,9 +212,9 @@ def _load_checkpoints(paths: TrainPaths, kinds: list[str], disc: str | None) -> 
     if paths.checkpoint_path is not None and not loaded:
         path = Path(paths.checkpoint_path)
         loaded = {kinds[0]: checkpoint.load(path, kinds[0])}
-        beside = path.with_name(f"disc_{path.name}")
-        if "discriminator" in kinds and disc is None and beside.exists():
-            loaded["discriminator"] = checkpoint.load(beside, "discriminator")
+        disc_path = path.with_name(f"disc_{path.name}")
+        if "discriminator" in kinds and disc is None and disc_path.exists():
+            loaded["discriminator"] = checkpoint.load(disc_path, "discriminator")
     if disc is not None:
         loaded["discriminator"] = checkpoint.load(disc, "discriminator")
     return loaded

@@ -1,7 +1,7 @@
-"""State of a training: networks, optimizers, position in the data, and how it is saved and restored.
+"""State of a training run: networks, optimizers and position in the data; saved to and restored from files.
 
 A checkpoint is a dict that the original's code reads: `state_dict`, `optimizer`, `global_step`,
-`global_epoch`. Everything else is under one more key, which the original ignores.
+`global_epoch`. Everything else is under one further key, which the original ignores.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from wav2lip_npu.training.options import TrainOptions
 
 
 class Stateful(Protocol):
-    """An object whose state is saved with the training, such as a schedule."""
+    """An object whose state is saved in checkpoints, such as a schedule."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values and tensors."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore the result of `state_dict`."""
 
 
 @dataclass
@@ -50,12 +50,12 @@ class TrainedNetwork:
     optimizer: torch.optim.Optimizer
     learning_rate: float
     wrapped: nn.Module
-    """What a training step calls: the network, or its wrapper for several ranks."""
+    """Module that a training step calls: the network, or its wrapper for several ranks."""
     average: Average | None = None
 
     @contextlib.contextmanager
     def evaluation(self) -> Iterator[nn.Module]:
-        """Put the network in eval mode, with averaged weights where there are any."""
+        """Put the network in eval mode, with averaged weights if it has them."""
         self.network.eval()
         try:
             with self.average.in_place() if self.average else contextlib.nullcontext():
@@ -74,7 +74,7 @@ def trained_network(
     learning_rate: float | None = None,
     betas: tuple[float, float] = (0.9, 0.999),
 ) -> TrainedNetwork:
-    """Move a network to the device and give it an optimizer."""
+    """Move a network to the device and create its optimizer."""
     if options.sync_batchnorm:
         network = distributed.sync_batchnorm(network, ranks)
     network = network.to(device, memory_format=devices.memory_format(device))  # type: ignore[call-overload]
@@ -87,10 +87,10 @@ def trained_network(
 
 @dataclass
 class TrainState:
-    """A training at some step."""
+    """State of a training run at some step."""
 
     networks: dict[str, TrainedNetwork]
-    """By kind; the first is the one that the training is for."""
+    """Networks by kind; the first is the main one."""
     device: torch.device
     scaler: torch.amp.GradScaler
     extras: dict[str, Stateful] = field(default_factory=dict)
@@ -99,7 +99,7 @@ class TrainState:
     step: int = 0
     """Optimizer steps so far."""
     position: int = 0
-    """Samples of the endless stream that all ranks together have used."""
+    """Number of samples of the endless stream that the ranks together have used."""
     epoch: int = 0
     best: float | None = None
     """Lowest held-out loss so far."""
@@ -107,18 +107,18 @@ class TrainState:
     skipped: int = 0
     """Steps without an update because fp16 overflowed."""
     mel_shift: int = 0
-    """Frames by which mel windows are shifted. Dubs with these weights shift them alike."""
+    """Frames by which mel windows are shifted, in training and in dubs with these weights."""
 
     @property
     def main(self) -> TrainedNetwork:
-        """The network that the training is for."""
+        """The main network, which the run is for."""
         return next(iter(self.networks.values()))
 
     def save(self, directory: Path, *, optimizer: bool = True) -> Path:
-        """Write the checkpoints of this step and return the path of the main network's.
+        """Write the checkpoints of this step and return the path of the main network's checkpoint.
 
-        That one is written last, so its presence means that all are complete. Every rank calls this, and the
-        first one writes. Raises `CheckpointError`.
+        The latter is written last, so its presence means that all are complete. Every rank calls this, and
+        the first one writes. Raises `CheckpointError`.
         """
         self.average_statistics()
         rng = distributed.all_gather(devices.rng_state(self.device), self.ranks)
@@ -139,14 +139,14 @@ class TrainState:
             try:
                 with trained.evaluation() as network:
                     checkpoint.save(path, network, progress)
-            except (OSError, RuntimeError) as error:  # PyTorch raises the latter for a full disk
+            except (OSError, RuntimeError) as error:  # PyTorch raises RuntimeError for a full disk
                 raise CheckpointError(
-                    f"cannot write {path} ({error}). Free some space and start again."
+                    f"cannot write {path} ({error}). Free some disk space and run the command again."
                 ) from None
         return main
 
     def average_statistics(self) -> None:
-        """Give all ranks the same running statistics, those of the averaged weights included."""
+        """Average the running statistics over the ranks, including those of the averaged weights."""
         for trained in self.networks.values():
             distributed.average_statistics(trained.network, self.ranks)
             if trained.average is not None and self.ranks.size > 1:
@@ -154,7 +154,7 @@ class TrainState:
                     distributed.average_statistics(trained.network, self.ranks)
 
     def _more(self, trained: TrainedNetwork, rng: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return what the original's checkpoints do not have."""
+        """Return the content that the original's checkpoints do not have."""
         more: dict[str, Any] = {
             "version": __version__,
             "kind": checkpoint.published_kind(trained.kind),
@@ -174,10 +174,10 @@ class TrainState:
         return more
 
     def restore(self, checkpoints: dict[str, Checkpoint], *, weights_only: bool = False) -> None:
-        """Resume from checkpoints, one per kind, or with `weights_only` start anew from their weights.
+        """Resume from checkpoints, one per kind, or with `weights_only` restart at step 0 from their weights.
 
         A checkpoint of the original has weights, optimizer and step; the stream of samples then starts at an
-        epoch. Raises `CheckpointError` when the training state does not fit.
+        epoch. Raises `CheckpointError` if the training state does not fit.
         """
         for kind, loaded in checkpoints.items():
             trained = self.networks[kind]
@@ -186,7 +186,7 @@ class TrainState:
             except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
                 raise CheckpointError(
                     f"{loaded.source}: its training state does not fit ({type(error).__name__}: {error}). "
-                    "Pass --weights_only to start anew from its weights."
+                    "Pass --weights_only to restart at step 0 from its weights."
                 ) from None
 
     def _restore_one(self, trained: TrainedNetwork, loaded: Checkpoint, weights_only: bool) -> None:
@@ -213,7 +213,7 @@ class TrainState:
         self.best, self.best_step = more["best"], int(more["best_step"])
         self.skipped = int(more["skipped"])
         if self.scaler.is_enabled() and self._is_same_scaling(more["scaler"]):
-            # The scaler of chips that saturate has one key more than PyTorch's.
+            # The scaler of saturating chips has one more key than PyTorch's.
             self.scaler.load_state_dict({**self.scaler.state_dict(), **more["scaler"]})
         for name, extra in self.extras.items():
             if name in more["extras"]:
@@ -222,14 +222,14 @@ class TrainState:
             devices.set_rng_state(self.device, more["rng"][self.ranks.rank])
 
     def _is_same_scaling(self, saved: dict[str, Any]) -> bool:
-        """Return whether a saved scale was made with the current --amp and --loss_scale."""
+        """Return whether a loss scale was saved with the current --amp and --loss_scale."""
         interval = self.scaler.get_growth_interval()
         changed = interval == devices.NEVER and saved.get("scale") != self.scaler.get_scale()
         return saved.get("growth_interval") == interval and not changed
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Restore moments and step counts after checking their shapes; learning rates stay as they are."""
+    """Restore moments and step counts after checking their shapes; learning rates do not change."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, state in saved["state"].items():
         float(state["step"])
@@ -237,13 +237,13 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> 
             if state[name].shape != parameters[number].shape:
                 raise ValueError(f"{name} {number} of the optimizer is {tuple(state[name].shape)}")
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    # Before loading: the form of Adam decides where PyTorch puts the step counts.
+    # Before loading: the Adam implementation determines where PyTorch stores the step counts.
     groups = [{**group, **setting} for group, setting in zip(saved["param_groups"], settings, strict=True)]
     optimizer.load_state_dict(copied({"state": saved["state"], "param_groups": groups}))
 
 
 def _portable(optimizer: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of an optimizer without its form, so that it can be restored on any device."""
+    """Return the state of an optimizer without its implementation, to restore it on any device."""
     groups = [{**group, "foreach": None, "fused": None} for group in optimizer["param_groups"]]
     return {**optimizer, "param_groups": groups}
 
@@ -251,7 +251,7 @@ def _portable(optimizer: dict[str, Any]) -> dict[str, Any]:
 def copied(value: Any, *, to: str | None = None) -> Any:
     """Copy every tensor in nested dicts and lists, to a device if one is given.
 
-    Tensors of a loaded checkpoint may be memory-mapped, so they must not be used as they are.
+    Tensors of a loaded checkpoint may be memory-mapped and must be copied before use.
     """
     if isinstance(value, torch.Tensor):
         return value.detach().to(to or value.device, copy=True)

@@ -1,8 +1,8 @@
 """Audio offset of a clip: SyncNet's cosines of every mel window with every face window.
 
 The offset search follows Chung and Zisserman, "Out of time: automated lip sync in the wild" (2016), with the
-cosine of the embeddings in place of their distance. The offset is the one with the highest mean cosine over
-the clip; its confidence is how far that mean stands above the median of all offsets.
+cosine of the embeddings instead of their distance. The offset is the one with the highest mean cosine over
+the clip; its confidence is the difference between that mean and the median over all offsets.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.training.losses import cosines
 
 MAX_OFFSET = 15
-"""Largest offset that is searched, either way, in frames of 40 ms."""
+"""Largest offset searched in either direction, in frames of 40 ms."""
 _OFFSETS = torch.arange(-MAX_OFFSET, MAX_OFFSET + 1)
 _TIE = 1e-6
 _BATCH = 64
@@ -61,7 +61,7 @@ class Similarities:
         """Return the frames by which the audio is late, and the confidence.
 
         A positive offset means that the matching audio comes later in the file. The result is (0, 0.0) for a
-        clip with fewer than 35 consecutive frames. Of equally good offsets, the smallest wins.
+        clip with fewer than 35 consecutive frames. Among equally good offsets, the smallest is chosen.
         """
         table = self.by_offset()
         if not len(table):
@@ -71,11 +71,11 @@ class Similarities:
         return int(_OFFSETS[best]), float(mean[best] - mean.median())
 
     def significant_offset(self) -> int:
-        """Return the offset if it is better than 0 by more than chance, else 0.
+        """Return the offset if it is significantly better than 0, else 0.
 
-        The mean gain must exceed its standard error, twice that for an offset of one frame; windows overlap,
-        so five in a row count as one. On 60 clips of GRID with known offsets and a SyncNet of width 4, this
-        kept every offset of two frames or more and reported none for clips in sync.
+        The mean gain must exceed its standard error, or twice that for an offset of one frame; windows
+        overlap, so five consecutive ones count as one. On 60 clips of GRID with known offsets and a SyncNet
+        of width 4, this kept every offset of two frames or more and reported none for clips in sync.
         """
         offset, _ = self.offset()
         if not offset:

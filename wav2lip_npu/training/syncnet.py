@@ -1,4 +1,4 @@
-"""SyncNet training: step, held-out evaluation, and the function that runs it."""
+"""SyncNet training: steps, held-out evaluation, `train_syncnet`."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from wav2lip_npu.training.sync_offset import MAX_OFFSET, Similarities, similarit
 log = logging.getLogger(__name__)
 
 MAX_EVAL_WINDOWS = 256
-"""Windows of a held-out clip that are evaluated."""
+"""Maximum number of windows evaluated per held-out clip."""
 _PLATEAU_LOSS, _PLATEAU_ACCURACY = math.log(2) - 0.03, 0.56
 """A held-out loss above and an accuracy below these mean that SyncNet has not learned anything yet."""
 _PATIENCE = 2
-"""Evaluations in a row on the plateau after which the log warns."""
+"""Consecutive evaluations on the plateau after which a warning is logged."""
 _PER_CLIP = ("bce", "accuracy", "in_sync", "out_of_sync")
 
 Diagnose = Callable[[ClipIndex, ClipIndex], Sequence[str]]
-"""Returns lines about what is wrong with training and held-out clips."""
+"""Returns the problems of training and held-out clips as lines of text."""
 
 
 class WindowBatch(NamedTuple):
@@ -76,16 +76,16 @@ def train_syncnet(
     """Train SyncNet, the lip-sync expert of Prajwal et al. (arXiv 2008.10010).
 
     Training resumes from the newest checkpoint of `checkpoint_dir` if there is one. It ends at `steps` or
-    `nepochs`, or saves and ends at SIGTERM or Ctrl-C when called in the main thread.
+    `nepochs`. In the main thread, it also saves and ends on SIGTERM or Ctrl-C.
 
     Args:
-        data_root: Folder of clips as `preprocess` writes them.
+        data_root: Folder of clips written by `preprocess`.
         checkpoint_dir: Folder for checkpoints, curves and sample images.
         options: Training options.
-        augmentation: Changes of the samples.
-        diagnose: Called once with training and held-out clips when SyncNet does not learn; the returned
+        augmentation: Augmentation of the samples.
+        diagnose: Called once with training and held-out clips if SyncNet does not learn; the returned
             lines are logged.
-        progress: Called on the first rank with the number of each step and its losses.
+        progress: Called on the first rank after each step with its number and its losses.
         **values: Fields of `SyncNetTrainOptions`, `TrainPaths` or `Augmentation` by name, such as `steps`,
             `filelists`, `checkpoint_path`, `device` or `flip`.
 
@@ -204,7 +204,7 @@ def _tables(
 def held_out_figures(
     tables: Iterable[Similarities], device: torch.device, ranks: Ranks = SINGLE
 ) -> dict[str, float]:
-    """Return the figures of SyncNet from the cosines of held-out clips; each clip counts the same.
+    """Return the figures of SyncNet from the cosines of held-out clips, weighted equally.
 
     `bce` is the expected value of the original's loss: half of the pairs are in sync, half combine audio
     with the faces of any other window of its clip. `retrieval` is the share of windows, `clip_retrieval`
@@ -226,7 +226,7 @@ def held_out_figures(
             sums["long_clips"] += 1
     sums = dict(zip(sums, distributed.all_sum(list(sums.values()), device, ranks), strict=True))
     if not sums["clips"]:
-        raise DataError("no held-out clip can be read any more. Check the disk.")
+        raise DataError("no held-out clip can be read. Check the disk.")
     figures = {name: sums[name] / sums["clips"] for name in _PER_CLIP}
     if sums["windows"]:
         figures["retrieval"] = sums["retrieval"] / sums["windows"]
@@ -235,7 +235,7 @@ def held_out_figures(
 
 
 class PlateauMonitor:
-    """Warns when the held-out loss stays at ln 2, where SyncNet only guesses."""
+    """Warns if the held-out loss stays at ln 2, that of random guesses."""
 
     def __init__(self, diagnose: Callable[[], Sequence[str]], ranks: Ranks = SINGLE) -> None:
         self._diagnose = functools.cache(diagnose)
@@ -248,8 +248,8 @@ class PlateauMonitor:
         self._evaluations = self._evaluations + 1 if guessing else 0
         if self._evaluations >= _PATIENCE and self._ranks.is_first:
             log.warning(
-                "the held-out loss stays at ln 2 = 0.69: SyncNet still guesses. This is common for the first "
-                "few thousand steps; after that, audio and video of the clips are probably out of sync."
+                "the held-out loss stays at ln 2 = 0.69: SyncNet is still guessing. This is common in the "
+                "first few thousand steps; after that, audio and video of the clips are probably out of sync."
             )
             for line in self._diagnose():
                 log.warning("  %s", line)
