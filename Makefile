@@ -1,11 +1,11 @@
-# `make demo` and `make test` each work as the first command in a fresh clone.
+# Both `make demo` and `make test` work as the first command in a fresh clone.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PYTEST := $(BIN)/python -m pytest
-# Whole test files in two processes, then the tests that run with nothing beside them.
+# Test files in two processes, then the tests marked `alone`.
 BESIDE := -m 'not slow and not alone' --numprocesses 2 --dist loadfile
 ALONE := -m 'alone and not slow'
 
@@ -25,7 +25,7 @@ test-npu: $(READY)
 	TEST_DEVICE=npu $(PYTEST) $(BESIDE)
 	TEST_DEVICE=npu $(PYTEST) $(ALONE)
 
-# On the vendor's own adapter, without its libraries and without a card.
+# Tests on the vendor's torch_npu, without CANN and without a card.
 test-npu-adapter:
 	$(PYTHON) tests/npu_adapter/run.py
 
@@ -43,8 +43,8 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/dub.py --face $(FACE)
 
-# Debian's Python has no ensurepip without python3-venv. OpenCV's desktop build needs libGL, which servers lack;
-# the headless build replaces it there.
+# Without python3-venv, Debian's Python has no ensurepip. OpenCV's desktop build needs libGL, which servers lack,
+# so the headless build replaces it there.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is needed: make PYTHON=python3.11 ..." >&2; exit 1; }

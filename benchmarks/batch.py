@@ -5,7 +5,7 @@
 speed:   12 audio files of 10 s on one face video: `batch` against 12 calls of `dub`, start-up included
 memory:  peak memory of all processes together, with 5 and with 200 short jobs
 faults:  100 jobs, 7 of them invalid in 7 ways; the parent is killed at ten random moments, workers at five;
-         compared with an undisturbed run: the same decoded frames of 93 outputs, 7 reasons, none made twice
+         compared with an undisturbed run: 93 outputs with equal decoded frames, 7 reasons, none created twice
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def faults(arguments: argparse.Namespace, folder: Path) -> None:
     print(f"undisturbed {length:.0f} s; then {parents} parents and {workers} workers were killed")
     print(
         f"{len(outputs)} outputs, {len(same)} with the frames of the undisturbed run, "
-        f"{len(reasons)} reasons, {len(twice)} made twice"
+        f"{len(reasons)} reasons, {len(twice)} created twice"
     )
     for result in sorted(report, key=lambda result: result["row"]):
         if result["status"] == "failed":
@@ -255,7 +255,7 @@ def invalid_rows(video: Path, face: Path, speech: Path, folder: Path) -> list[tu
 
 
 def pieces(speech: Path, folder: Path, count: int, seconds: int) -> list[Path]:
-    """Write WAV files of `seconds`, each from another part of the speech."""
+    """Write WAV files of `seconds`, each from a different part of the speech."""
     wav = audio_reader.read_audio(speech)
     wav = np.tile(wav, -(-(seconds * 16_000 + 16_000) // len(wav)))
     paths = [folder / f"{number}.wav" for number in range(count)]

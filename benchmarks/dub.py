@@ -1,4 +1,4 @@
-"""Measure speed and memory of a whole dub against its parts alone, in one run on this machine.
+"""Measure speed and memory of a whole dub and of its parts alone, in one run on this machine.
 
     python benchmarks/dub.py --face talk.mp4 [--audio speech.wav] [--checkpoint_path wav2lip.pth]
 
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def report(arguments: argparse.Namespace, folder: str) -> None:
-    """Measure and print. Parts and whole alternate, so that a drift of the machine affects both."""
+    """Measure and print. Parts and whole alternate, so that drift of the machine affects both."""
     cores = len(os.sched_getaffinity(0))
     print(f"{processor()}, {cores} cores, torch {version('torch')}, median of {arguments.runs} rounds")
     rounds = []
@@ -158,7 +158,7 @@ def decode(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def encode(arguments: argparse.Namespace) -> dict[str, float]:
-    """Encode the frames of the dub, decoded before, with the default options."""
+    """Encode the already decoded frames of the dub with the default options."""
     from wav2lip_npu.media import video_reader
     from wav2lip_npu.media.video_writer import write_video
 

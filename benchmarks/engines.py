@@ -1,4 +1,4 @@
-"""Compare a dub by an exported ONNX file with the same dub by PyTorch, on a real clip, in one run.
+"""Compare a dub with an exported ONNX file and the same dub with PyTorch, on a real clip, in one run.
 
     python benchmarks/engines.py --face talk.mp4 [--audio speech.wav] [--checkpoint_path wav2lip.pth]
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--face", required=True)
     parser.add_argument("--audio", help="default: the audio of --face")
     parser.add_argument("--checkpoint_path", help="default: random weights of the full-size network")
-    parser.add_argument("--batch", type=int, default=0, help="of the exported file; 0: any")
+    parser.add_argument("--batch", type=int, default=0, help="batch size of the exported file; 0: any")
     parser.add_argument("--runs", type=int, default=5, help="rounds: the median is printed")
     parser.add_argument("flags", nargs="*", help="more flags for dub, after --")
     arguments = parser.parse_args()
@@ -107,7 +107,7 @@ def dub(arguments: argparse.Namespace, engine: str, weights: str, folder: str) -
 
 
 def compare(one: str, other: str) -> None:
-    """Print the largest difference of decoded frames, and how many values differ."""
+    """Print the largest difference of decoded frames and the number of differing values."""
     from wav2lip_npu.media import video_reader
 
     frames = in_planes = in_bgr = differing = total = 0

@@ -28,7 +28,7 @@ PATHS: dict[str, Callable[[float], tuple[float, float, float, float]]] = {
     # seconds -> x, y of the face in the frame (px), zoom, turn (degrees)
     "still": lambda t: (320, 180, 1.5, 0),
     "slow pan": lambda t: (260 + 24 * t, 180 + 4 * t, 1.5, 0),
-    "fast pan, 18 px a frame": lambda t: (320 + 190 * np.sin(2.4 * t), 190, 1.5, 0),
+    "fast pan, 18 px per frame": lambda t: (320 + 190 * np.sin(2.4 * t), 190, 1.5, 0),
     "zoom 1 to 1.5": lambda t: (320, 180, 1.2 * 1.5 ** (t / 5), 0),
     "zoom back and forth": lambda t: (320 + 60 * np.sin(t), 190, 1.5 * 1.2 ** np.sin(2.5 * t), 0),
     "turn 8 degrees": lambda t: (320 + 40 * np.sin(2 * t), 185, 1.5, 8 * np.sin(3 * t)),
@@ -74,9 +74,9 @@ def moving_photo(
 
 
 def measure_photo(photo: Image, detector: Detector) -> Box:
-    """Return the box of the photo's face as the detector measures it, a mean over scales and positions."""
+    """Return the detector's box of the photo's face, averaged over scales and positions."""
     planes = YuvImage.from_image(photo, Colour())
-    guess = max(search_frames([planes], detector)[0], key=lambda each: each.score).box
+    guess = max(search_frames([planes], detector)[0], key=lambda detection: detection.score).box
     side = float(guess[3] - guess[1])
     boxes = []
     rng = np.random.default_rng(0)
@@ -85,8 +85,8 @@ def measure_photo(photo: Image, detector: Detector) -> Box:
         middle = (guess[:2] + guess[2:]) / 2 + rng.uniform(-0.045, 0.045, 2) * side
         crop = np.concatenate([middle - half, middle + half]).astype(np.float32)
         size = round(1.8 * detector.face_side)
-        for each in detector([planes.crop(crop, size)])[0][:1]:
-            boxes.append(each.box * (2 * half / size) + np.concatenate([crop[:2], crop[:2]]))
+        for detection in detector([planes.crop(crop, size)])[0][:1]:
+            boxes.append(detection.box * (2 * half / size) + np.concatenate([crop[:2], crop[:2]]))
     return np.mean(boxes, axis=0).astype(np.float32)
 
 
@@ -136,7 +136,7 @@ def main(folder: Path) -> None:
             raw.append(error(best[0].box if best else None, box))
         counting = Counting(hog)
         faced, cost = timed(frames, counting)
-        errors = [error(each.box, box) for each, box in zip(faced, true, strict=True)]
+        errors = [error(tracked.box, box) for tracked, box in zip(faced, true, strict=True)]
         lost = int(np.isnan(errors).sum())
         print(
             f"{name:26} {np.nanmean(raw):8.2f}% {np.nanmax(raw):5.1f}%"
@@ -158,7 +158,7 @@ def main(folder: Path) -> None:
         frames = list(read(path))
         counting = Counting(hog)
         faced, cost = timed(frames, counting)
-        boxes = np.array([each.box for each in faced if each.box is not None])
+        boxes = np.array([tracked.box for tracked in faced if tracked.box is not None])
         heights, centres = boxes[:, 3] - boxes[:, 1], (boxes[:, :2] + boxes[:, 2:]) / 2
         unit = 100 / heights.mean()
         x, y = centres.std(axis=0) * unit

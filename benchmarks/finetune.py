@@ -1,4 +1,4 @@
-"""Measure fine-tuning on one face: the bundled weights before and after, on held-out seconds.
+"""Measure fine-tuning on one face: the bundled weights before and after, on the held-out end of a clip.
 
     python benchmarks/finetune.py --clip CLIPS/clips/vox_00104 --out build/finetune [--steps 400]
 

@@ -62,14 +62,14 @@ _BANK: list[np.ndarray] = []
 
 
 def original_bank() -> np.ndarray:
-    """Return the filter bank, which the original also computes once."""
+    """Return the filter bank, which the original also computes only once."""
     if not _BANK:
         _BANK.append(librosa.filters.mel(sr=16_000, n_fft=800, n_mels=80, fmin=55, fmax=7600))
     return _BANK[0]
 
 
 def original_choice(clip: Clip, random: np.random.Generator) -> tuple[list[int], list[int]]:
-    """Return the frames of two windows. The first try succeeds, in favour of the original."""
+    """Return the frames of two windows. The first try succeeds, which favours the original."""
     numbers = sorted(int(path.stem) for path in clip.folder.glob("*.jpg"))
     positions = clip.windows(MEL_SHIFT)
     one, other = random.choice(positions, 2, replace=False)
@@ -94,22 +94,22 @@ def original_target(clip: Clip, random: np.random.Generator) -> Sample:
     reference = original_window(clip.folder, other).transpose(3, 0, 1, 2)
     mel = original_mel(clip.folder)
     begins = [int(80 * (number / 25)) for number in [one[0], *(number - 1 for number in one)]]
-    sounds = np.asarray([mel[begin : begin + 16].T for begin in begins])
+    mels = np.asarray([mel[begin : begin + 16].T for begin in begins])
     masked = target.copy()
     masked[:, :, FACE_SIZE // 2 :] = 0
     return {
         "faces": np.asarray(np.concatenate([masked, reference]), np.float32),
         "target": np.asarray(target, np.float32),
-        "sounds": np.asarray(sounds, np.float32),
+        "mels": np.asarray(mels, np.float32),
     }
 
 
-def rate(make: Callable[[int], object], count: int, each: int = 1) -> float:
+def rate(load: Callable[[int], object], count: int, per_call: int = 1) -> float:
     """Return samples per second of CPU time of one thread."""
     start = time.thread_time()
     for i in range(count):
-        make(i)
-    return count * each / (time.thread_time() - start)
+        load(i)
+    return count * per_call / (time.thread_time() - start)
 
 
 def clear_cache(clips: list[Clip]) -> None:
@@ -118,14 +118,14 @@ def clear_cache(clips: list[Clip]) -> None:
         (clip.folder / FACES_FILE).unlink(missing_ok=True)
 
 
-def compare(clips: list[Clip], name: str, draw: Draw, each: int, original: Callable, rounds: int) -> None:
+def compare(clips: list[Clip], name: str, draw: Draw, per_call: int, original: Callable, rounds: int) -> None:
     """Print samples per second: with a warm cache, in the first epoch and without the cache."""
 
     def ours(reader: FaceReader) -> Samples:
         return Samples(clips, draw, seed=0, shift=MEL_SHIFT, reader=reader)
 
     clear_cache(clips)
-    first = rate(lambda i: cold[0, i], len(cold := ours(FaceReader())), each)
+    first = rate(lambda i: cold[0, i], len(cold := ours(FaceReader())), per_call)
     warm, bare = ours(FaceReader()), ours(FaceReader(cache=False))
     random = np.random.default_rng(0)
     rate(lambda i: warm[0, i], len(clips))
@@ -133,8 +133,8 @@ def compare(clips: list[Clip], name: str, draw: Draw, each: int, original: Calla
     rates: list[tuple[float, float, float]] = []
     for turn in range(rounds):
         old = rate(lambda i: original(clips[i % len(clips)], random), 40)
-        new = rate(lambda i, turn=turn: warm[1 + turn, i], len(clips), each)
-        without = rate(lambda i, turn=turn: bare[1 + turn, i], min(40, len(clips)), each)
+        new = rate(lambda i, turn=turn: warm[1 + turn, i], len(clips), per_call)
+        without = rate(lambda i, turn=turn: bare[1 + turn, i], min(40, len(clips)), per_call)
         rates.append((old, new, without))
     olds, news, withouts = (statistics.median(column) for column in zip(*rates, strict=True))
     ratios = [new / old for old, new, _ in rates]
@@ -151,8 +151,10 @@ def step_seconds(network: torch.nn.Module, inputs: tuple[torch.Tensor, ...], thr
 
     def step() -> float:
         start = time.perf_counter()
-        made = network(*inputs)
-        sum(part.square().mean() for part in (made if isinstance(made, tuple) else (made,))).backward()
+        outputs = network(*inputs)
+        sum(
+            part.square().mean() for part in (outputs if isinstance(outputs, tuple) else (outputs,))
+        ).backward()
         return time.perf_counter() - start
 
     step()
@@ -205,8 +207,8 @@ def main() -> None:
         ("SyncNet, 8 windows of a clip", draw_windows(8), 8, original_pair),
         ("generator", draw_target(), 1, original_target),
     ]
-    for name, draw, each, original in rows:
-        compare(clips, name, draw, each, original, args.rounds)
+    for name, draw, per_call, original in rows:
+        compare(clips, name, draw, per_call, original, args.rounds)
 
     print(f"\n{'':44} {'batch':>12} {'CPU step':>14} {'share':>11}")
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Acceptance test of an accelerator: does everything work on it, how fast, and how close to the CPU?
+"""Acceptance test of an accelerator: function, speed, and difference from the CPU.
 
     python benchmarks/npu_acceptance.py [--device npu] [--out acceptance.json] [--width 32]
 
@@ -52,7 +52,7 @@ _FELL_BACK = re.compile(r"operator '?([\w:.]+)'? .*fall ?back", re.IGNORECASE | 
 
 
 def compare(target: torch.device) -> dict[str, Any]:
-    """Compare networks and a training step with the CPU, as the doctor does."""
+    """Compare networks and a training step with the CPU, like `doctor`."""
     differences: dict[str, Any] = {}
     for amp in numerics.TOLERANCES:
         try:
@@ -60,8 +60,8 @@ def compare(target: torch.device) -> dict[str, Any]:
         except device.DeviceError as error:  # a chip without bf16
             differences[amp] = {"left_out": str(error)}
             continue
-        differences[amp] = {each.what: {"largest": each.largest, "mean": each.mean} for each in rows}
-        if large := [str(each) for each in rows if not each.is_small]:
+        differences[amp] = {row.what: {"largest": row.largest, "mean": row.mean} for row in rows}
+        if large := [str(row) for row in rows if not row.is_small]:
             raise AssertionError(f"{amp}: " + "; ".join(large))
     return differences
 
@@ -95,12 +95,12 @@ def dub(target: torch.device, work: Path, video: Path) -> dict[str, Any]:
         run("dub", **shared, outfile=outputs[name], device=spec, report=work / f"{name}.json")
     pairs = zip(*(video_reader.read_frames(path) for path in outputs.values()), strict=True)
     of_frames = [float(np.abs(a.image.astype(int) - b.image).mean()) for a, b in pairs]
-    found = numerics.Difference(
+    difference = numerics.Difference(
         "dub, grey levels of a frame", max(of_frames), np.mean(of_frames), GREY_LEVELS
     )
-    assert found.is_small, str(found)
+    assert difference.is_small, str(difference)
     return {
-        "mean_difference_grey_levels": found.largest,
+        "mean_difference_grey_levels": difference.largest,
         "report": json.loads((work / "device.json").read_text()),
     }
 
@@ -147,7 +147,7 @@ def run(command: str, **flags: Any) -> None:
 
 
 def main() -> int:
-    """Run all parts, also after one fails, and write the report."""
+    """Run all parts, even after a failure, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("acceptance.json"))
@@ -178,8 +178,8 @@ def main() -> int:
                 report["failed"][name] = traceback.format_exc()
                 verdict = f"FAILED: {' '.join(str(error).split())[:300]}"
             sys.stdout.write(f"{name}: {verdict} ({time.perf_counter() - begun:.0f} s)\n")
-    messages = [str(each.message) for each in caught]
-    report["fell_back"] = sorted({found[1] for text in messages if (found := _FELL_BACK.search(text))})
+    messages = [str(warning.message) for warning in caught]
+    report["fell_back"] = sorted({match[1] for text in messages if (match := _FELL_BACK.search(text))})
     report["ok"] = not report["failed"] and report["installation"]["ok"]
     given.out.write_text(json.dumps(report, indent=1, default=str) + "\n")
     for precision, rows in report.get("throughput", {}).items():

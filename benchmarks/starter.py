@@ -44,7 +44,7 @@ FPS = Fraction(25)
 MOUTH = FACE_SIZE // 2
 BELOW = np.s_[MOUTH:, :]
 LIPS = np.s_[MOUTH + 10 : MOUTH + 42, 28:68]
-"""Lips and chin within the lower half, whose other parts move with the head."""
+"""Lips and chin in the lower half of a face, whose other parts move with the head."""
 CPU = torch.device("cpu")
 PARTNER = 7
 """A sentence is dubbed with the audio of the sentence this many lines below."""
@@ -89,7 +89,7 @@ def sentences(clips: Path, names: Path) -> list[Sentence]:
 
 
 def dub_faces(models: Models, faces: np.ndarray, mel: Mel) -> np.ndarray:
-    """Return faces [N, S, S, 3] that speak a mel, generated and blended as in a dub."""
+    """Return faces [N, S, S, 3] for a mel, generated and blended as in a dub."""
     mask = load_mask("soft", FACE_SIZE)
     mels = [mel_window(mel, number, FPS, models.mel_shift) for number in range(len(faces))]
     rest = SilenceDamper(mel, FPS, models.mel_shift)
@@ -119,7 +119,7 @@ def rejected(judgement: Judgement) -> bool:
 
 
 def half_away(count: int) -> np.ndarray:
-    """Return for each of `count` frames the frame half of them away: a reference with another mouth."""
+    """Return for each of `count` frames the frame half a clip away, as a reference with another mouth."""
     return (np.arange(count) + count // 2) % count
 
 
@@ -159,7 +159,7 @@ def of_generator(models: Models, syncnet: SyncNet, tests: list[Sentence]) -> Ite
         new, old = judge_faces(syncnet, dubbed, other.mel), judge_faces(syncnet, dubbed, test.mel)
         mismatched = judge_faces(syncnet, test.faces, other.mel)
         (psnr, ssim), (copied_psnr, copied_ssim) = (
-            likeness(each, test.faces) for each in (own, test.faces[away])
+            likeness(faces, test.faces) for faces in (own, test.faces[away])
         )
         yield {
             "real_follows": real.follows,
@@ -200,9 +200,9 @@ def of_people(models: Models, people: list[Sentence]) -> Iterator[dict[str, floa
 
 
 def generate_faces(models: Models, references: np.ndarray, truth: np.ndarray, mel: Mel) -> np.ndarray:
-    """Return faces that speak a mel with separate reference and target frames, as in training."""
+    """Return faces for a mel with separate reference and target frames, as in training."""
     mels = np.stack([mel_window(mel, number, FPS, models.mel_shift) for number in range(len(truth))])
-    pair = generator_input(*(face_batch(torch.from_numpy(each)) for each in (truth, references)))
+    pair = generator_input(*(face_batch(torch.from_numpy(faces)) for faces in (truth, references)))
     with torch.inference_mode():
         faces = models.generator(torch.from_numpy(mels)[:, None], pair)
     result: np.ndarray = images_of_faces(faces).numpy()
@@ -218,7 +218,7 @@ def speed(models: Models, test: Sentence, seconds: float = 10.0) -> float:
     done, started = 0, time.perf_counter()
     with device.shared_cores(CPU) as prepare:
         while time.perf_counter() - started < seconds:
-            for generated in map_in_threads(lambda each: runner(*each), work, runner.lanes, prepare):
+            for generated in map_in_threads(lambda batch: runner(*batch), work, runner.lanes, prepare):
                 done += len(generated)
     return done / (time.perf_counter() - started)
 
@@ -236,7 +236,7 @@ def main() -> int:
     parser.add_argument("--judge", type=Path, required=True)
     parser.add_argument("--generator", default="starter")
     parser.add_argument("--syncnet", default="starter")
-    parser.add_argument("--sentences", type=int, default=None, help="only so many of the test list")
+    parser.add_argument("--sentences", type=int, default=None, help="maximum number of test sentences")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     test, people = (

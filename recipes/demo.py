@@ -1,7 +1,7 @@
 """`make demo`: dub the astronaut photo of scikit-image with a sentence from a speech synthesiser.
 
-First the photo, then a video of it under a slow camera that pans and zooms. The weights are those of the
-package; nothing is downloaded.
+It dubs the photo, and a video of it in which a slow camera pans and zooms. The weights are the bundled ones;
+nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def camera(photo: Image, count: int) -> Iterator[Image]:
-    """Yield `count` images [SIDE, SIDE, 3] of a camera that circles the face and zooms in and out."""
+    """Yield `count` images [SIDE, SIDE, 3] from a camera that circles the face and zooms in and out."""
     for number in range(count):
         phase = number / count
         width = 300 - 130 * math.sin(math.pi * phase)
@@ -67,7 +67,7 @@ def camera(photo: Image, count: int) -> Iterator[Image]:
 
 
 def contact_sheet(source: Path, dubbed: Path, audio: Path) -> Image:
-    """Return source above dubbed frames, evenly spaced, above the envelope of the audio; BGR uint8."""
+    """Return a sheet of evenly spaced frames, source, dubbed, and the envelope of the audio; BGR uint8."""
     rows = []
     for path in (source, dubbed):
         frames = [frame.image for frame in video_reader.read_frames(path)]

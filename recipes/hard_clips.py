@@ -1,4 +1,4 @@
-"""Make a hard set of clips out of a clean one, with the faults of training data from the internet.
+"""Create a hard set of clips from a clean one, with the defects of training data from the internet.
 
     python recipes/hard_clips.py --data_root clean --names filelists/train.txt --out hard
 
@@ -30,13 +30,13 @@ SAMPLES_PER_FRAME = 640
 
 
 def harden(clip: Clip, folder: Path, seed: int) -> int:
-    """Write the changed clip as the original's preprocessing does, and return its shift in frames."""
+    """Write the changed clip in the original's format, and return its shift in frames."""
     random = np.random.default_rng((seed, zlib.crc32(clip.name.encode())))
     size = int(random.integers(SHIFT_FRAMES[0], SHIFT_FRAMES[1] + 1))
     shift = int(random.choice([-size, size])) if random.random() < SHIFTED else 0
     folder.mkdir(parents=True, exist_ok=True)
     wav = noisy(clip.audio(), random)
-    if shift > 0:  # late audio: the frames begin later
+    if shift > 0:  # late audio: drop the first frames
         wav = wav[: max(0, len(wav) - shift * SAMPLES_PER_FRAME)]
     else:
         wav = wav[-shift * SAMPLES_PER_FRAME :]

@@ -1,4 +1,4 @@
-"""Training curves of the bundled networks: plot, store, and compare with those of another run.
+"""Plot, store and compare training curves of the bundled networks.
 
 python recipes/starter/curves.py WORK           # compare the run in WORK with the stored curves
 python recipes/starter/curves.py WORK --keep    # store the curves of WORK and plot docs/starter_curves.png
@@ -25,7 +25,7 @@ Curves = dict[str, dict[str, list[tuple[int, float]]]]
 
 
 def read(work: Path) -> Curves:
-    """Read the curves of a run. Of a step that was done twice the later value counts."""
+    """Return the curves of a run. If a step was run twice, the later value is used."""
     curves: Curves = {}
     for network, loss in SHOWN.items():
         rows = [json.loads(line) for line in (work / network / "curves.jsonl").read_text().splitlines()]
@@ -83,7 +83,7 @@ def main(work: Path, *words: str) -> int:
     """Compare, or store and plot."""
     run = read(work)
     if "--keep" in words:
-        STORED.write_text(json.dumps(run).rerow_of('"held_out"', '\n"held_out"') + "\n")
+        STORED.write_text(json.dumps(run).replace('"held_out"', '\n"held_out"') + "\n")
         cv2.imwrite(str(PLOT), draw(run))
     else:
         compare(run, json.loads(STORED.read_text()))

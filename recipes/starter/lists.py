@@ -3,8 +3,8 @@
 python recipes/starter/lists.py CLIPS LISTS
 
 A tenth of the GRID sentences (`test.txt`) and four people (`people.txt`) are in no training list. SyncNet and
-judge leave out different further sentences. Clips of people with only a few seconds are listed several times;
-otherwise nearly all samples would show the one speaker with 45 minutes.
+judge each leave out a different further tenth. Clips of people with only a few seconds are listed several
+times; otherwise nearly all samples would show the speaker with 45 minutes.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ TRAININGS = {
     "generator_late": (1, 6),
     "generator_last": (1, 12),
 }
-"""The fold held out besides the test fold, and how often a clip of a person with few clips is listed: often
-at first, to learn faces, and less later, to learn sentences."""
+"""The fold held out in addition to the test fold, and the number of times that clips of people with few clips
+are listed: high at first, to learn faces, and lower later, to learn sentences."""
 
 
 def main(clips: Path, lists: Path) -> int:

@@ -1,8 +1,8 @@
-"""Draw docs/starter_people.png: generated mouths of held-out people, one row each, above the demo's sentence.
+"""Draw docs/starter_people.png: generated mouths of held-out people, one per row, above the demo's sentence.
 
     python recipes/starter/mouths.py CLIPS [WEIGHTS]
 
-Every pixel comes from the network: clips of real people are not part of the repository.
+Every pixel comes from the network, because clips of real people are not part of the repository.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MOUTH = (slice(52, 94), slice(20, 76))
 def main(clips: Path, weights: str = "starter") -> int:
     """Write the sheet."""
     models = load_models(weights, device="cpu")
-    speaker = GeneratorRunner(models, None, load_mask("hard", 96))
+    runner = GeneratorRunner(models, None, load_mask("hard", 96))
     wav = read_audio(SENTENCE)
     mel = log_mel(wav)
     count = len(wav) * TRAINING_FPS // 16_000
@@ -43,7 +43,7 @@ def main(clips: Path, weights: str = "starter") -> int:
     for name in HELD_OUT_PEOPLE:
         clip = read_clip(name, clips / name)
         faces = list(FaceReader(cache=False).pick(clip, at % len(clip.frames)))
-        rows.append(np.hstack([mouth[MOUTH] for mouth in speaker(faces, mels)]))
+        rows.append(np.hstack([mouth[MOUTH] for mouth in runner(faces, mels)]))
     sheet = cv2.resize(np.vstack(rows), None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC)
     cv2.imwrite(str(SHEET), np.vstack([sheet, envelope(wav, sheet.shape[1], 60)]))
     return 0

@@ -1,4 +1,4 @@
-"""Write checkpoints as the small weights files that come with the package.
+"""Convert checkpoints to the small weights files of the package.
 
 python recipes/starter/pack.py GENERATOR SYNCNET [FOLDER]
 """

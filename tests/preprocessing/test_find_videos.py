@@ -101,5 +101,5 @@ def test_no_folder_and_no_video(tmp_path):
     touch(tmp_path, "a.txt")
     with pytest.raises(DataError, match="--data_root"):
         find_videos(tmp_path, tmp_path / "out")
-    with pytest.raises(DataError, match="no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         find_videos(tmp_path / "a.txt", tmp_path / "out")
