@@ -233,7 +233,7 @@ def test_machines_differ_only_in_rank(shell, parsed):
     for name in ("nnodes", "nproc_per_node", "master_addr", "master_port"):
         assert getattr(one, name) == getattr(other, name)
     assert first == second
-    assert parsed(first).places.checkpoint_dir == "savedmodel/syncnet_model"
+    assert parsed(first).paths.checkpoint_dir == "savedmodel/syncnet_model"
 
 
 @on_the_host
@@ -424,12 +424,12 @@ def test_each_pod_trains_on_all_its_cards(job, parsed):
         assert container["resources"]["limits"] == container["resources"]["requests"]
         assert str(container["resources"]["limits"][resource]) == options.nproc_per_node
         command = parsed(command_words)
-        assert command.places.device == "npu"
+        assert command.paths.device == "npu"
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         assert set(mounts) == {volume["name"] for volume in task["template"]["spec"]["volumes"]}
         assert mounts["work"] == container["workingDir"], "relative folders must be on the shared volume"
-        assert not os.path.isabs(command.places.data_root) and not os.path.isabs(
-            command.places.checkpoint_dir
+        assert not os.path.isabs(command.paths.data_root) and not os.path.isabs(
+            command.paths.checkpoint_dir
         )
         assert all(isinstance(each["value"], str) for each in container["env"] if "value" in each)
         fields = [
