@@ -118,10 +118,14 @@ def test_device_or_weights_that_are_missing(run):
 
 @pytest.mark.parametrize("flag", ["detector", "precision", "engine", "no_face", "blend", "extend"])
 def test_unknown_choice_names_flag_and_choices(run, flag):
-    code, text = run(f"--{flag}", "magic")
-    assert code == 2
-    assert "magic" in text
-    assert flag in text
+    assert_refused(run(f"--{flag}", "magic"), "magic", f"--{flag}")
+
+
+def test_unknown_and_missing_flags_are_one_line(run, capsys):
+    assert_refused(run("--fase", "x.mp4"), "--fase")
+    assert main.main(["dub", "--face", "x.mp4"]) == 2
+    assert_refused((2, capsys.readouterr().err), "--audio")
+    assert_refused(run("--crf", "high"), "--crf", "high")
 
 
 def test_wrong_checkpoints(run, tmp_path, speech):

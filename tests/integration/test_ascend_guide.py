@@ -428,9 +428,7 @@ def test_each_pod_trains_on_all_its_cards(job, parsed):
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         assert set(mounts) == {volume["name"] for volume in task["template"]["spec"]["volumes"]}
         assert mounts["work"] == container["workingDir"], "relative folders must be on the shared volume"
-        assert not os.path.isabs(command.paths.data_root) and not os.path.isabs(
-            command.paths.checkpoint_dir
-        )
+        assert not os.path.isabs(command.paths.data_root) and not os.path.isabs(command.paths.checkpoint_dir)
         assert all(isinstance(each["value"], str) for each in container["env"] if "value" in each)
         fields = [
             each["valueFrom"]["fieldRef"]["fieldPath"] for each in container["env"] if "valueFrom" in each

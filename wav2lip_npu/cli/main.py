@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import io
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from types import FrameType
 from typing import Any, NamedTuple, NoReturn, get_type_hints
 
 from wav2lip_npu import __version__
-from wav2lip_npu.errors import Wav2LipError
+from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.options import SWITCHES
 
 
@@ -43,6 +44,7 @@ COMMANDS = {
 }
 _JSON = "--json"
 """Flag whose value is optional: a file name, or nothing for standard output."""
+_WIDE = 100_000
 _EXIT_TERMINATED, _EXIT_INTERRUPTED = 143, 130
 
 
@@ -80,29 +82,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(name: str, words: list[str]) -> Any:
-    """Return the options of a command. Raises `UsageError`, or `SystemExit` after tyro prints the reason."""
-    import tyro
-
+    """Return the options of a command. Raises `UsageError`, or `SystemExit` after the help was printed."""
     options = COMMANDS[name].load()
+    words = _normalize_switches(words, options)
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages):
-            return tyro.cli(
-                options,
-                args=_normalize_switches(words, options),
-                prog=f"wav2lip-npu {name}",
-                use_underscores=True,
-                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
-            )
+            return _run_tyro(name, words, options)
     except SystemExit as stop:
-        # Options check themselves at construction, inside tyro, which would print a box around the message.
+        if not stop.code:
+            raise
+        # Options check themselves at construction, inside tyro, which prints a box around the message.
         cause: BaseException | None = stop
         while cause is not None and not isinstance(cause, Wav2LipError):
             cause = cause.__context__
         if cause is not None:
             raise cause from None
-        sys.stderr.write(messages.getvalue())
-        raise
+    raise UsageError(_unboxed_error(name, words, options))
+
+
+def _run_tyro(name: str, words: list[str], options: Any) -> Any:
+    import tyro
+
+    return tyro.cli(
+        options,
+        args=words,
+        prog=f"wav2lip-npu {name}",
+        use_underscores=True,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+    )
+
+
+def _unboxed_error(name: str, words: list[str], options: Any) -> str:
+    """Return tyro's message about bad words as one line, by parsing again for a very wide terminal."""
+    messages = io.StringIO()
+    columns = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(_WIDE)
+    try:
+        with contextlib.redirect_stderr(messages), contextlib.suppress(SystemExit):
+            _run_tyro(name, words, options)
+    finally:
+        if columns is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = columns
+    box = messages.getvalue().partition("For full helptext")[0]
+    lines = [line.strip("│| ") for line in box.splitlines()[1:]]
+    text = " ".join(line for line in lines if line.strip("─-╰╯+"))
+    return f"{text} See wav2lip-npu {name} --help."
 
 
 def _normalize_switches(words: list[str], options: Any) -> list[str]:
