@@ -87,16 +87,16 @@ generator 2000 3e-4 generator --average 0.998 --eval_batches 5 --mouth_weight 4 
     "${a_lot[@]}" --blur 0.6 --noise 3 --jpeg 0.4
 generator 3500 3e-4 generator --average 0.995 --eval_batches 5 --mouth_weight 4 --syncnet_wt 0.005 --sync_weight 0.005 \
     --colour 0.1 --gamma 0.2 --formants 0.03 --loudness 5 --tilt 3
-sync_flags=(--eval_batches 5 --mouth_weight 4 --sync_floor 0.5 --syncnet_wt 0.01 --sync_weight 0.01)
-listen=(--eval_batches 5 --mouth_weight 4 --sync_floor 0.5 --syncnet_wt 0.02 --sync_weight 0.02)
-generator 5269 3e-4 generator_late --average 0.995 "${sync_flags[@]}" --colour 0.1 --gamma 0.2 --loudness 5
-generator 5366 3e-4 generator_late --average 0.995 "${listen[@]}" --colour 0.1 --gamma 0.2 --loudness 5
+low_sync=(--eval_batches 5 --mouth_weight 4 --sync_floor 0.5 --syncnet_wt 0.01 --sync_weight 0.01)
+high_sync=(--eval_batches 5 --mouth_weight 4 --sync_floor 0.5 --syncnet_wt 0.02 --sync_weight 0.02)
+generator 5269 3e-4 generator_late --average 0.995 "${low_sync[@]}" --colour 0.1 --gamma 0.2 --loudness 5
+generator 5366 3e-4 generator_late --average 0.995 "${high_sync[@]}" --colour 0.1 --gamma 0.2 --loudness 5
 # Finally both: half of the samples unchanged, judged by SyncNet, and half strongly augmented.
 both=(--untouched 0.5 --flip 0.5 --stretch 0.1 --shift 0.03 --turn 6 --bend 0.03 --colour 0.25 --gamma 0.4
     --blur 0.6 --noise 3 --jpeg 0.4 --formants 0.08 --loudness 8 --tilt 6)
-generator 6057 3e-4 generator_last --average 0.995 "${listen[@]}" "${both[@]}"
-generator 7083 3e-4 generator_last --average 0.995 "${sync_flags[@]}" "${both[@]}"
-generator "$all_steps" 1e-4 generator_last --average 0.998 "${sync_flags[@]}" "${both[@]}"
+generator 6057 3e-4 generator_last --average 0.995 "${high_sync[@]}" "${both[@]}"
+generator 7083 3e-4 generator_last --average 0.995 "${low_sync[@]}" "${both[@]}"
+generator "$all_steps" 1e-4 generator_last --average 0.998 "${low_sync[@]}" "${both[@]}"
 if [[ -n ${FIRST_TENTH:-} ]]; then
     "$python" recipes/starter/curves.py "$work"
     exit
