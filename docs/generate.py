@@ -42,7 +42,7 @@ def _filled(marked: re.Match[str]) -> str:
 def option_table(options: type) -> str:
     """Return a Markdown table of all options of a command, nested ones included."""
     rows = [
-        f"| `--{name}{_choices(hint)}` | {_default(field)} | {_one_line(text)} |"
+        f"| `{_flag(name, field)}{_choices(hint)}` | {_default(field)} | {_one_line(text)} |"
         for name, hint, field, text in _fields(options, nested=True)
     ]
     return "\n".join(["| option | default | meaning |", "|---|---|---|", *rows]) + "\n"
@@ -79,6 +79,11 @@ def field_docstrings(options: type) -> dict[str, str]:
     return texts
 
 
+def _flag(name: str, field: dataclasses.Field[Any]) -> str:
+    """Return `--name`, or `NAME` for a positional argument."""
+    return name.upper() if "Positional" in str(field.type) else f"--{name}"
+
+
 def _choices(hint: Any) -> str:
     for part in (hint, *get_args(hint)):
         if get_origin(part) is Literal:
@@ -92,7 +97,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
         value = None if field.default_factory is dataclasses.MISSING else field.default_factory()
         if value is None:
             return "required"
-    if value is None:
+    if value in (None, ()):
         return "none"
     if isinstance(value, bool):
         return "on" if value else "off"

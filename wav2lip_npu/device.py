@@ -113,11 +113,6 @@ def count_available(kind: str) -> tuple[int, str]:
         return 0, (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def for_libraries(spec: str) -> str:
-    """Return the device for a library that supports CUDA and the CPU only."""
-    return spec if spec.startswith("cuda") else HOST
-
-
 def activate(device: torch.device) -> None:
     """Make `device` the current device of the calling thread. Each computing thread calls it first."""
     import torch
