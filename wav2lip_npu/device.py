@@ -107,9 +107,7 @@ def count_available(kind: str) -> tuple[int, str]:
             importlib.import_module(plugin)
         module = getattr(torch, kind)
         return int(module.device_count()) if module.is_available() else 0, ""
-    except (
-        Exception
-    ) as error:  # of any type: the plugin is for another torch version, or its driver is missing
+    except Exception as error:  # any type: a plugin for another torch version, or without its driver
         return 0, (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

@@ -153,8 +153,9 @@ class FrameRecorder:
             yield yuv
             del tracked, yuv  # the consumer decides how long a frame is held
         if not self.dubbed_frames:
+            range_text = f", frames 0-{source}" if source else ""
             raise FaceError(
-                f"no face in {self._face}, frames 0-{source}. "
+                f"no face in {self._face}{range_text}. "
                 "Pass --box TOP BOTTOM LEFT RIGHT, another --detector, or a video with a face."
             )
         self._check_span(index + 1)
