@@ -1,4 +1,4 @@
-"""Fixtures: short real media and tiny networks; which tests run on which device."""
+"""Fixtures: short real media and tiny networks; selection of the tests of a device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from wav2lip_npu.models.networks import Wav2Lip
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """On another device than the CPU do not import files without a test for it."""
+    """On a device other than the CPU, do not import files without tests for it."""
     if DEVICE.type == "cpu" or not collection_path.match("test_*.py"):
         return None
     return "any_device" not in collection_path.read_text() or None
@@ -29,7 +29,7 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On another device than the CPU, run the tests of devices only."""
+    """On a device other than the CPU, run only `any_device` tests."""
     if DEVICE.type == "cpu":
         left_out = [item for item in items if item.get_closest_marker("npu_only")]
     else:
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """Each test draws the same random numbers, whatever ran before it."""
+    """Give each test the same random numbers, regardless of earlier tests."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -50,7 +50,7 @@ def _seeded() -> None:
 def shared_data() -> Path:
     """Folder of the real clips; they are not part of the repository."""
     if not SHARED.is_dir():
-        pytest.skip(f"the real clips are not there: {SHARED}")
+        pytest.skip(f"the real clips are missing: {SHARED}")
     return SHARED
 
 
@@ -81,5 +81,5 @@ def faceless_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """1.5 s of a buzzing vowel that comes and goes, 16 kHz mono WAV."""
-    return write_audio(tmp_path_factory.mktemp("sounds") / "speech.wav", 1.5)
+    """1.5 s of an intermittent buzzing vowel, 16 kHz mono WAV."""
+    return write_audio(tmp_path_factory.mktemp("audio") / "speech.wav", 1.5)

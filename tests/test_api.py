@@ -26,7 +26,7 @@ def test_import_is_lazy():
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0
 
 
-def test_names_for_type_checkers_are_those_at_run_time():
+def test_names_for_type_checkers_match_run_time():
     (block,) = [node for node in ast.parse(inspect.getsource(wav2lip_npu)).body if isinstance(node, ast.If)]
     imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
     typed = {alias.asname: str(node.module) for node in imports for alias in node.names}
@@ -68,7 +68,7 @@ def test_unknown_option_names_the_nearest_one():
 
 @pytest.fixture
 def example_folder(tmp_path, face_video, speech, training_set, monkeypatch):
-    """Provide the files that the examples name."""
+    """Provide the files of the examples."""
     for name in ("talk.mp4", "videos/a.mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(face_video, tmp_path / name)
@@ -82,7 +82,7 @@ def example_folder(tmp_path, face_video, speech, training_set, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*FUNCTIONS, "Job"])
 def test_example_runs(name, example_folder, one_thread):
-    """Run the example of each docstring; trainings for two steps and with a tiny network."""
+    """Run the example of each docstring, training for two steps with a tiny network."""
     docs = inspect.getdoc(getattr(wav2lip_npu, name)) or ""
     code = "\n".join(line.strip()[4:] for line in docs.splitlines() if line.strip()[:3] in (">>>", "..."))
     assert code

@@ -55,6 +55,6 @@ def test_long_files_say_why():
 
 
 def test_folders_are_empty_packages():
-    """`import wav2lip_npu.cli.main` must not import what lies beside it."""
+    """`import wav2lip_npu.cli.main` must not import the modules of the commands."""
     assert not [path for path in PACKAGE.glob("*/__init__.py") if path.read_text()]
     assert len([path for path in PACKAGE.iterdir() if path.suffix == ".py"]) <= 10

@@ -78,7 +78,7 @@ def test_two_accelerators(plugin):
     assert ascend.fix.startswith(f"pip install --force-reinstall torch=={BASE} --index-url ")
 
 
-def test_cuda_build_of_torch_beside_a_failing_plugin(plugin, monkeypatch):
+def test_cuda_build_of_torch_with_a_failing_plugin(plugin, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     plugin("raise RuntimeError('anything')")
     assert installation.examine().state == "two accelerators"

@@ -1,4 +1,4 @@
-"""npu-smi and atc, with scripts in their place."""
+"""npu-smi and atc, replaced by scripts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ END
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Install a shell script as a program on the PATH, which then holds nothing else of the vendor's."""
+    """Install a shell script as a program on the PATH, without any other programs of the vendor."""
     return lambda name, text: fake_cann.install_program(tmp_path / "bin", name, text, monkeypatch)
 
 

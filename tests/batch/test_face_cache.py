@@ -1,4 +1,4 @@
-"""The face cache: keyed by content and settings, shared by processes, limited in size."""
+"""The face cache: keys by content and settings, sharing between processes, size limit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def memory_of(count: int, *, is_complete: bool = True) -> FaceMemory:
 
 
 def test_stored_faces_are_read_back(tmp_path):
-    cache = FaceCache(tmp_path / "made")
+    cache = FaceCache(tmp_path / "created")
     for count, is_complete in ((1, True), (50, True), (30, False)):
         cache.write(f"k{count}", memory_of(count, is_complete=is_complete))
         back = cache.read(f"k{count}")
@@ -50,7 +50,7 @@ def test_cache_folders(tmp_path, monkeypatch):
     assert (tmp_path / "here" / "k.faces").exists()
 
 
-def test_nothing_new_is_not_written(tmp_path):
+def test_unchanged_memory_is_not_written(tmp_path):
     cache = FaceCache(tmp_path)
     cache.write("k", FaceMemory())
     cache.write("k", FaceMemory(memory_of(5).to_array(), is_complete=True))
@@ -81,11 +81,11 @@ def test_least_recently_used_files_are_removed(tmp_path):
     for number in range(3):
         cache.write(f"k{number}", memory_of(100))
         os.utime(tmp_path / f"k{number}.faces", (number, number))
-    (tmp_path / "a file of somebody else").write_bytes(b"x" * 10_000)
-    cache.read("k0")  # of use again
+    (tmp_path / "foreign file").write_bytes(b"x" * 10_000)
+    cache.read("k0")  # used again
     cache.write("k3", memory_of(100))
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"k0.faces", "k2.faces", "k3.faces", "a file of somebody else"}
+    assert names == {"k0.faces", "k2.faces", "k3.faces", "foreign file"}
 
 
 def test_folder_that_cannot_be_written(tmp_path, caplog):
@@ -116,7 +116,7 @@ def test_processes_share_a_cache(tmp_path):
     assert all(path.suffix == ".faces" for path in tmp_path.iterdir())
 
 
-def test_key_depends_on_what_changes_boxes():
+def test_key_depends_on_everything_that_changes_boxes():
     plain = DubOptions()
     same = [
         replace(plain, blend="hard"),

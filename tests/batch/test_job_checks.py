@@ -19,7 +19,7 @@ from wav2lip_npu.media import audio_reader, container, video_reader
 
 @pytest.fixture
 def job(face_video, speech, tmp_path):
-    """A job in which all is well."""
+    """A valid job."""
     return Job(face=str(face_video), audio=str(speech), outfile=str(tmp_path / "o.mp4"), row=2)
 
 
@@ -30,11 +30,11 @@ def texts(*jobs: Job, devices: list[str] | None = None) -> list[str]:
 
 
 def test_valid_jobs_have_no_problems_and_leave_no_files(job, tmp_path, tiny_checkpoint):
-    picture = tmp_path / "p.png"
-    cv2.imwrite(str(picture), next(video_reader.read_frames(job.face)).image)
+    image_file = tmp_path / "p.png"
+    cv2.imwrite(str(image_file), next(video_reader.read_frames(job.face)).image)
     other = replace(
         job,
-        face=str(picture),
+        face=str(image_file),
         outfile=str(tmp_path / "new" / "o.MKV"),
         report=str(tmp_path / "reports" / "r.json"),
         checkpoint_path=str(tiny_checkpoint),

@@ -1,4 +1,4 @@
-"""Job keys: outputs of earlier releases are recognised, and keys change with what an output depends on."""
+"""Job keys: outputs of earlier releases are recognised, and keys change with all inputs of an output."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def job(tmp_path: Path) -> Job:
     return Job(outfile="o.mp4", **{field: str(tmp_path / name) for field, name in names.items()})
 
 
-def test_key_is_that_of_version_0_5(job):
+def test_key_is_unchanged_since_version_0_5(job):
     assert job_key(job) == "7b51df706fe02d7280866d257facadf2"  # computed with 0.5.0
     assert key_comment(job_key(job)) == "job 7b51df706fe02d7280866d257facadf2"
 

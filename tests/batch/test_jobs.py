@@ -62,7 +62,7 @@ def refused(folder: Path, content: str | bytes, name: str, *parts: str) -> None:
         assert part in str(caught.value)
 
 
-# What a file system can hold.
+# Names that a file system allows.
 raw_name = st.binary(min_size=1, max_size=10).map(lambda raw: os.fsdecode(raw.replace(b"\0", b"_")))
 text_name = st.text(
     st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=10
@@ -101,8 +101,8 @@ def test_file_names_in_json(rows, suffix):
     objects = [dict(zip(ROW, row, strict=True)) for row in rows]
     lines = "\n".join(map(json.dumps, objects)) + "\n"
     with tempfile.TemporaryDirectory() as folder:
-        whole = json.dumps(objects, indent=1)
-        jobs = good(Path(folder), whole if suffix.lower() == "json" else lines, f"jobs.{suffix}")
+        document = json.dumps(objects, indent=1)
+        jobs = good(Path(folder), document if suffix.lower() == "json" else lines, f"jobs.{suffix}")
         assert [(job.face, job.audio, job.outfile) for job in jobs] == [
             tuple(os.path.join(folder, name) for name in row) for row in rows
         ]
@@ -155,7 +155,7 @@ def flat(options: object) -> dict[str, object]:
 
 
 def cell(value: object, style: int) -> str:
-    """As a person or a program would write it."""
+    """Format a value as a person or a program would."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -200,7 +200,7 @@ def test_empty_cells_keep_the_defaults(tmp_path, suffix):
 
 
 def test_every_dub_option_is_a_column():
-    """A field of a new type wants its way to read it."""
+    """A field of a new type needs a parser."""
     known = column_names(DEFAULTS)
     assert len(known) == len(set(known))
     for name in set(known) - {"row"}:
@@ -322,7 +322,7 @@ def test_all_problems_of_all_rows_are_reported(tmp_path):
     ]
 
 
-def test_row_with_wrong_options_has_a_job(tmp_path):
+def test_row_with_invalid_options_has_a_job(tmp_path):
     table = f"{HEADER},fps,crf\na,,c,,\n{FILES},x,30\n"
     jobs, (no_audio, no_number) = read(tmp_path, table, defaults=replace(DEFAULTS, audio="ignored"))
     assert jobs == []
@@ -360,9 +360,9 @@ def test_row_with_wrong_options_has_a_job(tmp_path):
 def test_wrong_json_values(tmp_path, values, text):
     line = json.dumps({**ROW, **values})
     for name in ("jobs.jsonl", "jobs.json"):
-        ((row, said),) = bad(tmp_path, line, name)
+        ((row, message),) = bad(tmp_path, line, name)
         assert row == 1
-        assert text in said
+        assert text in message
 
 
 def test_json_that_is_not_a_row(tmp_path):
@@ -408,7 +408,7 @@ def test_zip_pairs_in_natural_order(folder):
     assert all((job.precision, job.dub) == ("bf16", defaults.dub) for job in jobs)
 
 
-def test_product_pairs_each_with_each(folder):
+def test_product_pairs_every_combination(folder):
     assert pairs(["f/a2.mp4", "f/a1.mp4"], ["s/1.wav", "s/2.wav"], "product") == [
         ("f/a2.mp4", "s/1.wav"), ("f/a2.mp4", "s/2.wav"), ("f/a1.mp4", "s/1.wav"), ("f/a1.mp4", "s/2.wav"),
     ]  # fmt: skip

@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("job_folder")
 
 @pytest.fixture
 def batch(tiny_checkpoint: Path, workers_here: None) -> Callable[..., dict[str, JobResult]]:  # noqa: F811
-    """Run a batch quickly; returns the results by the name of the output."""
+    """Run a short batch and return the results by output name."""
 
     def start(jobs: Any = "jobs.csv", **values: Any) -> dict[str, JobResult]:
         values = {
@@ -57,7 +57,7 @@ def statuses() -> dict[str, str]:
     return {name: record["status"] for name, record in read_report().items()}
 
 
-def test_finished_jobs_are_left_alone(batch, tmp_path, caplog):
+def test_finished_jobs_are_skipped(batch, tmp_path, caplog):
     caplog.set_level("INFO")
     results = batch()
     assert {name: (result.status, result.frames) for name, result in results.items()} == {
@@ -120,7 +120,7 @@ def test_all_jobs_are_checked_before_the_first_frame(batch, caplog):
     assert sorted(result.row for result in results.values()) == list(range(3, 9))
 
 
-def test_files_that_no_batch_wrote_are_not_replaced(batch, caplog):
+def test_foreign_files_are_not_replaced(batch, caplog):
     Path("out").mkdir()
     shutil.copy("talk.mp4", "out/1.mp4")
     with pytest.raises(UsageError):
@@ -229,14 +229,14 @@ def test_only_one_run_at_a_time(batch, tmp_path):
 
 
 def test_report_of_another_program_is_not_replaced(batch):
-    Path("report.jsonl").write_text('{"mine": 1}\n')
+    Path("report.jsonl").write_text('{"other": 1}\n')
     with pytest.raises(DataError, match=r"report\.jsonl"):
         batch()
-    assert Path("report.jsonl").read_text() == '{"mine": 1}\n'
+    assert Path("report.jsonl").read_text() == '{"other": 1}\n'
 
 
-def test_worker_that_dies_or_hangs_costs_its_job(monkeypatch):
-    """With real processes, but without dubbing in them."""
+def test_dead_or_hanging_worker_fails_only_its_job(monkeypatch):
+    """Use real processes that do not dub."""
     monkeypatch.setattr(run, "StartBatchWorker", FragileWorker)
     for name in ("once", "always", "hang"):
         shutil.copy("0.wav", f"{name}.wav")

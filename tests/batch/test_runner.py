@@ -1,4 +1,4 @@
-"""Many jobs on one device: outputs equal those of single dubs, and finished outputs are left alone."""
+"""Many jobs on one device: outputs equal those of single dubs, and finished outputs are skipped."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def models(tiny_checkpoint) -> inference.Models:
 
 @pytest.fixture
 def jobs(tmp_path, face_video) -> list[Job]:
-    """Two face videos, two audio files each."""
+    """Jobs for two face videos with two audio files each."""
     other = tmp_path / "other.mp4"
     write_video(face_frames(30), other, fps=Fraction(24), options=EncodeOptions(crf=30, preset="ultrafast"))
     audios = [write_audio(tmp_path / f"{seconds}.wav", seconds) for seconds in (0.8, 1.1)]
@@ -84,7 +84,7 @@ def test_public_names():
         wav2lip_npu.none  # noqa: B018
 
 
-def test_finished_outputs_are_left_alone(models, jobs, monkeypatch):
+def test_finished_outputs_are_skipped(models, jobs, monkeypatch):
     first = by_row(run_jobs(jobs, models))
     before = {job.outfile: Path(job.outfile).stat() for job in jobs}
     monkeypatch.setattr(runner, "dub_many", lambda *_: pytest.fail("a job is done again"))
@@ -100,17 +100,17 @@ def test_only_changed_jobs_run_again(models, jobs, monkeypatch, tmp_path):
     before = {job.row: Path(job.outfile).stat().st_mtime_ns for job in jobs}
     write_audio(Path(jobs[1].audio), 1.2)  # of rows 3 and 5
     jobs[0] = replace(jobs[0], dub=replace(FAST, blend="hard"))
-    jobs[2] = replace(jobs[2], dub=replace(FAST, wav2lip_batch_size=3))  # changes no picture
+    jobs[2] = replace(jobs[2], dub=replace(FAST, wav2lip_batch_size=3))  # does not change any frame
     results = by_row(run_jobs(jobs, models))
     assert {row for row, result in results.items() if result.seconds is not None} == {2, 3, 5}
     after = {job.row: Path(job.outfile).stat().st_mtime_ns for job in jobs}
     assert {row for row in before if before[row] != after[row]} == {2, 3, 5}
     moved = tmp_path / "moved.mp4"
-    shutil.copy(jobs[3].face, moved)  # the content counts, not the name or the time
+    shutil.copy(jobs[3].face, moved)  # only the content matters, not name or time
     assert [result.seconds for result in run_jobs([replace(jobs[3], face=str(moved))], models)] == [None]
 
 
-def test_other_weights_change_the_key(models, jobs):
+def test_weights_change_the_key(models, jobs):
     list(run_jobs(jobs[:1], models))
     others = replace(
         inference.load_models(bundled.STARTER, detector="hog", device=str(DEVICE)), detector=SquareDetector()
@@ -139,8 +139,8 @@ def test_failed_jobs_have_reasons_and_do_not_affect_others(
         "text": replace(jobs[0], face=__file__),
     }
     bad = {
-        name: replace(job, outfile=where.format(name), row=100 + place)
-        for place, (name, job) in enumerate(bad.items())
+        name: replace(job, outfile=where.format(name), row=100 + number)
+        for number, (name, job) in enumerate(bad.items())
     }
     results = by_row(run_jobs([*bad.values(), *jobs], models))
     assert [results[job.row].status for job in jobs] == ["ok"] * 4
@@ -179,7 +179,7 @@ def test_broken_weights_fail_their_jobs(models, jobs, tmp_path):
     assert {result.status for result in results.values()} == {"ok"}
 
 
-def test_cached_faces_are_not_searched_again(models, jobs, tmp_path):
+def test_cached_faces_are_not_detected_again(models, jobs, tmp_path):
     cache = FaceCache(tmp_path / "cache")
     models.detector.calls = 0
     assert [result.status for result in run_jobs(jobs[1:2], models, cache=cache)] == ["ok"]
@@ -241,8 +241,8 @@ def test_report_of_a_single_job(models, jobs, tmp_path):
     assert json.loads(report.read_text())["frames"] == 20
 
 
-def test_output_that_vanishes_is_a_failure(models, jobs, monkeypatch):
-    """Its sum is part of the result."""
+def test_output_that_disappears_is_a_failure(models, jobs, monkeypatch):
+    """The hash of the output is part of the result."""
 
     def vanished(*_: object) -> None:
         raise MediaError("it is gone")

@@ -1,4 +1,4 @@
-"""Which worker gets which jobs, and retries of jobs whose worker died."""
+"""Assignment of jobs to workers, and retries of jobs whose worker died."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_jobs_of_a_video_go_to_one_worker():
     scheduler.add([*(job(row) for row in range(6)), *(job(row, "b.mp4") for row in range(10, 12))])
     assert rows(scheduler.take("left")) == [0, 1, 2, 3]
     assert rows(scheduler.take("right")) == [10, 11]
-    assert rows(scheduler.take("right")) == [4, 5]  # better than to wait
+    assert rows(scheduler.take("right")) == [4, 5]  # better than waiting
     assert scheduler.take("left") is None
     assert not scheduler.is_open
 
@@ -43,7 +43,7 @@ def test_job_waits_for_its_device():
     assert rows(scheduler.take("npu:1")) == [1]
 
 
-def test_devices_that_jobs_name_are_used():
+def test_devices_required_by_jobs_are_used():
     devices = ["npu:0", "npu:1", "npu:2"]
     assert needed_devices(devices, [job(1, device="npu:2")]) == ["npu:2"]
     assert needed_devices(devices, [job(1), job(2, device="npu:1")]) == ["npu:1", "npu:0"]
@@ -72,7 +72,7 @@ def test_refilled_scheduler_stays_open():
 
 
 class Workers:
-    """Answers of workers: `answers` has one for each job and attempt."""
+    """Yield the answers of workers; `answers` has one for each job and attempt."""
 
     def __init__(self, scheduler: Scheduler, answers: dict[int, list[Any]]) -> None:
         self.scheduler, self.answers, self.groups = scheduler, answers, []
@@ -108,7 +108,7 @@ def test_job_whose_worker_died_is_retried_alone():
     assert results[1].detail == DIED.detail
 
 
-def test_group_that_takes_too_long_is_retried_alone():
+def test_group_that_times_out_is_retried_alone():
     scheduler = Scheduler()
     jobs = [job(row) for row in range(2)]
     scheduler.add(jobs)

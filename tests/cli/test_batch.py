@@ -1,4 +1,4 @@
-"""The `batch` command in processes of its own: exit codes, signals, JSON, a watched folder, Ray."""
+"""The `batch` command in separate processes: exit codes, signals, JSON, a watched folder, Ray."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def flags(tiny_checkpoint: Path) -> list[str]:
 
 
 def start(*words: object, **environment: str) -> subprocess.Popen[str]:
-    """Start `batch` in a process of its own."""
+    """Start `batch` in a separate process."""
     return subprocess.Popen(
         [sys.executable, "-m", "wav2lip_npu", "batch", *map(str, words)],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, stderr=subprocess.PIPE, text=True,
@@ -139,7 +139,7 @@ def test_watched_folder(flags):
 @pytest.mark.usefixtures("workers_here", "job_folder")
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 def test_ray_gives_the_same_results(flags, caplog):
-    """One actor of a Ray on this machine; outputs that one of the two ways finished are kept by the other."""
+    """Use one actor of a local Ray; local and Ray runs skip the finished outputs of each other."""
     assert main.main(["batch", "jobs.csv", *flags]) == 0
     expected, results = {name: luma_of(f"out/{name}") for name in stamps()}, read_report()
     shutil.move("out", "local")
@@ -168,7 +168,7 @@ def test_report_is_documented():
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_hundred_jobs_and_random_kills(shared_data, tmp_path):
-    """As benchmarks/batch.py does it: ten parents and five workers are killed."""
+    """Kill ten parents and five workers, like benchmarks/batch.py."""
     words = ["--face", shared_data / "clips" / "man_512.mp4"]
     words += ["--audio", shared_data / "audio" / "english_11s.flac", "--part", "faults"]
     words += ["--seed", random.randrange(1000)]

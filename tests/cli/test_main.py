@@ -1,4 +1,4 @@
-"""The command line as a user meets it: bad input, odd names, signals, the original's flags."""
+"""The command line for users: bad input, unusual names, signals, the original's flags."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BOX = ["--box", "40", "200", "60", "220"]
 
 @pytest.fixture
 def run(capsys, tiny_checkpoint, face_video, speech, tmp_path):
-    """Run `dub` in this process with good inputs except for what a test replaces."""
+    """Run `dub` in this process with valid inputs, some of which a test replaces."""
 
     def command(*extra: object, **files: object) -> tuple[int, str]:
         flags = {"checkpoint_path": tiny_checkpoint, "face": face_video, "audio": speech}
@@ -37,7 +37,7 @@ def run(capsys, tiny_checkpoint, face_video, speech, tmp_path):
         arguments = [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
         try:
             code = main.main(["dub", *arguments, *map(str, extra)])
-        except SystemExit as stop:  # a value that the parser refuses
+        except SystemExit as stop:  # a value that the parser rejects
             code = int(stop.code or 0)
         return code, capsys.readouterr().err
 
@@ -246,7 +246,7 @@ def test_static_takes_an_optional_value(monkeypatch, words, static):
 
 
 def test_flags_are_listed_here():
-    """A new flag is a decision: it belongs in this list and in the docs."""
+    """A new flag must be added to this list and to the docs."""
 
     def names(options: type) -> set[str]:
         flags: set[str] = set()
@@ -293,7 +293,7 @@ def test_help_shows_one_default_per_option_and_titles_in_words(command, capsys):
     assert not [line for line in output.splitlines() if line[:1] in "╭+" and "." in line]
 
 
-def test_unknown_command_and_none(capsys):
+def test_unknown_and_missing_command(capsys):
     assert main.main(["dubb"]) == 2
     assert "'dubb'" in capsys.readouterr().err
     assert main.main([]) == 2
@@ -317,7 +317,7 @@ def test_signal_leaves_nothing_behind(tiny_checkpoint, face_video, tmp_path, num
     audio = write_audio(tmp_path / "long.wav", 120)
     out = tmp_path / "out" / "out.mp4"
     words = ["--checkpoint_path", tiny_checkpoint, "--face", face_video, "--audio", audio, "--outfile", out]
-    # A shell starts background commands with SIGINT ignored; the test may run so, the child must not.
+    # A shell starts background commands with SIGINT ignored. That may apply to the test, but not to the child.
     child = process(
         "inference.py", *words, *BOX, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     )

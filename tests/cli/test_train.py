@@ -83,7 +83,7 @@ def test_names_of_the_original_hparams(parsed):
     assert generator.generator.syncnet_wt == 0.03
     again = parsed(
         "train", "--disc_wt", "0.07", *WITH_SYNCNET, "--disc_wt", "0.1"
-    )  # as hq_wav2lip_train.py does
+    )  # like hq_wav2lip_train.py
     assert again.generator.disc_wt == 0.1
 
 
@@ -132,7 +132,7 @@ def test_options_out_of_range(flags, text):
         (["train_syncnet", *BASE, "--recipe", "best"], "--recipe", "'default', 'original'"),
     ],
 )
-def test_unknown_choices_show_the_known_ones(words, flag, choices, capsys, monkeypatch):
+def test_unknown_choice_lists_the_choices(words, flag, choices, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as stop:
         main.main(words)
@@ -150,7 +150,7 @@ def test_fixed_settings_are_not_flags(name, capsys):
 
 @pytest.fixture
 def refused(clips, tmp_path, capsys):
-    """Check that a training ends with a one-line error before it writes a checkpoint."""
+    """Check that training fails with a one-line error before it writes a checkpoint."""
 
     def refuse(words, *parts, out=None, **flags) -> None:
         capsys.readouterr()
@@ -172,7 +172,7 @@ def test_bad_paths(refused, tmp_path):
     refused(ORIGINAL, "no clip of", "Check --data_root", filelists=tmp_path / "lists")
     refused(GENERATOR, "none.pth: No such file", syncnet_checkpoint_path=tmp_path / "none.pth")
     (tmp_path / "file").write_text("")
-    # Before the clips are read, which may take long.
+    # Raised before the clips are read, which may take long.
     refused(ORIGINAL, "cannot write", "Not a directory", out=tmp_path / "file" / "out", data_root="/none")
     refused(ORIGINAL, "cannot write", out="/proc/none/out")
     if os.getuid():
@@ -196,7 +196,7 @@ def test_bad_values(refused, tmp_path):
 
 @pytest.mark.slow
 def test_command_line_of_the_original(clips, tmp_path):
-    """The script of the original, with a nested checkpoint folder."""
+    """Run the script of the original with a nested checkpoint folder."""
     words = command(clips, tmp_path / "deep" / "out", ["train"], batch_size=2, eval_batches=1, steps=1)
     child = start(words[1:], "hq_wav2lip_train.py")
     output, _ = child.communicate(timeout=100)
@@ -213,7 +213,7 @@ def test_command_line_of_the_original(clips, tmp_path):
 
 
 def test_single_clip_is_enough(clips, tmp_path, caplog):
-    """For fine-tuning on one video; preprocess then writes no val.txt."""
+    """This is for fine-tuning on one video, for which preprocess does not write val.txt."""
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "train.txt").write_text("c0\n")
     out = train(clips, tmp_path / "out", GENERATOR, filelists=tmp_path / "lists", steps=2, eval_interval=2)

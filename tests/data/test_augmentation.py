@@ -1,4 +1,4 @@
-"""Augmentation: what it changes, what it leaves alone, and that all faces of a sample change alike."""
+"""Augmentation: what it changes and keeps, and that all faces of a sample change identically."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def test_untouched_share():
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), shape=st.sampled_from([(1,), (5,), (1, 5), (2, 3)]))
-def test_all_faces_of_a_sample_change_alike(seed, shape):
-    """Equal faces stay equal within a stack and between stacks, so only the mouth moves."""
+def test_all_faces_of_a_sample_change_identically(seed, shape):
+    """Equal faces stay equal within a stack and between stacks, so that only the mouth moves."""
     stack = np.broadcast_to(face(), (*shape, FACE_SIZE, FACE_SIZE, 3)).copy()
     one, other = ALL.faces(random(seed), stack, stack[..., :1, :, :, :])
     assert one.shape == stack.shape and one.dtype == np.uint8
@@ -150,11 +150,11 @@ def test_formants_shift_a_tone():
 
 
 def test_loudness_is_in_decibels_and_clipped():
-    """8 units of a mel are 100 dB."""
+    """A range of 8 in a mel is 100 dB."""
     mels = np.zeros((1, 80, 16), np.float32)
     moved = [Augmentation(loudness=10).mels(random(seed), mels) for seed in range(100)]
-    levels = np.array([each[0, 0, 0] for each in moved])
-    assert all(np.ptp(each) == 0 for each in moved)
+    levels = np.array([sample[0, 0, 0] for sample in moved])
+    assert all(np.ptp(sample) == 0 for sample in moved)
     assert 0.7 < np.abs(levels).max() <= 0.8 and levels.min() < 0 < levels.max()
     loud = np.full((1, 80, 16), DEFAULT_MEL.max_abs, np.float32)
     for seed in range(20):
@@ -171,7 +171,7 @@ def test_tilt_keeps_the_middle():
         assert tilted.dtype == np.float32
 
 
-@pytest.mark.parametrize("name", [each.name for each in fields(Augmentation)])
+@pytest.mark.parametrize("name", [sample.name for sample in fields(Augmentation)])
 @pytest.mark.parametrize("value", [-0.1, 1e9, float("nan")])
 def test_amounts_out_of_range(name, value):
     with pytest.raises(UsageError, match=f"--{name} .* Pass 0 to"):

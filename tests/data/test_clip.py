@@ -1,4 +1,4 @@
-"""Clips on disk: their windows, and damaged, hostile or read-only folders."""
+"""Clips on disk: their windows, and damaged, malicious or read-only folders."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NAME = 'speaker 1/it\'s "good" & 100 %'
 
 
 def write_preprocessed(folder: Path, **changes) -> Path:
-    """Write a folder with a clip.json, as preprocess does."""
+    """Write a folder with a clip.json, like `preprocess`."""
     write_original(folder, 30, side=100)
     content = {"format": 1, "frames": [*range(30)], "cuts": [], "mel": clips._MEL_SETTINGS} | changes
     (folder / "clip.json").write_text(json.dumps(content))
@@ -133,12 +133,12 @@ def rejected(folder: Path) -> str:
     return caught.value.reason
 
 
-@pytest.mark.parametrize(("pictures", "usable"), [(0, False), (15, False), (16, True)])
-def test_clips_need_16_frames(tmp_path, pictures, usable):
-    folder = write_original(tmp_path / "clip", pictures)
+@pytest.mark.parametrize(("frames_written", "usable"), [(0, False), (15, False), (16, True)])
+def test_clips_need_16_frames(tmp_path, frames_written, usable):
+    folder = write_original(tmp_path / "clip", frames_written)
     soundfile.write(folder / "audio.wav", np.zeros(16_000), 16_000)
     if usable:
-        assert len(read_clip("clip", folder).frames) == pictures
+        assert len(read_clip("clip", folder).frames) == frames_written
     else:
         assert rejected(folder) == "too few pictures"
 
@@ -224,7 +224,7 @@ def saved(array: np.ndarray) -> bytes:
 
 
 def hostile(good: np.ndarray) -> dict[str, bytes]:
-    """Return damaged files in place of a good array, by their defect."""
+    """Return damaged versions of a valid array file, by defect."""
     shape = good.shape
     return {
         "empty": b"",
@@ -270,11 +270,11 @@ def test_saved_arrays_are_read(tmp_path_factory, shape, kind):
 
 
 @settings(max_examples=200, deadline=None)
-@given(place=st.integers(0, 135), byte=st.integers(0, 255))
-def test_any_byte_of_a_header_may_be_damaged(tmp_path_factory, place, byte):
+@given(byte_offset=st.integers(0, 135), byte=st.integers(0, 255))
+def test_any_byte_of_a_header_may_be_damaged(tmp_path_factory, byte_offset, byte):
     path = tmp_path_factory.getbasetemp() / "changed.npy"
     content = bytearray(saved(np.zeros((4, 6), np.float32)))
-    content[place] = byte
+    content[byte_offset] = byte
     path.write_bytes(content)
     try:
         found = npy.read(path)
@@ -293,7 +293,7 @@ def faces_of(folder: Path) -> np.ndarray:
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 @pytest.mark.parametrize("side", [(96, 96), (130, 130), (61, 75), (96, 200), (1, 1)])
@@ -405,7 +405,7 @@ def test_damaged_jpeg_affects_only_its_windows(folder, how, cache, caplog):
     assert not list(folder.glob("faces96*"))
 
 
-def test_removed_folder_is_not_created_again(folder):
+def test_removed_folder_is_not_recreated(folder):
     clip = read_clip("clip", folder)
     shutil.rmtree(folder)
     with pytest.raises(ClipError):
@@ -435,7 +435,7 @@ def test_damaged_mel_is_computed_in_memory(folder, kind, caplog, monkeypatch):
     (folder / "mel.npy").write_bytes(wrong)
     clip = read_clip("clip", folder)
     np.testing.assert_array_equal(clip.mel(), expected)
-    assert (folder / "mel.npy").read_bytes() == wrong, "it may belong to somebody else"
+    assert (folder / "mel.npy").read_bytes() == wrong, "it may be a foreign file"
     assert len(warnings_of(caplog)) == 1
     assert not (folder / "exploded").exists()
 

@@ -42,7 +42,7 @@ DRAWS = {"windows": draw_windows(4), "pair": draw_pair(), "target": draw_target(
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root of seven clips, one of them as the original's preprocess writes it, and its list."""
+    """A data root of seven clips, one of them in the original's format, and its list."""
     root = tmp_path_factory.mktemp("data root")
     for number, name in enumerate(NAMES):
         if name == "d":
@@ -55,7 +55,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(data_root: Path, tmp_path: Path) -> Path:
-    """A copy that may be damaged."""
+    """A copy of the data root that a test may damage."""
     return shutil.copytree(data_root, tmp_path / "root")
 
 
@@ -78,7 +78,7 @@ def assert_same(one, other) -> None:
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 # The index
@@ -185,19 +185,19 @@ def test_no_name_leads_out_of_the_root(data_root, name):
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_sample_depends_on_seed_epoch_and_number_only(root, draw):
     plain = samples_of(root, draw)
-    places = [(epoch, i) for epoch in (0, 1, 7) for i in range(len(plain))]
-    expected = {place: plain[place] for place in places}
+    keys = [(epoch, i) for epoch in (0, 1, 7) for i in range(len(plain))]
+    expected = {key: plain[key] for key in keys}
     cached = samples_of(root, draw, cache=True)
     with ThreadPoolExecutor(6) as pool:
-        mixed = [places[n] for n in np.random.default_rng(0).permutation(len(places))]
-        for place, found in zip(mixed, pool.map(cached.__getitem__, mixed), strict=True):
-            assert_same(found, expected[place])
+        mixed = [keys[n] for n in np.random.default_rng(0).permutation(len(keys))]
+        for key, actual in zip(mixed, pool.map(cached.__getitem__, mixed), strict=True):
+            assert_same(actual, expected[key])
     assert (root / "d" / "faces96.npy").exists()
     warm = samples_of(root, draw, cache=True)
-    for place in reversed(places):
-        assert_same(warm[place], expected[place])
+    for key in reversed(keys):
+        assert_same(warm[key], expected[key])
     other = samples_of(root, draw, seed=1)
-    assert any((other[place][1].mels != expected[place][1].mels).any() for place in places[:3])
+    assert any((other[key][1].mels != expected[key][1].mels).any() for key in keys[:3])
 
 
 def test_each_epoch_has_every_clip_once_in_a_new_order(data_root):
@@ -224,8 +224,8 @@ def test_window_sample(data_root):
 
 def test_short_clip_repeats_windows(tmp_path):
     clip = read_clip("x", write_clip(tmp_path / "x", 16, gaps=()))
-    found = draw_windows(50)(clip, clip.windows(), np.random.default_rng(0), FaceReader(cache=False))
-    assert len(found.mels) == 50
+    actual = draw_windows(50)(clip, clip.windows(), np.random.default_rng(0), FaceReader(cache=False))
+    assert len(actual.mels) == 50
 
 
 def draws(draw, clip: Clip, count: int, shift: int = MEL_SHIFT) -> Iterator[Any]:
@@ -234,14 +234,14 @@ def draws(draw, clip: Clip, count: int, shift: int = MEL_SHIFT) -> Iterator[Any]
         yield draw(clip, clip.windows(shift), np.random.default_rng(seed), reader)
 
 
-def numbered_clip(folder: Path, pictures: int, **options) -> Clip:
-    """A clip whose picture n is grey of value 3 n, and whose mel column c is c / 100 throughout."""
+def numbered_clip(folder: Path, num_frames: int, **options) -> Clip:
+    """Write a clip whose frame n is grey 3 n, and whose mel column c is c / 100."""
     import cv2
 
-    write_clip(folder, pictures, **options)
-    for number in range(pictures):
+    write_clip(folder, num_frames, **options)
+    for number in range(num_frames):
         cv2.imwrite(str(folder / f"{number}.jpg"), np.full((96, 96, 3), 3 * number, np.uint8))
-    columns = 1 + pictures * 640 // 200
+    columns = 1 + num_frames * 640 // 200
     np.save(folder / "mel.npy", np.tile(np.arange(columns, dtype=np.float32) / 100, (80, 1)))
     return read_clip(folder.name, folder)
 
@@ -316,7 +316,7 @@ def test_reference_distance(tmp_path, distance):
 
 @pytest.mark.parametrize("make", [lambda a: draw_windows(4, a), draw_pair, draw_target])
 def test_augmentation_does_not_change_which_windows_are_drawn(data_root, make):
-    """The order of random draws is part of a sample."""
+    """The order of random draws determines a sample."""
     changes = Augmentation(flip=1.0, loudness=10, colour=0.3)
     for i in range(len(NAMES)):
         (clip, plain), (same_clip, changed) = (
@@ -353,11 +353,11 @@ def test_unreadable_clip_is_replaced_by_the_next(root, caplog):
     shutil.rmtree(root / NAMES[gone])
     for _ in range(3):
         for i, before in enumerate(expected):
-            found = samples[0, i]
+            actual = samples[0, i]
             if i == 2:
-                assert found[0] == expected[3][0]
+                assert actual[0] == expected[3][0]
             else:
-                assert_same(found, before)
+                assert_same(actual, before)
     assert len(warnings_of(caplog)) == 1
     assert NAMES[gone] in caplog.text
 
@@ -372,13 +372,13 @@ def test_damaged_jpeg_changes_the_same_samples_with_and_without_a_cache(root, dr
         Samples(clips, draw, seed=3, shift=MEL_SHIFT, reader=FaceReader(cache=cache))
         for cache in (False, True)
     )
-    places = [(epoch, i) for epoch in range(3) for i in range(len(plain))]
-    expected = {place: plain[place] for place in places}
+    keys = [(epoch, i) for epoch in range(3) for i in range(len(plain))]
+    expected = {key: plain[key] for key in keys}
     warned = warnings_of(caplog)
     assert 0 < len(warned) == len(set(warned)) <= 5
     caplog.clear()
-    for place in reversed(places):
-        assert_same(cached[place], expected[place])
+    for key in reversed(keys):
+        assert_same(cached[key], expected[key])
     assert len(warnings_of(caplog)) <= 5
 
 
@@ -389,9 +389,9 @@ def test_mel_out_of_range_is_not_used(root, value, caplog):
     mel[:] = value
     np.save(root / "e" / "mel.npy", mel)
     samples = Samples(clips, draw_windows(4), seed=0, shift=MEL_SHIFT, reader=FaceReader())
-    found = [samples[0, i] for i in range(len(samples))]
-    assert all(np.abs(sample.mels).max() <= 4 for _, sample in found)
-    assert not any(number == NAMES.index("e") for number, _ in found)
+    actual = [samples[0, i] for i in range(len(samples))]
+    assert all(np.abs(sample.mels).max() <= 4 for _, sample in actual)
+    assert not any(number == NAMES.index("e") for number, _ in actual)
     assert len(warnings_of(caplog)) == 1
 
 
@@ -442,7 +442,7 @@ def test_ranks_share_the_stream_and_a_resumed_run_continues_it(
 
 
 class Numbers(NamedTuple):
-    """A sample without faces."""
+    """Sample without faces."""
 
     number: np.ndarray
     mels: np.ndarray
@@ -456,7 +456,7 @@ def test_batches_are_stacked_samples(data_root):
     samples = samples_of(data_root, draw_windows(4), cache=False)
     (batch,) = stream(samples, 5, 1, size=4, threads=2)
     assert batch.samples.mels.shape == (16, 80, 16)
-    parts = [samples[divmod(place, len(samples))] for place in range(5, 9)]
+    parts = [samples[divmod(key, len(samples))] for key in range(5, 9)]
     stacked = map(np.concatenate, zip(*(sample for _, sample in parts), strict=True))
     assert_same(batch.samples, WindowSample(*stacked))
     assert batch.clips.tolist() == [number for number, _ in parts for _ in range(4)]

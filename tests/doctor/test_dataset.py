@@ -1,4 +1,4 @@
-"""Data set checks: each problem is reported once, offsets are measured and corrected, and the command."""
+"""Data set checks: each problem is reported once, offsets are measured and corrected; the command."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_statistics_of_clips(tmp_path):
     assert original.speech_share > 0.3
     assert (silent.speech_share, silent.audio_hash) == (0, None)
     assert silent.level_db < -90
-    assert [each.error for each in (ours, original, silent)] == [None] * 3
+    assert [item.error for item in (ours, original, silent)] == [None] * 3
 
 
 def test_unreadable_clips_are_reported(tmp_path):
@@ -158,7 +158,7 @@ def test_unreadable_clips_are_reported(tmp_path):
     assert "unreadable" in {problem.kind for problem in report.problems}
 
 
-def test_duplicates_are_found_by_content(tmp_path):
+def test_duplicates_are_detected_by_content(tmp_path):
     for name in ("t/1", "t/2", "t/3", "v/1", "v/2"):
         write_clip(tmp_path / name)
     shutil.copytree(tmp_path / "v" / "1", tmp_path / "t" / "whole")
@@ -247,7 +247,7 @@ def data_set(tmp_path, monkeypatch):
     monkeypatch.setattr("wav2lip_npu.doctor.loader_speed._MIN_SECONDS", 0)
     monkeypatch.setattr("wav2lip_npu.doctor.loader_speed.BATCH", 16)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several wait for each other where other tests run too
+    torch.set_num_threads(1)  # several threads wait for each other while other tests run
     yield root
     torch.set_num_threads(threads)
 
@@ -307,7 +307,7 @@ def test_without_lists_all_clips_are_checked(data_set, tmp_path, monkeypatch, ca
     assert report["figures"]["unlisted"] == 0
 
 
-def test_data_set_of_broken_clips_only(tmp_path, monkeypatch, caplog):
+def test_data_set_with_only_broken_clips(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "1").mkdir(parents=True)
     (tmp_path / "data" / "1" / "clip.json").write_text("{}")
@@ -339,6 +339,6 @@ def test_loops_of_links_are_followed_once(tmp_path):
 def test_bad_usage(tmp_path, monkeypatch, capsys, words, parts):
     monkeypatch.chdir(tmp_path)
     assert main.main(["doctor", *words]) == 2
-    (line,) = [each for each in capsys.readouterr().err.splitlines() if each.startswith("wav2lip-npu: ")]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("wav2lip-npu: ")]
     for part in parts:
         assert part in line

@@ -23,12 +23,12 @@ pytestmark = needs_bare_machine
 def test_command_checks_the_machine(tmp_path, monkeypatch, capsys, caplog):
     monkeypatch.chdir(tmp_path)
     Path("checkpoints").mkdir()
-    Path("checkpoints/mine.pth").write_bytes(b"some weights")
+    Path("checkpoints/own.pth").write_bytes(b"some weights")
     assert main.main(["doctor", "--device", "cpu", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["ok"] and found["ascend"]["state"] == "no plugin" and not found["missing_codecs"]
     assert found["packages"]["torch"] == torch.__version__
-    assert found["weights"]["checkpoints/mine.pth"]["bytes"] == 12
+    assert found["weights"]["checkpoints/own.pth"]["bytes"] == 12
     assert len([path for path in found["weights"] if path.endswith(".safetensors")]) == 2
     assert found["free_bytes"] > 1 << 20
     for words in (
@@ -48,7 +48,7 @@ def test_missing_device_is_reported_with_exit_code_1(tmp_path, monkeypatch, capl
     assert json.loads(Path("found.json").read_text())["ok"] is False
 
 
-def test_flags_of_clips_need_clips(capsys):
+def test_clip_flags_require_a_path(capsys):
     assert main.main(["doctor", "--fix_offset"]) == 2
     assert "--fix_offset" in capsys.readouterr().err
 
@@ -56,8 +56,8 @@ def test_flags_of_clips_need_clips(capsys):
 def test_bf16_is_within_tolerance_and_a_wrong_network_is_not(monkeypatch):
     found = device_check.compare_with_cpu(CPU, "bf16")
     assert len(found) == 8
-    assert all(each.is_small for each in found), "\n".join(map(str, found))
-    assert max(each.largest for each in found) > 1e-3
+    assert all(difference.is_small for difference in found), "\n".join(map(str, found))
+    assert max(difference.largest for difference in found) > 1e-3
     real = device_check._outputs
 
     def wrong_in_bf16(networks, inputs, device, amp):
@@ -66,5 +66,9 @@ def test_bf16_is_within_tolerance_and_a_wrong_network_is_not(monkeypatch):
 
     monkeypatch.setattr(device_check, "_outputs", wrong_in_bf16)
     monkeypatch.setattr(device_check, "_training_step", lambda *_: {})
-    wrong = [each.what for each in device_check.compare_with_cpu(CPU, "bf16") if not each.is_small]
+    wrong = [
+        difference.what
+        for difference in device_check.compare_with_cpu(CPU, "bf16")
+        if not difference.is_small
+    ]
     assert wrong == ["generator"]

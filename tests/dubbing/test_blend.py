@@ -50,7 +50,7 @@ def flat(level: int, colour: Colour = Colour("bt601", True), width: int = 256, h
 
 
 def smooth_photo(colour: Colour = Colour()) -> YuvImage:
-    """The astronaut without detail finer than the network's pixels."""
+    """The astronaut photo without details finer than the network's pixels."""
     image = np.ascontiguousarray(data.astronaut()[..., ::-1])
     return YuvImage.from_image(cv2.GaussianBlur(image, (0, 0), 3), colour)
 
@@ -59,21 +59,21 @@ def mouth_of(level: int, mask: Mask) -> Image:
     return np.full((SIZE, SIZE, 3), level, np.uint8)[mask.top_row :]
 
 
-def planes_of(picture: YuvImage) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-    return picture.y, picture.u, picture.v
+def planes_of(source: YuvImage) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+    return source.y, source.u, source.v
 
 
-def lower_edges(whole: Box, mask: Mask) -> Box:
-    """The part of the box that the mouth covers."""
-    x1, y1, x2, y2 = whole
+def lower_edges(face_box: Box, mask: Mask) -> Box:
+    """Return the part of the box that the mouth covers."""
+    x1, y1, x2, y2 = face_box
     return box(x1, y1 + (y2 - y1) * mask.top_row / SIZE, x2, y2)
 
 
-# What is left alone
+# Unchanged pixels
 
 
 @pytest.mark.parametrize("edges", BOXES)
-def test_soft_touches_nothing_above_its_top_row_and_outside_the_box(edges: tuple[float, ...]) -> None:
+def test_soft_blend_changes_nothing_above_its_top_row_or_outside_the_box(edges: tuple[float, ...]) -> None:
     before = noise()
     after = paste(before, noise_mouth(SOFT), box(*edges), SOFT)
     covered = lower_edges(box(*edges), SOFT)
@@ -92,16 +92,18 @@ def noise_mouth(mask: Mask, seed: int = 1) -> Image:
 
 @pytest.mark.parametrize("side", [33, 60, 96, 150, 400])
 def test_pixels_outside_the_mask_keep_their_bits(side: float) -> None:
-    """The corners of the box are not part of the mouth, in no plane, whatever is pasted."""
-    whole = box(20.3, 10.6, 20.3 + side, 10.6 + 1.1 * side)
+    """The corners of the box are unchanged in all planes, for any mouth."""
+    face_box = box(20.3, 10.6, 20.3 + side, 10.6 + 1.1 * side)
     before = noise(512, 500)
-    after = paste(before, noise_mouth(SOFT), whole, SOFT)
+    after = paste(before, noise_mouth(SOFT), face_box, SOFT)
     for ours, theirs, scale in zip(planes_of(after), planes_of(before), (1, 0.5, 0.5), strict=True):
         rows, columns = np.indices(ours.shape)
-        x1, y1, x2, y2 = whole * scale
+        x1, y1, x2, y2 = face_box * scale
         across = (columns + 0.5 - x1) / (x2 - x1) * SIZE
         down = (rows + 0.5 - y1) / (y2 - y1) * SIZE - SOFT.top_row
-        reach = int(np.ceil(1 + 1.5 * SIZE / min(x2 - x1, y2 - y1)))  # mask pixels a plane's pixel may mix
+        reach = int(
+            np.ceil(1 + 1.5 * SIZE / min(x2 - x1, y2 - y1))
+        )  # mask pixels that affect a pixel of the plane
         inside = np.pad(SOFT.weights > 0, 200).astype(np.uint8)
         padded = cv2.dilate(inside, np.ones((2 * reach + 1,) * 2))
         near = padded[
@@ -115,13 +117,13 @@ def test_pixels_outside_the_mask_keep_their_bits(side: float) -> None:
 @pytest.mark.parametrize("mask", [SOFT, HARD], ids=BLENDS)
 @pytest.mark.parametrize("edges", BOXES)
 def test_input_is_not_modified(edges: tuple[float, ...], mask: Mask) -> None:
-    before, mouth, whole = noise(), noise_mouth(mask), box(*edges)
+    before, mouth, face_box = noise(), noise_mouth(mask), box(*edges)
     kept = before.copy()
-    paste(before, mouth, whole, mask)
+    paste(before, mouth, face_box, mask)
     for ours, theirs in zip(planes_of(before), planes_of(kept), strict=True):
         assert np.array_equal(ours, theirs)
     assert np.array_equal(mouth, noise_mouth(mask))
-    assert np.array_equal(whole, box(*edges))
+    assert np.array_equal(face_box, box(*edges))
 
 
 @pytest.mark.parametrize("mask", [SOFT, HARD], ids=BLENDS)
@@ -156,7 +158,7 @@ def test_any_box_gives_a_valid_image(x: float, y: float, width: float, height: f
     after = paste(before, mouth_of(180, mask), box(x, y, x + width, y + height), mask)
     for ours, theirs in zip(planes_of(after), planes_of(before), strict=True):
         assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
-    assert after.y.min() >= 100  # neither too dark nor too bright: nothing swings
+    assert after.y.min() >= 100  # no overshoot
     assert after.y.max() <= 180
     assert np.abs(after.u.astype(int) - 128).max() <= 1
     area = max(0.0, min(256, x + width) - max(0, x)) * max(0.0, min(240, y + height) - max(0, y))
@@ -175,8 +177,8 @@ def test_hard_replaces_the_rounded_box(edges: tuple[float, ...]) -> None:
     assert np.array_equal(after.y, expected)
 
 
-def test_hard_is_the_resize_of_the_original() -> None:
-    """Within what cubic differs from linear on a smooth face."""
+def test_hard_blend_resizes_like_the_original() -> None:
+    """Up to the difference between cubic and linear interpolation on a smooth face."""
     photo = smooth_photo(Colour("bt601", True))
     face = photo.crop(box(150, 40, 330, 230), SIZE)
     after = paste(photo, face, box(50, 100, 200, 280), HARD).to_image()
@@ -185,7 +187,7 @@ def test_hard_is_the_resize_of_the_original() -> None:
     assert np.percentile(difference, 99) <= 6
 
 
-# Where it lands
+# Position of the mouth
 
 
 @pytest.mark.parametrize("mask", [SOFT, HARD], ids=BLENDS)
@@ -195,15 +197,15 @@ def test_impulse_is_pasted_at_its_position(side: float, mask: Mask) -> None:
     rows, columns = np.indices((SIZE, SIZE)).astype(np.float64)
     for _ in range(3):
         x, y = draw.uniform(2, 20, 2)
-        whole = box(x, y, x + side, y + 1.2 * side)
+        face_box = box(x, y, x + side, y + 1.2 * side)
         across, down = draw.uniform(40, 56), draw.uniform(64, 74)
         spot = np.rint(120 * np.exp(-((columns - across) ** 2 + (rows - down) ** 2) / (2 * 2.5**2)))
         mouth = cv2.merge([(100 + spot).astype(np.uint8)] * 3)[mask.top_row :]
         background = flat(100, width=int(side + 40) // 2 * 2, height=int(1.2 * side + 40) // 2 * 2)
-        seen = paste(background, mouth, whole, mask).y.astype(np.float64) - 100
+        seen = paste(background, mouth, face_box, mask).y.astype(np.float64) - 100
         spot[mask.top_row :] *= mask.weights
         spot[: mask.top_row] *= mask.exact
-        x1, y1, x2, y2 = np.round(whole) if mask.exact else whole
+        x1, y1, x2, y2 = np.round(face_box) if mask.exact else face_box
         for axis, centre, start, length in ((1, columns, x1, x2 - x1), (0, rows, y1, y2 - y1)):
             expected = start + ((spot * centre).sum() / spot.sum() + 0.5) * length / SIZE - 0.5
             got = (seen.sum(axis=1 - axis) * np.arange(seen.shape[axis])).sum() / seen.sum()
@@ -216,16 +218,16 @@ def test_impulse_is_pasted_at_its_position(side: float, mask: Mask) -> None:
 )
 @pytest.mark.parametrize("mask", [SOFT, HARD], ids=BLENDS)
 def test_crop_then_paste_changes_little(edges: tuple[float, ...], mask: Mask) -> None:
-    photo, whole = smooth_photo(), box(*edges)
+    photo, face_box = smooth_photo(), box(*edges)
     if mask.exact:
-        whole = np.round(whole)
-    after = paste(photo, photo.crop(whole, SIZE)[mask.top_row :], whole, mask)
+        face_box = np.round(face_box)
+    after = paste(photo, photo.crop(face_box, SIZE)[mask.top_row :], face_box, mask)
     for ours, theirs in zip(planes_of(after), planes_of(photo), strict=True):
         difference = ours.astype(int) - theirs
         assert np.abs(difference).max() <= 6
-        covered = np.prod(whole[2:] - whole[:2]) * difference.size / photo.y.size
+        covered = np.prod(face_box[2:] - face_box[:2]) * difference.size / photo.y.size
         assert abs(difference.sum()) / covered < 0.3  # no tint
-    left, top, right, bottom = whole.astype(int)
+    left, top, right, bottom = face_box.astype(int)
     middle = slice(top + (bottom - top) * 5 // 8, bottom - 8), slice(left + 16, right - 16)
     (dx, dy), _ = cv2.phaseCorrelate(photo.y[middle].astype(np.float32), after.y[middle].astype(np.float32))
     assert max(abs(dx), abs(dy)) < 0.1
@@ -235,32 +237,32 @@ def test_crop_then_paste_changes_little(edges: tuple[float, ...], mask: Mask) ->
 @pytest.mark.parametrize("mask", [SOFT, HARD], ids=BLENDS)
 def test_colours_are_preserved(colour: Colour, mask: Mask) -> None:
     for bgr in ((20, 20, 20), (40, 60, 200), (200, 90, 30), (60, 180, 70), (235, 235, 235), (120, 150, 190)):
-        picture = YuvImage.from_image(np.full((200, 200, 3), bgr, np.uint8), colour)
-        whole = box(40.3, 30.2, 170.1, 180.9)
-        after = paste(picture, picture.crop(whole, SIZE)[mask.top_row :], whole, mask)
-        for ours, theirs in zip(planes_of(after), planes_of(picture), strict=True):
+        source = YuvImage.from_image(np.full((200, 200, 3), bgr, np.uint8), colour)
+        face_box = box(40.3, 30.2, 170.1, 180.9)
+        after = paste(source, source.crop(face_box, SIZE)[mask.top_row :], face_box, mask)
+        for ours, theirs in zip(planes_of(after), planes_of(source), strict=True):
             assert np.abs(ours.astype(int) - theirs).max() <= 2
 
 
-# How it fades out
+# The rim of the mask
 
 
 @pytest.mark.parametrize("side", [96, 150, 200, 400])
 def test_seam_is_soft(side: int) -> None:
-    """A mouth that is 60 levels too bright shows no edge: the step spreads over a rim of several pixels."""
-    whole = box(30.4, 20.7, 30.4 + side, 20.7 + side)
-    after = paste(flat(100, width=512, height=500), mouth_of(160, SOFT), whole, SOFT).y.astype(int)
+    """A mouth that is 60 levels too bright has no edge: the step is spread over several pixels of the rim."""
+    face_box = box(30.4, 20.7, 30.4 + side, 20.7 + side)
+    after = paste(flat(100, width=512, height=500), mouth_of(160, SOFT), face_box, SOFT).y.astype(int)
     assert after.max() == 160
     steps = max(np.abs(np.diff(after, axis=axis)).max() for axis in (0, 1))
     assert steps <= 60 * min(0.4, 36 / side) + 1
-    hard = paste(flat(100, width=512, height=500), mouth_of(160, HARD), whole, HARD).y.astype(int)
+    hard = paste(flat(100, width=512, height=500), mouth_of(160, HARD), face_box, HARD).y.astype(int)
     assert np.abs(np.diff(hard, axis=0)).max() == 60
 
 
 @pytest.mark.parametrize("side", [24, 96, 200, 500])
 def test_mask_grows_from_rim_to_middle_without_a_ring(side: int) -> None:
-    whole = box(30, 20, 30 + side, 20 + side)
-    after = paste(flat(0, width=600, height=540), mouth_of(255, SOFT), whole, SOFT).y.astype(int)
+    face_box = box(30, 20, 30 + side, 20 + side)
+    after = paste(flat(0, width=600, height=540), mouth_of(255, SOFT), face_box, SOFT).y.astype(int)
     row = after[20 + round(0.72 * side), 30 : 30 + side]
     column = after[20 : 20 + side, 30 + side // 2]
     for line in (row, column):

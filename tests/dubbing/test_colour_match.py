@@ -16,7 +16,7 @@ LIPS = (slice(None), slice(None), slice(22, 34), slice(36, 60))
 
 
 def faces(count: int = 2) -> torch.Tensor:
-    """Smooth pictures of many tones."""
+    """Return smooth images of many tones."""
     small = np.random.default_rng(0).uniform(0.3, 0.7, (count, 3, 4, 6)).astype(np.float32)
     rows, columns = MASK.weights.shape
     large = [[cv2.resize(c, (columns, rows), interpolation=cv2.INTER_CUBIC) for c in face] for face in small]
@@ -48,7 +48,7 @@ def test_colour_gradient_is_matched():
 
 
 def test_colours_inside_the_mask_do_not_affect_the_match():
-    """The mouth of the source may be open where the made one is closed."""
+    """The mouth of the source may be open where the generated one is closed."""
     source = faces()
     source[LIPS] = 0.05
     mouths, _ = fitted(faces(), source)
@@ -56,9 +56,9 @@ def test_colours_inside_the_mask_do_not_affect_the_match():
 
 
 def test_moved_mouth_is_opaque_and_skin_around_it_transparent():
-    made = faces()
-    made[LIPS] = 0.05
-    _, shown = fitted(made, faces())
+    mouth = faces()
+    mouth[LIPS] = 0.05
+    _, shown = fitted(mouth, faces())
     assert shown[LIPS[0], LIPS[2], LIPS[3]].min() > 0.95
     assert shown[:, :, :20].max() < 0.01 and shown[:, :, 76:].max() < 0.01
     assert (shown.diff(dim=1).abs().max() < 0.35) and (shown.diff(dim=2).abs().max() < 0.35), "no hard edge"
@@ -74,21 +74,21 @@ SKIN, WALL = torch.tensor([0.42, 0.5, 0.7]), torch.tensor([0.6, 0.5, 0.45])
 
 
 def in_front_of(wall: torch.Tensor, edge: int, light: float = 1) -> torch.Tensor:
-    """A face of plain skin right of a column, what is behind it on the left, lit from the side."""
-    picture = SKIN[:, None, None].expand(3, *MASK.weights.shape).clone()
-    picture[:, :, :edge] = wall[:, None, None]
-    return (picture * torch.linspace(light, 1, MASK.weights.shape[1]))[None]
+    """Return a face of plain skin, to the left of `edge` a wall, lit from the side."""
+    image = SKIN[:, None, None].expand(3, *MASK.weights.shape).clone()
+    image[:, :, :edge] = wall[:, None, None]
+    return (image * torch.linspace(light, 1, MASK.weights.shape[1]))[None]
 
 
 @pytest.mark.parametrize("wall", [WALL, torch.zeros(3), torch.ones(3), torch.tensor([0.1, 0.3, 0.1])])
 @pytest.mark.parametrize("light", [1, 0.5])
-def test_background_beside_the_face_is_kept(wall, light):
-    """A network that does not know the wall makes something else of it."""
+def test_background_next_to_the_face_is_kept(wall, light):
+    """The network may generate the wall incorrectly."""
     filmed = in_front_of(wall, 20, light)
-    made = filmed.clone()
-    made[..., :20] = 0.5 * (filmed[..., :20] + SKIN[:, None, None])
-    made[LIPS] = 0.05
-    _, shown = fitted(made, filmed)
+    mouth = filmed.clone()
+    mouth[..., :20] = 0.5 * (filmed[..., :20] + SKIN[:, None, None])
+    mouth[LIPS] = 0.05
+    _, shown = fitted(mouth, filmed)
     assert shown[:, :, :14].max() < 0.02
     assert shown[LIPS[0], LIPS[2], LIPS[3]].min() > 0.95
     assert shown.diff(dim=2).abs().max() < 0.35, "no hard edge"
@@ -105,7 +105,7 @@ def test_shaded_cheek_is_face():
 
 
 def test_lips_are_never_background():
-    """Red, white and black in the middle, where a mouth is, show what is made there."""
+    """In the middle, where the mouth is, red, white and black do not count as background."""
     for colour in ([0.2, 0.2, 0.8], [0.9, 0.9, 0.9], [0.02, 0.02, 0.02]):
         filmed = in_front_of(SKIN, 0)
         filmed[LIPS] = torch.tensor(colour)[:, None, None]
@@ -114,6 +114,6 @@ def test_lips_are_never_background():
 
 
 def test_half_precision_is_computed_in_float32():
-    exact = torch.cat([each.flatten() for each in fitted(faces() + 0.2, faces())])
-    halves = torch.cat([each.flatten() for each in fitted((faces() + 0.2).half(), faces().half())])
+    exact = torch.cat([result.flatten() for result in fitted(faces() + 0.2, faces())])
+    halves = torch.cat([result.flatten() for result in fitted((faces() + 0.2).half(), faces().half())])
     torch.testing.assert_close(halves, exact, atol=0.03, rtol=0)

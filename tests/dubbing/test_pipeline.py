@@ -54,11 +54,11 @@ def end_times(path: Path) -> tuple[float, float]:
     """Seconds at which video and audio end."""
     with av.open(str(path)) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
-        picture = max(
+        video_end = max(
             float((p.pts + p.duration) * p.time_base) for p in container.demux(video) if p.pts is not None
         )
         del audio
-    return picture, float(audio_reader.load_audio(path).duration)
+    return video_end, float(audio_reader.load_audio(path).duration)
 
 
 def same(a: YuvImage, b: YuvImage) -> bool:
@@ -71,9 +71,9 @@ def test_video_and_audio_end_together(models, face_video, tmp_path, seconds):
     out = tmp_path / "out.mp4"
     report = pipeline.dub(face_video, audio, out, models=models)
     assert report.frames == max(1, round(seconds * 25)) == len(frames_of(out))
-    picture, heard = end_times(out)
-    assert abs(picture - heard) <= 1 / 25
-    assert heard == pytest.approx(seconds, abs=2e-3)
+    video_end, audio_end = end_times(out)
+    assert abs(video_end - audio_end) <= 1 / 25
+    assert audio_end == pytest.approx(seconds, abs=2e-3)
 
 
 @pytest.mark.parametrize("fps", ["2213/100", "24000/1001", "30000/1001", "30", "60"])
@@ -84,8 +84,8 @@ def test_frame_rate_of_the_video_is_kept(models, speech, tmp_path, fps):
     report = pipeline.dub(face, speech, out, models=models)
     assert container.probe(out).fps == Fraction(fps) == Fraction(report.fps)
     assert report.frames == round(Fraction(3, 2) * Fraction(fps))
-    picture, heard = end_times(out)
-    assert abs(picture - heard) <= 1 / Fraction(fps)
+    video_end, audio_end = end_times(out)
+    assert abs(video_end - audio_end) <= 1 / Fraction(fps)
 
 
 @pytest.mark.parametrize("extend", ["loop", "pingpong", "hold"])
@@ -145,7 +145,7 @@ def test_copying_generator_leaves_no_seam(copying, face_video, speech, tmp_path)
     out = tmp_path / "out.mp4"
     pipeline.dub(face_video, speech, out, models=copying, options=DubOptions(encode=LOSSLESS))
     for before, after in zip(frames_of(face_video), frames_of(out), strict=False):
-        smooth = [cv2.GaussianBlur(each.image, (0, 0), 6).astype(int) for each in (before, after)]
+        smooth = [cv2.GaussianBlur(item.image, (0, 0), 6).astype(int) for item in (before, after)]
         assert np.abs(smooth[0] - smooth[1]).max() <= 10
 
 
@@ -177,7 +177,7 @@ def test_out_of_memory_halves_the_batch(models, face_video, speech, tmp_path, mo
     )
     assert report.dubbed_frames == 38
     assert max(sizes) > 3
-    assert max(sizes[-10:]) == 2  # halved for good
+    assert max(sizes[-10:]) == 2  # halved permanently
 
 
 def test_errors_of_the_generator_are_raised(models, face_video, speech, tmp_path, monkeypatch):
@@ -193,7 +193,7 @@ def test_errors_of_the_generator_are_raised(models, face_video, speech, tmp_path
 
 @pytest.mark.any_device
 def test_still_image_is_encoded_once(models, speech, tmp_path, monkeypatch):
-    photo = tmp_path / "photo.txt"  # the content counts, not the name
+    photo = tmp_path / "photo.txt"  # only the content matters, not the name
     photo.write_bytes(cv2.imencode(".png", next(face_frames(1)).to_image())[1].tobytes())
     encoded = []
     encode_faces = models.generator.encode_faces
@@ -260,14 +260,14 @@ def test_geometry_changes_the_whole_frame(models, face_video, speech, tmp_path):
 
 
 def test_mel_shift_moves_the_audio(models, face_video, speech, tmp_path):
-    pictures = []
+    videos = []
     for shift in (0, -3):
         out = tmp_path / f"{shift}.mp4"
         options = DubOptions(mel_shift=shift, static=True, encode=LOSSLESS)
         pipeline.dub(face_video, speech, out, models=models, options=options)
-        pictures.append([frame.yuv for frame in frames_of(out)])
-    assert all(same(a, b) for a, b in zip(pictures[0][0:30], pictures[1][3:33], strict=True))
-    assert not same(pictures[0][5], pictures[1][5])
+        videos.append([frame.yuv for frame in frames_of(out)])
+    assert all(same(a, b) for a, b in zip(videos[0][0:30], videos[1][3:33], strict=True))
+    assert not same(videos[0][5], videos[1][5])
 
 
 def test_report_and_metadata(models, face_video, speech, tmp_path):
@@ -290,7 +290,7 @@ def test_report_and_metadata(models, face_video, speech, tmp_path):
 
 def test_output_is_replaced_only_after_success(models, face_video, speech, tmp_path, monkeypatch):
     out = tmp_path / "out.mp4"
-    out.write_text("what was there before")
+    out.write_text("old content")
 
     def full(*_, **__):
         raise MediaError("the disk is full")
@@ -298,7 +298,7 @@ def test_output_is_replaced_only_after_success(models, face_video, speech, tmp_p
     monkeypatch.setattr(outputs, "paste", full)
     with pytest.raises(MediaError):
         pipeline.dub(face_video, speech, out, models=models)
-    assert out.read_text() == "what was there before"
+    assert out.read_text() == "old content"
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
 
@@ -366,7 +366,7 @@ def test_models_are_loaded_after_the_files_are_checked(face_video, tmp_path):
         pipeline.dub(face_video, tmp_path / "none.wav", tmp_path / "out.mp4", models=load)
 
 
-def test_face_size_is_that_of_the_networks():
+def test_face_size_matches_the_networks():
     assert pipeline.FACE_SIZE == FACE_SIZE
 
 

@@ -14,7 +14,7 @@ RATE, FPS = 16_000, Fraction(25)
 
 
 def buzz(seconds: float, level: float) -> np.ndarray:
-    """A vowel, roughly."""
+    """Return a signal similar to a vowel."""
     time = np.arange(round(seconds * RATE)) / RATE
     return level * np.sign(np.sin(2 * np.pi * 120 * time)) * (0.6 + 0.4 * np.sin(2 * np.pi * 5 * time))
 
@@ -31,9 +31,9 @@ def mel_of(*parts: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("room", [0.0, 1e-4, 1e-3])
 def test_pauses_between_speech(level, room):
     mel = mel_of(buzz(1, level), noise(1, room), buzz(1, level))
-    found = pauses(mel)
-    assert found[90:150].all(), "the second in the middle"
-    assert not found[5:75].any() and not found[165:235].any()
+    is_pause = pauses(mel)
+    assert is_pause[90:150].all(), "the second in the middle"
+    assert not is_pause[5:75].any() and not is_pause[165:235].any()
 
 
 @pytest.mark.parametrize("room", [0.0, 1e-4, 1e-3])
@@ -41,7 +41,7 @@ def test_noise_is_one_pause(room):
     assert pauses(mel_of(noise(2, room))).all()
 
 
-def test_speech_in_noise_is_no_pause():
+def test_speech_in_noise_is_not_a_pause():
     loud = mel_of(buzz(1, 0.3) + noise(1, 0.02), noise(1, 0.02), buzz(1, 0.3) + noise(1, 0.02))
     assert not pauses(loud)[5:75].any()
 
@@ -50,13 +50,13 @@ def mouths(count: int) -> np.ndarray:
     return np.random.default_rng(1).integers(256, size=(count, 4, 6, 4), dtype=np.uint8)
 
 
-def rested(rest: SilenceDamper, made: np.ndarray, cuts: tuple[int, ...] = ()) -> np.ndarray:
-    return np.stack([rest(number, mouth, number in cuts) for number, mouth in enumerate(made)])
+def damp(damper: SilenceDamper, generated: np.ndarray, cuts: tuple[int, ...] = ()) -> np.ndarray:
+    return np.stack([damper(number, mouth, number in cuts) for number, mouth in enumerate(generated)])
 
 
 def test_mouths_during_speech_are_unchanged():
-    made = mouths(25)
-    np.testing.assert_array_equal(rested(SilenceDamper(mel_of(buzz(1.4, 0.2)), FPS, -1), made), made)
+    generated = mouths(25)
+    np.testing.assert_array_equal(damp(SilenceDamper(mel_of(buzz(1.4, 0.2)), FPS, -1), generated), generated)
 
 
 def motion(faces: np.ndarray) -> float:
@@ -65,26 +65,26 @@ def motion(faces: np.ndarray) -> float:
 
 @pytest.mark.parametrize("fps", [Fraction(25), Fraction(60000, 1001), Fraction(12)])
 def test_motion_in_pauses_is_damped_at_any_frame_rate(fps):
-    made = np.repeat(mouths(40), max(1, round(fps / 12)), axis=0)[: int(2 * fps)]
-    found = rested(SilenceDamper(mel_of(noise(3, 1e-4)), fps, 0), made)
-    assert motion(found) < 0.25 * motion(made)
-    np.testing.assert_array_equal(found[0], made[0])
+    generated = np.repeat(mouths(40), max(1, round(fps / 12)), axis=0)[: int(2 * fps)]
+    damped = damp(SilenceDamper(mel_of(noise(3, 1e-4)), fps, 0), generated)
+    assert motion(damped) < 0.25 * motion(generated)
+    np.testing.assert_array_equal(damped[0], generated[0])
 
 
 def test_mouth_in_a_pause_converges_slowly():
-    made = np.concatenate([np.full((1, 4, 6, 4), 200, np.uint8), np.full((50, 4, 6, 4), 100, np.uint8)])
-    found = rested(SilenceDamper(mel_of(noise(3, 0)), FPS, 0), made)[:, 0, 0, 0].astype(int)
-    assert found[1] == 170 and (np.diff(found) <= 0).all() and abs(found[-1] - 100) <= 1
+    generated = np.concatenate([np.full((1, 4, 6, 4), 200, np.uint8), np.full((50, 4, 6, 4), 100, np.uint8)])
+    damped = damp(SilenceDamper(mel_of(noise(3, 0)), FPS, 0), generated)[:, 0, 0, 0].astype(int)
+    assert damped[1] == 170 and (np.diff(damped) <= 0).all() and abs(damped[-1] - 100) <= 1
 
 
 def test_cut_and_missing_face_restart():
-    made = mouths(20)
-    rest = SilenceDamper(mel_of(noise(2, 0)), FPS, 0)
-    found = rested(rest, made, cuts=(7,))
-    np.testing.assert_array_equal(found[7], made[7])
-    assert (found[6] != made[6]).any()
-    assert rest(20, None) is None
-    np.testing.assert_array_equal(rest(21, made[0]), made[0])
+    generated = mouths(20)
+    damper = SilenceDamper(mel_of(noise(2, 0)), FPS, 0)
+    damped = damp(damper, generated, cuts=(7,))
+    np.testing.assert_array_equal(damped[7], generated[7])
+    assert (damped[6] != generated[6]).any()
+    assert damper(20, None) is None
+    np.testing.assert_array_equal(damper(21, generated[0]), generated[0])
 
 
 def test_reference_of_a_still_head_averages_the_mouth():
@@ -93,10 +93,10 @@ def test_reference_of_a_still_head_averages_the_mouth():
     faces = np.repeat(head[None], 60, axis=0)
     faces[:, 60:90, 30:66] = random.integers(0, 256, (60, 1, 1, 3))  # a mouth that opens and closes
     steady = ReferenceSmoother(FPS)
-    found = np.stack([steady(face) for face in faces])
-    assert motion(found[20:, 48:]) < 0.02 * motion(faces[20:, 48:])
-    assert np.abs(found[20:, :48].astype(int) - faces[20:, :48]).max() <= 1
-    np.testing.assert_array_equal(found[0], faces[0])
+    smoothed = np.stack([steady(face) for face in faces])
+    assert motion(smoothed[20:, 48:]) < 0.02 * motion(faces[20:, 48:])
+    assert np.abs(smoothed[20:, :48].astype(int) - faces[20:, :48]).max() <= 1
+    np.testing.assert_array_equal(smoothed[0], faces[0])
 
 
 def test_reference_follows_a_moving_head():

@@ -40,8 +40,8 @@ def command(tmp_path, tiny_checkpoint, syncnet, monkeypatch, capsys):
     def run(*words: object) -> tuple[int, str, str]:
         weights = ["--checkpoint_path", tiny_checkpoint, "--syncnet_checkpoint_path", syncnet]
         code = main.main(["compare", *map(str, [*words, *weights, "--runs", 1])])
-        told = capsys.readouterr()
-        return code, told.out, told.err
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     return run
 
@@ -61,7 +61,7 @@ def test_table_of_each_network(command):
     assert lines[1].split()[0] == "picture" and "cosine 1.0000000: ok" in lines[1]
     assert lines[2].split() == ["batch", "A,", "ms", "B,", "ms", "B", "/", "A"]
     assert [line.split()[0] for line in lines[3:5]] == ["1", "2"]
-    assert all(float(each) > 0 for line in lines[3:5] for each in line.split())
+    assert all(float(item) > 0 for line in lines[3:5] for item in line.split())
     assert lines[5].startswith("syncnet: ")
     assert [line.split()[0] for line in lines[6:8]] == ["sound", "picture"]
 
@@ -82,8 +82,8 @@ def test_json_holds_the_same_figures(command, tmp_path):
     assert found["ok"] and (found["a"], found["b"]) == ("cpu", "onnx")
     (network,) = found["networks"]
     assert network["network"] == "expert"
-    for each in network["differences"]:
-        assert 0 <= each["mean"] <= each["largest"] < 1e-5 and each["cosine"] > 0.9999999 and each["ok"]
+    for item in network["differences"]:
+        assert 0 <= item["mean"] <= item["largest"] < 1e-5 and item["cosine"] > 0.9999999 and item["ok"]
     ((pace),) = network["seconds"]
     assert pace["batch"] == 2 and len(pace["seconds"]) == 2
     code, out, _ = command("cpu", "onnx", "--batch", 2, "--network", "syncnet", "--json", tmp_path / "f.json")
@@ -108,7 +108,7 @@ def test_om_file_is_compiled_for_the_comparison(command, monkeypatch):
     fake_cann.install_bench(monkeypatch, [])
 
     def compiler(words: list[str], target: Path) -> bool:
-        (model,) = (each.partition("=")[2] for each in words if each.startswith("--model="))
+        (model,) = (item.partition("=")[2] for item in words if item.startswith("--model="))
         target.write_bytes(Path(model).read_bytes())
         return True
 
@@ -128,7 +128,7 @@ def test_fp16_and_bf16_are_within_tolerance(command):
 
 def test_difference_above_rounding_is_exit_code_1(command, monkeypatch):
     real = compare.run_module
-    monkeypatch.setattr(compare, "run_module", lambda *given: [each + 0.01 for each in real(*given)])
+    monkeypatch.setattr(compare, "run_module", lambda *given: [item + 0.01 for item in real(*given)])
     code, out, _ = command("cpu", "onnx", "--batch", 1, "--network", "generator")
     assert code == 1 and "exceeds" in out and "largest 1.00e-02, mean 1.00e-02" in out
 
@@ -149,7 +149,7 @@ def test_s3fd_is_compared_if_its_weights_are_installed(command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["cpu", "tpu"], "unknown device 'tpu'"),
         (["cpu", "npu"], "device 'npu' is not available"),
@@ -159,10 +159,10 @@ def test_s3fd_is_compared_if_its_weights_are_installed(command, tmp_path):
     ],
 )
 @pytest.mark.skipif(DEVICE.type != "cpu", reason="asks for a device that is not there")
-def test_bad_input_is_one_line(command, words, told):
+def test_bad_input_is_one_line(command, words, message):
     code, out, err = command(*words)
     assert (code, out) == (2, "")
-    assert told in err.splitlines()[-1]
+    assert message in err.splitlines()[-1]
 
 
 def test_file_of_other_weights_or_another_network_is_refused(command, exported, tmp_path, capsys):

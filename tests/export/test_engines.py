@@ -61,8 +61,8 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> di
         "om": export(weights, folder / "model.onnx", batch=3),
     }
     om_export.write_manifest(exported["om"])
-    paths = {name: each.path for name, each in exported.items()}
-    paths["om"] = paths["om"].rename(folder / "model.om")  # which the fakes run
+    paths = {name: item.path for name, item in exported.items()}
+    paths["om"] = paths["om"].rename(folder / "model.om")  # the fakes run this file
     syncnet = folder / "syncnet.pth"
     checkpoint.save(syncnet, golden_weights(SyncNet(2)))
     paths["syncnet"] = export(load_network("syncnet", syncnet), folder / "syncnet.onnx").path
@@ -89,7 +89,7 @@ def loaded(path: Path, **options: Any) -> inference.Models:
     return replace(inference.load_models(path, detector="hog", **options), detector=SquareDetector())
 
 
-def speak_with(generator: Any, faces: torch.Tensor, mels: torch.Tensor, top_row: int) -> torch.Tensor:
+def decode_with(generator: Any, faces: torch.Tensor, mels: torch.Tensor, top_row: int) -> torch.Tensor:
     with torch.inference_mode():
         return generator.decode(mels, generator.encode_faces(faces), top_row=top_row)
 
@@ -97,7 +97,7 @@ def speak_with(generator: Any, faces: torch.Tensor, mels: torch.Tensor, top_row:
 def pixels_of(path: Path) -> np.ndarray:
     """All samples of all frames, YUV."""
     frames = [frame.yuv for frame in video_reader.read_frames(path)]
-    return np.stack([np.concatenate([each.y.ravel(), each.u.ravel(), each.v.ravel()]) for each in frames])
+    return np.stack([np.concatenate([item.y.ravel(), item.u.ravel(), item.v.ravel()]) for item in frames])
 
 
 def assert_same_frames(one: Path, other: Path, levels: int = 1) -> None:
@@ -116,26 +116,26 @@ def test_rows_equal_those_of_torch(files, tiny_checkpoint, name, top_row):
     network = loaded(tiny_checkpoint).generator
     faces, mels = torch.rand(5, 6, 96, 96), torch.rand(5, 1, 80, 16) * 8 - 4
     faces = faces.contiguous(memory_format=torch.channels_last)
-    expected = speak_with(network, faces, mels, top_row)
-    found = speak_with(engine, faces, mels, top_row)
-    assert found.shape == expected.shape == (5, 3, 96 - top_row, 96)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected, atol=2e-2 if name == "half" else 1e-5, rtol=0)
-    still = speak_with(engine, faces[:1], mels, top_row)
+    expected = decode_with(network, faces, mels, top_row)
+    measured = decode_with(engine, faces, mels, top_row)
+    assert measured.shape == expected.shape == (5, 3, 96 - top_row, 96)
+    assert measured.dtype == torch.float32
+    torch.testing.assert_close(measured, expected, atol=2e-2 if name == "half" else 1e-5, rtol=0)
+    still = decode_with(engine, faces[:1], mels, top_row)
     torch.testing.assert_close(
-        still, speak_with(network, faces[:1], mels, top_row), atol=2e-2 if name == "half" else 1e-5, rtol=0
+        still, decode_with(network, faces[:1], mels, top_row), atol=2e-2 if name == "half" else 1e-5, rtol=0
     )
 
 
 def test_full_size_network(tmp_path):
     path = tmp_path / "full.pth"
     checkpoint.save(path, golden_weights(Wav2Lip()))
-    made = export_generator(tmp_path / "full.onnx", path, batch=1)
-    assert made.difference < 1e-4
+    exported_file = export_generator(tmp_path / "full.onnx", path, batch=1)
+    assert exported_file.difference < 1e-4
     faces, mels = torch.rand(1, 6, 96, 96), torch.rand(1, 1, 80, 16) * 8 - 4
-    found = speak_with(OnnxEngine(made.path), faces, mels, SHOWN)
+    measured = decode_with(OnnxEngine(exported_file.path), faces, mels, SHOWN)
     torch.testing.assert_close(
-        found, speak_with(loaded(path).generator, faces, mels, SHOWN), atol=1e-4, rtol=0
+        measured, decode_with(loaded(path).generator, faces, mels, SHOWN), atol=1e-4, rtol=0
     )
 
 
@@ -193,8 +193,8 @@ def test_report_names_the_original_weights(files, tiny_checkpoint, face_video, s
 
 
 def test_mel_shift_of_the_starter_is_kept(tmp_path):
-    made = export_generator(tmp_path / "starter.onnx", batch=1)
-    models, of_torch = loaded(made.path), loaded(Path("starter"))
+    exported_file = export_generator(tmp_path / "starter.onnx", batch=1)
+    models, of_torch = loaded(exported_file.path), loaded(Path("starter"))
     assert (models.mel_shift, models.is_ours, models.digest) == (-1, True, of_torch.digest)
 
 
@@ -235,13 +235,13 @@ def test_jobs_with_an_exported_file(files, face_video, speech, tmp_path):
 
 @pytest.mark.parametrize("clip", ["man_512.mp4", "woman_elderly_512.mp4"])
 def test_on_real_clips(shared_data, tmp_path, clip):
-    made = export_generator(tmp_path / "starter.onnx")
+    exported_file = export_generator(tmp_path / "starter.onnx")
     face = shared_data / "clips" / clip
-    sound = tmp_path / "sound.wav"
-    cut(face, sound, 1.2)
-    for name, path in {"torch": Path("starter"), "onnx": made.path}.items():
+    speech_file = tmp_path / "sound.wav"
+    cut(face, speech_file, 1.2)
+    for name, path in {"torch": Path("starter"), "onnx": exported_file.path}.items():
         models = inference.load_models(path, detector="hog", device="cpu")
-        dub(face, sound, tmp_path / f"{name}.mp4", models=models, options=LOSSLESS)
+        dub(face, speech_file, tmp_path / f"{name}.mp4", models=models, options=LOSSLESS)
     assert_same_frames(tmp_path / "torch.mp4", tmp_path / "onnx.mp4")
 
 
@@ -281,11 +281,11 @@ def test_om_file_runs_with_acl(files, tiny_checkpoint, face_video, speech, tmp_p
 
 def test_om_engine_runs_in_another_thread(files, acl):
     engine = OmEngine(files["om"])
-    faces, mels, found = torch.rand(2, 6, 96, 96), torch.rand(2, 1, 80, 16), []
-    thread = threading.Thread(target=lambda: found.append(speak_with(engine, faces, mels, 10)))
+    faces, mels, measured = torch.rand(2, 6, 96, 96), torch.rand(2, 1, 80, 16), []
+    thread = threading.Thread(target=lambda: measured.append(decode_with(engine, faces, mels, 10)))
     thread.start()
     thread.join()
-    torch.testing.assert_close(found[0], speak_with(engine, faces, mels, 10))
+    torch.testing.assert_close(measured[0], decode_with(engine, faces, mels, 10))
 
 
 def test_acl_may_be_initialised_already(files, acl):
@@ -304,7 +304,7 @@ def test_failed_execution_is_a_runtime_error(files, acl):
     engine = OmEngine(files["om"])
     acl.code_of["execute"] = fake_cann.BUSY
     with pytest.raises(RuntimeError, match="execute failed with code 507033"):
-        speak_with(engine, torch.rand(1, 6, 96, 96), torch.rand(1, 1, 80, 16), 0)
+        decode_with(engine, torch.rand(1, 6, 96, 96), torch.rand(1, 1, 80, 16), 0)
 
 
 def test_error_of_ais_bench_is_one_line(files, bench, tmp_path):
@@ -328,8 +328,8 @@ def test_om_file_needs_its_manifest(files, tmp_path, bench):
     (tmp_path / "lost.json").write_text("{}")
     with pytest.raises(CheckpointError, match="its manifest is damaged or from another version"):
         OmEngine(tmp_path / "lost.om")
-    told = json.loads(files["om"].with_suffix(".json").read_text())
-    (tmp_path / "lost.json").write_text(json.dumps(told | {"batch": None}))
+    manifest = json.loads(files["om"].with_suffix(".json").read_text())
+    (tmp_path / "lost.json").write_text(json.dumps(manifest | {"batch": None}))
     with pytest.raises(CheckpointError, match="has no fixed batch size"):
         OmEngine(tmp_path / "lost.om")
 
@@ -340,7 +340,7 @@ def test_om_file_needs_its_manifest(files, tmp_path, bench):
 def with_manifest(path: Path, target: Path, **values: Any) -> Path:
     """Copy an exported file with other values in its manifest."""
     graph = onnx.load(path)
-    (entry,) = [each for each in graph.metadata_props if each.key == "wav2lip_npu"]
+    (entry,) = [item for item in graph.metadata_props if item.key == "wav2lip_npu"]
     entry.value = json.dumps(json.loads(entry.value) | values)
     onnx.save(graph, target)
     return target
@@ -368,7 +368,7 @@ def test_other_mel_settings_are_refused(files, tmp_path, face_video, speech, cap
 
 
 @pytest.mark.parametrize(
-    ("told", "what"),
+    ("changes", "what"),
     [
         ({"mel": None}, "has no mel settings"),
         ({"network": "tts"}, "damaged or from another version"),
@@ -379,9 +379,9 @@ def test_other_mel_settings_are_refused(files, tmp_path, face_video, speech, cap
         ({"outputs": {"picture": ["batch", 3, 192, 192]}}, "its inputs and outputs differ from its manifest"),
     ],
 )
-def test_wrong_manifest_is_refused(files, tmp_path, told, what):
+def test_wrong_manifest_is_refused(files, tmp_path, changes, what):
     with pytest.raises(CheckpointError, match=what) as caught:
-        OnnxEngine(with_manifest(files["any"], tmp_path / "odd.onnx", **told))
+        OnnxEngine(with_manifest(files["any"], tmp_path / "odd.onnx", **changes))
     assert "\n" not in str(caught.value)
 
 
@@ -466,10 +466,10 @@ def test_foreign_graph_is_refused(files, tmp_path, change, what):
 
 def test_damaged_files_are_refused(files, tmp_path):
     path = tmp_path / "cut.onnx"
-    whole = files["any"].read_bytes()
+    complete = files["any"].read_bytes()
     for content, what in [
         (b"", "is empty"),
-        (whole[: len(whole) // 2], "is damaged|was not exported"),
+        (complete[: len(complete) // 2], "is damaged|was not exported"),
         (b"<!DOCTYPE html><html>" * 9, "is damaged"),
         (np.random.default_rng(0).bytes(5000), "is damaged|was not exported"),
         (b"\x08\x07", "it has no manifest"),
@@ -493,7 +493,7 @@ def test_incomplete_graph_is_damaged(files, tmp_path):
 
 
 def test_engine_of_a_file(files, tiny_checkpoint, monkeypatch):
-    assert [engine_of(each) for each in ("a.pth", "b.ONNX", "c.om", "starter")] == [
+    assert [engine_of(item) for item in ("a.pth", "b.ONNX", "c.om", "starter")] == [
         "torch",
         "onnx",
         "om",

@@ -85,29 +85,29 @@ def _session(path: Path) -> Any:
 
 def of_torch(weights: onnx_export.LoadedNetwork, arrays: Arrays) -> list[np.ndarray]:
     with torch.no_grad():
-        given = [torch.from_numpy(each) for each in arrays.values()]
+        given = [torch.from_numpy(item) for item in arrays.values()]
         if weights.network == "s3fd":
             given = [given[0] - torch.tensor(S3FD_MEANS).view(1, 3, 1, 1)]
-        made = weights.module(*given)
-    return [each.numpy() for each in ([made] if isinstance(made, torch.Tensor) else made)]
+        result = weights.module(*given)
+    return [item.numpy() for item in ([result] if isinstance(result, torch.Tensor) else result)]
 
 
-def off(network: str, made: list[np.ndarray], expected: list[np.ndarray]) -> float:
-    return max(float(np.abs(a - b).max()) for a, b in zip(made, expected, strict=True))
+def off(network: str, result: list[np.ndarray], expected: list[np.ndarray]) -> float:
+    return max(float(np.abs(a - b).max()) for a, b in zip(result, expected, strict=True))
 
 
 @pytest.mark.parametrize("batch", [1, 8, 32])
 @pytest.mark.parametrize("network", ["generator", "syncnet"])
 def test_fixed_batch_agrees_with_torch(weights, tmp_path, network, batch):
     path = tmp_path / "file.onnx"
-    made = export(weights(network), path, batch=batch)
+    result = export(weights(network), path, batch=batch)
     onnx.checker.check_model(str(path), full_check=True)
-    assert [shape[0] for shape in (made.manifest.inputs | made.manifest.outputs).values()] == [batch] * (
-        2 + len(made.manifest.outputs)
+    assert [shape[0] for shape in (result.manifest.inputs | result.manifest.outputs).values()] == [batch] * (
+        2 + len(result.manifest.outputs)
     )
     for arrays in onnx_export.example_inputs(network, batch):
         assert off(network, run_file(path, arrays), of_torch(weights(network), arrays)) < 1e-4
-    assert made.difference < 1e-4
+    assert result.difference < 1e-4
 
 
 @pytest.mark.parametrize("network", list(KINDS))
@@ -122,25 +122,25 @@ def test_dynamic_file_accepts_any_batch(weights, tmp_path, network):
 
 def test_s3fd_with_a_fixed_image_size(weights, tmp_path):
     path = tmp_path / "file.onnx"
-    made = export(weights("s3fd"), path, batch=2, size=SIZE)
-    assert made.manifest.inputs == {"image": [2, 3, *SIZE]}
-    assert made.manifest.outputs["offsets_0"] == [2, 4, 16, 24]
-    assert made.manifest.mel is None
+    result = export(weights("s3fd"), path, batch=2, size=SIZE)
+    assert result.manifest.inputs == {"image": [2, 3, *SIZE]}
+    assert result.manifest.outputs["offsets_0"] == [2, 4, 16, 24]
+    assert result.manifest.mel is None
     arrays = next(iter(onnx_export.example_inputs("s3fd", 2, SIZE)))
     assert off("s3fd", run_file(path, arrays), of_torch(weights("s3fd"), arrays)) < 1e-4
 
 
 @pytest.mark.parametrize("network", list(KINDS))
 def test_fp16_is_close_and_half_as_large(weights, tmp_path, network):
-    whole = export(weights(network), tmp_path / "whole.onnx")
+    full = export(weights(network), tmp_path / "whole.onnx")
     half = export(weights(network), tmp_path / "half.onnx", precision="fp16")
     onnx.checker.check_model(str(half.path), full_check=True)
-    assert half.manifest.inputs == whole.manifest.inputs
-    kinds = {each.type.tensor_type.elem_type for each in onnx.load(half.path).graph.input}
+    assert half.manifest.inputs == full.manifest.inputs
+    kinds = {item.type.tensor_type.elem_type for item in onnx.load(half.path).graph.input}
     assert kinds == {onnx.TensorProto.FLOAT}
     assert 1e-6 < half.difference < onnx_export.TOLERANCES["fp16"]
     if network == "s3fd":
-        assert half.path.stat().st_size < 0.51 * whole.path.stat().st_size
+        assert half.path.stat().st_size < 0.51 * full.path.stat().st_size
 
 
 @pytest.mark.parametrize("network", list(KINDS))
@@ -150,30 +150,30 @@ def test_operators_are_listed_in_the_docs(weights, tmp_path, network):
     graph = onnx.load(path)
     used = {node.op_type for node in graph.graph.node}
     assert used <= OPERATORS
-    assert [(each.domain, each.version) for each in graph.opset_import] == [("", 13)]
+    assert [(item.domain, item.version) for item in graph.opset_import] == [("", 13)]
     for operator in used:
         assert f"| `{operator}` |" in DOCS
     assert graph.ir_version <= 8, "the newest that the compiler's onnx 1.12 knows"
-    assert not any(each.data_location for each in graph.graph.initializer)
+    assert not any(item.data_location for item in graph.graph.initializer)
 
 
 def test_manifest(tiny_checkpoint, tmp_path):
     path = tmp_path / "file.onnx"
     export_generator(path, tiny_checkpoint, batch=8)
     graph = onnx.load(path)
-    told = json.loads({each.key: each.value for each in graph.metadata_props}["wav2lip_npu"])
-    assert told["network"] == "generator"
-    assert told["inputs"] == {"mel": [8, 1, 80, 16], "face": [8, 6, 96, 96]}
-    assert list(told["inputs"]) == [each.name for each in graph.graph.input], (
+    content = json.loads({item.key: item.value for item in graph.metadata_props}["wav2lip_npu"])
+    assert content["network"] == "generator"
+    assert content["inputs"] == {"mel": [8, 1, 80, 16], "face": [8, 6, 96, 96]}
+    assert list(content["inputs"]) == [item.name for item in graph.graph.input], (
         "an .om file knows the order only"
     )
-    assert told["outputs"] == {"picture": [8, 3, 96, 96]}
-    assert told["mel"] == asdict(DEFAULT_MEL)
-    assert told["sha256"] == sha256_of(tiny_checkpoint)
-    assert (told["opset"], told["batch"], told["precision"]) == (13, 8, "fp32")
-    assert told["checkpoint"] == "tiny.pth"
-    assert told["mel_shift"] is None
-    assert read_onnx(path)[1].inputs == told["inputs"]
+    assert content["outputs"] == {"picture": [8, 3, 96, 96]}
+    assert content["mel"] == asdict(DEFAULT_MEL)
+    assert content["sha256"] == sha256_of(tiny_checkpoint)
+    assert (content["opset"], content["batch"], content["precision"]) == (13, 8, "fp32")
+    assert content["checkpoint"] == "tiny.pth"
+    assert content["mel_shift"] is None
+    assert read_onnx(path)[1].inputs == content["inputs"]
 
 
 def test_same_weights_give_the_same_bytes(tiny_checkpoint, tmp_path):
@@ -185,7 +185,7 @@ def test_same_weights_give_the_same_bytes(tiny_checkpoint, tmp_path):
 
 def test_export_leaves_the_network_unchanged(tiny_checkpoint, tmp_path):
     weights = onnx_export.load_network("generator", tiny_checkpoint)
-    before = {name: each.clone() for name, each in weights.module.state_dict().items()}
+    before = {name: item.clone() for name, item in weights.module.state_dict().items()}
     export(weights, tmp_path / "file.onnx")
     after = weights.module.state_dict()
     assert before.keys() == after.keys()
@@ -230,8 +230,8 @@ def command(tmp_path, tiny_checkpoint, monkeypatch, capsys):
 
     def run(*words: object) -> tuple[int, str, str]:
         code = main.main(["export", "--checkpoint_path", str(tiny_checkpoint), *map(str, words)])
-        told = capsys.readouterr()
-        return code, told.out, told.err
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     return run
 
@@ -284,7 +284,7 @@ def test_command_is_printed_for_onnx_too(command):
     _, out, _ = command("--chip", "Ascend910B4", "--precision", "fp16", "--batch", 0, 1, 8)
     lines = out.splitlines()
     assert len(lines) == 2 and all(
-        "--soc_version=Ascend910B4 --precision_mode=force_fp16" in each for each in lines
+        "--soc_version=Ascend910B4 --precision_mode=force_fp16" in item for item in lines
     )
 
 
@@ -302,19 +302,19 @@ def test_atc_is_run_where_it_is_installed(command, tmp_path, monkeypatch, caplog
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected_text"),
     [
         ("echo ATC start\necho 'E10001: Value [Ascend1] for parameter [--soc_version] is invalid.'\necho x\nexit 1", "with code 1: E10001: Value [Ascend1]"),
         ("exit 0", "with code 0: no output"),
         ("echo cannot open libge_compiler.so\nexit 127", "with code 127: cannot open libge_compiler.so"),
     ],
 )  # fmt: skip
-def test_failure_of_atc_is_one_line(command, tmp_path, monkeypatch, text, told):
+def test_failure_of_atc_is_one_line(command, tmp_path, monkeypatch, text, expected_text):
     install_program(tmp_path / "tools", "atc", f"#!/bin/sh\n{text}\n", monkeypatch)
     code, _, err = command("--format", "om", "--chip", "Ascend1")
     assert code == 2
     last = err.splitlines()[-1]
-    assert last.startswith("wav2lip-npu: atc failed ") and told in last and "--chip" in last
+    assert last.startswith("wav2lip-npu: atc failed ") and expected_text in last and "--chip" in last
 
 
 def test_chip_is_taken_from_npu_smi(command, tmp_path, monkeypatch):
@@ -326,7 +326,7 @@ def test_chip_is_taken_from_npu_smi(command, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected_text"),
     [
         (["--batch", "-1"], "--batch -1 is out of range"),
         (["--batch", "8", "8"], "--batch 8 8"),
@@ -339,10 +339,10 @@ def test_chip_is_taken_from_npu_smi(command, tmp_path, monkeypatch):
         (["--outdir", "/proc/none"], "cannot write"),
     ],
 )
-def test_bad_input_is_one_line(command, tmp_path, words, told):
+def test_bad_input_is_one_line(command, tmp_path, words, expected_text):
     code, _, err = command(*words)
     assert code == 2
-    assert told in err.splitlines()[-1]
+    assert expected_text in err.splitlines()[-1]
     assert not list(tmp_path.glob("exported/*"))
 
 
@@ -369,7 +369,7 @@ def test_example_inputs_have_the_shapes_of_the_manifest():
     for network, shapes in INPUTS.items():
         for arrays in onnx_export.example_inputs(network, 2, SIZE):
             assert list(arrays) == list(shapes)
-            assert all(each.dtype == np.float32 and len(each) == 2 for each in arrays.values())
+            assert all(item.dtype == np.float32 and len(item) == 2 for item in arrays.values())
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from wav2lip_npu.faces.detectors import HogDetector, hog_to_s3fd, load_detector
 PHOTO = np.ascontiguousarray(data.astronaut()[:, :, ::-1])
 
 
-def test_hog_box_holds_mouth_and_chin() -> None:
+def test_hog_box_contains_mouth_and_chin() -> None:
     best = max(HogDetector()([PHOTO])[0], key=lambda detection: detection.score)
     x1, y1, x2, y2 = best.box
     mouth, chin = (223, 148), (227, 174)
@@ -39,7 +39,7 @@ def test_hog_boxes_match_s3fd_boxes() -> None:
     for size in sizes:
         for detection in detector([cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)])[0]:
             boxes.append(detection.box * (450 / size))
-    # Reference section 7: about (140, 150, 335, 360); the face is turned, so dlib's box sits to one side.
+    # About (140, 150, 335, 360). The face is turned, so dlib's box is off to one side.
     np.testing.assert_allclose(np.mean(boxes, axis=0), [140, 150, 335, 360], atol=25)
     np.testing.assert_allclose(np.mean(boxes, axis=0)[[1, 3]], [150, 360], atol=10)
 

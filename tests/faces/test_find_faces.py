@@ -41,7 +41,7 @@ HEAD = _texture(1, (128, 128))
 
 
 def scene(heads: Sequence[Head], background: int = 2, view: float = 0.0) -> YuvImage:
-    """Textured squares on a textured wall; `view` px pans the wall. A head that is seen is red."""
+    """Draw textured squares on a textured wall, which `view` pans by pixels. Visible heads are red."""
     wall = _texture(background, (HEIGHT, 3 * WIDTH))
     y = cv2.warpAffine(wall, np.array([[1, 0, -WIDTH - view], [0, 1, 0]]), (WIDTH, HEIGHT))
     v = np.full((HEIGHT, WIDTH), 128, np.uint8)
@@ -63,7 +63,7 @@ def video(shots: Sequence[YuvImage]) -> list[Frame]:
 
 
 class RedDetector:
-    """Finds red squares; `coarse` makes its boxes step like a pyramid's: 1.2 in size, 8 px in place."""
+    """Detects red squares; with `coarse`, boxes have the steps of a pyramid: 1.2 in size, 8 px in position."""
 
     short_side, face_side = 180, 96
 
@@ -85,7 +85,7 @@ class RedDetector:
             x, y, side = left + width / 2, top + height / 2, (width * height) ** 0.5
             if self.coarse:
                 side = 1.2 ** round(np.log(side) / np.log(1.2))
-                x, y = (8 * round(place / 8) for place in (x, y))
+                x, y = (8 * round(edge / 8) for edge in (x, y))
             box = np.array([x - side / 2, y - side / 2, x + side / 2, y + side / 2], np.float32)
             found.append(Detection(box, 0.9))
         return found
@@ -94,16 +94,16 @@ class RedDetector:
 def follow(
     frames: Sequence[Frame], detector: RedDetector | HogDetector | None = None, options: FaceOptions = NO_PADS
 ) -> list[TrackedFrame]:
-    faced = list(find_faces(iter(frames), detector or RedDetector(), options))
-    assert [each.frame.index for each in faced] == [frame.index for frame in frames]
-    return faced
+    tracked = list(find_faces(iter(frames), detector or RedDetector(), options))
+    assert [item.frame.index for item in tracked] == [frame.index for frame in frames]
+    return tracked
 
 
-def errors(faced: Sequence[TrackedFrame], heads: Sequence[Head]) -> np.ndarray:
-    """[N, 3]: x, y, side of the box against the head's, in % of its side; nan without a box."""
+def errors(tracked: Sequence[TrackedFrame], heads: Sequence[Head]) -> np.ndarray:
+    """Return the errors [N, 3] of x, y and side of the boxes, in % of the side; NaN without a box."""
     rows = []
-    for each, (x, y, side, _) in zip(faced, heads, strict=True):
-        x1, y1, x2, y2 = each.box if each.box is not None else [np.nan] * 4
+    for item, (x, y, side, _) in zip(tracked, heads, strict=True):
+        x1, y1, x2, y2 = item.box if item.box is not None else [np.nan] * 4
         rows.append([(x1 + x2) / 2 - x, (y1 + y2) / 2 - y, ((x2 - x1) * (y2 - y1)) ** 0.5 - side])
         rows[-1] = [100 * part / side for part in rows[-1]]
     return np.array(rows)
@@ -122,7 +122,7 @@ def test_moving_head_is_tracked_without_lag(name: str) -> None:
     heads = [PATHS[name](i) for i in range(50)]
     off = errors(follow(video([scene([head]) for head in heads]), RedDetector(coarse=True)), heads)
     assert np.abs(off).mean() < 1.5 and np.abs(off).max() < 4
-    # A box that lags would err along the motion: the error must not depend on the velocity.
+    # The error of a lagging box would grow with the velocity.
     velocity = np.gradient([head[0] for head in heads])
     if np.ptp(velocity) > 1:
         assert abs(np.polyfit(velocity, off[:, 0], 1)[0]) < 0.15
@@ -135,7 +135,7 @@ def test_box_of_a_still_head_is_still() -> None:
         planes = scene([(150.3, 88.7, 71, True)])
         noisy = np.clip(planes.y + rng.normal(0, 3, planes.y.shape), 0, 255).astype(np.uint8)
         frames.append(Frame(i, YuvImage(noisy, planes.u, planes.v, Colour()), i))
-    boxes = np.array([each.box for each in follow(frames, RedDetector(coarse=True))])
+    boxes = np.array([item.box for item in follow(frames, RedDetector(coarse=True))])
     assert np.ptp(boxes[:, 2] - boxes[:, 0]) < 0.01 * 71
     assert np.ptp(boxes, axis=0).max() < 0.01 * 71
 
@@ -144,48 +144,48 @@ def test_no_smoothing_across_a_cut() -> None:
     before, after = (90.0, 80.0, 60.0, True), (220.0, 100.0, 90.0, True)
     heads = [before] * 30 + [after] * 30
     shots = [scene([before], background=2)] * 30 + [scene([after], background=3)] * 30
-    faced = follow(video(shots), RedDetector(coarse=True))
-    assert [i for i, each in enumerate(faced) if each.cut] == [30]
-    assert np.abs(errors(faced, heads)).max() < 4
+    tracked = follow(video(shots), RedDetector(coarse=True))
+    assert [i for i, item in enumerate(tracked) if item.cut] == [30]
+    assert np.abs(errors(tracked, heads)).max() < 4
 
 
-def test_fast_pan_is_no_cut() -> None:
+def test_fast_pan_is_not_a_cut() -> None:
     shots = [scene([(160, 90, 70, True)], view=200 * np.sin(i / 6)) for i in range(40)]
-    assert not any(each.cut for each in follow(video(shots)))
+    assert not any(item.cut for item in follow(video(shots)))
     empty = [scene([], view=200 * np.sin(i / 6)) for i in range(40)]
-    assert not any(each.cut for each in follow(video(empty)))
+    assert not any(item.cut for item in follow(video(empty)))
 
 
 def test_cut_without_faces_is_detected() -> None:
-    faced = follow(video([scene([], background=2)] * 5 + [scene([], background=3)] * 5))
-    assert [each.cut for each in faced] == [i == 5 for i in range(10)]
+    tracked = follow(video([scene([], background=2)] * 5 + [scene([], background=3)] * 5))
+    assert [item.cut for item in tracked] == [i == 5 for i in range(10)]
 
 
 def _blind(first: int, last: int, count: int) -> list[YuvImage]:
-    """The head moves on while the detector does not see it from `first` to before `last`."""
+    """Return a moving head that the detector does not see from `first` to before `last`."""
     return [scene([(100 + i, 90, 70, not first <= i < last)]) for i in range(count)]
 
 
 def test_short_gap_is_bridged() -> None:
-    faced = follow(video(_blind(20, 32, 60)))
+    tracked = follow(video(_blind(20, 32, 60)))
     heads = [(100.0 + i, 90.0, 70.0, True) for i in range(60)]
-    assert np.abs(errors(faced, heads)).max() < 3
+    assert np.abs(errors(tracked, heads)).max() < 3
 
 
 def test_long_gap_has_no_box() -> None:
-    boxes = [each.box is not None for each in follow(video(_blind(30, 110, 140)))]
+    boxes = [item.box is not None for item in follow(video(_blind(30, 110, 140)))]
     assert all(boxes[:30]) and not any(boxes[45:95]) and all(boxes[125:])
 
 
 def test_face_is_tracked_backwards() -> None:
-    faced = follow(video(_blind(0, 6, 30)))
-    assert all(each.box is not None for each in faced)
-    assert np.abs(errors(faced, [(100.0 + i, 90.0, 70.0, True) for i in range(30)])).max() < 3
+    tracked = follow(video(_blind(0, 6, 30)))
+    assert all(item.box is not None for item in tracked)
+    assert np.abs(errors(tracked, [(100.0 + i, 90.0, 70.0, True) for i in range(30)])).max() < 3
 
 
 def test_box_ends_with_the_face() -> None:
     shots = [scene([(160, 90, 70, True)])] * 30 + [scene([])] * 40
-    boxes = [each.box is not None for each in follow(video(shots))]
+    boxes = [item.box is not None for item in follow(video(shots))]
     assert all(boxes[:30]) and not any(boxes[30 + MAX_GAP :])
 
 
@@ -196,11 +196,11 @@ def test_missed_detections_leave_no_gap() -> None:
             return found if len(self.calls) % 3 else [[] for _ in images]
 
     heads = [(120 + i, 90.0, 70.0, True) for i in range(60)]
-    faced = follow(video([scene([head]) for head in heads]), Careless(coarse=True))
-    assert np.abs(errors(faced, heads)).max() < 4
+    tracked = follow(video([scene([head]) for head in heads]), Careless(coarse=True))
+    assert np.abs(errors(tracked, heads)).max() < 4
 
 
-# Two people: chosen by rule, then kept.
+# Two people: one is selected and then kept.
 LEFT, RIGHT = (80.0, 90.0, 60.0, True), (230.0, 90.0, 72.0, True)
 
 
@@ -217,33 +217,33 @@ LEFT, RIGHT = (80.0, 90.0, 60.0, True), (230.0, 90.0, 72.0, True)
     ],
 )
 def test_face_select(rule: str, x: float) -> None:
-    faced = follow(
+    tracked = follow(
         video([scene([LEFT, RIGHT])] * 12), options=FaceOptions(face_select=rule, pads=(0, 0, 0, 0))
     )
-    assert all(abs((each.box[0] + each.box[2]) / 2 - x) < 3 for each in faced if each.box is not None)
-    assert all(each.box is not None for each in faced)
+    assert all(abs((item.box[0] + item.box[2]) / 2 - x) < 3 for item in tracked if item.box is not None)
+    assert all(item.box is not None for item in tracked)
 
 
 def test_box_stays_with_one_person() -> None:
     def heads(i: int) -> list[Head]:
-        grown = (LEFT[0], LEFT[1], LEFT[2] + min(i, 40), True)  # soon the larger of the two
+        grown = (LEFT[0], LEFT[1], LEFT[2] + min(i, 40), True)  # later the larger of the two
         return [grown, (RIGHT[0], RIGHT[1], RIGHT[2], not 40 <= i < 80)]
 
-    faced = follow(video([scene(heads(i)) for i in range(100)]))
-    centres = [(each.box[0] + each.box[2]) / 2 for each in faced if each.box is not None]
+    tracked = follow(video([scene(heads(i)) for i in range(100)]))
+    centres = [(item.box[0] + item.box[2]) / 2 for item in tracked if item.box is not None]
     assert len(centres) > 60 and min(centres) > 200
-    assert faced[-1].box is not None
+    assert tracked[-1].box is not None
 
 
 def test_face_is_selected_again_after_a_cut() -> None:
     shots = [scene([LEFT, RIGHT], background=2)] * 15
     shots += [scene([(80, 90, 80, True), (230, 90, 50, True)], background=3)] * 15
-    faced = follow(video(shots))
-    x = [(each.box[0] + each.box[2]) / 2 for each in faced if each.box is not None]
+    tracked = follow(video(shots))
+    x = [(item.box[0] + item.box[2]) / 2 for item in tracked if item.box is not None]
     assert len(x) == 30 and min(x[:15]) > 220 and max(x[15:]) < 90
 
 
-# A source that comes again.
+# Repeated sources.
 def test_loop_is_detected_once() -> None:
     shots = [scene([(100 + 2 * i, 90, 70, True)]) for i in range(20)]
     order = [*range(20), *range(20), *range(7)]
@@ -251,26 +251,26 @@ def test_loop_is_detected_once() -> None:
     alone = follow(video(shots), once)
     looped = follow([Frame(i, shots[source], source) for i, source in enumerate(order)], again)
     assert again.calls == once.calls
-    for each in looped:
-        np.testing.assert_array_equal(each.box, alone[each.frame.source].box)
-    assert [i for i, each in enumerate(looped) if each.cut] == [20, 40]
+    for item in looped:
+        np.testing.assert_array_equal(item.box, alone[item.frame.source].box)
+    assert [i for i, item in enumerate(looped) if item.cut] == [20, 40]
 
 
 def test_pingpong_turns_without_a_cut() -> None:
     shots = [scene([LEFT], background=2)] * 6 + [scene([RIGHT], background=3)] * 6
     order = [*range(12), *range(10, -1, -1), *range(1, 12)]
-    faced = follow([Frame(i, shots[source], source) for i, source in enumerate(order)])
-    cuts = [(order[i - 1], order[i]) for i, each in enumerate(faced) if each.cut]
+    tracked = follow([Frame(i, shots[source], source) for i, source in enumerate(order)])
+    cuts = [(order[i - 1], order[i]) for i, item in enumerate(tracked) if item.cut]
     assert cuts == [(5, 6), (6, 5), (5, 6)]
-    assert all(each.box is not None for each in faced)
+    assert all(item.box is not None for item in tracked)
 
 
 def test_still_image_is_detected_once() -> None:
     planes, detector = scene([(150, 90, 70, True)]), RedDetector(coarse=True)
-    faced = follow([Frame(i, planes, 0) for i in range(50)], detector)
+    tracked = follow([Frame(i, planes, 0) for i in range(50)], detector)
     assert sum(detector.calls) == 1 + 3 * detector.views
-    assert not any(each.cut for each in faced)
-    assert np.abs(errors(faced, [(150.0, 90.0, 70.0, True)] * 50)).max() < 3
+    assert not any(item.cut for item in tracked)
+    assert np.abs(errors(tracked, [(150.0, 90.0, 70.0, True)] * 50)).max() < 3
 
 
 @settings(max_examples=25, deadline=None)
@@ -278,9 +278,9 @@ def test_still_image_is_detected_once() -> None:
 def test_each_source_has_one_box_in_any_order(order: list[int]) -> None:
     shots = [scene([(60 + 40 * i, 90, 60, True)]) for i in range(5)]
     seen: dict[int, Box | None] = {}
-    for each in follow([Frame(i, shots[source], source) for i, source in enumerate(order)]):
-        first = seen.setdefault(each.frame.source, each.box)
-        np.testing.assert_array_equal(first, each.box)
+    for item in follow([Frame(i, shots[source], source) for i, source in enumerate(order)]):
+        first = seen.setdefault(item.frame.source, item.box)
+        np.testing.assert_array_equal(first, item.box)
 
 
 # Options.
@@ -295,12 +295,12 @@ def test_pads_are_clipped_to_the_frame() -> None:
 def test_constant_box_is_used_unchanged() -> None:
     detector = RedDetector()
     options = FaceOptions(box=(20, 120, 30, 110), pads=(9, 9, 9, 9))
-    faced = follow(
+    tracked = follow(
         video([scene([LEFT], background=2)] * 3 + [scene([LEFT], background=3)] * 3), detector, options
     )
-    for each in faced:
-        np.testing.assert_array_equal(each.box, np.array([30, 20, 110, 120], np.float32))
-    assert [each.cut for each in faced] == [False, False, False, True, False, False]
+    for item in tracked:
+        np.testing.assert_array_equal(item.box, np.array([30, 20, 110, 120], np.float32))
+    assert [item.cut for item in tracked] == [False, False, False, True, False, False]
     assert not detector.calls
 
 
@@ -333,19 +333,19 @@ def test_nosmooth_yields_detected_boxes_in_batches() -> None:
     detector = RedDetector(coarse=True)
     options = FaceOptions(nosmooth=True, face_det_batch_size=4, pads=(0, 0, 0, 0))
     shots = [scene([head]) for head in heads]
-    faced = follow(video(shots), detector, options)
+    tracked = follow(video(shots), detector, options)
     assert detector.calls == [4, 4, 2]
-    for each, planes in zip(faced, shots, strict=True):
+    for item, planes in zip(tracked, shots, strict=True):
         raw = detector([planes.to_image()])[0]
         if raw:
-            np.testing.assert_allclose(each.box, raw[0].box, atol=1e-3)
+            np.testing.assert_allclose(item.box, raw[0].box, atol=1e-3)
         else:
-            assert each.box is None
+            assert item.box is None
 
 
 # The stream.
 class Source:
-    """Counts what is taken from it and notices that it is closed."""
+    """Counts the items taken, and records that it is closed."""
 
     def __init__(self, frames: Sequence[Frame]) -> None:
         self.taken, self.closed, self.frames = 0, False, frames
@@ -375,11 +375,11 @@ def test_look_ahead_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None
     frames = video([scene([LEFT])] * 30)
     monkeypatch.setattr(tracker, "LOOK_AHEAD_BYTES", 5.5 * frames[0].yuv.nbytes)
     source = Source(frames)
-    for number, each in enumerate(find_faces(source, RedDetector(), NO_PADS), start=1):
+    for number, item in enumerate(find_faces(source, RedDetector(), NO_PADS), start=1):
         assert source.taken <= number + 5
-        assert each.box is not None
+        assert item.box is not None
     monkeypatch.setattr(tracker, "LOOK_AHEAD_BYTES", 1)
-    assert all(each.box is not None for each in follow(frames))
+    assert all(item.box is not None for item in follow(frames))
 
 
 def test_close_closes_the_source() -> None:
@@ -402,16 +402,16 @@ def test_frames_without_pixels_pass(options: FaceOptions, height: int, width: in
     half = np.full((height // 2, width // 2), 128, np.uint8)
     planes = YuvImage(np.zeros((height, width), np.uint8), half, half, Colour())
     detector = HogDetector() if height < 4320 else RedDetector()
-    faced = follow(video([planes] * 3), detector, options)
-    assert all(each.box is None and not each.cut for each in faced)
+    tracked = follow(video([planes] * 3), detector, options)
+    assert all(item.box is None and not item.cut for item in tracked)
 
 
 def test_change_of_size_is_a_cut() -> None:
     small = scene([LEFT])
     large = YuvImage.from_image(small.scaled(640, 360), Colour())
-    faced = follow(video([small] * 5 + [large] * 5))
-    assert [i for i, each in enumerate(faced) if each.cut] == [5]
-    assert all(each.box is not None for each in faced)
+    tracked = follow(video([small] * 5 + [large] * 5))
+    assert [i for i, item in enumerate(tracked) if item.cut] == [5]
+    assert all(item.box is not None for item in tracked)
 
 
 unit = st.floats(-50, 400, width=32)
@@ -467,7 +467,7 @@ def test_photo_is_tracked_along_a_known_path(
         noisy = np.clip(image + rng.normal(0, 3, image.shape), 0, 255).astype(np.uint8)
         frames.append(Frame(i, YuvImage.from_image(noisy, Colour()), i))
         true.append([x - zoom * half[0], y - zoom * half[1], x + zoom * half[0], y + zoom * half[1]])
-    boxes = np.array([each.box for each in follow(frames, HogDetector())])
+    boxes = np.array([item.box for item in follow(frames, HogDetector())])
     side = np.array(true)[:, 3] - np.array(true)[:, 1]
     error = np.abs(boxes - np.array(true)).max(axis=1) / side
     assert error.mean() < 0.02 and error.max() < 0.035
@@ -493,7 +493,7 @@ def clip(name: str, *, first: int = 0, count: int = 10_000) -> list[Frame]:
 
 @pytest.mark.parametrize("name", ["bbaf4p", "bbal6n", "bbal7s"])
 def test_real_clips_of_a_still_head(name: str) -> None:
-    boxes = np.array([each.box for each in follow(clip(f"grid/s1/{name}.mp4"), HogDetector())])
+    boxes = np.array([item.box for item in follow(clip(f"grid/s1/{name}.mp4"), HogDetector())])
     height = boxes[:, 3] - boxes[:, 1]
     assert np.ptp(height) < 0.01 * height.mean()
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -501,18 +501,18 @@ def test_real_clips_of_a_still_head(name: str) -> None:
 
 
 def test_real_clip_with_cuts_and_a_side_face() -> None:
-    faced = follow(clip("clips/cuts_side_faces_2997.mp4", count=95), HogDetector())
-    assert [each.frame.index for each in faced if each.cut] == [20, 82]
-    assert [each.box is not None for each in faced] == [not 20 <= i < 82 for i in range(95)]
+    tracked = follow(clip("clips/cuts_side_faces_2997.mp4", count=95), HogDetector())
+    assert [item.frame.index for item in tracked if item.cut] == [20, 82]
+    assert [item.box is not None for item in tracked] == [not 20 <= i < 82 for i in range(95)]
 
 
 def test_real_clip_of_two_people() -> None:
     frames = clip("clips/two_faces_ac3.avi", count=40)
     for rule, low, high in (("left", 0, 640), ("right", 640, 1280)):
-        faced = follow(frames, HogDetector(), FaceOptions(face_select=rule))
-        boxes = [each.box for each in faced if each.box is not None]
+        tracked = follow(frames, HogDetector(), FaceOptions(face_select=rule))
+        boxes = [item.box for item in tracked if item.box is not None]
         assert len(boxes) == 40 and all(low <= box[0] and box[2] <= high for box in boxes)
 
 
 def test_real_clip_without_faces() -> None:
-    assert all(each.box is None for each in follow(clip("clips/no_face.mp4", count=100), HogDetector()))
+    assert all(item.box is None for item in follow(clip("clips/no_face.mp4", count=100), HogDetector()))

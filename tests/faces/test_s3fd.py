@@ -20,7 +20,7 @@ PHOTO = np.ascontiguousarray(data.astronaut()[:, :, ::-1])
 
 
 def reference_candidates(outputs: list[np.ndarray], image: int) -> list[list[float]]:
-    """One cell at a time, after section 1.9 of the reference."""
+    """Decode one cell at a time."""
     rows = []
     for level in range(len(outputs) // 2):
         classes, offsets = outputs[2 * level][image], outputs[2 * level + 1][image]
@@ -76,14 +76,16 @@ def reference_suppression(boxes: np.ndarray, scores: np.ndarray, max_overlap: fl
     return kept
 
 
-whole = st.integers(0, 60)
+position = st.integers(0, 60)
 
 
 @given(
-    st.lists(st.tuples(whole, whole, st.integers(1, 40), st.integers(1, 40), st.integers(0, 9)), max_size=25)
+    st.lists(
+        st.tuples(position, position, st.integers(1, 40), st.integers(1, 40), st.integers(0, 9)), max_size=25
+    )
 )
-def test_suppression_equals_a_loop_over_all_pairs(places: list[tuple[int, int, int, int, int]]) -> None:
-    rows = [[x, y, x + w, y + h, score / 10] for x, y, w, h, score in places]
+def test_suppression_equals_a_loop_over_all_pairs(rectangles: list[tuple[int, int, int, int, int]]) -> None:
+    rows = [[x, y, x + w, y + h, score / 10] for x, y, w, h, score in rectangles]
     candidates = np.array(rows, np.float32).reshape(-1, 5)
     kept = reference_suppression(candidates[:, :4].astype(float), candidates[:, 4], 0.3)
     np.testing.assert_array_equal(suppress(candidates, 0.3), candidates[kept])
@@ -112,7 +114,7 @@ def test_batch_equals_single_images(network: torch.nn.Module, monkeypatch: pytes
     def confident(self: S3fdDetector, batch: np.ndarray) -> list[np.ndarray]:
         shapes.append(batch.shape)
         outputs = forward(self, batch)
-        for classes in outputs[::2]:  # untrained, all scores are near 0.5
+        for classes in outputs[::2]:  # without training, all scores are near 0.5
             classes[:, 1] += 4 * (classes[:, 1] - classes[:, 1].mean(axis=(1, 2), keepdims=True))
         return outputs
 

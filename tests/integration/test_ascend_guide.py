@@ -54,11 +54,11 @@ def block_commands() -> list[str]:
 def inline_commands() -> list[str]:
     """Return commands in text and tables; two words such as `wav2lip-npu preprocess` only name one."""
     text = re.sub(r"^```.*?^```", "", GUIDE.removesuffix(TABLE), flags=re.DOTALL | re.MULTILINE)
-    found = [re.sub(r"\s+", " ", code) for code in re.findall(r"`([^`]+)`", text)]
+    prefixes = [re.sub(r"\s+", " ", code) for code in re.findall(r"`([^`]+)`", text)]
     names = ("wav2lip-npu", "python")
     return [
         code
-        for code in found
+        for code in prefixes
         if " " in code
         and (program := code.split()[0]) in PROGRAMS
         and (program not in names or code.count(" ") > 1)
@@ -66,7 +66,7 @@ def inline_commands() -> list[str]:
 
 
 def rows() -> dict[str, str]:
-    """Return command prefixes, and how commands with each prefix were tried."""
+    """Return command prefixes and how the commands were tried."""
     cells = re.findall(r"^\| (`.*) \| (.*) \|$", TABLE, re.MULTILINE)
     return {code: how for commands, how in cells for code in re.findall(r"`([^`]+)`", commands)}
 
@@ -74,9 +74,9 @@ def rows() -> dict[str, str]:
 def row_of(line: str) -> str:
     """Return the row of a command: the longest matching prefix."""
     bare = re.sub(r"^([A-Z_]+=\S+ )+", "", line)
-    found = [each for each in rows() if bare.startswith(each)]
-    assert found, f"the last table of the page has no row for: {line}"
-    return max(found, key=len)
+    prefixes = [item for item in rows() if bare.startswith(item)]
+    assert prefixes, f"the last table of the page has no row for: {line}"
+    return max(prefixes, key=len)
 
 
 def test_table_lists_every_command():
@@ -98,11 +98,11 @@ def test_links_and_files_exist():
         for text in re.findall(r"^#+ (.*)$", GUIDE, re.MULTILINE)
     }
     for target in re.findall(r"\]\(([^)]+)\)", GUIDE):
-        file, _, place = target.partition("#")
+        file, _, anchor = target.partition("#")
         if file:
             assert (ROOT / "docs" / file).exists(), target
         else:
-            assert place in headings, target
+            assert anchor in headings, target
     for name in re.findall(r"`((?:tests|docker|docs|benchmarks)/[\w./]+)`", GUIDE):
         assert (ROOT / name).exists(), name
     python = re.findall(r"^\| (\d[\w.]+).*?\| ([\w.]+) \| ([\d.]+ to [\d.]+) \|", GUIDE, re.MULTILINE)
@@ -304,8 +304,8 @@ def test_vendor_steps_run(folder, monkeypatch, one_thread, caplog):
 
     def rename_checkpoint(name: str, step: int) -> None:
         """Provide the checkpoint of many steps that the page continues from."""
-        made = folder / "savedmodel" / name / "checkpoint_step000000002.pth"
-        shutil.copyfile(made, made.with_name(f"checkpoint_step{step:09d}.pth"))
+        checkpoint = folder / "savedmodel" / name / "checkpoint_step000000002.pth"
+        shutil.copyfile(checkpoint, checkpoint.with_name(f"checkpoint_step{step:09d}.pth"))
 
     run("wav2lip-npu doctor")
     assert "Ascend: ready" in caplog.text and "compared with the CPU" in caplog.text
@@ -331,7 +331,7 @@ def test_vendor_steps_run(folder, monkeypatch, one_thread, caplog):
 @pytest.mark.any_device
 @pytest.mark.npu_only
 def test_compiled_models_run(folder, monkeypatch, tiny_checkpoint, one_thread, capsys):
-    """Compare, export and dub as on the page, with stand-ins for the compiler and the runtime."""
+    """Compare, export and dub as on the page, with substitutes for the compiler and the runtime."""
     monkeypatch.chdir(folder)
     weights = folder / "savedmodel/wav2lip_model/checkpoint_step000003000.pth"
     weights.parent.mkdir(parents=True, exist_ok=True)
@@ -345,7 +345,7 @@ cp "$from" "$to.om"
     fake_cann.install_bench(monkeypatch, calls)
     for beginning in ("wav2lip-npu compare", "wav2lip-npu export", "wav2lip-npu dub --engine om"):
         (words,) = guide_lines(beginning)
-        words = [each.replace("generator_b8", "generator_b3") for each in words[1:]]
+        words = [item.replace("generator_b8", "generator_b3") for item in words[1:]]
         assert main.main(words + RUNS[beginning]) == 0, words
     assert "B is npu" in capsys.readouterr().out
     assert calls[0] == ("load", 0, "exported/generator_b3.om")
@@ -383,8 +383,8 @@ def test_several_cards_run(folder, monkeypatch, training_set):
 
 @pytest.fixture(scope="module")
 def job() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(JOB)
-    return found
+    prefixes: dict[str, Any] = yaml.safe_load(JOB)
+    return prefixes
 
 
 @on_the_host
@@ -429,16 +429,16 @@ def test_each_pod_trains_on_all_its_cards(job, parsed):
         assert set(mounts) == {volume["name"] for volume in task["template"]["spec"]["volumes"]}
         assert mounts["work"] == container["workingDir"], "relative folders must be on the shared volume"
         assert not os.path.isabs(command.paths.data_root) and not os.path.isabs(command.paths.checkpoint_dir)
-        assert all(isinstance(each["value"], str) for each in container["env"] if "value" in each)
+        assert all(isinstance(item["value"], str) for item in container["env"] if "value" in item)
         fields = [
-            each["valueFrom"]["fieldRef"]["fieldPath"] for each in container["env"] if "valueFrom" in each
+            item["valueFrom"]["fieldRef"]["fieldPath"] for item in container["env"] if "valueFrom" in item
         ]
         assert fields == [f"metadata.annotations['{resource}']"]
 
 
 @on_the_host
 def test_pods_run_as_the_user_of_the_image(job):
-    (user,) = [each.text for each in instructions(DOCKERFILE) if each.name == "USER"]
+    (user,) = [item.text for item in instructions(DOCKERFILE) if item.name == "USER"]
     for task in job["spec"]["tasks"]:
         context = task["template"]["spec"]["securityContext"]
         assert f"{context['runAsUser']}:{context['runAsGroup']}" == user

@@ -19,5 +19,5 @@ def generated() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in DOCS.glob("*.md")))
-def test_page_is_what_generate_writes(name):
+def test_generated_pages_are_up_to_date(name):
     assert (DOCS / name).read_text() == generated()[name], "run python docs/generate.py"

@@ -1,4 +1,4 @@
-"""The whole way from videos to a dub with newly trained networks, on a few seconds of synthetic video."""
+"""From videos to a dub with newly trained networks, on a few seconds of synthetic video."""
 
 from __future__ import annotations
 

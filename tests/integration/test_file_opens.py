@@ -1,4 +1,4 @@
-"""A dub opens its face file as few times as it needs to."""
+"""A dub opens its face file no more often than necessary."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def dub(tiny_checkpoint, speech, tmp_path):
 
 
 def test_dub_of_a_video_opens_it_three_times(dub, face_video, monkeypatch):
-    """Once to see that it is not an image, once to probe it, once to read its frames."""
+    """Once to test for an image, once to probe it, once to read its frames."""
     opens = record_opens(monkeypatch)
     dub(face_video, "--extend", "hold")  # the decoder runs ahead of the end and would start over
     assert opens.count(str(face_video)) == 3

@@ -27,11 +27,11 @@ from wav2lip_npu.training.distributed import Ranks
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(240)]
 WORKER = str(ROOT / "tests" / "support" / "node_worker.py")
 EVERY = 3
-"""Steps from one checkpoint to the next."""
+"""Steps between checkpoints."""
 
 
 class Machines(NamedTuple):
-    """Two nodes, and the set of clips that both see."""
+    """Two nodes and the clips that both read."""
 
     nodes: tuple[Node, Node]
     clips: Path
@@ -39,7 +39,7 @@ class Machines(NamedTuple):
     def train(
         self, out: Path | tuple[Path, Path], steps: int, notes: Path | None = None
     ) -> list[subprocess.Popen[str]]:
-        """Start the training on both; with `notes`, each rank saves its networks there."""
+        """Start training on both nodes; with `notes`, each rank saves its networks in that folder."""
         port = free_port()
         outs = out if isinstance(out, tuple) else (out, out)
         started = []
@@ -53,7 +53,7 @@ class Machines(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """Result of a training in which a machine failed."""
+    """Result of a training run in which a machine failed."""
 
     out: Path
     output: str
@@ -94,7 +94,7 @@ def failure(machines, tmp_path_factory) -> Failure:
 
 @pytest.fixture(scope="module")
 def resumed(machines, failure, tmp_path_factory) -> tuple[Path, int, list[str]]:
-    """Run the same commands again, two steps further: folder of the networks, step, output of each."""
+    """Run the same commands for two more steps: folder of the networks, step, outputs."""
     notes = tmp_path_factory.mktemp("notes")
     step = saved_steps(failure.out)[0] + 2
     output = []
@@ -105,7 +105,7 @@ def resumed(machines, failure, tmp_path_factory) -> tuple[Path, int, list[str]]:
 
 
 def check_failure(failure: Failure) -> None:
-    """The other machine ends soon, with one line that says what to do, and without a traceback."""
+    """Check that the other machine ends soon with a one-line error and its fix, without a traceback."""
     print(f"the other machine ended after {failure.took_s:.1f} s")
     assert failure.code == 1, "that is torchrun's"
     (line,) = [line for line in failure.output.splitlines() if line.startswith("wav2lip-npu: ")]
@@ -136,7 +136,7 @@ def test_same_commands_resume(resumed):
 
 @pytest.mark.any_device
 def test_two_machines_equal_two_processes_of_one_machine(failure, resumed, training_set, tmp_path):
-    """Bit for bit, failure included: the sum of two gradients is the same in any order."""
+    """Results are equal bit for bit, even with a failure: the sum of two gradients is the same in any order."""
     _, step, _ = resumed
     words = command(
         training_set, tmp_path / "out", ORIGINAL, steps=step, checkpoint_interval=EVERY, log_interval=1

@@ -1,4 +1,4 @@
-"""The package on the simulated NPU (`TEST_DEVICE=npu`): results of the CPU, and the rules of the hardware.
+"""The package on the simulated NPU (`TEST_DEVICE=npu`): results equal to the CPU, and rules of the hardware.
 
 Tests of broken rules patch a mistake into the package and check that a run which otherwise succeeds fails.
 """
@@ -68,7 +68,7 @@ def dub_frames(models: inference.Models, face: Path, audio: Path, out: Path) -> 
     return np.stack([frame.image for frame in video_reader.read_frames(out)])
 
 
-# Results of the CPU
+# Results equal to the CPU
 
 
 def test_auto_is_the_npu():
@@ -77,19 +77,19 @@ def test_auto_is_the_npu():
 
 
 @pytest.mark.parametrize("precision", device.PRECISIONS)
-def test_dub_equals_that_of_the_cpu(tiny_checkpoint, face_video, speech, tmp_path, precision):
-    found, wanted = (
+def test_dub_equals_the_cpu(tiny_checkpoint, face_video, speech, tmp_path, precision):
+    results, wanted = (
         dub_frames(
-            models_on(place, tiny_checkpoint, precision=precision),
+            models_on(target, tiny_checkpoint, precision=precision),
             face_video,
             speech,
-            tmp_path / f"{place}.mkv",
+            tmp_path / f"{target}.mkv",
         )
-        for place in ("npu", "cpu")
+        for target in ("npu", "cpu")
     )
-    assert found.shape == wanted.shape
-    off = np.abs(found.astype(int) - wanted)
-    # One level in each YUV plane is up to four in BGR.
+    assert results.shape == wanted.shape
+    off = np.abs(results.astype(int) - wanted)
+    # One level in each YUV plane becomes up to four in BGR.
     assert off.max() <= (4 if precision.startswith("fp32") else 6)
     assert off.mean() < (0.01 if precision.startswith("fp32") else 0.5)
 
@@ -99,20 +99,27 @@ def test_dub_equals_that_of_the_cpu(tiny_checkpoint, face_video, speech, tmp_pat
     [(SYNCNET, [""]), (GENERATOR, [""]), (WITH_DISC, ["", "disc_"])],
     ids=["syncnet", "generator", "with discriminator"],
 )
-def test_training_equals_that_of_the_cpu(clips, tmp_path, words, kinds, monkeypatch):
+def test_training_equals_the_cpu(clips, tmp_path, words, kinds, monkeypatch):
     more = {"syncnet_wt": 0.03} if words[0] == "train" else {}
-    # Rounding of another order of summation would grow with each step: the layout is the NPU's.
+    # Use the layout of the NPU: rounding of another order of summation would grow with each step.
     monkeypatch.setitem(device.BACKENDS, "cpu", device.BACKENDS["cpu"]._replace(channels_last=False))
     outs = [
         train(
-            clips, tmp_path / place, words, steps=4, device=place, eval_interval=2, learning_rate=1e-5, **more
+            clips,
+            tmp_path / target,
+            words,
+            steps=4,
+            device=target,
+            eval_interval=2,
+            learning_rate=1e-5,
+            **more,
         )
-        for place in ("npu", "cpu")
+        for target in ("npu", "cpu")
     ]
     for kind in kinds:
         one, other = (weights(out / f"{kind}checkpoint_step000000004.pth") for out in outs)
         assert all(value.device.type == "cpu" for value in one.values())
-        # Adam makes a whole step of a gradient that is rounding.
+        # Adam turns a gradient that is a rounding error into a whole step.
         assert difference(one, other) < 1e-4
         near = [
             float((one[name] - other[name]).abs().mean()) for name in one if one[name].is_floating_point()
@@ -123,30 +130,30 @@ def test_training_equals_that_of_the_cpu(clips, tmp_path, words, kinds, monkeypa
             assert one == pytest.approx(other, abs=1e-4)
 
 
-def test_s3fd_equals_that_of_the_cpu():
+def test_s3fd_equals_the_cpu():
     from face_alignment.detection.sfd.net_s3fd import s3fd
 
     network = s3fd().eval()
     images = np.random.default_rng(0).integers(255, size=(2, 96, 128, 3), dtype=np.uint8)
     wanted = S3fdDetector(network, "cpu")._forward(images)
-    found = S3fdDetector(network.to(DEVICE), str(DEVICE))._forward(images)
-    for one, other in zip(found, wanted, strict=True):
+    results = S3fdDetector(network.to(DEVICE), str(DEVICE))._forward(images)
+    for one, other in zip(results, wanted, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 def test_mixed_precision_is_close_to_the_cpu():
-    """Float32 is compared by the doctor in test_ascend_guide.py, fp16 below (slow)."""
+    """test_ascend_guide.py compares float32 with `doctor`; fp16 is compared below (slow)."""
     differences = device_check.compare_with_cpu(DEVICE, "bf16")
-    assert all(each.is_small for each in differences), "\n".join(map(str, differences))
+    assert all(entry.is_small for entry in differences), "\n".join(map(str, differences))
 
 
 # Rules of the hardware
 
 
-def test_only_operators_of_the_wheel_and_no_float64(
+def test_only_supported_operators_and_no_float64(
     clips, tmp_path, tiny_checkpoint, face_video, speech, simulation
 ):
-    """In training, evaluation and dubbing."""
+    """Check training, evaluation and dubbing."""
     with simulation.op_log() as ops, simulation.listed_kernels_only(), simulation.no_wide_dtypes():
         train(clips, tmp_path / "e", SYNCNET, steps=2, eval_interval=1, average=0.9)
         train(clips, tmp_path / "g", WITH_DISC, steps=2, eval_interval=1, syncnet_wt=0.03, clip_grad_norm=1)
@@ -180,7 +187,7 @@ def test_fp32_strict_turns_hf32_off(tiny_checkpoint, simulation):
 
 @pytest.mark.parametrize("words", [SYNCNET, GENERATOR], ids=["syncnet", "generator"])
 def test_training_step_synchronizes_once(clips, tmp_path, words, simulation):
-    """For the losses, which are checked before the weights change."""
+    """It reads the losses, which are checked before the weights change."""
     waits = []
     for steps in (3, 7):
         with simulation.host_reads() as reads:
@@ -192,12 +199,12 @@ def test_training_step_synchronizes_once(clips, tmp_path, words, simulation):
 def test_dub_batch_synchronizes_once(tiny_checkpoint, simulation):
     from wav2lip_npu.dubbing.blend import load_mask
 
-    speaker = inference.GeneratorRunner(models_on("npu", tiny_checkpoint), 4, load_mask("soft", 96))
+    runner = inference.GeneratorRunner(models_on("npu", tiny_checkpoint), 4, load_mask("soft", 96))
     random = np.random.default_rng(0)
     faces = list(random.integers(255, size=(16, 96, 96, 3), dtype=np.uint8))
     mels = list(random.uniform(-4, 4, (16, 80, 16)).astype(np.float32))
     with simulation.host_reads() as reads:
-        speaker(faces, mels)
+        runner(faces, mels)
     assert reads.total() == 4, dict(reads)
 
 
@@ -212,21 +219,21 @@ def test_uninitialized_memory_is_never_read(clips, tmp_path, simulation):
 def test_full_memory_halves_the_batch(tiny_checkpoint, simulation, caplog):
     from wav2lip_npu.dubbing.blend import load_mask
 
-    speaker = inference.GeneratorRunner(models_on("npu", tiny_checkpoint), 32, load_mask("soft", 96))
+    runner = inference.GeneratorRunner(models_on("npu", tiny_checkpoint), 32, load_mask("soft", 96))
     faces = [np.full((96, 96, 3), number, np.uint8) for number in range(32)]
     mels = [np.zeros((80, 16), np.float32)] * 32
-    wanted = speaker(faces, mels)
+    wanted = runner(faces, mels)
     torch.npu.reset_peak_memory_stats()
-    speaker(faces, mels)
+    runner(faces, mels)
     peak, held = torch.npu.max_memory_allocated(), torch.npu.memory_allocated()
     with simulation.memory_limit(held + (peak - held) // 2):
-        found = speaker(faces, mels)
+        results = runner(faces, mels)
     assert "npu:0" in caplog.text and "16" in caplog.text
-    assert np.abs(np.stack(found).astype(int) - np.stack(wanted)).max() <= 1
+    assert np.abs(np.stack(results).astype(int) - np.stack(wanted)).max() <= 1
 
 
 @pytest.mark.parametrize("chip", ["310P3", "910A"])
-def test_chips_without_bf16_refuse_it(clips, tmp_path, simulation, chip, capsys):
+def test_chips_without_bf16_reject_it(clips, tmp_path, simulation, chip, capsys):
     device._computes_bf16.cache_clear()
     try:
         with simulation.chip(chip):
@@ -239,7 +246,7 @@ def test_chips_without_bf16_refuse_it(clips, tmp_path, simulation, chip, capsys)
 @pytest.mark.slow  # the backward pass of a generator in fp16 takes minutes on a CPU
 def test_fp16_is_close_to_the_cpu_on_a_saturating_chip(simulation):
     with simulation.chip("310P3"):
-        assert all(each.is_small for each in device_check.compare_with_cpu(DEVICE, "fp16"))
+        assert all(entry.is_small for entry in device_check.compare_with_cpu(DEVICE, "fp16"))
 
 
 def test_fp16_overflow_is_detected_on_a_saturating_chip(clips, tmp_path, simulation):
@@ -256,7 +263,7 @@ def test_fp16_overflow_is_detected_on_a_saturating_chip(clips, tmp_path, simulat
 
 def test_tensor_on_the_wrong_device_is_detected(clips, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        device, "upload", lambda arrays, place: {k: torch.from_numpy(v) for k, v in arrays.items()}
+        device, "upload", lambda arrays, target: {k: torch.from_numpy(v) for k, v in arrays.items()}
     )
     with pytest.raises(RuntimeError, match="same device|on npu"):
         train(clips, tmp_path, SYNCNET, steps=1)
@@ -273,15 +280,15 @@ def test_unfinished_copy_is_detected(tiny_checkpoint, face_video, speech, tmp_pa
     models = models_on("npu", tiny_checkpoint)
     wanted = dub_frames(models, face_video, speech, tmp_path / "right.mkv")
     monkeypatch.setattr(Tensor, "cpu", lambda self: self.to("cpu", non_blocking=True))
-    found = dub_frames(models, face_video, speech, tmp_path / "wrong.mkv")
-    assert np.abs(found.astype(int) - wanted).max() > 50
+    results = dub_frames(models, face_video, speech, tmp_path / "wrong.mkv")
+    assert np.abs(results.astype(int) - wanted).max() > 50
 
 
 def test_missing_operator_is_detected(clips, tmp_path, monkeypatch, simulation):
     real = losses.cosines
 
-    def mistaken(sound: Tensor, picture: Tensor) -> Tensor:
-        table = real(sound, picture)
+    def mistaken(mels_: Tensor, faces_: Tensor) -> Tensor:
+        table = real(mels_, faces_)
         return table + 0 * torch.linalg.inv(torch.eye(2, device=table.device)).sum()
 
     monkeypatch.setattr(losses, "cosines", mistaken)
@@ -292,8 +299,8 @@ def test_missing_operator_is_detected(clips, tmp_path, monkeypatch, simulation):
 def test_float64_is_detected(clips, tmp_path, monkeypatch, simulation):
     real = device.upload
 
-    def mistaken(arrays: Any, place: torch.device) -> dict[str, Tensor]:
-        return real({name: value.astype(np.float64) for name, value in arrays.items()}, place)
+    def mistaken(arrays: Any, target: torch.device) -> dict[str, Tensor]:
+        return real({name: value.astype(np.float64) for name, value in arrays.items()}, target)
 
     monkeypatch.setattr(device, "upload", mistaken)
     with simulation.no_wide_dtypes(), pytest.raises(RuntimeError, match="(?i)double|float64"):
@@ -301,7 +308,7 @@ def test_float64_is_detected(clips, tmp_path, monkeypatch, simulation):
 
 
 def test_channels_last_is_detected(tiny_checkpoint, monkeypatch):
-    monkeypatch.setattr(device, "memory_format", lambda place: torch.channels_last)
+    monkeypatch.setattr(device, "memory_format", lambda target: torch.channels_last)
     with pytest.raises(RuntimeError, match="(?i)format"):
         inference.load_models(tiny_checkpoint, device="npu")
 
@@ -309,9 +316,9 @@ def test_channels_last_is_detected(tiny_checkpoint, monkeypatch):
 def test_additional_synchronization_is_detected(clips, tmp_path, monkeypatch, simulation):
     real = losses.cosine
 
-    def mistaken(sound: Tensor, picture: Tensor) -> Tensor:
-        assert sound.sum().item() is not None
-        return real(sound, picture)
+    def mistaken(mels_: Tensor, faces_: Tensor) -> Tensor:
+        assert mels_.sum().item() is not None
+        return real(mels_, faces_)
 
     monkeypatch.setattr(losses, "cosine", mistaken)
     with pytest.raises(AssertionError):
@@ -321,9 +328,9 @@ def test_additional_synchronization_is_detected(clips, tmp_path, monkeypatch, si
 def test_late_activation_is_detected(tiny_checkpoint, clips, tmp_path, monkeypatch, simulation):
     real = device.activate
 
-    def mistaken(place: torch.device) -> None:
-        torch.zeros(1, device=place)
-        real(place)
+    def mistaken(target: torch.device) -> None:
+        torch.zeros(1, device=target)
+        real(target)
 
     monkeypatch.setattr(device, "activate", mistaken)
     with pytest.raises(AssertionError):
@@ -331,20 +338,20 @@ def test_late_activation_is_detected(tiny_checkpoint, clips, tmp_path, monkeypat
 
 
 def on_the_device(worker: int):
-    """Create a worker that computes on the device, as the face detection of preprocessing does."""
+    """Create a worker that computes on the device, like the face detection of preprocessing."""
     here = device.resolve("npu")
     device.activate(here)
     return lambda item: float(torch.full((2,), float(item), device=here).sum())
 
 
 def test_workers_share_the_device(monkeypatch):
-    """Workers are spawned: a fork of a process that has used the device fails."""
+    """Workers are spawned, because a fork of a process that has used the device fails."""
     torch.ones(1, device=DEVICE)
     assert sorted(processes.map_in_processes([1, 2, 3], on_the_device, 2)) == [(1, 2.0), (2, 4.0), (3, 6.0)]
     real = multiprocessing.get_context
     monkeypatch.setattr(processes.multiprocessing, "get_context", lambda _: real("fork"))
-    found = [result for _, result in processes.map_in_processes([1, 2, 3], on_the_device, 2)]
-    assert all(isinstance(each, Failure) and "'spawn' start method" in each.detail for each in found)
+    results = [result for _, result in processes.map_in_processes([1, 2, 3], on_the_device, 2)]
+    assert all(isinstance(entry, Failure) and "'spawn' start method" in entry.detail for entry in results)
 
 
 @pytest.mark.slow
@@ -353,12 +360,12 @@ def test_acceptance_script_writes_its_report(tmp_path):
     words = ["--device", DEVICE.type, "--width", "2", "--out", str(tmp_path / "report.json")]
     script = str(ROOT / "benchmarks" / "npu_acceptance.py")
     child = start(words, script)
-    said, _ = child.communicate(timeout=1500)
-    assert child.returncode == 0, said
-    found = json.loads((tmp_path / "report.json").read_text())
-    assert found["ok"] and not found["failed"] and found["fell_back"] == []
-    assert set(found["throughput"]["fp32"]) == {"1", "8", "32", "128"}
-    assert found["dub"]["mean_difference_grey_levels"] < 1
-    assert set(found["training"]) == {
-        f"{each} {amp}" for each in ("train_syncnet", "train") for amp in ("off", "fp16")
+    output, _ = child.communicate(timeout=1500)
+    assert child.returncode == 0, output
+    results = json.loads((tmp_path / "report.json").read_text())
+    assert results["ok"] and not results["failed"] and results["fell_back"] == []
+    assert set(results["throughput"]["fp32"]) == {"1", "8", "32", "128"}
+    assert results["dub"]["mean_difference_grey_levels"] < 1
+    assert set(results["training"]) == {
+        f"{entry} {amp}" for entry in ("train_syncnet", "train") for amp in ("off", "fp16")
     }

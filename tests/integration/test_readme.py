@@ -65,12 +65,15 @@ def test_batches_run(folder):
     assert len(batches) == 2
     for words in batches:
         assert main.main([*words, "--cache", "off"]) == 0
-    made = {str(path.relative_to(folder)) for path in folder.glob("*/*.mp4")} - {"talks/0.mp4", "talks/1.mp4"}
-    assert made == {"dubbed/0__0.mp4", "dubbed/1__1.mp4", "out/1.mp4"}
+    videos = {str(path.relative_to(folder)) for path in folder.glob("*/*.mp4")} - {
+        "talks/0.mp4",
+        "talks/1.mp4",
+    }
+    assert videos == {"dubbed/0__0.mp4", "dubbed/1__1.mp4", "out/1.mp4"}
 
 
 def test_trainings_parse(monkeypatch):
-    """Parse all other commands; test_end_to_end.py runs such a sequence."""
+    """Parse all other commands; test_end_to_end.py runs a similar sequence."""
     parsed = []
     for words in commands():
         if words[0] not in ("dub", "batch"):

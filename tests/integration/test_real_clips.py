@@ -1,4 +1,4 @@
-"""Every real clip with every real audio. Takes half an hour: `make test-slow`."""
+"""Every real clip with every real audio file. This takes half an hour: `make test-slow`."""
 
 from __future__ import annotations
 

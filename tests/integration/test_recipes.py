@@ -1,4 +1,4 @@
-"""Recipes: held-out clips are in no training list, the demo's camera keeps the face in view."""
+"""Recipes: held-out clips are not in any training list, and the demo's camera keeps the face in view."""
 
 from __future__ import annotations
 

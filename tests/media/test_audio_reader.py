@@ -146,14 +146,14 @@ def test_ac3_in_avi(tmp_path):
 
 
 def test_blocks_are_bounded(tmp_path):
-    """A long recording is never in memory as a whole."""
+    """A long recording is never completely in memory."""
     path = write_wav(tmp_path / "a.wav", np.tile(SECOND, 60), subtype="FLOAT")
     sizes = [block.shape[1] for _, block in read_blocks(path)]
     assert sum(sizes) == 60 * 16_000 and max(sizes) < 16_000
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_nan_and_infinity_raise(tmp_path, bad):
+def test_nan_and_infinity_raise_media_error(tmp_path, bad):
     broken = SECOND.copy()
     broken[8000] = bad
     path = write_wav(tmp_path / "a.wav", broken, subtype="FLOAT")

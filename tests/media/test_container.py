@@ -36,7 +36,7 @@ def opens(monkeypatch):
 
 
 def test_video_is_opened_three_times(tmp_path, opens):
-    """Once to see that it is no image, once to probe it, once to read its frames."""
+    """Once to test for an image, once to probe it, once to read its frames."""
     path = write_frames(tmp_path / "a.mp4", map(numbered, range(5)))
     opens.clear()
     info = probe(path)
@@ -140,7 +140,7 @@ def test_folders_pipes_and_missing_files_raise(tmp_path):
 
 
 def test_playlists_raise(tmp_path):
-    """Playlists name other files or the network, and FFmpeg would wait for more of a live one."""
+    """Playlists refer to other files or the network, and FFmpeg would wait for a live one to grow."""
     video = write_frames(tmp_path / "a.ts", [scene()] * 5)
     lists = {
         "a.m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{video}\n#EXTINF:9,\nhttp://127.0.0.1:9/x.ts\n",

@@ -111,10 +111,10 @@ def test_truncated_images_raise(tmp_path, form, part):
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
 def test_damaged_images_raise_media_error_only(tmp_path, form):
     path = save_image(tmp_path / "a", to_pillow(scene(32, 24)), form)
-    whole = path.read_bytes()
+    content = path.read_bytes()
     chance = random.Random(form)
     for _ in range(25):
-        data = bytearray(whole)
+        data = bytearray(content)
         for _ in range(chance.choice([1, 4, 20])):
             data[chance.randrange(len(data))] = chance.randrange(256)
         path.write_bytes(data)

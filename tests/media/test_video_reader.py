@@ -80,7 +80,7 @@ def test_times_at_another_rate_are_within_a_frame(tmp_path, source, wanted):
     path = count_video(tmp_path / "a.mp4", 90, fps=Fraction(source))
     shown = numbers_of(path, fps=Fraction(wanted))
     assert abs(len(shown) - 90 * wanted / source) <= 1
-    late = [number / source - place / wanted for place, number in enumerate(shown)]
+    late = [number / source - position / wanted for position, number in enumerate(shown)]
     assert max(map(abs, late)) <= max(1 / wanted, 1 / source)
     assert shown == sorted(shown)
 
@@ -92,7 +92,7 @@ def test_variable_rate_keeps_times(tmp_path):
         now += chance.choice([20, 33, 40, 66, 150])
     path = count_video(tmp_path / "a.mp4", 80, fps=Fraction(25), stamps=stamps, time_base=Fraction(1, 1000))
     shown = numbers_of(path, fps=Fraction(25))
-    late = [place * 40 - stamps[number] for place, number in enumerate(shown)]
+    late = [position * 40 - stamps[number] for position, number in enumerate(shown)]
     assert min(late) >= -40
     assert all(-40 <= value <= 190 for value in late)
 
@@ -202,7 +202,7 @@ def test_colours_match_the_source(tmp_path, suffix, codec, pix_fmt, labels):
     )
     frame = next(read_frames(path))
     error = np.abs(frame.image.astype(float) - image)
-    # PyAV 17 (Python 3.10) writes one of the sources with the wrong matrix.
+    # PyAV 17 (Python 3.10) writes one of the sources with a wrong matrix.
     mean, largest = (2, 16) if int(av.__version__.partition(".")[0]) >= 18 else (4, 20)
     assert error.mean() < mean and error.max() <= largest
     if labels:
@@ -229,13 +229,13 @@ def test_frames_of_another_size_are_resized(tmp_path):
 
 
 def ways(count: int) -> dict[str, list[int]]:
-    there = list(range(count))
-    back = there[-2::-1]
+    forwards = list(range(count))
+    backwards = forwards[-2::-1]
     return {
-        "none": there,
-        "loop": there * 3,
-        "pingpong": there + (back + there[1:]) * 2,
-        "hold": there + [count - 1] * count,
+        "none": forwards,
+        "loop": forwards * 3,
+        "pingpong": forwards + (backwards + forwards[1:]) * 2,
+        "hold": forwards + [count - 1] * count,
     }
 
 
@@ -278,7 +278,7 @@ SOURCES = {
 
 @pytest.mark.parametrize("suffix", SOURCES)
 def test_pingpong_repeats_the_same_bytes(tmp_path, suffix, monkeypatch):
-    """Pieces of eight frames, across key frames, open GOPs and containers with inexact seeking."""
+    """Read pieces of eight frames, across key frames, open GOPs and containers with inexact seeking."""
     monkeypatch.setattr(video_reader, "_REVERSE_BYTES", 1)
     count = 45
     path = count_video(tmp_path / f"a.{suffix}", count, **SOURCES[suffix])

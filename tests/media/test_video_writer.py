@@ -45,7 +45,7 @@ def ends(path: Path) -> dict[str, float]:
                 )
                 last = frame.time + float(length)
             if container.format.name == "avi" and stream.type == "video":
-                last -= start  # FFmpeg guesses the first time in AVI
+                last -= start  # FFmpeg guesses the first time stamp in AVI
             seconds[stream.type] = last
     return seconds
 
@@ -74,7 +74,7 @@ def test_audio_keeps_rate_and_position(tmp_path, rate, suffix):
     assert abs(lag_of(heard.wav, chirp(1))) <= 16
     error = heard.wav[:16_000] - chirp(1)[: len(heard.wav)]
     assert np.sqrt(np.mean(error**2)) < 0.02
-    padding = 1024 / rate if suffix == "mkv" else 0  # Matroska shows the last AAC frame whole
+    padding = 1024 / rate if suffix == "mkv" else 0  # Matroska does not trim the last AAC frame
     assert 0 <= float(heard.duration) - 1 <= padding + 0.001
     with av.open(str(path)) as container:
         assert container.streams[0].type == "video"
@@ -247,15 +247,15 @@ for limit in map(int, sys.argv[2].split(",")):
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
 def test_full_disk_keeps_the_old_file(tmp_path, suffix):
-    """The disk may be full at any byte: in the frames, in the index, and when the index is moved first."""
-    whole = tmp_path / f"whole.{suffix}"
+    """The disk may become full at any byte: in the frames, in the index, or when the index is moved to the front."""
+    complete = tmp_path / f"whole.{suffix}"
     chance = np.random.default_rng(0)
     images = [
         YuvImage.from_image(chance.integers(0, 256, (96, 128, 3)).astype(np.uint8), Colour())
         for _ in range(10)
     ]
-    write_video(images, whole, fps=Fraction(25), options=EncodeOptions(crf=10, preset="ultrafast"))
-    size = whole.stat().st_size
+    write_video(images, complete, fps=Fraction(25), options=EncodeOptions(crf=10, preset="ultrafast"))
+    size = complete.stat().st_size
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(b"precious")
     limits = [0, 100, size // 2, size - 2000, size - 300, size - 20, size - 1]
@@ -268,7 +268,7 @@ def test_full_disk_keeps_the_old_file(tmp_path, suffix):
         for limit in limits
     ], done.stderr
     assert path.read_bytes() == b"precious"
-    assert sorted(os.listdir(tmp_path)) == sorted([path.name, whole.name])
+    assert sorted(os.listdir(tmp_path)) == sorted([path.name, complete.name])
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a", "a.mp4.txt", "a.webm"])
@@ -359,7 +359,7 @@ print(hashlib.sha256(Path(sys.argv[1]).read_bytes()).hexdigest())
 
 
 def test_output_does_not_depend_on_uninitialised_memory(tmp_path):
-    """The AVX-512 code of x264 reads uninitialised memory, which glibc fills with MALLOC_PERTURB_."""
+    """The AVX-512 code of x264 reads uninitialised memory, which glibc fills if MALLOC_PERTURB_ is set."""
     hashes = {
         subprocess.run(
             [sys.executable, "-c", _ENCODE_TWICE, tmp_path / "out.mp4"],

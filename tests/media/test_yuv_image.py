@@ -45,7 +45,7 @@ def test_standard_colours_have_standard_values(colour, white, black, red):
 
 
 @pytest.mark.parametrize("width, height", [(1, 1), (101, 99), (100, 99), (101, 100)])
-def test_odd_sides_are_doubled(width, height):
+def test_odd_sides_are_padded(width, height):
     image = scene(width, height)
     yuv = YuvImage.from_image(image, Colour())
     assert (yuv.width, yuv.height) == (width + width % 2, height + height % 2)
@@ -85,9 +85,9 @@ def test_half_a_pixel():
     image = np.zeros((64, 64, 3), np.uint8)
     image[:, 32:] = 200
     yuv = YuvImage.from_image(image, Colour())
-    there = yuv.crop(np.array([16, 16, 48, 48], np.float32), 32)[16, :, 1].astype(int)
+    row = yuv.crop(np.array([16, 16, 48, 48], np.float32), 32)[16, :, 1].astype(int)
     half = yuv.crop(np.array([16.5, 16, 48.5, 48], np.float32), 32)[16, :, 1].astype(int)
-    assert there[15] < 5 and there[16] > 195
+    assert row[15] < 5 and row[16] > 195
     assert abs(half[15] - 100) < 5 and half[14] < 5 and half[16] > 195
 
 

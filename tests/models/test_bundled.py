@@ -1,4 +1,4 @@
-"""The bundled networks: they load, are small, and are the default."""
+"""The bundled networks: loading, size, and use by default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights on disk: every form is read, every wrong file is named, nothing in a file is run."""
+"""Weights files: all forms are read, errors identify wrong files, and no code in a file is run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def weights(network: nn.Module) -> Weights:
 
 @pytest.fixture(scope="module")
 def traced(network: nn.Module) -> torch.jit.ScriptModule:
-    """As the published Wav2Lip-SD-GAN.pt."""
+    """A TorchScript module like the published Wav2Lip-SD-GAN.pt."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         example = torch.zeros(1, 1, 80, 16), torch.zeros(1, 6, 96, 96)
@@ -57,7 +57,7 @@ def adam_state(network: nn.Module) -> dict[str, Any]:
 
 
 def refused(path: Path, message: str, kind: str = "generator") -> str:
-    """The one line that `load` raises; it names the file, what it is, and a way out."""
+    """Return the one-line error of `load`, which has the file, its content and a fix."""
     with pytest.raises(CheckpointError, match=WAY_OUT) as caught:
         load(path, kind)
     text = str(caught.value)
@@ -73,7 +73,7 @@ def equal(ours: Weights, theirs: Weights) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
-# What is read
+# Supported files
 
 
 @pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
@@ -128,7 +128,7 @@ def test_torchscript(traced: torch.jit.ScriptModule, weights: Weights, tmp_path:
 
 
 def test_torchscript_that_is_not_a_network(tmp_path: Path) -> None:
-    """Scripted instead of traced; float16, a shared storage, a stride, and lists beside the tensors."""
+    """Read a scripted module with float16, a shared storage, a stride, and lists in addition to tensors."""
 
     class Module(nn.Module):
         def __init__(self) -> None:
@@ -169,7 +169,7 @@ def test_width_follows_from_the_shapes(kind: str, width: int, tmp_path: Path) ->
 
 @pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("tag", [b"npu:0", b"cuda:0"])
-def test_weights_saved_on_an_absent_device(
+def test_weights_saved_on_a_missing_device(
     tag: bytes, zip_format: bool, weights: Weights, tmp_path: Path
 ) -> None:
     plain, tagged = tmp_path / "plain.pth", tmp_path / "tagged.pth"
@@ -192,7 +192,7 @@ def test_weights_saved_on_an_absent_device(
 
 
 def test_weights_saved_by_torch_npu_before_2_1(weights: Weights, tmp_path: Path) -> None:
-    """torch_npu before 2.1 names a function of its own, with the NPU's layout as last argument."""
+    """Such files refer to a function of torch_npu, with the NPU layout as last argument."""
     torch.save(weights, tmp_path / "new.pth")
     function = b"ctorch._utils\n_rebuild_tensor_v2\n"
     with zipfile.ZipFile(tmp_path / "new.pth") as old, zipfile.ZipFile(tmp_path / "old.pth", "w") as new:
@@ -206,7 +206,7 @@ def test_weights_saved_by_torch_npu_before_2_1(weights: Weights, tmp_path: Path)
 
 
 def test_compressed_zip(weights: Weights, tmp_path: Path) -> None:
-    """Unzipped and zipped with compression: mapped into memory it would be noise."""
+    """If a recompressed zip file were memory-mapped, the weights would be noise."""
     torch.save(weights, tmp_path / "x.pth")
     with (
         zipfile.ZipFile(tmp_path / "x.pth") as old,
@@ -223,7 +223,7 @@ def test_load_tensors(tmp_path: Path) -> None:
     assert equal(load_tensors(tmp_path / "x.pth"), {"a.weight": torch.ones(2)})
 
 
-# What a checkpoint gives
+# Loaded checkpoints
 
 
 def test_network_is_in_eval_mode_and_independent_of_the_file(network: nn.Module, tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_digest(network: nn.Module, tmp_path: Path) -> None:
     assert load(path, "generator").digest() == sha256(path.read_bytes()).hexdigest()[:12]
 
 
-# What is refused
+# Rejected files
 
 
 @pytest.mark.parametrize(
@@ -294,14 +294,14 @@ def test_other_archives(weights: Weights, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors", "TorchScript"])
 def test_truncated_file(form: str, weights: Weights, traced: torch.jit.ScriptModule, tmp_path: Path) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut.pth"
+    complete, cut = tmp_path / "whole", tmp_path / "cut.pth"
     if form == "safetensors":
-        save_file(weights, whole)
+        save_file(weights, complete)
     elif form == "TorchScript":
-        traced.save(str(whole))
+        traced.save(str(complete))
     else:
-        torch.save(weights, whole, _use_new_zipfile_serialization=form == "zip")
-    content = whole.read_bytes()
+        torch.save(weights, complete, _use_new_zipfile_serialization=form == "zip")
+    content = complete.read_bytes()
     for size in (20, 200, 1000, len(content) // 3, len(content) // 2, len(content) - 1000, len(content) - 1):
         cut.write_bytes(content[:size])
         refused(cut, f"is truncated at {size:,} bytes")
@@ -313,25 +313,25 @@ def test_truncated_file(form: str, weights: Weights, traced: torch.jit.ScriptMod
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors", "TorchScript"])
 def test_damaged_file(form: str, weights: Weights, traced: torch.jit.ScriptModule, tmp_path: Path) -> None:
-    """Some bytes are wrong: either nobody can tell, or it is said in one line; never another exception."""
-    whole, hurt = tmp_path / "whole", tmp_path / "hurt.pth"
+    """Wrong bytes are either undetectable or reported in one line, without any other exception."""
+    complete, damaged = tmp_path / "whole", tmp_path / "hurt.pth"
     if form == "safetensors":
-        save_file(weights, whole)
+        save_file(weights, complete)
     elif form == "TorchScript":
-        traced.save(str(whole))
+        traced.save(str(complete))
     else:
-        torch.save(weights, whole, _use_new_zipfile_serialization=form == "zip")
-    content = whole.read_bytes()
+        torch.save(weights, complete, _use_new_zipfile_serialization=form == "zip")
+    content = complete.read_bytes()
     draw = random.Random(form)
     refusals = 0
     for attempt in range(20):
         broken = bytearray(content)
-        last = len(content) if attempt % 2 else 6000  # the pickle or the header is near the beginning
+        last = len(content) if attempt % 2 else 6000  # the pickle or header is at the start
         for _ in range(draw.choice((1, 3, 30))):
             broken[draw.randrange(last)] = draw.randrange(256)
-        hurt.write_bytes(broken)
+        damaged.write_bytes(broken)
         try:
-            load(hurt, "generator").network()
+            load(damaged, "generator").network()
         except CheckpointError as error:
             refusals += 1
             assert "\n" not in str(error)
@@ -434,11 +434,11 @@ def test_infinite_weights_are_refused(value: float, weights: Weights, tmp_path: 
     )
 
 
-# What is never run
+# Code in files
 
 
 class Bomb:
-    """Touches a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -481,7 +481,7 @@ def test_pickled_module_is_not_run(tmp_path: Path) -> None:
 
 
 def test_tar_disguised_as_legacy_file_is_not_run(tmp_path: Path) -> None:
-    """PyTorch 2.5 unpickles such a file without asking (CVE-2025-32434)."""
+    """PyTorch 2.5 unpickles such a file without restrictions (CVE-2025-32434)."""
     bomb = Bomb(tmp_path / "marker")
     (tmp_path / "member").write_bytes(pickle.dumps(bomb))
     member = tarfile.TarInfo((b"\x80\2" + weight_formats._LEGACY_MAGIC).decode("latin-1"))
@@ -494,7 +494,7 @@ def test_tar_disguised_as_legacy_file_is_not_run(tmp_path: Path) -> None:
 
 
 class WritesWhenLoaded(nn.Module):
-    """`torch.jit.load` runs its `__setstate__`, and TorchScript can write files."""
+    """A module whose `__setstate__` `torch.jit.load` runs; TorchScript can write files."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -534,7 +534,7 @@ def test_pickle_in_torchscript_is_not_run(traced: torch.jit.ScriptModule, tmp_pa
     assert not bomb.marker.exists()
 
 
-# What is written
+# Written files
 
 
 def test_saved_file_has_the_format_of_the_original(tmp_path: Path) -> None:
@@ -577,7 +577,7 @@ def test_failed_save_keeps_the_old_file(network: nn.Module, tmp_path: Path) -> N
 
 
 def test_save_over_a_loaded_file(network: nn.Module, tmp_path: Path) -> None:
-    """The weights are mapped from the file: writing into it would change them under our feet."""
+    """The weights are mapped from the file, so writing to it in place would change them."""
     path = tmp_path / "x.pth"
     save(path, network)
     used = load(path, "generator").network()

@@ -1,4 +1,4 @@
-"""The networks: names, shapes and outputs of the original, and what was added to them."""
+"""The networks: names, shapes and outputs of the original, and the additions to it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILES = {"generator": "wav2lip", "syncnet": "syncnet", "discriminator": "disc"}
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Small networks gain nothing from threads, and on a busy machine lose much."""
+    """Use one thread: small networks are not faster with more, and much slower on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -38,15 +38,15 @@ def full() -> dict[str, nn.Module]:
 @pytest.fixture(scope="module")
 def inputs() -> dict[str, torch.Tensor]:
     draw = np.random.RandomState(11)
-    sound, picture = (-4, 4), (0, 1)
+    mel_range, face_range = (-4, 4), (0, 1)
     shapes = {
-        "frame_mel": (sound, (2, 1, 80, 16)),
-        "frame_face": (picture, (2, 6, 96, 96)),
-        "window_mel": (sound, (1, 5, 1, 80, 16)),
-        "window_face": (picture, (1, 6, 5, 96, 96)),
-        "sync_mel": (sound, (2, 1, 80, 16)),
-        "sync_face": (picture, (2, 15, 48, 96)),
-        "disc_face": (picture, (1, 3, 5, 96, 96)),
+        "frame_mel": (mel_range, (2, 1, 80, 16)),
+        "frame_face": (face_range, (2, 6, 96, 96)),
+        "window_mel": (mel_range, (1, 5, 1, 80, 16)),
+        "window_face": (face_range, (1, 6, 5, 96, 96)),
+        "sync_mel": (mel_range, (2, 1, 80, 16)),
+        "sync_face": (face_range, (2, 15, 48, 96)),
+        "disc_face": (face_range, (1, 3, 5, 96, 96)),
     }
     return {
         name: torch.from_numpy(draw.uniform(*span, shape).astype(np.float32))
@@ -99,11 +99,11 @@ def test_top_row_gives_the_same_rows() -> None:
     network = golden_weights(Wav2Lip(2))
     mels, faces = random_input(1)
     features = network.encode_faces(faces)
-    whole = network.decode(mels, features)
+    full_faces = network.decode(mels, features)
     for row in range(96):
         part = network.decode(mels, features, top_row=row)
         assert part.shape == (1, 3, 96 - row, 96)
-        torch.testing.assert_close(part, whole[:, :, row:], rtol=0, atol=1e-5)
+        torch.testing.assert_close(part, full_faces[:, :, row:], rtol=0, atol=1e-5)
 
 
 @torch.inference_mode()
@@ -113,13 +113,13 @@ def test_top_row_at_full_width(full: dict[str, nn.Module]) -> None:
     fold_norms(network)
     mels, faces = random_input(1)
     features = network.encode_faces(faces)
-    whole = network.decode(mels, features)
+    full_faces = network.decode(mels, features)
     part = network.decode(mels, features, top_row=44)
-    torch.testing.assert_close(part, whole[:, :, 44:], rtol=0, atol=1e-5)
+    torch.testing.assert_close(part, full_faces[:, :, 44:], rtol=0, atol=1e-5)
 
 
 @torch.inference_mode()
-def test_one_face_serves_all_mels() -> None:
+def test_one_face_is_used_for_all_mels() -> None:
     network = golden_weights(Wav2Lip(2))
     mels, faces = random_input(3)
     still = network.encode_faces(faces[:1])

@@ -18,7 +18,7 @@ def test_largest_mean_and_cosine():
     assert (found.largest, found.mean) == (1.0, 0.5)
 
 
-def test_nan_is_never_small():
+def test_nan_exceeds_any_tolerance():
     assert not Difference("x", math.nan, 0.0, 1.0).is_small
     (found,) = compare_runs(
         [0], lambda _: {"x": torch.zeros(3)}, lambda _: {"x": torch.tensor([0, math.nan, 0])}, 1.0

@@ -1,4 +1,4 @@
-"""Items in worker processes: a process that dies costs at most its item."""
+"""Items in worker processes: if a process dies, at most its item is lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def start_worker(folder: str, number: int) -> Callable[[str], tuple[str, int]]:
-    """A worker that does what the name of an item says; runs in another process."""
+    """Start a worker that behaves as the name of an item says; runs in another process."""
     if (Path(folder) / "no start").exists():
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -47,7 +47,7 @@ def start_worker(folder: str, number: int) -> Callable[[str], tuple[str, int]]:
 
 
 def start_streaming_worker(folder: str, name: str) -> Callable[[str], Iterator[tuple[str, str]]]:
-    """A worker that yields the first letters of an item with its own name, then does what the item says."""
+    """Start a worker that yields the first letters of an item with its own name, then behaves as it says."""
     work = start_worker(folder, 0)
 
     def letters(item: str) -> Iterator[tuple[str, str]]:
@@ -72,7 +72,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def is_gone(folder: Path) -> bool:
-    """Whether the processes that slept in a folder have ended."""
+    """Return whether the processes that slept in a folder have ended."""
     for path in folder.glob("*.pid"):
         try:
             if Path(f"/proc/{path.stem}/cmdline").read_bytes():
@@ -91,7 +91,7 @@ def test_one_worker_runs_in_this_process(tmp_path):
         list(map_in_processes(["stop"], partial(start_worker, str(tmp_path)), 1))
 
 
-def test_items_that_kill_their_worker_are_tried_once_more(tmp_path):
+def test_items_that_kill_their_worker_are_retried_once(tmp_path):
     good = [f"good{i}" for i in range(6)]
     items = ["die", "once", *good, "bug", "exit"]
     results = dict(map_in_processes(items, partial(start_worker, str(tmp_path)), 2))
@@ -152,7 +152,7 @@ def test_results_arrive_one_by_one(tmp_path):
     assert sorted(item for item, result in answers if result is None) == ["ab", "cd", "ef"]
 
 
-def test_item_that_takes_too_long_is_ended_and_its_worker_replaced(tmp_path):
+def test_item_that_times_out_is_stopped_and_its_worker_replaced(tmp_path):
     queue, start = WorkQueue(["sleep", "ab"]), partial(start_streaming_worker, str(tmp_path))
     answers = run_in_processes(["0"], queue, start, lambda item: 0.5 if "sleep" in item else None)
     ends = {item: result for item, result in answers if result is None or isinstance(result, Failure)}
@@ -168,7 +168,7 @@ def test_consumer_may_put_items_back_and_add_later_ones(tmp_path):
             if len(failed) == 1:
                 queue.put(["die"])
             else:
-                threading.Timer(0.7, queue.put, [["ab"]]).start()  # nothing to do until then
+                threading.Timer(0.7, queue.put, [["ab"]]).start()  # until then, the queue is empty
         queue.is_open = result is not None
     assert failed == ["die", "die"]
     assert len(queue) == 0
@@ -176,7 +176,7 @@ def test_consumer_may_put_items_back_and_add_later_ones(tmp_path):
 
 @pytest.mark.parametrize("delay", [0.05, 0.3, 0.8])
 def test_workers_killed_at_any_moment_are_replaced(tmp_path, delay):
-    """While they start, while they work and while they wait."""
+    """Kill workers while they start, work and wait."""
     killed = []
 
     def kill() -> None:

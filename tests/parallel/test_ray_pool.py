@@ -1,4 +1,4 @@
-"""The same items in the actors of a real Ray with two workers on this machine.
+"""The same items in actors of a local Ray with two workers.
 
 Ray runs in a process of its own: see `support/ray_scenarios.py`.
 """
@@ -41,7 +41,7 @@ needs_ray = pytest.mark.skipif(
 
 
 class RayRun(NamedTuple):
-    """What the process with Ray reported."""
+    """Reports of the process with Ray."""
 
     address: str
     outcomes: dict[str, Any]
@@ -51,7 +51,7 @@ class RayRun(NamedTuple):
 
 @pytest.fixture(scope="module")
 def ray_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayRun]:
-    """A Ray of two cores in which all scenarios have run; it accepts other drivers until the module ends."""
+    """A Ray with two cores that has run all scenarios; it accepts other drivers until the module ends."""
     folder = tmp_path_factory.mktemp("ray")
     errors = folder / "stderr"
     words = [sys.executable, "-m", "support.ray_scenarios", str(folder), *SCENARIOS]
@@ -91,7 +91,7 @@ def command_lines() -> Iterator[str]:
 
 
 def exit_code_after(number: int, folder: Path, address: str, **environment: str) -> int:
-    """Return the exit code of a driver that gets a signal while its two workers work."""
+    """Return the exit code of a driver that receives a signal while its two workers work."""
     words = [sys.executable, "-c", "from support.ray_scenarios import run_until_signal as r; r()"]
     with subprocess.Popen(
         [*words, str(folder), address],
@@ -101,14 +101,14 @@ def exit_code_after(number: int, folder: Path, address: str, **environment: str)
     ) as driver:
         wait_for(lambda: len(list(folder.glob("*.pid"))) == 2 or driver.poll() is not None)
         if number == signal.SIGINT:
-            os.killpg(driver.pid, number)  # as a terminal does
+            os.killpg(driver.pid, number)  # like a terminal
         else:
             driver.send_signal(number)
         return driver.wait(60)
 
 
 @needs_ray
-def test_items_that_kill_their_worker_cost_no_other_item(ray_run):
+def test_items_that_kill_their_worker_do_not_affect_others(ray_run):
     outcome = ray_run.outcomes["mixed"]
     ends = dict(outcome["ends"])
     assert ends.pop("bug") == ["bug", "ZeroDivisionError: division by zero"]
@@ -132,7 +132,7 @@ def test_actors_have_the_folder_and_threads_of_the_driver(ray_run):
 
 
 @needs_ray
-def test_item_that_takes_too_long_is_ended_and_its_worker_replaced(ray_run):
+def test_item_that_times_out_is_stopped_and_its_worker_replaced(ray_run):
     assert ray_run.outcomes["timeout"] == [
         ["sleep", ["timeout", "it took longer than 1 s"], True],
         ["good", None, True],
@@ -196,7 +196,7 @@ def test_resources_of_workers(resources, devices, expected):
 
 
 def cluster(resources: dict[str, float]) -> SimpleNamespace:
-    """Return a stand-in for the `ray` module, connected to two nodes with CPUs."""
+    """Return a fake `ray` module, connected to two nodes with CPUs."""
     nodes = [
         {"Alive": True, "NodeID": "a" * 56, "Resources": {"CPU": 8.0}},
         {"Alive": True, "NodeID": "b" * 56, "Resources": {"CPU": 3.0}},

@@ -1,4 +1,4 @@
-"""Stages in threads yield the same items and errors as without threads, and leave no thread behind."""
+"""Stages in threads yield the same items and errors as without threads, and no thread is left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wav2lip_npu.parallel.threads import fan_out, map_in_threads, prefetch
 
 
 class Tracked:
-    """Something that can be weakly referenced."""
+    """An object that supports weak references."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -150,7 +150,7 @@ def test_close_waits_for_a_busy_source() -> None:
     assert begun.wait(60)
     running.close()
     assert no_thread_left(before)
-    assert len(items) <= 5  # each of the four threads waits for one item at most
+    assert len(items) <= 5  # each of the four threads holds at most one item
 
 
 def test_close_requests_no_further_items() -> None:
@@ -225,7 +225,7 @@ def test_prefetch_runs_at_most_depth_items_ahead(depth: int) -> None:
 
 
 def test_items_are_released_once_consumed() -> None:
-    """While the consumer waits for the next one, or works without its item, nobody else holds a item."""
+    """No item is kept alive while the consumer waits for the next one or has released its item."""
     references: list[weakref.ref[Tracked]] = []
     go_on = threading.Semaphore(0)
 
@@ -273,7 +273,7 @@ def test_map_in_threads_keeps_order_and_runs_in_parallel() -> None:
 
     def work(number: int) -> int:
         if number < 3:
-            together.wait()  # passes only while three run at once
+            together.wait()  # passes only if three run concurrently
         time.sleep(0.002 * (number % 4))
         return number * number
 
@@ -376,7 +376,7 @@ def test_fan_out_raises_errors_of_items_in_each_consumer():
 
 
 def test_consumers_stay_within_depth_of_each_other():
-    """What waits for a slow one is bounded, and so is the memory."""
+    """The number of items that wait for a slow consumer is bounded."""
     held = threading.Event()
     taken: list[int] = []
 

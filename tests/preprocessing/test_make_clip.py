@@ -33,7 +33,7 @@ def detector():
 
 @pytest.fixture
 def make(tmp_path, detector):
-    """Make the clip of a file; return its folder and the content of its clip.json."""
+    """Create the clip of a file; return its folder and the content of its clip.json."""
 
     def make_one(path: Path, **options: object):
         video = Video(path, path.name, path.stem)
@@ -95,10 +95,10 @@ def test_content_of_a_clip(tmp_path, make):
 def test_second_pass_over_a_long_video_gives_the_same_bytes(tmp_path, make, monkeypatch):
     path = write_talk(tmp_path / "talk.mp4")
     folder, _ = make(path)
-    before = {each.name: each.read_bytes() for each in folder.iterdir()}
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
     monkeypatch.setattr(module, "_MAX_HELD_BYTES", 0)
     folder, _ = make(path)
-    assert {each.name: each.read_bytes() for each in folder.iterdir()} == before
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize("fps", ["30", "24000/1001", "50", "12"])
@@ -174,7 +174,7 @@ def test_frames_after_the_end_of_the_audio_are_left_out(tmp_path, make):
 
 def test_cuts_are_stored_and_small_faces_cropped_at_96_px(tmp_path, make):
     times = [number / 25 for number in range(20)]
-    dark = [cv2.flip(255 - picture // 4, -1) for picture in face_images(times[:4], side=90)]
+    dark = [cv2.flip(255 - face // 4, -1) for face in face_images(times[:4], side=90)]
     shown = [*face_images(times, side=90), *dark, *face_images(times, side=90)]
     path = write_frames(tmp_path / "a.mp4", shown, audio=chirp(44 / 25), options=FAST)
     folder, content = make(path)
@@ -216,7 +216,7 @@ def test_no_sound(tmp_path, make):
 
 
 def write_empty_track(path: Path) -> Path:
-    """A video whose sound track has no packet."""
+    """Write a video whose audio track has no packets."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=25)
         container.add_stream("pcm_s16le", rate=16_000, layout="mono")
@@ -229,10 +229,10 @@ def write_empty_track(path: Path) -> Path:
 
 def test_no_face_and_face_gaps(tmp_path, make):
     times = [number / 25 for number in range(25)]
-    nobody = [np.full((240, 320, 3), 110, np.uint8)] * 25
-    path = write_frames(tmp_path / "a.mp4", nobody, audio=chirp(1.0), options=FAST)
+    empty = [np.full((240, 320, 3), 110, np.uint8)] * 25
+    path = write_frames(tmp_path / "a.mp4", empty, audio=chirp(1.0), options=FAST)
     assert dropped(make, path, "no face") == "none in 25 frames"
-    path = write_frames(tmp_path / "b.mp4", [*nobody, *face_images(times)], audio=chirp(2.0), options=FAST)
+    path = write_frames(tmp_path / "b.mp4", [*empty, *face_images(times)], audio=chirp(2.0), options=FAST)
     assert "25 of 50 frames" in dropped(make, path, "face gaps")
     _, content = make(path, min_face_share=0.4)
     assert len(content["frames"]) in (24, 25, 26)
@@ -262,7 +262,7 @@ def test_several_people(tmp_path, make):
 def test_brief_second_face_is_accepted(tmp_path, make):
     times = [number / 25 for number in range(75)]
     shown = [*face_images(times[:60])]
-    alone = [np.pad(each, ((0, 0), (0, 180), (0, 0)), constant_values=110) for each in shown]
+    alone = [np.pad(path_, ((0, 0), (0, 180), (0, 0)), constant_values=110) for path_ in shown]
     both = list(face_images(times[60:], faces=2))
     path = write_frames(tmp_path / "a.mp4", [*alone, *both], audio=chirp(3.0), options=FAST)
     assert len(make(path)[1]["frames"]) > 56
@@ -274,7 +274,7 @@ def test_bad_options_fail_before_any_work(tmp_path, capsys, words):
     arguments = ["--data_root", str(tmp_path), "--preprocessed_root", str(tmp_path / "out"), *words]
     try:
         code = main.main(["preprocess", *arguments])
-    except SystemExit as stop:  # a value that the parser refuses
+    except SystemExit as stop:  # a value that the parser rejects
         code = stop.code
     assert code == 2
     assert words[1] in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Runs of `preprocess`: files written, resuming, and that nothing of the user is destroyed."""
+"""Runs of `preprocess`: written files, resuming, and protection of user files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ BAD = {
 UNDISTURBED_S: list[float] = []
 _MAX_UNDISTURBED_S = 2.5
 _HANGS_S = 120
-"""No test waits longer than this for a process."""
+"""Maximum time to wait for a process."""
 
 
 @pytest.fixture(scope="session")
@@ -84,25 +84,25 @@ def run(videos, tmp_path, monkeypatch, capsys, caplog):
 
 @pytest.fixture(scope="session")
 def finished(videos, tmp_path_factory) -> Path:
-    """Folder of an undisturbed run."""
-    here = tmp_path_factory.mktemp("whole")
+    """Folder of an uninterrupted run."""
+    working = tmp_path_factory.mktemp("whole")
     start = time.monotonic()
-    assert process(videos, here).wait(_HANGS_S) == 1
+    assert process(videos, working).wait(_HANGS_S) == 1
     UNDISTURBED_S.append(time.monotonic() - start)
-    return here
+    return working
 
 
 @pytest.fixture(scope="session")
 def whole(finished) -> dict[str, bytes]:
-    """Files of an undisturbed run."""
+    """Files of an uninterrupted run."""
     return tree(finished)
 
 
-def process(videos: Path, here: Path, *extra: object, workers: int = 2) -> subprocess.Popen[str]:
+def process(videos: Path, working: Path, *extra: object, workers: int = 2) -> subprocess.Popen[str]:
     words = ["--data_root", videos, "--preprocessed_root", "out", "--workers", workers, *extra]
     return subprocess.Popen(
         [sys.executable, str(ROOT / "preprocess.py"), *map(str, words)],
-        cwd=here,
+        cwd=working,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -112,7 +112,7 @@ def process(videos: Path, here: Path, *extra: object, workers: int = 2) -> subpr
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, and every folder."""
+    """Return all files and folders below a folder."""
     return {
         os.path.relpath(path, folder): path.read_bytes() if path.is_file() else b""
         for path in folder.rglob("*")
@@ -174,7 +174,7 @@ def test_unwritable_file_lists_are_reported_first(run, monkeypatch):
     assert "mine.txt/train.txt" in run.output
 
 
-def test_second_run_makes_nothing(run, monkeypatch, finished, whole):
+def test_second_run_creates_nothing(run, monkeypatch, finished, whole):
     shutil.copytree(finished, ".", dirs_exist_ok=True)
     before = {path: path.stat().st_mtime_ns for path in Path("out/main").rglob("*")}
     monkeypatch.setattr(preprocessing, "make_clip", lambda *_: pytest.fail("made a clip again"))
@@ -211,7 +211,7 @@ def copy_of(videos: Path, to: Path, *names: str) -> Path:
     return to
 
 
-def test_changed_videos_and_options_make_new_clips(run, videos, tmp_path):
+def test_changed_videos_and_options_create_new_clips(run, videos, tmp_path):
     data = copy_of(videos, tmp_path / "data", NAMES[0], "main/text")
     assert run(data=data) == 1
     Path(f"out/{NAMES[0]}/notes.txt").write_text("mine")
@@ -265,19 +265,19 @@ def test_foreign_report_is_not_replaced(run, videos, tmp_path):
 
 
 def test_workers_use_the_cards_in_turn(monkeypatch):
-    import torch  # not in the spawned workers
+    import torch  # the spawned workers do not import it
 
-    there = {f"npu:{number}" for number in range(4)}
+    existing = {f"npu:{number}" for number in range(4)}
 
     def resolve(spec: str) -> torch.device:
-        if spec not in there | {"npu", "auto", "cpu"}:
+        if spec not in existing | {"npu", "auto", "cpu"}:
             raise DeviceError(f"device {spec!r} is not there")
         return (
             torch.device("cpu") if spec == "cpu" else torch.device("cuda", int(spec.partition(":")[2] or 0))
         )
 
     monkeypatch.setattr("wav2lip_npu.device.resolve", resolve)
-    there |= {f"cuda:{number}" for number in range(4)}
+    existing |= {f"cuda:{number}" for number in range(4)}
 
     def cards(detector: str, **options: object) -> list[str]:
         return preprocessing._devices(detector, PreprocessOptions(**options))
@@ -344,7 +344,7 @@ def test_broken_videos_do_not_affect_others(run, videos, tmp_path):
 
 
 class DyingClipMaker(preprocessing.ClipMaker):
-    """One video kills its process."""
+    """Create a clip, but kill the process for one video."""
 
     def __call__(self, number: int) -> Callable[[Video], object]:
         make = super().__call__(number)
@@ -381,7 +381,9 @@ def test_python_call(videos, tmp_path, monkeypatch):
 
 
 def children(process: int) -> set[int]:
-    return {int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()}
+    return {
+        int(child_id) for child_id in Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    }
 
 
 def lives(process: int) -> bool:
@@ -419,17 +421,17 @@ def wait_until_gone(processes: set[int]) -> None:
         time.sleep(0.02)
 
 
-def kill_and_resume(videos: Path, here: Path, moments: list[float], workers: int) -> None:
-    """Kill a run at each moment, in units of the time of an undisturbed run; then let one finish."""
+def kill_and_resume(videos: Path, working: Path, moments: list[float], workers: int) -> None:
+    """Kill runs at these fractions of the time of an uninterrupted run; then let one finish."""
     for moment in moments:
-        child = process(videos, here, workers=workers)
+        child = process(videos, working, workers=workers)
         time.sleep(moment * min(UNDISTURBED_S[0], _MAX_UNDISTURBED_S))
         child.kill()
         child.wait()
-    assert process(videos, here, workers=workers).wait(_HANGS_S) in (0, 1)
+    assert process(videos, working, workers=workers).wait(_HANGS_S) in (0, 1)
 
 
-def test_killed_runs_leave_the_files_of_an_undisturbed_one(videos, whole, tmp_path):
+def test_killed_and_resumed_runs_give_the_same_files(videos, whole, tmp_path):
     draw = random.Random(2)
     kill_and_resume(videos, tmp_path, [draw.uniform(0.3, 0.9) for _ in range(2)], workers=2)
     assert tree(tmp_path) == whole
@@ -440,7 +442,7 @@ def test_killed_runs_leave_the_files_of_an_undisturbed_one(videos, whole, tmp_pa
 def test_runs_killed_at_any_moment(videos, whole, tmp_path, seed):
     draw = random.Random(100 + seed)
     for attempt in range(10):
-        here = tmp_path / str(attempt)
-        here.mkdir()
-        kill_and_resume(videos, here, [draw.uniform(0.1, 1.1) for _ in range(2)], draw.choice([1, 2, 3]))
-        assert tree(here) == whole, (seed, attempt)
+        working = tmp_path / str(attempt)
+        working.mkdir()
+        kill_and_resume(videos, working, [draw.uniform(0.1, 1.1) for _ in range(2)], draw.choice([1, 2, 3]))
+        assert tree(working) == whole, (seed, attempt)

@@ -1,4 +1,4 @@
-"""Atomic writes: the old file or the new one, and no temporary file left."""
+"""Atomic writes: either the old or the new file, and no temporary file is left."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_full_disk_keeps_the_old_report(tmp_path):
 
 
 def test_temporary_file_of_a_zombie_is_removed(tmp_path):
-    """Without an init process, as in some containers, dead orphans stay zombies."""
+    """Without an init process, such as in some containers, dead orphans stay zombies."""
     target = tmp_path / "x"
     child = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, not reaped

@@ -1,4 +1,4 @@
-"""SHA-256 of files: computed once per process, again after a change."""
+"""SHA-256 of files: computed once per process, and again after a change."""
 
 from __future__ import annotations
 

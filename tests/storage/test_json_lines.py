@@ -22,7 +22,7 @@ def report(tmp_path):
     return JsonLines(tmp_path / "report.jsonl", Record, "job", "Pass another --report.")
 
 
-def test_last_row_of_a_key_counts(report):
+def test_last_row_of_a_key_is_used(report):
     for row in (Record("a", "failed"), Record("b", "done"), Record("a", "done")):
         report.append(row)
     assert report.read() == {"a": Record("a", "done"), "b": Record("b", "done")}

@@ -7,7 +7,7 @@ import pytest
 from wav2lip_npu.storage.locks import lock_folder
 
 
-def test_second_lock_is_refused_until_the_first_ends(tmp_path):
+def test_second_lock_fails_until_the_first_is_released(tmp_path):
     with lock_folder(tmp_path) as first:
         assert first
         with lock_folder(tmp_path) as second:

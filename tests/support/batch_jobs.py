@@ -46,7 +46,7 @@ def luma_of(path: str | Path) -> list[bytes]:
 
 
 def wait_for(condition: Callable[[], Any]) -> None:
-    """Wait until a condition holds, which on a loaded machine may take long."""
+    """Wait until a condition holds, which may take long on a loaded machine."""
     deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
@@ -63,7 +63,7 @@ def fill_folder(face_video: Path) -> None:
 
 @pytest.fixture
 def job_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, face_video: Path) -> Path:
-    """The working directory: a folder with three jobs and a face cache of its own."""
+    """The working directory: a folder with three jobs and a separate face cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     fill_folder(face_video)
@@ -75,7 +75,7 @@ _load_models = functools.cache(inference.load_models)
 
 @pytest.fixture
 def workers_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Batches run their one worker in this process, with models that are loaded once."""
+    """Run the single worker of batches in this process, with models that are loaded once."""
     threads = cv2.getNumThreads()
     monkeypatch.setattr(run, "run_in_processes", _run_here)
     monkeypatch.setattr(inference, "load_models", _load_models)
@@ -84,7 +84,7 @@ def workers_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _run_here(workers: Sequence[str], source: Any, start_worker: Any, timeout: Any = None) -> Iterator[Any]:
-    """Stand-in for `run_in_processes`."""
+    """Replacement for `run_in_processes`."""
     (name,) = workers
     work = start_worker(name)
     while (item := source.take(name)) is not None:

@@ -30,7 +30,7 @@ def write_clip(
     gaps: tuple[int, ...] = (),
     wav: np.ndarray | None = None,
 ) -> Path:
-    """Write a folder as preprocess does: face n shows a code, and the audio of frame n + late has it."""
+    """Write a folder like preprocess: face n shows the code in the audio of frame n + late."""
     random = np.random.default_rng(_seed(folder) if seed is None else seed)
     folder.mkdir(parents=True)
     brow = random.integers(255, size=(16, 96, 3), dtype=np.uint8)
@@ -63,7 +63,7 @@ def write_clip(
 
 
 def write_original(folder: Path, count: int = 75, side: int = 120, wav: np.ndarray | None = None) -> Path:
-    """Write a folder as the original's preprocess does: JPEGs and audio only."""
+    """Write a folder like the original's preprocess: JPEGs and audio only."""
     random = np.random.default_rng(_seed(folder))
     folder.mkdir(parents=True)
     for number in range(count):
@@ -88,10 +88,10 @@ def speech(seconds: float, level: float = 0.3, seed: int = 0) -> np.ndarray:
 
 
 class CodeReader(nn.Module):
-    """Stand-in for SyncNet that reads the codes of five faces and of their audio."""
+    """Replacement for SyncNet that reads the codes of five faces and of their audio."""
 
     def forward(self, mels: Tensor, mouths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return unit embeddings, as SyncNet does."""
+        """Return unit embeddings, like SyncNet."""
         middles = [round(3.2 * k + 1.6) for k in range(5)]
         audio_codes = (mels[:, 0].mean(dim=1)[:, middles] + CODES / 2).round().long()
         face_codes = ((mouths.unflatten(1, (5, 3)).mean(dim=(2, 3, 4)) * 255 - 15) / 30).round().long()

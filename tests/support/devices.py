@@ -26,5 +26,5 @@ if os.environ.get("TEST_DEVICE", "cpu") != "cpu":
             raise
         pytest.exit(f"the tests on the simulated NPU are skipped: {reason}", returncode=0)
     DEVICE = torch.device(os.environ["TEST_DEVICE"], 0)
-    # With several threads the rounding of a sum depends on its address, which differs from that on the CPU.
+    # With several threads, the rounding of a sum depends on its address, which differs from the CPU.
     torch.set_num_threads(1)

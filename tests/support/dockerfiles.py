@@ -9,7 +9,7 @@ _BETWEEN = ("&&", "||", ";", "|", "&")
 
 
 class Instruction(NamedTuple):
-    """One instruction, its continued lines joined."""
+    """One instruction with its continuation lines joined."""
 
     line: int
     name: str
@@ -33,7 +33,7 @@ def instructions(text: str) -> list[Instruction]:
 
 
 def commands(run: str) -> list[list[str]]:
-    """Return the words of each command of a RUN instruction, also after a pipe."""
+    """Return the words of all commands of a RUN instruction, including those after a pipe."""
     lexer = shlex.shlex(run, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     result: list[list[str]] = [[]]

@@ -47,7 +47,7 @@ class SquareDetector:
         self.calls = 0
 
     def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
-        """Return one face per image, none for a plain image."""
+        """Return one face per image, or none for a plain image."""
         self.calls += 1
         return [self._find(image) for image in images]
 

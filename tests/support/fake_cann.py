@@ -29,11 +29,11 @@ def install_bench(monkeypatch: pytest.MonkeyPatch, calls: list[Any]) -> None:
             self._session = session(model_path)
 
         def infer(self, feeds: list[np.ndarray], mode: str = "static") -> list[np.ndarray]:
-            calls.append((mode, [each.shape for each in feeds]))
-            names = [each.name for each in self._session.get_inputs()]
-            for each, wanted in zip(feeds, self._session.get_inputs(), strict=True):
-                assert list(each.shape) == wanted.shape, "a static model takes its own batch alone"
-                assert each.dtype == np.float32 and each.flags.c_contiguous
+            calls.append((mode, [item.shape for item in feeds]))
+            names = [item.name for item in self._session.get_inputs()]
+            for item, expected in zip(feeds, self._session.get_inputs(), strict=True):
+                assert list(item.shape) == expected.shape, "a static model takes its own batch alone"
+                assert item.dtype == np.float32 and item.flags.c_contiguous
             return self._session.run(None, dict(zip(names, feeds, strict=True)))
 
     interface = types.ModuleType("ais_bench.infer.interface")
@@ -100,9 +100,9 @@ class FakeAcl(types.ModuleType):
     def init(self) -> int:
         return self.code_of.get("init", 0)
 
-    def create_data_buffer(self, place: int, size: int) -> int:
-        assert len(self.memory[place]) == size
-        return place
+    def create_data_buffer(self, address: int, size: int) -> int:
+        assert len(self.memory[address]) == size
+        return address
 
     def _set_device(self, index: int) -> int:
         self.device = index
@@ -123,13 +123,13 @@ class FakeAcl(types.ModuleType):
         return self._malloc_host(size)
 
     def _malloc_host(self, size: int) -> tuple[int, int]:
-        place = next(self._numbers) * (1 << 12)
-        self.memory[place] = bytearray(size)
-        return place, 0
+        address = next(self._numbers) * (1 << 12)
+        self.memory[address] = bytearray(size)
+        return address, 0
 
-    def _free(self, place: int) -> int:
-        del self.memory[place]
-        self.freed.append(place)
+    def _free(self, address: int) -> int:
+        del self.memory[address]
+        self.freed.append(address)
         return 0
 
     _free_host = _free
@@ -145,8 +145,8 @@ class FakeAcl(types.ModuleType):
         self._bytes[id(content)] = content
         return id(content)
 
-    def _ptr_to_bytes(self, place: int, size: int) -> bytes:
-        return bytes(self.memory[place][:size])
+    def _ptr_to_bytes(self, address: int, size: int) -> bytes:
+        return bytes(self.memory[address][:size])
 
     def _load_from_file(self, path: str) -> tuple[int, int]:
         if code := self.code_of.get("load_from_file", 0):
@@ -189,11 +189,11 @@ class FakeAcl(types.ModuleType):
             return code
         assert self._here.context == 7, "each thread sets its context"
         feeds = {
-            each.name: np.frombuffer(bytes(self.memory[place]), np.float32).reshape(each.shape)
-            for each, place in zip(self._session.get_inputs(), self._datasets[given], strict=True)
+            item.name: np.frombuffer(bytes(self.memory[address]), np.float32).reshape(item.shape)
+            for item, address in zip(self._session.get_inputs(), self._datasets[given], strict=True)
         }
-        for place, made in zip(self._datasets[got], self._session.run(None, feeds), strict=True):
-            self.memory[place][:] = made.tobytes()
+        for address, output in zip(self._datasets[got], self._session.run(None, feeds), strict=True):
+            self.memory[address][:] = output.tobytes()
         return 0
 
     def _unload(self, model: int) -> int:

@@ -1,4 +1,4 @@
-"""A worker of a batch that dies or hangs; without torch, so that its processes start quickly."""
+"""A batch worker that dies or hangs, without torch so that its processes start quickly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wav2lip_npu.storage.atomic import part_path
 
 @dataclass(frozen=True)
 class FragileWorker:
-    """Stand-in for `StartBatchWorker`, without dubbing: dies or hangs as the name of the audio file says."""
+    """Replacement for `StartBatchWorker` that dies or hangs as the name of the audio file says."""
 
     first: Any = None
     cache: Any = None

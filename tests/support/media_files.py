@@ -161,7 +161,7 @@ def chirp(seconds: float, rate: int = 16_000, level: float = 0.5) -> np.ndarray:
 
 
 def lag_of(heard: np.ndarray, sent: np.ndarray) -> int:
-    """Return the samples by which `heard` is later than `sent`, by cross-correlation."""
+    """Return the delay of `heard` relative to `sent` in samples, by cross-correlation."""
     size = len(heard) + len(sent)
     product = np.fft.rfft(heard, size) * np.conj(np.fft.rfft(sent, size))
     lag = int(np.argmax(np.fft.irfft(product, size)))

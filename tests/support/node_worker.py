@@ -1,4 +1,4 @@
-"""Worker of `integration/test_multi_node.py`: trains, then saves this rank's networks in the folder argv[1]."""
+"""Worker of `integration/test_multi_node.py`: trains, then saves the networks of its rank in the folder argv[1]."""
 
 from __future__ import annotations
 

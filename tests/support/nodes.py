@@ -1,4 +1,4 @@
-"""Two simulated machines: connected network namespaces, or two addresses where those are not allowed."""
+"""Two simulated machines: connected network namespaces, or two addresses if namespaces are not allowed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _MARK = "TEST_NODE"
 _CABLE = "cable0"
 _WAIT_S = 10
-# An unreachable name server would delay each connection by many seconds.
+# An unreachable name server would delay every connection by many seconds.
 _SETUP = """
 mount --make-rprivate / && mount --bind {folder}/hosts /etc/hosts && mount --bind {folder}/resolv.conf /etc/resolv.conf
 ip link set lo up && echo ready
@@ -51,7 +51,7 @@ class Node:
         return self.run([sys.executable, "-m", "torch.distributed.run", *torchrun, *program])
 
     def run(self, words: list[str]) -> subprocess.Popen[str]:
-        """Start a command on it."""
+        """Start a command on this node."""
         simulation = [SIMULATION] if DEVICE.type != "cpu" else []
         variables = {
             "OMP_NUM_THREADS": "1",
@@ -70,7 +70,7 @@ class Node:
         )
 
     def fail(self) -> None:
-        """Kill all its processes, as a power failure does."""
+        """Kill all its processes, like a power failure."""
         deadline = time.monotonic() + _WAIT_S
         while pids := [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._has(pid)]:
             assert time.monotonic() < deadline, f"{pids} survive SIGKILL"
@@ -121,7 +121,7 @@ def _addresses() -> tuple[Node, Node]:
 
 
 def _namespaces(folder: Path, stack: contextlib.ExitStack) -> tuple[Node, Node]:
-    """Set up two namespaces. Raises `AssertionError` or `OSError` where this is not allowed."""
+    """Set up two namespaces. Raises `AssertionError` or `OSError` if this is not allowed."""
     addresses = [f"10.213.7.{number}" for number in (1, 2)]
     folder.mkdir()
     (folder / "resolv.conf").touch()

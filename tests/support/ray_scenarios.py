@@ -26,7 +26,7 @@ Result = tuple[str, "str | Failure | None"]
 
 
 def start_worker(folder: str, device: str) -> Callable[[str], Iterator[str]]:
-    """A worker that does what the name of an item says; runs in an actor."""
+    """Start a worker that behaves as the name of an item says; runs in an actor."""
     if (Path(folder) / "no start").exists():
         raise DataError("the weights are damaged")
 
@@ -66,7 +66,7 @@ def run(
 
 
 def is_gone(folder: Path) -> bool:
-    """Whether all workers that slept in a folder end; Ray reports a death slightly before it."""
+    """Return whether all workers that slept in a folder end; Ray reports a death slightly earlier."""
     deadline = time.monotonic() + 30
     while any(os.path.exists(f"/proc/{path.stem}") for path in folder.glob("*.pid")):
         if time.monotonic() > deadline:
@@ -76,7 +76,7 @@ def is_gone(folder: Path) -> bool:
 
 
 def mixed(folder: Path, address: str) -> Any:
-    """Good items, and items that kill their worker or raise; those that killed it are tried once more."""
+    """Run good items and items that kill their worker or raise; items that kill it are retried once."""
     source = WorkQueue(["die", "once", "good0", "good1", "good2", "good3", "bug", "warn", "where"])
     retried, ends, texts = set(), [], []
     for item, result in run(source, folder, address):
@@ -91,7 +91,7 @@ def mixed(folder: Path, address: str) -> Any:
 
 
 def timeout(folder: Path, address: str) -> Any:
-    """The first of two items takes too long."""
+    """Let the first of two items time out."""
     ends = []
     for item, result in run(WorkQueue(["sleep", "good"]), folder, address, devices=1, timeout=1.0):
         if not isinstance(result, str):
@@ -100,7 +100,7 @@ def timeout(folder: Path, address: str) -> Any:
 
 
 def stop(folder: Path, address: str) -> Any:
-    """A `Wav2LipError` of the work and one of the start."""
+    """Raise a `Wav2LipError` in the work and one at the start."""
     errors = []
     for items in (["sleep", "stop"], ["good"]):
         try:
@@ -112,7 +112,7 @@ def stop(folder: Path, address: str) -> Any:
 
 
 def close(folder: Path, address: str) -> Any:
-    """The consumer ends while an item is in progress; the Ray goes on."""
+    """End the consumer while an item is in progress; Ray continues to run."""
     results = run(WorkQueue(["sleep", "nap"]), folder, address)
     first = next(results)[0]
     results.close()
@@ -120,7 +120,7 @@ def close(folder: Path, address: str) -> Any:
 
 
 def killed(folder: Path, address: str) -> Any:
-    """Actors are killed from outside while they work; what they had is put back."""
+    """Kill actors from outside while they work; their items are put back."""
     source, ends = WorkQueue([f"nap{number}" for number in range(12)]), []
     for item, result in run(source, folder, address):
         if isinstance(result, Failure):
@@ -135,7 +135,7 @@ def killed(folder: Path, address: str) -> Any:
 
 
 def main() -> None:
-    """Run the scenarios that are named on the command line."""
+    """Run the scenarios on the command line."""
     import ray
 
     root, names = Path(sys.argv[1]), sys.argv[2:]

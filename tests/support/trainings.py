@@ -1,4 +1,4 @@
-"""Trainings of tiny networks on small generated clips."""
+"""Train tiny networks on small generated clips."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def train(root: Path, out: Path, words: list[Any], **flags: Any) -> Path:
 
 
 def start(words: list[str], script: str = "-m wav2lip_npu", **options: Any) -> subprocess.Popen[str]:
-    """Start a command in a process of its own."""
+    """Start a command in a separate process."""
     return subprocess.Popen(
         [sys.executable, *script.split(), *words],
         cwd=ROOT,
@@ -85,7 +85,7 @@ def start(words: list[str], script: str = "-m wav2lip_npu", **options: Any) -> s
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Load a checkpoint as any code may."""
+    """Load a checkpoint as other programs do."""
     content: dict[str, Any] = torch.load(path, weights_only=True)
     return content
 
@@ -134,7 +134,7 @@ def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> 
 
 
 def task_of(step: Any) -> Any:
-    """Return what `loop._advance` needs of a task."""
+    """Return a task with the fields that `loop._advance` uses."""
     samples = SimpleNamespace(describe=lambda batch: f"{batch.first} (c)")
     return SimpleNamespace(step=step, samples=samples)
 

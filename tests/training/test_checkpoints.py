@@ -96,11 +96,11 @@ def test_content_of_a_checkpoint(clips, tmp_path):
         state = content["optimizer"]
         assert list(state["state"]) == list(range(count)) == state["param_groups"][0]["params"]
         assert state["param_groups"][0]["betas"] == (0.5, 0.999)
-        for (key, parameter), each in zip(
+        for (key, parameter), moments in zip(
             NETWORKS[kind](2).named_parameters(), state["state"].values(), strict=True
         ):
-            assert each["exp_avg"].shape == content["state_dict"][key].shape == parameter.shape
-            assert each["step"] == 4
+            assert moments["exp_avg"].shape == content["state_dict"][key].shape == parameter.shape
+            assert moments["step"] == 4
         more = content["wav2lip_npu"]
         assert (more["width"], more["mel"]["hop"], more["position"]) == (2, 200, 8)
         assert more["kind"] == checkpoint.published_kind(kind)
@@ -197,12 +197,11 @@ def refused(clips: Path, out: Path, words: list[Any], capsys: Any, **flags: Any)
     capsys.readouterr()
     before = sorted(out.glob("*")) if out.exists() else []
     assert main.main(command(clips, out, words, steps=1, **flags)) == 2
-    told = [each for each in capsys.readouterr().err.splitlines() if each.startswith("wav2lip-npu: ")]
-    assert len(told) == 1
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("wav2lip-npu: ")]
     assert sorted(path for path in out.glob("*") if path.suffix == ".pth") == [
         path for path in before if path.suffix == ".pth"
     ]
-    return told[0]
+    return message
 
 
 def damaged(content: dict[str, Any], how: str) -> dict[str, Any]:
@@ -225,9 +224,9 @@ def damaged(content: dict[str, Any], how: str) -> dict[str, Any]:
 @pytest.mark.parametrize("how", ["shape", "sgd", "groups", "words", "short", "step"])
 def test_optimizer_state_that_does_not_fit(clips, tmp_path, capsys, how):
     torch.save(damaged(original("syncnet"), how), tmp_path / "odd.pth")
-    told = refused(clips, tmp_path / "out", ORIGINAL, capsys, checkpoint_path=tmp_path / "odd.pth")
-    assert "odd.pth: its training state does not fit" in told
-    assert "--weights_only" in told
+    message = refused(clips, tmp_path / "out", ORIGINAL, capsys, checkpoint_path=tmp_path / "odd.pth")
+    assert "odd.pth: its training state does not fit" in message
+    assert "--weights_only" in message
 
 
 def test_checkpoints_of_another_network(clips, tmp_path, capsys):
@@ -245,11 +244,11 @@ def test_checkpoints_of_another_network(clips, tmp_path, capsys):
     assert "none.pth: No such file" in refused(
         clips, out, ORIGINAL, capsys, checkpoint_path=tmp_path / "none.pth"
     )
-    # Checkpoints of another training are not mistaken for damaged ones, and nothing is written beside them.
+    # Checkpoints of another training run are not treated as damaged, and nothing is written next to them.
     shutil.copy(syncnet, out / "checkpoint_step000000001.pth")
-    told = refused(clips, out, GENERATOR, capsys)
-    assert "is a SyncNet" in told
-    assert "another --checkpoint_dir" in told
+    message = refused(clips, out, GENERATOR, capsys)
+    assert "is a SyncNet" in message
+    assert "another --checkpoint_dir" in message
 
 
 def test_other_mel_settings_are_refused(clips, tmp_path, capsys):

@@ -53,7 +53,7 @@ def test_checkpoints_hold_those_networks(records):
 def test_each_rank_trains_on_its_own_samples(records):
     for name, rows, batch in (("syncnet", 16, 2), ("resumed", 4, 4)):
         one, other = (found["clips"] for found in records(name))
-        assert [each[:2] for each in one] == [each[:2] for each in other]
+        assert [item[:2] for item in one] == [item[:2] for item in other]
         assert all(after - first == 2 * batch for first, after, _ in one)  # positions of both ranks together
         assert all(len(clips) == rows for _, _, clips in one + other)
         assert [clips for *_, clips in one] != [clips for *_, clips in other]
@@ -75,12 +75,12 @@ def test_only_the_first_rank_writes(records):
 def test_gathered_loss_has_the_gradient_of_one_process(records):
     torch.manual_seed(0)
     network = torch.nn.Linear(6, 4)
-    sound, picture = (
-        torch.nn.functional.normalize(network(each).relu() + 0.1) for each in torch.randn(2, 8, 6)
+    audio, faces = (
+        torch.nn.functional.normalize(network(item).relu() + 0.1) for item in torch.randn(2, 8, 6)
     )
     frame = torch.arange(8)
-    clip = torch.cat([each // 3 for each in frame.chunk(2)])
-    loss, _ = all_pairs_loss(sound, picture, clip, frame)
+    clip = torch.cat([item // 3 for item in frame.chunk(2)])
+    loss, _ = all_pairs_loss(audio, faces, clip, frame)
     loss.backward()
     for found in records("gradient"):
         torch.testing.assert_close(found["loss"], loss.detach())

@@ -72,10 +72,12 @@ def original_training(
     batches: list[Batch[TargetSample]], *, sync: float, disc: float, expert_bn: str
 ) -> tuple[nn.Module, nn.Module]:
     """Run the original's hq training, as reference/wav2lip.md describes it."""
-    generator, critic = (golden_weights(each(2)).double().train() for each in (Wav2Lip, QualityDiscriminator))
+    generator, critic = (
+        golden_weights(network_type(2)).double().train() for network_type in (Wav2Lip, QualityDiscriminator)
+    )
     syncnet = golden_weights(SyncNet(2)).double().requires_grad_(False).train(expert_bn == "batch")
     betas = (0.5, 0.999) if disc else (0.9, 0.999)
-    mine = torch.optim.Adam(generator.parameters(), 1e-4, betas)
+    generator_optimizer = torch.optim.Adam(generator.parameters(), 1e-4, betas)
     its = torch.optim.Adam(critic.parameters(), 1e-4, betas)
     bce = nn.BCELoss()
     for batch in batches:
@@ -85,7 +87,7 @@ def original_training(
         )
         x = window.clone()
         x[:, :, :, 48:] = 0
-        mine.zero_grad()
+        generator_optimizer.zero_grad()
         its.zero_grad()
         g = generator(
             torch.from_numpy(batch.samples.frame_mels).double()[:, :, None], torch.cat([x, wrong], dim=1)
@@ -101,7 +103,7 @@ def original_training(
             found = critic(g)
             loss = loss + disc * bce(found, torch.ones_like(found))
         loss.backward()
-        mine.step()
+        generator_optimizer.step()
         its.zero_grad()
         if disc:
             found = critic(window)
@@ -189,13 +191,13 @@ def test_sync_loss_is_of_the_judged_samples():
 @pytest.mark.any_device
 def test_two_accumulated_batches_equal_one_large_batch():
     """With batch norms in eval mode."""
-    whole = batch_of(0, 4)
+    full = batch_of(0, 4)
     halves = [
-        Batch(0, 2, whole.clips[rows], TargetSample(*(array[rows] for array in whole.samples)))
+        Batch(0, 2, full.clips[rows], TargetSample(*(array[rows] for array in full.samples)))
         for rows in (slice(0, 2), slice(2, 4))
     ]
     found = []
-    for batches, options in (([whole], TrainOptions()), (halves, TrainOptions(accumulate=2))):
+    for batches, options in (([full], TrainOptions()), (halves, TrainOptions(accumulate=2))):
         state, objective = training_of(GeneratorOptions(syncnet_wt=0.1))
         for module in state.main.network.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -294,9 +296,12 @@ def test_batch_norms_of_syncnet(mode):
     _, objective = training_of(GeneratorOptions(expert_bn=mode))
     syncnet = objective._syncnet
     weight = syncnet.face_encoder[0].conv_block[0].weight.clone()
-    sounds, windows = (torch.rand(shape).to(DEVICE) for shape in ((3, 1, 80, 16), (3, 15, 48, 96)))
-    alone, beside = syncnet(sounds[:2], windows[:2])[1][0], syncnet(sounds[[0, 2]], windows[[0, 2]])[1][0]
-    assert torch.allclose(alone, beside, atol=1e-6) == (mode == "eval")
+    mel_windows, windows = (torch.rand(shape).to(DEVICE) for shape in ((3, 1, 80, 16), (3, 15, 48, 96)))
+    alone, with_other = (
+        syncnet(mel_windows[:2], windows[:2])[1][0],
+        syncnet(mel_windows[[0, 2]], windows[[0, 2]])[1][0],
+    )
+    assert torch.allclose(alone, with_other, atol=1e-6) == (mode == "eval")
     assert not any(p.requires_grad for p in syncnet.parameters())
     assert torch.equal(syncnet.face_encoder[0].conv_block[0].weight, weight)
 

@@ -176,7 +176,7 @@ def test_diverged_training_ends_with_one_line(clips, tmp_path, capsys, monkeypat
     from wav2lip_npu.training import syncnet
 
     out = train(clips, tmp_path / "out", ORIGINAL, steps=1)
-    monkeypatch.setattr(syncnet, "pair_loss", lambda *each: losses.pair_loss(*each) * math.nan)
+    monkeypatch.setattr(syncnet, "pair_loss", lambda *arguments: losses.pair_loss(*arguments) * math.nan)
     capsys.readouterr()
     assert main.main(command(clips, out, ORIGINAL, steps=3)) == 2
     (message,) = (row for row in capsys.readouterr().err.splitlines() if row.startswith("wav2lip-npu: "))
@@ -189,11 +189,11 @@ def test_losses_of_zero_embeddings_are_finite():
     nothing = nn.functional.normalize(torch.zeros(6, 4, requires_grad=True))
     unit = nn.functional.normalize(torch.rand(6, 4))
     clip, frame = torch.zeros(6), torch.arange(6)
-    for sound, picture in ((nothing, nothing), (nothing, unit), (unit, nothing)):
+    for audio, faces in ((nothing, nothing), (nothing, unit), (unit, nothing)):
         found = [
-            losses.pair_loss(sound, picture, torch.tensor([0.0, 1, 0, 1, 0, 1])),
-            losses.sync_loss(sound, picture),
-            losses.all_pairs_loss(sound, picture, clip, frame)[0],
+            losses.pair_loss(audio, faces, torch.tensor([0.0, 1, 0, 1, 0, 1])),
+            losses.sync_loss(audio, faces),
+            losses.all_pairs_loss(audio, faces, clip, frame)[0],
         ]
         for loss in found:
             assert loss.isfinite()
@@ -209,43 +209,43 @@ def test_cosines_above_one_are_clamped():
 
 
 def test_sync_loss_is_linear_below_its_floor():
-    sound = torch.tensor([[1.0, 0.0]])
+    audio = torch.tensor([[1.0, 0.0]])
     for floor in (0.3, 0.5, 1.0):
         angles = [torch.tensor([c, (1 - c * c) ** 0.5]) for c in (0.01, 0.1, 0.29, 0.6, 0.9)]
         for angle in angles:
-            picture = angle[None].requires_grad_()
-            loss = losses.sync_loss(sound, picture, floor)
+            faces = angle[None].requires_grad_()
+            loss = losses.sync_loss(audio, faces, floor)
             cosine = float(angle[0])
-            (slope,) = torch.autograd.grad(loss, picture)
+            (slope,) = torch.autograd.grad(loss, faces)
             assert float(slope[0, 0]) == pytest.approx(-1 / max(cosine, floor), rel=1e-4)
             if cosine >= floor:
                 assert float(loss) == pytest.approx(-math.log(cosine), rel=1e-4)
 
 
 def test_losses_match_bce():
-    sound, picture = (nn.functional.normalize(torch.rand(6, 8)) for _ in range(2))
+    audio, faces = (nn.functional.normalize(torch.rand(6, 8)) for _ in range(2))
     in_sync = torch.tensor([1.0, 0, 1, 0, 0, 1])
     bce = nn.BCELoss()
-    one = nn.functional.cosine_similarity(sound, picture)
-    torch.testing.assert_close(losses.pair_loss(sound, picture, in_sync), bce(one, in_sync))
-    torch.testing.assert_close(losses.sync_loss(sound, picture), bce(one, torch.ones(6)))
+    one = nn.functional.cosine_similarity(audio, faces)
+    torch.testing.assert_close(losses.pair_loss(audio, faces, in_sync), bce(one, in_sync))
+    torch.testing.assert_close(losses.sync_loss(audio, faces), bce(one, torch.ones(6)))
     clip, frame = (
         torch.tensor([0, 0, 1, 1, 2, 2]),
         torch.tensor([3, 3, 4, 5, 3, 4]),
     )  # the first two are equal
-    loss, table = losses.all_pairs_loss(sound, picture, clip, frame)
+    loss, table = losses.all_pairs_loss(audio, faces, clip, frame)
     wrong = ~torch.eye(6, dtype=torch.bool)
     wrong[0, 1] = wrong[1, 0] = False
-    cosine = sound @ picture.T
+    cosine = audio @ faces.T
     expected = (bce(cosine.diagonal(), torch.ones(6)) + bce(cosine[wrong], torch.zeros(28))) / 2
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(table, cosine)
-    loss, _ = losses.all_pairs_loss(sound, picture, clip, frame, 0.7)
+    loss, _ = losses.all_pairs_loss(audio, faces, clip, frame, 0.7)
     inside = clip[:, None] == clip
     parts = [bce(cosine[where], torch.zeros(int(where.sum()))) for where in (wrong & inside, wrong & ~inside)]
     expected = (bce(cosine.diagonal(), torch.ones(6)) + 0.7 * parts[0] + 0.3 * parts[1]) / 2
     torch.testing.assert_close(loss, expected)
-    alone, _ = losses.all_pairs_loss(sound, picture, torch.arange(6), frame, 1.0)
+    alone, _ = losses.all_pairs_loss(audio, faces, torch.arange(6), frame, 1.0)
     torch.testing.assert_close(alone, bce(cosine.diagonal(), torch.ones(6)) / 2)
 
 
@@ -255,7 +255,7 @@ def test_mouth_weight():
     in_mouth, in_hair = target.clone(), target.clone()
     in_mouth[..., 70:78, 44:52] += 0.5
     in_hair[..., 4:12, 44:52] += 0.5
-    mouth, hair = (float(losses.mouth_loss(each, target, 4)) for each in (in_mouth, in_hair))
+    mouth, hair = (float(losses.mouth_loss(arguments, target, 4)) for arguments in (in_mouth, in_hair))
     assert mouth / hair == pytest.approx(4, rel=0.05)
     plain = nn.functional.l1_loss(in_mouth, target)
     torch.testing.assert_close(losses.mouth_loss(in_mouth, target, 1), plain)

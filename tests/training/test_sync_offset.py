@@ -23,11 +23,11 @@ def table_of(folder, **options) -> Similarities:
 
 @pytest.mark.parametrize("late", [0, 3, -4, 15])
 def test_offset_is_positive_when_the_audio_is_late(tmp_path, late):
-    found = table_of(write_clip(tmp_path / "clip", late=late))
-    offset, confidence = found.offset()
+    similarity = table_of(write_clip(tmp_path / "clip", late=late))
+    offset, confidence = similarity.offset()
     assert offset == late
     assert confidence > 0.5
-    best = found.by_offset()[:, MAX_OFFSET + late]
+    best = similarity.by_offset()[:, MAX_OFFSET + late]
     assert best.mean() > 0.75  # rounding 3.2 columns misses a fifth of a code
 
 
@@ -58,29 +58,29 @@ def test_cosines_match_single_embeddings(tmp_path):
     clip = read_clip("clip", write_clip(tmp_path / "clip", 40, gaps=(20,)))
     syncnet = golden_weights(SyncNet(width=2)).eval()
     reader = FaceReader(cache=False)
-    found = similarities(syncnet, clip, reader, CPU)
+    similarity = similarities(syncnet, clip, reader, CPU)
     positions = clip.windows()
-    np.testing.assert_array_equal(found.frames, clip.frames[positions])
+    np.testing.assert_array_equal(similarity.frames, clip.frames[positions])
     for row, column in ((0, 0), (3, 17), (17, 3)):
-        mel = mel_columns(clip.mel(), int(found.frames[row]))
+        mel = mel_columns(clip.mel(), int(similarity.frames[row]))
         faces = reader(clip, int(positions[column]))[:, 48:]
         audio, face = embed(syncnet, [mel], faces[None], CPU)
-        torch.testing.assert_close(found.cosines[row, column], (audio * face).sum(), atol=1e-5, rtol=0)
-    assert len(found.in_sync()) == len(positions)
-    assert len(found.out_of_sync()) == len(positions) * (len(positions) - 1)
+        torch.testing.assert_close(similarity.cosines[row, column], (audio * face).sum(), atol=1e-5, rtol=0)
+    assert len(similarity.in_sync()) == len(positions)
+    assert len(similarity.out_of_sync()) == len(positions) * (len(positions) - 1)
     part = similarities(syncnet, clip, reader, CPU, positions[5:9])
-    torch.testing.assert_close(part.cosines, found.cosines[5:9, 5:9], atol=1e-5, rtol=0)
+    torch.testing.assert_close(part.cosines, similarity.cosines[5:9, 5:9], atol=1e-5, rtol=0)
 
 
 def test_cosines_by_offset_match_brute_force():
     frames = np.array([*range(3, 50), *range(60, 110)])
-    found = Similarities(frames, torch.rand(len(frames), len(frames)))
+    similarity = Similarities(frames, torch.rand(len(frames), len(frames)))
     rows = []
     for at, frame in enumerate(frames):
         around = [np.flatnonzero(frames == frame + offset) for offset in range(-MAX_OFFSET, MAX_OFFSET + 1)]
-        if all(len(each) for each in around):
-            rows.append(torch.stack([found.cosines[int(each[0]), at] for each in around]))
-    torch.testing.assert_close(found.by_offset(), torch.stack(rows))
+        if all(len(rows_at) for rows_at in around):
+            rows.append(torch.stack([similarity.cosines[int(rows_at[0]), at] for rows_at in around]))
+    torch.testing.assert_close(similarity.by_offset(), torch.stack(rows))
 
 
 def test_clips_without_a_clear_offset_get_0(tmp_path):
@@ -102,6 +102,6 @@ def test_offset_is_significant_when_the_windows_agree(gain, expected):
     frames = np.arange(80)
     noise = torch.randn(80, 80, generator=torch.Generator().manual_seed(0)) * 0.05
     table = noise + 0.3 * torch.eye(80) + torch.diag(0.3 + gain + 0.2 * torch.randn(79).clamp(-2, 2), -1)
-    found = Similarities(frames, table)
-    assert found.offset()[0] == 1
-    assert found.significant_offset() == expected
+    similarity = Similarities(frames, table)
+    assert similarity.offset()[0] == 1
+    assert similarity.significant_offset() == expected
