@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PYTEST := $(BIN)/python -m pytest
 # Test files in two processes, then the tests marked `alone`.
-BESIDE := -m 'not slow and not alone' --numprocesses 2 --dist loadfile
+PARALLEL := -m 'not slow and not alone' --numprocesses 2 --dist loadfile
 ALONE := -m 'alone and not slow'
 
 .PHONY: demo test test-slow test-npu test-npu-adapter lint bench clean
@@ -16,13 +16,13 @@ demo: $(READY)
 
 # On the CPU, then the device tests on a simulated NPU.
 test: $(READY)
-	$(PYTEST) $(BESIDE)
+	$(PYTEST) $(PARALLEL)
 	$(PYTEST) $(ALONE)
-	TEST_DEVICE=npu $(PYTEST) $(BESIDE)
+	TEST_DEVICE=npu $(PYTEST) $(PARALLEL)
 	TEST_DEVICE=npu $(PYTEST) $(ALONE)
 
 test-npu: $(READY)
-	TEST_DEVICE=npu $(PYTEST) $(BESIDE)
+	TEST_DEVICE=npu $(PYTEST) $(PARALLEL)
 	TEST_DEVICE=npu $(PYTEST) $(ALONE)
 
 # Tests on the vendor's torch_npu, without CANN and without a card.

@@ -241,8 +241,8 @@ def invalid_rows(video: Path, face: Path, speech: Path, folder: Path) -> list[tu
     soundfile.write(folder / "empty.wav", np.zeros(0), rate)
     (folder / "text.mp4").write_text("not a video")
     cut = folder / "cut.mp4"
-    whole = short_video(video, folder, seconds=3).read_bytes()
-    cut.write_bytes(whole[: len(whole) // 2])
+    content = short_video(video, folder, seconds=3).read_bytes()
+    cut.write_bytes(content[: len(content) // 2])
     return [
         (folder / "none.mp4", speech, ""),
         (folder / "text.mp4", speech, ""),

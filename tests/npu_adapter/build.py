@@ -1,4 +1,4 @@
-"""Builds the fake Ascend runtime for the torch and torch_npu of the running Python: `python build.py FOLDER`.
+"""Build the fake Ascend runtime for the torch and torch_npu of the running Python: `python build.py FOLDER`.
 
 Below the folder it makes one of its own for each state of sources and versions, and prints its path. That is
 laid out as CANN is. `lib64` holds libraries with the names that torch_npu is linked to, and
@@ -22,8 +22,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SOURCES = ("ascend.c", "hccl.cpp", "kernels.cpp", "build.py")
 RUNTIME = "ascendcl"
-BESIDE = ("hccl", "acl_op_compiler", "ge_runner", "graph", "acl_tdt_channel")
-"""Other libraries of CANN that torch_npu is linked to; here they only lead to the first."""
+OTHER_LIBRARIES = ("hccl", "acl_op_compiler", "ge_runner", "graph", "acl_tdt_channel")
+"""Other libraries of CANN that torch_npu is linked to; here they only link to the first."""
 RUNTIME_NAMES = re.compile(r"(acl|rt[A-Z]|Msprof|Hccl)")
 NOT_SUPPORTED = 200001
 EMPTY_FOLDERS = ("runtime", "compiler", "opp")
@@ -31,19 +31,19 @@ EMPTY_FOLDERS = ("runtime", "compiler", "opp")
 
 
 def environment(root: Path) -> dict[str, str]:
-    """What a process needs to find the runtime, as CANN's set_env.sh sets it."""
+    """Return the environment in which a process finds the runtime, like CANN's set_env.sh."""
     return {
         "ASCEND_HOME_PATH": str(root),
         "ASCEND_OPP_PATH": str(root / "opp"),
         "LD_LIBRARY_PATH": os.pathsep.join(
             filter(None, (str(root / "lib64"), os.environ.get("LD_LIBRARY_PATH")))
         ),
-        "TASK_QUEUE_ENABLE": "0",  # operators run where they are called, not in a thread of torch_npu
+        "TASK_QUEUE_ENABLE": "0",  # operators run in the calling thread, not in a thread of torch_npu
     }
 
 
 def build(into: Path) -> Path:
-    """The folder of the libraries, made unless it is there."""
+    """Return the folder of the libraries, which is built if it does not exist."""
     target = into / _key()
     if target.is_dir():
         return target
@@ -56,7 +56,7 @@ def build(into: Path) -> Path:
         part.chmod(0o755)
         part.rename(target)
     except OSError:
-        if not target.is_dir():  # another process was quicker
+        if not target.is_dir():  # another process was faster
             raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -64,7 +64,7 @@ def build(into: Path) -> Path:
 
 
 def _key() -> str:
-    """Names everything that the libraries depend on."""
+    """Return a hash of everything that the libraries depend on."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "torch_npu")]
     digest = hashlib.sha256("\n".join([*versions, platform.platform(), sys.version]).encode())
     for name in SOURCES:
@@ -73,7 +73,7 @@ def _key() -> str:
 
 
 def _package(name: str) -> Path:
-    """Folder of an installed package; importing torch_npu needs what is built here."""
+    """Return the folder of an installed package without importing it: torch_npu requires the built libraries."""
     found = importlib.util.find_spec(name)
     assert found is not None and found.origin is not None, f"{name} is not installed"
     return Path(found.origin).parent
@@ -105,7 +105,7 @@ def _compile(out: Path) -> None:
     runtime = out / f"lib{RUNTIME}.so"
     soname = f"-Wl,-soname,{runtime.name}"
     _run(["g++", *shared, *objects, "-x", "c", out / "missing.c", "-o", runtime, soname, "-ldl", "-lrt"])
-    for name in BESIDE:
+    for name in OTHER_LIBRARIES:
         leads = [f"-L{out}", "-Wl,--no-as-needed", f"-l{RUNTIME}", f"-Wl,-soname,lib{name}.so"]
         _run(["gcc", "-shared", "-x", "c", os.devnull, "-o", out / f"lib{name}.so", *leads])
     links = [f"-L{torch}/lib", "-ltorch_cpu", "-lc10", f"-L{out}", f"-l{RUNTIME}"]
@@ -114,7 +114,7 @@ def _compile(out: Path) -> None:
 
 
 def _stubs(torch_npu: Path, objects: list[Path]) -> str:
-    """C functions for what torch_npu is linked to and the sources lack; each says its name and fails."""
+    """Return C functions that torch_npu is linked to and the sources lack; they print their name and fail."""
     libraries = [*torch_npu.glob("lib/*.so"), *torch_npu.glob("_C*.so")]
     wanted = {name for path in libraries for name in _symbols(path, "--dynamic", "--undefined-only")}
     there = {name for path in objects for name in _symbols(path, "--defined-only")}

@@ -19,7 +19,7 @@ constexpr auto kPatience = std::chrono::seconds(60);
 
 struct Board {  // fresh shared memory is all zeros, a valid start
   std::atomic<uint32_t> arrived, turn;
-  char slots[kMostRanks][kSlot];  // what each rank shows the others
+  char slots[kMostRanks][kSlot];  // data of each rank for the others
 };
 
 struct Group {
@@ -36,7 +36,7 @@ struct Group {
       board->turn.fetch_add(1);
       return HCCL_SUCCESS;
     }
-    // A rank that has died must not keep the others for ever.
+    // A dead rank must not block the others forever.
     const auto last = std::chrono::steady_clock::now() + kPatience;
     while (board->turn.load() == turn) {
       if (std::chrono::steady_clock::now() > last) return HCCL_E_TIMEOUT;
@@ -45,7 +45,7 @@ struct Group {
     return HCCL_SUCCESS;
   }
 
-  // Piece by piece: ranks that have something to show copy it to their slots, then all take what they want.
+  // Piece by piece: ranks with data copy it to their slots, then all ranks read the slots they need.
   template <typename Take>
   HcclResult exchange(const void* shown, size_t size_bytes, Take take) const {
     for (size_t at = 0; at < size_bytes; at += kSlot) {
@@ -67,7 +67,7 @@ size_t width(HcclDataType type) {
     case HCCL_DATA_TYPE_INT16: case HCCL_DATA_TYPE_FP16: case HCCL_DATA_TYPE_BFP16: return 2;
     case HCCL_DATA_TYPE_INT32: case HCCL_DATA_TYPE_FP32: return 4;
     case HCCL_DATA_TYPE_INT64: return 8;
-    default: return 0;  // HCCL refuses float64 as well
+    default: return 0;  // HCCL rejects float64 too
   }
 }
 
@@ -119,7 +119,7 @@ HcclResult HcclCommInitRootInfo(uint32_t size, const HcclRootInfo* info, uint32_
   auto* group = new Group{static_cast<Board*>(memory), size, rank, ""};
   std::snprintf(group->name, sizeof group->name, "%.60s", info->internal + 1);
   const auto result = group->wait_for_all();
-  shm_unlink(info->internal);  // all hold it by now
+  shm_unlink(info->internal);  // all ranks have mapped it by now
   *made = group;
   return result;
 }
@@ -165,7 +165,7 @@ HcclResult HcclAllReduce(
   const auto* group = group_of(comm);
   return group->exchange(from, count * width(type), [&](size_t at, size_t size) {
     char* here = static_cast<char*>(into) + at;
-    std::memcpy(here, group->slot(0), size);  // in order of rank, so that all get the same bits
+    std::memcpy(here, group->slot(0), size);  // in order of rank, so that all ranks get the same bits
     for (uint32_t rank = 1; rank < group->size; ++rank) reduce(here, group->slot(rank), size, type, op);
   });
 }

@@ -1,7 +1,7 @@
-// Computes for torch_npu where there is no NPU: in place of its kernels PyTorch's own CPU kernels run, on the
-// memory that the fake runtime handed out as that of a device.
+// Computes for torch_npu without an NPU: its kernels are replaced by PyTorch's CPU kernels, which run on the
+// memory that the fake runtime allocated as device memory.
 //
-// What torch_npu does itself stays its own: allocator, storage, copies between host and device, views, streams,
+// Everything else is torch_npu's own: allocator, storage, copies between host and device, views, streams,
 // generators, autocast, collectives.
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
@@ -46,8 +46,8 @@ void change_tensors(c10::IValue& value, Change change) {
   }
 }
 
-// CPU tensors over the memory of NPU tensors. Tensors that share a storage do so here too, and one tensor has
-// one alias: that is how results are recognised as an argument, as a view of one, or as new.
+// CPU tensors over the memory of NPU tensors. Tensors that share a storage share it here too, and a tensor has
+// one alias. This identifies a result as an argument, a view of an argument, or a new tensor.
 class Aliases {
  public:
   Tensor of(const Tensor& tensor) {
@@ -61,7 +61,7 @@ class Aliases {
     return alias;
   }
 
-  // The NPU tensor that a result is.
+  // Returns the NPU tensor of a result.
   Tensor back(const Tensor& result, Device device) const {
     if (!result.defined() || on_npu(result)) return result;
     for (const auto& [original, alias] : pairs_)
@@ -78,7 +78,7 @@ class Aliases {
     return made;
   }
 
-  // Kernels may resize what they write to, which leaves the memory behind the alias.
+  // Kernels may resize their output, whose alias then has other memory.
   void follow_resizes() const {
     for (const auto& [original, alias] : pairs_) {
       if (alias.sizes() == original.sizes()) continue;
@@ -103,7 +103,7 @@ class Aliases {
   std::unordered_map<c10::StorageImpl*, c10::Storage> storages_;
 };
 
-// What a chip without infinity makes of a CPU tensor in fp16.
+// Saturates a CPU tensor in fp16, like a chip without infinity.
 Tensor saturated(const Tensor& tensor) {
   if (!fake_acl_saturates() || !tensor.defined() || tensor.scalar_type() != at::kHalf) return tensor;
   if (tensor.isfinite().all().item<bool>()) return tensor;
@@ -111,7 +111,7 @@ Tensor saturated(const Tensor& tensor) {
   return tensor.nan_to_num_();
 }
 
-// A CPU generator that goes on where the NPU's is, which moves on.
+// Returns a CPU generator that continues the NPU generator, and advances the latter.
 at::Generator cpu_generator(at::Generator npu) {
   constexpr uint64_t kBlocks = 1000003;
   auto cpu = at::detail::createCPUGenerator(npu.current_seed() * kBlocks + npu.get_offset());
@@ -119,8 +119,8 @@ at::Generator cpu_generator(at::Generator npu) {
   return cpu;
 }
 
-// The device of an operator's arguments, as PyTorch's own kernels check it: one device, but numbers may be
-// tensors of the host.
+// Returns the device of an operator's arguments, with the checks of PyTorch's kernels: there must be one device,
+// but numbers may be tensors on the host.
 Device device_of(const OperatorHandle& op, const Stack& stack, size_t first) {
   std::optional<Device> found;
   bool host = false;
@@ -166,7 +166,7 @@ void run_on_cpu(const OperatorHandle& op, Stack* stack) {
       draws_from_argument = true;
     }
   }
-  // Some kernels, such as dropout's, know the default generator only: the host's must come out unchanged.
+  // Some kernels, such as dropout's, use only the default generator; the state of the host's must not change.
   auto cpu_default = at::detail::getDefaultCPUGenerator();
   Tensor kept;
   if (!draws_from_argument && op.hasTag(at::Tag::nondeterministic_seeded)) {
@@ -186,19 +186,19 @@ void run_on_cpu(const OperatorHandle& op, Stack* stack) {
     change_tensors((*stack)[at], [&](const Tensor& tensor) { return aliases.back(tensor, device); });
 }
 
-// On chips that saturate torch_npu's kernel looks at their flag, for no gradient is infinite there.
+// On saturating chips, torch_npu's kernel reads the overflow flag, because no gradient is infinite.
 void check_and_unscale(const OperatorHandle& op, Stack* stack) {
   const auto found_infinite = (*stack)[stack->size() - 2].toTensor();
   run_on_cpu(op, stack);
   if (fake_acl_saturates() && fake_acl_overflowed()) Aliases().of(found_infinite).fill_(1);
 }
 
-// PyTorch's own decomposition in place of torch_npu's kernel; its parts come back here.
+// PyTorch's decomposition instead of torch_npu's kernel; its operators are dispatched here again.
 void decompose(const OperatorHandle& op, Stack* stack) {
   op.redispatchBoxed(DispatchKeySet({DispatchKey::AutogradCPU, DispatchKey::CPU}), stack);
 }
 
-// PyTorch's own derivative in place of torch_npu's, which would start kernels of its own.
+// PyTorch's derivative instead of torch_npu's, which would start other kernels.
 void differentiate(const OperatorHandle& op, Stack* stack) {
   op.redispatchBoxed(DispatchKeySet({DispatchKey::AutogradOther, DispatchKey::PrivateUse1}), stack);
 }
@@ -236,7 +236,7 @@ bool computes(const c10::FunctionSchema& schema) {
 
 // The fake runtime calls this when torch_npu starts it.
 extern "C" void install_cpu_kernels() {
-  // PyTorch warns of every kernel that is replaced.
+  // PyTorch warns about every replaced kernel.
   struct : c10::WarningHandler {
     void process(const c10::Warning&) override {}
   } quiet;

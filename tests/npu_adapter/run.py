@@ -1,4 +1,4 @@
-"""Runs the tests of this folder against Huawei's own torch_npu, with neither NPU nor CANN: `python run.py`.
+"""Run the tests of this folder with Huawei's torch_npu, without NPU and CANN: `python run.py`.
 
 It needs Linux, Python with venv, gcc and g++, and what pip is set up to install from. All that it makes is
 below `build/npu_adapter`; what is there already is used again. Further words go to pytest.
@@ -18,19 +18,19 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "npu_adapter"
 PYTHON = BUILD / "venv" / "bin" / "python"
-# What of the extras `dev` and `npu` these tests need.
+# The packages of the extras `dev` and `npu` that these tests need.
 NEEDED = ("pytest", "pytest-timeout", "scikit-image", "soundfile", "pyyaml")
 TORCH_NPU = "torch_npu==2.13.0"
 CPU_TORCH = """
 import os, sys
-os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"  # a torch_npu from before would stop the import
+os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"  # an already installed torch_npu would make the import fail
 import torch
 sys.exit(torch.version.cuda and "torch_npu wants a build of torch for the CPU. Let pip find one, then run again.")
 """
 
 
 def main() -> int:
-    """Exit code of pytest."""
+    """Run pytest and return its exit code."""
     BUILD.mkdir(parents=True, exist_ok=True)
     (BUILD / ".gitignore").write_text("*\n")
     ready = BUILD / "venv" / f"ready-{_key()}"
@@ -42,7 +42,7 @@ def main() -> int:
     )
     root = Path(built.stdout.split()[-1])
     variables = {
-        "OMP_NUM_THREADS": "1",  # networks this small are slower in two threads
+        "OMP_NUM_THREADS": "1",  # such small networks are slower with two threads
         **os.environ,
         **environment(root),
         "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",  # the package loads torch_npu, not PyTorch
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def _key() -> str:
-    """Names what the virtual environment depends on."""
+    """Return a hash of everything that the virtual environment depends on."""
     digest = hashlib.sha256(sys.version.encode())
     for path in (ROOT / "pyproject.toml", ROOT / "constraints.txt", HERE / "run.py"):
         digest.update(path.read_bytes())
@@ -60,12 +60,12 @@ def _key() -> str:
 
 
 def _install() -> None:
-    """A virtual environment with the package, its tests and torch_npu."""
+    """Create a virtual environment with the package, its tests and torch_npu."""
     pip = [PYTHON, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt"]
     if not PYTHON.exists():
         subprocess.run([sys.executable, "-m", "venv", BUILD / "venv"], check=True)
     subprocess.run([*pip, "-e", ROOT, *NEEDED], check=True)
-    if subprocess.run([PYTHON, "-c", "import cv2"], stderr=subprocess.DEVNULL).returncode:  # no libGL here
+    if subprocess.run([PYTHON, "-c", "import cv2"], stderr=subprocess.DEVNULL).returncode:  # libGL is missing
         subprocess.run([*pip, "--no-deps", "--force-reinstall", "opencv-python-headless"], check=True)
     subprocess.run([PYTHON, "-c", CPU_TORCH], check=True)
     # Its needs are there; without CANN the rest of the vendor's tools is of no use.

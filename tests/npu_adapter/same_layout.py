@@ -1,4 +1,4 @@
-"""The command line, with CPUs computing in the layout that NPUs have."""
+"""The command line, with CPUs computing in the memory format of NPUs."""
 
 import sys
 

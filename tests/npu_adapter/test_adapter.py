@@ -1,4 +1,4 @@
-"""The device layer on Huawei's own torch_npu. `run.py` starts these tests; an NPU has no part in them."""
+"""The device layer on Huawei's torch_npu, without an NPU. `run.py` starts these tests."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ FROM_RUNTIME = ("ASCEND_HOME_PATH", "ASCEND_OPP_PATH", "LD_LIBRARY_PATH", "TORCH
 
 @pytest.fixture(scope="module")
 def npu() -> torch.device:
-    """The first of two devices, made the current one as each command does it."""
+    """The first of two devices, activated like in the commands."""
     where = devices.resolve("npu")
     devices.activate(where)
     return where
 
 
 def python(*words: str | Path, runtime: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own, with the fake runtime or as on a machine that has the wheel alone."""
+    """Run a separate process, with the fake runtime or like on a machine with only the wheel."""
     kept = {name: value for name, value in os.environ.items() if runtime or name not in FROM_RUNTIME}
     return subprocess.run(
         [sys.executable, *map(str, words)],
@@ -49,13 +49,13 @@ def python(*words: str | Path, runtime: bool = True, **variables: str) -> subpro
 
 
 def facts(code: str, **variables: str) -> Any:
-    """What a process prints as JSON."""
+    """Return the JSON output of a process."""
     done = python("-c", code, **variables)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-# ---- which device
+# ---- devices
 
 
 def test_it_is_the_real_adapter(npu):
@@ -77,7 +77,7 @@ def test_resolve(npu):
 
 
 def test_no_card():
-    """Plugin and CANN are there, and no device is."""
+    """Plugin and CANN are installed, but there is no device."""
     done = python("-c", RESOLVE, FAKE_ACL_DEVICES="0")
     lines = done.stdout.splitlines()
     assert lines[0].startswith("device 'npu' is not available, none found. Install CANN"), done.stderr
@@ -97,7 +97,7 @@ print(device.resolve("auto"))
 
 
 def test_threads_compute_on_the_device(npu):
-    """A thread has no current device of its own before it calls `activate`, as each stage of a dub does."""
+    """A thread has no current device until it calls `activate`, like every stage of a dub."""
     rows = torch.rand(8, 8)
     made = []
 
@@ -111,7 +111,7 @@ def test_threads_compute_on_the_device(npu):
     assert torch.equal(made[0], rows @ rows)
 
 
-# ---- what kinds of chip can do
+# ---- chips
 
 CHIP = """
 import contextlib, json, torch
@@ -183,7 +183,7 @@ except RuntimeError as error:
 
 
 def test_without_activate_weights_would_be_recast():
-    """The fake runtime has no operator for it, which tells that torch_npu asked for one."""
+    """The error shows that torch_npu requested an operator that the fake runtime does not have."""
     done = python("-c", RECAST, FAKE_ACL_SOC="Ascend910A")
     assert "there is no operator" in done.stderr
     assert json.loads(done.stdout.splitlines()[-1])
@@ -196,7 +196,7 @@ def test_layout(npu):
     assert devices.memory_format(npu) is torch.contiguous_format
     pictures = torch.rand(2, 3, 8, 8, device=npu)
     assert pictures.contiguous(memory_format=devices.memory_format(npu)).is_contiguous()
-    with pytest.raises(RuntimeError, match="contiguous"):  # which is why BACKENDS says no
+    with pytest.raises(RuntimeError, match="contiguous"):  # hence `channels_last` is False in BACKENDS
         pictures.contiguous(memory_format=torch.channels_last)
 
 
@@ -214,7 +214,7 @@ def test_upload(npu):
     assert devices.device_peak_memory(npu) >= arrays["faces"].nbytes
 
 
-def test_random_numbers_go_on_where_they_were(npu):
+def test_random_numbers_continue_after_restoring_the_state(npu):
     devices.seed_all(3)
     torch.rand(3, device=npu)
     states = devices.rng_state(npu)
@@ -224,7 +224,7 @@ def test_random_numbers_go_on_where_they_were(npu):
     devices.seed_all(4)
     devices.set_rng_state(npu, states)
     assert all(map(torch.equal, before, [torch.rand(4, device=npu).cpu(), torch.rand(4)]))
-    devices.set_rng_state(npu, {"cpu": states["cpu"]})  # of a training on a CPU
+    devices.set_rng_state(npu, {"cpu": states["cpu"]})  # the state of a training run on a CPU
     assert torch.equal(torch.rand(4), before[1])
 
 
@@ -242,7 +242,7 @@ def test_autocast(npu, amp, dtype):
 
 
 def test_out_of_memory(npu):
-    """Torch_npu's own error, at a limit far below what the fake device has."""
+    """The error of torch_npu is recognised, at a limit far below the memory of the fake device."""
     torch.npu.empty_cache()
     torch.npu.set_per_process_memory_fraction(1e-3, npu)
     try:
@@ -271,8 +271,8 @@ assert "torch_npu" not in sys.modules
 """
 
 
-def test_checkpoints_load_where_there_is_no_npu(npu, tmp_path):
-    """As any code loads them; what PyTorch itself makes of tensors of an NPU is read by ours alone."""
+def test_checkpoints_load_without_an_npu(npu, tmp_path):
+    """Other programs can load them. Tensors saved on an NPU by PyTorch can be read only by wav2lip-npu."""
     network = golden_weights(Wav2Lip(width=2)).to(npu)
     ours, plain = tmp_path / "ours.pth", tmp_path / "plain.pth"
     checkpoint.save(ours, network)
@@ -285,7 +285,7 @@ def test_checkpoints_load_where_there_is_no_npu(npu, tmp_path):
     assert lines[1] == lines[3] == "2"
 
 
-# ---- dubs of their own process
+# ---- dubs in separate processes
 
 
 def dub(face: Path, audio: Path, weights: Path, out: Path, device: str, **options: Any) -> Any:

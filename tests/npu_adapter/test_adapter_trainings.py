@@ -1,4 +1,4 @@
-"""Trainings and dubs on Huawei's own torch_npu, beside the same on the CPU. `run.py` starts these tests.
+"""Training and dubs on Huawei's torch_npu, compared with the CPU. `run.py` starts these tests.
 
 The CPU computes in the layout that NPUs have, not channels last: then both add up in the same order, and
 what is left of a difference is not rounding.
@@ -53,7 +53,7 @@ KINDS: dict[str, tuple[list[Any], dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def npu() -> torch.device:
-    """Loaded before anything is differentiated: PyTorch starts its threads for the devices there are then."""
+    """Load torch_npu before the first backward pass, when PyTorch starts threads for the existing devices."""
     where = devices.resolve("npu")
     devices.activate(where)
     return where
@@ -75,7 +75,7 @@ def assert_close(one: Path, other: Path, step: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_training_is_that_of_the_cpu(clips, tmp_path, same_layout, kind):
+def test_training_equals_the_cpu(clips, tmp_path, same_layout, kind):
     words, flags = KINDS[kind]
     flags = {"steps": 4, "eval_interval": 2, "log_interval": 1, **flags}
     cpu = train(clips, tmp_path / "cpu", words, device="cpu", **flags)
@@ -86,7 +86,7 @@ def test_a_training_is_that_of_the_cpu(clips, tmp_path, same_layout, kind):
     assert saved["optimizer"]["state"][0]["exp_avg"].device.type == "cpu"
 
 
-def test_four_is_two_and_two(clips, tmp_path, npu):
+def test_resumed_training_equals_uninterrupted_training(clips, tmp_path, npu):
     flags = {"device": "npu", "eval_interval": 2}
     once = train(clips, tmp_path / "once", WITH_DISC, steps=4, **flags)
     twice = train(clips, tmp_path / "twice", WITH_DISC, steps=2, **flags)
@@ -94,7 +94,7 @@ def test_four_is_two_and_two(clips, tmp_path, npu):
     assert_same_checkpoints(once, twice, 4)
 
 
-def test_a_training_moves_between_devices(clips, tmp_path, same_layout):
+def test_training_moves_between_devices(clips, tmp_path, same_layout):
     cpu = train(clips, tmp_path / "cpu", SYNCNET, steps=4, device="cpu")
     moved = train(clips, tmp_path / "moved", SYNCNET, steps=2, device="npu")
     train(clips, moved, SYNCNET, steps=3, device="cpu")
@@ -116,8 +116,8 @@ def test_half_precision_learns(clips, tmp_path, npu, amp):
 
 
 @pytest.mark.parametrize(("loss_scale", "skipped"), [("dynamic", 0), ("1e12", 2)])
-def test_a_chip_that_saturates(training_set, tmp_path, monkeypatch, loss_scale, skipped):
-    """Huawei's own scaler in our loop: an overflow is a flag of the chip there, no number is infinite."""
+def test_saturating_chip(training_set, tmp_path, monkeypatch, loss_scale, skipped):
+    """With Huawei's scaler, an overflow sets a flag of the chip and does not produce infinity."""
     words = command(
         training_set, tmp_path / "out", GENERATOR, steps=2, device="npu", amp="fp16", loss_scale=loss_scale
     )
@@ -131,7 +131,7 @@ def test_a_chip_that_saturates(training_set, tmp_path, monkeypatch, loss_scale, 
     assert bool(saved["optimizer"]["state"]) == (not skipped)
 
 
-def test_fp16_moves_to_a_chip_that_saturates(training_set, tmp_path, npu, monkeypatch):
+def test_fp16_training_moves_to_a_saturating_chip(training_set, tmp_path, npu, monkeypatch):
     flags = {"device": "npu", "amp": "fp16"}
     out = train(training_set, tmp_path / "out", GENERATOR, steps=1, **flags)
     monkeypatch.setenv("FAKE_ACL_SOC", "Ascend910A")
@@ -143,7 +143,7 @@ def test_fp16_moves_to_a_chip_that_saturates(training_set, tmp_path, npu, monkey
 # ---- dubbing
 
 
-def test_a_dub_is_that_of_the_cpu(face_video, speech, tiny_checkpoint, tmp_path, same_layout):
+def test_dub_equals_the_cpu(face_video, speech, tiny_checkpoint, tmp_path, same_layout):
     def dubbed(device: str) -> tuple[dict[str, Any], list[video_reader.Frame]]:
         out, report = tmp_path / f"{device}.mp4", tmp_path / f"{device}.json"
         words = {
@@ -164,7 +164,7 @@ def test_a_dub_is_that_of_the_cpu(face_video, speech, tiny_checkpoint, tmp_path,
         assert np.abs(one.yuv.y.astype(int) - other.yuv.y).max() <= 1
 
 
-def test_batches_are_halved_when_memory_is_full(tmp_path, npu, caplog):
+def test_full_memory_halves_the_batch(tmp_path, npu, caplog):
     path = tmp_path / "generator.pth"
     checkpoint.save(path, golden_weights(Wav2Lip(width=8)))
     speaker = GeneratorRunner(load_models(path, detector="hog", device="npu"), 16, load_mask("soft", 96))
@@ -191,7 +191,7 @@ def test_batches_are_halved_when_memory_is_full(tmp_path, npu, caplog):
 
 @pytest.mark.parametrize("kind", ["syncnet", "with_disc"])
 def test_two_ranks(training_set, tmp_path, npu, kind):
-    """Each on a card of its own, as the CPU's two over gloo."""
+    """Each rank has its own card; the results equal two CPU ranks over gloo."""
     words, flags = KINDS[kind]
     for device in ("cpu", "npu"):
         asked = command(

@@ -1,4 +1,4 @@
-"""The simulated NPU: results of the CPU, failures of an NPU."""
+"""The simulated NPU: results equal to the CPU, failures like on an NPU."""
 
 from __future__ import annotations
 
@@ -116,13 +116,13 @@ def network() -> Network:
     return Network()
 
 
-# What is computed
+# Results
 
 
 @pytest.mark.parametrize(
     "options", [{}, {"foreach": False}, {"fused": True}], ids=["many", "single", "fused"]
 )
-def test_training_equals_that_of_the_cpu(network: Network, options: dict[str, bool]) -> None:
+def test_training_equals_the_cpu(network: Network, options: dict[str, bool]) -> None:
     wanted, _, wanted_losses = trained(network, "cpu", **options)
     network, _, losses = trained(network, "npu", **options)
     assert losses == pytest.approx(wanted_losses, abs=1e-5)
@@ -198,7 +198,7 @@ def test_views_are_views() -> None:
 
 
 def test_random_numbers() -> None:
-    torch.manual_seed(7)  # of all devices
+    torch.manual_seed(7)  # seeds all devices
     first = on_npu(4)
     states, host = torch.npu.get_rng_state_all(), torch.get_rng_state()
     assert [state.numel() for state in states] == [16] * torch.npu.device_count()
@@ -344,7 +344,7 @@ def test_streams_and_events() -> None:
     assert begin.elapsed_time(end) > 0
 
 
-# What it catches
+# Detected errors
 
 
 def test_non_blocking_copy_to_the_host() -> None:
@@ -421,7 +421,7 @@ def test_double_becomes_float() -> None:
     assert x.to("cpu", torch.float64).dtype == torch.float64
 
 
-def test_double_is_refused(simulation: Any) -> None:
+def test_double_is_rejected(simulation: Any) -> None:
     double = torch.zeros(2, dtype=torch.float64)
     x = double.to("npu")
     with simulation.no_wide_dtypes():
@@ -529,12 +529,12 @@ def test_order_of_settings(simulation: Any) -> None:
 def test_fork_after_use() -> None:
     on_npu(1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
+        warnings.simplefilter("ignore", DeprecationWarning)  # warns about forking with threads
         child = os.fork()
     if child == 0:
         code = 1
         with contextlib.suppress(BaseException):
-            torch.manual_seed(0)  # leaves the device alone
+            torch.manual_seed(0)  # does not use the device
             assert torch.rand(2).sum() > 0
             try:
                 on_npu(1)
@@ -554,9 +554,7 @@ def test_chip_without_bf16(simulation: Any) -> None:
         assert chip.name == "Ascend310P3"
         assert torch.npu.get_device_name().startswith("Ascend310P3")
         assert not torch.npu.is_bf16_supported()
-        moved = (
-            torch.ones(2, 2, dtype=torch.bfloat16).to("npu").t()
-        )  # memory holds it, nothing computes in it
+        moved = torch.ones(2, 2, dtype=torch.bfloat16).to("npu").t()  # it can be stored but not computed with
         for use in (
             lambda: moved + 1,
             lambda: x.bfloat16(),
@@ -645,7 +643,7 @@ weight.pow(2).sum().backward()
 assert weight.grad.tolist() == [2, 2]
 torch.npu.conv.allow_hf32 = False
 print([tuple(each) for each in torch_npu.simulation.settings()])
-late = weight.detach().to("cpu", non_blocking=True)  # still under way at the end
+late = weight.detach().to("cpu", non_blocking=True)  # still pending at the end
 """
 NO_DEVICE = """
 import torch, torch_npu
@@ -808,7 +806,7 @@ def npu_ranks() -> None:
     else:
         raise AssertionError("hccl took a tensor of the host")
 
-    if rank == 1:  # an overflow on one rank alone
+    if rank == 1:  # an overflow on one rank only
         torch.ops.npu_sim.set_chip(False, False, "310P3")
     scaler = sys.modules["torch_npu"].npu.amp.GradScaler(init_scale=4.0)
     weight = nn.Parameter(torch.ones(1, device=device))

@@ -202,10 +202,10 @@ def rank(detections: Sequence[Detection], options: FaceOptions, width: int, heig
 def padded(box: Box, options: FaceOptions, planes: YuvImage) -> Box | None:
     """Return the box with `options.pads`, clipped to the frame; None if most of it lies outside."""
     top, bottom, left, right = options.pads
-    whole = box + np.array([-left, -top, right, bottom], np.float32)
+    extended = box + np.array([-left, -top, right, bottom], np.float32)
     limit = np.array([planes.width, planes.height, planes.width, planes.height], np.float32)
-    clipped = np.clip(whole, 0, limit).astype(np.float32)
+    clipped = np.clip(extended, 0, limit).astype(np.float32)
     width, height = (float(side) for side in clipped[2:] - clipped[:2])
-    area = float(whole[2] - whole[0]) * float(whole[3] - whole[1])
+    area = float(extended[2] - extended[0]) * float(extended[3] - extended[1])
     is_visible = min(width, height) >= _MIN_SIDE and width * height > _MIN_VISIBLE * area
     return clipped if is_visible else None

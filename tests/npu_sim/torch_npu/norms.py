@@ -1,4 +1,4 @@
-"""Kernels of SyncBatchNorm, which PyTorch has for accelerators only. Statistics are float32."""
+"""Kernels of SyncBatchNorm, which PyTorch has only for accelerators. Statistics are float32."""
 
 from __future__ import annotations
 

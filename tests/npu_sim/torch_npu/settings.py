@@ -15,7 +15,7 @@ class Setting(NamedTuple):
     name: str
     value: Any
     before_first_tensor: bool
-    """Whether it was set before the first tensor on a device, since the start of the process or recording."""
+    """Whether it was set before the first tensor on a device since the start of the process or recording."""
 
 
 class Record(list[Setting]):

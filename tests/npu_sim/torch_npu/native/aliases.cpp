@@ -7,7 +7,7 @@
 namespace npu_sim {
 namespace {
 
-// `empty`, without sizes yet, gets those of `tensor`.
+// Sets the sizes of `empty` to those of `tensor`.
 at::Tensor shaped(at::Tensor empty, const at::Tensor& tensor) {
   auto* impl = empty.unsafeGetTensorImpl();
   impl->set_sizes_and_strides(tensor.sizes(), tensor.strides(), tensor.storage_offset());
@@ -49,7 +49,7 @@ at::Tensor Aliases::to_device(const at::Tensor& result) {
 
 void Aliases::write_back() {
   for (auto& [impl, host] : host_of_)
-    if (host.data() != impl->data()) {  // the kernel made it larger
+    if (host.data() != impl->data()) {  // the kernel enlarged it
       impl->set_data_ptr(adopt(host, impl->device().index()));
       impl->set_nbytes(host.nbytes());
     }

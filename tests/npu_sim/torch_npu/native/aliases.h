@@ -13,7 +13,7 @@
 
 namespace npu_sim {
 
-// Inside, operators are the kernels themselves: no autograd, no autocast.
+// Inside, operators run only the kernels, without autograd and autocast.
 class HostKernels {
   at::AutoDispatchBelowADInplaceOrView no_autograd_;
   c10::impl::ExcludeDispatchKeyGuard no_autocast_{c10::autocast_dispatch_keyset};
@@ -24,7 +24,7 @@ class Aliases {
  public:
   explicit Aliases(c10::DeviceIndex device) : device_(device) {}
 
-  at::Tensor to_host(const at::Tensor& tensor);  // tensors of other devices pass
+  at::Tensor to_host(const at::Tensor& tensor);  // tensors of other devices are returned unchanged
   at::Tensor to_device(const at::Tensor& result);  // an argument's alias becomes the argument again
   void write_back();  // sizes, strides and storages that the kernel changed
 
@@ -37,7 +37,7 @@ class Aliases {
   std::unordered_map<c10::StorageImpl*, c10::Storage> host_of_, device_of_;
 };
 
-// Chips without infinity stop at the largest number and raise a flag. Half only: float32 seldom gets there.
+// Chips without infinity saturate at the largest number and set a flag. Only for half: float32 seldom overflows.
 void saturate(const at::Tensor& host);
 
 }  // namespace npu_sim

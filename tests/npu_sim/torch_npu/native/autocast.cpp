@@ -1,4 +1,4 @@
-// What autocast does on the device: the lists that torch_npu 2.13 registers. They are PyTorch's for CUDA
+// Autocast on the device: the lists that torch_npu 2.13 registers. They are PyTorch's lists for CUDA
 // without the upsampling family, rms_norm, vdot and linalg_vecdot.
 #include <ATen/autocast_mode.h>
 
@@ -17,7 +17,7 @@ TORCH_LIBRARY_IMPL(_, AutocastPrivateUse1, m) {
   m.fallback(torch::CppFunction::makeFallthrough());
 }
 
-// The macros want the library to be called m.
+// The macros require that the library is named m.
 TORCH_LIBRARY_IMPL(aten, AutocastPrivateUse1, m) {
 #define IN_HALF(...) KERNEL_PRIVATEUSEONE(__VA_ARGS__, lower_precision_fp)
 #define IN_FLOAT(...) KERNEL_PRIVATEUSEONE(__VA_ARGS__, fp32)

@@ -1,5 +1,5 @@
-// PyTorch starts one autograd thread a device at the first backward pass of a process, and never again. When
-// that pass was on the CPU, before this device was there, the threads are started here.
+// PyTorch starts one autograd thread per device at the first backward pass of a process, and never again. If
+// that pass was on the CPU before this device was registered, the threads are started here.
 #include "npu.h"
 
 #include <torch/csrc/autograd/engine.h>

@@ -1,4 +1,4 @@
-// What Python asks of the simulation, as torch.ops.npu_sim.
+// Controls of the simulation for Python, as torch.ops.npu_sim.
 #include "npu.h"
 
 #include <ATen/ops/from_blob.h>

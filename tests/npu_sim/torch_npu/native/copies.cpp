@@ -1,5 +1,5 @@
-// The operators that have no CPU counterpart: allocation, copies between devices, and what torch_npu does its
-// own way about formats.
+// Operators without a CPU counterpart: allocation, copies between devices, and torch_npu's own operators for
+// formats.
 #include "npu.h"
 #include "aliases.h"
 
@@ -23,14 +23,14 @@ using at::Tensor;
 using c10::Device;
 using Format = std::optional<at::MemoryFormat>;
 
-// A non-blocking copy to the host is not there before the device is waited for: until then the destination
-// holds NaN (-1 in integers).
+// A non-blocking copy to the host completes only when the host waits for the device. Until then the destination
+// contains NaN (-1 in integers).
 struct LateCopy {
   uint64_t number;
   Tensor destination, content;
 };
 
-std::mutex mutex;  // for what follows
+std::mutex mutex;  // guards the variables below
 std::deque<LateCopy> late;
 uint64_t num_begun = 0;
 
@@ -59,7 +59,7 @@ Dtypes only(c10::ScalarType dtype) {
   return dtypes;
 }
 
-// Memory alone may be of any format that the chip cannot compute in.
+// Memory may have formats that the chip cannot compute in.
 const Kernel kEmpty{"empty", "memory_format", /*is_view=*/true};
 const Kernel kEmptyStrided{"empty_strided", "", /*is_view=*/true};
 
@@ -184,7 +184,7 @@ uint64_t num_late_copies() {
 }
 
 void finish_copies(uint64_t up_to) {
-  std::deque<LateCopy> due;  // let go without the lock, which freeing a tensor must not need
+  std::deque<LateCopy> due;  // released without the lock, because freeing a tensor must not need it
   std::lock_guard<std::mutex> lock(mutex);
   while (!late.empty() && late.front().number <= up_to) {
     auto& copy = late.front();

@@ -1,4 +1,4 @@
-// Devices, streams and events, and the hooks by which PyTorch asks for them.
+// Devices, streams and events, and PyTorch's hooks for them.
 #include "npu.h"
 
 #include <ATen/detail/PrivateUse1HooksInterface.h>
@@ -67,7 +67,7 @@ Event* as_event(void* event) {
   return static_cast<Event*>(event);
 }
 
-// Kernels are done when their call returns. Only copies to the host are late, see copies.cpp.
+// Kernels have finished when their call returns. Only copies to the host are delayed, see copies.cpp.
 struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::DeviceType type() const override { return kNPU; }
   Device exchangeDevice(Device device) const override {
@@ -171,7 +171,7 @@ void begin_work() {
       "multiprocessing, you must use the 'spawn' start method");
   if (used.exchange(true)) return;
   checked(current);
-  if (!forked) start_autograd_threads();  // in a child, autograd starts anew by itself
+  if (!forked) start_autograd_threads();  // in a child process, autograd restarts automatically
 }
 
 }  // namespace npu_sim

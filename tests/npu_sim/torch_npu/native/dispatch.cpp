@@ -1,5 +1,5 @@
-// One fallback runs every operator of the device: it checks where the tensors are, hands the CPU kernel
-// aliases of them, and puts what the kernel returns or changes back on the device.
+// One fallback runs every operator of the device: it checks the devices of the tensors, passes aliases of them
+// to the CPU kernel, and moves the results and changes of the kernel back to the device.
 #include "npu.h"
 #include "aliases.h"
 
@@ -45,14 +45,14 @@ void change_tensors(IValue& value, Change&& change) {
   }
 }
 
-// Real devices take the indices of these from the host.
+// Real devices accept indices of these operators on the host.
 bool takes_host_indices(const std::string& name) {
   static const std::vector<std::string> names = {"aten::index", "aten::index_put", "aten::index_put_",
       "aten::_index_put_impl_", "aten::_unsafe_index", "aten::_unsafe_index_put"};
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
-// Where an operator runs, and whether all its tensors are there.
+// The device on which an operator runs, with a check that all its tensors are there.
 class Placement {
  public:
   void see(const IValue& value) {
@@ -77,7 +77,7 @@ class Placement {
       device_ = where;
       dtypes.add(tensor.scalar_type());
     } else if (tensor.dim() > 0 && where.type() != c10::DeviceType::Meta) {
-      host_ = where;  // a host number without dimensions goes along with any operator
+      host_ = where;  // a host scalar is valid for any operator
     }
   }
   [[noreturn]] void refuse(const std::string& name, Device other) const {
@@ -88,7 +88,7 @@ class Placement {
   std::optional<Device> device_, second_, host_;
 };
 
-// The random numbers of an operator that takes no generator, which on the CPU would be the host's.
+// Random numbers for an operator without a generator argument, which would use the host's on the CPU.
 class BorrowedHostGenerator {
  public:
   explicit BorrowedHostGenerator(c10::DeviceIndex device)
@@ -125,7 +125,7 @@ void run(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const Kernel kernel = describe(op, c10::ArrayRef<IValue>(stack->data() + first, num_arguments));
   begin_kernel(kernel, placement.dtypes);
   if (op.hasTag(at::Tag::data_dependent_output) || op.hasTag(at::Tag::dynamic_output_shape)) {
-    note_host_read(kernel.name);  // the host waits for a number or a size
+    note_host_read(kernel.name);  // the host waits for a value or size
     finish_copies();
   }
 
@@ -179,7 +179,7 @@ TORCH_LIBRARY_IMPL(_, PrivateUse1, library) {
   library.fallback(torch::CppFunction::makeFromBoxedFunction<&run>());
 }
 
-// Composite kernels of these would choose among backends by device type.
+// Composite kernels of these operators would select backends by device type.
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("convolution", torch::CppFunction::makeFromBoxedFunction<&run>());
   library.impl("convolution_backward", torch::CppFunction::makeFromBoxedFunction<&run>());

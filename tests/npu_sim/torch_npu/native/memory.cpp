@@ -17,7 +17,7 @@ namespace {
 
 using c10::DeviceIndex;
 
-std::mutex mutex;  // for what follows
+std::mutex mutex;  // guards the variables below
 std::array<c10::CachingDeviceAllocator::DeviceStats, kMostDevices> statistics;
 std::array<int64_t, kMostDevices> limits{};
 int64_t capacity = int64_t{64} << 30;
@@ -112,7 +112,7 @@ struct DeviceMemory final : c10::DeviceAllocator {
   }
 };
 
-// Pinned memory is ordinary memory whose addresses are remembered.
+// Pinned memory is ordinary memory whose addresses are recorded.
 struct PinnedMemory final : c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     bytes = std::max<size_t>(bytes, 1);

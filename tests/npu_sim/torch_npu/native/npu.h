@@ -1,5 +1,5 @@
-// What the parts of the simulated NPU share. Device memory is host memory; every operator runs as the CPU
-// kernel over aliases of the tensors on the device.
+// Declarations shared by the parts of the simulated NPU. Device memory is host memory; every operator runs the
+// CPU kernel on aliases of the device tensors.
 #pragma once
 
 #include <c10/core/Allocator.h>
@@ -24,9 +24,9 @@ constexpr int kMostDevices = 16;
 // device.cpp
 int device_count();
 c10::DeviceIndex current_device();
-c10::DeviceIndex checked(c10::DeviceIndex index);  // raises when there is no such device
+c10::DeviceIndex checked(c10::DeviceIndex index);  // raises if the device does not exist
 c10::DeviceIndex index_or_current(c10::Device device);
-void begin_work();  // before anything is put on the device: raises in a process forked after its use
+void begin_work();  // called before the first use of the device; raises in a process forked after that
 bool is_bad_fork();
 
 // memory.cpp
@@ -46,7 +46,7 @@ at::Generator draw(at::Generator generator);  // a CPU generator for one operato
 
 // copies.cpp
 uint64_t num_late_copies();
-void finish_copies(uint64_t up_to = UINT64_MAX);  // those that were begun among the first `up_to`
+void finish_copies(uint64_t up_to = UINT64_MAX);  // those among the first `up_to`
 
 // autograd.cpp
 void start_autograd_threads();
@@ -64,7 +64,7 @@ struct Kernel {
   bool is_view = false;
 };
 
-void begin_kernel(const Kernel& kernel, Dtypes arguments);  // raises for what the chip or the test forbids
+void begin_kernel(const Kernel& kernel, Dtypes arguments);  // raises if the chip or the test forbids it
 void end_kernel(const Kernel& kernel, Dtypes all);  // of arguments and results
 void note_host_read(const std::string& how);
 bool chip_saturates();

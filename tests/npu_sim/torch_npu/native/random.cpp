@@ -1,5 +1,5 @@
-// A generator is a seed and an offset, its state 16 bytes. Each operator that draws gets a fresh CPU
-// generator made of the two and moves the offset on: the random numbers of the host stay as they are.
+// A generator is a seed and an offset; its state has 16 bytes. Each random operator gets a new CPU generator
+// seeded with both and advances the offset, so the random numbers of the host do not change.
 #include "npu.h"
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -61,7 +61,7 @@ at::Generator draw(at::Generator generator) {
   auto* state = static_cast<NPUGenerator*>(generator.unsafeGetGeneratorImpl());
   std::lock_guard<std::mutex> lock(generator.mutex());
   auto drawn = at::detail::createCPUGenerator(
-      state->current_seed() * 0x9E3779B97F4A7C15ull ^ state->get_offset());  // near seeds, far streams
+      state->current_seed() * 0x9E3779B97F4A7C15ull ^ state->get_offset());  // similar seeds give different streams
   state->set_offset(state->get_offset() + 4);
   return drawn;
 }

@@ -1,4 +1,4 @@
-// What runs on the device is counted here, and refused where the chip or a test says so.
+// Counts the operators that run on the device, and rejects those that the chip or a test forbids.
 #include "npu.h"
 
 #include <c10/util/Exception.h>
@@ -12,8 +12,8 @@
 namespace npu_sim {
 namespace {
 
-std::mutex mutex;  // for what follows
-std::map<std::pair<std::string, uint64_t>, int64_t> calls;  // of an operator with these number formats
+std::mutex mutex;  // guards the variables below
+std::map<std::pair<std::string, uint64_t>, int64_t> calls;  // number of calls by operator and number formats
 std::map<std::string, int64_t> reads;
 std::unordered_map<std::string, Dtypes> denied;
 std::unordered_set<std::string> kernel_list;
@@ -22,7 +22,7 @@ std::string chip_name = "Ascend910B3";
 int watchers = 0;
 
 std::atomic<bool> has_bf16{true}, has_inf_nan{true}, overflowed{false};
-std::atomic<bool> quiet{true};  // nothing is counted and all is allowed
+std::atomic<bool> quiet{true};  // nothing is counted or forbidden
 constexpr Dtypes kAll{~uint64_t{0}};
 
 template <class Visit>

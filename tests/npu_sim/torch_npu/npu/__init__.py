@@ -68,7 +68,7 @@ def synchronize(device: _Device = None) -> None:
     accelerator.synchronize(_index(device))
 
 
-class device(contextlib.ContextDecorator):  # noqa: N801 its name in torch_npu
+class device(contextlib.ContextDecorator):  # noqa: N801 name in torch_npu
     """Change the current device in a block; -1 and `None` change nothing."""
 
     def __init__(self, device: _Device) -> None:
