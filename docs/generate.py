@@ -119,7 +119,8 @@ def api_page() -> str:
         [
             "# Python API",
             "",
-            "Generated from the docstrings by `python docs/generate.py`. Import names from `wav2lip_npu`:",
+            "Generated from the docstrings by `python docs/generate.py`. A flag in an error message, such as",
+            "`--crf`, is the keyword `crf` here. Import names from `wav2lip_npu`:",
             "",
             "```python",
             "from wav2lip_npu import dub, load_models",

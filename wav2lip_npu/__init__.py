@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from wav2lip_npu.batch.face_cache import FaceCache as FaceCache
     from wav2lip_npu.batch.jobs import Job as Job
     from wav2lip_npu.batch.options import BatchOptions as BatchOptions
+    from wav2lip_npu.batch.progress import JobCount as JobCount
+    from wav2lip_npu.batch.progress import JobProgress as JobProgress
     from wav2lip_npu.batch.results import JobResult as JobResult
     from wav2lip_npu.batch.run import run_batch as run_batch
     from wav2lip_npu.batch.runner import run_jobs as run_jobs
@@ -42,7 +44,9 @@ if TYPE_CHECKING:
     from wav2lip_npu.faces.find_faces import FaceOptions as FaceOptions
     from wav2lip_npu.media.geometry import Geometry as Geometry
     from wav2lip_npu.media.video_writer import EncodeOptions as EncodeOptions
+    from wav2lip_npu.preprocessing.make_clip import ClipOptions as ClipOptions
     from wav2lip_npu.preprocessing.report import PreprocessSummary as PreprocessSummary
+    from wav2lip_npu.preprocessing.report import VideoResult as VideoResult
     from wav2lip_npu.preprocessing.run import PreprocessOptions as PreprocessOptions
     from wav2lip_npu.preprocessing.run import preprocess as preprocess
     from wav2lip_npu.training.generator import train_generator as train_generator
@@ -72,9 +76,14 @@ _MODULES = {
     "batch.options": ("BatchOptions",),
     "batch.jobs": ("Job",),
     "batch.results": ("JobResult",),
+    "batch.progress": (
+        "JobCount",
+        "JobProgress",
+    ),
     "batch.face_cache": ("FaceCache",),
     "preprocessing.run": ("preprocess", "PreprocessOptions"),
-    "preprocessing.report": ("PreprocessSummary",),
+    "preprocessing.make_clip": ("ClipOptions",),
+    "preprocessing.report": ("PreprocessSummary", "VideoResult"),
     "training.syncnet": ("train_syncnet",),
     "training.generator": ("train_generator",),
     "training.options": ("SyncNetTrainOptions", "TrainOptions", "GeneratorOptions"),

@@ -9,7 +9,7 @@ class Wav2LipError(ValueError):
 
 
 class MediaError(Wav2LipError):
-    """A video, image or audio file cannot be read or written."""
+    """A video, image or audio file cannot be read, or an output file cannot be written."""
 
 
 class NoAudioError(MediaError):

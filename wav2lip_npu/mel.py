@@ -123,7 +123,9 @@ def _librosa() -> Any:
             _import_parts(librosa)
         seconds = perf_counter() - start
         if seconds > _LONG_IMPORT_S:
-            log.info("numba compiled functions of librosa in %.0f s, for this and later runs", seconds)
+            log.info(
+                "importing librosa took %.0f s; numba compiles parts of it once per installation", seconds
+            )
         return librosa
 
 

@@ -12,7 +12,7 @@ import torch
 from wav2lip_npu import device
 from wav2lip_npu.ascend import installation
 
-BASE = str(torch.__version__).partition("+")[0]
+BASE = "2.13.0"
 NO_CANN = "raise ImportError('libhccl.so: cannot open shared object file: No such file or directory')"
 TWO_ACCELERATORS = (
     "raise RuntimeError('Two accelerators cannot be used at the same time in PyTorch: npu and cuda.')"
@@ -36,6 +36,8 @@ def plugin(tmp_path, monkeypatch):
         (site / "torch_npu.py").write_text(code)
         monkeypatch.syspath_prepend(site)
 
+    monkeypatch.setattr(torch, "__version__", f"{BASE}+cpu")
+    monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(installation, "_CANN_FOLDERS", (str(tmp_path / "no CANN" / "latest"),))
     for name in installation._TOOLKITS:
         monkeypatch.delenv(name, raising=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def test_command_checks_the_machine(tmp_path, monkeypatch, capsys, caplog):
     assert main.main(["doctor", "--device", "cpu", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["ok"] and found["ascend"]["state"] == "no plugin" and not found["missing_codecs"]
-    assert found["packages"]["torch"] == torch.__version__
+    assert found["packages"]["torch"] == version("torch")
     assert found["weights"]["checkpoints/own.pth"]["bytes"] == 12
     assert len([path for path in found["weights"] if path.endswith(".safetensors")]) == 2
     assert found["free_bytes"] > 1 << 20

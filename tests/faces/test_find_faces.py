@@ -495,7 +495,7 @@ def clip(name: str, *, first: int = 0, count: int = 10_000) -> list[Frame]:
 def test_real_clips_of_a_still_head(name: str) -> None:
     boxes = np.array([item.box for item in follow(clip(f"grid/s1/{name}.mp4"), HogDetector())])
     height = boxes[:, 3] - boxes[:, 1]
-    assert np.ptp(height) < 0.01 * height.mean()
+    assert np.ptp(height) < 0.02 * height.mean()  # OpenCV 5: 0.7 %, OpenCV 4: 1.7 %
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     assert centre.std(axis=0).max() < 0.01 * height.mean()
 

@@ -70,7 +70,8 @@ def run_batch(
     Raises:
         UsageError: Options conflict, a table cannot be read, or, without `skip_bad`, jobs fail the checks;
             their problems are logged as errors.
-        DataError: The report cannot be written or was not created by wav2lip-npu, or another batch uses it.
+        MediaError: The report cannot be written.
+        DataError: The report was not created by wav2lip-npu, or another batch uses it.
         DeviceError: A device is missing, or its worker cannot start.
         CheckpointError: The weights cannot be loaded.
         KeyboardInterrupt: Finished outputs are kept.

@@ -100,6 +100,7 @@ def preprocess(
 
     Raises:
         DataError: There are no videos, a folder cannot be written, or another run is writing to it.
+        MediaError: The file lists cannot be written.
         UsageError: An option is unknown or out of range.
         FaceError: The weights of the detector are missing.
         DeviceError: A device does not exist, or detection failed on an accelerator.

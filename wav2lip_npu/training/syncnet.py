@@ -96,6 +96,7 @@ def train_syncnet(
         UsageError: An option is unknown or out of range, or another training writes to `checkpoint_dir`.
         DataError: The clips or file lists cannot be used.
         CheckpointError: A checkpoint cannot be read or written.
+        MediaError: `checkpoint_dir` cannot be written.
         DeviceError: The device is missing or cannot train with these options.
         TrainingError: The loss is not finite.
 
