@@ -18,7 +18,7 @@ from wav2lip_npu.media.geometry import Geometry
 
 
 def memory_of(count: int, *, is_complete: bool = True) -> FaceMemory:
-    """A memory with new faces, frames without a face and cuts."""
+    """Return a memory with new faces, frames without a face and cuts."""
     rows = np.random.default_rng(count).uniform(0, 900, (count, 5)).astype(np.float32)
     rows[:, 4] = np.arange(count) % 7 == 0
     rows[::5, :4] = np.nan

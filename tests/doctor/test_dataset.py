@@ -40,7 +40,7 @@ SPEED = LoaderSpeed(device="npu", width=32, batch=64, threads=2, first_pass=50, 
 
 
 def stats(*odd: ClipStats, **options: object) -> DatasetStats:
-    """A large data set without problems, except for some clips."""
+    """Return statistics of a large data set without problems, except for some clips."""
     usual = {
         "measured": [*odd, *[GOOD] * (100 - len(odd))], "clips": 20_000, "val_clips": 100, "hours": 30.0,
         "speakers": frozenset("abc"), "val_speakers": frozenset("d"), "rejected": Counter(), "duplicates": [],

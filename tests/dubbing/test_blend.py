@@ -50,7 +50,7 @@ def flat(level: int, colour: Colour = Colour("bt601", True), width: int = 256, h
 
 
 def smooth_photo(colour: Colour = Colour()) -> YuvImage:
-    """The astronaut photo without details finer than the network's pixels."""
+    """Return the astronaut photo without details finer than the network's pixels."""
     image = np.ascontiguousarray(data.astronaut()[..., ::-1])
     return YuvImage.from_image(cv2.GaussianBlur(image, (0, 0), 3), colour)
 

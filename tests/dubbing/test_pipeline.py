@@ -52,7 +52,7 @@ def frames_of(path: Path) -> list[video_reader.Frame]:
 
 
 def end_times(path: Path) -> tuple[float, float]:
-    """Seconds at which video and audio end."""
+    """Return the seconds at which video and audio end."""
     with av.open(str(path)) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
         video_end = max(

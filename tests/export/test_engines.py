@@ -95,7 +95,7 @@ def decode_with(generator: Any, faces: torch.Tensor, mels: torch.Tensor, top_row
 
 
 def pixels_of(path: Path) -> np.ndarray:
-    """All samples of all frames, YUV."""
+    """Return all YUV samples of all frames."""
     frames = [frame.yuv for frame in video_reader.read_frames(path)]
     return np.stack([np.concatenate([item.y.ravel(), item.u.ravel(), item.v.ravel()]) for item in frames])
 

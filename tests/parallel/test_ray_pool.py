@@ -84,7 +84,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def command_lines() -> Iterator[str]:
-    """Command lines of all processes."""
+    """Return the command lines of all processes."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             yield path.read_text()

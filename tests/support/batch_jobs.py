@@ -84,7 +84,7 @@ def workers_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _run_here(workers: Sequence[str], source: Any, start_worker: Any, timeout: Any = None) -> Iterator[Any]:
-    """Replacement for `run_in_processes`."""
+    """Replace `run_in_processes`."""
     (name,) = workers
     work = start_worker(name)
     while (item := source.take(name)) is not None:

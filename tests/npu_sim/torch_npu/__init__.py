@@ -40,11 +40,13 @@ def _check() -> None:
         raise ImportError(f"PyTorch has another accelerator plugged in, {renamed!r}")
     other = torch.accelerator.current_accelerator()
     if other is not None:
-        raise ImportError(f"PyTorch takes one accelerator beside the CPU, and this build has {other.type!r}")
+        raise ImportError(
+            f"PyTorch supports one accelerator in addition to the CPU, and this build has {other.type!r}"
+        )
 
 
 def _autoload() -> None:
-    """Called by `import torch` through the entry point of a real torch_npu."""
+    """Do nothing; `import torch` calls this through the entry point of a real torch_npu."""
 
 
 _check()
