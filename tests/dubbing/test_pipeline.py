@@ -375,3 +375,32 @@ def test_face_size_matches_the_networks():
 def test_hidden_rows_are_not_computed(models):
     assert load_mask("soft", 96).top_row > 40
     assert load_mask("hard", 96).top_row == 0
+
+
+def test_concurrent_dubs_restore_the_threads_of_opencv(models, face_video, speech, tmp_path):
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    both = threading.Barrier(2, timeout=60)
+    is_first = [True, True]
+
+    def dub(number: int) -> None:
+        def progress(frames: int, total: int) -> None:
+            if is_first[number]:
+                is_first[number] = False
+                both.wait()
+
+        out = tmp_path / f"{number}.mp4"
+        pipeline.dub(
+            face_video, speech, out, models=models, progress=progress, box=(0, 60, 0, 60), preset="ultrafast"
+        )
+
+    try:
+        dubs = [threading.Thread(target=dub, args=(number,)) for number in range(2)]
+        for thread in dubs:
+            thread.start()
+        for thread in dubs:
+            thread.join()
+        assert is_first == [False, False]
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(before)

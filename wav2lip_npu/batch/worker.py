@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -49,22 +50,25 @@ def default_in_flight(devices: Iterable[str]) -> int:
 
 
 class _ModelHolder:
-    """Loads the models of jobs on one device, and keeps those of the last job."""
+    """Loads the models of jobs on one device, and keeps those of the last job; the passes share it."""
 
     def __init__(self, device_name: str) -> None:
         self._device = device_name
         self._loaded: tuple[tuple[str, str, str], Models] | None = None
+        self._lock = threading.Lock()
 
     def __call__(self, job: Job) -> Models:
         from wav2lip_npu.dubbing.inference import load_models
 
         wanted = job.checkpoint_path, job.dub.faces.detector, job.precision
-        if self._loaded is None or self._loaded[0] != wanted:
-            weights, detector, precision = wanted
-            self._loaded = None  # two sets of weights may not fit in memory
-            models = load_models(weights, detector=detector, device=self._device, precision=precision)
-            self._loaded = wanted, models
-        return self._loaded[1]
+        with self._lock:
+            if self._loaded is None or self._loaded[0] != wanted:
+                weights, detector, precision = wanted
+                # Frees the memory for the next weights, unless another pass is still using these.
+                self._loaded = None
+                models = load_models(weights, detector=detector, device=self._device, precision=precision)
+                self._loaded = wanted, models
+            return self._loaded[1]
 
 
 def _limit_malloc_arenas() -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 
+from wav2lip_npu.device import SharedThreadCount
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.mouths import FACE_SIZE, generate
 from wav2lip_npu.dubbing.options import DubOptions as DubOptions
@@ -37,6 +38,7 @@ Item = TypeVar("Item")
 _QUEUE_BYTES = 24 << 20
 """Bytes of frames that may wait between two stages."""
 _MAX_QUEUE = 16
+_OPENCV_THREADS = SharedThreadCount(cv2.getNumThreads, cv2.setNumThreads)
 _OF_MODELS = ("checkpoint_path", "device", "precision", "engine")
 """Options of `load_models` that `dub` does not accept."""
 
@@ -200,7 +202,7 @@ def _write_all(
         memory.expect_frames(longest)
     runner = GeneratorRunner(models, options.wav2lip_batch_size, load_mask(options.blend, FACE_SIZE))
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_single_threaded_opencv())
+        stack.enter_context(_OPENCV_THREADS.borrowed(1))  # the stages already use all cores
 
         def stage(name: str, items: Iterator[Item]) -> Iterator[Item]:
             """Run a stage in its own thread, which ends with this function at the latest."""
@@ -239,14 +241,3 @@ def _smoother(info: VideoInfo, models: Models, options: DubOptions) -> Reference
     if is_still or options.blend == "hard" or not models.is_ours:
         return None
     return ReferenceSmoother(options.output_fps(info))
-
-
-@contextlib.contextmanager
-def _single_threaded_opencv() -> Iterator[None]:
-    """Turn off the threads of OpenCV: the stages already use all cores."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)

@@ -1,0 +1,34 @@
+"""The models of a batch worker."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from wav2lip_npu.batch import worker
+from wav2lip_npu.batch.jobs import Job
+from wav2lip_npu.dubbing import inference
+
+
+def test_models_are_loaded_once_for_concurrent_passes(monkeypatch):
+    loaded = []
+
+    def load(weights: str, **options: Any) -> str:
+        loaded.append(weights)
+        time.sleep(0.05)
+        return f"models of {weights}"
+
+    monkeypatch.setattr(inference, "load_models", load)
+    models = worker._ModelHolder("cpu")
+    both = threading.Barrier(2, timeout=60)
+
+    def ask(weights: str) -> Any:
+        both.wait()
+        return models(Job(face="a", audio="b", outfile="c.mp4", checkpoint_path=weights))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(ask, ["one", "one"])) == ["models of one"] * 2
+        assert loaded == ["one"]
+        assert list(pool.map(ask, ["one", "two"])) == ["models of one", "models of two"]
