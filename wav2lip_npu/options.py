@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from wav2lip_npu.errors import UsageError
@@ -105,3 +106,38 @@ def _replaced(options: Any, values: Mapping[str, Any]) -> Any:
             value = _replaced(value, values)
         changes[field.name] = value
     return dataclasses.replace(options, **changes)
+
+
+def expect(options: Options | None, kind: type[Options], name: str = "options") -> Options:
+    """Return the options that a caller passed as argument `name`; those by default for `None`.
+
+    Raises:
+        UsageError: They are of another class.
+
+    """
+    if options is None:
+        return kind()
+    if not isinstance(options, kind):
+        raise UsageError(f"{name} is of type {type(options).__name__}. Pass {name}={kind.__name__}(...).")
+    return options
+
+
+def convert_paths(options: Any, names: Sequence[str]) -> None:
+    """Convert the paths among the fields of an option dataclass to `str`; for `__post_init__`.
+
+    Raises:
+        UsageError: A value is not a path.
+
+    """
+    for name in names:
+        value = getattr(options, name)
+        if value is not None:
+            object.__setattr__(options, name, path_text(value, f"--{name}"))
+
+
+def path_text(path: Any, name: str) -> str:
+    """Return a path as `str`. Raises `UsageError`, which calls it `name`, if it is not a path."""
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str):
+        raise UsageError(f"{name} {path!r} is not a path. Pass a str or a pathlib.Path.")
+    return text

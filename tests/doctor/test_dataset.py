@@ -153,7 +153,7 @@ def test_unreadable_clips_are_reported(tmp_path):
     assert "audio.wav" in measure_clip(clip, False).error
     write_original(tmp_path / "2")
     (tmp_path / "2" / "37.jpg").write_bytes(b"")
-    report = check_clips(index_of(tmp_path), estimate_sync=sync_estimator(CodeReader(), CPU))
+    report = check_clips(index_of(tmp_path), estimate_sync=sync_estimator(CodeReader(), CPU), progress=None)
     assert [clip.error is None for clip in report.stats.measured] == [False, False]
     assert "unreadable" in {problem.kind for problem in report.problems}
 

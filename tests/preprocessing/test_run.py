@@ -376,6 +376,8 @@ def test_python_call(videos, tmp_path, monkeypatch):
     assert summary.reasons == {"unreadable": 1}
     assert summary.results[0].options["min_face_px"] == 30
     assert calls == [(0, 2), (1, 2), (2, 2)]
+    again = preprocess(data, "out", workers=1, min_face_px=30, progress=None)
+    assert [result.status for result in again.results] == ["ok", "failed"]
     with pytest.raises(UsageError, match="min_face_px"):
         preprocess(data, "out", min_face=30)
 

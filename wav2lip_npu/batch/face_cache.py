@@ -34,14 +34,36 @@ _WITHOUT_EFFECT = ("detector", "no_face", "face_det_batch_size")
 
 
 class FaceCache:
-    """Cache of face boxes in a folder; `FaceCache(None)` stores nothing."""
+    """Cache of the faces found in videos, in a folder that several processes may share.
 
-    def __init__(self, folder: Path | None, max_bytes: int = MAX_BYTES) -> None:
-        self._folder, self._max_bytes = folder, max_bytes
+    A second dub of a video with the same options of faces and geometry skips detection. When the folder
+    exceeds its limit, the least recently used files are removed.
+
+    Args:
+        folder: Folder of the cache, created when it is first needed; `None` stores nothing.
+        max_bytes: Limit of the folder in bytes.
+
+    Example:
+        >>> from wav2lip_npu import FaceCache, load_models, run_jobs
+        >>> results = run_jobs(jobs, load_models("starter"), cache=FaceCache.at("faces"))
+
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None, max_bytes: int = MAX_BYTES) -> None:
+        self._folder, self._max_bytes = None if folder is None else Path(folder), max_bytes
 
     @classmethod
-    def at(cls, folder: str | None) -> FaceCache:
-        """Return the cache in a folder; `None` is the user's cache folder, `off` is no cache."""
+    def at(cls, folder: str | os.PathLike[str] | None) -> FaceCache:
+        """Return the cache in a folder, named as `--cache` does.
+
+        Args:
+            folder: A folder; `None` is `wav2lip-npu/faces` in the user's cache folder, `$XDG_CACHE_HOME` or
+                `~/.cache`; `off` is no cache.
+
+        Returns:
+            The cache, of at most 256 MiB.
+
+        """
         if folder == OFF:
             return cls(None)
         home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")

@@ -24,7 +24,7 @@ from wav2lip_npu.batch.worker import StartBatchWorker, default_in_flight
 from wav2lip_npu.errors import DataError, UsageError
 from wav2lip_npu.media.video_writer import check_writable
 from wav2lip_npu.models.bundled import ABOUT, STARTER
-from wav2lip_npu.options import with_values
+from wav2lip_npu.options import expect, with_values
 from wav2lip_npu.parallel.processes import run_in_processes
 from wav2lip_npu.parallel.work_queue import Failure
 from wav2lip_npu.storage.locks import lock_folder
@@ -85,7 +85,7 @@ def run_batch(
         >>> [(result.job, result.status) for result in results]
 
     """
-    options = with_values(options or BatchOptions(), values)
+    options = with_values(expect(options, BatchOptions), values)
     has_pairs = bool(faces or audios)
     if (jobs is not None) + has_pairs + bool(options.watch) != 1:
         raise UsageError("pass a table of jobs, or --faces and --audios, or --watch.")

@@ -21,7 +21,7 @@ from wav2lip_npu.doctor.loader_speed import LoaderSpeed, measure_loader_speed
 from wav2lip_npu.doctor.rules import by_severity, find_problems
 from wav2lip_npu.doctor.sync_estimate import SyncEstimator, load_estimator
 from wav2lip_npu.errors import DataError, UsageError
-from wav2lip_npu.options import with_values
+from wav2lip_npu.options import expect, with_values
 from wav2lip_npu.preprocessing.report import VideoResult, open_report
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def check_dataset(
     data_root: str | os.PathLike[str],
     *,
     options: DatasetOptions | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] | None = None,
     **values: Any,
 ) -> DatasetReport:
     """Check the clips below a folder and the speed of loading them.
@@ -100,7 +100,7 @@ def check_dataset(
         ...     print(problem.severity.name, problem)
 
     """
-    options = with_values(options or DatasetOptions(), values)
+    options = with_values(expect(options, DatasetOptions), values)
     root = Path(data_root)
     if not root.is_dir():
         raise DataError(f"{data_root} is not a folder. Pass the output folder of preprocess.")
@@ -140,7 +140,7 @@ def check_clips(
     seed: int = 0,
     unlisted: int = 0,
     results: Sequence[VideoResult] = (),
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> DatasetReport:
     """Check training and validation clips; see `measure_dataset` for the arguments. Writes nothing."""
     stats = measure_dataset(

@@ -98,7 +98,7 @@ def measure_dataset(
     seed: int = 0,
     unlisted: int = 0,
     results: Sequence[VideoResult] = (),
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> DatasetStats:
     """Return the statistics of training and validation clips, of which at most `max_clips` are measured.
 
@@ -111,7 +111,8 @@ def measure_dataset(
     measured: list[ClipStats] = []
     for stats in _measure(chosen, estimate_sync):
         measured.append(stats)
-        progress(len(measured), len(chosen))
+        if progress is not None:
+            progress(len(measured), len(chosen))
     return DatasetStats(
         measured=measured,
         clips=len(train.clips),

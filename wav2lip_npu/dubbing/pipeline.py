@@ -27,7 +27,7 @@ from wav2lip_npu.faces.find_faces import find_faces
 from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.media.container import VideoInfo, probed
 from wav2lip_npu.media.video_reader import Frame, read_frames
-from wav2lip_npu.options import with_values
+from wav2lip_npu.options import expect, with_values
 from wav2lip_npu.parallel.threads import fan_out, prefetch
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _options(options: DubOptions | None, values: Mapping[str, Any]) -> DubOption
     for name in values:
         if name in _OF_MODELS:
             raise UsageError(f"{name} is an option of load_models. Pass models=load_models({name}=...).")
-    return with_values(options or DubOptions(), values)
+    return with_values(expect(options, DubOptions), values)
 
 
 def _models(models: Models | Callable[[], Models] | None, options: DubOptions) -> Models:

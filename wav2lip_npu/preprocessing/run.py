@@ -19,7 +19,7 @@ from wav2lip_npu.data.clip_writer import clean_up, read_description
 from wav2lip_npu.errors import DataError, UsageError
 from wav2lip_npu.faces.detectors import DetectorName, load_detector
 from wav2lip_npu.media.video_writer import check_writable
-from wav2lip_npu.options import check_choices, resolved, with_values
+from wav2lip_npu.options import check_choices, expect, resolved, with_values
 from wav2lip_npu.parallel.processes import map_in_processes
 from wav2lip_npu.parallel.work_queue import Failure
 from wav2lip_npu.preprocessing.find_videos import Video, find_videos
@@ -75,7 +75,7 @@ def preprocess(
     preprocessed_root: str | os.PathLike[str],
     *,
     options: PreprocessOptions | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] | None = None,
     **values: Any,
 ) -> PreprocessSummary:
     """Convert all videos of a folder to training clips.
@@ -110,7 +110,7 @@ def preprocess(
         >>> print(summary.count("ok"), summary.reasons)
 
     """
-    options = with_values(options or PreprocessOptions(), values)
+    options = with_values(expect(options, PreprocessOptions), values)
     root = Path(preprocessed_root)
     videos = find_videos(data_root, root)
     detector = load_detector(options.detector).name
@@ -185,7 +185,7 @@ def _make_clips(
     root: Path,
     maker: ClipMaker,
     workers: int,
-    progress: Callable[[int, int], None],
+    progress: Callable[[int, int], None] | None,
 ) -> PreprocessSummary:
     """Create the missing clips; write the results of all videos to the report and return them."""
     report = open_report(root)
@@ -200,6 +200,7 @@ def _make_clips(
             results[video] = known
     missing = [video for video in videos if video not in results]
     maker = replace(maker, is_single=min(workers, len(missing)) <= 1)
+    progress = progress or (lambda done, total: None)
     progress(len(results), len(videos))
     with contextlib.closing(map_in_processes(missing, maker, workers)) as finished:
         for video, result in finished:

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from wav2lip_npu import device as devices
-from wav2lip_npu.data.augmentation import UNCHANGED, Augmentation
+from wav2lip_npu.data.augmentation import Augmentation
 from wav2lip_npu.data.samples import MEL_SHIFT, Batch, Samples, TargetSample, batches, draw_target
 from wav2lip_npu.models.inputs import face_windows, generator_input, images_of_faces, syncnet_input
 from wav2lip_npu.models.networks import SyncNet
-from wav2lip_npu.options import with_values
+from wav2lip_npu.options import expect, with_values
 from wav2lip_npu.training import distributed
 from wav2lip_npu.training.loop import Evaluation, Losses, Progress, Task, TrainResult
 from wav2lip_npu.training.losses import fake_loss, mouth_loss, real_loss, sync_loss
@@ -55,7 +55,7 @@ def train_generator(
     *,
     options: TrainOptions | None = None,
     generator: GeneratorOptions | None = None,
-    augmentation: Augmentation = UNCHANGED,
+    augmentation: Augmentation | None = None,
     progress: Progress | None = None,
     **values: Any,
 ) -> TrainResult:
@@ -69,7 +69,7 @@ def train_generator(
         checkpoint_dir: Folder for checkpoints, curves and sample images.
         options: Training options.
         generator: Weights of the losses, and the discriminator.
-        augmentation: Augmentation of the samples.
+        augmentation: Augmentation of the samples. Default: none.
         progress: Called on the first rank after each step with its number and its losses.
         **values: Fields of these options and of `TrainPaths` by name, such as `steps`, `disc_wt`,
             `filelists`, `checkpoint_path` or `device`; also `syncnet_checkpoint_path` (default: the bundled
@@ -98,9 +98,9 @@ def train_generator(
     """
     settings = GeneratorSettings(
         paths=TrainPaths(data_root=os.fspath(data_root), checkpoint_dir=os.fspath(checkpoint_dir)),
-        train=options or TrainOptions(),
-        generator=generator or GeneratorOptions(),
-        augment=augmentation,
+        train=expect(options, TrainOptions),
+        generator=expect(generator, GeneratorOptions, "generator"),
+        augment=expect(augmentation, Augmentation, "augmentation"),
     )
     settings = with_values(settings, values)
     options, losses = settings.train, settings.generator

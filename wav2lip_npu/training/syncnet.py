@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from wav2lip_npu import device as devices
-from wav2lip_npu.data.augmentation import UNCHANGED, Augmentation
+from wav2lip_npu.data.augmentation import Augmentation
 from wav2lip_npu.data.clip import Clip, ClipError
 from wav2lip_npu.data.clip_index import ClipIndex
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.samples import Batch, PairSample, WindowSample, draw_pair, draw_windows
 from wav2lip_npu.errors import DataError
 from wav2lip_npu.models.inputs import syncnet_input_of_images
-from wav2lip_npu.options import with_values
+from wav2lip_npu.options import expect, with_values
 from wav2lip_npu.training import distributed
 from wav2lip_npu.training.distributed import SINGLE, Ranks, gather_rows
 from wav2lip_npu.training.loop import Evaluation, Losses, Progress, Task, TrainResult
@@ -68,7 +68,7 @@ def train_syncnet(
     checkpoint_dir: str | os.PathLike[str],
     *,
     options: SyncNetTrainOptions | None = None,
-    augmentation: Augmentation = UNCHANGED,
+    augmentation: Augmentation | None = None,
     diagnose: Diagnose | None = None,
     progress: Progress | None = None,
     **values: Any,
@@ -82,7 +82,7 @@ def train_syncnet(
         data_root: Folder of clips written by `preprocess`.
         checkpoint_dir: Folder for checkpoints, curves and sample images.
         options: Training options.
-        augmentation: Augmentation of the samples.
+        augmentation: Augmentation of the samples. Default: none.
         diagnose: Called once with training and held-out clips if SyncNet does not learn; the returned
             lines are logged.
         progress: Called on the first rank after each step with its number and its losses.
@@ -107,7 +107,11 @@ def train_syncnet(
 
     """
     paths = TrainPaths(data_root=os.fspath(data_root), checkpoint_dir=os.fspath(checkpoint_dir))
-    settings = SyncNetSettings(paths=paths, train=options or SyncNetTrainOptions(), augment=augmentation)
+    settings = SyncNetSettings(
+        paths=paths,
+        train=expect(options, SyncNetTrainOptions),
+        augment=expect(augmentation, Augmentation, "augmentation"),
+    )
     settings = with_values(settings, values)
     settings = replace(settings, train=with_recipe(settings.train))
     with open_session(settings, ["syncnet"]) as session:
