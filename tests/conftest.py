@@ -6,6 +6,7 @@ import random
 from fractions import Fraction
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -25,6 +26,10 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     if DEVICE.type == "cpu" or not collection_path.match("test_*.py"):
         return None
     return "any_device" not in collection_path.read_text() or None
+
+
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)  # no time limits
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.hookimpl(tryfirst=True)
