@@ -1,20 +1,49 @@
-"""Options by name, wherever in the nesting of dataclasses they are."""
+"""Option dataclasses: types of their values, and options by name wherever in the nesting they are."""
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import wav2lip_npu
-from wav2lip_npu.doctor.dataset import check_dataset
+from wav2lip_npu.batch.jobs import Job
+from wav2lip_npu.batch.options import BatchOptions
+from wav2lip_npu.data.augmentation import Augmentation
+from wav2lip_npu.doctor.dataset import DatasetOptions, check_dataset
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.errors import DataError, UsageError
+from wav2lip_npu.export.options import ExportOptions
+from wav2lip_npu.faces.find_faces import FaceOptions
+from wav2lip_npu.media.geometry import Geometry
 from wav2lip_npu.media.video_writer import EncodeOptions
 from wav2lip_npu.options import fields_of, with_values
-from wav2lip_npu.training.options import TrainOptions
+from wav2lip_npu.preprocessing.make_clip import ClipOptions
+from wav2lip_npu.preprocessing.run import PreprocessOptions
+from wav2lip_npu.training.options import (
+    GeneratorOptions,
+    GeneratorSettings,
+    SyncNetSettings,
+    SyncNetTrainOptions,
+    TrainOptions,
+    TrainPaths,
+)
 
 WRONG: Any = TrainOptions()
+PATHS = TrainPaths(data_root="clips", checkpoint_dir="run")
+REQUIRED: dict[type, dict[str, Any]] = {
+    TrainPaths: {"data_root": "clips", "checkpoint_dir": "run"},
+    SyncNetSettings: {"paths": PATHS},
+    GeneratorSettings: {"paths": PATHS},
+    Job: {"face": "a.mp4", "audio": "a.wav", "outfile": "b.mp4"},
+}
+NAMES_OF_DUB_OPTIONS = ["faces", "geometry", "encode", *(name for name, _ in fields_of(DubOptions()))]
 
 
 def test_nested_option_is_set_by_name():
@@ -51,3 +80,123 @@ def test_augmentation_may_be_none(tmp_path):
     for train in (wav2lip_npu.train_syncnet, wav2lip_npu.train_generator):
         with pytest.raises(DataError, match="clips"):
             train(tmp_path / "clips", tmp_path / "out", augmentation=None, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "value"),
+    [
+        (DubOptions, "fps", "25"),
+        (DubOptions, "fps", None),
+        (DubOptions, "fps", True),
+        (DubOptions, "fps", math.nan),
+        pytest.param(DubOptions, "fps", 10**400, id="DubOptions-fps-huge"),
+        (DubOptions, "fps", 0.0001),
+        (DubOptions, "mel_shift", math.nan),
+        (DubOptions, "mel_shift", -math.inf),
+        (DubOptions, "mel_shift", 100),
+        (DubOptions, "static", "False"),
+        (DubOptions, "static", 0),
+        (DubOptions, "static", None),
+        (DubOptions, "blend", None),
+        (DubOptions, "blend", ["soft"]),
+        (DubOptions, "blend", np.zeros((2, 2))),
+        (DubOptions, "wav2lip_batch_size", 2.5),
+        (DubOptions, "faces", {"detector": "hog"}),
+        (DubOptions, "encode", None),
+        (DubOptions, "encode", EncodeOptions),
+        (DubOptions, "encode", GeneratorOptions()),
+        (FaceOptions, "pads", 5),
+        (FaceOptions, "pads", (1, 2)),
+        (FaceOptions, "pads", (0, math.nan, 0, 0)),
+        (FaceOptions, "pads", "0 10 0 0"),
+        (FaceOptions, "box", (10, 100, 10)),
+        (FaceOptions, "box", (10, 5, 0, 10)),
+        (FaceOptions, "box", (5, 10, 10, 10)),
+        (FaceOptions, "face_select", (10, 20)),
+        (Geometry, "resize_factor", 1.5),
+        (Geometry, "rotate", "no"),
+        (Geometry, "crop", (0, -1)),
+        (EncodeOptions, "crf", "18"),
+        (EncodeOptions, "crf", 18.5),
+        (EncodeOptions, "crf", True),
+        (EncodeOptions, "preset", "warp"),
+        (BatchOptions, "timeout", "60"),
+        (BatchOptions, "devices", "cpu"),
+        (BatchOptions, "devices", (0,)),
+        (BatchOptions, "checkpoint_path", None),
+        (Job, "face", None),
+        (Job, "dub", None),
+        (ClipOptions, "several_people", "many"),
+        (ClipOptions, "min_face_px", 4.5),
+        (PreprocessOptions, "seed", "x"),
+        (PreprocessOptions, "batch_size", math.nan),
+        (PreprocessOptions, "clip", None),
+        (DatasetOptions, "num_clips", "50"),
+        (DatasetOptions, "filelists", 5),
+        (TrainOptions, "steps", "2"),
+        (TrainOptions, "steps", 2.5),
+        (TrainOptions, "loss_scale", 1024),
+        (TrainOptions, "amp", "fp8"),
+        (SyncNetTrainOptions, "recipe", "best"),
+        (SyncNetTrainOptions, "batch_size", None),
+        (GeneratorOptions, "expert_bn", True),
+        (GeneratorOptions, "sync_gate", math.nan),
+        (GeneratorOptions, "sync_gate", math.inf),
+        (GeneratorOptions, "sync_gate", -1),
+        (GeneratorOptions, "disc_initial_learning_rate", math.nan),
+        (GeneratorOptions, "disc_initial_learning_rate", -1),
+        (GeneratorOptions, "disc_initial_learning_rate", 0.0),
+        (Augmentation, "flip", "0.5"),
+        (TrainPaths, "data_root", None),
+        (TrainPaths, "weights_only", 1),
+        (SyncNetSettings, "train", TrainOptions()),
+        (GeneratorSettings, "generator", None),
+        (ExportOptions, "network", "discriminator"),
+        (ExportOptions, "batch", "8"),
+        (ExportOptions, "size", 5),
+    ],
+)
+def test_wrong_value_is_refused_by_name(options, name, value):
+    with pytest.raises(UsageError) as error:
+        options(**{**REQUIRED.get(options, {}), name: value})
+    assert name in str(error.value)
+    assert "Pass " in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_error_names_value_and_type():
+    with pytest.raises(UsageError, match=r"--crf '18' is invalid\. Pass a whole number\."):
+        with_values(DubOptions(), {"crf": "18"})
+    with pytest.raises(UsageError, match=r"--pads \(1, 2\) is invalid\. Pass a tuple of 4 whole numbers\."):
+        with_values(DubOptions(), {"pads": (1, 2)})
+    with pytest.raises(UsageError, match=r"--mel_shift 'x' is invalid\. Pass a number or None\."):
+        with_values(DubOptions(), {"mel_shift": "x"})
+    with pytest.raises(UsageError, match=r"encode None is invalid\. Pass EncodeOptions\(\.\.\.\)\."):
+        with_values(DubOptions(), {"encode": None})
+
+
+def test_lists_paths_and_numpy_numbers_become_plain_values():
+    values = {
+        "pads": [0, 10, 0, 0],
+        "crop": (0, np.int64(10), 0, -1),
+        "crf": np.int32(18),
+        "fps": Fraction(30),
+    }
+    options = with_values(DubOptions(), values)
+    assert options == with_values(DubOptions(), {"crop": (0, 10, 0, -1), "crf": 18, "fps": 30.0})
+    assert hash(options.faces) == hash(FaceOptions())
+    assert {type(number) for number in (*options.geometry.crop, options.encode.crf)} == {int}
+    assert BatchOptions(devices=["cpu"], report=Path("report.jsonl")) == BatchOptions(  # type: ignore[arg-type]
+        devices=("cpu",), report="report.jsonl"
+    )
+
+
+@given(
+    name=st.sampled_from(NAMES_OF_DUB_OPTIONS),
+    value=st.one_of(st.integers(), st.floats(), st.text(), st.booleans(), st.none()),
+)
+def test_any_value_is_accepted_or_refused_with_a_usage_error(name, value):
+    try:
+        hash(with_values(DubOptions(), {name: value}))
+    except UsageError as error:
+        assert name in str(error)

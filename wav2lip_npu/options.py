@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from wav2lip_npu.errors import UsageError
 
@@ -61,33 +65,123 @@ def with_values(options: Options, values: Mapping[str, Any]) -> Options:
     return replaced
 
 
-def check_choices(options: Any) -> None:
-    """Check the fields of an option dataclass of type `Literal[...]` or `Literal[...] | None`.
+def check_types(options: Any) -> None:
+    """Check the types of the fields of an option dataclass, for its `__post_init__`.
 
-    For `__post_init__`: tyro checks flags, but not values from job tables or Python callers.
+    tyro checks flags, but not values from Python callers. Lists become tuples, paths become text and numbers
+    of other libraries become `int` or `float`, so that options can be hashed and written as JSON. Fields of
+    types that no flag can have are not checked.
 
     Raises:
-        UsageError: A value is not one of the choices.
+        UsageError: A value has another type, is not one of the choices, or is NaN.
 
     """
     kind: Any = type(options)
-    for name, choices in _choices(kind).items():
+    for name, hint in _hints(kind).items():
         value = getattr(options, name)
-        if value not in choices:
-            way_out = ", ".join(str(choice) for choice in choices if choice is not None)
-            raise UsageError(f"unknown --{name} {value!r}. Pass one of: {way_out}.")
+        try:
+            plain = _as_type(value, hint)
+        except (TypeError, OverflowError):
+            shown = " ".join(f"{value!r:.80}".split())
+            flag = name if dataclasses.is_dataclass(hint) else f"--{name}"
+            raise UsageError(f"{flag} {shown} is invalid. Pass {_expected(hint)}.") from None
+        if plain is not value:
+            object.__setattr__(options, name, plain)
 
 
 @functools.cache
-def _choices(options: Any) -> dict[str, tuple[Any, ...]]:
-    """Return the allowed values of each field with choices."""
-    choices = {}
-    for name, hint in get_type_hints(options).items():
-        kinds = get_args(hint) if get_origin(hint) is not Literal else (hint,)
-        values = [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
-        if values:
-            choices[name] = (*values, None) if type(None) in kinds else tuple(values)
-    return choices
+def _hints(options: Any) -> dict[str, Any]:
+    hints = get_type_hints(options)
+    return {field.name: hints[field.name] for field in dataclasses.fields(options)}
+
+
+def _as_type(value: Any, hint: Any) -> Any:
+    """Return the value with the type of a hint. Raises `TypeError` or `OverflowError` if it has another."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        for alternative in inner:
+            with contextlib.suppress(TypeError):
+                return _as_type(value, alternative)
+        raise TypeError
+    if origin is Literal:
+        if not any(isinstance(value, type(choice)) and value == choice for choice in inner):
+            raise TypeError
+        return value
+    if origin is tuple:
+        return _as_tuple(value, inner)
+    if hint in _CONVERSIONS:
+        return _CONVERSIONS[hint](value)
+    if dataclasses.is_dataclass(hint) and not isinstance(value, cast("type", hint)):
+        raise TypeError
+    return value
+
+
+def _as_tuple(value: Any, inner: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not isinstance(value, (tuple, list)):
+        raise TypeError
+    hints = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+    if len(value) != len(hints):
+        raise TypeError
+    return tuple(_as_type(item, hint) for item, hint in zip(value, hints, strict=True))
+
+
+def _as_int(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError
+    return value if isinstance(value, int) else int(value)
+
+
+def _as_float(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(number := float(value)):
+        raise TypeError
+    return value if isinstance(value, (int, float)) else number
+
+
+def _as_bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _as_text(value: Any) -> str:
+    text = os.fspath(value)
+    if not isinstance(text, str):
+        raise TypeError
+    return text
+
+
+def _as_none(value: Any) -> None:
+    if value is not None:
+        raise TypeError
+
+
+_CONVERSIONS: dict[Any, Callable[[Any], Any]] = {
+    int: _as_int,
+    float: _as_float,
+    bool: _as_bool,
+    str: _as_text,
+    NoneType: _as_none,
+}
+_EXPECTED = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "a string",
+    NoneType: "None",
+}
+
+
+def _expected(hint: Any) -> str:
+    """Describe the valid values of a type hint."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(map(_expected, inner))
+    if origin is Literal:
+        return f"one of: {', '.join(map(str, inner))}"
+    if origin is tuple:
+        count = "" if inner[-1] is Ellipsis else f"{len(inner)} "
+        return f"a tuple of {count}{_expected(inner[0]).removeprefix('a ')}s"
+    return _EXPECTED.get(hint) or f"{hint.__name__}(...)"
 
 
 def _names(options: Any) -> Iterator[str]:
@@ -102,7 +196,7 @@ def _replaced(options: Any, values: Mapping[str, Any]) -> Any:
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(options):
         value = values.get(field.name, getattr(options, field.name))
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             value = _replaced(value, values)
         changes[field.name] = value
     return dataclasses.replace(options, **changes)

@@ -16,7 +16,7 @@ from wav2lip_npu.device import Precision
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.bundled import STARTER
-from wav2lip_npu.options import check_choices
+from wav2lip_npu.options import check_types
 
 Pairing = Literal["zip", "product"]
 _FILES = ("face", "audio", "outfile")
@@ -55,7 +55,7 @@ class Job:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        check_choices(self)
+        check_types(self)
 
 
 @dataclass(frozen=True)

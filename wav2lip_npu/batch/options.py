@@ -13,7 +13,7 @@ from wav2lip_npu.device import Precision
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.bundled import STARTER
-from wav2lip_npu.options import check_choices, group
+from wav2lip_npu.options import check_types, group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class BatchOptions:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        check_choices(self)
+        check_types(self)
         if self.watch and not os.path.isdir(self.watch):
             raise UsageError(f"--watch {self.watch} is not a folder. Create it, or pass another.")
         if self.timeout is not None and not self.timeout > 0:

@@ -138,15 +138,17 @@ def _normalize_switches(words: list[str], options: Any) -> list[str]:
     normalized = []
     positions = iter(range(len(words)))
     for position in positions:
-        flag, _, value = words[position].partition("=")
+        flag, equals, value = words[position].partition("=")
         name = flag.removeprefix("--").replace("-", "_")
         if not flag.startswith("--") or name not in defaults:
             normalized.append(words[position])
             if words[position] == _JSON and (words[position + 1 :] or ["--"])[0].startswith("--"):
                 normalized.append("-")
             continue
-        if not value and position + 1 < len(words) and words[position + 1].lower() in SWITCHES:
+        if not equals and position + 1 < len(words) and words[position + 1].lower() in SWITCHES:
             value = words[next(positions)]
+        if equals and value.lower() not in SWITCHES:
+            raise UsageError(f"{flag} {value!r} is invalid. Pass true or false.")
         wanted = SWITCHES.get(value.lower(), True)
         if wanted != defaults[name]:
             normalized.append(f"--{name}" if wanted else f"--no_{name}")

@@ -21,6 +21,7 @@ from wav2lip_npu.data.clip import Faces
 from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.mel import DEFAULT_MEL, Mel
+from wav2lip_npu.options import check_types
 
 _BENDS = 4
 """Number of random displacements across a face, which are interpolated smoothly."""
@@ -70,6 +71,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         """Raise `UsageError` if an amount is out of range."""
+        check_types(self)
         for option in fields(self):
             value = getattr(self, option.name)
             limit = _MAXIMA.get(option.name, 1 if option.name in _SHARES else _DEFAULT_MAXIMUM)

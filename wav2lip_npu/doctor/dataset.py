@@ -21,7 +21,7 @@ from wav2lip_npu.doctor.loader_speed import LoaderSpeed, measure_loader_speed
 from wav2lip_npu.doctor.rules import by_severity, find_problems
 from wav2lip_npu.doctor.sync_estimate import SyncEstimator, load_estimator
 from wav2lip_npu.errors import DataError, UsageError
-from wav2lip_npu.options import expect, with_values
+from wav2lip_npu.options import check_types, expect, with_values
 from wav2lip_npu.preprocessing.report import VideoResult, open_report
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class DatasetOptions:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        check_types(self)
         for name in ("num_clips", "num_workers"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -12,9 +12,10 @@ from wav2lip_npu.faces.find_faces import FaceOptions
 from wav2lip_npu.media.container import VideoInfo
 from wav2lip_npu.media.geometry import Geometry
 from wav2lip_npu.media.video_writer import EncodeOptions
-from wav2lip_npu.options import check_choices, group
+from wav2lip_npu.options import check_types, group
 
 _MAX_FPS = 1000
+_MAX_MEL_SHIFT = 100
 _MAX_FPS_DENOMINATOR = 1001
 """Denominator of the broadcast rates, such as 30000/1001."""
 
@@ -50,13 +51,18 @@ class DubOptions:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        check_choices(self)
+        check_types(self)
         if self.wav2lip_batch_size is not None and self.wav2lip_batch_size < 1:
             raise UsageError(
                 f"--wav2lip_batch_size {self.wav2lip_batch_size} is out of range. Pass at least 1."
             )
-        if not 0 < self.fps <= _MAX_FPS:
-            raise UsageError(f"--fps {self.fps:g} is out of range. Pass a rate above 0, at most {_MAX_FPS}.")
+        if not 1 / _MAX_FPS_DENOMINATOR <= self.fps <= _MAX_FPS:
+            raise UsageError(f"--fps {self.fps:g} is out of range. Pass 0.001 to {_MAX_FPS}.")
+        if self.mel_shift is not None and not abs(self.mel_shift) < _MAX_MEL_SHIFT:
+            raise UsageError(
+                f"--mel_shift {self.mel_shift:g} is out of range. Pass a number between -{_MAX_MEL_SHIFT} "
+                f"and {_MAX_MEL_SHIFT}."
+            )
 
     def output_fps(self, info: VideoInfo) -> Fraction:
         """Return the frame rate of the output for a face video or image."""

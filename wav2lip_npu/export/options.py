@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.checkpoint import published_kind
+from wav2lip_npu.options import check_types
 
 Network = Literal["generator", "syncnet", "s3fd"]
 Format = Literal["onnx", "om"]
@@ -40,9 +41,7 @@ class ExportOptions:
     """Height and width of the images for S3FD; `None` for any."""
 
     def __post_init__(self) -> None:
-        for name, choices in (("network", NETWORKS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in choices:
-                raise UsageError(f"unknown {name} {getattr(self, name)!r}. Pass one of {', '.join(choices)}.")
+        check_types(self)
         if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
             raise UsageError(f"--batch {self.batch} is out of range. Pass 1 to {MAX_BATCH}, 0 for any size.")
         if self.size is not None and (self.network != "s3fd" or any(n not in _SIZES for n in self.size)):

@@ -20,12 +20,13 @@ from wav2lip_npu.faces.scene_cuts import SceneCuts
 from wav2lip_npu.faces.tracker import FaceTracker, TrackedFrame
 from wav2lip_npu.media.video_reader import Frame
 from wav2lip_npu.media.yuv_image import Box, YuvImage
-from wav2lip_npu.options import check_choices
+from wav2lip_npu.options import check_types
 
 MIN_SCORE = 0.5
 """Minimum score of a detection that starts a track."""
 _MIN_VISIBLE = 0.25
 """Minimum share of a box inside the frame."""
+_NO_BOX = (-1, -1, -1, -1)
 _MIN_SIDE = 4
 """Pixels. Smaller boxes are ignored."""
 _COSTS: dict[str, Callable[[Pose, int, int], float]] = {
@@ -54,7 +55,7 @@ class FaceOptions:
     """What to do with frames without a face: keep them unchanged, or stop with an error."""
     pads: tuple[int, int, int, int] = (0, 10, 0, 0)
     """Pixels added to the detected box: top bottom left right."""
-    box: tuple[int, int, int, int] = (-1, -1, -1, -1)
+    box: tuple[int, int, int, int] = _NO_BOX
     """Constant face box in pixels, instead of detection: top bottom left right. It is not padded."""
     nosmooth: bool = False
     """Detect the face in every frame and do not smooth the boxes."""
@@ -63,7 +64,7 @@ class FaceOptions:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        check_choices(self)
+        check_types(self)
         if self.face_select not in _COSTS and self.point is None:
             raise UsageError(
                 f"unknown --face_select {self.face_select!r}. "
@@ -72,6 +73,11 @@ class FaceOptions:
         if self.face_det_batch_size < 1:
             raise UsageError(
                 f"--face_det_batch_size {self.face_det_batch_size} is out of range. Pass at least 1."
+            )
+        top, bottom, left, right = self.box
+        if self.box != _NO_BOX and (top >= bottom or left >= right):
+            raise UsageError(
+                f"--box {top} {bottom} {left} {right} is empty. Pass TOP BOTTOM LEFT RIGHT in pixels."
             )
 
     @property

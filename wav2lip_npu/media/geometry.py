@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.media.yuv_image import Array, YuvImage
+from wav2lip_npu.options import check_types
 
 _WHOLE_FRAME = (0, -1, 0, -1)
 _CROP_ADVICE = "Pass TOP BOTTOM LEFT RIGHT inside the frame, -1 for the far edge."
@@ -27,6 +28,7 @@ class Geometry:
     """Crop each frame to rows TOP to BOTTOM and columns LEFT to RIGHT; -1 is the far edge."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.resize_factor < 1:
             raise UsageError(
                 f"--resize_factor {self.resize_factor} is out of range. Pass an integer of at least 1."

@@ -19,6 +19,7 @@ import soxr
 from wav2lip_npu.errors import MediaError, UsageError
 from wav2lip_npu.media.audio_reader import Samples, read_blocks
 from wav2lip_npu.media.yuv_image import YuvImage
+from wav2lip_npu.options import check_types
 from wav2lip_npu.storage.atomic import part_path, replacing
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}
@@ -43,10 +44,9 @@ class EncodeOptions:
     """Speed of the x264 encoder. A slower preset gives a smaller file of the same quality."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 0 <= self.crf <= 51:
             raise UsageError(f"--crf {self.crf} is out of range. Pass 0 (lossless) to 51.")
-        if self.preset not in PRESETS:
-            raise UsageError(f"unknown --preset {self.preset!r}. Pass one of {', '.join(PRESETS)}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ from wav2lip_npu.media.audio_reader import load_audio
 from wav2lip_npu.media.container import VideoInfo, probe
 from wav2lip_npu.media.yuv_image import Box, Image, YuvImage
 from wav2lip_npu.mel import DEFAULT_MEL, TRAINING_FPS, log_mel
-from wav2lip_npu.options import check_choices
+from wav2lip_npu.options import check_types
 from wav2lip_npu.preprocessing.find_videos import Video
 from wav2lip_npu.versions import versions
 
@@ -78,7 +78,7 @@ class ClipOptions:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        check_choices(self)
+        check_types(self)
         if self.min_face_px < 1:
             raise UsageError(f"--min_face_px {self.min_face_px} is out of range. Pass at least 1.")
         if not 0 <= self.min_face_share <= 1:

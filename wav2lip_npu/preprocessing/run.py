@@ -19,7 +19,7 @@ from wav2lip_npu.data.clip_writer import clean_up, read_description
 from wav2lip_npu.errors import DataError, UsageError
 from wav2lip_npu.faces.detectors import DetectorName, load_detector
 from wav2lip_npu.media.video_writer import check_writable
-from wav2lip_npu.options import check_choices, expect, resolved, with_values
+from wav2lip_npu.options import check_types, expect, resolved, with_values
 from wav2lip_npu.parallel.processes import map_in_processes
 from wav2lip_npu.parallel.work_queue import Failure
 from wav2lip_npu.preprocessing.find_videos import Video, find_videos
@@ -63,7 +63,7 @@ class PreprocessOptions:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        check_choices(self)
+        check_types(self)
         for name in ("batch_size", "ngpu", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
