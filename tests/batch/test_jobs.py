@@ -110,7 +110,8 @@ def test_file_names_in_json(rows, suffix):
 
 
 four = st.tuples(*[st.integers(-999, 9999)] * 4)
-number = st.floats(-1e6, 1e6)
+side = st.tuples(st.integers(-999, 4999), st.integers(1, 4999)).map(lambda pair: (pair[0], sum(pair)))
+box = st.just((-1, -1, -1, -1)) | st.tuples(side, side).map(lambda sides: sides[0] + sides[1])
 crops = st.sampled_from([(0, -1, 0, -1), (1, 9999, 2, 3), (900, -1, 20, 21)])
 dub_options = st.builds(
     DubOptions,
@@ -120,7 +121,7 @@ dub_options = st.builds(
         face_select=st.sampled_from(["largest", "left", "640,360"]),
         no_face=st.sampled_from(["keep", "error"]),
         pads=four,
-        box=four,
+        box=box,
         nosmooth=st.booleans(),
         face_det_batch_size=st.integers(1, 10**6),
     ),
@@ -130,7 +131,7 @@ dub_options = st.builds(
     extend=st.sampled_from(video_reader.LOOPS[1:]),
     static=st.booleans(),
     fps=st.floats(0.001, 1000),
-    mel_shift=st.none() | number,
+    mel_shift=st.none() | st.floats(-99, 99),
     wav2lip_batch_size=st.none() | st.integers(1, 10**6),
 )
 whole_jobs = st.builds(

@@ -132,19 +132,15 @@ def test_options_out_of_range(flags, text):
         (["train_syncnet", *BASE, "--recipe", "best"], "--recipe", "'default', 'original'"),
     ],
 )
-def test_unknown_choice_lists_the_choices(words, flag, choices, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit) as stop:
-        main.main(words)
-    assert stop.value.code == 2
+def test_unknown_choice_lists_the_choices(words, flag, choices, capsys):
+    assert main.main(words) == 2
     message = capsys.readouterr().err
     assert flag in message and choices in message
 
 
 @pytest.mark.parametrize("name", ["img_size", "hop_size", "fmax", "preemphasize", "use_lws"])
 def test_fixed_settings_are_not_flags(name, capsys):
-    with pytest.raises(SystemExit):
-        main.main(["train", *WITH_SYNCNET, f"--{name}", "96"])
+    assert main.main(["train", *WITH_SYNCNET, f"--{name}", "96"]) == 2
     assert name in capsys.readouterr().err
 
 
