@@ -121,7 +121,7 @@ def test_augmentation_may_be_none(tmp_path):
         (EncodeOptions, "crf", True),
         (EncodeOptions, "preset", "warp"),
         (BatchOptions, "timeout", "60"),
-        (BatchOptions, "devices", "cpu"),
+        (BatchOptions, "devices", 0),
         (BatchOptions, "devices", (0,)),
         (BatchOptions, "checkpoint_path", None),
         (Job, "face", None),

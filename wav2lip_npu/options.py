@@ -8,7 +8,7 @@ import difflib
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -214,19 +214,6 @@ def expect(options: Options | None, kind: type[Options], name: str = "options") 
     if not isinstance(options, kind):
         raise UsageError(f"{name} is of type {type(options).__name__}. Pass {name}={kind.__name__}(...).")
     return options
-
-
-def convert_paths(options: Any, names: Sequence[str]) -> None:
-    """Convert the paths among the fields of an option dataclass to `str`; for `__post_init__`.
-
-    Raises:
-        UsageError: A value is not a path.
-
-    """
-    for name in names:
-        value = getattr(options, name)
-        if value is not None:
-            object.__setattr__(options, name, path_text(value, f"--{name}"))
 
 
 def path_text(path: Any, name: str) -> str:

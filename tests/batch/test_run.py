@@ -32,7 +32,9 @@ from wav2lip_npu.batch.options import BatchOptions
 from wav2lip_npu.batch.progress import JobCount
 from wav2lip_npu.batch.results import JobResult
 from wav2lip_npu.batch.run import run_batch
+from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.errors import CheckpointError, DataError, DeviceError, UsageError, Wav2LipError
+from wav2lip_npu.faces.find_faces import FaceOptions
 from wav2lip_npu.storage.locks import lock_folder
 
 pytestmark = pytest.mark.usefixtures("job_folder")
@@ -251,3 +253,30 @@ def test_dead_or_hanging_worker_fails_only_its_job(monkeypatch):
     assert "signal 11" in results["always"].detail
     assert results["hang"].detail == "it took longer than 3 s"
     assert not list(Path("out").glob("*.part"))
+
+
+def test_single_and_path_arguments(batch, tmp_path):
+    in_box = DubOptions(faces=FaceOptions(box=(0, 60, 0, 60)))  # saves the detection of faces
+    job = Job(face=Path("talk.mp4"), audio=Path("0.wav"), outfile=Path("out/0.mp4"), dub=in_box)
+    results = batch(job, devices="cpu", report=Path("out/r.jsonl"), cache=tmp_path / "faces")
+    assert {name: result.status for name, result in results.items()} == {"0.mp4": "ok"}
+    pairs = {"faces": Path("talk.mp4"), "audios": [Path("1.wav")], "outdir": Path("pairs"), "dub": in_box}
+    assert {result.status for result in batch(None, devices=["cpu"], **pairs).values()} == {"ok"}
+    assert batch(None, **pairs | {"faces": "talk.mp4", "audios": "1.wav"}).keys() == {"talk__1.mp4"}
+
+
+def test_arguments_of_other_types_are_refused(batch):
+    with pytest.raises(UsageError, match=r"'jobs\.csv' is not a Job"):
+        batch(["jobs.csv"])
+    with pytest.raises(UsageError, match="--faces 5 is not a path"):
+        batch(None, faces=5, audios="1.wav", outdir="out")
+
+
+def test_number_of_problems_is_singular_or_plural(batch):
+    row = ("talk.mp4", "none.wav", "out/0.mp4")
+    write_table("bad.csv", [row])
+    with pytest.raises(UsageError, match=r"^1 problem in bad\.csv"):
+        batch("bad.csv")
+    write_table("bad.csv", [row, ("none.mp4", "0.wav", "out/1.mp4")])
+    with pytest.raises(UsageError, match=r"^2 problems in bad\.csv"):
+        batch("bad.csv")

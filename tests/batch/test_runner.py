@@ -26,7 +26,7 @@ from wav2lip_npu.batch.runner import group_jobs, run_jobs
 from wav2lip_npu.dubbing import inference, outputs
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.pipeline import dub
-from wav2lip_npu.errors import MediaError
+from wav2lip_npu.errors import MediaError, UsageError
 from wav2lip_npu.faces.find_faces import FaceOptions
 from wav2lip_npu.media import video_reader
 from wav2lip_npu.media.geometry import Geometry
@@ -250,3 +250,45 @@ def test_output_that_disappears_is_a_failure(models, jobs, monkeypatch):
     monkeypatch.setattr(runner.results, "finished_result", vanished)
     (result,) = run_jobs(jobs[:1], models)
     assert (result.status, result.reason, result.detail) == ("failed", "media", "it is gone")
+
+
+def test_one_job_may_be_passed_alone_with_any_paths(models, jobs):
+    job = replace(jobs[0], face=Path(jobs[0].face), audio=Path(jobs[0].audio), outfile=Path(jobs[0].outfile))
+    assert job == jobs[0]
+    (result,) = run_jobs(job, models)
+    assert (result.status, result.face) == ("ok", jobs[0].face)
+
+
+def test_only_jobs_are_accepted(models):
+    with pytest.raises(UsageError, match=r"'a\.csv' is not a Job"):
+        list(run_jobs(["a.csv"], models))
+    with pytest.raises(UsageError, match="None is not a Job"):
+        list(run_jobs(None, models))
+    with pytest.raises(UsageError, match="--face 5 is invalid"):
+        Job(face=5, audio="b.wav", outfile="c.mp4")
+
+
+def test_second_job_with_the_same_output_fails(models, jobs, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    name = Path(jobs[0].outfile)
+    again = str(tmp_path / "link" / "out" / name.name)
+    results = list(run_jobs([jobs[0], jobs[0], replace(jobs[2], outfile=again)], models))
+    assert [(result.status, result.reason) for result in results] == [
+        ("failed", "options"),
+        ("failed", "options"),
+        ("ok", None),
+    ]
+    assert str(name) in results[0].detail
+    assert again in results[1].detail
+
+
+def test_unwritable_report_fails_before_the_pass(models, jobs, tmp_path, caplog):
+    (tmp_path / "file").touch()
+    path = str(tmp_path / "file" / "report.json")
+    results = by_row(run_jobs([replace(jobs[0], report=path), jobs[1]], models))
+    failed = results[jobs[0].row]
+    assert (failed.status, failed.reason) == ("failed", "media")
+    assert path in failed.detail
+    assert not Path(jobs[0].outfile).exists()
+    assert results[jobs[1].row].status == "ok"
+    assert "Traceback" not in caplog.text

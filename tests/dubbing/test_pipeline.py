@@ -404,3 +404,17 @@ def test_concurrent_dubs_restore_the_threads_of_opencv(models, face_video, speec
         assert cv2.getNumThreads() == 2
     finally:
         cv2.setNumThreads(before)
+
+
+def test_outputs_with_the_same_file_are_refused(models, face_video, speech, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    pairs = [(speech, tmp_path / "same.mp4"), (speech, str(tmp_path / "link" / "same.mp4"))]
+    with pytest.raises(UsageError, match=r"same\.mp4"):
+        pipeline.dub_many(face_video, pairs, models=models)
+    assert not (tmp_path / "same.mp4").exists()
+
+
+@pytest.mark.parametrize("item", ["b.wav", 5, ("b.wav", None), ("b.wav", "c.mp4", "d.mp4")])
+def test_wrong_outputs_are_refused(item):
+    with pytest.raises(UsageError, match=r"output|outfile"):
+        pipeline.dub_many("a.mp4", [item])

@@ -6,12 +6,13 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 
-from wav2lip_npu.batch.jobs import Job, Problem, real_name
+from wav2lip_npu.batch.jobs import Job, Problem
 from wav2lip_npu.errors import CheckpointError, MediaError, Wav2LipError
 from wav2lip_npu.media.audio_reader import load_audio, read_blocks
 from wav2lip_npu.media.container import probe
 from wav2lip_npu.media.video_writer import check_target, check_writable
 from wav2lip_npu.models.bundled import weights_path
+from wav2lip_npu.storage.atomic import real_name
 
 
 def check_jobs(jobs: Sequence[Job], devices: Sequence[str] | None = None) -> list[Problem]:
@@ -22,7 +23,7 @@ def check_jobs(jobs: Sequence[Job], devices: Sequence[str] | None = None) -> lis
     """
     jobs = sorted(jobs, key=lambda job: job.row)
     face, audio, weights = map(_checked_once, (probe, _check_audio, _check_weights))
-    outfile, report = map(_checked_once, (check_target, _check_report))
+    outfile, report = map(_checked_once, (check_target, check_report))
     problems = []
     for job, collision in zip(jobs, _collisions(jobs), strict=True):
         texts = (
@@ -63,7 +64,8 @@ def _check_audio(path: str) -> None:
         load_audio(path)  # raises the error of an empty track
 
 
-def _check_report(path: str) -> None:
+def check_report(path: str) -> None:
+    """Check that the report of a job can be written, and create its folder. Raises `MediaError`."""
     if os.path.isdir(path):
         raise MediaError(f"cannot write {path}: it is a folder. Pass a file name as report.")
     check_writable(path)

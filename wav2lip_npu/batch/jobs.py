@@ -9,16 +9,19 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 from wav2lip_npu.batch.job_table import EMPTY, Row, column_names, read_rows, with_cells
 from wav2lip_npu.device import Precision
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.bundled import STARTER
-from wav2lip_npu.options import check_types
+from wav2lip_npu.options import check_types, path_text
+from wav2lip_npu.storage.atomic import real_name
 
 Pairing = Literal["zip", "product"]
+Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""One path or several."""
 _FILES = ("face", "audio", "outfile")
 _PATHS = (*_FILES, "checkpoint_path", "report")
 
@@ -26,6 +29,8 @@ _PATHS = (*_FILES, "checkpoint_path", "report")
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One dub of a batch.
+
+    Files may be passed as `str` or as any other path, such as `pathlib.Path`; they are stored as `str`.
 
     Example:
         >>> job = Job(face="talk.mp4", audio="speech.wav", outfile="dubbed.mp4")
@@ -54,7 +59,7 @@ class Job:
     """Position in its table: spreadsheet row of a CSV, line of JSON Lines, else from 1."""
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Check the values and convert paths to `str`."""
         check_types(self)
 
 
@@ -94,6 +99,29 @@ def read_jobs(path: str | os.PathLike[str], defaults: Job) -> tuple[list[Job], l
     if not jobs and not problems:
         raise UsageError(f"no jobs in {path}. Write one row per video; a CSV needs a header.")
     return jobs, problems
+
+
+def as_jobs(jobs: Job | Iterable[Job]) -> list[Job]:
+    """Return one or several jobs as a list.
+
+    Raises:
+        UsageError: One of them is not a job.
+
+    """
+    if not isinstance(jobs, Iterable):
+        jobs = [jobs]
+    jobs = list(jobs)
+    for job in jobs:
+        if not isinstance(job, Job):
+            raise UsageError(f"{job!r:.80} is not a Job. Pass Job(face=..., audio=..., outfile=...).")
+    return jobs
+
+
+def as_paths(flag: str, paths: Paths) -> list[str]:
+    """Return one or several paths as a list. Raises `UsageError` if one of them is not a path."""
+    if isinstance(paths, str) or not isinstance(paths, Iterable):
+        paths = [paths]
+    return [path_text(path, flag) for path in paths]
 
 
 def pair_jobs(
@@ -164,9 +192,3 @@ def _natural_order(path: str) -> tuple[list[str | int], str]:
     """Return a sort key that puts a2 before a10."""
     parts = re.split(r"(\d+)", path, flags=re.ASCII)
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], path
-
-
-def real_name(path: str) -> str:
-    """Return the name in the real folder. A link is not followed: writing replaces it, not its target."""
-    name = Path(path)
-    return os.path.join(os.path.realpath(name.parent), name.name)

@@ -43,7 +43,9 @@ class BatchOptions:
     dub: Annotated[DubOptions, group("dubbing")] = field(default_factory=DubOptions)
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Check the values. A single device becomes a tuple."""
+        if isinstance(self.devices, str):
+            object.__setattr__(self, "devices", (self.devices,))
         check_types(self)
         if self.watch and not os.path.isdir(self.watch):
             raise UsageError(f"--watch {self.watch} is not a folder. Create it, or pass another.")

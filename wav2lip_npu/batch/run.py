@@ -12,7 +12,7 @@ from typing import Any
 
 from wav2lip_npu.batch.face_cache import FaceCache
 from wav2lip_npu.batch.job_checks import check_jobs
-from wav2lip_npu.batch.jobs import Job, Pairing, Problem, pair_jobs, read_jobs
+from wav2lip_npu.batch.jobs import Job, Pairing, Paths, Problem, as_jobs, as_paths, pair_jobs, read_jobs
 from wav2lip_npu.batch.options import BatchOptions, report_path, resolve_devices
 from wav2lip_npu.batch.progress import BatchEvent, JobCount, JobProgress
 from wav2lip_npu.batch.results import FAILED, JobResult, name_of, open_report
@@ -24,7 +24,7 @@ from wav2lip_npu.batch.worker import StartBatchWorker, default_in_flight
 from wav2lip_npu.errors import DataError, UsageError
 from wav2lip_npu.media.video_writer import check_writable
 from wav2lip_npu.models.bundled import ABOUT, STARTER
-from wav2lip_npu.options import expect, with_values
+from wav2lip_npu.options import expect, path_text, with_values
 from wav2lip_npu.parallel.processes import run_in_processes
 from wav2lip_npu.parallel.work_queue import Failure
 from wav2lip_npu.storage.locks import lock_folder
@@ -35,12 +35,12 @@ ProgressCallback = Callable[[BatchEvent], None]
 
 
 def run_batch(
-    jobs: str | os.PathLike[str] | Iterable[Job] | None = None,
+    jobs: str | os.PathLike[str] | Job | Iterable[Job] | None = None,
     *,
-    faces: Sequence[str] = (),
-    audios: Sequence[str] = (),
+    faces: Paths = (),
+    audios: Paths = (),
     pair: Pairing = "zip",
-    outdir: str | None = None,
+    outdir: str | os.PathLike[str] | None = None,
     progress: ProgressCallback | None = None,
     options: BatchOptions | None = None,
     **values: Any,
@@ -52,8 +52,8 @@ def run_batch(
     spawned, so a script must call this under `if __name__ == "__main__":`.
 
     Args:
-        jobs: A table (.csv, .jsonl, .ndjson or .json, see docs/batch.md), or `Job`s.
-        faces: Face videos or images, instead of `jobs`: files, folders or glob patterns.
+        jobs: A table (.csv, .jsonl, .ndjson or .json, see docs/batch.md), a `Job` or several.
+        faces: Face videos or images, instead of `jobs`: one or several files, folders or glob patterns.
         audios: Audio for `faces`, in the same form.
         pair: `zip` pairs the first face with the first audio, and so on; `product` pairs every face with
             every audio.
@@ -86,6 +86,8 @@ def run_batch(
 
     """
     options = with_values(expect(options, BatchOptions), values)
+    faces, audios = as_paths("--faces", faces), as_paths("--audios", audios)
+    outdir = None if outdir is None else path_text(outdir, "--outdir")
     has_pairs = bool(faces or audios)
     if (jobs is not None) + has_pairs + bool(options.watch) != 1:
         raise UsageError("pass a table of jobs, or --faces and --audios, or --watch.")
@@ -157,9 +159,9 @@ class _Run:
         for problem in problems:
             log.error("%s, row %d: %s", source, problem.row, problem.text)
         if problems and not (self._options.skip_bad or self._watched):
-            raise UsageError(
-                f"{len(problems)} problems in {source}; nothing was started. Fix them, or pass --skip_bad."
-            )
+            count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+            advice = "Fix it" if len(problems) == 1 else "Fix them"
+            raise UsageError(f"{count} in {source}; nothing was started. {advice}, or pass --skip_bad.")
         self._report.reject(problems, source)
         self._done_before += self._report.count - count_before - len(remaining)
         self._unfinished.update((name_of(job), job) for job in remaining)
@@ -246,9 +248,9 @@ class _Run:
         return remaining
 
 
-def _numbered(jobs: Iterable[Job]) -> list[Job]:
+def _numbered(jobs: Job | Iterable[Job]) -> list[Job]:
     """Return the jobs with unique rows: their own if those are unique, else their positions from 1."""
-    jobs = list(jobs)
+    jobs = as_jobs(jobs)
     if len({job.row for job in jobs}) == len(jobs):
         return jobs
     return [replace(job, row=row) for row, job in enumerate(jobs, start=1)]

@@ -18,17 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 from wav2lip_npu.batch import results
 from wav2lip_npu.batch.face_cache import FaceCache, faces_key
+from wav2lip_npu.batch.job_checks import check_report
 from wav2lip_npu.batch.job_keys import file_record, job_key, key_comment, read_key
-from wav2lip_npu.batch.jobs import Job
+from wav2lip_npu.batch.jobs import Job, as_jobs
 from wav2lip_npu.batch.progress import JobProgress
 from wav2lip_npu.batch.results import JobResult
 from wav2lip_npu.dubbing.outputs import Output
 from wav2lip_npu.dubbing.pipeline import dub_many
 from wav2lip_npu.dubbing.report import DubReport
-from wav2lip_npu.errors import Wav2LipError
+from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.faces.detection import Detection, Detector
 from wav2lip_npu.media.container import VideoInfo, probe
 from wav2lip_npu.media.yuv_image import Image
+from wav2lip_npu.storage.atomic import real_name
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
@@ -44,7 +46,7 @@ JobGroup = tuple[Job, ...]
 
 
 def run_jobs(
-    jobs: Iterable[Job],
+    jobs: Job | Iterable[Job],
     models: Models | Callable[[Job], Models],
     *,
     cache: FaceCache | None = None,
@@ -57,7 +59,7 @@ def run_jobs(
     skipped. Closing the generator cancels the passes in progress and leaves their outputs unchanged.
 
     Args:
-        jobs: The jobs. Their `device` is ignored.
+        jobs: A job or several. Their `device` is ignored. If two have the same output, the second one fails.
         models: Models for all jobs, see `load_models`, or a function that loads those of a job.
         cache: Cache of tracked faces; `FaceCache.at(None)` is that of `wav2lip-npu batch`. Default: none.
         in_flight: Number of concurrent passes; 2 keep an accelerator busy.
@@ -66,6 +68,7 @@ def run_jobs(
         An iterator over the results. A failed job is a result with `status="failed"`, not an exception.
 
     Raises:
+        UsageError: One of the jobs is not a `Job`.
         DeviceError: The device of `models` can no longer be used.
 
     Example:
@@ -75,12 +78,19 @@ def run_jobs(
         ...     print(result.job, result.status, result.detail)
 
     """
+    jobs = as_jobs(jobs)
     if not callable(models):
         from wav2lip_npu.device import precision_name
 
         weights, precision = os.fspath(models.weights), precision_name(models.precision)
         jobs = [replace(job, checkpoint_path=weights, precision=precision) for job in jobs]
-    for event in run_groups(group_jobs(jobs), models, cache=cache or FaceCache(None), in_flight=in_flight):
+    unique: dict[str, Job] = {}
+    for job in jobs:
+        if unique.setdefault(real_name(job.outfile), job) is not job:
+            error = UsageError(f"{job.outfile} is also the output of another job. Rename one of them.")
+            yield results.failed_result(job, error)
+    groups = group_jobs(unique.values())
+    for event in run_groups(groups, models, cache=cache or FaceCache(None), in_flight=in_flight):
         if isinstance(event, JobResult):
             yield event
 
@@ -181,6 +191,8 @@ class _Pass:
                 if read_key(job.outfile) == key:
                     self.emit(results.existing_result(job, key))
                 else:
+                    if job.report is not None:
+                        check_report(job.report)
                     keys[job] = key
             except Exception as error:
                 self._fail(job, error)

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import itertools
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,8 +28,9 @@ from wav2lip_npu.faces.find_faces import find_faces
 from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.media.container import VideoInfo, probed
 from wav2lip_npu.media.video_reader import Frame, read_frames
-from wav2lip_npu.options import expect, with_values
+from wav2lip_npu.options import expect, path_text, with_values
 from wav2lip_npu.parallel.threads import fan_out, prefetch
+from wav2lip_npu.storage.atomic import real_name
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
@@ -121,7 +123,7 @@ def dub_many(
 
     Raises:
         MediaError: The face video cannot be read.
-        UsageError: An option is unknown or out of range.
+        UsageError: An option is unknown or out of range, or two outputs have the same file name.
         CheckpointError, DeviceError: The models cannot be loaded.
 
     Example:
@@ -132,11 +134,14 @@ def dub_many(
 
     """
     options = _options(options, values)
+    wanted = [_output(item) for item in outputs]
+    for name, count in Counter(real_name(output.outfile) for output in wanted).items():
+        if count > 1:
+            raise UsageError(f"{name} is the file of {count} outputs. Pass another name for each.")
     info = probed(face)
     results: dict[int, DubReport | Exception] = {}
     checked: dict[int, Output] = {}
-    for number, item in enumerate(outputs):
-        output = item if isinstance(item, Output) else Output(*item)
+    for number, output in enumerate(wanted):
         try:
             output.check(info.path)
             checked[number] = output
@@ -145,7 +150,18 @@ def dub_many(
     if checked:
         dubbed = _dub_all(info, list(checked.values()), _models(models, options), options, memory)
         results |= zip(checked, dubbed, strict=True)
-    return [results[number] for number in range(len(outputs))]
+    return [results[number] for number in range(len(wanted))]
+
+
+def _output(item: Output | tuple[str | os.PathLike[str], str | os.PathLike[str]]) -> Output:
+    if isinstance(item, Output):
+        return item
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise UsageError(
+            f"{item!r:.80} is not an output. Pass pairs of audio and file to write, or Output(...)."
+        )
+    audio, outfile = item
+    return Output(path_text(audio, "the audio"), path_text(outfile, "the outfile"))
 
 
 def _options(options: DubOptions | None, values: Mapping[str, Any]) -> DubOptions:

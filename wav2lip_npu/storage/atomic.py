@@ -31,6 +31,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             part.unlink()
 
 
+def real_name(path: str | os.PathLike[str]) -> str:
+    """Return the name in the real folder. A link is not followed: writing replaces it, not its target."""
+    name = Path(path)
+    return os.path.join(os.path.realpath(name.parent), name.name)
+
+
 def part_path(path: str | os.PathLike[str]) -> Path:
     """Return the temporary path for a file, unique to this process and thread.
 
