@@ -82,7 +82,9 @@ def test_json_lines(flags, capsys):
 
 
 @pytest.mark.usefixtures("workers_here")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGKILL, -9)]
+)
 def test_interrupted_batch_is_resumed(job_folder, flags, number, code):  # noqa: F811
     write_audio(Path("long.wav"), 40)
     write_table("jobs.csv", [("talk.mp4", f"{n}.wav", f"out/{n}.mp4") for n in ("0", "1", "long", "2")])

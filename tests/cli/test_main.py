@@ -185,16 +185,16 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_file_name_works(run, tmp_path, face_video, speech, name):
+def test_any_file_name_works(run, tmp_path, face_video, name):
     folder = tmp_path / name
     folder.mkdir()
     face, audio = folder / f"{name}.mp4", folder / f"{name}.wav"
     shutil.copy(face_video, face)
-    shutil.copy(speech, audio)
+    write_audio(audio, 0.2)
     out = folder / f"{name} out.mp4"
     assert run(*BOX, face=face, audio=audio, outfile=out)[0] == 0
     assert sorted(path.name for path in folder.iterdir()) == sorted([face.name, audio.name, out.name])
-    assert len(list(video_reader.read_frames(out))) == 38
+    assert len(list(video_reader.read_frames(out))) == 5
 
 
 def test_error_with_a_newline_in_a_name_is_one_line(run, tmp_path):

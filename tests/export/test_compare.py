@@ -133,6 +133,7 @@ def test_difference_above_rounding_is_exit_code_1(command, monkeypatch):
     assert code == 1 and "exceeds" in out and "largest 1.00e-02, mean 1.00e-02" in out
 
 
+@pytest.mark.slow
 def test_s3fd_is_compared_if_its_weights_are_installed(command, tmp_path):
     from face_alignment.detection.sfd.net_s3fd import s3fd
 

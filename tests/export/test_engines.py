@@ -127,6 +127,7 @@ def test_rows_equal_those_of_torch(files, tiny_checkpoint, name, top_row):
     )
 
 
+@pytest.mark.slow
 def test_full_size_network(tmp_path):
     path = tmp_path / "full.pth"
     checkpoint.save(path, golden_weights(Wav2Lip()))
@@ -233,6 +234,7 @@ def test_jobs_with_an_exported_file(files, face_video, speech, tmp_path):
     assert container.probe(tmp_path / "a.mp4").frames
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", ["man_512.mp4", "woman_elderly_512.mp4"])
 def test_on_real_clips(shared_data, tmp_path, clip):
     exported_file = export_generator(tmp_path / "starter.onnx")

@@ -110,7 +110,9 @@ def test_fixed_batch_agrees_with_torch(weights, tmp_path, network, batch):
     assert result.difference < 1e-4
 
 
-@pytest.mark.parametrize("network", list(KINDS))
+@pytest.mark.parametrize(
+    "network", [pytest.param(kind, marks=pytest.mark.slow if kind == "s3fd" else ()) for kind in KINDS]
+)
 def test_dynamic_file_accepts_any_batch(weights, tmp_path, network):
     path = tmp_path / "file.onnx"
     export(weights(network), path)
@@ -130,7 +132,9 @@ def test_s3fd_with_a_fixed_image_size(weights, tmp_path):
     assert off("s3fd", run_file(path, arrays), of_torch(weights("s3fd"), arrays)) < 1e-4
 
 
-@pytest.mark.parametrize("network", list(KINDS))
+@pytest.mark.parametrize(
+    "network", [pytest.param(kind, marks=pytest.mark.slow if kind == "s3fd" else ()) for kind in KINDS]
+)
 def test_fp16_is_close_and_half_as_large(weights, tmp_path, network):
     full = export(weights(network), tmp_path / "whole.onnx")
     half = export(weights(network), tmp_path / "half.onnx", precision="fp16")

@@ -39,6 +39,8 @@ needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'wav2lip-npu[ray]'"
 )
 
+pytestmark = pytest.mark.slow  # tests/cli/test_batch.py runs a batch on Ray in the fast suite
+
 
 class RayRun(NamedTuple):
     """Reports of the process with Ray."""

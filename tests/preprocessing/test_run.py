@@ -396,7 +396,11 @@ def lives(process: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("number", "code", "word"),
+    [
+        pytest.param(signal.SIGINT, 130, "interrupted", marks=pytest.mark.slow),
+        (signal.SIGTERM, 143, "terminated"),
+    ],
 )
 def test_signal_stops_the_run_and_the_next_one_resumes(videos, whole, tmp_path, number, code, word):
     child = process(videos, tmp_path)

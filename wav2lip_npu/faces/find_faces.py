@@ -75,7 +75,7 @@ class FaceOptions:
                 f"--face_det_batch_size {self.face_det_batch_size} is out of range. Pass at least 1."
             )
         top, bottom, left, right = self.box
-        if self.box != _NO_BOX and (top >= bottom or left >= right):
+        if self.has_constant_box and (top >= bottom or left >= right):
             raise UsageError(
                 f"--box {top} {bottom} {left} {right} is empty. Pass TOP BOTTOM LEFT RIGHT in pixels."
             )
