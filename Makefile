@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-PYTEST := $(BIN)/python -m pytest
+# One thread a process: two processes with two threads each would compete for two cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Test files in two processes, then the tests marked `alone`.
 PARALLEL := -m 'not slow and not alone' --numprocesses 2 --dist loadfile
 ALONE := -m 'alone and not slow'

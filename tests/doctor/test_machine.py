@@ -54,6 +54,7 @@ def test_clip_flags_require_a_path(capsys):
     assert "--fix_offset" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_bf16_is_within_tolerance_and_a_wrong_network_is_not(monkeypatch):
     found = device_check.compare_with_cpu(CPU, "bf16")
     assert len(found) == 8

@@ -35,7 +35,14 @@ KINDS = {
 
 
 @pytest.mark.any_device
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "syncnet",
+        "with_disc",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("original", "generator")),
+    ],
+)
 def test_resumed_training_equals_an_uninterrupted_one(clips, tmp_path, kind):
     words, flags = KINDS[kind]
     flags = {"eval_interval": 3, "log_interval": 2, **flags}
