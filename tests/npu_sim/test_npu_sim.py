@@ -742,7 +742,7 @@ def test_concurrent_builds_compile_once(npu: Any, tmp_path: Path, monkeypatch: p
 RANK = """
 import sys, torch_npu
 sys.path.insert(0, sys.argv[1])
-from test_npu_sim import npu_ranks
+from npu_sim.test_npu_sim import npu_ranks
 npu_ranks()
 """
 
@@ -826,7 +826,7 @@ def test_two_ranks(tmp_path: Path) -> None:
     network = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": "2"}
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", RANK, str(Path(__file__).parent)],
+            [sys.executable, "-c", RANK, str(Path(__file__).parents[1])],
             env=simulated.environment(**network, RANK=str(rank), LOCAL_RANK=str(rank)),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
