@@ -86,7 +86,7 @@ def test_augmentation_may_be_none(tmp_path):
     ("options", "name", "value"),
     [
         (DubOptions, "fps", "25"),
-        (DubOptions, "fps", None),
+        (DubOptions, "fps", "fast"),
         (DubOptions, "fps", True),
         (DubOptions, "fps", math.nan),
         pytest.param(DubOptions, "fps", 10**400, id="DubOptions-fps-huge"),

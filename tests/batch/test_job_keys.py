@@ -38,6 +38,8 @@ def test_key_changes_with_what_the_output_depends_on(job):
         replace(job, audio=job.face),
         replace(job, precision="fp16"),
         replace(job, dub=DubOptions(blend="hard")),
+        replace(job, dub=DubOptions(fps=25)),  # resamples a video
+        replace(job, dub=DubOptions(fps=29.97)),
     ]
     assert {job_key(other) for other in same} == {job_key(job)}
     assert len({job_key(other) for other in [job, *others]}) == len(others) + 1

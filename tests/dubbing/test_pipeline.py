@@ -89,6 +89,28 @@ def test_frame_rate_of_the_video_is_kept(models, speech, tmp_path, fps):
     assert abs(video_end - audio_end) <= 1 / Fraction(fps)
 
 
+@pytest.mark.parametrize("fps", [23.976, 25, 29.97, 30, 50, 60])
+def test_fps_of_a_video_is_resampled(models, face_video, speech, tmp_path, fps):
+    out = tmp_path / "out.mp4"
+    report = pipeline.dub(face_video, speech, out, models=models, fps=fps, crf=0, preset="ultrafast")
+    exact = {23.976: Fraction(24000, 1001), 29.97: Fraction(30000, 1001)}.get(fps, Fraction(fps))
+    assert container.probe(out).fps == exact == Fraction(report.fps)
+    assert report.frames == round(Fraction(3, 2) * exact)
+    with av.open(str(out)) as video:
+        stamps = sorted(
+            packet.pts * packet.time_base for packet in video.demux(video=0) if packet.pts is not None
+        )
+    assert stamps == [number / exact for number in range(report.frames)]
+    sources, half = frames_of(face_video), 1 / exact / 2
+    for frame in frames_of(out):
+        near = [
+            source
+            for source in sources
+            if abs(source.index / Fraction(25) - frame.index / exact) <= max(half, Fraction(1, 25) - half)
+        ]
+        assert any(np.array_equal(frame.yuv.y[:60], source.yuv.y[:60]) for source in near)  # above the mouth
+
+
 @pytest.mark.parametrize("extend", ["loop", "pingpong", "hold"])
 def test_short_video_is_extended(models, speech, tmp_path, extend):
     face = tmp_path / "face.mp4"

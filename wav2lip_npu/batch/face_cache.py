@@ -125,6 +125,7 @@ def faces_key(video_sha256: str, detector: str, options: DubOptions) -> str:
         "detector": detector,
         "version": __version__,
         "static": options.static,
+        "fps": options.fps,
         "geometry": asdict(options.geometry),
         "faces": {
             name: value for name, value in asdict(options.faces).items() if name not in _WITHOUT_EFFECT

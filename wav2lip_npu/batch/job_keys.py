@@ -11,6 +11,7 @@ from typing import Any
 from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.errors import MediaError
 from wav2lip_npu.media.container import open_media
+from wav2lip_npu.media.frame_rate import exact_fps
 from wav2lip_npu.models.bundled import weights_path
 from wav2lip_npu.options import fields_of
 from wav2lip_npu.storage import hashing
@@ -29,7 +30,7 @@ def job_key(job: Job) -> str:
     """
     sources: dict[str, Any] = {name: record["sha256"] for name, record in input_records(job).items()}
     sources["kind"] = os.path.splitext(job.outfile)[1].lower()
-    sources["settings"] = job_settings(job)
+    sources["settings"] = _key_settings(job)
     return json_sha256(sources)[:32]
 
 
@@ -37,6 +38,14 @@ def job_settings(job: Job) -> dict[str, Any]:
     """Return the options of a job that affect its output."""
     options = {"precision": job.precision, **dict(fields_of(job.dub))}
     return {name: value for name, value in options.items() if name not in _WITHOUT_EFFECT}
+
+
+def _key_settings(job: Job) -> dict[str, Any]:
+    """Return the settings as they enter the key, which must not change when a release adds an option."""
+    settings = job_settings(job)
+    fps = settings.pop("fps")
+    settings["fps"] = 25 if fps is None else str(exact_fps(fps))  # 25 was the default of 0.6.0
+    return settings
 
 
 def input_records(job: Job) -> dict[str, dict[str, Any]]:

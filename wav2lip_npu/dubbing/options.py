@@ -10,14 +10,13 @@ from wav2lip_npu.dubbing.blend import Blend
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.faces.find_faces import FaceOptions
 from wav2lip_npu.media.container import VideoInfo
+from wav2lip_npu.media.frame_rate import exact_fps
 from wav2lip_npu.media.geometry import Geometry
 from wav2lip_npu.media.video_writer import EncodeOptions
 from wav2lip_npu.options import check_types, group
 
-_MAX_FPS = 1000
+_MIN_FPS, _MAX_FPS = 0.001, 1000
 _MAX_MEL_SHIFT = 100
-_MAX_FPS_DENOMINATOR = 1001
-"""Denominator of the broadcast rates, such as 30000/1001."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +40,9 @@ class DubOptions:
     """If the audio is longer than the video: loop, pingpong (back and forth) or hold (the last frame)."""
     static: bool = False
     """Use only the first frame of the video."""
-    fps: float = 25
-    """Frames per second of the output for a still image. A video keeps its own frame rate."""
+    fps: float | None = None
+    """Frames per second of the output. None: those of the video, and 25 for a still image. 23.976, 29.97 and
+    59.94 are exact NTSC rates, such as 30000/1001."""
     mel_shift: float | None = None
     """Frames of 1/25 s by which to shift the audio relative to the video; negative values delay the mouth.
     None: the shift that the checkpoint was trained with."""
@@ -56,8 +56,8 @@ class DubOptions:
             raise UsageError(
                 f"--wav2lip_batch_size {self.wav2lip_batch_size} is out of range. Pass at least 1."
             )
-        if not 1 / _MAX_FPS_DENOMINATOR <= self.fps <= _MAX_FPS:
-            raise UsageError(f"--fps {self.fps:g} is out of range. Pass 0.001 to {_MAX_FPS}.")
+        if self.fps is not None and not _MIN_FPS <= self.fps <= _MAX_FPS:
+            raise UsageError(f"--fps {self.fps:g} is out of range. Pass {_MIN_FPS} to {_MAX_FPS}.")
         if self.mel_shift is not None and not abs(self.mel_shift) < _MAX_MEL_SHIFT:
             raise UsageError(
                 f"--mel_shift {self.mel_shift:g} is out of range. Pass a number between -{_MAX_MEL_SHIFT} "
@@ -66,4 +66,4 @@ class DubOptions:
 
     def output_fps(self, info: VideoInfo) -> Fraction:
         """Return the frame rate of the output for a face video or image."""
-        return Fraction(self.fps).limit_denominator(_MAX_FPS_DENOMINATOR) if info.is_image else info.fps
+        return info.fps if self.fps is None else exact_fps(self.fps)

@@ -245,7 +245,8 @@ def _write_all(
 def _frames(info: VideoInfo, options: DubOptions) -> Iterator[Frame]:
     """Yield frames endlessly: the extended video, its first frame, or the image."""
     if info.is_image or not options.static:
-        yield from read_frames(info, loop=options.extend, geometry=options.geometry)
+        fps = options.output_fps(info)
+        yield from read_frames(info, fps=fps, loop=options.extend, geometry=options.geometry)
         return
     first = next(read_frames(info, geometry=options.geometry))
     yield from (Frame(index, first.yuv, first.source) for index in itertools.count())

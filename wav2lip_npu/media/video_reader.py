@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, get_args
@@ -19,22 +19,21 @@ from av.video.frame import VideoFrame
 
 from wav2lip_npu.errors import MediaError
 from wav2lip_npu.media import container as containers
-from wav2lip_npu.media.container import LONGEST_GAP_S, VideoInfo
+from wav2lip_npu.media.container import VideoInfo
+from wav2lip_npu.media.frame_rate import at_constant_rate
 from wav2lip_npu.media.geometry import Geometry, rotate
 from wav2lip_npu.media.images import read_image, read_webp
 from wav2lip_npu.media.yuv_image import SCREEN, Image, YuvImage
 
 Loop = Literal["none", "loop", "pingpong", "hold"]
 LOOPS: tuple[str, ...] = get_args(Loop)
-_JITTER = 0.75
-"""Frames by which a time stamp may deviate before a frame is repeated or dropped."""
-_STEP_BACK_S = 0.5
-"""Seconds. A larger backward step between time stamps is a clock jump."""
 _SEEK_LEAD = 16
 """Number of frames before the target to seek to: a codec may reorder that many frames."""
 _REVERSE_BYTES = 96 << 20
 """Bytes of frames that are decoded at once for reverse playback."""
 _ORIGINAL = Geometry()
+_Numbered = tuple[int, YuvImage]
+"""Number of a frame in the face video, and its image."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,7 @@ def read_frames(
     fps: Fraction | None = None,
     loop: Loop = "none",
     geometry: Geometry = _ORIGINAL,
+    start: int = 0,
 ) -> Iterator[Frame]:
     """Yield the frames of a video at a constant rate; for an image, yield the same frame endlessly.
 
@@ -71,6 +71,7 @@ def read_frames(
         loop: What follows the last frame: `none` ends, `loop` starts over, `pingpong` plays backwards and
             forwards without repeating the turning frames, `hold` repeats the last frame endlessly.
         geometry: Changes to each frame.
+        start: Number of frames to leave out at the beginning. They are decoded only. Indices count from 0.
 
     Raises:
         MediaError: No frame can be decoded, or the file ends long before its stated length.
@@ -84,24 +85,29 @@ def read_frames(
         yield from (Frame(index, yuv, 0) for index in itertools.count())
         return
     video = _Video(info, fps or info.fps, geometry)
-    last = None
-    for number, yuv in video.first_pass():
-        last = Frame(number, yuv, number)
-        yield last
-    if last is None:
-        raise containers.no_frame(info.path)
-    length = last.index + 1
-    containers.check_complete(info.path, "video", float(length / video.fps), info.duration)
-    passes: Iterator[tuple[int, YuvImage]] = iter(())
-    if loop == "hold" or (loop != "none" and length == 1):
-        passes = itertools.repeat((last.source, last.yuv))
-    elif loop == "loop":
-        passes = _endless(lambda: video.replay(0, length))
-    elif loop == "pingpong":
-        passes = _endless(lambda: itertools.chain(video.backwards(0, length - 1), video.replay(1, length)))
-    del last
-    for index, (number, yuv) in enumerate(passes, start=length):
+    order = itertools.chain(video.first_pass(start), _repeated(video, loop, start))
+    for index, (number, yuv) in enumerate(order):
         yield Frame(index, yuv, number)
+        del yuv
+
+
+def _repeated(video: _Video, loop: Loop, start: int) -> Iterator[_Numbered]:
+    """Yield number and image of the frames after the first pass, from frame `start` of the output on."""
+    length = video.length
+    offset = max(0, start - length)
+    if loop == "none":
+        return
+    if loop == "hold" or length == 1:
+        yield from itertools.repeat(video.last)
+    elif loop == "loop":
+        yield from video.replay(offset % length, length)
+        while True:
+            yield from video.replay(0, length)
+    offset %= 2 * length - 2
+    while True:
+        yield from video.backwards(0, length - 1 - offset)
+        yield from video.replay(1 + max(0, offset - (length - 1)), length)
+        offset = 0
 
 
 class _Video:
@@ -109,23 +115,42 @@ class _Video:
 
     def __init__(self, info: VideoInfo, fps: Fraction, geometry: Geometry) -> None:
         self.fps = fps
+        self.length = 0
+        """Number of frames, after the first pass."""
         self._info = info
         self._geometry = geometry
+        self._last: VideoFrame | None = None
         self._stamps: list[int] | None = []
         self._size: tuple[int, int] | None = None
         self._converted: tuple[VideoFrame, YuvImage] | None = None
 
-    def first_pass(self) -> Iterator[tuple[int, YuvImage]]:
-        """Yield number and image of all frames, and store their time stamps for `replay`."""
-        for number, frame in enumerate(_at_constant_rate(self._info, self.fps)):
+    def first_pass(self, start: int = 0) -> Iterator[_Numbered]:
+        """Yield number and image of all frames from `start` on, and store all time stamps for `replay`.
+
+        Raises `MediaError` at the end if no frame was decoded, or far fewer than the file states.
+        """
+        for number, frame in enumerate(self._frames()):
+            self._size = self._size or (frame.width, frame.height)
             if self._stamps is not None:
                 if frame.pts is None or (self._stamps and frame.pts < self._stamps[-1]):
                     self._stamps = None  # seeking by them is impossible
                 else:
                     self._stamps.append(frame.pts)
-            yield number, self._convert(frame)
+            self.length, self._last = number + 1, frame
+            if number >= start:
+                yield number, self._convert(frame)
+        if not self.length:
+            raise containers.no_frame(self._info.path)
+        seconds = float(self.length / self.fps)
+        containers.check_complete(self._info.path, "video", seconds, self._info.duration)
 
-    def replay(self, start: int, stop: int) -> Iterator[tuple[int, YuvImage]]:
+    @property
+    def last(self) -> _Numbered:
+        """Number and image of the last frame, after the first pass."""
+        assert self._last is not None
+        return self.length - 1, self._convert(self._last)
+
+    def replay(self, start: int, stop: int) -> Iterator[_Numbered]:
         """Yield number and image of frames start..stop again, identical to the first pass."""
         wanted = start
         if self._stamps is not None and start > _SEEK_LEAD:
@@ -137,7 +162,7 @@ class _Video:
                     wanted += 1
                 if wanted == stop:
                     return
-        for number, frame in enumerate(_at_constant_rate(self._info, self.fps)):
+        for number, frame in enumerate(self._frames()):
             if number == wanted:
                 yield wanted, self._convert(frame)
                 wanted += 1
@@ -147,7 +172,7 @@ class _Video:
             f"{self._info.path} changed or became unreadable while it was being read. Run the command again."
         )
 
-    def backwards(self, start: int, stop: int) -> Iterator[tuple[int, YuvImage]]:
+    def backwards(self, start: int, stop: int) -> Iterator[_Numbered]:
         """Yield number and image of frames start..stop from last to first, decoded in bounded pieces."""
         piece = 8
         while stop > start:
@@ -158,55 +183,20 @@ class _Video:
             while frames:
                 yield frames.pop()
 
+    def _frames(self) -> Iterator[VideoFrame]:
+        return at_constant_rate(_decode(self._info), self.fps, self._info.fps)
+
     def _convert(self, frame: VideoFrame) -> YuvImage:
         """Return the frame at the size of the first, upright, with the geometry applied.
 
         The result for a frame that is shown repeatedly is one object.
         """
         if self._converted is None or self._converted[0] is not frame:
-            self._size = self._size or (frame.width, frame.height)
+            assert self._size is not None
             yuv = YuvImage.from_frame(frame, *self._size)
             quarters = containers.quarter_turns(frame)
             self._converted = frame, self._geometry.apply(rotate(yuv, quarters) if quarters else yuv)
         return self._converted[1]
-
-
-def _endless(one_pass: Callable[[], Iterator[tuple[int, YuvImage]]]) -> Iterator[tuple[int, YuvImage]]:
-    while True:
-        yield from one_pass()
-
-
-def _at_constant_rate(info: VideoInfo, fps: Fraction) -> Iterator[VideoFrame]:
-    """Yield the decoded frame to show at each multiple of 1 / fps; a held frame is repeated.
-
-    A frame directly follows the previous one if its time is within `_JITTER` frames of that position, so that
-    uneven time stamps neither repeat nor drop it; otherwise it goes to the nearest multiple. After a clock
-    jump, such as between joined recordings, the frame directly follows the previous one.
-    """
-    frame = held = previous = None
-    start = position = Fraction(0)
-    shown = -1
-    for frame in _decode(info):
-        stamp = frame.dts if frame.pts is None else frame.pts
-        if stamp is None or frame.time_base is None:
-            position = Fraction(shown + 1)
-        else:
-            time = stamp * frame.time_base
-            if previous is None or not -_STEP_BACK_S < time - previous < LONGEST_GAP_S:
-                start = time - (shown + 1) / fps
-            previous = time
-            position = (time - start) * fps
-        target = shown + 1 if abs(position - (shown + 1)) <= _JITTER else int(position + Fraction(1, 2))
-        if target <= shown:
-            continue
-        if held is not None:
-            yield from itertools.repeat(held, target - shown - 1)
-        held, shown = frame, target
-        yield held
-    if held is not None and held is frame and held.duration and held.time_base is not None:
-        length = min(held.duration * held.time_base, Fraction(LONGEST_GAP_S))
-        if (rest := position + length * fps - (shown + 1)) > _JITTER:
-            yield from itertools.repeat(held, round(rest))
 
 
 def _decode(info: VideoInfo, seek_to: int | None = None) -> Iterator[VideoFrame]:
