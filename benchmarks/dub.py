@@ -138,7 +138,7 @@ def count_frames(arguments: argparse.Namespace) -> tuple[int, Any]:
     from wav2lip_npu.media import audio_reader, container
 
     info = container.probe(arguments.face)
-    return round(audio_reader.load_audio(arguments.audio).duration * info.fps), info
+    return round(audio_reader.measure_audio(arguments.audio).duration * info.fps), info
 
 
 def timed(work: Callable[[], int]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wav2lip_npu import mel as mels
-from wav2lip_npu.mel import MelConfig, log_mel, mel_window, window_start
+from wav2lip_npu.mel import MelConfig, MelReader, log_mel, mel_blocks, mel_window, window_start
 
 GOLDEN = Path(__file__).parent / "resources"
 RATES = (Fraction(24000, 1001), Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30), Fraction(60))
@@ -75,6 +75,42 @@ def test_blocks_equal_the_whole_file(block: int, samples: int, monkeypatch: pyte
 def test_two_blocks_equal_the_whole_file(more: int) -> None:
     wav = speech(1024 * 200 + more)
     np.testing.assert_allclose(log_mel(wav), whole_file(wav), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [401, 204_999, 205_000, 205_200, 205_400, 450_017])
+@pytest.mark.parametrize("size", [97, 1024, 204_801, 1 << 20])
+def test_chunks_of_any_size_give_the_same_mel(samples: int, size: int) -> None:
+    """A16: the mel of streamed audio is that of the whole audio, to the bit."""
+    wav = speech(samples)
+    blocks = list(mel_blocks(wav[start : start + size] for start in range(0, samples, size)))
+    assert max(block.shape[1] for block in blocks) <= 1024
+    np.testing.assert_array_equal(np.concatenate(blocks, axis=1), log_mel(wav))
+
+
+@pytest.mark.parametrize("fps", RATES)
+@pytest.mark.parametrize("shift", [-30, -1, 0, 2.5, 40])
+def test_streamed_windows_equal_those_of_the_whole_mel(fps: Fraction, shift: float) -> None:
+    """A16: windows before the start, inside, across blocks and after the end."""
+    mel = np.random.default_rng(0).normal(size=(80, 400)).astype(np.float32)
+    for sizes in ([400], [16, 384], [3] * 133 + [1], [100] * 4):
+        reader = MelReader(iter(np.split(mel, np.cumsum(sizes)[:-1], axis=1)))
+        for frame in range(0, int(8 * fps), 3):
+            expected = mel_window(mel, frame, fps, shift)
+            np.testing.assert_array_equal(reader.window(frame, fps, shift), expected)
+
+
+def test_reader_holds_one_block() -> None:
+    """A16: three hours of mel pass through a few megabytes, also if most frames need no window."""
+    blocks = (np.zeros((80, 1024), np.float32) for _ in range(844))
+    reader = MelReader(blocks)
+    tracemalloc.start()
+    try:
+        for frame in (*range(0, 135_000, 250), 269_999):
+            reader.window(frame, Fraction(25))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20
 
 
 def test_memory_does_not_grow_with_the_audio() -> None:

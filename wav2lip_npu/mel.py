@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -70,8 +71,7 @@ _import_lock = threading.Lock()
 def log_mel(wav: NDArray[np.float32], config: MelConfig = DEFAULT_MEL) -> Mel:
     """Return the log-mel spectrogram float32 [80, 1 + samples // 200] in [-4, 4] of mono audio.
 
-    The audio is padded by reflection, as in the original with librosa 0.7. It is processed in blocks of 13 s,
-    so that memory, apart from input and result, does not grow with its length.
+    See `mel_blocks`, which needs neither the whole audio nor the whole result in memory.
 
     Args:
         wav: float32 [samples] at the sample rate of `config`, 16 kHz by default.
@@ -81,27 +81,70 @@ def log_mel(wav: NDArray[np.float32], config: MelConfig = DEFAULT_MEL) -> Mel:
         ValueError: The audio is shorter than half a Fourier window (25 ms).
 
     """
-    half = config.n_fft // 2
-    if len(wav) <= half:
-        raise ValueError(f"the audio has {len(wav)} samples, at least {half + 1} are needed")
-    librosa = _librosa()
-    columns = 1 + len(wav) // config.hop
-    mel = np.empty((config.n_mels, columns), np.float32)
-    bank = _filter_bank(config)
-    lead = -(-config.n_fft // config.hop)  # columns before a block, which depend on padding and are dropped
-    for first in range(0, columns, _BLOCK_COLUMNS):
-        last = min(first + _BLOCK_COLUMNS, columns)
-        start = max(first - lead, 0)
-        samples = _emphasise(wav, start * config.hop, (last - 1) * config.hop + half, config)
-        spectrum = librosa.stft(
-            samples, n_fft=config.n_fft, hop_length=config.hop, win_length=config.n_fft, pad_mode="reflect"
-        )
-        magnitude = np.abs(spectrum[:, first - start : last - start])
-        mel[:, first:last] = _normalise(bank @ magnitude, config)
+    mel = np.empty((config.n_mels, columns_of(len(wav), config)), np.float32)
+    first = 0
+    for block in mel_blocks([wav], config):
+        mel[:, first : first + block.shape[1]] = block
+        first += block.shape[1]
     return mel
 
 
-def _librosa() -> Any:
+def columns_of(samples: int, config: MelConfig = DEFAULT_MEL) -> int:
+    """Return the number of mel columns of audio with this number of samples."""
+    return 1 + samples // config.hop
+
+
+def mel_blocks(chunks: Iterable[NDArray[np.float32]], config: MelConfig = DEFAULT_MEL) -> Iterator[Mel]:
+    """Yield consecutive parts [80, up to 1024] of the log-mel spectrogram of mono audio, 13 s each.
+
+    The audio is padded by reflection, as in the original with librosa 0.7. The result does not depend on the
+    sizes of the chunks. At most 14 s of audio are held, and the current chunk.
+
+    Args:
+        chunks: Consecutive parts of the audio, float32 [samples] at the sample rate of `config`.
+        config: Settings that the network was trained with.
+
+    Raises:
+        ValueError: The audio is shorter than half a Fourier window (25 ms).
+
+    """
+    half = config.n_fft // 2
+    lead = -(-config.n_fft // config.hop)  # columns before a block, which depend on padding and are dropped
+    held: list[NDArray[np.float32]] = []
+    begin = end = first = 0  # first sample held, end of the samples held, first column of the next block
+    for chunk in chunks:
+        held.append(chunk)
+        end += len(chunk)
+        while end >= (first + _BLOCK_COLUMNS - 1) * config.hop + half:
+            wav = held[0] if len(held) == 1 else np.concatenate(held)
+            last = first + _BLOCK_COLUMNS
+            yield _columns(wav, begin, max(first - lead, 0), first, last, config)
+            first = last
+            drop = max((first - lead) * config.hop - 1 - begin, 0)
+            held, begin = [wav[drop:]], begin + drop
+            del wav
+    if end <= half:
+        raise ValueError(f"the audio has {end} samples, at least {half + 1} are needed")
+    wav, columns = np.concatenate(held), columns_of(end, config)
+    for block in range(first, columns, _BLOCK_COLUMNS):
+        last = min(block + _BLOCK_COLUMNS, columns)
+        yield _columns(wav, begin, max(block - lead, 0), block, last, config)
+
+
+def _columns(
+    wav: NDArray[np.float32], begin: int, start: int, first: int, last: int, config: MelConfig
+) -> Mel:
+    """Return mel columns first..last, transformed from `start` on; `wav` starts at sample `begin`."""
+    stop = (last - 1) * config.hop + config.n_fft // 2
+    samples = _emphasise(wav, start * config.hop - begin, stop - begin, config)
+    spectrum = import_librosa().stft(
+        samples, n_fft=config.n_fft, hop_length=config.hop, win_length=config.n_fft, pad_mode="reflect"
+    )
+    magnitude = np.abs(spectrum[:, first - start : last - start])
+    return _normalise(_filter_bank(config) @ magnitude, config).astype(np.float32)
+
+
+def import_librosa() -> Any:
     """Import librosa with all the modules used here, and return it.
 
     The import takes about 2 s; the first one after installation takes 20 s, because numba compiles functions.
@@ -136,7 +179,7 @@ def _import_parts(librosa: Any) -> None:
 
 
 def _emphasise(wav: NDArray[np.float32], start: int, stop: int, config: MelConfig) -> NDArray[np.float64]:
-    """Return samples start..stop, clipped to the audio, after pre-emphasis."""
+    """Return samples start..stop, clipped to the audio, after pre-emphasis; none precedes sample 0."""
     samples = wav[max(start - 1, 0) : stop].astype(np.float64)
     emphasised: NDArray[np.float64] = samples.copy()
     emphasised[1:] -= config.preemphasis * samples[:-1]
@@ -146,7 +189,7 @@ def _emphasise(wav: NDArray[np.float32], start: int, stop: int, config: MelConfi
 @cache
 def _filter_bank(config: MelConfig) -> NDArray[np.float32]:
     """Return the filter bank float32 [80, 401]."""
-    bank: NDArray[np.float32] = _librosa().filters.mel(
+    bank: NDArray[np.float32] = import_librosa().filters.mel(
         sr=config.sample_rate, n_fft=config.n_fft, n_mels=config.n_mels, fmin=config.fmin, fmax=config.fmax
     )
     return bank
@@ -179,3 +222,30 @@ def mel_window(mel: Mel, frame: int, fps: Fraction, shift: float = 0, config: Me
     assert last >= 0, "the audio is shorter than a mel window"
     start = min(max(window_start(frame, fps, shift, config), 0), last)
     return mel[:, start : start + config.columns_per_window]
+
+
+class MelReader:
+    """Mel windows of ascending frames, from the blocks of a mel. Holds about one block."""
+
+    def __init__(self, blocks: Iterator[Mel], config: MelConfig = DEFAULT_MEL) -> None:
+        self._blocks, self._config = blocks, config
+        self._held: Mel = np.empty((config.n_mels, 0), np.float32)
+        self._begin = 0
+        """Number of the first column held."""
+
+    def window(self, frame: int, fps: Fraction, shift: float = 0) -> Mel:
+        """Return what `mel_window` returns for the whole mel; frames must not descend."""
+        size = self._config.columns_per_window
+        start = max(window_start(frame, fps, shift, self._config), 0)
+        while (end := self._begin + self._held.shape[1]) < start + size:
+            block = next(self._blocks, None)
+            if block is None:
+                start = end - size
+                break
+            drop = max(min(start, end - size) - self._begin, 0)
+            self._held = np.concatenate([self._held[:, drop:], block], axis=1)
+            self._begin += drop
+        offset = start - self._begin
+        assert offset >= 0, "the frames descend, or the audio is shorter than a mel window"
+        window: Mel = self._held[:, offset : offset + size].copy()
+        return window

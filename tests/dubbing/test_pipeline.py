@@ -59,7 +59,7 @@ def end_times(path: Path) -> tuple[float, float]:
             float((p.pts + p.duration) * p.time_base) for p in container.demux(video) if p.pts is not None
         )
         del audio
-    return video_end, float(audio_reader.load_audio(path).duration)
+    return video_end, float(audio_reader.measure_audio(path).duration)
 
 
 def same(a: YuvImage, b: YuvImage) -> bool:

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from wav2lip_npu.dubbing.temporal_smoothing import ReferenceSmoother, SilenceDamper, pauses
+from wav2lip_npu.dubbing.temporal_smoothing import Pauses, ReferenceSmoother, SilenceDamper, loudness, pauses
 from wav2lip_npu.mel import log_mel
 
 RATE, FPS = 16_000, Fraction(25)
@@ -23,27 +23,26 @@ def noise(seconds: float, level: float) -> np.ndarray:
     return np.random.default_rng(0).normal(0, level, round(seconds * RATE))
 
 
-def mel_of(*parts: np.ndarray) -> np.ndarray:
-    return log_mel(np.concatenate(parts).astype(np.float32))
+def pauses_of(*parts: np.ndarray) -> Pauses:
+    return pauses(loudness(log_mel(np.concatenate(parts).astype(np.float32))))
 
 
 @pytest.mark.parametrize("level", [0.05, 0.3])
 @pytest.mark.parametrize("room", [0.0, 1e-4, 1e-3])
 def test_pauses_between_speech(level, room):
-    mel = mel_of(buzz(1, level), noise(1, room), buzz(1, level))
-    is_pause = pauses(mel)
+    is_pause = pauses_of(buzz(1, level), noise(1, room), buzz(1, level))
     assert is_pause[90:150].all(), "the second in the middle"
     assert not is_pause[5:75].any() and not is_pause[165:235].any()
 
 
 @pytest.mark.parametrize("room", [0.0, 1e-4, 1e-3])
 def test_noise_is_one_pause(room):
-    assert pauses(mel_of(noise(2, room))).all()
+    assert pauses_of(noise(2, room)).all()
 
 
 def test_speech_in_noise_is_not_a_pause():
-    loud = mel_of(buzz(1, 0.3) + noise(1, 0.02), noise(1, 0.02), buzz(1, 0.3) + noise(1, 0.02))
-    assert not pauses(loud)[5:75].any()
+    is_pause = pauses_of(buzz(1, 0.3) + noise(1, 0.02), noise(1, 0.02), buzz(1, 0.3) + noise(1, 0.02))
+    assert not is_pause[5:75].any()
 
 
 def mouths(count: int) -> np.ndarray:
@@ -56,7 +55,9 @@ def damp(damper: SilenceDamper, generated: np.ndarray, cuts: tuple[int, ...] = (
 
 def test_mouths_during_speech_are_unchanged():
     generated = mouths(25)
-    np.testing.assert_array_equal(damp(SilenceDamper(mel_of(buzz(1.4, 0.2)), FPS, -1), generated), generated)
+    np.testing.assert_array_equal(
+        damp(SilenceDamper(pauses_of(buzz(1.4, 0.2)), FPS, -1), generated), generated
+    )
 
 
 def motion(faces: np.ndarray) -> float:
@@ -66,20 +67,20 @@ def motion(faces: np.ndarray) -> float:
 @pytest.mark.parametrize("fps", [Fraction(25), Fraction(60000, 1001), Fraction(12)])
 def test_motion_in_pauses_is_damped_at_any_frame_rate(fps):
     generated = np.repeat(mouths(40), max(1, round(fps / 12)), axis=0)[: int(2 * fps)]
-    damped = damp(SilenceDamper(mel_of(noise(3, 1e-4)), fps, 0), generated)
+    damped = damp(SilenceDamper(pauses_of(noise(3, 1e-4)), fps, 0), generated)
     assert motion(damped) < 0.25 * motion(generated)
     np.testing.assert_array_equal(damped[0], generated[0])
 
 
 def test_mouth_in_a_pause_converges_slowly():
     generated = np.concatenate([np.full((1, 4, 6, 4), 200, np.uint8), np.full((50, 4, 6, 4), 100, np.uint8)])
-    damped = damp(SilenceDamper(mel_of(noise(3, 0)), FPS, 0), generated)[:, 0, 0, 0].astype(int)
+    damped = damp(SilenceDamper(pauses_of(noise(3, 0)), FPS, 0), generated)[:, 0, 0, 0].astype(int)
     assert damped[1] == 170 and (np.diff(damped) <= 0).all() and abs(damped[-1] - 100) <= 1
 
 
 def test_cut_and_missing_face_restart():
     generated = mouths(20)
-    damper = SilenceDamper(mel_of(noise(2, 0)), FPS, 0)
+    damper = SilenceDamper(pauses_of(noise(2, 0)), FPS, 0)
     damped = damp(damper, generated, cuts=(7,))
     np.testing.assert_array_equal(damped[7], generated[7])
     assert (damped[6] != generated[6]).any()

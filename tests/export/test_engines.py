@@ -250,9 +250,9 @@ def test_on_real_clips(shared_data, tmp_path, clip):
 def cut(source: Path, target: Path, seconds: float) -> None:
     import soundfile
 
-    from wav2lip_npu.media.audio_reader import load_audio
+    from wav2lip_npu.media.audio_reader import read_audio
 
-    soundfile.write(target, load_audio(source).wav[: round(seconds * 16_000)], 16_000)
+    soundfile.write(target, read_audio(source)[: round(seconds * 16_000)], 16_000)
 
 
 # .om files

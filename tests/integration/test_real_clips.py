@@ -44,7 +44,7 @@ def test_video_and_audio_end_together(
         assert not list(tmp_path.iterdir())
         return
     report = pipeline.dub(face, audio, out, models=models, options=QUICK)
-    expected = audio_reader.load_audio(audio).duration
+    expected = audio_reader.measure_audio(audio).duration
     fps = container.probe(out).fps
     assert report.frames == round(expected * fps)
     with av.open(str(out)) as file:

@@ -313,20 +313,21 @@ def test_checkpoints_without_optimizer_state(clips, tmp_path):
 def test_dub_uses_the_mel_shift_of_the_training(
     clips, tmp_path, face_video, speech, monkeypatch, tiny_checkpoint
 ):
-    from wav2lip_npu.dubbing import inference, outputs, pipeline
+    from wav2lip_npu.dubbing import inference, pipeline
+    from wav2lip_npu.mel import MelReader
 
     out = train(clips, tmp_path / "out", GENERATOR, steps=1)
     own = inference.load_models(path_of(out, "generator", 1), device="cpu")
     original = inference.load_models(tiny_checkpoint, device="cpu")
     assert (own.mel_shift, original.mel_shift) == (-1, 0)
     shifts = set()
-    real = outputs.mel_window
+    real = MelReader.window
 
-    def mel_window(mel, index, fps, shift):
+    def window(self, index, fps, shift):
         shifts.add(shift)
-        return real(mel, index, fps, shift)
+        return real(self, index, fps, shift)
 
-    monkeypatch.setattr(outputs, "mel_window", mel_window)
+    monkeypatch.setattr(MelReader, "window", window)
     for models, shift, expected in ((own, None, -1), (own, 0, 0), (original, None, 0), (original, -2, -2)):
         shifts.clear()
         out_file = tmp_path / "out.mp4"

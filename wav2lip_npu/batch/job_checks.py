@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from wav2lip_npu.batch.jobs import Job, Problem
 from wav2lip_npu.errors import CheckpointError, MediaError, Wav2LipError
-from wav2lip_npu.media.audio_reader import load_audio, read_blocks
+from wav2lip_npu.media.audio_reader import measure_audio, read_blocks
 from wav2lip_npu.media.container import probe
 from wav2lip_npu.media.video_writer import check_target, check_writable
 from wav2lip_npu.models.bundled import weights_path
@@ -61,7 +61,7 @@ def _checked_once(check: Callable[[str], object]) -> Callable[[str], str | None]
 
 def _check_audio(path: str) -> None:
     if next(read_blocks(path), None) is None:
-        load_audio(path)  # raises the error of an empty track
+        measure_audio(path)  # raises the error of an empty track
 
 
 def check_report(path: str) -> None:

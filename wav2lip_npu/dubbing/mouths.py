@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wav2lip_npu import device
 from wav2lip_npu.dubbing.temporal_smoothing import ReferenceSmoother
+from wav2lip_npu.errors import Wav2LipError
 from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.yuv_image import Image, YuvImage
 from wav2lip_npu.mel import Mel
@@ -18,16 +20,20 @@ if TYPE_CHECKING:
 
 FACE_SIZE = 96
 """Same as in `models.networks`, whose import would load torch."""
-MelWindows = Callable[[int], Mel | None]
-"""Returns the mel window float32 [80, 16] of a frame index; None from the first frame that needs no mouth."""
+MelWindows = Callable[[int], Mel | Wav2LipError | None]
+"""Returns the mel window float32 [80, 16] of a frame index. It is called for frames in order, in one thread.
+From the first frame on that needs no mouth it returns None, and after an error of its audio that error."""
 
 
 @dataclass(frozen=True)
 class DubbedFrame:
-    """A frame and a mouth per output; None without a face, and for outputs that have ended."""
+    """A frame and a mouth per output; None without a face, and for outputs that have ended.
+
+    An error in place of a mouth is that of the audio of the output.
+    """
 
     tracked: TrackedFrame
-    mouths: tuple[Image | None, ...]
+    mouths: tuple[Image | Wav2LipError | None, ...]
 
 
 def generate(
@@ -42,34 +48,56 @@ def generate(
     """
 
     def run(batch: _Batch) -> list[DubbedFrame]:
-        indices = [item.frame.index for item in batch.frames if item.box is not None]
-        mels = [[mel for index in indices if (mel := windows(index)) is not None] for windows in outputs]
-        mouths = [iter(images) for images in runner.run_many(batch.faces, mels, batch.references or None)]
+        images = runner.run_many(batch.faces, batch.mels, batch.references or None)
+        mouths = [
+            itertools.chain(some, itertools.repeat(end)) for some, end in zip(images, batch.ends, strict=True)
+        ]
         return [
-            DubbedFrame(item, tuple(None if item.box is None else next(images, None) for images in mouths))
+            DubbedFrame(item, tuple(None if item.box is None else next(some) for some in mouths))
             for item in batch.frames
         ]
 
     with device.shared_cores(runner.device) as prepare:
-        for dubbed in map_in_threads(run, _batches(tracked, runner.batch, smoother), runner.lanes, prepare):
+        batches = _batches(tracked, outputs, runner.batch, smoother)
+        for dubbed in map_in_threads(run, batches, runner.lanes, prepare):
             dubbed.reverse()
             while dubbed:  # pop: the list would keep frames alive that the consumer has released
                 yield dubbed.pop()
 
 
-@dataclass(frozen=True)
 class _Batch:
     """Consecutive frames, with the faces, and references if they differ, of the frames that have a face."""
 
-    frames: list[TrackedFrame] = field(default_factory=list)
-    faces: list[Image] = field(default_factory=list)
-    references: list[Image] = field(default_factory=list)
+    def __init__(self, outputs: Sequence[MelWindows]) -> None:
+        self.frames: list[TrackedFrame] = []
+        self.faces: list[Image] = []
+        self.references: list[Image] = []
+        self.mels: list[list[Mel]] = [[] for _ in outputs]
+        """Mel windows of the faces, for each output; fewer if the output ends."""
+        self.ends: list[Wav2LipError | None] = [None] * len(outputs)
+        """What takes the place of further mouths of each output."""
+        self._outputs = outputs
+
+    def add_face(self, face: Image, index: int) -> None:
+        """Add the face of a frame, and its mel windows."""
+        self.faces.append(face)
+        for number, windows in enumerate(self._outputs):
+            if self.ends[number] is not None:
+                continue
+            window = windows(index)
+            if window is None or isinstance(window, Wav2LipError):
+                self.ends[number] = window
+            else:
+                self.mels[number].append(window)
 
 
 def _batches(
-    tracked: Iterable[TrackedFrame], size: int, smoother: ReferenceSmoother | None
+    tracked: Iterable[TrackedFrame],
+    outputs: Sequence[MelWindows],
+    size: int,
+    smoother: ReferenceSmoother | None,
 ) -> Iterator[_Batch]:
-    batch = _Batch()
+    batch = _Batch(outputs)
     last: YuvImage | None = None
     failure: Exception | None = None
     try:
@@ -79,12 +107,12 @@ def _batches(
                 if item.frame.yuv is not last:  # a still image is cropped once
                     last = item.frame.yuv
                     face = last.crop(item.box, FACE_SIZE)
-                batch.faces.append(face)
+                batch.add_face(face, item.frame.index)
                 if smoother is not None:
                     batch.references.append(smoother(face, item.cut))
             if len(batch.faces) == size or len(batch.frames) == 2 * size:
                 yield batch
-                batch = _Batch()
+                batch = _Batch(outputs)
     except Exception as error:  # raised later: a short output may need only the frames before it
         failure = error
     if batch.frames:

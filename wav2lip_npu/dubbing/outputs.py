@@ -7,26 +7,25 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from wav2lip_npu import __version__, device
 from wav2lip_npu.dubbing.blend import load_mask, paste
+from wav2lip_npu.dubbing.mel_stream import MelStream
 from wav2lip_npu.dubbing.mouths import FACE_SIZE, DubbedFrame
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.report import DubReport, FrameRecorder, Stopwatch
 from wav2lip_npu.dubbing.temporal_smoothing import SilenceDamper
-from wav2lip_npu.errors import MediaError
+from wav2lip_npu.errors import MediaError, Wav2LipError
 from wav2lip_npu.faces.tracker import TrackedFrame
-from wav2lip_npu.media.audio_reader import Audio, Samples, load_audio
+from wav2lip_npu.media.audio_reader import measure_audio
 from wav2lip_npu.media.container import VideoInfo, open_media
 from wav2lip_npu.media.video_writer import VideoTags, check_target, write_video
 from wav2lip_npu.media.yuv_image import YuvImage
-from wav2lip_npu.mel import DEFAULT_MEL, Mel, log_mel, mel_window
+from wav2lip_npu.mel import Mel
 from wav2lip_npu.parallel.threads import prefetch
 
 if TYPE_CHECKING:
@@ -68,31 +67,44 @@ class OutputWriter:
     """
 
     def __init__(
-        self, output: Output, info: VideoInfo, models: Models, options: DubOptions, stopwatch: Stopwatch
+        self,
+        output: Output,
+        info: VideoInfo,
+        models: Models,
+        options: DubOptions,
+        stopwatch: Stopwatch,
+        pool: Executor,
     ) -> None:
         self._output, self._info, self._models, self._options = output, info, models, options
         self._stopwatch = stopwatch
         self._start = perf_counter()
         self._closed = threading.Event()
         self._mask = load_mask(options.blend, FACE_SIZE)
-        self._mel_shift = models.mel_shift if options.mel_shift is None else options.mel_shift
-        audio = load_audio(output.audio)
         self._fps = options.output_fps(info)
-        # In a thread: importing librosa takes as long as decoding and tracking the first frames.
-        thread = ThreadPoolExecutor(1, thread_name_prefix="mel")
-        self._mel = thread.submit(log_mel, _padded(audio))
-        thread.shutdown(wait=False)
-        self.frames = max(1, round(audio.duration * self._fps))
+        self._audio = measure_audio(output.audio)
+        shift = models.mel_shift if options.mel_shift is None else options.mel_shift
+        # Hard blending reproduces the original, also in pauses.
+        self._mel = MelStream(self._audio, self._fps, shift, pool, with_pauses=not self._mask.exact)
+        self.frames = max(1, round(self._audio.duration * self._fps))
         """Frames of the output."""
 
-    def mel_window(self, index: int) -> Mel | None:
-        """Return the mel window of a frame, None if its mouth is not needed: at the end, or after a failure.
+    def close(self) -> None:
+        """Close the audio. Call it when all stages of the pass have ended."""
+        self._mel.close()
 
-        May be called from any thread.
+    def mel_window(self, index: int) -> Mel | Wav2LipError | None:
+        """Return the mel window of a frame, or the error of its audio.
+
+        None if no mouth is needed: after the last frame, or after the output has failed. Frames must be in
+        order; call it in one thread.
         """
         if index >= self.frames or self._closed.is_set():
             return None
-        return mel_window(self._mel.result(), index, self._fps, self._mel_shift)
+        try:
+            return self._mel.window(index)
+        except Wav2LipError as error:
+            self._closed.set()
+            return error
 
     def write(self, dubbed: Iterator[DubbedFrame], number: int, num_outputs: int, depth: int) -> DubReport:
         """Write the video with the mouths at position `number`, that of this output in the pass.
@@ -111,7 +123,7 @@ class OutputWriter:
                     self._with_progress(recorder.record(stopwatch.wait("encode", blended))),
                     self._output.outfile,
                     fps=self._fps,
-                    audio=self._output.audio,
+                    audio=self._audio,
                     options=self._options.encode,
                     tags=VideoTags(comment=self._comment(), pixel_aspect=self._info.pixel_aspect),
                 )
@@ -129,9 +141,10 @@ class OutputWriter:
         damper: SilenceDamper | None = None
         for item in dubbed:
             tracked, mouth = item.tracked, item.mouths[number]
-            # Hard blending reproduces the original, also in pauses.
+            if isinstance(mouth, Wav2LipError):
+                raise mouth
             if not self._mask.exact:
-                damper = damper or SilenceDamper(self._mel.result(), self._fps, self._mel_shift)
+                damper = damper or SilenceDamper(self._mel.pauses(), self._fps, self._mel.shift)
                 mouth = damper(tracked.frame.index, mouth, tracked.cut)
             yuv = tracked.frame.yuv
             if tracked.box is not None and mouth is not None:
@@ -182,9 +195,3 @@ class OutputWriter:
             peak_memory_bytes=device.peak_memory(),
             device_peak_memory_bytes=device.device_peak_memory(models.device),
         )
-
-
-def _padded(audio: Audio) -> Samples:
-    """Return the samples, padded with silence to at least one mel window."""
-    shortest = DEFAULT_MEL.hop * DEFAULT_MEL.columns_per_window
-    return np.pad(audio.wav, (0, max(0, shortest - len(audio.wav))))

@@ -12,6 +12,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
@@ -40,6 +41,8 @@ Item = TypeVar("Item")
 _QUEUE_BYTES = 24 << 20
 """Bytes of frames that may wait between two stages."""
 _MAX_QUEUE = 16
+_MEL_THREADS = 2
+"""Number of recordings whose pauses are computed concurrently."""
 _OPENCV_THREADS = SharedThreadCount(cv2.getNumThreads, cv2.setNumThreads)
 _OF_MODELS = ("checkpoint_path", "device", "precision", "engine")
 """Options of `load_models` that `dub` does not accept."""
@@ -190,14 +193,17 @@ def _dub_all(
     stopwatch = Stopwatch()
     results: dict[int, DubReport | Exception] = {}
     writers: dict[int, OutputWriter] = {}
-    for number, output in enumerate(outputs):
-        try:
-            writers[number] = OutputWriter(output, info, models, options, stopwatch)
-        except Wav2LipError as error:
-            results[number] = error
-    if writers:
-        written = _write_all(info, list(writers.values()), models, options, memory, stopwatch)
-        results |= zip(writers, written, strict=True)
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(_MEL_THREADS, thread_name_prefix="mel"))
+        for number, output in enumerate(outputs):
+            try:
+                writers[number] = OutputWriter(output, info, models, options, stopwatch, pool)
+                stack.callback(writers[number].close)
+            except Wav2LipError as error:
+                results[number] = error
+        if writers:
+            written = _write_all(info, list(writers.values()), models, options, memory, stopwatch)
+            results |= zip(writers, written, strict=True)
     return [results[number] for number in range(len(outputs))]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wav2lip_npu.media.yuv_image import Image
 from wav2lip_npu.mel import TRAINING_FPS, Mel, mel_window
@@ -27,11 +28,19 @@ _LOUD_PERCENTILE = 95
 """Percentile of the loudness of mel columns that represents the loud parts."""
 
 
-def pauses(mel: Mel) -> np.ndarray:
-    """Return which columns of a mel [80, T] contain no speech, bool [T], relative to the whole recording."""
-    level = mel.mean(axis=0)
-    loud = float(np.percentile(level, _LOUD_PERCENTILE))
-    return np.asarray(level < (np.inf if loud < _SILENCE else loud - _BELOW_SPEECH))
+Pauses = NDArray[np.bool_]
+"""bool [T]: which mel columns contain no speech"""
+
+
+def loudness(mel: Mel) -> NDArray[np.float32]:
+    """Return the loudness of mel columns, float32 [T] in [-4, 4]."""
+    return np.asarray(mel.mean(axis=0))
+
+
+def pauses(loudness_of_columns: NDArray[np.float32]) -> Pauses:
+    """Return which mel columns contain no speech, from the loudness of all columns of the recording."""
+    loud = float(np.percentile(loudness_of_columns, _LOUD_PERCENTILE))
+    return np.asarray(loudness_of_columns < (np.inf if loud < _SILENCE else loud - _BELOW_SPEECH))
 
 
 class ReferenceSmoother:
@@ -60,8 +69,9 @@ class ReferenceSmoother:
 class SilenceDamper:
     """Damps mouth motion of one video in pauses of its audio. Call it once per frame, in order."""
 
-    def __init__(self, mel: Mel, fps: Fraction, mel_shift: float) -> None:
-        self._pauses, self._fps, self._mel_shift = pauses(mel)[None], fps, mel_shift
+    def __init__(self, pauses: Pauses, fps: Fraction, mel_shift: float) -> None:
+        self._pauses: np.ndarray = pauses[None]
+        self._fps, self._mel_shift = fps, mel_shift
         self._decay = np.float32(_PAUSE_DECAY ** (TRAINING_FPS / float(fps)))
         self._mean: np.ndarray | None = None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -27,53 +27,88 @@ Samples = NDArray[np.float32]
 _SHORTEST_GAP_S = 0.1
 
 
-@dataclass(frozen=True)
-class Audio:
-    """A whole audio track."""
+@dataclass(frozen=True, kw_only=True)
+class AudioInfo:
+    """Properties of an audio track, see `measure_audio`. The functions below accept it as a source."""
 
-    wav: Samples
-    """float32 [samples], mono at 16 kHz, not normalised."""
-    duration: Fraction
-    """Seconds, exact at the sample rate of the file."""
+    path: str
     sample_rate: int
     """Sample rate of the file, in Hz."""
     channels: int
     """Number of channels of the file."""
+    samples: int
+    """Number of samples of each channel."""
+
+    @property
+    def duration(self) -> Fraction:
+        """Seconds, exact at the sample rate of the file."""
+        return Fraction(self.samples, self.sample_rate)
 
 
-def read_audio(path: str | os.PathLike[str], sample_rate: int = 16_000) -> Samples:
-    """Return the first audio track as mono float32 [samples]. Raises `MediaError` as `load_audio` does."""
-    return load_audio(path, sample_rate).wav
+AudioSource = AudioInfo | str | os.PathLike[str]
+"""An audio track: its measured properties, or the path of its file."""
 
 
-def load_audio(path: str | os.PathLike[str], sample_rate: int = 16_000) -> Audio:
-    """Return the first audio track, channels averaged, resampled to `sample_rate`.
+def measure_audio(path: str | os.PathLike[str]) -> AudioInfo:
+    """Return the properties of the first audio track, after decoding and checking all of it block by block.
 
     Raises:
         NoAudioError: The file has no audio track, or an empty one.
         MediaError: The file is unreadable or truncated, or contains NaN or infinite samples.
 
     """
-    blocks: list[Samples] = []
     samples = rate = channels = 0
-    resampler = None
     for rate, block in read_blocks(path):
-        if not np.isfinite(block).all():
-            raise MediaError(
-                f"the audio of {path} is NaN or infinite near {samples / rate:.2f} s. Export it again."
-            )
+        _check_finite(path, block, samples / rate)
+        channels = len(block)
+        samples += block.shape[1]
+    if not samples:
+        raise _no_samples(path)
+    return AudioInfo(path=os.fspath(path), sample_rate=rate, channels=channels, samples=samples)
+
+
+def read_audio(source: AudioSource, sample_rate: int = 16_000) -> Samples:
+    """Return a whole, short audio track, float32 [samples]. `read_mono` does not hold all of it."""
+    return np.concatenate(list(read_mono(source, sample_rate)))
+
+
+def read_mono(source: AudioSource, sample_rate: int = 16_000) -> Generator[Samples, None, None]:
+    """Yield an audio track as blocks of float32 [samples]: channels averaged, resampled, not normalised.
+
+    Raises:
+        NoAudioError: The file has no audio track, or an empty one.
+        MediaError: The file is unreadable or truncated, or contains NaN or infinite samples.
+
+    """
+    path = path_of(source)
+    resampler = None
+    samples = 0
+    for rate, block in read_blocks(source):
+        _check_finite(path, block, samples / rate)
         if resampler is None:
             resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
-            channels = len(block)
         samples += block.shape[1]
-        blocks.append(resampler.resample_chunk(block.mean(axis=0)))
+        yield resampler.resample_chunk(block.mean(axis=0))
     if resampler is None:
-        raise NoAudioError(f"the audio track of {path} is empty. Pass a file with audio.")
-    blocks.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-    return Audio(np.concatenate(blocks), Fraction(samples, rate), rate, channels)
+        raise _no_samples(path)
+    yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
-def read_blocks(path: str | os.PathLike[str]) -> Iterator[tuple[int, Samples]]:
+def path_of(source: AudioSource) -> str:
+    """Return the path of the file of an audio track."""
+    return source.path if isinstance(source, AudioInfo) else os.fspath(source)
+
+
+def _check_finite(path: str | os.PathLike[str], block: Samples, seconds: float) -> None:
+    if not np.isfinite(block).all():
+        raise MediaError(f"the audio of {path} is NaN or infinite near {seconds:.2f} s. Export it again.")
+
+
+def _no_samples(path: str | os.PathLike[str]) -> NoAudioError:
+    return NoAudioError(f"the audio track of {path} is empty. Pass a file with audio.")
+
+
+def read_blocks(source: AudioSource) -> Generator[tuple[int, Samples], None, None]:
     """Yield sample rate and float32 [channels, samples] of the first audio track, block by block from time 0.
 
     Raises:
@@ -81,6 +116,7 @@ def read_blocks(path: str | os.PathLike[str]) -> Iterator[tuple[int, Samples]]:
         MediaError: The file is unreadable or truncated.
 
     """
+    path = path_of(source)
     with containers.open_media(path) as container:
         if not container.streams.audio:
             raise NoAudioError(f"{path} has no audio. Pass a file with an audio track as --audio.")
@@ -88,13 +124,13 @@ def read_blocks(path: str | os.PathLike[str]) -> Iterator[tuple[int, Samples]]:
         zero = _start_of_video(container)
         end = _stated_end(container, stream)
         resampler: Any = None
-        source: Any = None
+        form: Any = None
         layout: Any = None
         rate = position = cut = 0
         for frame in containers.decode(container, stream, path):
             if resampler is None:
                 rate, layout = frame.sample_rate, frame.layout
-            if source != (source := (frame.format.name, frame.sample_rate, frame.layout.name)):
+            if form != (form := (frame.format.name, frame.sample_rate, frame.layout.name)):
                 # Packed, because PyAV miscounts the planes of 8 channels and more.
                 resampler = av.AudioResampler("flt", layout, rate)
             block = _samples(resampler.resample(frame), layout.nb_channels)

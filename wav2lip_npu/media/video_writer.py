@@ -17,7 +17,7 @@ import numpy as np
 import soxr
 
 from wav2lip_npu.errors import MediaError, UsageError
-from wav2lip_npu.media.audio_reader import Samples, read_blocks
+from wav2lip_npu.media.audio_reader import AudioSource, Samples, read_blocks
 from wav2lip_npu.media.yuv_image import YuvImage
 from wav2lip_npu.options import check_types
 from wav2lip_npu.storage.atomic import part_path, replacing
@@ -92,11 +92,11 @@ def write_video(
     out: str | os.PathLike[str],
     *,
     fps: Fraction,
-    audio: str | os.PathLike[str] | None = None,
+    audio: AudioSource | None = None,
     options: EncodeOptions = EncodeOptions(),
     tags: VideoTags = VideoTags(),
 ) -> int:
-    """Encode images and the audio of a file, and return the number of images.
+    """Encode images and an audio track, and return the number of images.
 
     Sample rate and channels of the audio are kept. `out` is replaced only when the whole video is written;
     an exception leaves it unchanged.
@@ -131,7 +131,7 @@ def _encode(
     images: Iterable[YuvImage],
     container: av.container.OutputContainer,
     fps: Fraction,
-    audio: str | os.PathLike[str] | None,
+    audio: AudioSource | None,
     options: EncodeOptions,
     pixel_aspect: Fraction,
 ) -> int:
@@ -197,9 +197,9 @@ def _frame_of(yuv: YuvImage) -> av.VideoFrame:
 class _AudioTrack:
     """The audio of a file, encoded in step with the frames so that the container interleaves both."""
 
-    def __init__(self, container: Any, path: str | os.PathLike[str]) -> None:
+    def __init__(self, container: Any, audio: AudioSource) -> None:
         self._container = container
-        self._blocks: Any = read_blocks(path)
+        self._blocks: Any = read_blocks(audio)
         self._rate, self._block = next(self._blocks, (_AAC_RATES[-1], _SILENCE))
         self._position = self._coded = 0
         # AVI cannot store the start offset of AAC.

@@ -26,7 +26,7 @@ from wav2lip_npu.faces.detection import Detector, overlap
 from wav2lip_npu.faces.find_faces import MIN_SCORE, FaceOptions, find_faces
 from wav2lip_npu.faces.optical_flow import Pose
 from wav2lip_npu.media import video_reader
-from wav2lip_npu.media.audio_reader import load_audio
+from wav2lip_npu.media.audio_reader import read_audio
 from wav2lip_npu.media.container import VideoInfo, probe
 from wav2lip_npu.media.yuv_image import Box, Image, YuvImage
 from wav2lip_npu.mel import DEFAULT_MEL, TRAINING_FPS, log_mel
@@ -163,7 +163,7 @@ def _read_samples(video: Video, info: VideoInfo) -> NDArray[np.int16]:
     if not info.has_audio:
         raise DroppedError("no sound", "the video has no audio track")
     with _reading(video):
-        wav = load_audio(video.path, DEFAULT_MEL.sample_rate).wav
+        wav = read_audio(video.path, DEFAULT_MEL.sample_rate)
     samples = np.clip(np.rint(wav * 32768), -32768, 32767).astype(np.int16)
     if not samples.any():
         raise DroppedError("no sound", "the audio is silent throughout")

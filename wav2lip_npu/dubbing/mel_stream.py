@@ -1,0 +1,81 @@
+"""The mel of an output's audio, computed while the audio is decoded, and the pauses of the whole recording.
+
+The audio is decoded twice, because whether a column is a pause depends on the whole recording. Only the
+pauses are kept: 80 bytes per second of audio.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wav2lip_npu.dubbing.temporal_smoothing import Pauses, loudness, pauses
+from wav2lip_npu.media.audio_reader import AudioInfo, Samples, read_mono
+from wav2lip_npu.mel import DEFAULT_MEL, Mel, MelReader, import_librosa, mel_blocks
+
+
+class MelStream:
+    """Mel windows of the frames of one output, in order, and the pauses of its audio.
+
+    `pool` runs the pass that finds the pauses, and imports the libraries of the mel, while the first frames
+    are decoded and tracked.
+    """
+
+    def __init__(
+        self, audio: AudioInfo, fps: Fraction, shift: float, pool: Executor, with_pauses: bool
+    ) -> None:
+        self.fps, self.shift = fps, shift
+        self._audio = audio
+        self._closed = threading.Event()
+        self._blocks = self._read_blocks()
+        self._reader = MelReader(self._blocks)
+        self._pauses: Future[Pauses] | None = None
+        if with_pauses:
+            self._pauses = pool.submit(self._find_pauses)
+        else:
+            pool.submit(import_librosa)
+
+    def window(self, index: int) -> Mel:
+        """Return the mel window float32 [80, 16] of a frame. Call it in one thread, frames in order.
+
+        Raises `MediaError` if the audio can no longer be read.
+        """
+        return self._reader.window(index, self.fps, self.shift)
+
+    def pauses(self) -> Pauses:
+        """Wait for the pauses of the whole audio. Raises `MediaError` if it can no longer be read."""
+        assert self._pauses is not None
+        return self._pauses.result()
+
+    def close(self) -> None:
+        """Close the audio file and cancel the search for pauses. `window` must have returned."""
+        self._closed.set()
+        self._blocks.close()
+
+    def _find_pauses(self) -> Pauses:
+        levels: list[NDArray[np.float32]] = []
+        with contextlib.closing(self._read_blocks()) as blocks:
+            for block in blocks:
+                if self._closed.is_set():
+                    return np.zeros(0, np.bool_)
+                levels.append(loudness(block))
+        return pauses(np.concatenate(levels))
+
+    def _read_blocks(self) -> Generator[Mel, None, None]:
+        with contextlib.closing(read_mono(self._audio)) as audio:
+            yield from mel_blocks(_padded(audio))
+
+
+def _padded(chunks: Iterable[Samples]) -> Iterator[Samples]:
+    """Yield the chunks, followed by silence if they are shorter than a mel window."""
+    samples = 0
+    for chunk in chunks:
+        samples += len(chunk)
+        yield chunk
+    yield np.zeros(max(0, DEFAULT_MEL.hop * DEFAULT_MEL.columns_per_window - samples), np.float32)
