@@ -14,10 +14,10 @@ from typing import Any, Literal, get_args
 
 import av
 import numpy as np
-import soxr
 
 from wav2lip_npu.errors import MediaError, UsageError
-from wav2lip_npu.media.audio_reader import AudioSource, Samples, read_blocks
+from wav2lip_npu.media.audio_reader import AudioSource
+from wav2lip_npu.media.audio_track import AudioTrack, Soundtrack
 from wav2lip_npu.media.yuv_image import YuvImage
 from wav2lip_npu.options import check_types
 from wav2lip_npu.storage.atomic import part_path, replacing
@@ -27,10 +27,6 @@ Preset = Literal[
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
 ]
 PRESETS: tuple[str, ...] = get_args(Preset)
-_AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
-_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
-_BITS_PER_CHANNEL = 192_000  # at half of this rate FFmpeg's AAC encoder garbles the first 50 ms
-_SILENCE: Samples = np.zeros((1, 0), np.float32)
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -92,11 +88,11 @@ def write_video(
     out: str | os.PathLike[str],
     *,
     fps: Fraction,
-    audio: AudioSource | None = None,
+    audio: Soundtrack | AudioSource | None = None,
     options: EncodeOptions = EncodeOptions(),
     tags: VideoTags = VideoTags(),
 ) -> int:
-    """Encode images and an audio track, and return the number of images.
+    """Encode images and an audio track, or a part of it, and return the number of images.
 
     Sample rate and channels of the audio are kept. `out` is replaced only when the whole video is written;
     an exception leaves it unchanged.
@@ -108,6 +104,8 @@ def write_video(
     check_target(out)
     target = Path(out)
     form = FORMATS[target.suffix.lower()]
+    if audio is not None and not isinstance(audio, Soundtrack):
+        audio = Soundtrack(source=audio)
     try:
         with replacing(target) as part, _open_output(part, form) as container:
             container.metadata["comment"] = tags.comment
@@ -131,7 +129,7 @@ def _encode(
     images: Iterable[YuvImage],
     container: av.container.OutputContainer,
     fps: Fraction,
-    audio: AudioSource | None,
+    audio: Soundtrack | None,
     options: EncodeOptions,
     pixel_aspect: Fraction,
 ) -> int:
@@ -143,7 +141,7 @@ def _encode(
             if video is None:
                 video = _video_stream(container, yuv, fps, options, pixel_aspect)
                 if audio is not None:
-                    track = stack.enter_context(contextlib.closing(_AudioTrack(container, audio)))
+                    track = stack.enter_context(contextlib.closing(AudioTrack(container, audio)))
             frame = _frame_of(yuv)
             frame.pts = count - 1
             frame.time_base = 1 / fps
@@ -154,7 +152,7 @@ def _encode(
             raise MediaError("the source has no frames to write. Check the face video in a player.")
         container.mux(video.encode(None))
         if track is not None:
-            track.write_until(None)
+            track.finish(count / fps, 1 / fps)
     return count
 
 
@@ -192,58 +190,3 @@ def _frame_of(yuv: YuvImage) -> av.VideoFrame:
         lines = np.frombuffer(target, np.uint8).reshape(-1, target.line_size)
         lines[: source.shape[0], : source.shape[1]] = source
     return frame
-
-
-class _AudioTrack:
-    """The audio of a file, encoded in step with the frames so that the container interleaves both."""
-
-    def __init__(self, container: Any, audio: AudioSource) -> None:
-        self._container = container
-        self._blocks: Any = read_blocks(audio)
-        self._rate, self._block = next(self._blocks, (_AAC_RATES[-1], _SILENCE))
-        self._position = self._coded = 0
-        # AVI cannot store the start offset of AAC.
-        codec = "pcm_s16le" if container.format.name == "avi" else "aac"
-        channels = len(self._block) if len(self._block) in _LAYOUTS else 1
-        rates = _AAC_RATES if codec == "aac" else (self._rate,)
-        coded_rate = next((rate for rate in rates if rate >= self._rate), rates[-1])
-        self._resampler = (
-            soxr.ResampleStream(self._rate, coded_rate, channels) if coded_rate != self._rate else None
-        )
-        self._stream = container.add_stream(codec, rate=coded_rate, layout=_LAYOUTS[channels])
-        if codec == "aac":
-            self._stream.bit_rate = _BITS_PER_CHANNEL * channels
-
-    def close(self) -> None:
-        """Close the audio file."""
-        self._blocks.close()
-
-    def write_until(self, seconds: Fraction | None) -> None:
-        """Write the audio up to `seconds`; None writes the rest."""
-        while seconds is None or self._position < seconds * self._rate:
-            if self._block.shape[1]:
-                self._position += self._block.shape[1]
-                self._encode(self._block)
-            following = next(self._blocks, None)
-            if following is None:
-                if seconds is None:
-                    self._encode(self._block[:, :0], last=True)
-                    self._container.mux(self._stream.encode(None))
-                self._block = self._block[:, :0]
-                return
-            _, self._block = following
-
-    def _encode(self, block: Samples, *, last: bool = False) -> None:
-        if len(block) not in _LAYOUTS:
-            block = block.mean(axis=0, keepdims=True)
-        packed = np.ascontiguousarray(block.T)
-        if self._resampler is not None:
-            packed = self._resampler.resample_chunk(packed, last=last).reshape(-1, len(block))
-        if packed.size:
-            # Packed, because PyAV miscounts the planes of 8 channels and more.
-            frame = av.AudioFrame.from_ndarray(packed.reshape(1, -1), "flt", _LAYOUTS[len(block)])
-            frame.sample_rate = self._stream.rate
-            frame.time_base = Fraction(1, self._stream.rate)
-            frame.pts = self._coded
-            self._coded += len(packed)
-            self._container.mux(self._stream.encode(frame))
