@@ -364,7 +364,10 @@ def test_face_detector_and_unknown_network(tmp_path: Path) -> None:
     )
     refused(tmp_path / "s3fd.pth", "is an S3FD face detector, not a Wav2Lip generator.")
     torch.save({"conv1.weight": torch.zeros(64)}, tmp_path / "resnet.pth")
-    refused(tmp_path / "resnet.pth", "is an unknown network, not a Wav2Lip generator.")
+    refused(
+        tmp_path / "resnet.pth",
+        "is an unknown network with tensors such as 'conv1.weight', not a Wav2Lip generator.",
+    )
 
 
 ANOTHER_DESIGN: dict[str, Callable[[Weights], Any]] = {
@@ -413,7 +416,7 @@ def test_file_without_weights_is_refused(weights: Weights, tmp_path: Path) -> No
         ),
         ({"state_dict": {}}, "has no weights (keys: none)"),
         ({}, "has no weights (keys: none)"),
-        ({"model": weights}, "has no weights (keys: model). Pass a file with a state dict."),
+        ({"model": {"weights": weights}}, "has no weights (keys: model). Pass a file with a state dict."),
         ([weights], "contains a list, not a dict of weights. Pass a file with a state dict."),
         (torch.zeros(3), "contains a Tensor, not a dict of weights."),
         (dict(enumerate(weights.values())), "is an unknown network"),

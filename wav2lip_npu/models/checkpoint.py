@@ -17,7 +17,8 @@ from wav2lip_npu.device import HOST
 from wav2lip_npu.errors import CheckpointError, CheckpointMismatchError
 from wav2lip_npu.mel import DEFAULT_MEL
 from wav2lip_npu.models.bundled import weights_path
-from wav2lip_npu.models.weight_formats import MORE, read, tensors_of
+from wav2lip_npu.models.content import find_tensors, one_line, other_network
+from wav2lip_npu.models.weight_formats import MORE, read
 from wav2lip_npu.storage.atomic import replacing
 from wav2lip_npu.storage.hashing import sha256_of
 
@@ -90,11 +91,11 @@ def load(path: str | os.PathLike[str], kind: str) -> Checkpoint:
     """
     source = weights_path(path, kind)
     content = read(source)
-    weights, training = content, None
+    tensors, training = content, None
     if isinstance(content.get("state_dict"), dict):
-        weights = content["state_dict"]
+        tensors = content["state_dict"]
         training = {key: value for key, value in content.items() if key != "state_dict"}
-    weights = {key.replace("module.", ""): value for key, value in tensors_of(weights, source).items()}
+    weights = {key.replace("module.", ""): value for key, value in _tensors_of(tensors, source).items()}
     width = _check(weights, kind, source)
     check_mel(_more(training).get("mel"), source)
     return Checkpoint(kind, weights, width, training, source)
@@ -107,8 +108,18 @@ def published_kind(kind: str) -> str:
 
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Load a bare state dict to the CPU. Raises `CheckpointError`."""
-    source = Path(path)
-    return tensors_of(read(source), source)
+    return _tensors_of(read(path), Path(path))
+
+
+def _tensors_of(content: dict[Any, Any], source: Path) -> dict[str, Tensor]:
+    """Return the tensors of a dict, or of a dict in it, such as `model`. Raises `CheckpointError`."""
+    _, tensors = find_tensors(content)
+    if not tensors:
+        keys = ", ".join(sorted(f"{key!s:.40}" for key in content)[:5]) or "none"
+        raise CheckpointError(
+            f"{source} has no weights (keys: {one_line(keys)}). Pass a file with a state dict."
+        )
+    return tensors
 
 
 def save(path: str | os.PathLike[str], network: nn.Module, training: dict[str, Any] | None = None) -> None:
@@ -150,7 +161,9 @@ def check_mel(settings: Any, source: Path) -> None:
         return
     stored = settings if isinstance(settings, dict) else {}
     different = [
-        f"{key}={stored.get(key)}, not {value}" for key, value in expected.items() if stored.get(key) != value
+        f"{key}={stored.get(key)!r:.40}, not {value}"
+        for key, value in expected.items()
+        if stored.get(key) != value
     ]
     raise CheckpointMismatchError(
         f"{source} was trained with other mel settings ({'; '.join(different) or 'more settings'}). "
@@ -166,7 +179,8 @@ def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
 
     actual_kind = next((name for name, key in _DISTINCTIVE_KEYS.items() if key in weights), "")
     if actual_kind != kind:
-        actual = NAMES.get(actual_kind, "an unknown network")
+        unknown = f"an unknown network with tensors such as {next(iter(weights))!r:.60}"
+        actual = NAMES.get(actual_kind) or other_network(weights) or unknown
         raise CheckpointMismatchError(f"{source} is {actual}, not {NAMES[kind]}. Pass the file of a {kind}.")
     types = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
     for key, value in weights.items():
@@ -174,7 +188,7 @@ def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
         if not plain or (value.dtype not in types and not key.endswith("num_batches_tracked")):
             form = f"{value.dtype}, {value.layout}, {value.device}".replace("torch.", "")
             raise CheckpointError(
-                f"{source} stores {key!r} in an unsupported form ({form}). "
+                f"{source} stores {key!r:.100} in an unsupported form ({form}). "
                 "Pass the weights as plain float32 or float16."
             )
     first = _DISTINCTIVE_KEYS[kind] if kind == "syncnet" else "face_encoder_blocks.0.0.conv_block.0.weight"
@@ -192,7 +206,7 @@ def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
         wrong = sorted(key for key in expected.keys() | shapes.keys() if expected.get(key) != shapes.get(key))
         raise CheckpointMismatchError(
             f"{source} is {NAMES[kind]} with another architecture: {len(wrong)} of its tensors differ, "
-            f"first {wrong[0]!r}. Pass 96 px weights."
+            f"first {wrong[0]!r:.100}. Pass 96 px weights."
         )
     # A sum is finite only if all terms are. This is ten times faster than isfinite on every element.
     broken = [key for key, value in weights.items() if not value.sum(dtype=torch.float64).isfinite()]

@@ -6,73 +6,81 @@ files.
 
 from __future__ import annotations
 
-import io
-import pickle
 import zipfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from wav2lip_npu.models.archive import read_member, root_of
+from wav2lip_npu.models.unpickler import MAX_PICKLE, Global, PickleError, Stub, Unpickler
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+_MAX_PARTS = 100_000
+"""Modules and tensors of a network, counted as often as they occur in it."""
 
 
 def read_torchscript(archive: zipfile.ZipFile) -> dict[str, Tensor]:
     """Return parameters and buffers by name, like `state_dict()` of the loaded module."""
-    pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-    root = pickled.removesuffix("data.pkl")
-    return dict(_parameters(_Unpickler(archive, root).load()))
+    module = _Unpickler(archive, root_of(archive)).load()
+    tensors = {}
+    for number, (name, tensor) in enumerate(_parameters(module)):
+        if number > _MAX_PARTS:
+            raise PickleError(f"more than {_MAX_PARTS:,} modules and tensors in its pickle")
+        if tensor is not None:
+            tensors[name] = tensor
+    return tensors
 
 
-class _Part:
-    """Placeholder for any object in the archive, with its attributes."""
-
-    def __init__(self, *_: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, dict):
-            vars(self).update(state)
-
-
-class _Unpickler(pickle.Unpickler):
-    """Unpickler that creates tensors, and a `_Part` for every other object."""
+class _Unpickler(Unpickler):
+    """Unpickler that creates tensors, and a `Stub` for every other object."""
 
     _TYPES = {  # noqa: RUF012
-        "FloatStorage": "float32",
-        "HalfStorage": "float16",
-        "BFloat16Storage": "bfloat16",
-        "DoubleStorage": "float64",
-        "LongStorage": "int64",
+        "torch.FloatStorage": "float32",
+        "torch.HalfStorage": "float16",
+        "torch.BFloat16Storage": "bfloat16",
+        "torch.DoubleStorage": "float64",
+        "torch.LongStorage": "int64",
     }
 
     def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
-        super().__init__(io.BytesIO(archive.read(root + "data.pkl")))
+        super().__init__(read_member(archive, f"{root}data.pkl", MAX_PICKLE))
         self._archive = archive
         self._root = root
+        self._storages: dict[tuple[str, str], Tensor] = {}
 
-    def find_class(self, module: str, name: str) -> Any:
-        """Return a dtype name for a storage type, a function for tensors, else `_Part`."""
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _strided
-        return self._TYPES.get(name, _Part) if module == "torch" else _Part
+    def call(self, function: Global, arguments: tuple[Any, ...]) -> Any:
+        """Return a tensor, or a stub of any other object."""
+        if function.path == "torch._utils._rebuild_tensor_v2":
+            return _strided(*arguments)
+        return super().call(function, arguments)
 
-    def persistent_load(self, storage: Any) -> Tensor:
+    def persistent_load(self, pid: Any) -> Tensor:
         """Return a storage as a flat tensor."""
         import torch
 
-        _, dtype, key, *_ = storage
-        data = bytearray(self._archive.read(f"{self._root}data/{key}"))
-        return torch.frombuffer(data, dtype=getattr(torch, dtype))
+        _, type_, key, *_ = pid
+        dtype = self._TYPES[type_.path]
+        if (dtype, key) not in self._storages:
+            name = f"{self._root}data/{key}"
+            data = bytearray(read_member(self._archive, name, self._archive.getinfo(name).file_size))
+            typed = getattr(torch, dtype)
+            flat = torch.frombuffer(data, dtype=typed) if data else torch.empty(0, dtype=typed)
+            self._storages[dtype, key] = flat
+        return self._storages[dtype, key]
 
 
 def _strided(flat: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
     return flat.as_strided(size, stride, offset)
 
 
-def _parameters(part: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def _parameters(part: Any, prefix: str = "") -> Iterator[tuple[str, Tensor | None]]:
+    """Yield names and tensors of a module, and `None` for each module in it."""
     import torch
 
     for name, value in vars(part).items():
         if isinstance(value, torch.Tensor):
             yield prefix + name, value
-        elif isinstance(value, _Part):
+        elif isinstance(value, Stub):
+            yield prefix + name, None
             yield from _parameters(value, f"{prefix}{name}.")

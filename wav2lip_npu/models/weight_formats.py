@@ -6,7 +6,7 @@ The supported formats are PyTorch's zip and legacy formats, TorchScript archives
 from __future__ import annotations
 
 import json
-import pickle
+import os
 import re
 import tarfile
 import zipfile
@@ -16,13 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 from wav2lip_npu.device import HOST
 from wav2lip_npu.errors import CheckpointError
+from wav2lip_npu.models.archive import ArchiveError, open_archive, read_member, root_of
+from wav2lip_npu.models.content import ContentError, check_content, one_line
 from wav2lip_npu.models.torchscript import read_torchscript
+from wav2lip_npu.models.unpickler import MAX_PICKLE, ForeignCodeError, PickleError, StorageFinder
+from wav2lip_npu.storage.regular_files import descriptor_of, open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MORE = "wav2lip_npu"
 """Key of the entries that only files of wav2lip-npu have. The original's code ignores it."""
+_PICKLED_MORE = b"X" + len(MORE).to_bytes(4, "little") + MORE.encode()
+_HEAD = 1 << 20
+"""Bytes at the beginning of a file, which hold the names in a checkpoint."""
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _OTHER_FORMATS = (
     (rb"$", "is empty. Download it again."),
@@ -52,32 +59,28 @@ _OTHER_FORMATS = (
 """Patterns of the first bytes of common files that are not weights, and their error messages."""
 
 
-def tensors_of(content: dict[Any, Any], source: Path) -> dict[str, Tensor]:
-    """Return the tensors of a dict. Raises `CheckpointError` if there are none."""
-    import torch
-
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
-    if not tensors:
-        keys = ", ".join(sorted(map(str, content))[:5]) or "none"
-        raise CheckpointError(f"{source} has no weights (keys: {keys}). Pass a file with a state dict.")
-    return tensors
-
-
-def read(source: Path) -> dict[Any, Any]:
+def read(path: str | os.PathLike[str]) -> dict[Any, Any]:
     """Return the dict in a weights file. Raises `CheckpointError`, with the actual format of other files."""
+    source = Path(path)
     try:
-        with source.open("rb") as file:
-            head = file.read(512)
+        with open_regular(source) as file:
+            head = file.read(_HEAD)
     except OSError as error:
         why = error.strerror
         raise CheckpointError(f"cannot read weights {source}: {why}. Check its path.") from None
-    read = _reader(source, head)
+    reader = _reader(source, head)
     try:
-        content = read(source)
+        content = reader(source)
+        check_content(content)
     except CheckpointError:
         raise
+    except ForeignCodeError as error:
+        raise CheckpointError(
+            f"{source} contains code ({one_line(str(error))}) and was not opened. "
+            "Pass a file of only tensors and numbers."
+        ) from None
     except Exception as error:  # of any type: the parsers raise many for a damaged file
-        raise _damaged(source, error) from None
+        raise _damaged(source, head, error) from None
     if not isinstance(content, dict):
         what = type(content).__name__
         raise CheckpointError(
@@ -93,7 +96,7 @@ def _reader(source: Path, head: bytes) -> Callable[[Path], Any]:
         return _read_safetensors
     legacy = head[:1] == b"\x80" and head[2:15] == _LEGACY_MAGIC[: len(head) - 2]
     if legacy and not tarfile.is_tarfile(source):  # PyTorch 2.5 runs code in tar files: CVE-2025-32434
-        return _read_torch
+        return _read_legacy
     for start, what in _OTHER_FORMATS:
         if re.match(start, head, re.DOTALL | re.IGNORECASE):
             raise CheckpointError(f"{source} {what}")
@@ -103,41 +106,65 @@ def _reader(source: Path, head: bytes) -> Callable[[Path], Any]:
     )
 
 
-def _damaged(source: Path, error: Exception) -> CheckpointError:
+def _damaged(source: Path, head: bytes, error: Exception) -> CheckpointError:
+    is_own = _PICKLED_MORE in head or re.fullmatch(r"(disc_)?checkpoint_step\d+\.pth", source.name)
+    advice = "Pass an earlier checkpoint." if is_own else "Download it again."
     if isinstance(error, EOFError) or re.search(
         "not a zip file|unexpected EOF|incomplete|invalid header length", str(error)
     ):
         size = f"{source.stat().st_size:,}"
-        return CheckpointError(f"{source} is truncated at {size} bytes. Download it again.")
-    return CheckpointError(f"{source} is damaged ({type(error).__name__}). Download it again.")
+        how = f"is a training checkpoint cut short at {size}" if is_own else f"is truncated at {size}"
+        return CheckpointError(f"{source} {how} bytes. {advice}")
+    known = isinstance(error, (ArchiveError, PickleError, ContentError, zipfile.BadZipFile))
+    why = one_line(str(error)) if known else type(error).__name__
+    return CheckpointError(f"{source} is damaged ({why}). {advice}")
 
 
 def _read_zip(source: Path) -> Any:
-    with zipfile.ZipFile(source) as archive:
-        names = archive.namelist()
-        if not any(name.endswith("/data.pkl") for name in names):
+    with open_archive(descriptor_of(source)) as archive:
+        root, names = root_of(archive), archive.namelist()
+        pickled = f"{root}data.pkl"
+        if not root or pickled not in names:
             raise CheckpointError(
                 f"{source} is a zip archive without PyTorch weights. Unpack it and pass the .pth inside."
             )
-        if any(name.endswith("/constants.pkl") for name in names):
+        if f"{root}constants.pkl" in names:
             return read_torchscript(archive)
-        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
-    return _read_torch(source, mmap=not packed)  # memory-mapped compressed bytes would be read as weights
+        finder = StorageFinder(read_member(archive, pickled, MAX_PICKLE))
+        finder.load()
+        sizes = {member.filename: member.file_size for member in archive.infolist()}
+        for storage in finder.storages:
+            if sizes.get(f"{root}data/{storage.key}", -1) < storage.size:
+                raise PickleError(f"storage {storage.key!r:.40} is smaller than its pickle claims")
+        packed = any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
+    return _load(source, mmap=not packed)  # memory-mapped compressed bytes would be read as weights
 
 
-def _read_torch(source: Path, *, mmap: bool = False) -> Any:
+def _read_legacy(source: Path) -> Any:
+    """Read five pickles (magic number, version, system, content, keys), then the storages, one by one."""
+    with open_regular(source) as file:
+        size = os.fstat(file.fileno()).st_size
+        finder = StorageFinder(file.read(MAX_PICKLE))
+    try:
+        for _ in range(5):
+            finder.load()
+    except EOFError:
+        if size > MAX_PICKLE:
+            raise PickleError(f"more than {MAX_PICKLE:,} bytes in its pickle") from None
+        raise
+    sizes: dict[str, int] = {}
+    for storage in finder.storages:
+        sizes[storage.key] = max(sizes.get(storage.key, 0), storage.size)
+    if finder.position + sum(sizes.values()) > size:
+        raise EOFError("unexpected EOF in its storages")
+    return _load(source)
+
+
+def _load(source: Path, *, mmap: bool = False) -> Any:
     import torch
 
-    try:
-        with torch.serialization.safe_globals([_rebuild_npu_tensor]):
-            return torch.load(source, map_location=HOST, weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if code is None:
-            raise
-        raise CheckpointError(
-            f"{source} contains code ({code[1]}) and was not opened. Pass a file of only tensors and numbers."
-        ) from None
+    with torch.serialization.safe_globals([_rebuild_npu_tensor]):
+        return torch.load(source, map_location=HOST, weights_only=True, mmap=mmap)
 
 
 def _rebuild_npu_tensor(*parts: Any) -> Tensor:

@@ -1,0 +1,88 @@
+"""Open the zip archive of a weights file: sizes and check sums are checked before anything is believed."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+
+_MAX_READ = 8 << 20
+"""Bytes of a single read. The directory of an archive with 1000 tensors has 0.1 MB."""
+_CHUNK = 1 << 20
+_MAX_RATIO, _FREE = 20, 16 << 20
+"""An archive may inflate to this multiple of its size, and some bytes more. Weights hardly shrink: a
+checkpoint of zeros in its optimizer state inflates to three times its size."""
+
+
+class ArchiveError(ValueError):
+    """An archive that is damaged, or was made to take all memory or time."""
+
+
+class _BoundedReader(io.BufferedReader):
+    """File of which only so much is read at a time."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next bytes. Raises `ArchiveError` before it reads too many."""
+        wanted = os.fstat(self.fileno()).st_size - self.tell() if size is None or size < 0 else size
+        if wanted > _MAX_READ:
+            raise ArchiveError(f"{wanted:,} bytes in its directory")
+        return super().read(wanted)
+
+
+def open_archive(descriptor: int) -> zipfile.ZipFile:
+    """Return a checked archive, which closes the file descriptor.
+
+    All members are read once, for their check sums; zeros in all places mean that the archive has none.
+    Raises `ArchiveError`, `zipfile.BadZipFile`, and other errors of a damaged archive.
+    """
+    archive = zipfile.ZipFile(_BoundedReader(io.FileIO(descriptor)))
+    members = archive.infolist()
+    _check_sizes(members, os.fstat(descriptor).st_size)
+    has_check_sums = any(member.CRC for member in members)
+    for member in members:
+        if has_check_sums:
+            _check_content(archive, member)
+        else:
+            del member.CRC  # zipfile then compares none
+    return archive
+
+
+def read_member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    """Return a member of at most `limit` bytes. Raises `ArchiveError`."""
+    size = archive.getinfo(name).file_size
+    if size > limit:
+        raise ArchiveError(f"{name!r:.100} has {size:,} bytes, more than {limit:,}")
+    with archive.open(name) as file:
+        return b"".join(iter(lambda: file.read(_CHUNK), b""))
+
+
+def root_of(archive: zipfile.ZipFile) -> str:
+    """Return the folder of the first member with its slash, as PyTorch does; empty if there is none."""
+    first = next(iter(archive.namelist()), "")
+    return first[: first.find("/") + 1]
+
+
+def _check_sizes(members: list[zipfile.ZipInfo], size: int) -> None:
+    names: set[str] = set()
+    for member in members:
+        name = f"{member.filename!r:.100}"
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1:
+            raise ArchiveError(f"{name} is encrypted or compressed by an unknown method")
+        if member.compress_type == zipfile.ZIP_STORED and member.compress_size != member.file_size:
+            raise ArchiveError(f"{name} has two sizes")
+        if (folded := member.filename.casefold()) in names:  # PyTorch ignores the case
+            raise ArchiveError(f"{name} occurs twice")
+        names.add(folded)
+    if (stored := sum(member.compress_size for member in members)) > size:
+        raise ArchiveError(f"its members have {stored:,} bytes, the file {size:,}")
+    if (inflated := sum(member.file_size for member in members)) > _MAX_RATIO * size + _FREE:
+        raise ArchiveError(f"its {size:,} bytes inflate to {inflated:,}")
+
+
+def _check_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    left = member.file_size
+    with archive.open(member) as file:  # raises BadZipFile at the end of a member with another check sum
+        while part := file.read(_CHUNK):
+            left -= len(part)
+    if left:
+        raise ArchiveError(f"{member.filename!r:.100} is cut short")
