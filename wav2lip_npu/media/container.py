@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, BinaryIO, Literal
@@ -20,6 +19,13 @@ from av.video.frame import VideoFrame
 
 from wav2lip_npu.errors import MediaError
 from wav2lip_npu.media import images
+from wav2lip_npu.media.colour import unsupported_matrix
+from wav2lip_npu.media.deinterlace import stated_order
+from wav2lip_npu.media.orientation import Orientation, orientation_of
+from wav2lip_npu.media.streams import decode as decode
+from wav2lip_npu.media.streams import is_cover_art as is_cover_art
+from wav2lip_npu.media.streams import video_stream as video_stream
+from wav2lip_npu.media.yuv_image import has_alpha
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +36,10 @@ _MAX_DENOMINATOR = 1001
 """Denominator of the broadcast frame rates, such as 30000/1001."""
 _ESTIMATED_LENGTH = {"mp3", "aac", "mpeg", "mpegts"}
 """Formats whose length FFmpeg estimates from the bit rate."""
+_HAS_ALPHA = "%s has an alpha channel: transparent pixels become white"
 _RIFF_TOLERANCE = 64
 """Bytes. Some writers count the header twice."""
-_MAX_DAMAGED_PACKETS = 1000
+_HEIF_BRANDS = {"avif", "avis", "heic", "heix", "heim", "heis", "hevc", "hevx", "mif1", "miaf", "msf1"}
 # Playlists refer to other files, and FFmpeg waits for a live one to grow; "tty" accepts any text.
 _PLAYLISTS = {"hls", "concat", "dash", "webm_dash_manifest", "imf", "image2", "lavfi", "rtsp", "sdp", "tty"}
 _LOCAL_FILES_ONLY = {
@@ -50,8 +57,9 @@ class VideoInfo:
     """Properties of a video or image file. Width and height are those of the upright frame."""
 
     path: str
-    kind: Literal["image", "webp", "video"]
-    """`image` is a still image, `webp` an animated WebP, which FFmpeg cannot decode."""
+    kind: Literal["image", "still", "webp", "video"]
+    """`image` is a still image that Pillow decodes, `still` one that FFmpeg decodes, such as HEIC, `webp` an
+    animated WebP, which FFmpeg cannot decode."""
     width: int
     height: int
     fps: Fraction
@@ -62,6 +70,10 @@ class VideoInfo:
     """Seconds of video stated by the container; None if that is missing or an estimate."""
     rotation: int = 0
     """Counter-clockwise rotation in the metadata, in degrees, a multiple of 90."""
+    mirrored: bool = False
+    """Whether the metadata mirror the frame left to right, before the rotation."""
+    interlaced: bool = False
+    """Whether the first frame consists of two fields, which are merged on reading."""
     pixel_aspect: Fraction = Fraction(1)
     """Width of a pixel divided by its height."""
     has_audio: bool = False
@@ -69,7 +81,7 @@ class VideoInfo:
     @property
     def is_image(self) -> bool:
         """Whether the file is a still image."""
-        return self.kind == "image"
+        return self.kind in ("image", "still")
 
 
 def probe(path: str | os.PathLike[str]) -> VideoInfo:
@@ -84,29 +96,7 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
         if image is not None:
             return _probe_image(path, image)
         _check_riff(file, path)
-    with _open_container(path) as container:
-        stream = video_stream(container, path)
-        rate = Fraction(stream.average_rate or stream.guessed_rate or stream.base_rate or IMAGE_FPS)
-        aspect = Fraction(stream.sample_aspect_ratio or 1)
-        frames, has_audio = stream.frames or None, bool(container.streams.audio)
-        duration = stated_duration(container, stream)
-        first = next(decode(container, stream, path), None)
-    if first is None:
-        raise no_frame(path)
-    quarters = quarter_turns(first)
-    width, height = (first.height, first.width) if quarters % 2 else (first.width, first.height)
-    return VideoInfo(
-        path=os.fspath(path),
-        kind="video",
-        width=width,
-        height=height,
-        fps=rate.limit_denominator(_MAX_DENOMINATOR) or rate,
-        frames=frames,
-        duration=duration,
-        rotation=90 * quarters,
-        pixel_aspect=1 / aspect if quarters % 2 else aspect,
-        has_audio=has_audio,
-    )
+    return _probe_video(path)
 
 
 def probed(source: VideoInfo | str | os.PathLike[str]) -> VideoInfo:
@@ -114,7 +104,69 @@ def probed(source: VideoInfo | str | os.PathLike[str]) -> VideoInfo:
     return source if isinstance(source, VideoInfo) else probe(source)
 
 
+def _probe_video(path: str | os.PathLike[str]) -> VideoInfo:
+    with _open_container(path) as container:
+        stream = video_stream(container, path)
+        rate = Fraction(stream.average_rate or stream.guessed_rate or stream.base_rate or IMAGE_FPS)
+        aspect = Fraction(stream.sample_aspect_ratio or 1)
+        frames, has_audio = stream.frames or None, bool(container.streams.audio)
+        duration = stated_duration(container, stream)
+        is_still = _is_still(container, stream)
+        first = next(decode(container, stream, path), None)
+        order = stated_order(stream)
+    if first is None:
+        raise no_frame(path)
+    if matrix := unsupported_matrix(first):
+        raise MediaError(
+            f"the colours of {path} use the matrix {matrix}, which cannot be converted. Convert it to BT.709."
+        )
+    orientation = orientation_of(first)
+    interlaced = not is_still and (first.interlaced_frame or order is not None)
+    _log_changes(path, first, orientation, interlaced)
+    is_turned = orientation.quarters % 2
+    return VideoInfo(
+        path=os.fspath(path),
+        kind="still" if is_still else "video",
+        width=first.height if is_turned else first.width,
+        height=first.width if is_turned else first.height,
+        fps=IMAGE_FPS if is_still else rate.limit_denominator(_MAX_DENOMINATOR) or rate,
+        frames=frames,
+        duration=None if is_still else duration,
+        rotation=90 * orientation.quarters,
+        mirrored=orientation.mirrored,
+        interlaced=interlaced,
+        pixel_aspect=1 / aspect if is_turned else aspect,
+        has_audio=has_audio,
+    )
+
+
+def _is_still(container: Any, stream: Any) -> bool:
+    """Return whether a stream is an image of its own format, or the only frame of a HEIF or AVIF file."""
+    is_heif = container.metadata.get("major_brand") in _HEIF_BRANDS
+    return container.format.name.endswith("_pipe") or (is_heif and stream.frames == 1)
+
+
+def _log_changes(
+    path: str | os.PathLike[str], frame: VideoFrame, orientation: Orientation, interlaced: bool
+) -> None:
+    """Log what differs between the decoded frames of a video and those that `read_frames` yields."""
+    if has_alpha(frame):
+        log.info(_HAS_ALPHA, path)
+    if interlaced:
+        log.info(
+            "%s is interlaced: it is deinterlaced, the output is progressive at the same frame rate", path
+        )
+    if orientation.is_tilted:
+        log.warning(
+            "%s: %.0f degrees of its rotation are ignored, only quarter turns are applied",
+            path,
+            orientation.tilt,
+        )
+
+
 def _probe_image(path: str | os.PathLike[str], image: images.ImageFile) -> VideoInfo:
+    if image.has_transparency_data:
+        log.info(_HAS_ALPHA, path)
     if not images.is_animated(image):
         height, width = images.decode_image(image, path).shape[:2]
         return VideoInfo(
@@ -176,57 +228,6 @@ def _open_container(path: str | os.PathLike[str]) -> av.container.InputContainer
         raise MediaError(
             f"{path} is not a media file, or its beginning or index is missing (truncated)."
         ) from None
-
-
-def decode(container: Any, stream: Any, path: str | os.PathLike[str]) -> Iterator[Any]:
-    """Yield the decoded frames of a stream; skipped damaged packets leave gaps in the time stamps.
-
-    Raises:
-        MediaError: The codec is unknown, or over 1000 packets are damaged.
-
-    """
-    if stream.codec_context is None:
-        raise MediaError(f"the {stream.type} codec of {path} is unknown. Convert it to a common format.")
-    stream.thread_type = "AUTO"
-    damaged = 0
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-            if packet is None:
-                break
-            frames = packet.decode()
-        except av.error.EOFError:
-            break
-        except av.error.FFmpegError:
-            damaged += 1
-            if damaged > _MAX_DAMAGED_PACKETS:
-                raise MediaError(
-                    f"{path} is damaged: over {_MAX_DAMAGED_PACKETS} of its packets cannot be decoded."
-                ) from None
-            continue
-        yield from frames
-    if damaged:
-        log.warning("%s: %d damaged packets skipped", path, damaged)
-
-
-def video_stream(container: Any, path: str | os.PathLike[str]) -> Any:
-    """Return the first video stream that is not cover art. Raises `MediaError` if there is none."""
-    for stream in container.streams.video:
-        if not is_cover_art(stream):
-            return stream
-    content = "audio but no video" if container.streams.audio else "neither video nor audio"
-    raise MediaError(f"{path} has {content}. Pass a video or an image.")
-
-
-def is_cover_art(stream: Any) -> bool:
-    """Return whether a video stream is the cover image of an audio file."""
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
-
-
-def quarter_turns(frame: VideoFrame) -> int:
-    """Return the number of counter-clockwise quarter turns that make a decoded frame upright."""
-    return round(frame.rotation / 90) % 4
 
 
 def no_frame(path: str | os.PathLike[str]) -> MediaError:

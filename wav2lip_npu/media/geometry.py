@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wav2lip_npu.errors import UsageError
+from wav2lip_npu.media.orientation import Orientation
 from wav2lip_npu.media.yuv_image import Array, YuvImage
 from wav2lip_npu.options import check_types
 
@@ -73,6 +74,19 @@ def rotate(yuv: YuvImage, quarters: int) -> YuvImage:
     """Return the image rotated counter-clockwise by a number of quarter turns."""
     y, u, v = (np.ascontiguousarray(np.rot90(plane, quarters)) for plane in (yuv.y, yuv.u, yuv.v))
     return YuvImage(y, u, v, yuv.colour)
+
+
+def mirror(yuv: YuvImage) -> YuvImage:
+    """Return the image mirrored left to right."""
+    y, u, v = (np.ascontiguousarray(plane[:, ::-1]) for plane in (yuv.y, yuv.u, yuv.v))
+    return YuvImage(y, u, v, yuv.colour)
+
+
+def upright(yuv: YuvImage, orientation: Orientation) -> YuvImage:
+    """Return the image as players show it."""
+    if orientation.mirrored:
+        yuv = mirror(yuv)
+    return rotate(yuv, orientation.quarters) if orientation.quarters else yuv
 
 
 def crop(yuv: YuvImage, top: int, bottom: int, left: int, right: int) -> YuvImage:

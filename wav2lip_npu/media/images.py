@@ -1,10 +1,14 @@
-"""Read image files with Pillow: format detected by content, upright, transparent pixels on white."""
+"""Read image files with Pillow: format detected by content, upright, transparent pixels on white.
+
+FFmpeg decodes the formats that Pillow does not know, such as HEIC.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import cache
 from typing import BinaryIO
 
 import numpy as np
@@ -16,8 +20,15 @@ from wav2lip_npu.errors import MediaError
 from wav2lip_npu.media.yuv_image import Image, on_white
 
 ImageFile = Pillow.Image
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "ICO")
-_ANIMATIONS_OF_FFMPEG = ("GIF", "PNG")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "ICO", "AVIF")
+_ANIMATIONS_OF_FFMPEG = ("GIF", "PNG", "AVIF")
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return the formats that this version of Pillow knows; AVIF was added in 11.3."""
+    Pillow.init()
+    return tuple(form for form in _FORMATS if form in Pillow.OPEN)
 
 
 def open_image(file: BinaryIO, path: str | os.PathLike[str]) -> ImageFile | None:
@@ -28,7 +39,7 @@ def open_image(file: BinaryIO, path: str | os.PathLike[str]) -> ImageFile | None
 
     """
     try:
-        image = Pillow.open(file, formats=_FORMATS)
+        image = Pillow.open(file, formats=_formats())
         by_ffmpeg = image.format in _ANIMATIONS_OF_FFMPEG and getattr(image, "is_animated", False)
         return None if by_ffmpeg else image
     except Pillow.DecompressionBombError as error:
@@ -45,7 +56,7 @@ def is_animated(image: ImageFile) -> bool:
 def read_image(path: str | os.PathLike[str]) -> Image:
     """Return the image file at a path as BGR uint8 [H, W, 3]. Raises `MediaError`."""
     try:
-        with Pillow.open(path, formats=_FORMATS) as image:
+        with Pillow.open(path, formats=_formats()) as image:
             return decode_image(image, path)
     except MediaError:
         raise

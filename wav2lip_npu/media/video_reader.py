@@ -20,9 +20,11 @@ from av.video.frame import VideoFrame
 from wav2lip_npu.errors import MediaError
 from wav2lip_npu.media import container as containers
 from wav2lip_npu.media.container import VideoInfo
+from wav2lip_npu.media.deinterlace import deinterlaced, stated_order
 from wav2lip_npu.media.frame_rate import at_constant_rate
-from wav2lip_npu.media.geometry import Geometry, rotate
+from wav2lip_npu.media.geometry import Geometry, upright
 from wav2lip_npu.media.images import read_image, read_webp
+from wav2lip_npu.media.orientation import orientation_of
 from wav2lip_npu.media.yuv_image import SCREEN, Image, YuvImage
 
 Loop = Literal["none", "loop", "pingpong", "hold"]
@@ -81,7 +83,7 @@ def read_frames(
     assert loop in LOOPS, loop
     info = containers.probed(source)
     if info.is_image:
-        yuv = geometry.apply(YuvImage.from_image(read_image(info.path), SCREEN))
+        yuv = geometry.apply(_still_image(info))
         yield from (Frame(index, yuv, 0) for index in itertools.count())
         return
     video = _Video(info, fps or info.fps, geometry)
@@ -193,10 +195,29 @@ class _Video:
         """
         if self._converted is None or self._converted[0] is not frame:
             assert self._size is not None
-            yuv = YuvImage.from_frame(frame, *self._size)
-            quarters = containers.quarter_turns(frame)
-            self._converted = frame, self._geometry.apply(rotate(yuv, quarters) if quarters else yuv)
+            self._converted = frame, self._geometry.apply(_upright(self._info, frame, self._size))
         return self._converted[1]
+
+
+def _still_image(info: VideoInfo) -> YuvImage:
+    if info.kind == "image":
+        return YuvImage.from_image(read_image(info.path), SCREEN)
+    frame = next(_decode(info), None)
+    if frame is None:
+        raise containers.no_frame(info.path)
+    return _upright(info, frame, (frame.width, frame.height))
+
+
+def _upright(info: VideoInfo, frame: VideoFrame, size: tuple[int, int]) -> YuvImage:
+    """Return a decoded frame at a size, as players show it. Raises `MediaError`."""
+    try:
+        yuv = YuvImage.from_frame(frame, *size)
+    except av.error.FFmpegError as error:
+        raise MediaError(
+            f"frames of {info.path} cannot be converted from {frame.format.name}: {error.strerror}. "
+            "Convert the video to yuv420p."
+        ) from error
+    return upright(yuv, orientation_of(frame))
 
 
 def _decode(info: VideoInfo, seek_to: int | None = None) -> Iterator[VideoFrame]:
@@ -209,7 +230,10 @@ def _decode(info: VideoInfo, seek_to: int | None = None) -> Iterator[VideoFrame]
         if seek_to is not None:
             with contextlib.suppress(av.error.FFmpegError):
                 container.seek(seek_to, stream=stream)
-        for frame in containers.decode(container, stream, info.path):
+        decoded = containers.decode(container, stream, info.path)
+        if info.kind == "video":
+            decoded = deinterlaced(decoded, stated_order(stream))
+        for frame in decoded:
             if container.format.name == "avi":
                 frame.pts = None  # AVI stores only the order; FFmpeg's guess is wrong with B-frames
             if stream.codec_context.has_b_frames:

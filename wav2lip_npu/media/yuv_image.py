@@ -10,83 +10,25 @@ per pixel instead of 3, without two conversions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import cv2
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange
+from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
+
+from wav2lip_npu.media.colour import SCREEN as SCREEN
+from wav2lip_npu.media.colour import Array as Array
+from wav2lip_npu.media.colour import Colour as Colour
+from wav2lip_npu.media.colour import to_bgr
+from wav2lip_npu.media.colour import to_yuv as to_yuv
 
 Image = NDArray[np.uint8]
 """uint8 [H, W, 3], BGR"""
 Box = NDArray[np.float32]
 """float32 [4], x1 y1 x2 y2 in pixels, half-open"""
-Array = NDArray[Any]
-
-# Weights of red and blue in luma: ITU-R BT.601-7, BT.709-6, BT.2020-2, SMPTE ST 240.
-_LUMA_WEIGHTS = {
-    "bt601": (0.299, 0.114),
-    "bt709": (0.2126, 0.0722),
-    "bt2020": (0.2627, 0.0593),
-    "smpte240m": (0.212, 0.087),
-}
-# FFmpeg's matrix numbers. Like FFmpeg, treat others as BT.601.
-_MATRIX = {1: "bt709", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
-_UNSPECIFIED = 2
 _PLANAR = {"yuv420p", "yuvj420p", "yuva420p"}
-
-
-@dataclass(frozen=True)
-class Colour:
-    """Colour matrix and range of YUV values. Unlabelled video is BT.601, as in FFmpeg and OpenCV."""
-
-    matrix: str = "bt601"
-    full_range: bool = False
-    labels: tuple[int, int, int, int] = (0, 2, 2, 2)
-    """FFmpeg's numbers for range, matrix, primaries and transfer, passed on to the encoder."""
-
-    @classmethod
-    def from_frame(cls, frame: VideoFrame) -> Colour:
-        """Return the labels of a decoded YUV or grey frame; unlabelled grey is full range, as in FFmpeg."""
-        name, label, space = frame.format.name, int(frame.color_range), int(frame.colorspace)
-        space = space or _UNSPECIFIED  # 0 stands for RGB
-        full = (
-            label == 2 or name.startswith("yuvj") or (label == 0 and name.startswith(("gray", "ya", "mono")))
-        )
-        labels = (2 if full else label, space, int(frame.color_primaries), int(frame.color_trc))
-        return cls(_MATRIX.get(space, "bt601"), full, labels)
-
-
-SCREEN = Colour("bt709", False, (1, 1, 1, 1))
-"""The colour that RGB images are converted to."""
-
-
-@cache
-def _bgr_to_yuv(colour: Colour) -> Array:
-    """Return float64 [3, 4], which maps (B, G, R, 1) in 0..255 to (Y, U, V) in 0..255."""
-    red, blue = _LUMA_WEIGHTS[colour.matrix]
-    luma = np.array([blue, 1 - red - blue, red])
-    cb = (np.array([1.0, 0, 0]) - luma) / (2 * (1 - blue))
-    cr = (np.array([0, 0, 1.0]) - luma) / (2 * (1 - red))
-    y_scale, c_scale, y_zero = (1, 1, 0) if colour.full_range else (219 / 255, 224 / 255, 16)
-    rows = np.stack([luma * y_scale, cb * c_scale, cr * c_scale])
-    return np.column_stack([rows, [y_zero, 128, 128]])
-
-
-@cache
-def _yuv_to_bgr(colour: Colour) -> Array:
-    """Return float64 [3, 4], the inverse of `_bgr_to_yuv`."""
-    square = np.vstack([_bgr_to_yuv(colour), [0, 0, 0, 1]])
-    inverse: Array = np.linalg.inv(square)[:3]
-    return inverse
-
-
-def to_yuv(image: Array, colour: Colour) -> Array:
-    """Convert BGR [H, W, 3] to YUV 4:4:4 [H, W, 3] of the same dtype (uint8 saturates, float32 does not)."""
-    yuv: Array = cv2.transform(image, _bgr_to_yuv(colour))
-    return yuv
 
 
 @dataclass(frozen=True)
@@ -133,20 +75,33 @@ class YuvImage:
 
     @classmethod
     def from_frame(cls, frame: VideoFrame, width: int, height: int) -> YuvImage:
-        """Convert and resize a decoded frame of any pixel format; transparent RGB is blended with white."""
+        """Convert and resize a decoded frame of any pixel format, with white where it is transparent."""
         same_size = (frame.width, frame.height) == (width, height)
-        if frame.format.is_rgb or frame.format.has_palette:
+        if frame.format.is_rgb or frame.format.has_palette or frame.format.name.startswith("xyz"):
             if not same_size:
                 frame = frame.reformat(width, height, format="bgra")
             bgra: Any = frame.to_ndarray(format="bgra")
             return cls.from_image(on_white(bgra), SCREEN)
         colour = Colour.from_frame(frame)
+        transparent, grey = has_alpha(frame), is_grey(frame)
         if not same_size or frame.format.name not in _PLANAR:
+            # Range and matrix stay as they are. The matrix is named because FFmpeg does not know all of them.
             as_is = ColorRange.JPEG if colour.full_range else ColorRange.MPEG
             frame = frame.reformat(
-                width, height, format="yuv420p", src_color_range=as_is, dst_color_range=as_is
+                width,
+                height,
+                format="yuva420p" if transparent else "yuv420p",
+                src_colorspace=Colorspace.ITU709,
+                dst_colorspace=Colorspace.ITU709,
+                src_color_range=as_is,
+                dst_color_range=as_is,
             )
         y, u, v = (_plane_of(frame, number) for number in range(3))
+        if grey:  # FFmpeg's scaler rounds some of it to 127
+            u.fill(128)
+            v.fill(128)
+        if transparent:
+            y, u, v = _planes_on_white(y, u, v, _plane_of(frame, 3), colour)
         return cls.padded(y, u, v, colour)
 
     def copy(self) -> YuvImage:
@@ -179,7 +134,7 @@ class YuvImage:
         )
 
     def _bgr(self, y: Array, u: Array, v: Array) -> Image:
-        image: Image = np.asarray(cv2.transform(cv2.merge([y, u, v]), _yuv_to_bgr(self.colour)), np.uint8)
+        image: Image = np.asarray(to_bgr(cv2.merge([y, u, v]), self.colour), np.uint8)
         return image
 
 
@@ -188,8 +143,34 @@ def on_white(bgra: NDArray[np.uint8]) -> Image:
     alpha = bgra[:, :, 3:]
     if alpha.min(initial=255) == 255:
         return np.ascontiguousarray(bgra[:, :, :3])
-    alpha = alpha.astype(np.uint16)
-    return ((bgra[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return _over(bgra[:, :, :3], alpha, 255)
+
+
+def has_alpha(frame: VideoFrame) -> bool:
+    """Return whether a frame has an alpha channel, apart from palettes, whose entries may be transparent."""
+    return any(component.is_alpha for component in frame.format.components)
+
+
+def is_grey(frame: VideoFrame) -> bool:
+    """Return whether a pixel format has no colours."""
+    colours = sum(not component.is_alpha for component in frame.format.components)
+    return colours == 1 and not frame.format.has_palette
+
+
+def _planes_on_white(
+    y: NDArray[np.uint8], u: NDArray[np.uint8], v: NDArray[np.uint8], alpha: NDArray[np.uint8], colour: Colour
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+    """Blend YUV 4:2:0 planes with white."""
+    if alpha.min(initial=255) == 255:
+        return y, u, v
+    half: Any = cv2.resize(alpha, (u.shape[1], u.shape[0]), interpolation=cv2.INTER_AREA)
+    return _over(y, alpha, colour.white), _over(u, half, 128), _over(v, half, 128)
+
+
+def _over(values: NDArray[np.uint8], alpha: NDArray[np.uint8], background: int) -> NDArray[np.uint8]:
+    """Return values over a uniform background."""
+    opacity = alpha.astype(np.uint16)
+    return ((values * opacity + background * (255 - opacity) + 127) // 255).astype(np.uint8)
 
 
 def grid_to_box(box: Array, columns: int, rows: int) -> Array:
