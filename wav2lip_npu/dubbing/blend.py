@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wav2lip_npu.dubbing.tint import tint_of
 from wav2lip_npu.media.yuv_image import Array, Box, Image, YuvImage, grid_to_box, to_yuv
 
 Blend = Literal["soft", "hard"]
@@ -54,7 +55,7 @@ def paste(yuv: YuvImage, mouth: Image, box: Box, mask: Mask) -> YuvImage:
     """Return the image with a mouth pasted into the lower part of a face box.
 
     `mouth` is uint8 [S - top_row, S, 3 or 4]: the rows of the generated face from `mask.top_row` on, BGR or
-    BGRA; the mask is multiplied by A.
+    BGRA; the mask is multiplied by A. In a black-and-white or tinted film, the mouth has its chroma.
     """
     rows, size = mask.weights.shape
     x1, y1, x2, y2 = np.round(box) if mask.exact else box
@@ -65,6 +66,11 @@ def paste(yuv: YuvImage, mouth: Image, box: Box, mask: Mask) -> YuvImage:
         mask = replace(mask, weights=mask.weights * (mouth[:, :, 3] / np.float32(255)))
         mouth = mouth[:, :, :3]
     luma, *chroma = cv2.split(to_yuv(mouth.astype(np.float32), yuv.colour))
+    tint = tint_of(yuv, box)
+    if tint is not None:
+        if tint.is_constant:
+            return replace(yuv, y=_blend(yuv.y, luma, below, mask))
+        chroma = tint.apply(luma, chroma)
     half = below * np.float32(0.5)
     half = np.round(half) if mask.exact else half
     return replace(
