@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from wav2lip_npu.errors import FaceError as FaceError
     from wav2lip_npu.errors import MediaError as MediaError
     from wav2lip_npu.errors import NoAudioError as NoAudioError
+    from wav2lip_npu.errors import OutputError as OutputError
     from wav2lip_npu.errors import TrainingError as TrainingError
     from wav2lip_npu.errors import UsageError as UsageError
     from wav2lip_npu.errors import Wav2LipError as Wav2LipError
@@ -94,6 +95,7 @@ _MODULES = {
         "Wav2LipError",
         "MediaError",
         "NoAudioError",
+        "OutputError",
         "FaceError",
         "CheckpointError",
         "CheckpointMismatchError",

@@ -9,11 +9,15 @@ class Wav2LipError(ValueError):
 
 
 class MediaError(Wav2LipError):
-    """A video, image or audio file cannot be read, or an output file cannot be written."""
+    """A video, image or audio file cannot be read, or a video cannot be written."""
 
 
 class NoAudioError(MediaError):
     """A file has no audio track, or an empty one."""
+
+
+class OutputError(Wav2LipError):
+    """A report, checkpoint or other output cannot be written, or would replace another file of the run."""
 
 
 class FaceError(Wav2LipError):

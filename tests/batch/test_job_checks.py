@@ -43,8 +43,7 @@ def test_valid_jobs_have_no_problems_and_leave_no_files(job, tmp_path, tiny_chec
     )
     assert check_jobs([job, other], ["cpu"]) == []
     assert check_jobs([]) == []
-    assert sorted(os.listdir(tmp_path)) == ["new", "p.png", "reports"]
-    assert os.listdir(tmp_path / "new") == os.listdir(tmp_path / "reports") == []
+    assert os.listdir(tmp_path) == ["p.png"]
 
 
 def test_each_file_is_opened_once(job, tmp_path, monkeypatch):
@@ -103,7 +102,7 @@ def test_all_problems_of_all_jobs_by_row(job, tmp_path, face_video, speech):
         (4, str(silent), "empty"),
         (4, str(reports), "report"),
         (9, str(cut), "truncated"),
-        (9, str(folder), "--outfile"),
+        (9, str(folder), "outfile"),
         (9, "/proc/none/r.json", "cannot write"),
     ]
     assert [problem.row for problem in problems] == [row for row, *_ in expected]
@@ -126,28 +125,31 @@ def test_outputs_are_unique(job, tmp_path):
     problems = check_jobs(jobs[::-1])
     assert [problem.row for problem in problems] == [3, 4, 5]
     assert problems[0].text == (
-        f"the outfile {tmp_path}/link/o.mp4 is also the outfile of row 2. Rename one of them."
+        f"outfile {tmp_path}/link/o.mp4 is also the outfile of row 2. Choose another name."
     )
 
 
-def test_links_to_one_file_are_different_outputs(job, tmp_path):
-    (tmp_path / "old.mp4").write_bytes(b"old")
+@pytest.mark.parametrize("exists", [True, False])
+def test_links_to_one_file_are_one_output(job, tmp_path, exists):
+    if exists:
+        (tmp_path / "old.mp4").write_bytes(b"old")
     os.symlink(tmp_path / "old.mp4", tmp_path / "link.mp4")
-    jobs = [replace(job, outfile=str(tmp_path / name)) for name in ("old.mp4", "link.mp4")]
-    assert texts(*jobs) == []
+    names = ("old.mp4", "link.mp4")
+    (text,) = texts(*(replace(job, outfile=str(tmp_path / name), row=row) for row, name in enumerate(names)))
+    assert "link.mp4" in text and "outfile of row 0" in text
 
 
 def test_reports_are_unique_and_differ_from_outputs(job, tmp_path):
     out, report = str(tmp_path / "o.mp4"), str(tmp_path / "r.json")
     one = replace(job, report=report, row=1)
     assert texts(one, replace(job, outfile=out + ".mov", report=report, row=2)) == [
-        f"the report {report} is also the report of row 1. Rename one of them."
+        f"report {report} is also the report of row 1. Choose another name."
     ]
     assert texts(one, replace(job, outfile=out + ".mov", report=out, row=2)) == [
-        f"the report {out} is also the outfile of row 1. Rename one of them."
+        f"report {out} is also the outfile of row 1. Choose another name."
     ]
     assert texts(replace(job, report=out, row=1)) == [
-        f"the report {out} is also the outfile of row 1. Rename one of them."
+        f"report {out} is also the outfile of row 1. Choose another name."
     ]
 
 
@@ -172,7 +174,7 @@ def test_outputs_that_are_inputs(job, tmp_path, how, column):
     for written in ("outfile", "report"):
         (text,) = texts(replace(job, row=3, **{written: str(name)}), user, again)
         owner = f"{column} of row 7"
-        assert text == f"the {written} {name} is also an input ({owner}) and would be lost. Rename it."
+        assert text == f"{written} {name} is also an input ({owner}) and would be lost. Choose another name."
     assert used.read_bytes() == before
 
 
@@ -210,4 +212,4 @@ def test_unusual_names_from_table_to_check(tmp_path, face_video, speech):
     jobs, problems = read_jobs(tmp_path / "jobs.csv", Job(face="", audio="", outfile=""))
     assert problems == []
     assert check_jobs(jobs) == []
-    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == set(names)
+    assert not any(path.is_dir() for path in tmp_path.iterdir())

@@ -169,7 +169,7 @@ def test_bad_paths(refused, tmp_path):
     refused(GENERATOR, "none.pth: No such file", syncnet_checkpoint_path=tmp_path / "none.pth")
     (tmp_path / "file").write_text("")
     # Raised before the clips are read, which may take long.
-    refused(ORIGINAL, "cannot write", "Not a directory", out=tmp_path / "file" / "out", data_root="/none")
+    refused(ORIGINAL, "cannot write", "--checkpoint_dir", out=tmp_path / "file" / "out", data_root="/none")
     refused(ORIGINAL, "cannot write", out="/proc/none/out")
     if os.getuid():
         (tmp_path / "locked").mkdir(mode=0o500)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from wav2lip_npu.dubbing.report import DubReport
+from wav2lip_npu.errors import OutputError
 from wav2lip_npu.storage.atomic import part_path, remove_stale_parts, replacing
 
 
@@ -84,7 +85,7 @@ def test_full_disk_keeps_the_old_report(tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(OutputError, match="report.json: File too large"):
             report.write(tmp_path / "report.json")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -32,6 +32,7 @@ class FragileWorker:
             tried = Path(f"{job.audio}.tried")
             if "once" in job.audio and not tried.exists():
                 tried.touch()
+                Path(job.outfile).parent.mkdir(exist_ok=True)
                 part_path(job.outfile).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             if "always" in job.audio:

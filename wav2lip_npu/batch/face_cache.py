@@ -22,6 +22,7 @@ from wav2lip_npu.batch.job_keys import json_sha256
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.storage.atomic import remove_stale_parts, replacing
+from wav2lip_npu.storage.regular_files import read_limited
 
 log = logging.getLogger(__name__)
 
@@ -75,11 +76,11 @@ class FaceCache:
             return FaceMemory()
         path = self._path(key)
         try:
-            memory = _decode(path.read_bytes())
+            memory = _decode(read_limited(path, self._max_bytes))
             os.utime(path)
         except FileNotFoundError:
             return FaceMemory()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             log.warning("%s is ignored: %s", path, error)
             return FaceMemory()
         return memory

@@ -3,38 +3,54 @@
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from wav2lip_npu.batch.jobs import Job, Problem
-from wav2lip_npu.errors import CheckpointError, MediaError, Wav2LipError
+from wav2lip_npu.errors import CheckpointError, Wav2LipError
 from wav2lip_npu.media.audio_reader import measure_audio, read_blocks
 from wav2lip_npu.media.container import probe
-from wav2lip_npu.media.video_writer import check_target, check_writable
-from wav2lip_npu.models.bundled import weights_path
-from wav2lip_npu.storage.atomic import real_name
+from wav2lip_npu.media.video_writer import check_format, video_output
+from wav2lip_npu.models.bundled import weights_inputs, weights_path
+from wav2lip_npu.storage.outputs import InputPath, OutputPath, output_problems
+from wav2lip_npu.storage.regular_files import open_regular
 
 
-def check_jobs(jobs: Sequence[Job], devices: Sequence[str] | None = None) -> list[Problem]:
-    """Return the problems of jobs by row, at most one per job and file; create the folders of outputs.
+def check_jobs(
+    jobs: Sequence[Job],
+    devices: Sequence[str] | None = None,
+    *,
+    outputs: Iterable[OutputPath] = (),
+    inputs: Iterable[InputPath] = (),
+) -> list[Problem]:
+    """Return the problems of jobs by row, at most one per job and file.
 
     Each face and audio file is opened once. Outputs and reports must be writable, and differ from each
-    other and from every input of any job. `devices` are those of the batch; `None` if not known yet.
+    other and from every input of any job.
+
+    Args:
+        jobs: The jobs.
+        devices: Devices of the batch; `None` if not known yet.
+        outputs: Other files that the batch writes.
+        inputs: Other files that it reads.
+
     """
     jobs = sorted(jobs, key=lambda job: job.row)
-    face, audio, weights = map(_checked_once, (probe, _check_audio, _check_weights))
-    outfile, report = map(_checked_once, (check_target, check_report))
+    face, audio, weights, video = map(_checked_once, (probe, _check_audio, _check_weights, check_format))
+    others, own = list(outputs), list(job_outputs(jobs))
+    errors = output_problems([*others, *own], [*inputs, *job_inputs(jobs)])[len(others) :]
+    written = zip(own, errors, strict=True)
     problems = []
-    for job, collision in zip(jobs, _collisions(jobs), strict=True):
+    for job in jobs:
+        outfile, report = next(written)[1], job.report and next(written)[1]
         texts = (
             face(job.face),
             audio(job.audio),
-            collision.get("outfile") or outfile(job.outfile),
-            collision.get("report") or (job.report and report(job.report)),
+            video(job.outfile) or outfile,
+            report,
             weights(job.checkpoint_path),
             _device_problem(job.device, devices),
         )
-        problems += [Problem(job.row, text, job) for text in texts if text]
+        problems += [Problem(job.row, str(text), job) for text in texts if text]
     return problems
 
 
@@ -64,49 +80,25 @@ def _check_audio(path: str) -> None:
         measure_audio(path)  # raises the error of an empty track
 
 
-def check_report(path: str) -> None:
-    """Check that the report of a job can be written, and create its folder. Raises `MediaError`."""
-    if os.path.isdir(path):
-        raise MediaError(f"cannot write {path}: it is a folder. Pass a file name as report.")
-    check_writable(path)
-
-
 def _check_weights(path: str) -> None:
     try:
-        weights_path(path, "generator").open("rb").close()
+        open_regular(weights_path(path, "generator")).close()
     except OSError as error:
         raise CheckpointError(f"cannot read weights {path}: {error.strerror}. Check its path.") from None
 
 
-def _collisions(jobs: Sequence[Job]) -> Iterator[dict[str, str]]:
-    """Yield for each job, by column, the problem of an output that is also an input or an earlier output."""
-    inputs = {
-        _file_id(getattr(job, column)): f"{column} of row {job.row}"
-        for job in reversed(jobs)  # the message names the first row
-        for column in ("face", "audio", "checkpoint_path")
-    }
-    outputs: dict[str, str] = {}
+def job_outputs(jobs: Iterable[Job], table: str = "") -> Iterator[OutputPath]:
+    """Yield the output and the report of each job, for `check_outputs`; `table` is added to their rows."""
     for job in jobs:
-        problems = {}
-        for column, path in (("outfile", job.outfile), ("report", job.report)):
-            if path is None:
-                continue
-            name = real_name(path)
-            if owner := inputs.get(_file_id(path)):
-                problems[column] = (
-                    f"the {column} {path} is also an input ({owner}) and would be lost. Rename it."
-                )
-            elif owner := outputs.get(name):
-                problems[column] = f"the {column} {path} is also the {owner}. Rename one of them."
-            else:
-                outputs[name] = f"{column} of row {job.row}"
-        yield problems
+        yield video_output(job.outfile, "outfile", f"outfile of row {job.row}{table}")
+        if job.report is not None:
+            yield OutputPath("report", job.report, label=f"report of row {job.row}{table}")
 
 
-def _file_id(path: str) -> object:
-    """Return a value that is equal for all names of a file, which need not exist."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return real_name(path)
-    return status.st_dev, status.st_ino
+def job_inputs(jobs: Iterable[Job], table: str = "") -> Iterator[InputPath]:
+    """Yield the files that each job reads, for `check_outputs`; `table` is added to their rows."""
+    for job in jobs:
+        row = f"row {job.row}{table}"
+        yield InputPath(f"face of {row}", job.face)
+        yield InputPath(f"audio of {row}", job.audio)
+        yield from weights_inputs(f"checkpoint_path of {row}", job.checkpoint_path)

@@ -15,6 +15,7 @@ from wav2lip_npu.media.frame_rate import exact_fps
 from wav2lip_npu.models.bundled import weights_path
 from wav2lip_npu.options import fields_of
 from wav2lip_npu.storage import hashing
+from wav2lip_npu.storage.json_types import matches
 
 _COMMENT = re.compile(r"\bjob ([0-9a-f]{32})\b")
 _WITHOUT_EFFECT = {"wav2lip_batch_size", "face_det_batch_size"}
@@ -70,9 +71,11 @@ def remember_hash(record: Any) -> None:
     """Reuse the hash in a `file_record` of an earlier report; damaged records are ignored."""
     try:
         state = hashing.FileState(record["path"], record["bytes"], record["mtime_ns"])
-        hashing.remember(state, record["sha256"])
+        sha256 = record["sha256"]
     except (KeyError, TypeError):
         return
+    if all(map(matches, (*state, sha256), (str, int, int, str))):
+        hashing.remember(state, sha256)
 
 
 def json_sha256(content: Any) -> str:

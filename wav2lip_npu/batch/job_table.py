@@ -14,24 +14,29 @@ import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.options import SWITCHES, fields_of
+from wav2lip_npu.storage.regular_files import read_limited
 
 Options = TypeVar("Options")
 Names = Sequence[str]
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".json")
+TABLE_FILES = re.compile(rf".*({'|'.join(map(re.escape, TABLE_SUFFIXES))})", re.IGNORECASE | re.DOTALL)
+"""Names of tables."""
 EMPTY = (None, "")
 """Values that leave the default unchanged."""
 _DELIMITERS = ",;\t"
 """In countries with a decimal comma, spreadsheets separate cells with semicolons."""
 _NUL = "\0"
+_MAX_BYTES = 1 << 30
+"""Limit of a table: ten million rows."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ def _json_row(number: int, content: Any, known: Names) -> Row:
 def _read_text(path: str | os.PathLike[str], errors: str = "strict") -> str:
     """Return the file as text without a byte order mark."""
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig", errors)
+        text = read_limited(path, _MAX_BYTES).decode("utf-8-sig", errors)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}. Check its path.") from None
     except UnicodeDecodeError:

@@ -18,6 +18,7 @@ from wav2lip_npu.errors import (
     FaceError,
     MediaError,
     NoAudioError,
+    OutputError,
     UsageError,
     Wav2LipError,
 )
@@ -31,6 +32,7 @@ _REASONS: Sequence[tuple[type[Exception], str]] = (
     (FaceError, "no_face"),
     (CheckpointError, "weights"),
     (MediaError, "media"),
+    (OutputError, "media"),
     (DeviceError, "device"),
     (UsageError, "options"),
     (Wav2LipError, "input"),

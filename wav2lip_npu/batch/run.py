@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wav2lip_npu.batch.face_cache import FaceCache
-from wav2lip_npu.batch.job_checks import check_jobs
+from wav2lip_npu.batch.face_cache import OFF, FaceCache
+from wav2lip_npu.batch.job_checks import check_jobs, job_inputs, job_outputs
+from wav2lip_npu.batch.job_table import TABLE_FILES
 from wav2lip_npu.batch.jobs import Job, Pairing, Paths, Problem, as_jobs, as_paths, pair_jobs, read_jobs
 from wav2lip_npu.batch.options import BatchOptions, report_path, resolve_devices
 from wav2lip_npu.batch.progress import BatchEvent, JobCount, JobProgress
@@ -22,12 +23,13 @@ from wav2lip_npu.batch.scheduler import Scheduler, collect_results, needed_devic
 from wav2lip_npu.batch.watch_folder import WatchFolder
 from wav2lip_npu.batch.worker import StartBatchWorker, default_in_flight
 from wav2lip_npu.errors import DataError, UsageError
-from wav2lip_npu.media.video_writer import check_writable
+from wav2lip_npu.faces.detectors import detector_inputs
 from wav2lip_npu.models.bundled import ABOUT, STARTER
 from wav2lip_npu.options import expect, path_text, with_values
 from wav2lip_npu.parallel.processes import run_in_processes
 from wav2lip_npu.parallel.work_queue import Failure
 from wav2lip_npu.storage.locks import lock_folder
+from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ def run_batch(
     Raises:
         UsageError: Options conflict, a table cannot be read, or, without `skip_bad`, jobs fail the checks;
             their problems are logged as errors.
-        MediaError: The report cannot be written.
+        OutputError: The report cannot be written, or is also an input.
         DataError: The report was not created by wav2lip-npu, or another batch uses it.
         DeviceError: A device is missing, or its worker cannot start.
         CheckpointError: The weights cannot be loaded.
@@ -98,10 +100,14 @@ def run_batch(
     if jobs is not None and not isinstance(jobs, (str, os.PathLike)):
         jobs = _numbered(jobs)
     report = Path(report_path(jobs, outdir, options))
-    check_writable(report)
+    table = [InputPath("the table", jobs)] if isinstance(jobs, (str, os.PathLike)) else []
+    inputs = [*table, *detector_inputs()]
+    check_outputs(_batch_outputs(report, options), inputs)
     devices = resolve_devices(options)
     with _locked(report.parent):
-        run = _Run(options, devices, BatchReport(open_report(report)), progress or (lambda event: None))
+        run = _Run(
+            options, devices, BatchReport(open_report(report)), inputs, progress or (lambda event: None)
+        )
         try:
             if isinstance(jobs, list):
                 remaining = run.accept("the jobs", jobs, [])
@@ -120,8 +126,17 @@ class _Run:
     """One run of a batch."""
 
     def __init__(
-        self, options: BatchOptions, devices: Sequence[str], report: BatchReport, progress: ProgressCallback
+        self,
+        options: BatchOptions,
+        devices: Sequence[str],
+        report: BatchReport,
+        inputs: Sequence[InputPath],
+        progress: ProgressCallback,
     ) -> None:
+        self._outputs = _batch_outputs(report.path, options)
+        self._inputs = [*inputs]
+        if options.watch:
+            self._inputs.append(InputPath("--watch", options.watch, TABLE_FILES))
         self._options, self._devices, self._report, self._progress = options, devices, report, progress
         self._watched = WatchFolder(Path(options.watch), report.path) if options.watch else None
         self._unfinished: dict[str, Job] = {}
@@ -145,13 +160,10 @@ class _Run:
         count_before = self._report.count
         clustered = bool(self._options.cluster)
         known = list(dict.fromkeys([*jobs, *(problem.job for problem in problems if problem.job)]))
-        problems = [*problems, *check_jobs(known, None if clustered else self._devices)]
+        problems = [*problems, *self._check(known)]
         for job in known:
             if job.device and clustered:
                 text = f"device {job.device}: the cluster chooses the device. Leave the column empty."
-                problems.append(Problem(job.row, text, job))
-            if name_of(job) in self._unfinished:
-                text = f"{job.outfile} is also an output of another running table. Rename the output."
                 problems.append(Problem(job.row, text, job))
         bad_rows = {problem.row for problem in problems}
         remaining, more = self._report.unfinished([job for job in jobs if job.row not in bad_rows])
@@ -166,6 +178,16 @@ class _Run:
         self._done_before += self._report.count - count_before - len(remaining)
         self._unfinished.update((name_of(job), job) for job in remaining)
         return remaining
+
+    def _check(self, jobs: Sequence[Job]) -> list[Problem]:
+        """Return the problems of jobs, as `check_jobs`, with all other files of the batch."""
+        running = list(self._unfinished.values())
+        return check_jobs(
+            jobs,
+            None if self._options.cluster else self._devices,
+            outputs=[*self._outputs, *job_outputs(running, " of a running table")],
+            inputs=[*self._inputs, *job_inputs(running, " of a running table")],
+        )
 
     def work(self, remaining: Sequence[Job]) -> list[JobResult]:
         """Run the jobs and those of the watched folder, and return the results of all jobs."""
@@ -246,6 +268,14 @@ class _Run:
             remaining += self.accept(os.fspath(table), jobs, problems)
             self._progress(JobCount(self._report.count, self._done_before))
         return remaining
+
+
+def _batch_outputs(report: Path, options: BatchOptions) -> list[OutputPath]:
+    """Return what the batch writes besides the outputs of its jobs."""
+    outputs = [OutputPath("--report", report)]
+    if options.cache not in (None, OFF) and not options.cluster:
+        outputs.append(OutputPath("--cache", options.cache, is_folder=True))
+    return outputs
 
 
 def _numbered(jobs: Job | Iterable[Job]) -> list[Job]:

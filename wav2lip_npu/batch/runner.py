@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from wav2lip_npu.batch import results
 from wav2lip_npu.batch.face_cache import FaceCache, faces_key
-from wav2lip_npu.batch.job_checks import check_report
+from wav2lip_npu.batch.job_checks import job_inputs, job_outputs
 from wav2lip_npu.batch.job_keys import file_record, job_key, key_comment, read_key
 from wav2lip_npu.batch.jobs import Job, as_jobs
 from wav2lip_npu.batch.progress import JobProgress
@@ -28,9 +28,11 @@ from wav2lip_npu.dubbing.pipeline import dub_many
 from wav2lip_npu.dubbing.report import DubReport
 from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.faces.detection import Detection, Detector
+from wav2lip_npu.faces.detectors import detector_inputs
 from wav2lip_npu.media.container import VideoInfo, probe
 from wav2lip_npu.media.yuv_image import Image
 from wav2lip_npu.storage.atomic import real_name
+from wav2lip_npu.storage.outputs import check_outputs
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
@@ -191,8 +193,7 @@ class _Pass:
                 if read_key(job.outfile) == key:
                     self.emit(results.existing_result(job, key))
                 else:
-                    if job.report is not None:
-                        check_report(job.report)
+                    check_outputs(job_outputs([job]), [*job_inputs([job]), *detector_inputs()])
                     keys[job] = key
             except Exception as error:
                 self._fail(job, error)

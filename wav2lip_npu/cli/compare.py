@@ -14,9 +14,10 @@ from wav2lip_npu import __version__
 from wav2lip_npu.cli.json_output import STDOUT, write_json
 from wav2lip_npu.device import Precision
 from wav2lip_npu.errors import UsageError
-from wav2lip_npu.export.options import MAX_BATCH, network_named
-from wav2lip_npu.media.video_writer import check_writable
-from wav2lip_npu.models.bundled import STARTER
+from wav2lip_npu.export.options import MAX_BATCH, is_exported, network_named
+from wav2lip_npu.faces.detectors import detector_inputs
+from wav2lip_npu.models.bundled import STARTER, weights_inputs
+from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
 
 if TYPE_CHECKING:
     from wav2lip_npu.export.compare import Comparison
@@ -66,8 +67,8 @@ class CompareCommand:
     def run(self) -> int:
         """Compare and print a table. Return 1 if a difference exceeds rounding."""
         log.info("wav2lip-npu %s", __version__)
-        if self.json not in (None, STDOUT):
-            check_writable(self.json)
+        if self.json is not None and self.json != STDOUT:
+            check_outputs([OutputPath("--json", self.json)], self._inputs())
         from wav2lip_npu.export.compare import SideLoader, compare
 
         loader = SideLoader((self.a, self.b), self.precision, self.chip)
@@ -78,6 +79,16 @@ class CompareCommand:
             comparisons.append(compare(loaded, a, b, batches=self.batch, runs=self.runs))
         self._report(comparisons)
         return 0 if all(comparison.is_small for comparison in comparisons) else 1
+
+    def _inputs(self) -> list[InputPath]:
+        """Return the files that are read."""
+        files = [name for name in (self.a, self.b) if is_exported(name)]
+        return [
+            *(item for name in files for item in weights_inputs("exported file", name)),
+            *weights_inputs("--checkpoint_path", self.checkpoint_path),
+            *weights_inputs("--syncnet_checkpoint_path", self.syncnet_checkpoint_path, "syncnet"),
+            *detector_inputs(),
+        ]
 
     def _load_networks(self, file_networks: set[str]) -> Iterator[LoadedNetwork]:
         """Yield the networks to compare, loaded one at a time."""

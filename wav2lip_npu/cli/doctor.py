@@ -12,10 +12,14 @@ import tyro
 from wav2lip_npu import __version__
 from wav2lip_npu.cli.json_output import STDOUT, write_json
 from wav2lip_npu.cli.progress_bar import progress_bar
+from wav2lip_npu.data.clip_layout import CLIP_FILES
+from wav2lip_npu.data.file_lists import LISTS
 from wav2lip_npu.doctor.dataset import DatasetOptions, check_dataset
 from wav2lip_npu.errors import UsageError
-from wav2lip_npu.media.video_writer import check_writable
+from wav2lip_npu.faces.detectors import detector_inputs
+from wav2lip_npu.models.bundled import weights_inputs
 from wav2lip_npu.options import fields_of
+from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +62,6 @@ class DoctorCommand:
             raise UsageError(
                 "--fix_offset and --min_confidence need SyncNet weights. Pass --syncnet_checkpoint_path."
             )
-        if self.writes_lists and os.path.realpath(self.outdir) == os.path.realpath(self.options.filelists):
-            raise UsageError(f"--outdir {self.outdir} is the folder of --filelists. Pass another folder.")
         if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
             raise UsageError(f"--min_confidence {self.min_confidence:g} is out of range. Pass 0 to 1.")
 
@@ -70,9 +72,23 @@ class DoctorCommand:
 
     def run(self) -> int:
         """Run the checks and print the report. Return 1 if a check of the machine fails, else 0."""
-        if self.json not in (None, STDOUT):
-            check_writable(self.json)
+        self._check_outputs()
         return self._check_machine() if self.data_root is None else self._check_dataset(self.data_root)
+
+    def _check_outputs(self) -> None:
+        """Check all files that are written. Raises `OutputError`."""
+        outputs, inputs = [], detector_inputs()
+        if self.json is not None and self.json != STDOUT:
+            outputs.append(OutputPath("--json", self.json))
+        if self.writes_lists:
+            outputs += [OutputPath("--outdir", os.path.join(self.outdir, name)) for name in LISTS]
+        if self.data_root is not None:
+            inputs.append(InputPath("DATA_ROOT", self.data_root, CLIP_FILES))
+            inputs += [InputPath("--filelists", os.path.join(self.options.filelists, name)) for name in LISTS]
+            if self.options.syncnet_checkpoint_path is not None:
+                weights = self.options.syncnet_checkpoint_path
+                inputs += weights_inputs("--syncnet_checkpoint_path", weights, "syncnet")
+        check_outputs(outputs, inputs)
 
     def _check_machine(self) -> int:
         from wav2lip_npu.doctor.machine import check_machine

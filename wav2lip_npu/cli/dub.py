@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from wav2lip_npu import __version__
 from wav2lip_npu.device import Precision, describe
 from wav2lip_npu.dubbing.options import DubOptions
-from wav2lip_npu.media.video_writer import check_writable
-from wav2lip_npu.models.bundled import ABOUT, STARTER
+from wav2lip_npu.faces.detectors import detector_inputs
+from wav2lip_npu.media.video_writer import check_format, video_output
+from wav2lip_npu.models.bundled import ABOUT, STARTER, weights_inputs
 from wav2lip_npu.options import group, resolved
+from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
@@ -47,8 +49,7 @@ class DubCommand:
     def run(self) -> None:
         """Load the models and dub."""
         log.info("wav2lip-npu %s", __version__)
-        if self.report is not None:
-            check_writable(self.report)
+        self._check_outputs()
         from tqdm import tqdm
 
         from wav2lip_npu.dubbing.pipeline import dub
@@ -79,6 +80,15 @@ class DubCommand:
             report.frames_per_second,
             self.outfile,
         )
+
+    def _check_outputs(self) -> None:
+        """Check all files of the dub. Raises `OutputError` and `MediaError`."""
+        check_format(self.outfile)
+        outputs = [video_output(self.outfile)]
+        if self.report is not None:
+            outputs.append(OutputPath("--report", self.report))
+        inputs = [InputPath("--face", self.face), InputPath("--audio", self.audio), *detector_inputs()]
+        check_outputs(outputs, [*inputs, *weights_inputs("--checkpoint_path", self.checkpoint_path)])
 
     def _load_models(self) -> Models:
         """Load the models that the flags select, and log their names."""

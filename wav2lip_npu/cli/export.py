@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from wav2lip_npu import __version__
 from wav2lip_npu.ascend import tools
 from wav2lip_npu.errors import UsageError
+from wav2lip_npu.export.manifest import manifest_path
 from wav2lip_npu.export.options import (
     OM,
     ExportOptions,
@@ -21,8 +22,9 @@ from wav2lip_npu.export.options import (
     file_name,
     network_named,
 )
-from wav2lip_npu.media.video_writer import check_writable
-from wav2lip_npu.models.bundled import STARTER
+from wav2lip_npu.faces.detectors import detector_inputs
+from wav2lip_npu.models.bundled import STARTER, weights_inputs
+from wav2lip_npu.storage.outputs import OutputPath, check_outputs
 
 if TYPE_CHECKING:
     from wav2lip_npu.export.onnx_export import ExportedFile
@@ -76,8 +78,7 @@ class ExportCommand:
         if self.format == OM and chip is None:
             raise UsageError("--format om needs a chip. Pass --chip Ascend310P3, the name in npu-smi info.")
         files = list(self._files())
-        for _, path in files:
-            check_writable(path)
+        self._check_outputs([path for _, path in files], compiles=chip is not None)
         from wav2lip_npu.export.onnx_export import load_network, write_onnx
 
         loaded = load_network(network_named(self.network), self.checkpoint_path)
@@ -86,6 +87,17 @@ class ExportCommand:
             _log(exported, loaded.source)
             if chip is not None and options.batch is not None:
                 self._compile(exported, chip)
+
+    def _check_outputs(self, files: Sequence[Path], *, compiles: bool) -> None:
+        """Check all files of the export. Raises `OutputError`."""
+        written = [*files]
+        if compiles:
+            written += [path.with_suffix(f".{OM}") for path in files] if self.format == OM else []
+            written += map(manifest_path, files)
+        kind = network_named(self.network)
+        is_detector = kind == "s3fd" and self.checkpoint_path == STARTER
+        weights = [] if is_detector else weights_inputs("--checkpoint_path", self.checkpoint_path, kind)
+        check_outputs([OutputPath("--outdir", path) for path in written], [*weights, *detector_inputs()])
 
     def _batches(self) -> tuple[int, ...]:
         return self.batch or ((_OM_BATCH,) if self.format == OM or self.chip else (0,))

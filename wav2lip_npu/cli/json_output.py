@@ -7,7 +7,7 @@ import logging
 import sys
 from typing import Any
 
-from wav2lip_npu.storage.atomic import replacing
+from wav2lip_npu.storage.outputs import write_output
 
 log = logging.getLogger(__name__)
 
@@ -15,11 +15,10 @@ STDOUT = "-"
 
 
 def write_json(content: Any, target: str) -> None:
-    """Write JSON to a file, or to standard output if the target is `-`."""
+    """Write JSON to a file, or to standard output if the target is `-`. Raises `OutputError`."""
     text = json.dumps(content, indent=1, ensure_ascii=True) + "\n"
     if target == STDOUT:
         sys.stdout.write(text)
         return
-    with replacing(target) as part:
-        part.write_text(text, encoding="ascii")
+    write_output(target, text)
     log.info("full report: %s", target)

@@ -1,10 +1,16 @@
 """Format of a clip folder, written by preprocessing and read by training: file names and sizes."""
 
+import re
+
 CLIP_FORMAT = 1
 CLIP_FILE = "clip.json"
 AUDIO_FILE = "audio.wav"
 MEL_FILE = "mel.npy"
 FACES_FILE = "faces96.npy"
+CLIP_FILES = re.compile(
+    rf"\d+\.jpg|{'|'.join(map(re.escape, (CLIP_FILE, AUDIO_FILE, MEL_FILE, FACES_FILE)))}", re.ASCII
+)
+"""Names of the files of a clip."""
 FACE_SIZE = 96
 WINDOW = 5
 """Consecutive faces per SyncNet input, 200 ms."""

@@ -22,7 +22,7 @@ from wav2lip_npu.storage.atomic import remove_stale_parts, replacing
 
 log = logging.getLogger(__name__)
 
-TRAIN, VAL = "train.txt", "val.txt"
+LISTS = TRAIN, VAL = "train.txt", "val.txt"
 _VAL_SHARE = 0.05
 _BYTE_ORDER_MARK = "\ufeff"
 

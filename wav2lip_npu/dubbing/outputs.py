@@ -19,7 +19,7 @@ from wav2lip_npu.dubbing.mouths import FACE_SIZE, DubbedFrame
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.report import DubReport, FrameRecorder, Stopwatch
 from wav2lip_npu.dubbing.temporal_smoothing import SilenceDamper
-from wav2lip_npu.errors import MediaError, Wav2LipError
+from wav2lip_npu.errors import Wav2LipError
 from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.audio_reader import measure_audio
 from wav2lip_npu.media.container import VideoInfo, open_media
@@ -27,6 +27,7 @@ from wav2lip_npu.media.video_writer import VideoTags, check_target, write_video
 from wav2lip_npu.media.yuv_image import YuvImage
 from wav2lip_npu.mel import Mel
 from wav2lip_npu.parallel.threads import prefetch
+from wav2lip_npu.storage.outputs import InputPath
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
@@ -49,14 +50,13 @@ class Output:
     on_done: Callable[[DubReport], None] | None = None
     """Called when the video is complete, even if other outputs of the same pass are not."""
 
-    def check(self, face: str | os.PathLike[str]) -> None:
+    def check(self, face: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None) -> None:
         """Raise `MediaError` if a file cannot be opened or written, or if the output is also an input."""
-        out = self.outfile
-        for path in (face, self.audio):
-            if os.path.exists(path) and os.path.exists(out) and os.path.samefile(path, out):
-                raise MediaError(f"the output {out} is also an input. Pass another --outfile.")
+        inputs = [InputPath("--face", face), InputPath("--audio", self.audio)]
+        if weights is not None:
+            inputs.append(InputPath("the weights", weights))
+        check_target(self.outfile, inputs)
         open_media(self.audio).close()
-        check_target(out)
 
 
 class OutputWriter:

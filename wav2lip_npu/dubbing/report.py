@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from wav2lip_npu.errors import FaceError
 from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.yuv_image import YuvImage
-from wav2lip_npu.storage.atomic import replacing
+from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs, write_output
 from wav2lip_npu.versions import versions
 
 Item = TypeVar("Item")
@@ -65,10 +65,13 @@ class DubReport:
     """Versions of wav2lip-npu, Python and the libraries."""
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the report as JSON; `path` is replaced atomically."""
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=True) + "\n"
-        with replacing(path) as part:
-            part.write_text(text, encoding="utf-8")
+        """Write the report as JSON; `path` is replaced atomically.
+
+        Raises `OutputError` if it cannot be written, or is one of the files of this dub.
+        """
+        names = ("face", "audio", "checkpoint", "outfile")
+        check_outputs([OutputPath("report", path)], [InputPath(name, getattr(self, name)) for name in names])
+        write_output(path, json.dumps(asdict(self), indent=2, ensure_ascii=True) + "\n")
 
 
 class Stopwatch:

@@ -18,6 +18,7 @@ from wav2lip_npu.errors import CheckpointError, CheckpointMismatchError, UsageEr
 from wav2lip_npu.export.options import PRECISIONS, network_named
 from wav2lip_npu.models.checkpoint import NAMES, check_mel, published_kind
 from wav2lip_npu.models.weight_formats import MORE
+from wav2lip_npu.storage.regular_files import open_regular, read_limited
 
 OPSET = 13
 OPERATORS = frozenset(
@@ -77,6 +78,10 @@ class Manifest:
         return json.dumps({**asdict(self), "network": published_kind(self.network)})
 
 
+_MAX_MANIFEST = 1 << 20
+"""Bytes. A manifest has one kilobyte."""
+
+
 def manifest_path(path: Path) -> Path:
     """Return the path of the manifest of an .om file."""
     return path.with_suffix(".json")
@@ -87,7 +92,7 @@ def read_om_manifest(path: str | os.PathLike[str], network: str | None = None) -
     source = Path(path)
     _check_not_empty(source)
     try:
-        text = manifest_path(source).read_bytes()
+        text = read_limited(manifest_path(source), _MAX_MANIFEST)
     except OSError:
         raise CheckpointError(
             f"{manifest_path(source)} is missing; it describes {source.name}. "
@@ -180,7 +185,7 @@ def _foreign(source: Path, why: str) -> CheckpointError:
 def _check_not_empty(source: Path) -> None:
     """Raise `CheckpointError` if the file is empty or cannot be read."""
     try:
-        with source.open("rb") as file:
+        with open_regular(source) as file:
             head = file.read(16)
     except OSError as error:
         raise CheckpointError(f"cannot read {source}: {error.strerror}. Check its path.") from None

@@ -9,13 +9,12 @@ from wav2lip_npu.ascend import tools
 from wav2lip_npu.export.manifest import manifest_path
 from wav2lip_npu.export.onnx_export import ExportedFile
 from wav2lip_npu.export.options import OM
-from wav2lip_npu.storage.atomic import replacing
+from wav2lip_npu.storage.outputs import write_output
 
 
 def write_manifest(exported: ExportedFile) -> None:
     """Write the manifest of the .om file that the .onnx file is compiled to."""
-    with replacing(manifest_path(exported.path)) as part:
-        part.write_text(exported.manifest.as_json() + "\n", encoding="ascii")
+    write_output(manifest_path(exported.path), exported.manifest.as_json() + "\n")
 
 
 def atc_command(exported: ExportedFile, chip: str) -> list[str]:

@@ -20,15 +20,15 @@ from wav2lip_npu.export.engines import Arrays, Session, make_session
 from wav2lip_npu.export.manifest import INPUTS, KINDS, OPSET, OUTPUTS, Manifest, import_onnx, shapes_of
 from wav2lip_npu.export.onnx_graph import DYNAMIC_SIZE, convert_to_fp16, trace_graph
 from wav2lip_npu.export.options import ExportOptions, Network, Precision
+from wav2lip_npu.faces.detectors import detector_inputs
 from wav2lip_npu.faces.s3fd import S3FD_MEANS, load_s3fd, s3fd_path
-from wav2lip_npu.media.video_writer import check_writable
 from wav2lip_npu.mel import DEFAULT_MEL
 from wav2lip_npu.models import checkpoint
-from wav2lip_npu.models.bundled import STARTER
+from wav2lip_npu.models.bundled import STARTER, weights_inputs
 from wav2lip_npu.models.numerics import Difference, compare_runs
 from wav2lip_npu.models.weight_formats import MORE
-from wav2lip_npu.storage.atomic import replacing
 from wav2lip_npu.storage.hashing import sha256_of
+from wav2lip_npu.storage.outputs import OutputPath, check_outputs, write_output
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}
 """Maximum difference from PyTorch in float32, by precision, relative to the largest expected output if that
@@ -100,12 +100,14 @@ def export_onnx(
         UsageError: An option is out of range or conflicts with another one, or onnx is not installed.
         CheckpointError: The weights are missing, damaged, or for another network.
         FaceError: The weights of S3FD are missing or damaged.
-        MediaError: The output cannot be written.
+        OutputError: The output cannot be written, or is also an input.
         ExportError: The exported network differs from PyTorch. No file is written.
 
     """
     options = ExportOptions(network=network, precision=precision, batch=batch, size=size)
-    check_writable(os.fspath(outfile))
+    is_detector = network == "s3fd" and os.fspath(checkpoint_path) == STARTER
+    weights = [] if is_detector else weights_inputs("checkpoint_path", checkpoint_path, network)
+    check_outputs([OutputPath("outfile", outfile)], [*weights, *detector_inputs()])
     return write_onnx(load_network(network, checkpoint_path), outfile, options)
 
 
@@ -155,8 +157,7 @@ def write_onnx(loaded: LoadedNetwork, path: str | os.PathLike[str], options: Exp
             f"{os.path.basename(path)} differs from PyTorch by {difference:.1e}, more than {tolerance:g}, "
             f"and was not written. {fix}."
         )
-    with replacing(path) as part:
-        part.write_bytes(content)
+    write_output(path, content)
     return ExportedFile(Path(path), manifest, difference)
 
 

@@ -16,6 +16,7 @@ from wav2lip_npu.errors import FaceError
 from wav2lip_npu.faces.detection import Detection, Detector
 from wav2lip_npu.faces.s3fd import S3FD_PATHS, S3fdDetector, find_weights, load_s3fd
 from wav2lip_npu.media.yuv_image import Box, Image
+from wav2lip_npu.storage.outputs import InputPath
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,13 @@ def load_detector(name: str, device: str = HOST) -> Detector:
 def weights_files() -> dict[str, list[Path]]:
     """Return the weights files that each detector needs, whether they exist or not."""
     return {"hog": [], "s3fd": [find_weights() or S3FD_PATHS[0]]}
+
+
+def detector_inputs() -> list[InputPath]:
+    """Return the weights files of all detectors as inputs of a run, for `check_outputs`."""
+    return [
+        InputPath(f"weights of {name}", path) for name, paths in weights_files().items() for path in paths
+    ]
 
 
 class HogDetector:

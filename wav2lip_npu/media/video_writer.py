@@ -20,7 +20,8 @@ from wav2lip_npu.media.audio_reader import AudioSource
 from wav2lip_npu.media.audio_track import AudioTrack, Soundtrack
 from wav2lip_npu.media.yuv_image import YuvImage
 from wav2lip_npu.options import check_types
-from wav2lip_npu.storage.atomic import part_path, replacing
+from wav2lip_npu.storage.atomic import replacing
+from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}
 Preset = Literal[
@@ -55,32 +56,23 @@ class VideoTags:
     """Width of a pixel divided by its height."""
 
 
-def check_target(out: str | os.PathLike[str]) -> None:
-    """Create the folder of `out` and check that a video can be written there. Raises `MediaError`."""
-    target = Path(out)
-    if target.suffix.lower() not in FORMATS:
-        raise MediaError(f"cannot write {target}: unknown video format. Use one of {', '.join(FORMATS)}.")
-    if os.path.isdir(target):
-        raise MediaError(f"cannot write {target}: it is a folder. Pass a file name as --outfile.")
-    check_writable(target)
+def check_target(out: str | os.PathLike[str], inputs: Iterable[InputPath] = ()) -> None:
+    """Check that a video can be written to `out`, which must be none of the inputs. Raises `MediaError`."""
+    check_format(out)
+    check_outputs([video_output(out)], inputs)
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Create the folder of a file and check that the file can be written. Raises `MediaError`."""
-    target = Path(path)
-    part = part_path(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            os.stat(target)  # fails if the name is too long
-        part.touch()
-        part.unlink()
-    except FileExistsError as error:
-        raise MediaError(
-            f"cannot write {target}: {error.filename} is not a folder. Pass another path."
-        ) from None
-    except OSError as error:
-        raise MediaError(f"cannot write {target}: {error.strerror}. Pass another path.") from None
+def check_format(out: str | os.PathLike[str]) -> None:
+    """Raise `MediaError` if the suffix of `out` is not that of a video format."""
+    if Path(out).suffix.lower() not in FORMATS:
+        raise MediaError(f"cannot write {out}: unknown video format. Use one of {', '.join(FORMATS)}.")
+
+
+def video_output(
+    out: str | os.PathLike[str], name: str = "--outfile", label: str | None = None
+) -> OutputPath:
+    """Return a video as an output of a run, for `check_outputs`."""
+    return OutputPath(name, out, error=MediaError, label=label)
 
 
 def write_video(

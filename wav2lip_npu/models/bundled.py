@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from wav2lip_npu.errors import CheckpointError
+from wav2lip_npu.storage.outputs import InputPath
 
 STARTER = "starter"
 """Name to pass instead of a path to use a bundled network."""
@@ -27,3 +28,12 @@ def weights_path(path: str | os.PathLike[str], kind: str) -> Path:
     if not bundled.exists():
         raise CheckpointError(f"no bundled {kind} in {_FOLDER}. Pass the path of its weights.")
     return bundled
+
+
+def weights_inputs(name: str, path: str | os.PathLike[str], kind: str = "generator") -> list[InputPath]:
+    """Return the weights as inputs of a run, for `check_outputs`; with an .om file, also its manifest."""
+    source = weights_path(path, kind)
+    inputs = [InputPath(name, source)]
+    if source.suffix.lower() == ".om":
+        inputs.append(InputPath(f"manifest of {name}", source.with_suffix(".json")))
+    return inputs

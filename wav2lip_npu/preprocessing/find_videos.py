@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ _SUFFIXES = (
     "vob webm wmv"
 )
 SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
+VIDEO_FILES = re.compile(rf".*\.({'|'.join(_SUFFIXES.split())})", re.IGNORECASE | re.DOTALL)
+"""Names of videos."""
 _RESOURCE_FORK = "._"
 """Prefix of the files that macOS adds next to each file on other file systems."""
 

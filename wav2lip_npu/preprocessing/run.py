@@ -17,17 +17,17 @@ from wav2lip_npu.data import file_lists
 from wav2lip_npu.data.clip_layout import AUDIO_FILE, CLIP_FORMAT
 from wav2lip_npu.data.clip_writer import clean_up, read_description
 from wav2lip_npu.errors import DataError, UsageError
-from wav2lip_npu.faces.detectors import DetectorName, load_detector
-from wav2lip_npu.media.video_writer import check_writable
+from wav2lip_npu.faces.detectors import DetectorName, detector_inputs, load_detector
 from wav2lip_npu.options import check_types, expect, resolved, with_values
 from wav2lip_npu.parallel.processes import map_in_processes
 from wav2lip_npu.parallel.work_queue import Failure
-from wav2lip_npu.preprocessing.find_videos import Video, find_videos
+from wav2lip_npu.preprocessing.find_videos import VIDEO_FILES, Video, find_videos
 from wav2lip_npu.preprocessing.limited_detector import LimitedDetector
 from wav2lip_npu.preprocessing.make_clip import ClipOptions, DroppedError, make_clip, source_of
 from wav2lip_npu.preprocessing.report import PreprocessSummary, VideoResult, open_report
 from wav2lip_npu.storage.atomic import remove_stale_parts
 from wav2lip_npu.storage.locks import lock_folder
+from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +99,8 @@ def preprocess(
         The result of each video.
 
     Raises:
-        DataError: There are no videos, a folder cannot be written, or another run is writing to it.
-        MediaError: The file lists cannot be written.
+        DataError: There are no videos, or another run is writing to the folder.
+        OutputError: The clips, the report or the file lists cannot be written.
         UsageError: An option is unknown or out of range.
         FaceError: The weights of the detector are missing.
         DeviceError: A device does not exist, or detection failed on an accelerator.
@@ -112,20 +112,27 @@ def preprocess(
     """
     options = with_values(expect(options, PreprocessOptions), values)
     root = Path(preprocessed_root)
+    _check_outputs(data_root, root, options)
     videos = find_videos(data_root, root)
     detector = load_detector(options.detector).name
     devices = _devices(detector, options)
     workers = options.workers or min(device.cpu_count(), _WORKERS_PER_CARD * len(devices))
     log.info("device %s, detector %s, %d workers", " ".join(devices), detector, workers)
     log.info("%s", resolved(options))
-    for name in (file_lists.TRAIN, file_lists.VAL):
-        if not os.path.lexists(path := Path(options.filelists) / name):
-            check_writable(path)  # fail now, not after hours
     maker = ClipMaker(root, detector, options.clip, options.batch_size, tuple(devices), workers == 1)
     with _locked(root):
         summary = _make_clips(videos, root, maker, workers, progress)
         _write_file_lists(summary.results, root, options)
     return summary
+
+
+def _check_outputs(data_root: str | os.PathLike[str], root: Path, options: PreprocessOptions) -> None:
+    """Check all files and folders that are written. Raises `OutputError`."""
+    outputs = [OutputPath("--preprocessed_root", root, is_folder=True)]
+    outputs.append(OutputPath("--preprocessed_root", open_report(root).path))
+    lists = (Path(options.filelists) / name for name in file_lists.LISTS)
+    outputs += [OutputPath("--filelists", path) for path in lists if not os.path.lexists(path)]
+    check_outputs(outputs, [InputPath("--data_root", data_root, VIDEO_FILES), *detector_inputs()])
 
 
 @dataclass(frozen=True)
@@ -283,15 +290,8 @@ def _is_clip(result: VideoResult, root: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    """Create the root of the clips and lock it against other runs. Raises `DataError`."""
-    with contextlib.ExitStack() as stack:
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            is_alone = stack.enter_context(lock_folder(root))
-        except OSError as error:
-            raise DataError(
-                f"cannot write {root}: {error.strerror}. Pass another --preprocessed_root."
-            ) from None
+    """Create the root of the clips and lock it. Raises `DataError` and `OutputError`."""
+    with lock_folder(root) as is_alone:
         if not is_alone:
             raise DataError(f"another preprocess is running in {root}. Wait for it, or stop it.")
         yield

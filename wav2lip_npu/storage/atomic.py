@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+
+from wav2lip_npu.storage.regular_files import type_of
 
 
 @contextlib.contextmanager
@@ -17,14 +20,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     If the block raises, the temporary file is removed and `path` is unchanged. The folder is created. The
     content is flushed to disk before the rename, so that either the old or the new file exists after a power
-    failure. Raises `OSError` if the file cannot be written or renamed.
+    failure. Raises `OSError` if the file cannot be written or renamed, and if `path` is a FIFO, a socket or
+    a device, which a rename would remove.
     """
     target = Path(path)
     part = part_path(target)
+    _check_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield part
         _flush_to_disk(part)
+        _check_replaceable(target)
         os.replace(part, target)
     finally:
         with contextlib.suppress(OSError):
@@ -55,6 +61,15 @@ def remove_stale_parts(path: str | os.PathLike[str]) -> None:
             writer = re.fullmatch(r"(\d+)-\d+\.part", name[len(prefix) :], re.ASCII)
             if name.startswith(prefix) and writer is not None and not _is_running(int(writer[1])):
                 target.with_name(name).unlink(missing_ok=True)
+
+
+def _check_replaceable(target: Path) -> None:
+    try:
+        kind = type_of(os.stat(target))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if kind is not None:
+        raise OSError(errno.EEXIST, f"it is {kind}", os.fspath(target))
 
 
 def _prefix(target: Path) -> str:

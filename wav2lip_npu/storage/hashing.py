@@ -8,6 +8,8 @@ import threading
 from collections import defaultdict
 from typing import NamedTuple
 
+from wav2lip_npu.storage.regular_files import open_regular
+
 
 class FileState(NamedTuple):
     """State of a file. If it is unchanged, so is the hash."""
@@ -50,7 +52,7 @@ def remember(state: FileState, sha256: str) -> None:
 
 def _read(path: str | os.PathLike[str]) -> str:
     sha = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(1 << 20):
             sha.update(chunk)
     return sha.hexdigest()

@@ -6,18 +6,26 @@ end of a run the file is rewritten in order.
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 from wav2lip_npu.errors import DataError
 from wav2lip_npu.storage.atomic import replacing
+from wav2lip_npu.storage.json_types import row_of
+from wav2lip_npu.storage.regular_files import open_regular
+
+log = logging.getLogger(__name__)
 
 Row = TypeVar("Row")
+_MAX_LINE = 16 << 20
+"""Bytes. A row has a few kilobytes; the spans of a day of video without a face take a megabyte."""
 
 
 @dataclass(frozen=True)
@@ -32,33 +40,57 @@ class JsonLines(Generic[Row]):
     """Advice at the end of the error message if the file cannot be read."""
 
     def read(self) -> dict[str, Row]:
-        """Return the last row of each key. Incomplete lines and lines of other versions are skipped.
+        """Return the last row of each key. Damaged lines and lines of other versions are skipped.
 
         Raises:
             DataError: The file cannot be read, or was not created by wav2lip-npu.
 
         """
+        rows: dict[str, Row] = {}
+        skipped: list[int] = []
+        has_own = has_foreign = False
         try:
-            lines = self.path.read_bytes().split(b"\n")
+            with open_regular(self.path) as file:
+                for number, line in _lines(file):
+                    is_own, row = self._parse(line)
+                    has_own, has_foreign = has_own or is_own, has_foreign or not is_own
+                    if row is not None:
+                        rows[getattr(row, self.key)] = row
+                    elif line.endswith(b"\n"):  # unlike the line that a killed run did not finish
+                        skipped.append(number)
         except FileNotFoundError:
             return {}
         except OSError as error:
             raise DataError(f"cannot read {self.path}: {error.strerror}. {self.advice}") from None
-        rows: dict[str, Row] = {}
-        is_foreign = any(lines[:-1])
-        for line in lines:
-            try:
-                content = json.loads(line)
-                is_foreign = is_foreign and not {self.key, "status"} <= set(content)
-                row = self.row_type(**content)
-            except (ValueError, TypeError):
-                continue
-            rows[getattr(row, self.key)] = row
-        if is_foreign:
+        if has_foreign and not has_own:
             raise DataError(
                 f"{self.path} was not created by wav2lip-npu and would be replaced. Move it elsewhere."
             )
+        if skipped:
+            log.warning(
+                "%s: %d lines are damaged or of another version and are skipped, first line %d",
+                self.path,
+                len(skipped),
+                skipped[0],
+            )
         return rows
+
+    def _parse(self, line: bytes) -> tuple[bool, Row | None]:
+        """Return whether wav2lip-npu wrote a line, and its row; None if it is incomplete or damaged."""
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError):
+            return not line.endswith(b"\n") and self._is_beginning(line), None
+        try:
+            return True, row_of(content, self.row_type)
+        except ValueError:
+            return isinstance(content, dict) and {self.key, "status"} <= content.keys(), None
+
+    def _is_beginning(self, line: bytes) -> bool:
+        """Return whether a line may be the beginning of a row."""
+        names = (field.name for field in fields(self.row_type))  # type: ignore[arg-type]
+        beginnings = [f'{{"{name}": '.encode() for name in names]
+        return any(line.startswith(first) or first.startswith(line) for first in beginnings)
 
     def append(self, row: Row) -> None:
         """Append a row on its own line, even after an incomplete line. Raises `DataError`."""
@@ -91,6 +123,19 @@ class JsonLines(Generic[Row]):
 def format_counts(reasons: Counter[str]) -> str:
     """Return the reasons with their counts, most frequent first, such as `3 no face, 1 too short`."""
     return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield number and content of the lines that are not blank; of a line above the limit, its beginning."""
+    for number in itertools.count(1):
+        line = file.readline(_MAX_LINE)
+        if not line:
+            return
+        rest = line
+        while not rest.endswith(b"\n") and (rest := file.readline(_MAX_LINE)):
+            line = line[:_MAX_LINE] + b"\n"
+        if line.strip():
+            yield number, line
 
 
 def _line(row: Any) -> bytes:

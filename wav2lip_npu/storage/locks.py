@@ -7,14 +7,21 @@ import fcntl
 import os
 from collections.abc import Iterator
 
+from wav2lip_npu.errors import OutputError
+
 
 @contextlib.contextmanager
 def lock_folder(folder: str | os.PathLike[str]) -> Iterator[bool]:
     """Lock a folder until the block ends or the process dies; yield False if another process holds it.
 
-    Yields True on a file system without locks. Raises `OSError` if the folder cannot be opened.
+    The folder is created. Yields True on a file system without locks. Raises `OutputError` if the folder
+    cannot be created or read.
     """
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.makedirs(folder or ".", exist_ok=True)
+        handle = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise OutputError(f"cannot use {folder}: {error.strerror}. Pass another folder.") from None
     try:
         is_locked = True
         try:

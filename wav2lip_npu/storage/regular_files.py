@@ -12,11 +12,19 @@ import stat
 from typing import BinaryIO
 
 _TYPES = {
-    stat.S_IFIFO: "it is a FIFO, not a regular file",
-    stat.S_IFSOCK: "it is a socket, not a regular file",
-    stat.S_IFCHR: "it is a device, not a regular file",
-    stat.S_IFBLK: "it is a device, not a regular file",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
 }
+
+
+def type_of(status: os.stat_result) -> str | None:
+    """Return the type of a file, such as `a FIFO`; None for a regular file."""
+    if stat.S_ISREG(status.st_mode):
+        return None
+    return _TYPES.get(stat.S_IFMT(status.st_mode), "of an unknown type")
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -52,6 +60,5 @@ def read_limited(path: str | os.PathLike[str], limit: int) -> bytes:
 def _check(status: os.stat_result, path: str | os.PathLike[str]) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-    if not stat.S_ISREG(status.st_mode):
-        why = _TYPES.get(stat.S_IFMT(status.st_mode), "it is not a regular file")
-        raise OSError(errno.EINVAL, why, os.fspath(path))
+    if (kind := type_of(status)) is not None:
+        raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", os.fspath(path))

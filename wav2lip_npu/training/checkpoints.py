@@ -15,6 +15,8 @@ from wav2lip_npu.storage.atomic import remove_stale_parts
 log = logging.getLogger(__name__)
 
 _PREFIXES = {"discriminator": "disc_"}
+CHECKPOINT_FILES = re.compile(r"(disc_)?checkpoint_step\d{9,}\.pth", re.ASCII)
+"""Names of checkpoints."""
 
 
 def path_of(directory: Path, kind: str, step: int) -> Path:

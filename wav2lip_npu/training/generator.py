@@ -26,7 +26,7 @@ from wav2lip_npu.training import distributed
 from wav2lip_npu.training.loop import Evaluation, Losses, Progress, Task, TrainResult
 from wav2lip_npu.training.losses import fake_loss, mouth_loss, real_loss, sync_loss
 from wav2lip_npu.training.options import GeneratorOptions, GeneratorSettings, TrainOptions, TrainPaths
-from wav2lip_npu.training.session import load_syncnet, open_session
+from wav2lip_npu.training.session import check_files, load_syncnet, open_session
 from wav2lip_npu.training.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def train_generator(
         UsageError: An option is unknown or out of range, or another training writes to `checkpoint_dir`.
         DataError: The clips or file lists cannot be used.
         CheckpointError: A checkpoint cannot be read or written.
-        MediaError: `checkpoint_dir` cannot be written.
+        OutputError: `checkpoint_dir` cannot be written, or an input would be replaced.
         DeviceError: The device is missing or cannot train with these options.
         TrainingError: The loss is not finite.
 
@@ -103,6 +103,7 @@ def train_generator(
         augment=expect(augmentation, Augmentation, "augmentation"),
     )
     settings = with_values(settings, values)
+    check_files(settings)
     options, losses = settings.train, settings.generator
     syncnet = load_syncnet(settings.syncnet_checkpoint_path)
     rates: dict[str, float | None] = {"generator": None}

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wav2lip_npu.storage.atomic import replacing
+from wav2lip_npu.storage.outputs import write_output
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,7 @@ class Curves:
         """Write a sheet of samples, BGR uint8 [H, W, 3], as `samples_step{step}.jpg`."""
         path = self._directory / f"samples_step{step:09d}.jpg"
         _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])
-        with replacing(path) as part:
-            part.write_bytes(encoded.tobytes())
+        write_output(path, encoded.tobytes())
         self._board.add_image("samples", image[:, :, ::-1], step, dataformats="HWC")
 
     def close(self) -> None:
@@ -91,5 +90,4 @@ def _drop_after(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             log.warning("%s: dropped a damaged line", path)
-    with replacing(path) as part:
-        part.write_text("".join(kept), encoding="utf-8")
+    write_output(path, "".join(kept))

@@ -14,19 +14,20 @@ import torch
 from wav2lip_npu import __version__
 from wav2lip_npu import device as devices
 from wav2lip_npu.data.clip_index import ClipIndex, index_clips
+from wav2lip_npu.data.clip_layout import CLIP_FILES
 from wav2lip_npu.data.face_reader import FaceReader
-from wav2lip_npu.data.file_lists import TRAIN, VAL
+from wav2lip_npu.data.file_lists import LISTS, TRAIN, VAL
 from wav2lip_npu.data.samples import Draw, Sample, Samples
 from wav2lip_npu.errors import UsageError
-from wav2lip_npu.media.video_writer import check_writable
 from wav2lip_npu.models import checkpoint
-from wav2lip_npu.models.bundled import STARTER
+from wav2lip_npu.models.bundled import STARTER, weights_inputs
 from wav2lip_npu.models.checkpoint import Checkpoint
 from wav2lip_npu.models.networks import NETWORKS, SyncNet
 from wav2lip_npu.options import resolved
 from wav2lip_npu.storage.locks import lock_folder
+from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
 from wav2lip_npu.training import distributed
-from wav2lip_npu.training.checkpoints import clean_up, newest, saved_steps
+from wav2lip_npu.training.checkpoints import CHECKPOINT_FILES, clean_up, newest, saved_steps
 from wav2lip_npu.training.distributed import Ranks
 from wav2lip_npu.training.loop import Progress, Task, TrainResult, fit
 from wav2lip_npu.training.metrics_log import CURVES_FILE
@@ -140,7 +141,6 @@ def open_session(
     """
     paths, options = settings.paths, settings.train
     directory = Path(paths.checkpoint_dir)
-    check_writable(directory / CURVES_FILE)
     device = devices.resolve(distributed.local_device(paths.device))
     devices.activate(device)
     devices.check_training(device, options.amp, options.loss_scale, options.sync_batchnorm)
@@ -169,6 +169,26 @@ def open_session(
         devices.seed_all(options.seed)
         reader = FaceReader(cache=not paths.no_face_cache)
         yield Session(paths, options, shift, device, ranks, checkpoints, train, held_out, reader)
+
+
+def check_files(settings: SyncNetSettings | GeneratorSettings) -> None:
+    """Check the files that a run writes; called before `open_session`. Raises `OutputError`.
+
+    The run may resume from a checkpoint of its own folder, but must not replace the weights of another one.
+    """
+    paths = settings.paths
+    directory = Path(paths.checkpoint_dir)
+    inputs = [
+        InputPath("--data_root", paths.data_root, CLIP_FILES),
+        *(InputPath("--filelists", Path(paths.filelists) / name) for name in LISTS),
+    ]
+    if isinstance(settings, GeneratorSettings):
+        inputs += weights_inputs("--syncnet_checkpoint_path", settings.syncnet_checkpoint_path, "syncnet")
+    outputs = [
+        OutputPath("--checkpoint_dir", directory, is_folder=True, files=CHECKPOINT_FILES),
+        OutputPath("--checkpoint_dir", directory / CURVES_FILE),
+    ]
+    check_outputs(outputs, inputs)
 
 
 def _check_same_files(ranks: Ranks, checkpoints: Mapping[str, Checkpoint], train: ClipIndex) -> None:

@@ -27,7 +27,7 @@ from wav2lip_npu.training.distributed import SINGLE, Ranks, gather_rows
 from wav2lip_npu.training.loop import Evaluation, Losses, Progress, Task, TrainResult
 from wav2lip_npu.training.losses import all_pairs_loss, cosine, pair_loss
 from wav2lip_npu.training.options import RECIPES, SyncNetSettings, SyncNetTrainOptions, TrainPaths
-from wav2lip_npu.training.session import Session, open_session
+from wav2lip_npu.training.session import Session, check_files, open_session
 from wav2lip_npu.training.state import TrainState
 from wav2lip_npu.training.sync_offset import MAX_OFFSET, Similarities, similarities
 
@@ -96,7 +96,7 @@ def train_syncnet(
         UsageError: An option is unknown or out of range, or another training writes to `checkpoint_dir`.
         DataError: The clips or file lists cannot be used.
         CheckpointError: A checkpoint cannot be read or written.
-        MediaError: `checkpoint_dir` cannot be written.
+        OutputError: `checkpoint_dir` cannot be written, or an input would be replaced.
         DeviceError: The device is missing or cannot train with these options.
         TrainingError: The loss is not finite.
 
@@ -114,6 +114,7 @@ def train_syncnet(
     )
     settings = with_values(settings, values)
     settings = replace(settings, train=with_recipe(settings.train))
+    check_files(settings)
     with open_session(settings, ["syncnet"]) as session:
         state = session.state({"syncnet": None})
         return session.fit(state, _task(session, state, settings, diagnose), progress)
