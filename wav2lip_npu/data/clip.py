@@ -11,6 +11,8 @@ import json
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +32,8 @@ from wav2lip_npu.data.clip_layout import (
     WINDOW,
 )
 from wav2lip_npu.errors import DataError, MediaError
-from wav2lip_npu.media.audio_reader import read_audio
-from wav2lip_npu.mel import DEFAULT_MEL, TRAINING_FPS, Mel, log_mel
+from wav2lip_npu.media.audio_reader import read_audio, read_mono
+from wav2lip_npu.mel import DEFAULT_MEL, TRAINING_FPS, Mel, columns_of, log_mel, mel_blocks
 from wav2lip_npu.storage import npy
 from wav2lip_npu.storage.atomic import replacing
 
@@ -221,21 +223,37 @@ def _columns(folder: Path) -> tuple[int, Mel | None]:
     if not audio.exists():
         raise ClipError("no sound", f"{audio} does not exist. Preprocess its video again.")
     try:
+        if missing:
+            return _save_mel(audio, path), None
+    except OSError as error:
+        log.debug("cannot write %s: %s", path, error)
+    else:
+        log.warning("%s Until then every run computes the mel from %s.", damage, AUDIO_FILE)
+    with _mel_errors(audio):
         mel = log_mel(read_audio(audio))
+    return mel.shape[1], mel
+
+
+def _save_mel(audio: Path, path: Path) -> int:
+    """Compute the mel of an audio file block by block, save it and return its columns.
+
+    Raises `OSError` if it cannot be written, and `ClipError` for the audio.
+    """
+    with _mel_errors(audio):
+        shape = DEFAULT_MEL.n_mels, columns_of(sum(map(len, read_mono(audio))))
+        with replacing(path) as part:
+            npy.write_columns(part, shape, mel_blocks(read_mono(audio)))
+    return shape[1]
+
+
+@contextmanager
+def _mel_errors(audio: Path) -> Iterator[None]:
+    try:
+        yield
     except MediaError as error:
         raise ClipError("unreadable sound", str(error)) from None
     except ValueError as error:
         raise ClipError("too little sound", f"{audio}: {error}.") from None
-    if not missing:
-        log.warning("%s Until then every run computes the mel from %s.", damage, AUDIO_FILE)
-        return mel.shape[1], mel
-    try:
-        with replacing(path) as part, part.open("wb") as file:
-            np.save(file, mel)
-    except OSError as error:
-        log.debug("cannot write %s: %s", path, error)
-        return mel.shape[1], mel
-    return mel.shape[1], None
 
 
 def _read_mel(folder: Path) -> Mel:

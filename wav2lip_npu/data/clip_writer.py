@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from wav2lip_npu.data.clip_layout import AUDIO_FILE, CLIP_FILE, FACES_FILE, MEL_FILE, PARTIAL_SUFFIX
 from wav2lip_npu.errors import DataError
-from wav2lip_npu.mel import DEFAULT_MEL, Mel
+from wav2lip_npu.mel import DEFAULT_MEL, columns_of, mel_blocks
+from wav2lip_npu.storage import npy
 
 _UNFINISHED = f"{CLIP_FILE}.part"
 _MARKERS = (_UNFINISHED, CLIP_FILE)
@@ -48,17 +49,15 @@ def write_clip(
     clip: Path,
     description: dict[str, Any],
     jpegs: Iterable[tuple[int, bytes]],
-    samples: NDArray[np.int16],
-    mel: Mel,
+    audio: Iterable[NDArray[np.int16]],
 ) -> None:
     """Write the folder of a clip, or replace an existing clip.
 
     Args:
         clip: Folder to write.
-        description: Content of clip.json.
+        description: Content of clip.json. Its `samples` is the number of samples of the audio.
         jpegs: Frame numbers and encoded faces. If the iterator raises an exception, no folder is left behind.
-        samples: Mono audio at 16 kHz.
-        mel: Mel of the audio.
+        audio: Blocks of mono audio at 16 kHz. The same holds for an exception of this iterator.
 
     Raises:
         DataError: The folder cannot be written.
@@ -72,15 +71,11 @@ def write_clip(
         try:
             for number, jpeg in jpegs:
                 (working / f"{number}.jpg").write_bytes(jpeg)
+            shape = DEFAULT_MEL.n_mels, columns_of(description["samples"])
+            npy.write_columns(working / MEL_FILE, shape, mel_blocks(_written(audio, working / AUDIO_FILE)))
         except Exception:
             remove_unfinished(working)
             raise
-        with wave.open(os.fspath(working / AUDIO_FILE), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(DEFAULT_MEL.sample_rate)
-            file.writeframes(samples.astype("<i2").tobytes())
-        np.save(working / MEL_FILE, mel)
         text = json.dumps(description, sort_keys=True)
         (working / _UNFINISHED).write_text(text + "\n", encoding="ascii")
         os.replace(working / _UNFINISHED, working / CLIP_FILE)
@@ -90,6 +85,17 @@ def write_clip(
         os.rename(working, clip)
         if replaced.exists():
             _remove_replaced(replaced, clip)
+
+
+def _written(audio: Iterable[NDArray[np.int16]], path: Path) -> Iterator[NDArray[np.float32]]:
+    """Write blocks of audio to a WAV file; yield each one as float32 [samples] in [-1, 1)."""
+    with wave.open(os.fspath(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(DEFAULT_MEL.sample_rate)
+        for block in audio:
+            file.writeframes(block.astype("<i2").tobytes())
+            yield block / np.float32(32768)
 
 
 def clean_up(folder: Path) -> None:

@@ -26,11 +26,11 @@ from wav2lip_npu.faces.detection import Detector, overlap
 from wav2lip_npu.faces.find_faces import MIN_SCORE, FaceOptions, find_faces
 from wav2lip_npu.faces.optical_flow import Pose
 from wav2lip_npu.media import video_reader
-from wav2lip_npu.media.audio_reader import read_audio
 from wav2lip_npu.media.container import VideoInfo, probe
 from wav2lip_npu.media.yuv_image import Box, Image, YuvImage
-from wav2lip_npu.mel import DEFAULT_MEL, TRAINING_FPS, log_mel
+from wav2lip_npu.mel import DEFAULT_MEL, TRAINING_FPS
 from wav2lip_npu.options import check_types
+from wav2lip_npu.preprocessing.clip_audio import ClipAudio, measure_clip_audio
 from wav2lip_npu.preprocessing.find_videos import Video
 from wav2lip_npu.versions import versions
 
@@ -116,8 +116,8 @@ def make_clip(video: Video, root: Path, detector: Detector, options: ClipOptions
     Raises `DroppedError`, or `DataError` if the clip cannot be written.
     """
     source, info = _probe(video)
-    samples = _read_samples(video, info)
-    track = _track_face(_read_frames(video, info, len(samples)), len(samples), detector, options)
+    audio = _measure_audio(video, info)
+    track = _track_face(_read_frames(video, info, audio.samples), audio.samples, detector, options)
     side = _check_track(track, options)
     face_px = min(max(round(side), _MIN_CROP_PX), _MAX_CROP_PX)
     description = {
@@ -127,17 +127,16 @@ def make_clip(video: Video, root: Path, detector: Detector, options: ClipOptions
         "boxes": [[round(float(edge), 2) for edge in box] for box in track.boxes],
         "cuts": track.cuts,
         "face_px": face_px,
-        "samples": len(samples),
+        "samples": audio.samples,
         "source": source,
         "mel": asdict(DEFAULT_MEL),
         "options": asdict(options),
         "detector": detector.name,
         "versions": _versions(),
     }
-    frames = _frames_with_face(video, info, track, len(samples))
+    frames = _frames_with_face(video, info, track, audio.samples)
     crops = ((index, _jpeg(image.crop(box, face_px))) for index, box, image in frames)
-    mel = log_mel(samples / np.float32(32768))
-    write_clip(root / video.clip, description, crops, samples, mel)
+    write_clip(root / video.clip, description, crops, _audio_blocks(video, audio))
     return description
 
 
@@ -158,17 +157,20 @@ def _probe(video: Video) -> tuple[dict[str, Any], VideoInfo]:
     return {**(source or {}), **about}, info
 
 
-def _read_samples(video: Video, info: VideoInfo) -> NDArray[np.int16]:
-    """Return the audio of the clip, at 16 kHz."""
+def _measure_audio(video: Video, info: VideoInfo) -> ClipAudio:
     if not info.has_audio:
         raise DroppedError("no sound", "the video has no audio track")
     with _reading(video):
-        wav = read_audio(video.path, DEFAULT_MEL.sample_rate)
-    samples = np.clip(np.rint(wav * 32768), -32768, 32767).astype(np.int16)
-    if not samples.any():
+        audio = measure_clip_audio(video.path)
+    if audio.is_silent:
         raise DroppedError("no sound", "the audio is silent throughout")
-    _check_length(len(samples) // SAMPLES_PER_FRAME, "with audio")
-    return samples
+    _check_length(audio.samples // SAMPLES_PER_FRAME, "with audio")
+    return audio
+
+
+def _audio_blocks(video: Video, audio: ClipAudio) -> Iterator[NDArray[np.int16]]:
+    with _reading(video):
+        yield from audio.blocks()
 
 
 def _read_frames(video: Video, info: VideoInfo, samples: int) -> Iterator[video_reader.Frame]:

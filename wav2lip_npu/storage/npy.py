@@ -12,6 +12,7 @@ import math
 import mmap
 import os
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -39,11 +40,35 @@ def read_header(file: int) -> tuple[np.dtype[Any], tuple[int, ...], int]:
     return dtype, shape, header.end()
 
 
-def make_header(shape: tuple[int, ...]) -> bytes:
-    """Return the header of a file of uint8 with this shape."""
+def make_header(shape: tuple[int, ...], descr: str = "|u1") -> bytes:
+    """Return the header of a file with this shape and element type, by default uint8."""
     file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
     return file.getvalue()
+
+
+def write_columns(
+    path: str | os.PathLike[str], shape: tuple[int, int], blocks: Iterable[NDArray[np.float32]]
+) -> None:
+    """Write a float32 array [rows, columns] from blocks of its columns, one block at a time.
+
+    Raises `OSError`, and `ValueError` if the blocks do not add up to the shape.
+    """
+    rows, columns = shape
+    header = make_header(shape, "<f4")
+    first = 0
+    with open(path, "wb") as file:
+        file.write(header)
+        for block in blocks:
+            last = first + block.shape[1]
+            if len(block) != rows or last > columns:
+                raise ValueError(f"a block {block.shape} at column {first} is outside of {shape}")
+            for number, row in enumerate(block.astype("<f4")):
+                file.seek(len(header) + 4 * (number * columns + first))
+                file.write(row.tobytes())
+            first = last
+    if first != columns:
+        raise ValueError(f"{first} columns instead of {columns}")
 
 
 def read(path: str | os.PathLike[str]) -> NDArray[Any]:

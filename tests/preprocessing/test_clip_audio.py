@@ -1,0 +1,56 @@
+"""The audio of clips is streamed from the video to the clip."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from support.media_files import chirp, write_wav
+from wav2lip_npu.data.clip import read_clip
+from wav2lip_npu.data.clip_writer import write_clip
+from wav2lip_npu.errors import MediaError
+from wav2lip_npu.mel import DEFAULT_MEL, import_librosa, log_mel
+from wav2lip_npu.preprocessing.clip_audio import measure_clip_audio
+
+
+def peak_of_clip(folder: Path, seconds: int) -> int:
+    """Write a clip with audio of this length, then compute its mel as for a foreign clip; return the peak."""
+    noise = np.random.default_rng(0).normal(0, 0.05, 16_000)
+    video = write_wav(folder / f"{seconds}.wav", np.tile(noise, seconds))
+    tracemalloc.start()
+    try:
+        audio = measure_clip_audio(video)
+        description = {"format": 1, "frames": [*range(30)], "cuts": [], "samples": audio.samples}
+        description["mel"] = DEFAULT_MEL.__dict__
+        clip = folder / f"clip {seconds}"
+        write_clip(clip, description, [], audio.blocks())
+        (clip / "mel.npy").unlink()
+        read_clip("clip", clip)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_audio(tmp_path):
+    """A16: preprocessing and the mel of a foreign clip; three minutes of audio and mel are 16 MB."""
+    import_librosa()
+    short, long = (peak_of_clip(tmp_path, seconds) for seconds in (30, 180))
+    assert long < 1.1 * short
+    clip = read_clip("clip", tmp_path / "clip 30")
+    assert clip.held_mel is None
+    np.testing.assert_array_equal(clip.mel(), log_mel(clip.audio()))
+
+
+def test_silent_and_changed_audio(tmp_path):
+    path = write_wav(tmp_path / "a.wav", chirp(1))
+    audio = measure_clip_audio(path)
+    assert (audio.samples, audio.is_silent) == (16_000, False)
+    assert sum(map(len, audio.blocks())) == 16_000
+    for seconds in (0.5, 1.5):
+        write_wav(path, chirp(seconds))
+        with pytest.raises(MediaError, match=r"a\.wav changed"):
+            list(audio.blocks())
+    assert measure_clip_audio(write_wav(path, np.full(16_000, 1e-5), subtype="FLOAT")).is_silent
