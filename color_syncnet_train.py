@@ -2,7 +2,7 @@
 
 import sys
 
-from wav2lip_npu.cli.main import main
+from wav2lip_npu.cli.main import console
 
 if __name__ == "__main__":
-    sys.exit(main(["train_syncnet", *sys.argv[1:]]))
+    console(["train_syncnet", *sys.argv[1:]])

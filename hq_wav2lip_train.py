@@ -2,7 +2,7 @@
 
 import sys
 
-from wav2lip_npu.cli.main import main
+from wav2lip_npu.cli.main import console
 
 if __name__ == "__main__":
-    sys.exit(main(["train", "--disc_wt", "0.07", *sys.argv[1:]]))
+    console(["train", "--disc_wt", "0.07", *sys.argv[1:]])

@@ -2,7 +2,7 @@
 
 import sys
 
-from wav2lip_npu.cli.main import main
+from wav2lip_npu.cli.main import console
 
 if __name__ == "__main__":
-    sys.exit(main(["preprocess", *sys.argv[1:]]))
+    console(["preprocess", *sys.argv[1:]])

@@ -1,7 +1,5 @@
 """`python -m wav2lip_npu`."""
 
-import sys
+from wav2lip_npu.cli.main import console
 
-from wav2lip_npu.cli.main import main
-
-sys.exit(main())
+console()

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
 import pytest
 
 from support import fake_cann
+from support.batch_jobs import wait_for
+from wav2lip_npu import signals
 from wav2lip_npu.ascend import tools
 from wav2lip_npu.errors import ExportError
 
@@ -67,3 +76,34 @@ def test_message_of_a_failed_compiler(install, tmp_path, text, message):
     install("atc", text)
     with pytest.raises(ExportError, match=message):
         tools.run_atc(["atc"], tmp_path / "a.om")
+
+
+@pytest.mark.alone
+def test_signal_ends_the_compiler(install, tmp_path):
+    """A2: neither the compiler with its processes nor a half file is left."""
+    target, started = tmp_path / "a.om", tmp_path / "started"
+    install("atc", f"#!/bin/sh\necho half > {target}\necho $$ > {started}\nsleep 1000 & wait\n")
+
+    def stop() -> None:
+        while not started.exists() or not started.read_text():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=stop)
+    sender.start()
+    with pytest.raises(signals.StoppedError), signals.command():
+        tools.run_atc(["atc"], target)
+    sender.join()
+    assert not target.exists()
+    wait_for(lambda: not running_in(int(started.read_text())))
+
+
+def running_in(group: int) -> list[int]:
+    """Return the processes of a process group, without those that are dead and wait for their parent."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, process_group = path.read_text().rpartition(") ")[2].split()[:3]
+            if int(process_group) == group and state not in "ZX":
+                found.append(int(path.parent.name))
+    return found

@@ -40,9 +40,9 @@ def test_exception_keeps_the_old_file(tmp_path, error):
     assert os.listdir(tmp_path) == ["x.json"]
 
 
-def test_block_that_writes_nothing_raises(tmp_path):
-    with pytest.raises(FileNotFoundError), replacing(tmp_path / "x"):
-        pass
+def test_block_that_removes_the_temporary_file_raises(tmp_path):
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "x") as part:
+        part.unlink()
     assert os.listdir(tmp_path) == []
 
 
@@ -69,12 +69,35 @@ def test_only_temporary_files_of_killed_writers_are_removed(tmp_path):
     target = tmp_path / "list (1).txt"
     subprocess.run([sys.executable, "-c", code, target], cwd=Path(__file__).parents[2], check=False)
     assert len(os.listdir(tmp_path)) == 1
-    others = ["list (2).txt", part_path(tmp_path / "other").name, part_path(target).name, "list (1).txt.part"]
+    others = ["list (2).txt", part_path(tmp_path / "other").name, "list (1).txt.part"]
     for name in others:
         (tmp_path / name).touch()
-    remove_stale_parts(target)
-    assert sorted(os.listdir(tmp_path)) == sorted(others)
+    with replacing(target) as part:
+        remove_stale_parts(target)
+        assert sorted(os.listdir(tmp_path)) == sorted([*others, part.name])
     remove_stale_parts(tmp_path / "none" / "x")
+
+
+def test_temporary_file_of_a_killed_writer_is_removed_by_the_next(tmp_path):
+    """A7: the next writer of the same file removes it, even if a process with the same number is running."""
+    target = tmp_path / "x"
+    part_path(target).with_name(part_path(target).name.replace(".part", "0.part")).write_text("half")
+    part_path(target).write_text("half of this thread's number")
+    with replacing(target) as part:
+        part.write_text("whole")
+    assert os.listdir(tmp_path) == ["x"]
+    assert target.read_text() == "whole"
+
+
+def test_temporary_file_in_use_is_kept(tmp_path):
+    target = tmp_path / "x"
+    with replacing(target) as part:
+        part.write_text("first")
+        other = threading.Thread(target=lambda: replacing(target).__enter__().write_text("other"))
+        other.start()
+        other.join()
+        assert part.read_text() == "first"
+    assert target.read_text() == "first"
 
 
 def test_full_disk_keeps_the_old_report(tmp_path):

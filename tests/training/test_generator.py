@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from torch.nn import functional
 from support.devices import DEVICE
 from support.networks import golden_weights
 from support.trainings import GENERATOR, WITH_DISC, difference, lines, read, task_of, train, weights
-from wav2lip_npu import device
+from wav2lip_npu import device, signals
 from wav2lip_npu.data.samples import Batch, TargetSample
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.inputs import face_windows, generator_input, syncnet_input
@@ -65,7 +64,7 @@ def training_of(
 
 
 def advance(state: TrainState, step, batches, options: TrainOptions = TrainOptions()) -> dict[str, float]:
-    return _advance(state, iter(batches), task_of(step), options, threading.Event())[0]
+    return _advance(state, iter(batches), task_of(step), options, signals.Hold(None))[0]
 
 
 def original_training(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import threading
 
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ from support.trainings import (
     train,
     weights,
 )
-from wav2lip_npu import device
+from wav2lip_npu import device, signals
 from wav2lip_npu.cli import main
 from wav2lip_npu.data.samples import Batch
 from wav2lip_npu.models.networks import SyncNet
@@ -47,7 +46,7 @@ def toy(options: TrainOptions) -> TrainState:
 
 def advance(state: TrainState, step, options: TrainOptions) -> dict[str, float]:
     stream = (Batch(n, n + 1, np.empty(0, np.int64), ()) for n in itertools.count())
-    return _advance(state, stream, task_of(step), options, threading.Event())[0]
+    return _advance(state, stream, task_of(step), options, signals.Hold(None))[0]
 
 
 def weight(state: TrainState) -> float:

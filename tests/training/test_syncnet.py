@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import threading
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from support.clip_folders import CodeReader, write_clip
 from support.devices import DEVICE
 from support.networks import golden_weights
 from support.trainings import SYNCNET, lines, task_of, train
-from wav2lip_npu import device
+from wav2lip_npu import device, signals
 from wav2lip_npu.data.clip import read_clip
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.samples import Batch, PairSample
@@ -60,7 +59,7 @@ def test_step_of_the_original_recipe_matches_the_original(monkeypatch):
     state.main.network.double()
     batch = Batch(0, 4, np.arange(4), PairSample(mels, faces, in_sync))
     task = task_of(functools.partial(pair_step, state, "off"))
-    values, _ = _advance(state, iter([batch]), task, TrainOptions(), threading.Event())
+    values, _ = _advance(state, iter([batch]), task, TrainOptions(), signals.Hold(None))
     assert values["bce"] == pytest.approx(loss.item(), abs=1e-5)
     for (name, ours), value in zip(state.main.network.named_parameters(), original.parameters(), strict=True):
         torch.testing.assert_close(ours, value, rtol=0, atol=2e-6, msg=name)

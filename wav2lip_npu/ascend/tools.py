@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from wav2lip_npu import signals, watchdog
 from wav2lip_npu.errors import ExportError
 
 _NPU_SMI_TIMEOUT_S = 20
 _UNKNOWN = "?"
+_POLL_S = 0.2
 
 
 class NpuSmi(NamedTuple):
@@ -61,21 +65,58 @@ def run_atc(command: Sequence[str], target: Path) -> bool:
     program = shutil.which(command[0])
     if program is None:
         return False
+    before = _state(target)
     with tempfile.TemporaryDirectory() as folder:  # atc writes logs and kernels into the current folder
-        done = subprocess.run(
-            [program, *command[1:]],
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-    if done.returncode or not target.is_file():
-        lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+        try:
+            code, output = _run([program, *command[1:]], folder)
+        except BaseException:
+            if _state(target) != before:
+                target.unlink()
+            raise
+    if code or not target.is_file():
+        lines = [line.strip() for line in output.splitlines() if line.strip()]
         with_code = [line for line in lines if re.match(r"E[A-Z]?\d{4,}", line)]  # such as E19010
         message = (with_code or lines[-1:] or ["no output"])[0]
         raise ExportError(
-            f"{command[0]} failed with code {done.returncode}: {message:.300}. "
+            f"{command[0]} failed with code {code}: {message:.300}. "
             "Check --chip against npu-smi info, and that CANN's set_env.sh is sourced."
         )
     return True
+
+
+def _run(command: Sequence[str], folder: str) -> tuple[int, str]:
+    """Run a program in a folder; return its exit code and output. Kill it if a stop signal arrives."""
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # atc starts further processes
+    )
+
+    def kill() -> None:
+        os.killpg(process.pid, signal.SIGKILL)
+
+    with process, watchdog.cleanup(kill):
+        try:
+            while True:
+                signals.check()
+                try:
+                    output, _ = process.communicate(timeout=_POLL_S)
+                except subprocess.TimeoutExpired:
+                    continue
+                return process.returncode, output
+        except BaseException:
+            kill()
+            raise
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """Return modification time and size of a file; `None` if it does not exist."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size

@@ -21,7 +21,7 @@ from wav2lip_npu import __version__
 from wav2lip_npu.batch.job_keys import json_sha256
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.faces.memory import FaceMemory
-from wav2lip_npu.storage.atomic import remove_stale_parts, replacing
+from wav2lip_npu.storage.atomic import remove_all_stale_parts, replacing
 from wav2lip_npu.storage.regular_files import read_limited
 
 log = logging.getLogger(__name__)
@@ -91,12 +91,16 @@ class FaceCache:
             return
         path = self._path(key)
         try:
-            remove_stale_parts(path)
             with replacing(path) as part:
                 part.write_bytes(_encode(memory))
             self._remove_oldest(self._folder)
         except OSError as error:
             log.warning("cannot store faces in %s: %s", self._folder, error.strerror or error)
+
+    def remove_partial_files(self) -> None:
+        """Remove the partial files of processes that were killed while writing to the cache."""
+        if self._folder is not None:
+            remove_all_stale_parts(self._folder)
 
     def _path(self, key: str) -> Path:
         assert self._folder is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from wav2lip_npu import signals
 from wav2lip_npu.batch.jobs import Job, Problem
 from wav2lip_npu.errors import CheckpointError, Wav2LipError
 from wav2lip_npu.media.audio_reader import measure_audio, read_blocks
@@ -41,6 +42,7 @@ def check_jobs(
     written = zip(own, errors, strict=True)
     problems = []
     for job in jobs:
+        signals.check()
         outfile, report = next(written)[1], job.report and next(written)[1]
         texts = (
             face(job.face),

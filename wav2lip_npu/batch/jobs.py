@@ -117,6 +117,14 @@ def as_jobs(jobs: Job | Iterable[Job]) -> list[Job]:
     return jobs
 
 
+def numbered(jobs: Job | Iterable[Job]) -> list[Job]:
+    """Return the jobs with unique rows: their own if those are unique, else their positions from 1."""
+    jobs = as_jobs(jobs)
+    if len({job.row for job in jobs}) == len(jobs):
+        return jobs
+    return [replace(job, row=row) for row, job in enumerate(jobs, start=1)]
+
+
 def as_paths(flag: str, paths: Paths) -> list[str]:
     """Return one or several paths as a list. Raises `UsageError` if one of them is not a path."""
     if isinstance(paths, str) or not isinstance(paths, Iterable):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from wav2lip_npu import signals
 from wav2lip_npu.batch import results
 from wav2lip_npu.batch.job_keys import job_key, read_key, remember_hash
 from wav2lip_npu.batch.jobs import Job, Problem
@@ -41,6 +42,7 @@ class BatchReport:
         """
         remaining, problems = [], []
         for job in jobs:
+            signals.check()
             name = name_of(job)
             key = read_key(job.outfile)
             if key is None and os.path.lexists(job.outfile):
@@ -57,8 +59,7 @@ class BatchReport:
                 self.add(results.existing_result(job, key))
             elif result.row != job.row:
                 self._results[name] = replace(result, row=job.row)
-        for job in remaining:
-            remove_stale_parts(job.outfile)
+        remove_partial_outputs(remaining)
         return remaining, problems
 
     def _is_current(self, job: Job, key: str) -> bool:
@@ -101,5 +102,4 @@ class BatchReport:
 
 def remove_partial_outputs(jobs: Iterable[Job]) -> None:
     """Remove partial files of workers that have ended."""
-    for job in jobs:
-        remove_stale_parts(job.outfile)
+    remove_stale_parts(*(path for job in jobs for path in (job.outfile, job.report) if path is not None))

@@ -6,14 +6,14 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from wav2lip_npu import signals, watchdog
 from wav2lip_npu.batch.face_cache import OFF, FaceCache
 from wav2lip_npu.batch.job_checks import check_jobs, job_inputs, job_outputs
 from wav2lip_npu.batch.job_table import TABLE_FILES
-from wav2lip_npu.batch.jobs import Job, Pairing, Paths, Problem, as_jobs, as_paths, pair_jobs, read_jobs
+from wav2lip_npu.batch.jobs import Job, Pairing, Paths, Problem, as_paths, numbered, pair_jobs, read_jobs
 from wav2lip_npu.batch.options import BatchOptions, report_path, resolve_devices
 from wav2lip_npu.batch.progress import BatchEvent, JobCount, JobProgress
 from wav2lip_npu.batch.results import FAILED, JobResult, name_of, open_report
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 ProgressCallback = Callable[[BatchEvent], None]
 
 
+@signals.deferred()
 def run_batch(
     jobs: str | os.PathLike[str] | Job | Iterable[Job] | None = None,
     *,
@@ -76,7 +77,7 @@ def run_batch(
         DataError: The report was not created by wav2lip-npu, or another batch uses it.
         DeviceError: A device is missing, or its worker cannot start.
         CheckpointError: The weights cannot be loaded.
-        KeyboardInterrupt: Finished outputs are kept.
+        KeyboardInterrupt: Finished outputs are kept, unfinished ones are removed.
 
     Example:
         >>> from wav2lip_npu import run_batch
@@ -98,7 +99,7 @@ def run_batch(
     if outdir and not has_pairs:
         raise UsageError("--outdir is for --faces and --audios; a table names each output.")
     if jobs is not None and not isinstance(jobs, (str, os.PathLike)):
-        jobs = _numbered(jobs)
+        jobs = numbered(jobs)
     report = Path(report_path(jobs, outdir, options))
     table = [InputPath("the table", jobs)] if isinstance(jobs, (str, os.PathLike)) else []
     inputs = [*table, *detector_inputs()]
@@ -108,7 +109,7 @@ def run_batch(
         run = _Run(
             options, devices, BatchReport(open_report(report)), inputs, progress or (lambda event: None)
         )
-        try:
+        with contextlib.closing(run), watchdog.cleanup(run.remove_partial_files):
             if isinstance(jobs, list):
                 remaining = run.accept("the jobs", jobs, [])
             elif jobs is not None:
@@ -118,8 +119,6 @@ def run_batch(
             else:
                 remaining = []
             return run.work(remaining)
-        finally:
-            run.close()
 
 
 class _Run:
@@ -139,6 +138,7 @@ class _Run:
             self._inputs.append(InputPath("--watch", options.watch, TABLE_FILES))
         self._options, self._devices, self._report, self._progress = options, devices, report, progress
         self._watched = WatchFolder(Path(options.watch), report.path) if options.watch else None
+        self._cache = FaceCache.at(options.cache)
         self._unfinished: dict[str, Job] = {}
         self._done_before = 0
         self.defaults = Job(
@@ -214,8 +214,13 @@ class _Run:
 
     def close(self) -> None:
         """Sort the report, and remove partial files of workers that were stopped."""
-        remove_partial_outputs(self._unfinished.values())
+        self.remove_partial_files()
         self._report.close()
+
+    def remove_partial_files(self) -> None:
+        """Remove partial files of workers that have ended."""
+        remove_partial_outputs(self._unfinished.values())
+        self._cache.remove_partial_files()
 
     def _work(self, remaining: Sequence[Job]) -> None:
         in_flight = self._options.in_flight or default_in_flight(self._devices)
@@ -237,7 +242,7 @@ class _Run:
         """Yield the answers of the workers, see `run_in_processes`."""
         options = self._options
         first = remaining[0] if remaining else self.defaults
-        start_worker = StartBatchWorker(first, FaceCache.at(options.cache), options.in_flight)
+        start_worker = StartBatchWorker(first, self._cache, options.in_flight)
 
         def timeout(jobs: JobGroup) -> float | None:
             return options.timeout and options.timeout * len(jobs)
@@ -276,14 +281,6 @@ def _batch_outputs(report: Path, options: BatchOptions) -> list[OutputPath]:
     if options.cache not in (None, OFF) and not options.cluster:
         outputs.append(OutputPath("--cache", options.cache, is_folder=True))
     return outputs
-
-
-def _numbered(jobs: Job | Iterable[Job]) -> list[Job]:
-    """Return the jobs with unique rows: their own if those are unique, else their positions from 1."""
-    jobs = as_jobs(jobs)
-    if len({job.row for job in jobs}) == len(jobs):
-        return jobs
-    return [replace(job, row=row) for row, job in enumerate(jobs, start=1)]
 
 
 @contextlib.contextmanager

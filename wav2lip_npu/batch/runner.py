@@ -16,6 +16,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from wav2lip_npu import signals
 from wav2lip_npu.batch import results
 from wav2lip_npu.batch.face_cache import FaceCache, faces_key
 from wav2lip_npu.batch.job_checks import job_inputs, job_outputs
@@ -43,6 +44,7 @@ MAX_OUTPUTS = 4
 """Outputs of one pass over a video of up to 1920x1080; fewer of a larger one, because each has an encoder."""
 _PASS_PIXELS = MAX_OUTPUTS * 1920 * 1088
 _PROGRESS_S = 0.5
+_POLL_S = 0.1
 JobGroup = tuple[Job, ...]
 """Jobs with the same face video and options, which are dubbed in one pass."""
 
@@ -139,18 +141,23 @@ def run_groups(
             events.put(None)
 
     running = max(1, min(in_flight, len(groups)))
-    with ThreadPoolExecutor(running, thread_name_prefix="pass") as pool:
+    with signals.deferred() as pause, ThreadPoolExecutor(running, thread_name_prefix="pass") as pool:
         for _ in range(running):
             pool.submit(work)
         try:
             while running:
-                event = events.get()
+                signals.check()
+                try:
+                    event = events.get(timeout=_POLL_S)
+                except Empty:
+                    continue
                 if isinstance(event, BaseException):
                     raise event
                 if event is None:
                     running -= 1
                 else:
-                    yield event
+                    with pause():
+                        yield event
         finally:
             cancelled.set()
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from wav2lip_npu import __version__
+from wav2lip_npu import __version__, signals
 from wav2lip_npu.batch.jobs import Pairing
 from wav2lip_npu.batch.options import BatchOptions
 from wav2lip_npu.batch.progress import BatchEvent, JobCount, JobProgress
@@ -64,8 +64,9 @@ class BatchCommand:
                     progress=display.show,
                     options=self.batch,
                 )
-        except KeyboardInterrupt as stop:
-            raise type(stop)("the finished videos are kept. Run the same command again to resume") from None
+        except signals.StoppedError as stop:
+            stop.note = "the finished videos are kept. Run the same command again to resume"
+            raise
         return int(any(result.status == FAILED for result in results))
 
 

@@ -8,13 +8,12 @@ import importlib
 import io
 import logging
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
-from types import FrameType
 from typing import Any, NamedTuple, NoReturn, get_type_hints
 
-from wav2lip_npu import __version__
+from wav2lip_npu import __version__, signals
+from wav2lip_npu.cli import streams
 from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.options import SWITCHES
 
@@ -45,14 +44,16 @@ COMMANDS = {
 _JSON = "--json"
 """Flag whose value is optional: a file name, or nothing for standard output."""
 _WIDE = 100_000
-_EXIT_TERMINATED, _EXIT_INTERRUPTED = 143, 130
+_SIGNALLED = 128
+"""Exit codes above this state the signal that stopped the command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code.
 
-    The codes are 0 (done), 1 (some of the work failed), 2 (bad input), 130 (Ctrl-C) and 143 (SIGTERM). A bug
-    keeps its traceback, which makes Python exit with 1. `--debug` shows a traceback for bad input too.
+    The codes are 0 (done), 1 (some of the work failed), 2 (bad input), 130 (Ctrl-C), 143 (SIGTERM) and 129
+    (SIGHUP). A bug keeps its traceback, which makes Python exit with 1. `--debug` shows a traceback for bad
+    input too.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
@@ -67,18 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"unknown command {words[0]!r}. Choose {', '.join(COMMANDS)}, or see --help.", 2)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("wav2lip_npu").setLevel(logging.DEBUG if debug else logging.INFO)
-    signal.signal(signal.SIGTERM, _terminate)
-    try:
-        return _parse(words[0], words[1:]).run() or 0
-    except Wav2LipError as error:
-        if debug:
-            raise
-        return _fail(str(error), 2)
-    except KeyboardInterrupt as stop:
-        terminated = isinstance(stop, _TerminatedError)
-        what = "terminated" if terminated else "interrupted"
-        code = _EXIT_TERMINATED if terminated else _EXIT_INTERRUPTED
-        return _fail(f"{what}, {str(stop) or 'nothing was written'}.", code)
+    with signals.command():
+        try:
+            return _parse(words[0], words[1:]).run() or 0
+        except Wav2LipError as error:
+            if debug:
+                raise
+            return _fail(str(error), 2)
+        except signals.StoppedError as stop:
+            return _fail(str(stop), stop.exit_code)
 
 
 def _parse(name: str, words: list[str]) -> Any:
@@ -183,14 +181,6 @@ def _overview() -> str:
     )
 
 
-class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM, as an exception that unwinds the stack like Ctrl-C."""
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise _TerminatedError
-
-
 def _fail(message: str, code: int) -> int:
     """Print one line on standard error, with line breaks in file names escaped, and return `code`."""
     line = message.replace("\r", "\\r").replace("\n", "\\n")
@@ -198,6 +188,20 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def console() -> NoReturn:
-    """Entry point of the `wav2lip-npu` script."""
-    sys.exit(main())
+def console(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command as this process: `wav2lip-npu`, `python -m wav2lip_npu` and the original's scripts."""
+    output = streams.protect()  # before anything else opens a file
+    with signals.command():
+        try:
+            code = main(arguments)
+        except SystemExit as stop:  # after --help of a command
+            code = int(stop.code or 0)
+        finally:
+            signals.ignore()  # the work is done, or nothing is left of it
+    sys.stdout.flush()
+    if output.error is not None and not code:
+        code = _fail(f"cannot write standard output: {output.error.strerror}.", 1)
+    if code > _SIGNALLED:
+        sys.stderr.flush()
+        os._exit(code)  # threads may still be inside long calls
+    sys.exit(code)

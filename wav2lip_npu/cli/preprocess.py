@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from wav2lip_npu import __version__
+from wav2lip_npu import __version__, signals
 from wav2lip_npu.cli.progress_bar import progress_bar
 from wav2lip_npu.preprocessing.run import PreprocessOptions, preprocess
 
@@ -36,8 +36,9 @@ class PreprocessCommand:
                 summary = preprocess(
                     self.data_root, self.preprocessed_root, options=self.options, progress=show
                 )
-        except KeyboardInterrupt as stop:
-            raise type(stop)("finished clips are kept. Run the same command again to resume") from None
+        except signals.StoppedError as stop:
+            stop.note = "finished clips are kept. Run the same command again to resume"
+            raise
         for line in str(summary).splitlines():
             log.info("%s", line)
         log.info("clips in %s, the result of each video in %s", self.preprocessed_root, summary.report)

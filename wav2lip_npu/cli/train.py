@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from wav2lip_npu import watchdog
 from wav2lip_npu.training.options import GeneratorSettings, SyncNetSettings
 
 if TYPE_CHECKING:
-    from wav2lip_npu.training.loop import Progress
+    from wav2lip_npu.training.loop import Progress, TrainResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +21,13 @@ class TrainSyncnetCommand(SyncNetSettings):
     wav2lip-npu train_syncnet --data_root lrs2_preprocessed --checkpoint_dir checkpoints/syncnet
     """
 
-    def run(self) -> None:
-        """Train until --steps, --nepochs, SIGTERM or Ctrl-C, then save."""
+    def run(self) -> int:
+        """Train until --steps or --nepochs, or until a signal stops it, then save. Return the exit code."""
         from wav2lip_npu.doctor.dataset import describe_problems
         from wav2lip_npu.training.syncnet import train_syncnet
 
         with _progress_bar(self.train.steps) as progress:
-            train_syncnet(
+            result = train_syncnet(
                 self.paths.data_root,
                 self.paths.checkpoint_dir,
                 options=self.train,
@@ -35,6 +36,7 @@ class TrainSyncnetCommand(SyncNetSettings):
                 progress=progress,
                 paths=self.paths,
             )
+        return _exit_code(result)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +51,12 @@ class TrainCommand(GeneratorSettings):
     wav2lip-npu train --checkpoint_path starter --data_root my_clips --checkpoint_dir checkpoints/me
     """
 
-    def run(self) -> None:
-        """Train until --steps, --nepochs, SIGTERM or Ctrl-C, then save."""
+    def run(self) -> int:
+        """Train until --steps or --nepochs, or until a signal stops it, then save. Return the exit code."""
         from wav2lip_npu.training.generator import train_generator
 
         with _progress_bar(self.train.steps) as progress:
-            train_generator(
+            result = train_generator(
                 self.paths.data_root,
                 self.paths.checkpoint_dir,
                 options=self.train,
@@ -65,6 +67,11 @@ class TrainCommand(GeneratorSettings):
                 syncnet_checkpoint_path=self.syncnet_checkpoint_path,
                 disc_checkpoint_path=self.disc_checkpoint_path,
             )
+        return _exit_code(result)
+
+
+def _exit_code(result: TrainResult) -> int:
+    return 0 if result.stopped_by is None else watchdog.exit_code(result.stopped_by)
 
 
 @contextlib.contextmanager

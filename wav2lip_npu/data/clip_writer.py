@@ -7,6 +7,7 @@ clip.json, an unfinished one by the temporary name of that file; only files with
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wav2lip_npu import signals, watchdog
 from wav2lip_npu.data.clip_layout import AUDIO_FILE, CLIP_FILE, FACES_FILE, MEL_FILE, PARTIAL_SUFFIX
 from wav2lip_npu.errors import DataError
 from wav2lip_npu.mel import DEFAULT_MEL, columns_of, mel_blocks
@@ -66,25 +68,38 @@ def write_clip(
     working = _sibling(clip, PARTIAL_SUFFIX)
     with _write_errors(clip):
         remove_unfinished(working)
-        working.mkdir(parents=True)
-        (working / _UNFINISHED).touch()
-        try:
-            for number, jpeg in jpegs:
-                (working / f"{number}.jpg").write_bytes(jpeg)
-            shape = DEFAULT_MEL.n_mels, columns_of(description["samples"])
-            npy.write_columns(working / MEL_FILE, shape, mel_blocks(_written(audio, working / AUDIO_FILE)))
-        except Exception:
-            remove_unfinished(working)
-            raise
-        text = json.dumps(description, sort_keys=True)
-        (working / _UNFINISHED).write_text(text + "\n", encoding="ascii")
-        os.replace(working / _UNFINISHED, working / CLIP_FILE)
-        replaced = _sibling(clip, _REPLACED_SUFFIX)
-        if os.path.lexists(clip):
-            os.rename(clip, replaced)
-        os.rename(working, clip)
-        if replaced.exists():
-            _remove_replaced(replaced, clip)
+        with watchdog.cleanup(functools.partial(clean_up, clip.parent)):
+            try:
+                _fill(working, description, jpegs, audio)
+            except BaseException:
+                remove_unfinished(working)
+                raise
+            replaced = _sibling(clip, _REPLACED_SUFFIX)
+            if os.path.lexists(clip):
+                os.rename(clip, replaced)
+            os.rename(working, clip)
+            if replaced.exists():
+                _remove_replaced(replaced, clip)
+
+
+def _fill(
+    working: Path,
+    description: dict[str, Any],
+    jpegs: Iterable[tuple[int, bytes]],
+    audio: Iterable[NDArray[np.int16]],
+) -> None:
+    """Write the files of a clip into a new folder."""
+    working.mkdir(parents=True)
+    (working / _UNFINISHED).touch()
+    for number, jpeg in jpegs:
+        signals.check()
+        (working / f"{number}.jpg").write_bytes(jpeg)
+    shape = DEFAULT_MEL.n_mels, columns_of(description["samples"])
+    npy.write_columns(working / MEL_FILE, shape, mel_blocks(_written(audio, working / AUDIO_FILE)))
+    text = json.dumps(description, sort_keys=True)
+    (working / _UNFINISHED).write_text(text + "\n", encoding="ascii")
+    signals.check()
+    os.replace(working / _UNFINISHED, working / CLIP_FILE)
 
 
 def _written(audio: Iterable[NDArray[np.int16]], path: Path) -> Iterator[NDArray[np.float32]]:

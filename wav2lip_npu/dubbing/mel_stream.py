@@ -53,9 +53,13 @@ class MelStream:
         assert self._pauses is not None
         return self._pauses.result()
 
+    def cancel(self) -> None:
+        """Cancel the search for pauses, so that `pauses` returns soon."""
+        self._closed.set()
+
     def close(self) -> None:
         """Close the audio file and cancel the search for pauses. `window` must have returned."""
-        self._closed.set()
+        self.cancel()
         self._blocks.close()
 
     def _find_pauses(self) -> Pauses:

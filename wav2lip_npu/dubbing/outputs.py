@@ -118,7 +118,7 @@ class OutputWriter:
         blended = prefetch(stopwatch.work("blend", self._blend(needed, number)), depth)
         start = perf_counter()
         try:
-            with contextlib.closing(blended):
+            with contextlib.closing(blended), self._cancelling():
                 write_video(
                     self._with_progress(recorder.record(stopwatch.wait("encode", blended))),
                     self._output.outfile,
@@ -135,6 +135,15 @@ class OutputWriter:
         if self._output.on_done is not None:
             self._output.on_done(report)
         return report
+
+    @contextlib.contextmanager
+    def _cancelling(self) -> Iterator[None]:
+        """If the block fails, do not let the stage of blending wait for the pauses of a long recording."""
+        try:
+            yield
+        except BaseException:
+            self._mel.cancel()
+            raise
 
     def _blend(self, dubbed: Iterable[DubbedFrame], number: int) -> Iterator[tuple[TrackedFrame, YuvImage]]:
         """Yield the images with their mouths; images without a face are passed on unchanged."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 
+from wav2lip_npu import signals
 from wav2lip_npu.device import SharedThreadCount
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.mouths import FACE_SIZE, generate
@@ -48,6 +49,7 @@ _OF_MODELS = ("checkpoint_path", "device", "precision", "engine")
 """Options of `load_models` that `dub` does not accept."""
 
 
+@signals.deferred()
 def dub(
     face: str | os.PathLike[str] | VideoInfo,
     audio: str | os.PathLike[str],
@@ -93,12 +95,14 @@ def dub(
     options = _options(options, values)
     info = probed(face)
     output.check(info.path)
+    signals.check()
     (result,) = _dub_all(info, [output], _models(models, options), options, None)
     if isinstance(result, Exception):
         raise result
     return result
 
 
+@signals.deferred()
 def dub_many(
     face: str | os.PathLike[str] | VideoInfo,
     outputs: Sequence[Output | tuple[str | os.PathLike[str], str | os.PathLike[str]]],
@@ -190,6 +194,7 @@ def _dub_all(
     memory: FaceMemory | None,
 ) -> list[DubReport | Exception]:
     """Dub all outputs at the same time; return a report or an exception for each."""
+    signals.check()
     stopwatch = Stopwatch()
     results: dict[int, DubReport | Exception] = {}
     writers: dict[int, OutputWriter] = {}

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from wav2lip_npu import device as devices
+from wav2lip_npu import signals
 from wav2lip_npu.ascend import tools
 from wav2lip_npu.errors import CheckpointMismatchError, UsageError
 from wav2lip_npu.export.engines import Arrays, Session, make_file_session, make_om_session, run_in_batches
@@ -202,6 +203,7 @@ def _time(
     seconds: tuple[list[float], list[float]] = [], []
     for turn in range(runs + 1):
         for side, times in zip((a, b), seconds, strict=True):
+            signals.check()
             start = perf_counter()
             side.run(arrays)
             if turn:  # the first run is a warm-up

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import soxr
 
+from wav2lip_npu import signals
 from wav2lip_npu.media.audio_reader import AudioSource, Samples, read_blocks
 
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
@@ -102,6 +103,7 @@ class AudioTrack:
         return True
 
     def _write(self, block: Samples, *, last: bool = False) -> None:
+        signals.check()
         self._position += block.shape[1]
         if len(block) not in _LAYOUTS:
             block = block.mean(axis=0, keepdims=True)

@@ -16,6 +16,7 @@ from av.video.frame import VideoFrame
 from PIL import Image as Pillow
 from PIL import ImageOps, ImageSequence
 
+from wav2lip_npu import signals
 from wav2lip_npu.errors import MediaError
 from wav2lip_npu.media.yuv_image import Image, on_white
 
@@ -97,6 +98,7 @@ def decode_webp(image: ImageFile, path: str | os.PathLike[str]) -> Iterator[Vide
     time = 0
     try:
         for rgba in ImageSequence.Iterator(image):
+            signals.check()
             frame = VideoFrame.from_ndarray(np.asarray(rgba.convert("RGBA")), format="rgba")
             frame.pts, frame.time_base = time, Fraction(1, 1000)
             frame.duration = int(rgba.info.get("duration", 0))

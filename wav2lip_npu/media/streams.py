@@ -9,6 +9,7 @@ from typing import Any
 
 import av
 
+from wav2lip_npu import signals
 from wav2lip_npu.errors import MediaError
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ def decode(container: Any, stream: Any, path: str | os.PathLike[str]) -> Iterato
     damaged = 0
     packets = container.demux(stream)
     while True:
+        signals.check()
         try:
             packet = next(packets, None)
             if packet is None:

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import av
 import numpy as np
 
+from wav2lip_npu import signals
 from wav2lip_npu.errors import MediaError, UsageError
 from wav2lip_npu.media.audio_reader import AudioSource
 from wav2lip_npu.media.audio_track import AudioTrack, Soundtrack
@@ -75,6 +76,7 @@ def video_output(
     return OutputPath(name, out, error=MediaError, label=label)
 
 
+@signals.deferred()
 def write_video(
     images: Iterable[YuvImage],
     out: str | os.PathLike[str],
@@ -130,6 +132,7 @@ def _encode(
     count = 0
     with contextlib.ExitStack() as stack:
         for count, yuv in enumerate(images, start=1):
+            signals.check()
             if video is None:
                 video = _video_stream(container, yuv, fps, options, pixel_aspect)
                 if audio is not None:

@@ -13,9 +13,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from wav2lip_npu import signals, watchdog
 from wav2lip_npu.errors import DeviceError, Wav2LipError
 from wav2lip_npu.parallel.work_queue import (
     Failure,
@@ -89,10 +91,17 @@ def run_in_processes(
         process = _Process(name, start_worker)
         pool[process.pipe] = process
 
-    try:
+    def kill_all() -> None:
+        for process in list(pool.values()):
+            process.kill()
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(kill_all)
+        stack.enter_context(watchdog.cleanup(kill_all))
         for name in workers:
             start(name)
         while True:
+            signals.check()
             for process in pool.values():
                 if process.is_free and (item := source.take(process.name)) is not None:
                     process.send(item, timeout(item))
@@ -116,9 +125,6 @@ def run_in_processes(
                     else:
                         process.item = _NOTHING
                         yield item, None if kind == "done" else Failure(value, kind)
-    finally:
-        for process in pool.values():
-            process.kill()
 
 
 def answers(work: Work[Item, Result], item: Item) -> Iterator[tuple[str, Any]]:
@@ -157,6 +163,7 @@ def _map_in_this_process(
 ) -> Iterator[tuple[Item, Result | Failure]]:
     function = start_worker(0)
     for item in items:
+        signals.check()
         result: Result | Failure
         try:
             result = function(item)
@@ -181,13 +188,13 @@ class _Process:
         self._process = context.Process(
             target=_serve, args=(child_pipe, name, start_worker), name=f"worker-{name}", daemon=True
         )
-        # The child inherits the signal mask: only this process receives Ctrl-C, and then kills the others.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            self._process.start()
-        finally:
-            child_pipe.close()  # now only the child has this end open, so its death closes the pipe
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        with signals.blocked():
+            resource_tracker.ensure_running()  # when it starts, it unblocks signals
+        with signals.blocked():  # in the child too: this process receives a Ctrl-C, and then kills the others
+            try:
+                self._process.start()
+            finally:
+                child_pipe.close()  # now only the child has this end open, so its death closes the pipe
 
     @property
     def is_free(self) -> bool:
@@ -237,6 +244,7 @@ def timeout_detail(seconds: float | None) -> str:
 
 def _serve(pipe: Connection, name: str, start_worker: StartWorker[Any, Any]) -> None:
     """Run a worker process: process items from the pipe until the parent closes it."""
+    signals.ignore()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     with contextlib.suppress(EOFError, BrokenPipeError):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
+from wav2lip_npu import signals
 from wav2lip_npu.errors import DeviceError, UsageError
 from wav2lip_npu.parallel.processes import MAX_STARTS, timeout_detail
 from wav2lip_npu.parallel.ray_actor import Reply, actor_class
@@ -76,6 +77,7 @@ def _run(
     pool = ray.util.ActorPool([])
     warn_at = time.monotonic() + _WARN_AFTER_S
     while True:
+        signals.check()
         for worker in _started(ray, workers):
             with contextlib.suppress(ValueError):  # older pools keep a worker whose actor died
                 pool.push(worker)

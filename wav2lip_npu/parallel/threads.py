@@ -7,8 +7,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from queue import Empty, Full, Queue
 from typing import Any, Generic, TypeVar
+
+from wav2lip_npu import signals
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -54,7 +57,11 @@ def prefetch(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
     error: BaseException | None = None
     try:
         while True:
-            item, error = queue.get()
+            signals.check()
+            try:
+                item, error = queue.get(timeout=_POLL_S)
+            except Empty:
+                continue
             if error is not None:
                 raise error
             if item is end:
@@ -97,15 +104,24 @@ def map_in_threads(
                 running.append(pool.submit(function, item))
                 del item
                 if len(running) > threads:
-                    yield running.popleft().result()
+                    yield result_of(running.popleft())
             while running:
-                yield running.popleft().result()
+                yield result_of(running.popleft())
             if failure is not None:
                 raise failure
         finally:
             for future in running:
                 future.cancel()
             _close(items)
+
+
+def result_of(future: Future[Result]) -> Result:
+    """Wait for a result, and look for stop signals meanwhile."""
+    signals.check()
+    while not future.done():
+        wait_for([future], _POLL_S)
+        signals.check()
+    return future.result()
 
 
 def fan_out(
@@ -159,7 +175,8 @@ class _Feed(Generic[Item]):
                 self._queue.put((item, end), timeout=_POLL_S)
                 return
             except Full:
-                continue
+                if end is None:  # every consumer must receive the end
+                    signals.check()
 
     def run(self, consumer: Callable[[Iterator[Item]], Result]) -> Any:
         """Run the consumer in its thread and return its result or exception."""

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wav2lip_npu.data.clip_layout import CLIP_FORMAT
+from wav2lip_npu.preprocessing.find_videos import Video
+from wav2lip_npu.preprocessing.make_clip import source_of
 from wav2lip_npu.storage.json_lines import JsonLines, format_counts
 
 REPORT_FILE = "report.jsonl"
@@ -71,3 +73,31 @@ class PreprocessSummary:
 def open_report(root: Path) -> JsonLines[VideoResult]:
     """Return the report in the root of the clips, which need not exist."""
     return JsonLines(root / REPORT_FILE, VideoResult, "video", "Pass another --preprocessed_root.")
+
+
+def ok_result(video: Video, settings: dict[str, Any], description: dict[str, Any]) -> VideoResult:
+    """Return the result of a video with a clip, from the content of its clip.json."""
+    source = {key: description["source"][key] for key in ("bytes", "mtime_ns")}
+    frames = len(description["frames"])
+    return VideoResult(
+        video=video.name,
+        clip=video.clip,
+        status="ok",
+        frames=frames,
+        seconds=frames / description["fps"],
+        source=source,
+        options=settings,
+    )
+
+
+def failed_result(video: Video, settings: dict[str, Any], reason: str, detail: str) -> VideoResult:
+    """Return the result of a video without a clip."""
+    return VideoResult(
+        video=video.name,
+        clip=video.clip,
+        status="failed",
+        reason=reason,
+        detail=detail,
+        source=source_of(video),
+        options=settings,
+    )

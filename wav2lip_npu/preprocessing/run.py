@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 import cv2
 
-from wav2lip_npu import device
+from wav2lip_npu import device, signals, watchdog
 from wav2lip_npu.data import file_lists
 from wav2lip_npu.data.clip_layout import AUDIO_FILE, CLIP_FORMAT
 from wav2lip_npu.data.clip_writer import clean_up, read_description
@@ -24,7 +25,13 @@ from wav2lip_npu.parallel.work_queue import Failure
 from wav2lip_npu.preprocessing.find_videos import VIDEO_FILES, Video, find_videos
 from wav2lip_npu.preprocessing.limited_detector import LimitedDetector
 from wav2lip_npu.preprocessing.make_clip import ClipOptions, DroppedError, make_clip, source_of
-from wav2lip_npu.preprocessing.report import PreprocessSummary, VideoResult, open_report
+from wav2lip_npu.preprocessing.report import (
+    PreprocessSummary,
+    VideoResult,
+    failed_result,
+    ok_result,
+    open_report,
+)
 from wav2lip_npu.storage.atomic import remove_stale_parts
 from wav2lip_npu.storage.locks import lock_folder
 from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
@@ -70,6 +77,7 @@ class PreprocessOptions:
                 raise UsageError(f"--{name} {value} is out of range. Pass at least 1.")
 
 
+@signals.deferred()
 def preprocess(
     data_root: str | os.PathLike[str],
     preprocessed_root: str | os.PathLike[str],
@@ -104,6 +112,7 @@ def preprocess(
         UsageError: An option is unknown or out of range.
         FaceError: The weights of the detector are missing.
         DeviceError: A device does not exist, or detection failed on an accelerator.
+        KeyboardInterrupt: Finished clips are kept, unfinished ones are removed.
 
     Example:
         >>> summary = wav2lip_npu.preprocess("videos", "clips", workers=4)
@@ -168,9 +177,9 @@ class ClipMaker:
 
         def make(video: Video) -> VideoResult:
             try:
-                return _ok(video, self.settings, make_clip(video, self.root, detector, self.options))
+                return ok_result(video, self.settings, make_clip(video, self.root, detector, self.options))
             except DroppedError as dropped:
-                return _failed(video, self.settings, dropped.reason, dropped.detail)
+                return failed_result(video, self.settings, dropped.reason, dropped.detail)
 
         return make
 
@@ -197,11 +206,11 @@ def _make_clips(
     """Create the missing clips; write the results of all videos to the report and return them."""
     report = open_report(root)
     remove_stale_parts(report.path)
-    for folder in sorted({(root / video.clip).parent for video in videos}):
-        clean_up(folder)
+    _clean_up(videos, root)
     earlier = report.read()
     results: dict[Video, VideoResult] = {}
     for video in videos:
+        signals.check()
         known = _earlier_result(video, root, maker.settings, earlier.get(video.name))
         if known is not None:
             results[video] = known
@@ -209,16 +218,26 @@ def _make_clips(
     maker = replace(maker, is_single=min(workers, len(missing)) <= 1)
     progress = progress or (lambda done, total: None)
     progress(len(results), len(videos))
-    with contextlib.closing(map_in_processes(missing, maker, workers)) as finished:
+    with contextlib.ExitStack() as stack:
+        # The workers have been killed by then, also in the middle of a clip.
+        stack.callback(_clean_up, missing, root)
+        stack.enter_context(watchdog.cleanup(functools.partial(_clean_up, missing, root)))
+        finished = stack.enter_context(contextlib.closing(map_in_processes(missing, maker, workers)))
         for video, result in finished:
             if isinstance(result, Failure):
-                result = _failed(video, maker.settings, "unreadable", result.detail)
+                result = failed_result(video, maker.settings, "unreadable", result.detail)
             report.append(result)
             results[video] = result
             progress(len(results), len(videos))
     summary = PreprocessSummary(sorted(results.values(), key=lambda result: result.video), report.path)
     report.rewrite(summary.results)
     return summary
+
+
+def _clean_up(videos: Sequence[Video], root: Path) -> None:
+    """Remove the unfinished clips of videos."""
+    for folder in sorted({(root / video.clip).parent for video in videos}):
+        clean_up(folder)
 
 
 def _earlier_result(
@@ -236,7 +255,7 @@ def _earlier_result(
             and {key: about.get(key) for key in ("bytes", "mtime_ns")} == source
         )
         if same:
-            return _ok(video, settings, description)
+            return ok_result(video, settings, description)
     elif os.path.lexists(clip):
         detail = f"{clip.name} was not written by wav2lip-npu and is left unchanged"
         return VideoResult(
@@ -246,32 +265,6 @@ def _earlier_result(
         now = (video.clip, source, settings, CLIP_FORMAT)
         return before if (before.clip, before.source, before.options, before.format) == now else None
     return None
-
-
-def _ok(video: Video, settings: dict[str, Any], description: dict[str, Any]) -> VideoResult:
-    source = {key: description["source"][key] for key in ("bytes", "mtime_ns")}
-    frames = len(description["frames"])
-    return VideoResult(
-        video=video.name,
-        clip=video.clip,
-        status="ok",
-        frames=frames,
-        seconds=frames / description["fps"],
-        source=source,
-        options=settings,
-    )
-
-
-def _failed(video: Video, settings: dict[str, Any], reason: str, detail: str) -> VideoResult:
-    return VideoResult(
-        video=video.name,
-        clip=video.clip,
-        status="failed",
-        reason=reason,
-        detail=detail,
-        source=source_of(video),
-        options=settings,
-    )
 
 
 def _write_file_lists(results: Sequence[VideoResult], root: Path, options: PreprocessOptions) -> None:

@@ -8,6 +8,7 @@ import threading
 from collections import defaultdict
 from typing import NamedTuple
 
+from wav2lip_npu import signals
 from wav2lip_npu.storage.regular_files import open_regular
 
 
@@ -54,5 +55,6 @@ def _read(path: str | os.PathLike[str]) -> str:
     sha = hashlib.sha256()
     with open_regular(path) as file:
         while chunk := file.read(1 << 20):
+            signals.check()
             sha.update(chunk)
     return sha.hexdigest()

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from wav2lip_npu.errors import OutputError, Wav2LipError
-from wav2lip_npu.storage.atomic import part_path, replacing
+from wav2lip_npu.storage.atomic import part_path, remove_stale_parts, replacing
 from wav2lip_npu.storage.regular_files import type_of
 
 _SYSTEM_FOLDERS = ("/dev/", "/proc/", "/sys/")
@@ -217,10 +217,12 @@ class _Gate:
 
 def _probe(folder: str) -> str | None:
     """Create and remove a file in a folder. Return the error if that fails."""
-    probe = part_path(os.path.join(folder, "probe"))
+    name = os.path.join(folder, "probe")
+    remove_stale_parts(name)
+    probe = part_path(name)
     try:
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may take it for that of a killed one
     except OSError as error:
         return error.strerror
     return None

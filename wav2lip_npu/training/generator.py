@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wav2lip_npu import device as devices
+from wav2lip_npu import signals
 from wav2lip_npu.data.augmentation import Augmentation
 from wav2lip_npu.data.samples import MEL_SHIFT, Batch, Samples, TargetSample, batches, draw_target
 from wav2lip_npu.models.inputs import face_windows, generator_input, images_of_faces, syncnet_input
@@ -49,6 +50,7 @@ class TargetBatch(NamedTuple):
         return cls(**devices.upload(batch.samples._asdict(), device))
 
 
+@signals.deferred()
 def train_generator(
     data_root: str | os.PathLike[str],
     checkpoint_dir: str | os.PathLike[str],
@@ -62,7 +64,7 @@ def train_generator(
     """Train the Wav2Lip generator against a frozen SyncNet (Prajwal et al., arXiv 2008.10010).
 
     Training resumes from the newest checkpoint of `checkpoint_dir` if there is one. It ends at `steps` or
-    `nepochs`. In the main thread, it also saves and ends on SIGTERM or Ctrl-C.
+    `nepochs`. In the main thread, it also saves and ends on SIGTERM, SIGHUP or Ctrl-C.
 
     Args:
         data_root: Folder of clips written by `preprocess`.

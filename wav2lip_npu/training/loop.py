@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -18,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from wav2lip_npu import signals
 from wav2lip_npu.data.samples import Batch, Sample, Samples, batches
 from wav2lip_npu.errors import TrainingError
 from wav2lip_npu.training import distributed
@@ -28,6 +26,7 @@ from wav2lip_npu.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
+_STOPPING = "stopping after this step; a second signal ends at once, without saving"
 _MIN_SCALE = 2.0**-10
 """Loss scale below which fp16 gradients will not become finite again."""
 
@@ -88,6 +87,8 @@ class TrainResult:
     then."""
     held_out: Mapping[str, float]
     """Latest held-out figures of this run, by name; empty without an evaluation."""
+    stopped_by: int | None = None
+    """Number of the signal that ended the run early, such as 15 for SIGTERM."""
 
 
 def fit(
@@ -98,7 +99,7 @@ def fit(
     *,
     progress: Progress | None = None,
 ) -> TrainResult:
-    """Train until `options.steps` or `options.nepochs`, SIGTERM or Ctrl-C, then save.
+    """Train until `options.steps` or `options.nepochs`, SIGTERM, SIGHUP or Ctrl-C, then save.
 
     Raises `TrainingError` if a loss is not finite, before any weight changes.
     """
@@ -134,13 +135,17 @@ def fit(
         curves = Curves(directory, state.step) if ranks.is_first else None
         if curves is not None:
             stack.callback(curves.close)
-        stop_requested = stack.enter_context(_stop_on_signal())
+        hold = stack.enter_context(signals.held(_STOPPING))
         last = math.inf if options.steps is None else options.steps
         if state.step >= last or state.epoch >= options.nepochs:
             log.warning("nothing to do: already at step %d, epoch %d", state.step, state.epoch)
-        stopping = False
-        while not (stopping or state.step >= last or state.epoch >= options.nepochs):
-            values, stopping = _advance(state, stream, task, options, stop_requested)
+        stopped_by = 0
+        if state.is_evaluation_due:
+            held_out = _evaluate(state, task, curves, hold)
+            stopped_by = _interrupted_by(state, hold)
+            saved = None
+        while not (stopped_by or state.step >= last or state.epoch >= options.nepochs):
+            values, stopped_by = _advance(state, stream, task, options, hold)
             state.epoch = state.position // epoch_size
             means.add(values)
             if progress is not None and ranks.is_first:
@@ -151,11 +156,14 @@ def fit(
                     curves.write("train", state.step, {**averaged, "skipped": state.skipped})
                     log.info("step %d: %s", state.step, _format(averaged))
             if state.step % options.eval_interval == 0:
-                held_out = _evaluate(state, task, curves)
+                state.is_evaluation_due = True
+                held_out = _evaluate(state, task, curves, hold)
+                stopped_by = _interrupted_by(state, hold) or stopped_by
             if state.step % options.checkpoint_interval == 0:
                 saved = save()
         if saved != state.step:
             save()
+        is_finished = state.step >= last or state.epoch >= options.nepochs
     kind = state.main.kind
     best = None if state.best is None else path_of(directory, kind, state.best_step)
     return TrainResult(
@@ -163,6 +171,7 @@ def fit(
         checkpoint=path_of(directory, kind, state.step),
         best_checkpoint=best if best is not None and best.exists() else None,
         held_out=held_out,
+        stopped_by=None if is_finished else stopped_by or None,
     )
 
 
@@ -171,9 +180,9 @@ def _advance(
     stream: Iterator[Batch[Any]],
     task: Task[Any],
     options: TrainOptions,
-    stop_requested: threading.Event,
-) -> tuple[dict[str, float], bool]:
-    """Run one optimizer step. Return the losses, and whether any rank should stop."""
+    hold: signals.Hold,
+) -> tuple[dict[str, float], int]:
+    """Run one optimizer step. Return the losses, and the stop signal of any rank, 0 if there is none."""
     rate = min(1.0, (state.step + 1) / options.warmup_steps) if options.warmup_steps else 1.0
     for trained in state.networks.values():
         trained.optimizer.zero_grad(set_to_none=True)
@@ -192,7 +201,7 @@ def _advance(
                     sums[name] = sums.get(name, 0) + value.detach().float() / options.accumulate
     values = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))  # the only device sync
     finite = all(map(math.isfinite, values.values()))
-    failed, stopping = distributed.all_max([not finite, stop_requested.is_set()], state.device, state.ranks)
+    failed, stopped_by = distributed.all_max([not finite, hold.number or 0], state.device, state.ranks)
     if failed:
         samples = "; ".join(map(task.samples.describe, used))
         own = None if finite else f"{_format(values)}; samples {samples}"
@@ -212,7 +221,7 @@ def _advance(
             trained.average.update()
     state.step += 1
     state.position = used[-1].after
-    return values, bool(stopping)
+    return values, int(stopped_by)
 
 
 def _update_scale(scaler: torch.amp.GradScaler, options: TrainOptions) -> bool:
@@ -229,13 +238,25 @@ def _update_scale(scaler: torch.amp.GradScaler, options: TrainOptions) -> bool:
     return overflowed
 
 
-def _evaluate(state: TrainState, task: Task[Any], curves: Curves | None) -> Mapping[str, float]:
-    """Evaluate on the held-out clips, update the monitor and the best step, and write the curves."""
+def _evaluate(
+    state: TrainState, task: Task[Any], curves: Curves | None, hold: signals.Hold
+) -> Mapping[str, float]:
+    """Evaluate on the held-out clips, update the monitor and the best step, and write the curves.
+
+    A stop signal ends the evaluation of a single process without figures. It stays due, for the next run.
+    """
     state.average_statistics()
+    evaluation: Evaluation | None = None
     with contextlib.ExitStack() as stack:
+        if state.ranks.size == 1:  # several ranks would wait for each other
+            stack.enter_context(hold.released())
         for trained in state.networks.values():
             stack.enter_context(trained.evaluation())
-        figures, sheet = task.evaluate()
+        evaluation = task.evaluate()
+    if evaluation is None:
+        return {}
+    state.is_evaluation_due = False
+    figures, sheet = evaluation
     figures = {**figures, **task.monitor.update(figures)}
     loss = next(iter(figures.values()))
     if math.isfinite(loss) and (state.best is None or loss < state.best):
@@ -247,6 +268,11 @@ def _evaluate(state: TrainState, task: Task[Any], curves: Curves | None) -> Mapp
         best = "none" if state.best is None else f"{state.best:.4g} at step {state.best_step}"
         log.info("step %d, held out: %s; best %s", state.step, _format(figures), best)
     return figures
+
+
+def _interrupted_by(state: TrainState, hold: signals.Hold) -> int:
+    """Return the signal that ended an evaluation; 0 if it is complete."""
+    return (hold.number or 0) if state.is_evaluation_due else 0
 
 
 def _format(values: Mapping[str, float]) -> str:
@@ -261,30 +287,3 @@ def _local_gradients(state: TrainState, local: bool) -> Iterator[None]:
             if local and isinstance(trained.wrapped, nn.parallel.DistributedDataParallel):
                 stack.enter_context(trained.wrapped.no_sync())
         yield
-
-
-@contextlib.contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
-    """Set the event on SIGTERM or Ctrl-C. A second signal goes to the previous handler."""
-    requested = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield requested
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if requested.is_set():
-            previous = handlers[signal.Signals(number)]
-            if callable(previous):
-                previous(number, frame)
-            raise KeyboardInterrupt
-        requested.set()
-        log.info("stopping after this step; a second signal stops immediately, without saving")
-
-    handlers = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield requested
-    except KeyboardInterrupt as stop:
-        raise type(stop)("the steps since the newest checkpoint are lost") from None
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)

@@ -104,6 +104,8 @@ class TrainState:
     best: float | None = None
     """Lowest held-out loss so far."""
     best_step: int = 0
+    is_evaluation_due: bool = False
+    """Whether the evaluation after this step was interrupted."""
     skipped: int = 0
     """Steps without an update because fp16 overflowed."""
     mel_shift: int = 0
@@ -165,6 +167,7 @@ class TrainState:
             "best": self.best,
             "best_step": self.best_step,
             "skipped": self.skipped,
+            "evaluation_due": self.is_evaluation_due,
             "scaler": self.scaler.state_dict(),
             "rng": rng,
             "extras": {name: extra.state_dict() for name, extra in self.extras.items()},
@@ -212,6 +215,7 @@ class TrainState:
         self.position = int(more["position"])
         self.best, self.best_step = more["best"], int(more["best_step"])
         self.skipped = int(more["skipped"])
+        self.is_evaluation_due = bool(more.get("evaluation_due", False))
         if self.scaler.is_enabled() and self._is_same_scaling(more["scaler"]):
             # The scaler of saturating chips has one more key than PyTorch's.
             self.scaler.load_state_dict({**self.scaler.state_dict(), **more["scaler"]})

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wav2lip_npu import signals
 from wav2lip_npu.data.clip import Clip, Faces, Indices, mel_columns
 from wav2lip_npu.data.clip_layout import FACE_SIZE, WINDOW
 from wav2lip_npu.data.face_reader import FaceReader
@@ -102,6 +103,7 @@ def similarities(
     mouths = reader(clip, earliest, int(positions[-1]) + WINDOW - earliest)[:, FACE_SIZE // 2 :]
     audio_parts, face_parts = [], []
     for first in range(0, len(positions), _BATCH):
+        signals.check()
         chosen = positions[first : first + _BATCH]
         mels = np.stack([mel_columns(mel, int(clip.frames[position])) for position in chosen])
         windows = np.stack([mouths[start : start + WINDOW] for start in chosen - earliest])

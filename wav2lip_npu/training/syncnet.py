@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wav2lip_npu import device as devices
+from wav2lip_npu import signals
 from wav2lip_npu.data.augmentation import Augmentation
 from wav2lip_npu.data.clip import Clip, ClipError
 from wav2lip_npu.data.clip_index import ClipIndex
@@ -63,6 +64,7 @@ class PairBatch(NamedTuple):
     in_sync: Tensor
 
 
+@signals.deferred()
 def train_syncnet(
     data_root: str | os.PathLike[str],
     checkpoint_dir: str | os.PathLike[str],
@@ -76,7 +78,7 @@ def train_syncnet(
     """Train SyncNet, the lip-sync expert of Prajwal et al. (arXiv 2008.10010).
 
     Training resumes from the newest checkpoint of `checkpoint_dir` if there is one. It ends at `steps` or
-    `nepochs`. In the main thread, it also saves and ends on SIGTERM or Ctrl-C.
+    `nepochs`. In the main thread, it also saves and ends on SIGTERM, SIGHUP or Ctrl-C.
 
     Args:
         data_root: Folder of clips written by `preprocess`.
@@ -200,6 +202,7 @@ def _tables(
     syncnet: nn.Module, clips: Sequence[Clip], reader: FaceReader, device: torch.device
 ) -> Iterator[Similarities]:
     for clip in clips:
+        signals.check()
         try:
             positions = clip.windows()[:MAX_EVAL_WINDOWS]
             yield similarities(syncnet, clip, reader, device, positions)  # type: ignore[arg-type]
