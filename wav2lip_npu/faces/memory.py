@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.video_reader import Frame
-from wav2lip_npu.media.yuv_image import Box
 
 
 class FaceMemory:
@@ -22,39 +21,34 @@ class FaceMemory:
     """
 
     def __init__(self, known: NDArray[np.float32] | None = None, *, is_complete: bool = False) -> None:
-        rows = np.empty((0, 5), np.float32) if known is None else known
-        self._position = {source: source for source in range(len(rows))}
-        self._boxes: list[Box | None] = [None if np.isnan(row[0]) else row[:4].copy() for row in rows]
-        self._cuts = [bool(row[4]) for row in rows]
+        # One row per frame, see `to_array`; an object per box would take 25 MB per hour of video.
+        self._rows = np.empty((0, 5), np.float32) if known is None else np.array(known, np.float32)
+        self._count = len(self._rows)
+        self._position = {source: source for source in range(self._count)}
         self._last = -1
         self._jumps: set[int] = set()
         self.is_complete = is_complete
         """Whether all frames of the video are known. Set when a looped video starts again."""
-        self._at_start = len(rows), is_complete
+        self._at_start = self._count, is_complete
 
     @property
     def has_grown(self) -> bool:
         """Whether frames were added since construction."""
         count, was_complete = self._at_start
-        return len(self._boxes) > count or (self.is_complete and not was_complete)
+        return self._count > count or (self.is_complete and not was_complete)
 
     def expect_frames(self, count: int) -> None:
         """Clear the memory if it has fewer frames than this.
 
         Tracking that starts in the middle would give other boxes than tracking from the first frame.
         """
-        if len(self._boxes) < count and not self.is_complete:
+        if self._count < count and not self.is_complete:
             self._position.clear()
-            self._boxes.clear()
-            self._cuts.clear()
+            self._count = 0
 
     def to_array(self) -> NDArray[np.float32]:
         """Return float32 [N, 5]: the box of each source, NaN without a face, and 1 at a scene cut, else 0."""
-        rows = np.full((len(self._boxes), 5), np.nan, np.float32)
-        for row, box, cut in zip(rows, self._boxes, self._cuts, strict=True):
-            if box is not None:
-                row[:4] = box
-            row[4] = cut
+        rows: NDArray[np.float32] = self._rows[: self._count].copy()
         return rows
 
     def knows(self, source: int) -> bool:
@@ -70,9 +64,13 @@ class FaceMemory:
 
     def store(self, tracked: TrackedFrame) -> TrackedFrame:
         """Store the box of a new source; return the frame, marked as a cut if it follows a jump."""
-        jumped = len(self._boxes) in self._jumps
-        self._boxes.append(tracked.box)
-        self._cuts.append(tracked.cut)
+        jumped = self._count in self._jumps
+        if self._count == len(self._rows):
+            self._rows = np.concatenate([self._rows, np.empty((self._count + 256, 5), np.float32)])
+        row = self._rows[self._count]
+        row[:4] = np.nan if tracked.box is None else tracked.box
+        row[4] = tracked.cut
+        self._count += 1
         return TrackedFrame(tracked.frame, tracked.box, True) if jumped else tracked
 
     def recall(self, frame: Frame) -> TrackedFrame:
@@ -82,6 +80,6 @@ class FaceMemory:
         self._last = position
         step = position - before
         # Played backwards, the cut lies between the same two frames: it belongs to the later of them.
-        cut = abs(step) > 1 or (step != 0 and self._cuts[max(position, before)])
-        box = self._boxes[position]
-        return TrackedFrame(frame, None if box is None else box.copy(), cut)
+        cut = abs(step) > 1 or (step != 0 and bool(self._rows[max(position, before), 4]))
+        box = self._rows[position, :4].copy()
+        return TrackedFrame(frame, None if np.isnan(box[0]) else box, cut)
