@@ -6,9 +6,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 # One thread a process: two processes with two threads each would compete for two cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-# Test files in two processes, then the tests marked `alone`.
+# Test files in two processes, then the tests marked `alone` in one. pytest itself runs no test, so that it prints a
+# summary even if a library ends the process of a test.
 PARALLEL := -m 'not slow and not alone' --numprocesses 2 --dist loadfile
-ALONE := -m 'alone and not slow'
+ALONE := -m 'alone and not slow' --numprocesses 1
+SLOW := -m slow --numprocesses 1
 
 .PHONY: demo test test-slow test-npu test-npu-adapter lint bench clean
 
@@ -31,8 +33,8 @@ test-npu-adapter:
 	$(PYTHON) tests/npu_adapter/run.py
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
-	TEST_DEVICE=npu $(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(SLOW)
+	TEST_DEVICE=npu $(BIN)/python -m pytest $(SLOW)
 
 lint: $(READY)
 	$(BIN)/ruff check .

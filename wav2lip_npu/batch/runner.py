@@ -28,10 +28,8 @@ from wav2lip_npu.dubbing.outputs import Output
 from wav2lip_npu.dubbing.pipeline import dub_many
 from wav2lip_npu.dubbing.report import DubReport
 from wav2lip_npu.errors import UsageError, Wav2LipError
-from wav2lip_npu.faces.detection import Detection, Detector
 from wav2lip_npu.faces.detectors import detector_inputs
 from wav2lip_npu.media.container import VideoInfo, probe
-from wav2lip_npu.media.yuv_image import Image
 from wav2lip_npu.storage.atomic import real_name
 from wav2lip_npu.storage.outputs import check_outputs
 
@@ -125,14 +123,13 @@ def run_groups(
         waiting.put(group)
     events: SimpleQueue[JobResult | JobProgress | BaseException | None] = SimpleQueue()
     cancelled = threading.Event()
-    detector_lock = threading.Lock()
 
     def work() -> None:
         """Run groups until none is left. Put their events on the queue, then `None`."""
         try:
             while not cancelled.is_set():
                 group = waiting.get_nowait()
-                _Pass(group, load, cache, events.put, cancelled, detector_lock).run()
+                _Pass(group, load, cache, events.put, cancelled).run()
         except Empty:
             pass
         except BaseException as error:
@@ -162,20 +159,6 @@ def run_groups(
             cancelled.set()
 
 
-class _LockedDetector:
-    """A detector that several passes share, one call at a time."""
-
-    def __init__(self, detector: Detector, lock: threading.Lock) -> None:
-        self.name, self.views = detector.name, detector.views
-        self.short_side, self.face_side = detector.short_side, detector.face_side
-        self._detector, self._lock = detector, lock
-
-    def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
-        """Return the detections of each image, see `Detector`."""
-        with self._lock:
-            return self._detector(images)
-
-
 class _CancelledError(Exception):
     """The consumer has closed the generator of results."""
 
@@ -189,7 +172,6 @@ class _Pass:
     cache: FaceCache
     emit: Callable[[JobResult | JobProgress], None]
     cancelled: threading.Event
-    detector_lock: threading.Lock
 
     def run(self) -> None:
         """Dub the jobs whose outputs are not up to date."""
@@ -223,7 +205,6 @@ class _Pass:
         reports: Sequence[DubReport | Exception]
         try:
             models = self.load(first)
-            models = replace(models, detector=_LockedDetector(models.detector, self.detector_lock))
             faces = faces_key(file_record(first.face)["sha256"], models.detector.name, first.dub)
             memory = self.cache.read(faces)
             outputs = [self._output(job, key) for job, key in keys.items()]

@@ -33,7 +33,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Models:
-    """The networks of a dub, loaded once for any number of videos by `load_models`."""
+    """The networks of a dub, loaded once for any number of videos by `load_models`.
+
+    Several threads may dub with the same models at the same time. Each output is the same as without threads.
+    """
 
     generator: Wav2Lip | OnnxEngine | OmEngine
     detector: Detector
@@ -69,7 +72,7 @@ def load_models(
     precision: str = "fp32",
     engine: str = "auto",
 ) -> Models:
-    """Load generator and face detector onto a device, for any number of dubs.
+    """Load generator and face detector onto a device, for any number of dubs, also in several threads.
 
     Args:
         checkpoint_path: Weights of a Wav2Lip generator, .pth, .pt or .safetensors; an exported .onnx or .om

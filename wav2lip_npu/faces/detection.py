@@ -29,7 +29,8 @@ class Detector(Protocol):
     """Detects faces in images.
 
     All detectors return boxes in the convention of S3FD: forehead, cheeks and chin, without ears and hair.
-    To add a detector, write a class with these members and return it from `load_detector`.
+    To add a detector, write a class with these members and return it from `load_detector`. Several threads
+    may call one detector at the same time.
     """
 
     name: str

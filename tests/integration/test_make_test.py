@@ -1,0 +1,58 @@
+"""The test commands of the Makefile end with a summary, whatever a test does to its process."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TESTS = """
+import os
+import pytest
+
+pytestmark = pytest.mark.{mark}
+
+def test_before(): pass
+
+def test_that_ends_its_process():
+    if not os.path.exists("{mark}"):  # by file, xdist runs it again
+        open("{mark}", "w").close()
+        os._exit(0)
+
+def test_after(): pass
+"""
+
+
+MAKEFILE = (ROOT / "Makefile").read_text()
+ARGUMENTS = dict(re.findall(r"^(\w+) := (-m .*)$", MAKEFILE, re.MULTILINE))
+
+
+def test_all_commands_have_these_arguments():
+    used = re.findall(r"(?:-m pytest|\$\(PYTEST\)) (.*)$", MAKEFILE, re.MULTILINE)
+    assert used and set(used) == {f"$({name})" for name in ARGUMENTS}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_summary_after_a_test_that_ends_its_process(tmp_path, name):
+    """A18: Ray once ended pytest itself, with exit code 1 and without a summary."""
+    arguments = shlex.split(ARGUMENTS[name])
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  slow\n  alone\n  fast\n")
+    selection = arguments[arguments.index("-m") + 1]
+    mark = next(mark for mark in ("slow", "alone", "fast") if f"not {mark}" not in selection)
+    (tmp_path / "test_it.py").write_text(TESTS.format(mark=mark))
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments, "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={variable: value for variable, value in os.environ.items() if not variable.startswith("PYTEST_")},
+    )
+    assert result.returncode == 1, result.stdout
+    assert re.search(r"^=+ 1 failed, [23] passed in .*=+$", result.stdout, re.MULTILINE), result.stdout
+    assert "test_that_ends_its_process" in result.stdout
