@@ -31,6 +31,7 @@ def test_key_is_unchanged_since_version_0_5(job):
 def test_key_changes_with_what_the_output_depends_on(job):
     same = [
         replace(job, outfile="other.mp4", report="r.json", device="cpu", row=3),
+        replace(job, dub=DubOptions(start=0.0, skip=())),
         replace(job, dub=DubOptions(wav2lip_batch_size=3, faces=FaceOptions(face_det_batch_size=2))),
     ]
     others = [
@@ -40,6 +41,12 @@ def test_key_changes_with_what_the_output_depends_on(job):
         replace(job, dub=DubOptions(blend="hard")),
         replace(job, dub=DubOptions(fps=25)),  # resamples a video
         replace(job, dub=DubOptions(fps=29.97)),
+        replace(job, dub=DubOptions(start=1)),
+        replace(job, dub=DubOptions(duration=1)),
+        replace(job, dub=DubOptions(skip="1-2")),
+        replace(job, dub=DubOptions(rest="off")),
+        replace(job, dub=DubOptions(rest_threshold=20)),
+        replace(job, dub=DubOptions(extend="silence")),
     ]
     assert {job_key(other) for other in same} == {job_key(job)}
     assert len({job_key(other) for other in [job, *others]}) == len(others) + 1

@@ -39,7 +39,7 @@ def peak_of_stream(path: Path, seconds: int) -> int:
     try:
         info = measure_audio(audio)
         with ThreadPoolExecutor(1) as pool:
-            stream = MelStream(info, Fraction(25), 0, pool, with_pauses=True)
+            stream = MelStream(info, Fraction(25), 0, pool, pause_threshold=16)
             assert len(stream.pauses()) == columns_of(info.samples)
             for index in range(0, round(25 * info.duration), 50):
                 assert stream.window(index).shape == (80, 16)

@@ -7,7 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from wav2lip_npu.dubbing.temporal_smoothing import Pauses, ReferenceSmoother, SilenceDamper, loudness, pauses
+from wav2lip_npu.dubbing.pauses import Pauses, find_pauses, loudness
+from wav2lip_npu.dubbing.temporal_smoothing import ReferenceSmoother, SilenceDamper
 from wav2lip_npu.mel import log_mel
 
 RATE, FPS = 16_000, Fraction(25)
@@ -24,7 +25,7 @@ def noise(seconds: float, level: float) -> np.ndarray:
 
 
 def pauses_of(*parts: np.ndarray) -> Pauses:
-    return pauses(loudness(log_mel(np.concatenate(parts).astype(np.float32))))
+    return find_pauses(loudness(log_mel(np.concatenate(parts).astype(np.float32))), 16)
 
 
 @pytest.mark.parametrize("level", [0.05, 0.3])
@@ -72,10 +73,22 @@ def test_motion_in_pauses_is_damped_at_any_frame_rate(fps):
     np.testing.assert_array_equal(damped[0], generated[0])
 
 
-def test_mouth_in_a_pause_converges_slowly():
-    generated = np.concatenate([np.full((1, 4, 6, 4), 200, np.uint8), np.full((50, 4, 6, 4), 100, np.uint8)])
+@pytest.mark.parametrize("fps", [25, 50])
+def test_mouth_closes_at_the_begin_of_a_pause(fps):
+    """C5: the damper does not hold an open mouth that the generator closes within 120 ms."""
+    generated = np.concatenate(
+        [np.full((25, 4, 6, 4), 200, np.uint8), np.full((3 * fps, 4, 6, 4), 100, np.uint8)]
+    )
+    damper = SilenceDamper(pauses_of(buzz(25 / fps, 0.3), noise(3, 0)), Fraction(fps), 0)
+    damped = damp(damper, generated[: 2 * fps])[:, 0, 0, 0]
+    np.testing.assert_array_equal(damped, generated[: 2 * fps, 0, 0, 0])
+
+
+def test_steps_late_in_a_pause_are_damped():
+    generated = np.concatenate([np.full((20, 4, 6, 4), 200, np.uint8), np.full((40, 4, 6, 4), 100, np.uint8)])
     damped = damp(SilenceDamper(pauses_of(noise(3, 0)), FPS, 0), generated)[:, 0, 0, 0].astype(int)
-    assert damped[1] == 170 and (np.diff(damped) <= 0).all() and abs(damped[-1] - 100) <= 1
+    assert damped[19] == 200 and damped[20] == 185 and (np.diff(damped[19:]) <= 0).all()
+    assert abs(damped[-1] - 100) <= 1
 
 
 def test_cut_and_missing_face_restart():

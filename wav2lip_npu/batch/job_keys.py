@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from wav2lip_npu.batch.jobs import Job
+from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.errors import MediaError
 from wav2lip_npu.media.container import open_media
 from wav2lip_npu.media.frame_rate import exact_fps
@@ -18,6 +19,8 @@ from wav2lip_npu.storage import hashing
 from wav2lip_npu.storage.json_types import matches
 
 _COMMENT = re.compile(r"\bjob ([0-9a-f]{32})\b")
+_ADDED = ("start", "duration", "skip", "rest", "rest_threshold")
+"""Options that 0.6.0 did not have."""
 _WITHOUT_EFFECT = {"wav2lip_batch_size", "face_det_batch_size"}
 """Options that change the speed but not the output."""
 
@@ -44,8 +47,12 @@ def job_settings(job: Job) -> dict[str, Any]:
 def _key_settings(job: Job) -> dict[str, Any]:
     """Return the settings as they enter the key, which must not change when a release adds an option."""
     settings = job_settings(job)
-    fps = settings.pop("fps")
+    fps = settings["fps"]
     settings["fps"] = 25 if fps is None else str(exact_fps(fps))  # 25 was the default of 0.6.0
+    defaults = dict(fields_of(DubOptions()))
+    for name in _ADDED:
+        if settings[name] == defaults[name]:
+            del settings[name]
     return settings
 
 

@@ -70,6 +70,8 @@ class JobResult:
     """Frames with a new mouth."""
     faceless_spans: list[tuple[int, int]] | None = None
     """First and last frame of each span without a face, whose frames stay unchanged."""
+    unchanged_spans: list[tuple[int, int, str]] | None = None
+    """First and last frame of each span that stays as filmed, and the reason: `no_face` or `skip`."""
     device: str | None = None
     detector: str | None = None
     settings: dict[str, Any]
@@ -115,6 +117,7 @@ def finished_result(job: Job, key: str, report: DubReport) -> JobResult:
         frames=report.frames,
         dubbed_frames=report.dubbed_frames,
         faceless_spans=report.faceless_spans,
+        unchanged_spans=report.unchanged_spans,
         device=report.device,
         detector=report.detector,
         **_output_fields(job, key),

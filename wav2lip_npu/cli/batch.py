@@ -160,6 +160,6 @@ def _summary(result: JobResult) -> str:
         return f"failed ({result.reason}): {result.job}: {result.detail}"
     if result.seconds is None:
         return f"ok: {result.job} existed"
-    faceless = (result.frames or 0) - (result.dubbed_frames or 0)
+    faceless = sum(last - first + 1 for first, last in result.faceless_spans or ())
     suffix = f", {faceless} without a face" if faceless else ""
     return f"ok: {result.job}, {result.frames} frames in {result.seconds:.1f} s{suffix}"

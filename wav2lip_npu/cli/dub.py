@@ -69,7 +69,7 @@ class DubCommand:
                 progress=show,
             )
         if report.faceless_spans:
-            faceless = report.frames - report.dubbed_frames
+            faceless = sum(last - first + 1 for first, last in report.faceless_spans)
             log.info("%d of %d frames have no face and were left unchanged", faceless, report.frames)
         if self.report is not None:
             report.write(self.report)

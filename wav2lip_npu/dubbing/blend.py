@@ -81,6 +81,15 @@ def paste(yuv: YuvImage, mouth: Image, box: Box, mask: Mask) -> YuvImage:
     )
 
 
+def fade(before: YuvImage, after: YuvImage, opacity: float) -> YuvImage:
+    """Return a mixture of two images; equal pixels keep their values."""
+    y, u, v = (
+        cv2.addWeighted(new, opacity, old, 1 - opacity, 0)
+        for old, new in ((before.y, after.y), (before.u, after.u), (before.v, after.v))
+    )
+    return replace(after, y=np.asarray(y, np.uint8), u=np.asarray(u, np.uint8), v=np.asarray(v, np.uint8))
+
+
 def _blend(plane: NDArray[np.uint8], patch: Array, box: Box, mask: Mask) -> NDArray[np.uint8]:
     """Return the plane with `patch` float32 [rows, columns] in the box, weighted by the mask."""
     height, width = plane.shape

@@ -7,6 +7,7 @@ pauses are kept: 80 bytes per second of audio.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future
@@ -15,7 +16,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from wav2lip_npu.dubbing.temporal_smoothing import Pauses, loudness, pauses
+from wav2lip_npu.dubbing.pauses import Pauses, find_pauses, loudness, rest_weights, with_silence
 from wav2lip_npu.media.audio_reader import AudioInfo, Samples, read_mono
 from wav2lip_npu.mel import DEFAULT_MEL, Mel, MelReader, import_librosa, mel_blocks
 
@@ -24,22 +25,31 @@ class MelStream:
     """Mel windows of the frames of one output, in order, and the pauses of its audio.
 
     `pool` runs the pass that finds the pauses, and imports the libraries of the mel, while the first frames
-    are decoded and tracked.
+    are decoded and tracked. `pause_threshold` is that of `find_pauses`: in pauses the windows contain the mel
+    of silence. With None they contain that of the recording. If the stream is endless, silence follows the
+    audio.
     """
 
     def __init__(
-        self, audio: AudioInfo, fps: Fraction, shift: float, pool: Executor, with_pauses: bool
+        self,
+        audio: AudioInfo,
+        fps: Fraction,
+        shift: float,
+        pool: Executor,
+        *,
+        pause_threshold: float | None,
+        is_endless: bool = False,
     ) -> None:
         self.fps, self.shift = fps, shift
-        self._audio = audio
+        self._audio, self._is_endless = audio, is_endless
         self._closed = threading.Event()
-        self._blocks = self._read_blocks()
-        self._reader = MelReader(self._blocks)
         self._pauses: Future[Pauses] | None = None
-        if with_pauses:
-            self._pauses = pool.submit(self._find_pauses)
-        else:
+        if pause_threshold is None:
             pool.submit(import_librosa)
+        else:
+            self._pauses = pool.submit(self._find_pauses, pause_threshold)
+        self._blocks = self._read_blocks(_silence() if is_endless else ())
+        self._reader = MelReader(self._blocks if self._pauses is None else self._rested(self._blocks))
 
     def window(self, index: int) -> Mel:
         """Return the mel window float32 [80, 16] of a frame. Call it in one thread, frames in order.
@@ -62,18 +72,34 @@ class MelStream:
         self.cancel()
         self._blocks.close()
 
-    def _find_pauses(self) -> Pauses:
+    def _rested(self, blocks: Iterable[Mel]) -> Iterator[Mel]:
+        """Yield the mel with silence in pauses."""
+        weights = rest_weights(self.pauses())
+        first = 0
+        for block in blocks:
+            some = weights[first : first + block.shape[1]]
+            first += block.shape[1]
+            yield with_silence(block, np.pad(some, (0, block.shape[1] - len(some)), constant_values=1))
+
+    def _find_pauses(self, threshold: float) -> Pauses:
         levels: list[NDArray[np.float32]] = []
         with contextlib.closing(self._read_blocks()) as blocks:
             for block in blocks:
                 if self._closed.is_set():
-                    return np.zeros(0, np.bool_)
+                    return np.zeros(DEFAULT_MEL.columns_per_window, np.bool_)
                 levels.append(loudness(block))
-        return pauses(np.concatenate(levels))
+        pauses = find_pauses(np.concatenate(levels), threshold)
+        more = DEFAULT_MEL.columns_per_window if self._is_endless else 0
+        return np.append(pauses, np.ones(more, np.bool_))
 
-    def _read_blocks(self) -> Generator[Mel, None, None]:
+    def _read_blocks(self, more: Iterable[Samples] = ()) -> Generator[Mel, None, None]:
+        """Yield the mel of the audio, followed by more samples."""
         with contextlib.closing(read_mono(self._audio)) as audio:
-            yield from mel_blocks(_padded(audio))
+            yield from mel_blocks(itertools.chain(_padded(audio), more))
+
+
+def _silence() -> Iterator[Samples]:
+    return itertools.repeat(np.zeros(DEFAULT_MEL.sample_rate, np.float32))
 
 
 def _padded(chunks: Iterable[Samples]) -> Iterator[Samples]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ From the first frame on that needs no mouth it returns None, and after an error 
 
 @dataclass(frozen=True)
 class DubbedFrame:
-    """A frame and a mouth per output; None without a face, and for outputs that have ended.
+    """A frame and a mouth per output; None if the frame stays as filmed, and for outputs that have ended.
 
     An error in place of a mouth is that of the audio of the output.
     """
@@ -41,10 +41,12 @@ def generate(
     outputs: Sequence[MelWindows],
     runner: GeneratorRunner,
     smoother: ReferenceSmoother | None = None,
+    kept: Container[int] = (),
 ) -> Iterator[DubbedFrame]:
     """Yield each frame with its mouths, generated batch by batch.
 
-    The reference of a face is the face itself, or the result of `smoother`.
+    The reference of a face is the face itself, or the result of `smoother`. Frames without a face and those
+    whose indices are in `kept` get no mouths.
     """
 
     def run(batch: _Batch) -> list[DubbedFrame]:
@@ -53,12 +55,12 @@ def generate(
             itertools.chain(some, itertools.repeat(end)) for some, end in zip(images, batch.ends, strict=True)
         ]
         return [
-            DubbedFrame(item, tuple(None if item.box is None else next(some) for some in mouths))
-            for item in batch.frames
+            DubbedFrame(item, tuple(next(some) if has_mouth else None for some in mouths))
+            for item, has_mouth in batch.frames
         ]
 
     with device.shared_cores(runner.device) as prepare:
-        batches = _batches(tracked, outputs, runner.batch, smoother)
+        batches = _batches(tracked, outputs, runner.batch, smoother, kept)
         for dubbed in map_in_threads(run, batches, runner.lanes, prepare):
             dubbed.reverse()
             while dubbed:  # pop: the list would keep frames alive that the consumer has released
@@ -69,7 +71,8 @@ class _Batch:
     """Consecutive frames, with the faces, and references if they differ, of the frames that have a face."""
 
     def __init__(self, outputs: Sequence[MelWindows]) -> None:
-        self.frames: list[TrackedFrame] = []
+        self.frames: list[tuple[TrackedFrame, bool]] = []
+        """Frames, and whether they get mouths."""
         self.faces: list[Image] = []
         self.references: list[Image] = []
         self.mels: list[list[Mel]] = [[] for _ in outputs]
@@ -96,14 +99,16 @@ def _batches(
     outputs: Sequence[MelWindows],
     size: int,
     smoother: ReferenceSmoother | None,
+    kept: Container[int],
 ) -> Iterator[_Batch]:
     batch = _Batch(outputs)
     last: YuvImage | None = None
     failure: Exception | None = None
     try:
         for item in tracked:
-            batch.frames.append(item)
-            if item.box is not None:
+            has_mouth = item.box is not None and item.frame.index not in kept
+            batch.frames.append((item, has_mouth))
+            if item.box is not None and has_mouth:
                 if item.frame.yuv is not last:  # a still image is cropped once
                     last = item.frame.yuv
                     face = last.crop(item.box, FACE_SIZE)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Annotated, Literal
 
 from wav2lip_npu.dubbing.blend import Blend
+from wav2lip_npu.dubbing.spans import KeptFrames, canonical_spans, section
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.faces.find_faces import FaceOptions
 from wav2lip_npu.media.container import VideoInfo
@@ -16,6 +18,7 @@ from wav2lip_npu.media.video_writer import EncodeOptions
 from wav2lip_npu.options import check_types, group
 
 _MIN_FPS, _MAX_FPS = 0.001, 1000
+_MAX_DB = 100
 _MAX_MEL_SHIFT = 100
 
 
@@ -36,13 +39,24 @@ class DubOptions:
     """Compression of the output."""
     blend: Blend = "soft"
     """How the mouth is pasted: soft (lower face, feathered edge) or hard (whole box, like the original)."""
-    extend: Literal["loop", "pingpong", "hold"] = "loop"
-    """If the audio is longer than the video: loop, pingpong (back and forth) or hold (the last frame)."""
+    extend: Literal["loop", "pingpong", "hold", "cut_off", "silence"] = "loop"
+    """If the audio is longer than the video: loop, pingpong (back and forth), hold (the last frame), cut_off
+    (end with the video), or silence: loop, and if the video is longer, go on to its end in silence."""
+    start: float = 0
+    """Seconds to leave out at the beginning, of face video and audio alike."""
+    duration: float | None = None
+    """Seconds to dub, from --start on. None: to the end."""
     static: bool = False
     """Use only the first frame of the video."""
     fps: float | None = None
     """Frames per second of the output. None: those of the video, and 25 for a still image. 23.976, 29.97 and
     59.94 are exact NTSC rates, such as 30000/1001."""
+    skip: str = ""
+    """Spans that stay as filmed, in seconds from the beginning: 3.2-5.0,7-8, or 7- up to the end."""
+    rest: Literal["auto", "off"] = "auto"
+    """auto: close the mouth in pauses of at least 0.2 s, except with --blend hard. off: never."""
+    rest_threshold: float = 16
+    """Loudness of a pause below the loud parts of the recording, in dB."""
     mel_shift: float | None = None
     """Frames of 1/25 s by which to shift the audio relative to the video; negative values delay the mouth.
     None: the shift that the checkpoint was trained with."""
@@ -50,11 +64,20 @@ class DubOptions:
     """Faces per generator batch. None: chosen for the device."""
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Check the values. Pairs of numbers as `skip` become text."""
+        object.__setattr__(self, "skip", canonical_spans(self.skip))
         check_types(self)
         if self.wav2lip_batch_size is not None and self.wav2lip_batch_size < 1:
             raise UsageError(
                 f"--wav2lip_batch_size {self.wav2lip_batch_size} is out of range. Pass at least 1."
+            )
+        if not 0 <= self.start < math.inf:
+            raise UsageError(f"--start {self.start:g} is out of range. Pass seconds, at least 0.")
+        if self.duration is not None and not 0 < self.duration < math.inf:
+            raise UsageError(f"--duration {self.duration:g} is out of range. Pass seconds above 0.")
+        if not 0 < self.rest_threshold <= _MAX_DB:
+            raise UsageError(
+                f"--rest_threshold {self.rest_threshold:g} is out of range. Pass dB, up to {_MAX_DB}."
             )
         if self.fps is not None and not _MIN_FPS <= self.fps <= _MAX_FPS:
             raise UsageError(f"--fps {self.fps:g} is out of range. Pass {_MIN_FPS} to {_MAX_FPS}.")
@@ -63,6 +86,24 @@ class DubOptions:
                 f"--mel_shift {self.mel_shift:g} is out of range. Pass a number between -{_MAX_MEL_SHIFT} "
                 f"and {_MAX_MEL_SHIFT}."
             )
+
+    @property
+    def fits_audio(self) -> bool:
+        """Whether the audio is cut or padded at the end of the video."""
+        return self.duration is not None or self.extend in ("cut_off", "silence")
+
+    @property
+    def pause_threshold(self) -> float | None:
+        """Loudness of a pause below the loud parts, in dB; None if the mouth does not rest in pauses."""
+        return None if self.rest == "off" or self.blend == "hard" else self.rest_threshold
+
+    def section(self, info: VideoInfo) -> tuple[int, int | None]:
+        """Return the number of the first frame to write, and of the one after the last or None."""
+        return section(self.start, self.duration, self.output_fps(info))
+
+    def kept_frames(self, info: VideoInfo) -> KeptFrames:
+        """Return the frames that stay as filmed, by their indices in the output."""
+        return KeptFrames.of(self.skip, self.output_fps(info), self.section(info)[0])
 
     def output_fps(self, info: VideoInfo) -> Fraction:
         """Return the frame rate of the output for a face video or image."""

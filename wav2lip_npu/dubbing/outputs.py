@@ -13,7 +13,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from wav2lip_npu import __version__, device
-from wav2lip_npu.dubbing.blend import load_mask, paste
+from wav2lip_npu.dubbing.blend import fade, load_mask, paste
+from wav2lip_npu.dubbing.extent import Extent
 from wav2lip_npu.dubbing.mel_stream import MelStream
 from wav2lip_npu.dubbing.mouths import FACE_SIZE, DubbedFrame
 from wav2lip_npu.dubbing.options import DubOptions
@@ -22,6 +23,7 @@ from wav2lip_npu.dubbing.temporal_smoothing import SilenceDamper
 from wav2lip_npu.errors import Wav2LipError
 from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.audio_reader import measure_audio
+from wav2lip_npu.media.audio_track import Soundtrack
 from wav2lip_npu.media.container import VideoInfo, open_media
 from wav2lip_npu.media.video_writer import VideoTags, check_target, write_video
 from wav2lip_npu.media.yuv_image import YuvImage
@@ -83,10 +85,16 @@ class OutputWriter:
         self._fps = options.output_fps(info)
         self._audio = measure_audio(output.audio)
         shift = models.mel_shift if options.mel_shift is None else options.mel_shift
-        # Hard blending reproduces the original, also in pauses.
-        self._mel = MelStream(self._audio, self._fps, shift, pool, with_pauses=not self._mask.exact)
-        self.frames = max(1, round(self._audio.duration * self._fps))
-        """Frames of the output."""
+        self._kept = options.kept_frames(info)
+        self.extent = Extent.of(options, info, self._audio.duration, self._audio.path)
+        self._mel = MelStream(
+            self._audio,
+            self._fps,
+            shift,
+            pool,
+            pause_threshold=options.pause_threshold,
+            is_endless=self.extent.follows_video,
+        )
 
     def close(self) -> None:
         """Close the audio. Call it when all stages of the pass have ended."""
@@ -98,10 +106,10 @@ class OutputWriter:
         None if no mouth is needed: after the last frame, or after the output has failed. Frames must be in
         order; call it in one thread.
         """
-        if index >= self.frames or self._closed.is_set():
+        if self.extent.has_ended(index) or self._closed.is_set():
             return None
         try:
-            return self._mel.window(index)
+            return self._mel.window(self.extent.first + index)
         except Wav2LipError as error:
             self._closed.set()
             return error
@@ -113,8 +121,9 @@ class OutputWriter:
         then unchanged.
         """
         stopwatch = Stopwatch()
-        recorder = FrameRecorder(self._info.path, self._fps, self._options.faces.no_face == "error")
-        needed = itertools.islice(stopwatch.wait("blend", dubbed), self.frames)
+        must_have_face = self._options.faces.no_face == "error"
+        recorder = FrameRecorder(self._info.path, self._fps, self._kept, must_have_face)
+        needed = itertools.islice(self._needed(stopwatch.wait("blend", dubbed)), self.extent.limit)
         blended = prefetch(stopwatch.work("blend", self._blend(needed, number)), depth)
         start = perf_counter()
         try:
@@ -123,7 +132,11 @@ class OutputWriter:
                     self._with_progress(recorder.record(stopwatch.wait("encode", blended))),
                     self._output.outfile,
                     fps=self._fps,
-                    audio=self._audio,
+                    audio=Soundtrack(
+                        source=self._audio,
+                        start=self.extent.first / self._fps,
+                        fit=self._options.fits_audio,
+                    ),
                     options=self._options.encode,
                     tags=VideoTags(comment=self._comment(), pixel_aspect=self._info.pixel_aspect),
                 )
@@ -145,6 +158,14 @@ class OutputWriter:
             self._mel.cancel()
             raise
 
+    def _needed(self, dubbed: Iterable[DubbedFrame]) -> Iterator[DubbedFrame]:
+        """Yield the frames up to the end of the output."""
+        for item in dubbed:
+            if self.extent.is_after_both(item.tracked.frame):
+                return
+            yield item
+            del item
+
     def _blend(self, dubbed: Iterable[DubbedFrame], number: int) -> Iterator[tuple[TrackedFrame, YuvImage]]:
         """Yield the images with their mouths; images without a face are passed on unchanged."""
         damper: SilenceDamper | None = None
@@ -152,12 +173,15 @@ class OutputWriter:
             tracked, mouth = item.tracked, item.mouths[number]
             if isinstance(mouth, Wav2LipError):
                 raise mouth
-            if not self._mask.exact:
+            if self._options.pause_threshold is not None:
                 damper = damper or SilenceDamper(self._mel.pauses(), self._fps, self._mel.shift)
-                mouth = damper(tracked.frame.index, mouth, tracked.cut)
+                mouth = damper(self.extent.first + tracked.frame.index, mouth, tracked.cut)
             yuv = tracked.frame.yuv
             if tracked.box is not None and mouth is not None:
-                yuv = paste(yuv, mouth, tracked.box, self._mask)
+                pasted = paste(yuv, mouth, tracked.box, self._mask)
+                opacity = self._kept.opacity(tracked.frame.index)
+                yuv = pasted if opacity == 1 else fade(yuv, pasted, opacity)
+                del pasted
             yield tracked, yuv
             del item, tracked, yuv  # the consumer decides how long a frame is held
 
@@ -167,7 +191,7 @@ class OutputWriter:
             yield yuv
             del yuv
             if progress is not None:
-                progress(count, self.frames)
+                progress(count, max(count, self.extent.expected))
 
     def _comment(self) -> str:
         """Return the comment for the metadata of the video."""
@@ -193,14 +217,15 @@ class OutputWriter:
             width=recorder.width,
             height=recorder.height,
             fps=str(self._fps),
-            frames=self.frames,
+            frames=recorder.frames,
             dubbed_frames=recorder.dubbed_frames,
             faceless_spans=recorder.faceless_spans,
+            unchanged_spans=recorder.unchanged_spans,
             cuts=recorder.cuts,
             takes=num_outputs,
             seconds=round(seconds, 3),
             seconds_per_stage={stage: round(spent, 3) for stage, spent in stages.items()},
-            frames_per_second=round(self.frames / seconds, 2),
+            frames_per_second=round(recorder.frames / seconds, 2),
             peak_memory_bytes=device.peak_memory(),
             device_peak_memory_bytes=device.device_peak_memory(models.device),
         )

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import itertools
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.faces.find_faces import find_faces
 from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.media.container import VideoInfo, probed
-from wav2lip_npu.media.video_reader import Frame, read_frames
+from wav2lip_npu.media.video_reader import Frame, Loop, read_frames
 from wav2lip_npu.options import expect, path_text, with_values
 from wav2lip_npu.parallel.threads import fan_out, prefetch
 from wav2lip_npu.storage.atomic import real_name
@@ -45,6 +46,14 @@ _MAX_QUEUE = 16
 _MEL_THREADS = 2
 """Number of recordings whose pauses are computed concurrently."""
 _OPENCV_THREADS = SharedThreadCount(cv2.getNumThreads, cv2.setNumThreads)
+_LOOPS: Mapping[str, Loop] = {
+    "loop": "loop",
+    "pingpong": "pingpong",
+    "hold": "hold",
+    "cut_off": "none",
+    "silence": "loop",
+}
+"""What follows the last frame of the face video, by `DubOptions.extend`."""
 _OF_MODELS = ("checkpoint_path", "device", "precision", "engine")
 """Options of `load_models` that `dub` does not accept."""
 
@@ -60,7 +69,9 @@ def dub(
     progress: Progress | None = None,
     **values: Any,
 ) -> DubReport:
-    """Lip-sync a face video or image to an audio file. The output lasts as long as the audio.
+    """Lip-sync a face video or image to an audio file.
+
+    The output lasts as long as the audio, unless `extend`, `start` or `duration` says otherwise.
 
     Args:
         face: Video or image with the face, in any format.
@@ -122,7 +133,7 @@ def dub_many(
         outputs: Pairs of audio and file to write, or `Output` objects, which may have a progress callback.
         models: See `dub`.
         options: See `dub`.
-        memory: Boxes detected earlier in this video, which this dub extends.
+        memory: Boxes detected earlier in this video, which this dub extends. Not used with `start`.
         **values: See `dub`.
 
     Returns:
@@ -224,7 +235,10 @@ def _write_all(
     from wav2lip_npu.dubbing.inference import GeneratorRunner
 
     depth = min(_MAX_QUEUE, max(2, _QUEUE_BYTES * 2 // (3 * info.width * info.height)))
-    longest = max(writer.frames for writer in writers)
+    limits = [writer.extent.limit for writer in writers]
+    longest = max(sys.maxsize if limit is None else limit for limit in limits)
+    if options.section(info)[0]:
+        memory = None  # it numbers the frames from the first one of the video
     if memory is not None:
         memory.expect_frames(longest)
     runner = GeneratorRunner(models, options.wav2lip_batch_size, load_mask(options.blend, FACE_SIZE))
@@ -237,14 +251,18 @@ def _write_all(
             stack.callback(running.close)
             return running
 
-        frames = stage("decode", _frames(info, options))
+        audio_frames = max(writer.extent.audio_frames for writer in writers)
+        frames = stage("decode", _frames(info, options, audio_frames))
         tracked = find_faces(stopwatch.wait("faces", frames), models.detector, options.faces, memory)
         # Cut off after tracking, not before: the last boxes depend on later frames, and must not depend on
         # the length of the audio.
         tracked = stage("faces", itertools.islice(tracked, longest))
         windows = [writer.mel_window for writer in writers]
         smoother = _smoother(info, models, options)
-        dubbed = stage("generate", generate(stopwatch.wait("generate", tracked), windows, runner, smoother))
+        dubbed = generate(
+            stopwatch.wait("generate", tracked), windows, runner, smoother, options.kept_frames(info)
+        )
+        dubbed = stage("generate", dubbed)
         output_depth = max(2, depth // len(writers))
         consumers = [
             functools.partial(writer.write, number=number, num_outputs=len(writers), depth=output_depth)
@@ -253,14 +271,25 @@ def _write_all(
         return fan_out(dubbed, consumers, output_depth)
 
 
-def _frames(info: VideoInfo, options: DubOptions) -> Iterator[Frame]:
-    """Yield frames endlessly: the extended video, its first frame, or the image."""
-    if info.is_image or not options.static:
-        fps = options.output_fps(info)
-        yield from read_frames(info, fps=fps, loop=options.extend, geometry=options.geometry)
-        return
-    first = next(read_frames(info, geometry=options.geometry))
-    yield from (Frame(index, first.yuv, first.source) for index in itertools.count())
+def _frames(info: VideoInfo, options: DubOptions, audio_frames: int) -> Iterator[Frame]:
+    """Yield the frames of the extended video, its first frame, or the image; endlessly unless it may end.
+
+    `audio_frames` is the length of the longest audio.
+    """
+    if options.static:
+        first = next(read_frames(info, geometry=options.geometry))
+        yield from (Frame(index, first.yuv, first.source) for index in itertools.count())
+    for frame in read_frames(
+        info,
+        fps=options.output_fps(info),
+        loop=_LOOPS[options.extend],
+        geometry=options.geometry,
+        start=options.section(info)[0],
+    ):
+        if options.extend == "silence" and frame.is_repeated and frame.index >= audio_frames:
+            return
+        yield frame
+        del frame
 
 
 def _smoother(info: VideoInfo, models: Models, options: DubOptions) -> ReferenceSmoother | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from time import perf_counter
 from typing import Any, TypeVar
 
-from wav2lip_npu.errors import FaceError
+from wav2lip_npu.dubbing.spans import NO_FACE, SKIP
+from wav2lip_npu.errors import FaceError, UsageError
 from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.yuv_image import YuvImage
 from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs, write_output
@@ -44,9 +45,11 @@ class DubReport:
     frames: int
     """Frames of the output."""
     dubbed_frames: int
-    """Frames with a face."""
+    """Frames with a generated mouth."""
     faceless_spans: list[tuple[int, int]]
     """First and last frame of each span without a face, whose frames stay unchanged."""
+    unchanged_spans: list[tuple[int, int, str]]
+    """First and last frame of each span that stays as filmed, and the reason: `no_face` or `skip`."""
     cuts: list[int]
     """Frames that start a new scene, or a new pass of a looped video."""
     takes: int
@@ -129,49 +132,67 @@ class FrameRecorder:
     `must_have_face` makes every frame without a face an error.
     """
 
-    def __init__(self, face: str, fps: Fraction, must_have_face: bool) -> None:
-        self.dubbed_frames = self.width = self.height = 0
-        self.faceless_spans: list[tuple[int, int]] = []
+    def __init__(self, face: str, fps: Fraction, kept: Container[int], must_have_face: bool) -> None:
+        self.frames = self.dubbed_frames = self.width = self.height = 0
+        self.unchanged_spans: list[tuple[int, int, str]] = []
         self.cuts: list[int] = []
         self._face = face
         self._fps = fps
+        self._kept = kept
         self._must_have_face = must_have_face
+
+    @property
+    def faceless_spans(self) -> list[tuple[int, int]]:
+        """First and last frame of each span without a face."""
+        return [(first, last) for first, last, reason in self.unchanged_spans if reason == NO_FACE]
 
     def record(self, frames: Iterable[tuple[TrackedFrame, YuvImage]]) -> Iterator[YuvImage]:
         """Yield the images of the output. Raises `FaceError`."""
-        index, source = -1, -1
+        index = first = last = source = -1
+        has_face = is_second_pass = False
         for tracked, yuv in frames:
             index = tracked.frame.index
             self.width, self.height = yuv.width, yuv.height
             if tracked.cut and index:
                 self.cuts.append(index)
-            if not self.dubbed_frames and tracked.frame.source <= source:
-                break  # the video has restarted, and none of its frames has a face
+            is_second_pass = is_second_pass or tracked.frame.source <= source
             source = tracked.frame.source
-            if tracked.box is None:
-                self._add_faceless(index)
+            first, last = source if first < 0 else first, max(last, source)
+            if is_second_pass and source >= first and not has_face:
+                break  # none of the frames has a face
+            is_kept = index in self._kept
+            has_face = has_face or is_kept or tracked.box is not None
+            if is_kept:
+                self._add_unchanged(index, SKIP)
+            elif tracked.box is None:
+                self._add_unchanged(index, NO_FACE)
             else:
                 self.dubbed_frames += 1
                 self._check_span(index)
+            self.frames += 1
             yield yuv
             del tracked, yuv  # the consumer decides how long a frame is held
-        if not self.dubbed_frames:
-            range_text = f", frames 0-{source}" if source else ""
+        if index < 0:
+            raise UsageError(f"--start is after the end of {self._face}. Pass fewer seconds.")
+        if not has_face:
+            range_text = f", frames {first}-{last}" if last else ""
             raise FaceError(
                 f"no face in {self._face}{range_text}. "
                 "Pass --box TOP BOTTOM LEFT RIGHT, another --detector, or a video with a face."
             )
         self._check_span(index + 1)
 
-    def _add_faceless(self, index: int) -> None:
-        continues = self.faceless_spans and self.faceless_spans[-1][1] == index - 1
-        first = self.faceless_spans.pop()[0] if continues else index
-        self.faceless_spans.append((first, index))
+    def _add_unchanged(self, index: int, reason: str) -> None:
+        continues = self.unchanged_spans and self.unchanged_spans[-1][1:] == (index - 1, reason)
+        if not continues:
+            self._check_span(index)
+        first = self.unchanged_spans.pop()[0] if continues else index
+        self.unchanged_spans.append((first, index, reason))
 
     def _check_span(self, index: int) -> None:
         """Raise `FaceError` if `must_have_face` is set and a span without a face ends before this frame."""
-        if self._must_have_face and self.faceless_spans and self.faceless_spans[-1][1] == index - 1:
-            first, last = self.faceless_spans[-1]
+        first, last, reason = self.unchanged_spans[-1] if self.unchanged_spans else (0, 0, "")
+        if self._must_have_face and (last, reason) == (index - 1, NO_FACE):
             raise FaceError(
                 f"no face in {self._face}, frames {first}-{last} "
                 f"({float(first / self._fps):.1f}-{float((last + 1) / self._fps):.1f} s). "

@@ -9,38 +9,19 @@ from __future__ import annotations
 from fractions import Fraction
 
 import numpy as np
-from numpy.typing import NDArray
 
+from wav2lip_npu.dubbing.pauses import Pauses
 from wav2lip_npu.media.yuv_image import Image
-from wav2lip_npu.mel import TRAINING_FPS, Mel, mel_window
+from wav2lip_npu.mel import TRAINING_FPS, mel_window
 
 _REFERENCE_DECAY = 0.9
 """Weight of the previous reference at 25 fps while the head is still."""
 _MOTION = 20.0
 """Difference of the upper face, in grey levels RMS, above which the head has moved."""
-_PAUSE_DECAY = 0.7
+_PAUSE_DECAY = 0.85
 """Weight of the previous mouth at 25 fps in a pause."""
-_BELOW_SPEECH = 1.3
-"""Loudness of a pause below the loud parts of a recording, in mel units of 12.5 dB."""
-_SILENCE = -2.4
-"""Mel level, about -60 dB. A recording whose loud parts are below it contains no speech."""
-_LOUD_PERCENTILE = 95
-"""Percentile of the loudness of mel columns that represents the loud parts."""
-
-
-Pauses = NDArray[np.bool_]
-"""bool [T]: which mel columns contain no speech"""
-
-
-def loudness(mel: Mel) -> NDArray[np.float32]:
-    """Return the loudness of mel columns, float32 [T] in [-4, 4]."""
-    return np.asarray(mel.mean(axis=0))
-
-
-def pauses(loudness_of_columns: NDArray[np.float32]) -> Pauses:
-    """Return which mel columns contain no speech, from the loudness of all columns of the recording."""
-    loud = float(np.percentile(loudness_of_columns, _LOUD_PERCENTILE))
-    return np.asarray(loudness_of_columns < (np.inf if loud < _SILENCE else loud - _BELOW_SPEECH))
+_CLOSING = 3
+"""Frames of 1/25 s at the begin of a pause that are not damped: a mouth closes in about 100 ms."""
 
 
 class ReferenceSmoother:
@@ -67,12 +48,17 @@ class ReferenceSmoother:
 
 
 class SilenceDamper:
-    """Damps mouth motion of one video in pauses of its audio. Call it once per frame, in order."""
+    """Damps mouth motion of one video in pauses of its audio. Call it once per frame, in order.
+
+    At the begin of a pause the mouth may close undisturbed.
+    """
 
     def __init__(self, pauses: Pauses, fps: Fraction, mel_shift: float) -> None:
         self._pauses: np.ndarray = pauses[None]
         self._fps, self._mel_shift = fps, mel_shift
-        self._decay = np.float32(_PAUSE_DECAY ** (TRAINING_FPS / float(fps)))
+        self._step = TRAINING_FPS / float(fps)
+        self._elapsed = 0.0
+        """Frames of 1/25 s since the begin of the pause."""
         self._mean: np.ndarray | None = None
 
     def __call__(self, index: int, mouth: Image | None, cut: bool = False) -> Image | None:
@@ -80,13 +66,13 @@ class SilenceDamper:
 
         `cut` is True if a new scene begins with this frame.
         """
-        if mouth is None:
-            self._mean = None
-            return None
         is_pause = mel_window(self._pauses, index, self._fps, self._mel_shift).all()
-        if self._mean is None or cut or not is_pause:
-            self._mean = mouth.astype(np.float32)
+        self._elapsed = self._elapsed + self._step if is_pause and not cut else 0.0
+        if mouth is None or self._mean is None or self._elapsed <= _CLOSING:
+            self._mean = None if mouth is None else mouth.astype(np.float32)
             return mouth
-        self._mean = mouth + self._decay * (self._mean - mouth)
+        damped_for = self._elapsed - _CLOSING
+        decay = np.float32(min(_PAUSE_DECAY, damped_for / (damped_for + 1)) ** self._step)
+        self._mean = mouth + decay * (self._mean - mouth)
         damped: Image = np.rint(self._mean).astype(np.uint8)
         return damped

@@ -135,6 +135,7 @@ def find_faces(
                 yield from finished(stage.push(frame))
             del frame
         yield from finished(stage.flush())
+        memory.is_complete = True
 
 
 def _stage(detector: Detector, options: FaceOptions) -> _Stage:

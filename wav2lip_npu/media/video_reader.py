@@ -47,6 +47,8 @@ class Frame:
     yuv: YuvImage
     source: int
     """Number of the frame in the face video; it repeats when the video is looped or a frame is held."""
+    is_repeated: bool = False
+    """Whether the frame comes after the end of the face video, which is looped or held."""
 
     @property
     def image(self) -> Image:
@@ -87,10 +89,11 @@ def read_frames(
         yield from (Frame(index, yuv, 0) for index in itertools.count())
         return
     video = _Video(info, fps or info.fps, geometry)
-    order = itertools.chain(video.first_pass(start), _repeated(video, loop, start))
-    for index, (number, yuv) in enumerate(order):
-        yield Frame(index, yuv, number)
-        del yuv
+    indices = itertools.count()
+    for number, yuv in video.first_pass(start):
+        yield Frame(next(indices), yuv, number)
+    for number, yuv in _repeated(video, loop, start):
+        yield Frame(next(indices), yuv, number, is_repeated=True)
 
 
 def _repeated(video: _Video, loop: Loop, start: int) -> Iterator[_Numbered]:

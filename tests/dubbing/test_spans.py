@@ -1,0 +1,69 @@
+"""Spans that stay as filmed: text, times, frames and fades."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+
+from wav2lip_npu.dubbing.options import DubOptions
+from wav2lip_npu.dubbing.spans import KeptFrames, canonical_spans
+from wav2lip_npu.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("spans", "text"),
+    [
+        ("", ""), ((), ""), ("3.2-5.0,7-8", "3.2-5,7-8"), ("7-8 3.20-5", "3.2-5,7-8"), ("7-, 3-4", "3-4,7-"),
+        ("-2", "0-2"), ("1-3,2-5", "1-5"), ("1-3,3-5", "1-5"), ("1-9,2-3", "1-9"), ("4-,5-6", "4-"),
+        ("100-200", "100-200"), ([(3.2, 5), (7, None)], "3.2-5,7-"), ([[0, 0.1]], "0-0.1"),
+    ],
+)  # fmt: skip
+def test_spans_have_one_spelling(spans, text):
+    assert canonical_spans(spans) == text == canonical_spans(text)
+    assert DubOptions(skip=spans).skip == text
+
+
+@pytest.mark.parametrize(
+    "spans",
+    [
+        "5-3",
+        "3-3",
+        "a-b",
+        "3",
+        "-",
+        "1--2",
+        "1-2-3",
+        "nan-3",
+        "1e3-2e3",
+        [(1,)],
+        [(2, 1)],
+        5,
+        [(-1, 2)],
+        [("x", 2)],
+        [(0, float("nan"))],
+        [(float("inf"), None)],
+        None,
+    ],
+)
+def test_wrong_spans_are_refused(spans):
+    with pytest.raises(UsageError, match="--skip"):
+        DubOptions(skip=spans)
+
+
+@pytest.mark.parametrize("fps", ["24000/1001", "25", "30000/1001", "60"])
+def test_frames_of_a_span_are_those_whose_times_lie_in_it(fps):
+    fps = Fraction(fps)
+    kept = KeptFrames.of("0-0.2,3.2-5,7-", fps)
+    for number in range(600):
+        time = number / fps
+        inside = time < Fraction(1, 5) or Fraction(16, 5) <= time < 5 or time >= 7
+        assert (number in kept) == inside == (kept.opacity(number) == 0)
+
+
+def test_mouth_fades_next_to_a_span():
+    kept = KeptFrames.of("1-2", Fraction(25))
+    assert [kept.opacity(number) for number in range(20, 27)] == [1, 1, 0.75, 0.5, 0.25, 0, 0]
+    assert [kept.opacity(number) for number in range(48, 55)] == [0, 0, 0.25, 0.5, 0.75, 1, 1]
+    assert KeptFrames.of("", Fraction(25)).opacity(3) == 1
+    assert KeptFrames.of("1.001-1.002", Fraction(25)).opacity(25) == 1  # no frame is in it

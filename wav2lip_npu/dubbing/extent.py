@@ -1,0 +1,67 @@
+"""The frames of one output: which part of the whole dub it is, and where it ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from wav2lip_npu.dubbing.options import DubOptions
+from wav2lip_npu.errors import UsageError
+from wav2lip_npu.media.container import VideoInfo
+from wav2lip_npu.media.video_reader import Frame
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """First and last frame of an output. The last one may depend on the end of the face video."""
+
+    first: int
+    """Number of its first frame in the whole dub."""
+    audio_frames: int
+    """Frames from the first one to the end of the audio."""
+    follows_video: bool
+    """Whether a face video that is longer than the audio goes on to its end."""
+    limit: int | None
+    """Largest number of frames; None if only the ends of audio and video count."""
+    expected: int
+    """Number of frames for the progress. The stated length of a face video may be wrong."""
+
+    @classmethod
+    def of(cls, options: DubOptions, info: VideoInfo, seconds: Fraction, audio: str) -> Extent:
+        """Return the extent of an output with `seconds` of audio from the file `audio`.
+
+        Raises:
+            UsageError: The audio ends before the first frame.
+
+        """
+        fps = options.output_fps(info)
+        first, stop = options.section(info)
+        audio_frames = max(1, round(seconds * fps)) - first
+        is_still = info.is_image or options.static
+        follows_video = options.extend == "silence" and not is_still
+        if audio_frames < 1 and not follows_video:
+            raise UsageError(
+                f"--start {options.start:g} is after the end of {audio}, which lasts {float(seconds):.2f} s. "
+                "Pass fewer seconds."
+            )
+        ends = [] if stop is None else [stop - first]
+        ends += [] if follows_video else [audio_frames]
+        video = round((info.duration or (info.frames or 0) / info.fps) * fps) - first
+        expected = [*ends, max(audio_frames, video)]
+        if options.extend == "cut_off" and video > 0 and not is_still:
+            expected.append(video)
+        return cls(
+            first=first,
+            audio_frames=audio_frames,
+            follows_video=follows_video,
+            limit=min(ends, default=None),
+            expected=min(expected),
+        )
+
+    def has_ended(self, index: int) -> bool:
+        """Return whether the frame of an index is certainly not needed."""
+        return self.limit is not None and index >= self.limit
+
+    def is_after_both(self, frame: Frame) -> bool:
+        """Return whether an output that follows the video has ended: audio and video are over."""
+        return self.follows_video and frame.is_repeated and frame.index >= self.audio_frames

@@ -1,0 +1,62 @@
+"""Pauses in speech, and how far the mel of a recording is replaced by silence in them.
+
+A generator that hears room noise or a breath keeps the mouth half open. With the mel of silence it closes the
+mouth. Its window sees 160 to 200 ms ahead, so that the mouth opens in time for the next word.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wav2lip_npu.mel import DEFAULT_MEL, Mel
+
+Pauses = NDArray[np.bool_]
+"""bool [T]: which mel columns contain no speech"""
+
+_DB_PER_UNIT = -DEFAULT_MEL.min_level_db / (2 * DEFAULT_MEL.max_abs)
+"""12.5 dB per unit of the mel."""
+_SILENCE = -2.4
+"""Mel level, about -60 dB. A recording whose loud parts are below it contains no speech."""
+_LOUD_PERCENTILE = 95
+"""Percentile of the loudness of mel columns that represents the loud parts."""
+_SHORTEST = DEFAULT_MEL.columns_per_window
+"""Columns (200 ms). The closures of plosives, 40 to 120 ms, belong to speech."""
+_AFTER, _BEFORE = 2, 4
+"""Columns (25 and 50 ms) at the begin and end of a pause that stay: soft consonants are as low as a pause."""
+_RAMP = 4
+"""Columns (50 ms) from the sound of the recording to silence, and back."""
+
+
+def loudness(mel: Mel) -> NDArray[np.float32]:
+    """Return the loudness of mel columns, float32 [T] in [-4, 4]."""
+    return np.asarray(mel.mean(axis=0))
+
+
+def find_pauses(loudness_of_columns: NDArray[np.float32], threshold: float) -> Pauses:
+    """Return which mel columns contain no speech, from the loudness of all columns of the recording.
+
+    `threshold` is the loudness of a pause below the loud parts, in dB.
+    """
+    loud = float(np.percentile(loudness_of_columns, _LOUD_PERCENTILE))
+    return np.asarray(loudness_of_columns < (np.inf if loud < _SILENCE else loud - threshold / _DB_PER_UNIT))
+
+
+def rest_weights(pauses: Pauses) -> NDArray[np.float32]:
+    """Return the weight of silence in each mel column, float32 [T]: 1 in a pause, 0 in speech, with ramps."""
+    edges = np.flatnonzero(np.diff(pauses, prepend=False, append=False))
+    weights = np.zeros(len(pauses), np.float32)
+    for first, end in zip(edges[::2], edges[1::2], strict=True):
+        if end - first < min(_SHORTEST, len(pauses)):
+            continue
+        columns = np.arange(first, end)
+        rise = (columns + 1 - first - _AFTER) / (_RAMP + 1) if first > 0 else np.ones(len(columns))
+        fall = (end - _BEFORE - columns) / (_RAMP + 1) if end < len(pauses) else np.ones(len(columns))
+        weights[first:end] = np.clip(np.minimum(rise, fall), 0, 1)
+    return weights
+
+
+def with_silence(mel: Mel, weights: NDArray[np.float32]) -> Mel:
+    """Return mel columns mixed with silence by their weights."""
+    mixed: Mel = mel * (1 - weights) - np.float32(DEFAULT_MEL.max_abs) * weights
+    return mixed
