@@ -97,7 +97,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
         value = None if field.default_factory is dataclasses.MISSING else field.default_factory()
         if value is None:
             return "required"
-    if value in (None, ()):
+    if value in (None, (), ""):
         return "none"
     if isinstance(value, bool):
         return "on" if value else "off"

@@ -37,6 +37,8 @@ def test_key_changes_with_what_the_output_depends_on(job):
     others = [
         replace(job, outfile="o.mkv"),
         replace(job, audio=job.face),
+        replace(job, voice=job.face),
+        replace(job, voice=job.audio),
         replace(job, precision="fp16"),
         replace(job, dub=DubOptions(blend="hard")),
         replace(job, dub=DubOptions(fps=25)),  # resamples a video

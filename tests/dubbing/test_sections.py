@@ -90,6 +90,7 @@ def test_start_of_a_photo_cuts_the_audio(models, tmp_path, short_video, speech):
 @pytest.mark.parametrize(("values", "files"), [
     ({"start": 1.5}, "speech.wav"), ({"start": 60.0}, "speech.wav"), ({"start": 60, "duration": 1}, "speech.wav"),
     ({"start": 1.2, "extend": "cut_off"}, "short.mp4"),
+        ({"start": 60, "extend": "silence"}, "short.mp4"),
 ])  # fmt: skip
 def test_start_after_the_end_is_an_error(models, short_video, speech, tmp_path, values, files):
     with pytest.raises(UsageError, match=f"--start.*{files}"):

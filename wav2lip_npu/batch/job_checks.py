@@ -47,6 +47,7 @@ def check_jobs(
         texts = (
             face(job.face),
             audio(job.audio),
+            job.voice and audio(job.voice),
             video(job.outfile) or outfile,
             report,
             weights(job.checkpoint_path),
@@ -103,4 +104,6 @@ def job_inputs(jobs: Iterable[Job], table: str = "") -> Iterator[InputPath]:
         row = f"row {job.row}{table}"
         yield InputPath(f"face of {row}", job.face)
         yield InputPath(f"audio of {row}", job.audio)
+        if job.voice is not None:
+            yield InputPath(f"voice of {row}", job.voice)
         yield from weights_inputs(f"checkpoint_path of {row}", job.checkpoint_path)

@@ -57,12 +57,13 @@ def _key_settings(job: Job) -> dict[str, Any]:
 
 
 def input_records(job: Job) -> dict[str, dict[str, Any]]:
-    """Return the `file_record` of `face`, `audio` and `weights`. Raises `MediaError`."""
-    return {
+    """Return the `file_record` of `face`, `audio`, `weights`, and `voice` if any. Raises `MediaError`."""
+    records = {
         "face": file_record(job.face),
         "audio": file_record(job.audio),
         "weights": file_record(weights_path(job.checkpoint_path, "generator")),
     }
+    return records if job.voice is None else records | {"voice": file_record(job.voice)}
 
 
 def file_record(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ Pairing = Literal["zip", "product"]
 Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """One path or several."""
 _FILES = ("face", "audio", "outfile")
-_PATHS = (*_FILES, "checkpoint_path", "report")
+_PATHS = (*_FILES, "voice", "checkpoint_path", "report")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,8 @@ class Job:
     """Audio file, or video with audio."""
     outfile: str
     """Video to write: .mp4, .mov, .mkv or .avi."""
+    voice: str | None = None
+    """Audio that drives the mouth while `audio` is heard; `None` is `audio`."""
     dub: DubOptions = field(default_factory=DubOptions)
     checkpoint_path: str = STARTER
     """Weights of a Wav2Lip generator, or `starter` for the bundled network."""

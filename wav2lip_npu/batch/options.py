@@ -36,6 +36,8 @@ class BatchOptions:
     """Folder for the cache of detected faces, or off. None: the user's cache folder."""
     cluster: str | None = None
     """Ray cluster to run the jobs on: auto or its address. None: processes on this machine."""
+    voice: str | None = None
+    """Audio that drives the mouth while the audio of the job is heard, for rows without a voice."""
     checkpoint_path: str = STARTER
     """Weights of a Wav2Lip generator: .pth, .pt, .safetensors, or starter, the bundled weights."""
     precision: Precision = "fp32"

@@ -56,6 +56,8 @@ class JobResult:
     """The error message."""
     face: str
     audio: str
+    voice: str | None = None
+    """Audio that drives the mouth, if it is not `audio`."""
     attempts: int = 1
     """Number of attempts in the run that wrote this result."""
     finished: str
@@ -79,7 +81,7 @@ class JobResult:
     key: str | None = None
     """Hash of input files, weights and settings; the metadata of the output contains it."""
     inputs: dict[str, Any] = field(default_factory=dict)
-    """`path`, `bytes`, `mtime_ns` and `sha256` of `face`, `audio` and `weights`."""
+    """`path`, `bytes`, `mtime_ns` and `sha256` of `face`, `audio`, `weights` and `voice`."""
     output_bytes: int | None = None
     output_sha256: str | None = None
     versions: dict[str, str] = field(default_factory=lambda: versions())
@@ -135,6 +137,7 @@ def _common_fields(job: Job) -> dict[str, Any]:
         "row": job.row,
         "face": job.face,
         "audio": job.audio,
+        "voice": job.voice,
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "settings": job_settings(job),
     }

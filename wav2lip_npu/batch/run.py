@@ -145,6 +145,7 @@ class _Run:
             face="",
             audio="",
             outfile="",
+            voice=options.voice,
             dub=options.dub,
             checkpoint_path=options.checkpoint_path,
             precision=options.precision,

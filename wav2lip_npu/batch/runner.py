@@ -232,7 +232,7 @@ class _Pass:
                 report.write(job.report)
             self.emit(results.finished_result(job, key, report))
 
-        return Output(job.audio, job.outfile, key_comment(key), progress, finished)
+        return Output(job.audio, job.outfile, key_comment(key), progress, finished, job.voice)
 
     def _fail(self, job: Job, error: Exception) -> None:
         if isinstance(error, _CancelledError):

@@ -34,6 +34,8 @@ class DubCommand:
     """Video or image with the face."""
     audio: str
     """Audio file, or a video with audio."""
+    voice: str | None = None
+    """Audio that drives the mouth while --audio is heard, such as a voice without music. None: --audio."""
     outfile: str = "results/result_voice.mp4"
     """Video to write: .mp4, .mov, .mkv or .avi."""
     dub: Annotated[DubOptions, group("dubbing")] = field(default_factory=DubOptions)
@@ -64,6 +66,7 @@ class DubCommand:
                 self.face,
                 self.audio,
                 self.outfile,
+                voice=self.voice,
                 models=self._load_models,
                 options=self.dub,
                 progress=show,
@@ -88,6 +91,8 @@ class DubCommand:
         if self.report is not None:
             outputs.append(OutputPath("--report", self.report))
         inputs = [InputPath("--face", self.face), InputPath("--audio", self.audio), *detector_inputs()]
+        if self.voice is not None:
+            inputs.append(InputPath("--voice", self.voice))
         check_outputs(outputs, [*inputs, *weights_inputs("--checkpoint_path", self.checkpoint_path)])
 
     def _load_models(self) -> Models:

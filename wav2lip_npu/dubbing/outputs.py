@@ -51,14 +51,20 @@ class Output:
     progress: Progress | None = None
     on_done: Callable[[DubReport], None] | None = None
     """Called when the video is complete, even if other outputs of the same pass are not."""
+    voice: str | os.PathLike[str] | None = None
+    """Audio that drives the mouth, while `audio` is heard. None: `audio`."""
 
     def check(self, face: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None) -> None:
         """Raise `MediaError` if a file cannot be opened or written, or if the output is also an input."""
         inputs = [InputPath("--face", face), InputPath("--audio", self.audio)]
+        if self.voice is not None:
+            inputs.append(InputPath("--voice", self.voice))
         if weights is not None:
             inputs.append(InputPath("the weights", weights))
         check_target(self.outfile, inputs)
         open_media(self.audio).close()
+        if self.voice is not None:
+            open_media(self.voice).close()
 
 
 class OutputWriter:
@@ -84,16 +90,17 @@ class OutputWriter:
         self._mask = load_mask(options.blend, FACE_SIZE)
         self._fps = options.output_fps(info)
         self._audio = measure_audio(output.audio)
+        voice = None if output.voice is None else measure_audio(output.voice)
         shift = models.mel_shift if options.mel_shift is None else options.mel_shift
         self._kept = options.kept_frames(info)
         self.extent = Extent.of(options, info, self._audio.duration, self._audio.path)
         self._mel = MelStream(
-            self._audio,
+            voice or self._audio,
             self._fps,
             shift,
             pool,
             pause_threshold=options.pause_threshold,
-            is_endless=self.extent.follows_video,
+            is_endless=voice is not None or self.extent.follows_video,
         )
 
     def close(self) -> None:
@@ -208,6 +215,7 @@ class OutputWriter:
             outfile=os.fspath(self._output.outfile),
             face=self._info.path,
             audio=os.fspath(self._output.audio),
+            voice=None if self._output.voice is None else os.fspath(self._output.voice),
             checkpoint=os.fspath(models.weights),
             checkpoint_sha256=models.digest,
             detector=models.detector.name,

@@ -64,6 +64,7 @@ def dub(
     audio: str | os.PathLike[str],
     outfile: str | os.PathLike[str],
     *,
+    voice: str | os.PathLike[str] | None = None,
     models: Models | Callable[[], Models] | None = None,
     options: DubOptions | None = None,
     progress: Progress | None = None,
@@ -78,6 +79,8 @@ def dub(
         audio: Audio file, or a video with audio, in any format.
         outfile: Video to write: .mp4, .mov, .mkv or .avi. An existing file is replaced when the new one is
             complete.
+        voice: Audio that drives the mouth while `audio` is heard, such as a voice without music. Both begin
+            at the same time, and silence follows a shorter voice. Default: `audio`.
         models: Networks from `load_models`, to load them once for several dubs, or a function that returns
             them, called after the files have been checked. Their detector replaces the option `detector`.
             Default: the bundled weights, on the first available of npu, cuda, cpu.
@@ -102,7 +105,7 @@ def dub(
         (150, [])
 
     """
-    output = Output(audio, outfile, progress=progress)
+    output = Output(audio, outfile, progress=progress, voice=voice)
     options = _options(options, values)
     info = probed(face)
     output.check(info.path)

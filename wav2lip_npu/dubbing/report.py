@@ -28,6 +28,8 @@ class DubReport:
     outfile: str
     face: str
     audio: str
+    voice: str | None
+    """Audio that drives the mouth, if it is not `audio`."""
     checkpoint: str
     """File of the generator's weights."""
     checkpoint_sha256: str
@@ -72,8 +74,9 @@ class DubReport:
 
         Raises `OutputError` if it cannot be written, or is one of the files of this dub.
         """
-        names = ("face", "audio", "checkpoint", "outfile")
-        check_outputs([OutputPath("report", path)], [InputPath(name, getattr(self, name)) for name in names])
+        files = {name: getattr(self, name) for name in ("face", "audio", "voice", "checkpoint", "outfile")}
+        inputs = [InputPath(name, file) for name, file in files.items() if file is not None]
+        check_outputs([OutputPath("report", path)], inputs)
         write_output(path, json.dumps(asdict(self), indent=2, ensure_ascii=True) + "\n")
 
 
