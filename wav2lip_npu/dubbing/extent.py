@@ -1,14 +1,25 @@
-"""The frames of one output: which part of the whole dub it is, and where it ends."""
+"""The frames of a dub: which part of the whole it is, where it ends, and what follows the face video."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.media.container import VideoInfo
-from wav2lip_npu.media.video_reader import Frame
+from wav2lip_npu.media.video_reader import Frame, Loop, read_frames
+
+_LOOPS: Mapping[str, Loop] = {
+    "loop": "loop",
+    "pingpong": "pingpong",
+    "hold": "hold",
+    "cut_off": "none",
+    "silence": "loop",
+}
+"""What follows the last frame of the face video, by `DubOptions.extend`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,3 +76,24 @@ class Extent:
     def is_after_both(self, frame: Frame) -> bool:
         """Return whether an output that follows the video has ended: audio and video are over."""
         return self.follows_video and frame.is_repeated and frame.index >= self.audio_frames
+
+
+def face_frames(info: VideoInfo, options: DubOptions, audio_frames: int) -> Iterator[Frame]:
+    """Yield the frames of the extended video, its first frame, or the image; endlessly unless it may end.
+
+    `audio_frames` is the length of the longest audio.
+    """
+    if options.static:
+        first = next(read_frames(info, geometry=options.geometry))
+        yield from (Frame(index, first.yuv, first.source) for index in itertools.count())
+    for frame in read_frames(
+        info,
+        fps=options.output_fps(info),
+        loop=_LOOPS[options.extend],
+        geometry=options.geometry,
+        start=options.section(info)[0],
+    ):
+        if options.extend == "silence" and frame.is_repeated and frame.index >= audio_frames:
+            return
+        yield frame
+        del frame

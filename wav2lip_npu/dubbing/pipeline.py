@@ -21,6 +21,7 @@ import cv2
 from wav2lip_npu import signals
 from wav2lip_npu.device import SharedThreadCount
 from wav2lip_npu.dubbing.blend import load_mask
+from wav2lip_npu.dubbing.extent import face_frames
 from wav2lip_npu.dubbing.mouths import FACE_SIZE, generate
 from wav2lip_npu.dubbing.options import DubOptions as DubOptions
 from wav2lip_npu.dubbing.outputs import Output, OutputWriter, Progress
@@ -30,7 +31,6 @@ from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.faces.find_faces import find_faces
 from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.media.container import VideoInfo, probed
-from wav2lip_npu.media.video_reader import Frame, Loop, read_frames
 from wav2lip_npu.options import expect, path_text, with_values
 from wav2lip_npu.parallel.threads import fan_out, prefetch
 from wav2lip_npu.storage.atomic import real_name
@@ -46,14 +46,6 @@ _MAX_QUEUE = 16
 _MEL_THREADS = 2
 """Number of recordings whose pauses are computed concurrently."""
 _OPENCV_THREADS = SharedThreadCount(cv2.getNumThreads, cv2.setNumThreads)
-_LOOPS: Mapping[str, Loop] = {
-    "loop": "loop",
-    "pingpong": "pingpong",
-    "hold": "hold",
-    "cut_off": "none",
-    "silence": "loop",
-}
-"""What follows the last frame of the face video, by `DubOptions.extend`."""
 _OF_MODELS = ("checkpoint_path", "device", "precision", "engine")
 """Options of `load_models` that `dub` does not accept."""
 
@@ -255,7 +247,7 @@ def _write_all(
             return running
 
         audio_frames = max(writer.extent.audio_frames for writer in writers)
-        frames = stage("decode", _frames(info, options, audio_frames))
+        frames = stage("decode", face_frames(info, options, audio_frames))
         tracked = find_faces(stopwatch.wait("faces", frames), models.detector, options.faces, memory)
         # Cut off after tracking, not before: the last boxes depend on later frames, and must not depend on
         # the length of the audio.
@@ -272,27 +264,6 @@ def _write_all(
             for number, writer in enumerate(writers)
         ]
         return fan_out(dubbed, consumers, output_depth)
-
-
-def _frames(info: VideoInfo, options: DubOptions, audio_frames: int) -> Iterator[Frame]:
-    """Yield the frames of the extended video, its first frame, or the image; endlessly unless it may end.
-
-    `audio_frames` is the length of the longest audio.
-    """
-    if options.static:
-        first = next(read_frames(info, geometry=options.geometry))
-        yield from (Frame(index, first.yuv, first.source) for index in itertools.count())
-    for frame in read_frames(
-        info,
-        fps=options.output_fps(info),
-        loop=_LOOPS[options.extend],
-        geometry=options.geometry,
-        start=options.section(info)[0],
-    ):
-        if options.extend == "silence" and frame.is_repeated and frame.index >= audio_frames:
-            return
-        yield frame
-        del frame
 
 
 def _smoother(info: VideoInfo, models: Models, options: DubOptions) -> ReferenceSmoother | None:
