@@ -30,7 +30,7 @@ from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.file_lists import read_list
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.inference import GeneratorRunner, Models, load_models
-from wav2lip_npu.dubbing.temporal_smoothing import ReferenceSmoother, SilenceDamper, loudness, pauses
+from wav2lip_npu.dubbing.temporal_smoothing import SilenceDamper, loudness, pauses
 from wav2lip_npu.mel import Mel, log_mel, mel_window
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.inputs import face_batch, generator_input, images_of_faces
@@ -93,8 +93,7 @@ def dub_faces(models: Models, faces: np.ndarray, mel: Mel) -> np.ndarray:
     mask = load_mask("soft", FACE_SIZE)
     mels = [mel_window(mel, number, FPS, models.mel_shift) for number in range(len(faces))]
     rest = SilenceDamper(pauses(loudness(mel)), FPS, models.mel_shift)
-    steady = ReferenceSmoother(FPS)
-    generated = GeneratorRunner(models, None, mask)(list(faces), mels, [steady(face) for face in faces])
+    generated = GeneratorRunner(models, None, mask)(list(faces), mels)
     mouths = np.stack([rest(number, mouth) for number, mouth in enumerate(generated)]).astype(np.float32)
     dubbed_faces = faces.copy()
     below = dubbed_faces[:, mask.top_row :]

@@ -13,7 +13,7 @@ from wav2lip_npu.models import checkpoint
 SHIPPED = Path(__file__).resolve().parents[2] / "wav2lip_npu" / "weights"
 METADATA = {
     "about": "starter of wav2lip-npu, see docs/starter.md",
-    "licence": "CC-BY-4.0; trained on the GRID corpus (Cooke, Barker, Cunningham, Shao) and short clips",
+    "licence": "for research and evaluation only, see docs/starter.md",
 }
 
 

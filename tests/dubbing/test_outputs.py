@@ -30,9 +30,9 @@ OPTIONS = DubOptions(encode=FAST)
 
 @pytest.fixture(scope="module")
 def models(tiny_checkpoint) -> inference.Models:
-    """A tiny generator, marked as trained by wav2lip-npu, so that references are smoothed."""
+    """A tiny generator."""
     loaded = inference.load_models(tiny_checkpoint, detector="hog", device=str(DEVICE))
-    return replace(loaded, detector=SquareDetector(), is_ours=True)
+    return replace(loaded, detector=SquareDetector())
 
 
 @pytest.fixture(scope="module")

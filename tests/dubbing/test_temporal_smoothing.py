@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from wav2lip_npu.dubbing.pauses import Pauses, find_pauses, loudness
-from wav2lip_npu.dubbing.temporal_smoothing import ReferenceSmoother, SilenceDamper
+from wav2lip_npu.dubbing.temporal_smoothing import SilenceDamper
 from wav2lip_npu.mel import log_mel
 
 RATE, FPS = 16_000, Fraction(25)
@@ -99,27 +99,3 @@ def test_cut_and_missing_face_restart():
     assert (damped[6] != generated[6]).any()
     assert damper(20, None) is None
     np.testing.assert_array_equal(damper(21, generated[0]), generated[0])
-
-
-def test_reference_of_a_still_head_averages_the_mouth():
-    random = np.random.default_rng(0)
-    head = random.integers(60, 200, (96, 96, 3), dtype=np.uint8)
-    faces = np.repeat(head[None], 60, axis=0)
-    faces[:, 60:90, 30:66] = random.integers(0, 256, (60, 1, 1, 3))  # a mouth that opens and closes
-    steady = ReferenceSmoother(FPS)
-    smoothed = np.stack([steady(face) for face in faces])
-    assert motion(smoothed[20:, 48:]) < 0.02 * motion(faces[20:, 48:])
-    assert np.abs(smoothed[20:, :48].astype(int) - faces[20:, :48]).max() <= 1
-    np.testing.assert_array_equal(smoothed[0], faces[0])
-
-
-def test_reference_follows_a_moving_head():
-    random = np.random.default_rng(0)
-    first, second = random.integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
-    steady = ReferenceSmoother(FPS)
-    steady(first)
-    assert np.abs(steady(second).astype(int) - second).max() <= 2
-    steady = ReferenceSmoother(FPS)
-    steady(first)
-    near = np.clip(first.astype(int) + 30, 0, 255).astype(np.uint8)
-    np.testing.assert_array_equal(steady(near, cut=True), near)

@@ -21,7 +21,7 @@ from wav2lip_npu.models.networks import SyncNet, Wav2Lip
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("generator", "syncnet")
-MOST_BYTES = 25e6
+MOST_BYTES = 27e6
 
 
 def test_both_networks_are_bundled_and_small():
@@ -30,7 +30,7 @@ def test_both_networks_are_bundled_and_small():
     for kind, file in zip(KINDS, files, strict=True):
         found = checkpoint.load(STARTER, kind)
         assert found.kind == kind and found.source == file
-        assert found.more["licence"].startswith("CC-BY-4.0") and "GRID" in found.more["licence"]
+        assert found.more["licence"].startswith("for research and evaluation only")
         with safe_open(file, "pt") as content:
             kept = {content.get_tensor(key).dtype for key in content.keys() if "conv_block.0.weight" in key}  # noqa: SIM118
         assert kept == {torch.float16}

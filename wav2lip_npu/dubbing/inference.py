@@ -48,8 +48,6 @@ class Models:
     """First 12 hex digits of the SHA-256 of the weights; for an exported file, of the original weights."""
     mel_shift: float = 0.0
     """Frames of 1/25 s by which the audio was shifted in training."""
-    is_ours: bool = False
-    """Whether wav2lip-npu trained the weights, with references that may be far from the generated frame."""
 
     @property
     def engine(self) -> str:
@@ -120,7 +118,6 @@ def load_models(
         loaded.source,
         loaded.digest(),
         loaded.mel_shift,
-        is_ours="mel_shift" in loaded.more,
     )
 
 
@@ -151,7 +148,6 @@ def _load_exported(engine: str, path: Path, detector: str, device: str, precisio
         path,
         manifest.sha256[:12],
         manifest.mel_shift or 0.0,
-        is_ours=manifest.mel_shift is not None,
     )
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wav2lip_npu import device
-from wav2lip_npu.dubbing.temporal_smoothing import ReferenceSmoother
 from wav2lip_npu.errors import Wav2LipError
 from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.yuv_image import Image, YuvImage
@@ -40,17 +39,15 @@ def generate(
     tracked: Iterable[TrackedFrame],
     outputs: Sequence[MelWindows],
     runner: GeneratorRunner,
-    smoother: ReferenceSmoother | None = None,
     kept: Container[int] = (),
 ) -> Iterator[DubbedFrame]:
     """Yield each frame with its mouths, generated batch by batch.
 
-    The reference of a face is the face itself, or the result of `smoother`. Frames without a face and those
-    whose indices are in `kept` get no mouths.
+    Frames without a face and those whose indices are in `kept` get no mouths.
     """
 
     def run(batch: _Batch) -> list[DubbedFrame]:
-        images = runner.run_many(batch.faces, batch.mels, batch.references or None)
+        images = runner.run_many(batch.faces, batch.mels)
         mouths = [
             itertools.chain(some, itertools.repeat(end)) for some, end in zip(images, batch.ends, strict=True)
         ]
@@ -60,7 +57,7 @@ def generate(
         ]
 
     with device.shared_cores(runner.device) as prepare:
-        batches = _batches(tracked, outputs, runner.batch, smoother, kept)
+        batches = _batches(tracked, outputs, runner.batch, kept)
         for dubbed in map_in_threads(run, batches, runner.lanes, prepare):
             dubbed.reverse()
             while dubbed:  # pop: the list would keep frames alive that the consumer has released
@@ -68,13 +65,12 @@ def generate(
 
 
 class _Batch:
-    """Consecutive frames, with the faces, and references if they differ, of the frames that have a face."""
+    """Consecutive frames, with the faces of the frames that have a face."""
 
     def __init__(self, outputs: Sequence[MelWindows]) -> None:
         self.frames: list[tuple[TrackedFrame, bool]] = []
         """Frames, and whether they get mouths."""
         self.faces: list[Image] = []
-        self.references: list[Image] = []
         self.mels: list[list[Mel]] = [[] for _ in outputs]
         """Mel windows of the faces, for each output; fewer if the output ends."""
         self.ends: list[Wav2LipError | None] = [None] * len(outputs)
@@ -95,11 +91,7 @@ class _Batch:
 
 
 def _batches(
-    tracked: Iterable[TrackedFrame],
-    outputs: Sequence[MelWindows],
-    size: int,
-    smoother: ReferenceSmoother | None,
-    kept: Container[int],
+    tracked: Iterable[TrackedFrame], outputs: Sequence[MelWindows], size: int, kept: Container[int]
 ) -> Iterator[_Batch]:
     batch = _Batch(outputs)
     last: YuvImage | None = None
@@ -113,8 +105,6 @@ def _batches(
                     last = item.frame.yuv
                     face = last.crop(item.box, FACE_SIZE)
                 batch.add_face(face, item.frame.index)
-                if smoother is not None:
-                    batch.references.append(smoother(face, item.cut))
             if len(batch.faces) == size or len(batch.frames) == 2 * size:
                 yield batch
                 batch = _Batch(outputs)

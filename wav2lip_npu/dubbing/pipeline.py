@@ -26,7 +26,6 @@ from wav2lip_npu.dubbing.mouths import FACE_SIZE, generate
 from wav2lip_npu.dubbing.options import DubOptions as DubOptions
 from wav2lip_npu.dubbing.outputs import Output, OutputWriter, Progress
 from wav2lip_npu.dubbing.report import DubReport, Stopwatch
-from wav2lip_npu.dubbing.temporal_smoothing import ReferenceSmoother
 from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.faces.find_faces import find_faces
 from wav2lip_npu.faces.memory import FaceMemory
@@ -253,10 +252,7 @@ def _write_all(
         # the length of the audio.
         tracked = stage("faces", itertools.islice(tracked, longest))
         windows = [writer.mel_window for writer in writers]
-        smoother = _smoother(info, models, options)
-        dubbed = generate(
-            stopwatch.wait("generate", tracked), windows, runner, smoother, options.kept_frames(info)
-        )
+        dubbed = generate(stopwatch.wait("generate", tracked), windows, runner, options.kept_frames(info))
         dubbed = stage("generate", dubbed)
         output_depth = max(2, depth // len(writers))
         consumers = [
@@ -266,9 +262,3 @@ def _write_all(
         return fan_out(dubbed, consumers, output_depth)
 
 
-def _smoother(info: VideoInfo, models: Models, options: DubOptions) -> ReferenceSmoother | None:
-    """Return the smoother of references; None for a still face, and for networks from elsewhere."""
-    is_still = info.is_image or options.static
-    if is_still or options.blend == "hard" or not models.is_ours:
-        return None
-    return ReferenceSmoother(options.output_fps(info))

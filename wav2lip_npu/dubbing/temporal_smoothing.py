@@ -1,4 +1,4 @@
-"""Smoothing over time: a stable reference, and a still mouth in pauses of the audio.
+"""Smoothing over time: a still mouth in pauses of the audio.
 
 A generator whose reference shows a moving mouth lets some of that movement through. It is most visible
 where the new audio is silent.
@@ -14,37 +14,10 @@ from wav2lip_npu.dubbing.pauses import Pauses
 from wav2lip_npu.media.yuv_image import Image
 from wav2lip_npu.mel import TRAINING_FPS, mel_window
 
-_REFERENCE_DECAY = 0.9
-"""Weight of the previous reference at 25 fps while the head is still."""
-_MOTION = 20.0
-"""Difference of the upper face, in grey levels RMS, above which the head has moved."""
 _PAUSE_DECAY = 0.85
 """Weight of the previous mouth at 25 fps in a pause."""
 _CLOSING = 3
 """Frames of 1/25 s at the begin of a pause that are not damped: a mouth closes in about 100 ms."""
-
-
-class ReferenceSmoother:
-    """Averages the latest faces of a video into the reference while the head keeps still."""
-
-    def __init__(self, fps: Fraction) -> None:
-        self._decay = np.float32(_REFERENCE_DECAY ** (TRAINING_FPS / float(fps)))
-        self._mean: np.ndarray | None = None
-
-    def __call__(self, face: Image, cut: bool = False) -> Image:
-        """Return the reference, uint8 [S, S, 3], for the next face of that shape.
-
-        `cut` is True if a new scene begins with this face.
-        """
-        now = face.astype(np.float32)
-        if self._mean is None or cut:
-            self._mean = now
-            return face
-        upper = np.s_[: face.shape[0] // 2]
-        motion = np.square(now[upper] - self._mean[upper]).mean() / _MOTION**2
-        self._mean = now + self._decay * np.exp(-motion) * (self._mean - now)
-        reference: Image = np.rint(self._mean).astype(np.uint8)
-        return reference
 
 
 class SilenceDamper:
