@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wav2lip_npu import device as devices
 from wav2lip_npu.dubbing.blend import Mask
-from wav2lip_npu.dubbing.colour_match import ColourMatcher
+from wav2lip_npu.dubbing.opacity import MouthOpacity
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.export.engines import FILE_BATCH, OmEngine, OnnxEngine, load_engine
 from wav2lip_npu.export.options import TORCH, engine_of
@@ -163,7 +163,7 @@ class GeneratorRunner:
         """Number of threads that call this object concurrently to use the device fully."""
         self._models = models
         self._mask = mask
-        self._matcher = None if mask.exact else ColourMatcher(mask, models.device)
+        self._opacity = None if mask.exact else MouthOpacity(mask, models.device)
         self._batch = models.batch if batch is None else max(1, batch // self.lanes)
         self._batch_lock = threading.Lock()
         self._still: tuple[Image, list[Tensor]] | None = None
@@ -181,7 +181,7 @@ class GeneratorRunner:
     ) -> list[Image]:
         """Return one mouth for each face BGR uint8 [S, S, 3] and mel window [80, 16].
 
-        Mouths are uint8 [S - top_row, S, 3 or 4]: BGR, or under a soft mask BGRA, matched to the face, with
+        Mouths are uint8 [S - top_row, S, 3 or 4]: BGR, or under a soft mask BGRA, with
         their opacity. `references` show the identity; by default they are the faces.
 
         A list that repeats one face object is a still image: it is encoded once, also across calls.
@@ -263,8 +263,8 @@ class GeneratorRunner:
     def _decode(self, mels: list[Mel], faces: Tensor, features: list[Tensor]) -> list[Image]:
         audio = torch.from_numpy(np.stack(mels)[:, None]).to(faces.device, faces.dtype)
         mouths = self._models.generator.decode(audio, features, top_row=self._mask.top_row)
-        if self._matcher is not None:
-            mouths = self._matcher(mouths, faces[:, :, self._mask.top_row :])
+        if self._opacity is not None:
+            mouths = self._opacity(mouths, faces[:, :, self._mask.top_row :])
         return list(images_of_faces(mouths).cpu().numpy())
 
     def _to_device(self, images: list[Image]) -> Tensor:

@@ -1,12 +1,11 @@
-"""Match a generated mouth to the filmed face before blending: its colours, and where it is visible.
+"""Opacity of a generated mouth: where it is visible over the filmed face.
 
-On a face that the generator was not trained on, the generated colours are slightly off and the skin is too
-smooth. The colour difference is known on the rim of the mask, where both images show the same skin.
-Normalised convolution (Knutsson and Westin, 1993) extends it inwards, as a smooth substitute for the membrane
-of Poisson image editing (Perez, Gangnet and Blake, 2003). After this correction the two images are equal
-where nothing moves. There the filmed face stays visible, with its sharpness; the generated mouth is visible
-where it differs. Background, hair and collar next to the face stay visible too: their chromaticity, which
-does not depend on shading, differs from that of the nose.
+Where the two images are equal, the filmed face stays visible, with its sharpness; the generated mouth is
+visible where it differs. Background, hair and collar next to the face stay visible too: their chromaticity,
+which does not depend on shading, differs from that of the nose.
+
+Colours are those of the generator. Corrections learned on the rim of the mask took in wall, hair and collar:
+on 15 held-out speakers, the colour error of the lips was 6.8 dE with them and 4.5 dE without.
 """
 
 from __future__ import annotations
@@ -17,10 +16,9 @@ from torch.nn import functional
 
 from wav2lip_npu.dubbing.blend import Mask
 
-_COLOUR_BLUR = 0.1
-"""Standard deviation, as a fraction of the face, of the blur that extends the colour difference inwards."""
 _DETAIL_BLUR = 0.02
-"""Standard deviation of the blur before images are compared: it hides skin texture and keeps lips."""
+"""Standard deviation, as a fraction of the face, of the blur before images are compared: it hides skin
+texture and keeps lips."""
 _EQUAL, _DIFFERENT = 0.01, 0.035
 """Differences as fractions of white: up to the first, the face is visible; above the second, the mouth."""
 _SKIN, _NO_SKIN = 0.05, 0.1
@@ -32,29 +30,25 @@ _FACE_HALF, _SIDE_HALF = 0.2, 0.32
 second, a pixel may be background."""
 _SPREAD = 5
 """Pixels over which a difference spreads."""
-_EPSILON = 1e-4
 
 
-class ColourMatcher:
-    """Matches mouths to faces under a soft mask."""
+class MouthOpacity:
+    """Adds the opacity to mouths under a soft mask."""
 
     def __init__(self, mask: Mask, device: torch.device) -> None:
         weights = torch.from_numpy(mask.weights).to(device)
-        self._rim = 4 * weights * (1 - weights)
-        self._colour_blur, self._detail_blur = (_Blur(weights, part) for part in (_COLOUR_BLUR, _DETAIL_BLUR))
-        self._rim_weight = self._colour_blur(self._rim) + _EPSILON
+        self._detail_blur = _Blur(weights, _DETAIL_BLUR)
         self._detail_weight = self._detail_blur(torch.ones_like(weights))
         columns = weights.shape[1]
         distance = ((torch.arange(columns, device=device) + 0.5) / columns - 0.5).abs()
         self._side = ((distance - _FACE_HALF) / (_SIDE_HALF - _FACE_HALF)).clamp(0, 1)
 
     def __call__(self, mouths: Tensor, faces: Tensor) -> Tensor:
-        """Return [B, 4, S - top_row, S]: mouths in the colours of the faces, and their opacity.
+        """Return [B, 4, S - top_row, S]: the mouths and their opacity.
 
         `mouths` and `faces` are [B, 3, S - top_row, S] in [0, 1]: the same rows, generated and filmed.
         """
         faces, mouths = faces.float(), mouths.float()
-        mouths = mouths + self._colour_blur((faces - mouths) * self._rim) / self._rim_weight
         difference = self._smooth(mouths - faces).abs().amax(dim=1, keepdim=True)
         opacity = ((difference - _EQUAL) / (_DIFFERENT - _EQUAL)).clamp(0, 1)
         opacity = functional.max_pool2d(opacity, _SPREAD, stride=1, padding=_SPREAD // 2)
