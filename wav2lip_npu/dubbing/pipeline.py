@@ -260,5 +260,3 @@ def _write_all(
             for number, writer in enumerate(writers)
         ]
         return fan_out(dubbed, consumers, output_depth)
-
-
