@@ -36,7 +36,8 @@ def check_jobs(
 
     """
     jobs = sorted(jobs, key=lambda job: job.row)
-    face, audio, weights, video = map(_checked_once, (probe, _check_audio, _check_weights, check_format))
+    face, weights, video = map(_checked_once, (probe, _check_weights, check_format))
+    audio = _checked_once(_check_audio)
     others, own = list(outputs), list(job_outputs(jobs))
     errors = output_problems([*others, *own], [*inputs, *job_inputs(jobs)])[len(others) :]
     written = zip(own, errors, strict=True)
@@ -46,8 +47,8 @@ def check_jobs(
         outfile, report = next(written)[1], job.report and next(written)[1]
         texts = (
             face(job.face),
-            audio(job.audio),
-            job.voice and audio(job.voice),
+            audio(job.audio, job.dub.audio_track),
+            job.voice and audio(job.voice, None),
             video(job.outfile) or outfile,
             report,
             weights(job.checkpoint_path),
@@ -64,13 +65,13 @@ def _device_problem(device: str | None, devices: Sequence[str] | None) -> str | 
     return f"device {device!r} is not among --devices {' '.join(devices)}. {advice}"
 
 
-def _checked_once(check: Callable[[str], object]) -> Callable[[str], str | None]:
+def _checked_once(check: Callable[..., object]) -> Callable[..., str | None]:
     """Return a function that calls `check` once per file and returns the message of its error."""
 
     @functools.cache
-    def problem(path: str) -> str | None:
+    def problem(*file: object) -> str | None:
         try:
-            check(path)
+            check(*file)
         except Wav2LipError as error:
             return str(error)
         return None
@@ -78,9 +79,9 @@ def _checked_once(check: Callable[[str], object]) -> Callable[[str], str | None]
     return problem
 
 
-def _check_audio(path: str) -> None:
-    if next(read_blocks(path), None) is None:
-        measure_audio(path)  # raises the error of an empty track
+def _check_audio(path: str, track: int | None) -> None:
+    if next(read_blocks(path, track), None) is None:
+        measure_audio(path, track)  # raises the error of an empty track
 
 
 def _check_weights(path: str) -> None:

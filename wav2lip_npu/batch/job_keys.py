@@ -19,7 +19,7 @@ from wav2lip_npu.storage import hashing
 from wav2lip_npu.storage.json_types import matches
 
 _COMMENT = re.compile(r"\bjob ([0-9a-f]{32})\b")
-_ADDED = ("start", "duration", "skip", "rest", "rest_threshold")
+_ADDED = ("start", "duration", "skip", "rest", "rest_threshold", "audio_track")
 """Options that 0.6.0 did not have."""
 _WITHOUT_EFFECT = {"wav2lip_batch_size", "face_det_batch_size"}
 """Options that change the speed but not the output."""

@@ -60,6 +60,9 @@ class DubOptions:
     mel_shift: float | None = None
     """Frames of 1/25 s by which to shift the audio relative to the video; negative values delay the mouth.
     None: the shift that the checkpoint was trained with."""
+    audio_track: int | None = None
+    """Number of the audio track in a file with several, from 0 as in FFmpeg's 0:a:N. None: the track that
+    FFmpeg prefers, usually the one flagged as default."""
     wav2lip_batch_size: int | None = None
     """Faces per generator batch. None: chosen for the device."""
 
@@ -79,6 +82,8 @@ class DubOptions:
             raise UsageError(
                 f"--rest_threshold {self.rest_threshold:g} is out of range. Pass dB, up to {_MAX_DB}."
             )
+        if self.audio_track is not None and self.audio_track < 0:
+            raise UsageError(f"--audio_track {self.audio_track} is out of range. Pass 0 for the first track.")
         if self.fps is not None and not _MIN_FPS <= self.fps <= _MAX_FPS:
             raise UsageError(f"--fps {self.fps:g} is out of range. Pass {_MIN_FPS} to {_MAX_FPS}.")
         if self.mel_shift is not None and not abs(self.mel_shift) < _MAX_MEL_SHIFT:

@@ -25,6 +25,7 @@ from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.audio_reader import measure_audio
 from wav2lip_npu.media.audio_track import Soundtrack
 from wav2lip_npu.media.container import VideoInfo, open_media
+from wav2lip_npu.media.streams import audio_stream
 from wav2lip_npu.media.video_writer import VideoTags, check_target, write_video
 from wav2lip_npu.media.yuv_image import YuvImage
 from wav2lip_npu.mel import Mel
@@ -54,7 +55,13 @@ class Output:
     voice: str | os.PathLike[str] | None = None
     """Audio that drives the mouth, while `audio` is heard. None: `audio`."""
 
-    def check(self, face: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None) -> None:
+    def check(
+        self,
+        face: str | os.PathLike[str],
+        weights: str | os.PathLike[str] | None = None,
+        *,
+        audio_track: int | None = None,
+    ) -> None:
         """Raise `MediaError` if a file cannot be opened or written, or if the output is also an input."""
         inputs = [InputPath("--face", face), InputPath("--audio", self.audio)]
         if self.voice is not None:
@@ -62,9 +69,11 @@ class Output:
         if weights is not None:
             inputs.append(InputPath("the weights", weights))
         check_target(self.outfile, inputs)
-        open_media(self.audio).close()
+        with open_media(self.audio) as container:
+            audio_stream(container, self.audio, audio_track)
         if self.voice is not None:
-            open_media(self.voice).close()
+            with open_media(self.voice) as container:
+                audio_stream(container, self.voice)
 
 
 class OutputWriter:
@@ -89,7 +98,7 @@ class OutputWriter:
         self._closed = threading.Event()
         self._mask = load_mask(options.blend, FACE_SIZE)
         self._fps = options.output_fps(info)
-        self._audio = measure_audio(output.audio)
+        self._audio = measure_audio(output.audio, options.audio_track)
         voice = None if output.voice is None else measure_audio(output.voice)
         shift = models.mel_shift if options.mel_shift is None else options.mel_shift
         self._kept = options.kept_frames(info)
@@ -145,7 +154,11 @@ class OutputWriter:
                         fit=self._options.fits_audio,
                     ),
                     options=self._options.encode,
-                    tags=VideoTags(comment=self._comment(), pixel_aspect=self._info.pixel_aspect),
+                    tags=VideoTags(
+                        comment=self._comment(),
+                        pixel_aspect=self._info.pixel_aspect,
+                        source=self._info.path,
+                    ),
                 )
         finally:
             self._closed.set()
@@ -215,6 +228,7 @@ class OutputWriter:
             outfile=os.fspath(self._output.outfile),
             face=self._info.path,
             audio=os.fspath(self._output.audio),
+            audio_track=self._audio.track,
             voice=None if self._output.voice is None else os.fspath(self._output.voice),
             checkpoint=os.fspath(models.weights),
             checkpoint_sha256=models.digest,

@@ -99,7 +99,7 @@ def dub(
     output = Output(audio, outfile, progress=progress, voice=voice)
     options = _options(options, values)
     info = probed(face)
-    output.check(info.path)
+    output.check(info.path, audio_track=options.audio_track)
     signals.check()
     (result,) = _dub_all(info, [output], _models(models, options), options, None)
     if isinstance(result, Exception):
@@ -155,7 +155,7 @@ def dub_many(
     checked: dict[int, Output] = {}
     for number, output in enumerate(wanted):
         try:
-            output.check(info.path)
+            output.check(info.path, audio_track=options.audio_track)
             checked[number] = output
         except Wav2LipError as error:
             results[number] = error

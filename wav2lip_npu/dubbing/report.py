@@ -28,6 +28,8 @@ class DubReport:
     outfile: str
     face: str
     audio: str
+    audio_track: int
+    """Number of the track in the audio file, from 0."""
     voice: str | None
     """Audio that drives the mouth, if it is not `audio`."""
     checkpoint: str

@@ -7,6 +7,7 @@ gaps are filled with silence.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Generator
@@ -22,9 +23,15 @@ from numpy.typing import NDArray
 from wav2lip_npu.errors import MediaError, NoAudioError
 from wav2lip_npu.media import container as containers
 from wav2lip_npu.media.container import LONGEST_GAP_S
+from wav2lip_npu.media.downmix import Downmix
+from wav2lip_npu.media.streams import audio_stream
+
+log = logging.getLogger(__name__)
 
 Samples = NDArray[np.float32]
 _SHORTEST_GAP_S = 0.1
+_LOUDEST = 1000
+"""60 dB above full scale. Integers that were stored as floating point reach 32768."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +45,8 @@ class AudioInfo:
     """Number of channels of the file."""
     samples: int
     """Number of samples of each channel."""
+    track: int = 0
+    """Number of the track in the file, from 0."""
 
     @property
     def duration(self) -> Fraction:
@@ -49,8 +58,10 @@ AudioSource = AudioInfo | str | os.PathLike[str]
 """An audio track: its measured properties, or the path of its file."""
 
 
-def measure_audio(path: str | os.PathLike[str]) -> AudioInfo:
-    """Return the properties of the first audio track, after decoding and checking all of it block by block.
+def measure_audio(path: str | os.PathLike[str], track: int | None = None) -> AudioInfo:
+    """Return the properties of an audio track, after decoding and checking all of it block by block.
+
+    `track` is its number among the audio tracks of the file, from 0; None is the one that FFmpeg prefers.
 
     Raises:
         NoAudioError: The file has no audio track, or an empty one.
@@ -58,13 +69,14 @@ def measure_audio(path: str | os.PathLike[str]) -> AudioInfo:
 
     """
     samples = rate = channels = 0
-    for rate, block in read_blocks(path):
-        _check_finite(path, block, samples / rate)
+    track = _find_track(path, track)
+    for rate, block in read_blocks(path, track):
+        _check_samples(path, block, samples / rate)
         channels = len(block)
         samples += block.shape[1]
     if not samples:
         raise _no_samples(path)
-    return AudioInfo(path=os.fspath(path), sample_rate=rate, channels=channels, samples=samples)
+    return AudioInfo(path=os.fspath(path), sample_rate=rate, channels=channels, samples=samples, track=track)
 
 
 def read_audio(source: AudioSource, sample_rate: int = 16_000) -> Samples:
@@ -73,7 +85,7 @@ def read_audio(source: AudioSource, sample_rate: int = 16_000) -> Samples:
 
 
 def read_mono(source: AudioSource, sample_rate: int = 16_000) -> Generator[Samples, None, None]:
-    """Yield an audio track as blocks of float32 [samples]: channels averaged, resampled, not normalised.
+    """Yield an audio track as blocks of float32 [samples]: channels mixed, resampled, not normalised.
 
     Raises:
         NoAudioError: The file has no audio track, or an empty one.
@@ -81,14 +93,16 @@ def read_mono(source: AudioSource, sample_rate: int = 16_000) -> Generator[Sampl
 
     """
     path = path_of(source)
-    resampler = None
+    resampler: Any = None
+    downmix: Any = None
     samples = 0
     for rate, block in read_blocks(source):
-        _check_finite(path, block, samples / rate)
+        _check_samples(path, block, samples / rate)
         if resampler is None:
+            downmix = Downmix(rate)
             resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
         samples += block.shape[1]
-        yield resampler.resample_chunk(block.mean(axis=0))
+        yield resampler.resample_chunk(downmix(block))
     if resampler is None:
         raise _no_samples(path)
     yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
@@ -99,17 +113,33 @@ def path_of(source: AudioSource) -> str:
     return source.path if isinstance(source, AudioInfo) else os.fspath(source)
 
 
-def _check_finite(path: str | os.PathLike[str], block: Samples, seconds: float) -> None:
-    if not np.isfinite(block).all():
+def _find_track(path: str | os.PathLike[str], track: int | None) -> int:
+    with containers.open_media(path) as container:
+        tracks = container.streams.audio
+        number = int(tracks.index(audio_stream(container, path, track)))
+        if len(tracks) > 1:
+            log.info("%s has %d audio tracks: using --audio_track %d", path, len(tracks), number)
+        return number
+
+
+def _check_samples(path: str | os.PathLike[str], block: Samples, seconds: float) -> None:
+    loudest = float(np.abs(block).max(initial=0))
+    if not math.isfinite(loudest):
         raise MediaError(f"the audio of {path} is NaN or infinite near {seconds:.2f} s. Export it again.")
+    if loudest > _LOUDEST:
+        raise MediaError(
+            f"the audio of {path} reaches {loudest:.3g} near {seconds:.2f} s, full scale is 1. Normalise it."
+        )
 
 
 def _no_samples(path: str | os.PathLike[str]) -> NoAudioError:
     return NoAudioError(f"the audio track of {path} is empty. Pass a file with audio.")
 
 
-def read_blocks(source: AudioSource) -> Generator[tuple[int, Samples], None, None]:
-    """Yield sample rate and float32 [channels, samples] of the first audio track, block by block from time 0.
+def read_blocks(source: AudioSource, track: int | None = None) -> Generator[tuple[int, Samples], None, None]:
+    """Yield sample rate and float32 [channels, samples] of an audio track, block by block from time 0.
+
+    `track` selects the track of a path, see `measure_audio`.
 
     Raises:
         NoAudioError: The file has no audio track.
@@ -118,9 +148,7 @@ def read_blocks(source: AudioSource) -> Generator[tuple[int, Samples], None, Non
     """
     path = path_of(source)
     with containers.open_media(path) as container:
-        if not container.streams.audio:
-            raise NoAudioError(f"{path} has no audio. Pass a file with an audio track as --audio.")
-        stream = container.streams.audio[0]
+        stream = audio_stream(container, path, source.track if isinstance(source, AudioInfo) else track)
         zero = _start_of_video(container)
         end = _stated_end(container, stream)
         resampler: Any = None
@@ -133,7 +161,10 @@ def read_blocks(source: AudioSource) -> Generator[tuple[int, Samples], None, Non
             if form != (form := (frame.format.name, frame.sample_rate, frame.layout.name)):
                 # Packed, because PyAV miscounts the planes of 8 channels and more.
                 resampler = av.AudioResampler("flt", layout, rate)
-            block = _samples(resampler.resample(frame), layout.nb_channels)
+            try:
+                block = _samples(resampler.resample(frame), layout.nb_channels)
+            except av.error.FFmpegError as error:
+                raise MediaError(f"cannot convert the audio of {path}: {error.strerror}.") from error
             if frame.time is not None:
                 # The last AAC frame is padded; the container states where the audio ends within it.
                 if frame.time < end < frame.time + block.shape[1] / rate:

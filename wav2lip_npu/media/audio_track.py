@@ -12,6 +12,8 @@ import soxr
 
 from wav2lip_npu import signals
 from wav2lip_npu.media.audio_reader import AudioSource, Samples, read_blocks
+from wav2lip_npu.media.downmix import Downmix
+from wav2lip_npu.media.source_errors import from_source
 
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
@@ -31,14 +33,16 @@ class Soundtrack:
 
 
 class AudioTrack:
-    """The audio stream of an output container."""
+    """The audio stream of an output container. Errors of the source are raised as `SourceError`."""
 
     def __init__(self, container: Any, audio: Soundtrack) -> None:
         self._container = container
         self._fit = audio.fit
-        self._blocks: Any = read_blocks(audio.source)
-        self._rate, self._block = next(self._blocks, (_AAC_RATES[-1], _SILENCE))
+        self._blocks: Any = from_source(read_blocks(audio.source))
+        first: tuple[int, Samples] = next(self._blocks, (_AAC_RATES[-1], _SILENCE))
+        self._rate, self._block = first
         self._position = self._coded = 0
+        self._downmix = Downmix(self._rate)
         # AVI cannot store the start offset of AAC.
         codec = "pcm_s16le" if container.format.name == "avi" else "aac"
         channels = len(self._block) if len(self._block) in _LAYOUTS else 1
@@ -106,7 +110,7 @@ class AudioTrack:
         signals.check()
         self._position += block.shape[1]
         if len(block) not in _LAYOUTS:
-            block = block.mean(axis=0, keepdims=True)
+            block = self._downmix(block)[None]
         packed = np.ascontiguousarray(block.T)
         if self._resampler is not None:
             packed = self._resampler.resample_chunk(packed, last=last).reshape(-1, len(block))

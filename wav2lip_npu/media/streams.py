@@ -1,4 +1,4 @@
-"""Choose the video stream of a container, and decode streams."""
+"""Choose the streams of a container, and decode them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import av
 
 from wav2lip_npu import signals
-from wav2lip_npu.errors import MediaError
+from wav2lip_npu.errors import MediaError, NoAudioError
 
 log = logging.getLogger(__name__)
 
@@ -80,3 +80,24 @@ def video_stream(container: Any, path: str | os.PathLike[str]) -> Any:
 def is_cover_art(stream: Any) -> bool:
     """Return whether a video stream is the cover image of an audio file."""
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def audio_stream(container: Any, path: str | os.PathLike[str], track: int | None = None) -> Any:
+    """Return an audio stream by its number from 0, or the one that FFmpeg prefers.
+
+    FFmpeg prefers tracks that are flagged as default, with most channels and the highest bit rate.
+
+    Raises:
+        NoAudioError: The file has no audio.
+        MediaError: The file has fewer tracks.
+
+    """
+    tracks = container.streams.audio
+    if not tracks:
+        raise NoAudioError(f"{path} has no audio. Pass a file with an audio track as --audio.")
+    if track is None:
+        return container.streams.best("audio") or tracks[0]
+    if track >= len(tracks):
+        names = ", ".join(str(number) for number in range(len(tracks)))
+        raise MediaError(f"{path} has no audio track {track}. Pass --audio_track {names}; they count from 0.")
+    return tracks[track]

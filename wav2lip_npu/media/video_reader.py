@@ -224,10 +224,20 @@ def _upright(info: VideoInfo, frame: VideoFrame, size: tuple[int, int]) -> YuvIm
 
 
 def _decode(info: VideoInfo, seek_to: int | None = None) -> Iterator[VideoFrame]:
-    """Yield decoded frames from the key frame before a time stamp, or from the first frame."""
+    """Yield decoded frames from the key frame before a time stamp, or from the first frame.
+
+    Raises `MediaError`.
+    """
     if info.kind == "webp":
         yield from read_webp(info.path)
         return
+    try:
+        yield from _decode_video(info, seek_to)
+    except av.error.FFmpegError as error:
+        raise MediaError(f"cannot decode {info.path}: {error.strerror}. Convert it to H.264.") from error
+
+
+def _decode_video(info: VideoInfo, seek_to: int | None) -> Iterator[VideoFrame]:
     with containers.open_probed(info) as container:
         stream = containers.video_stream(container, info.path)
         if seek_to is not None:

@@ -19,6 +19,7 @@ from wav2lip_npu import signals
 from wav2lip_npu.errors import MediaError, UsageError
 from wav2lip_npu.media.audio_reader import AudioSource
 from wav2lip_npu.media.audio_track import AudioTrack, Soundtrack
+from wav2lip_npu.media.source_errors import SourceError, from_source
 from wav2lip_npu.media.yuv_image import YuvImage
 from wav2lip_npu.options import check_types
 from wav2lip_npu.storage.atomic import replacing
@@ -55,6 +56,8 @@ class VideoTags:
     """Text of the `comment` metadata."""
     pixel_aspect: Fraction = Fraction(1)
     """Width of a pixel divided by its height."""
+    source: str = "the video"
+    """Name of the frames in errors."""
 
 
 def check_target(out: str | os.PathLike[str], inputs: Iterable[InputPath] = ()) -> None:
@@ -103,7 +106,10 @@ def write_video(
     try:
         with replacing(target) as part, _open_output(part, form) as container:
             container.metadata["comment"] = tags.comment
-            return _encode(images, container, fps, audio, options, tags.pixel_aspect)
+            return _encode(from_source(images), container, fps, audio, options, tags)
+    except SourceError as error:
+        assert error.__cause__ is not None
+        raise error.__cause__ from None
     except OSError as error:
         if error.errno in _DISK_FULL:
             raise MediaError(
@@ -125,7 +131,7 @@ def _encode(
     fps: Fraction,
     audio: Soundtrack | None,
     options: EncodeOptions,
-    pixel_aspect: Fraction,
+    tags: VideoTags,
 ) -> int:
     video: Any = None
     track = None
@@ -134,7 +140,7 @@ def _encode(
         for count, yuv in enumerate(images, start=1):
             signals.check()
             if video is None:
-                video = _video_stream(container, yuv, fps, options, pixel_aspect)
+                video = _video_stream(container, yuv, fps, options, tags)
                 if audio is not None:
                     track = stack.enter_context(contextlib.closing(AudioTrack(container, audio)))
             frame = _frame_of(yuv)
@@ -152,7 +158,7 @@ def _encode(
 
 
 def _video_stream(
-    container: Any, first: YuvImage, fps: Fraction, options: EncodeOptions, pixel_aspect: Fraction
+    container: Any, first: YuvImage, fps: Fraction, options: EncodeOptions, tags: VideoTags
 ) -> Any:
     x264 = {"crf": str(options.crf), "preset": options.preset, **_x264_code()}
     stream = container.add_stream("libx264", rate=fps, options=x264)
@@ -160,8 +166,15 @@ def _video_stream(
     stream.pix_fmt = "yuv420p"
     stream.time_base = 1 / fps
     context = stream.codec_context
-    context.sample_aspect_ratio = pixel_aspect
+    context.sample_aspect_ratio = tags.pixel_aspect
     context.color_range, context.colorspace, context.color_primaries, context.color_trc = first.colour.labels
+    try:
+        context.open()
+    except av.error.FFmpegError as error:
+        raise MediaError(
+            f"H.264 cannot encode {tags.source}: {first.width}x{first.height} at {float(fps):g} fps "
+            f"({error.strerror}). Pass --resize_factor, --crop or --fps."
+        ) from error
     return stream
 
 

@@ -1,0 +1,63 @@
+"""Mix the channels of an audio track to mono without losing what they hold with opposite signs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+Samples = NDArray[np.float32]
+
+_WINDOW_S = 0.2
+"""Seconds of the recent past that decide about the signs."""
+_CANCELS, _ADDS = 0.25, 0.5
+"""Power of the sum of the channels, relative to the sum of their powers. Below the first (-6 dB), channels
+cancel out; above the second, they no longer do. It is 1 for independent channels, their number for equal
+ones, and 0 for stereo in antiphase."""
+
+
+class Downmix:
+    """Mixes blocks of one track, in order.
+
+    The result is the mean of the channels. While they cancel each other out in it, as in stereo with one
+    channel inverted, channels get the sign of their correlation with the loudest one.
+    """
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._covariance: NDArray[np.float64] | None = None
+        self._signs: NDArray[np.float32] | None = None
+
+    def __call__(self, block: Samples) -> Samples:
+        """Return a block float32 [channels, samples] as [samples]."""
+        channels, samples = block.shape
+        mean: Samples = block.mean(axis=0)
+        if channels == 1 or not samples:
+            return mean
+        before = np.ones(channels, np.float32) if self._signs is None else self._signs
+        self._signs = after = self._next_signs(block, before)
+        if (before > 0).all() and (after > 0).all():
+            return mean
+        # Cross-faded over the block, so that a change of signs makes no click.
+        ramp = np.linspace(0, 1, samples, dtype=np.float32)
+        signs = before[:, None] * (1 - ramp) + after[:, None] * ramp
+        mixed: Samples = (block * signs).mean(axis=0)
+        return mixed
+
+    def _next_signs(self, block: Samples, signs: NDArray[np.float32]) -> NDArray[np.float32]:
+        wide = block.astype(np.float64)
+        covariance = wide @ wide.T
+        if self._covariance is not None:
+            covariance += self._covariance * math.exp(-block.shape[1] / (_WINDOW_S * self._rate))
+        self._covariance = covariance
+        power = covariance.trace()
+        if not power:
+            return signs
+        ratio = covariance.sum() / power
+        if ratio > _ADDS:
+            return np.ones_like(signs)
+        if ratio > _CANCELS:
+            return signs
+        loudest = int(covariance.diagonal().argmax())
+        return np.where(covariance[loudest] < 0, -1, 1).astype(np.float32)
