@@ -5,14 +5,18 @@ from __future__ import annotations
 import itertools
 import random
 
+import av
 import cv2
 import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from support.heif_files import write_heic
 from support.media_files import max_difference, numbered, numbers_of, save_image, scene, to_pillow
 from wav2lip_npu.errors import MediaError
+from wav2lip_npu.media import images
 from wav2lip_npu.media.container import probe
+from wav2lip_npu.media.heif import read_grid
 from wav2lip_npu.media.video_reader import read_frames
 
 
@@ -123,3 +127,110 @@ def test_damaged_images_raise_media_error_only(tmp_path, form):
             sum(1 for _ in itertools.islice(read_frames(path), 3))
         except MediaError as error:
             assert "\n" not in str(error)
+
+
+# HEIC, AVIF and other formats that phones and cameras write
+
+
+@pytest.mark.parametrize("size", [(128, 64), (150, 100), (97, 131), (64, 64)])
+def test_heic_in_tiles(tmp_path, size):
+    """B1: phones store a HEIC photo as a grid of tiles, which FFmpeg decodes as separate streams."""
+    path = write_heic(tmp_path / "a.jpg", scene(*size))
+    assert read_grid(write_heic(tmp_path / "wide.heic", scene(*size), wide=True)) == read_grid(path)
+    info = probe(path)
+    assert info.is_image and (info.width, info.height, info.fps, info.frames) == (*size, 25, 1)
+    one, two = itertools.islice(read_frames(info), 2)
+    assert one.yuv is two.yuv
+    assert max_difference(one.image[: size[1], : size[0]], scene(*size)) <= 12
+
+
+@pytest.mark.parametrize("angle", range(4))
+@pytest.mark.parametrize("mirror", [None, 0, 1])
+def test_heic_orientation(tmp_path, angle, mirror):
+    """B1: mirrored, then rotated counter-clockwise, as the file states."""
+    path = write_heic(tmp_path / "a.heic", scene(128, 64), angle=angle, mirror=mirror)
+    shown = {None: scene(128, 64), 0: scene(128, 64)[::-1], 1: scene(128, 64)[:, ::-1]}[mirror]
+    shown = np.rot90(shown, angle)
+    info = probe(path)
+    assert (info.height, info.width) == shown.shape[:2]
+    assert max_difference(next(read_frames(path)).image, shown) <= 12
+
+
+def test_damaged_heic_raises_media_error_only(tmp_path):
+    """B1: any byte of the index may be wrong."""
+    path = write_heic(tmp_path / "a.heic", scene(128, 64))
+    whole = path.read_bytes()
+    chance = random.Random(1)
+    for _ in range(60):
+        data = bytearray(whole)
+        for _ in range(chance.choice([1, 3])):
+            data[chance.randrange(24, 600)] = chance.randrange(256)
+        path.write_bytes(data)
+        try:
+            next(read_frames(probe(path)))
+        except MediaError as error:
+            assert "\n" not in str(error) and "a.heic" in str(error)
+
+
+@pytest.mark.parametrize(
+    "form, options", [("AVIF", {"quality": 98, "subsampling": "4:4:4"}), ("AVIF", {"quality": 95})]
+)
+def test_avif(tmp_path, form, options, monkeypatch):
+    """B1: a still image at 25 fps, whether Pillow knows the format or FFmpeg decodes it."""
+    path = save_image(tmp_path / "a", to_pillow(scene()), form, **options)
+    for formats in (images._formats(), ("JPEG", "PNG")):
+        monkeypatch.setattr(images, "_formats", lambda formats=formats: formats)
+        info = probe(path)
+        assert info.is_image and (info.width, info.height, info.fps) == (96, 64, 25)
+        assert max_difference(next(read_frames(info)).image, scene()) <= 14
+
+
+def test_animated_avif_is_a_video(tmp_path):
+    """B1: only a single frame is a still image."""
+    frames = [Pillow.fromarray(numbered(number)) for number in range(5)]
+    options = {"save_all": True, "append_images": frames[1:], "duration": 100, "quality": 90}
+    path = save_image(tmp_path / "a", frames[0], "AVIF", **options)
+    info = probe(path)
+    assert not info.is_image and info.fps == 10
+    assert numbers_of(path) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("codec, suffix", [("qoi", "qoi"), ("sgi", "sgi"), ("pcx", "pcx")])
+def test_other_image_formats_are_images(tmp_path, codec, suffix):
+    """B1: formats that only FFmpeg knows."""
+    path = tmp_path / f"a.{suffix}"
+    with av.open(str(path), "w", format="image2") as container:
+        stream = container.add_stream(codec, rate=1)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "rgb24"
+        frame = av.VideoFrame.from_ndarray(scene(), "bgr24").reformat(format=stream.pix_fmt)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    info = probe(path)
+    assert info.is_image and (info.width, info.height, info.fps) == (96, 64, 25)
+    assert max_difference(next(read_frames(info)).image, scene()) <= 8
+
+
+@pytest.mark.parametrize("content", ["codestream", "container"])
+def test_jpeg_xl_is_refused_by_name(tmp_path, content):
+    """B1: FFmpeg has no decoder for JPEG XL; the error names file and format."""
+    stream = bytes.fromhex("ff0afa1f41911106016000") + bytes(200)
+    signature = bytes.fromhex("0000000c4a584c200d0a870a00000014667479706a786c20000000006a786c20")
+    data = stream if content == "codestream" else signature + bytes(4) + b"jxlc" + stream
+    (tmp_path / "a.jxl").write_bytes(data)
+    with pytest.raises(MediaError, match=r"jpegxl.*a\.jxl"):
+        probe(tmp_path / "a.jxl")
+
+
+@pytest.mark.parametrize("depth", ["RGB16", "float", "float above 1"])
+def test_deep_images(tmp_path, depth):
+    """B1: images of 16 bits a colour and of floating point."""
+    grey = cv2.cvtColor(scene(), cv2.COLOR_BGR2GRAY)
+    path = tmp_path / ("a.png" if depth == "RGB16" else "a.tiff")
+    if depth == "RGB16":
+        cv2.imwrite(str(path), scene().astype(np.uint16) * 257)
+        expected = scene()
+    else:
+        scale = 255 if depth == "float" else 1
+        Pillow.fromarray(grey.astype(np.float32) / scale).save(path)
+        expected = cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
+    assert max_difference(next(read_frames(path)).image, expected) <= 6

@@ -21,6 +21,7 @@ from wav2lip_npu.errors import MediaError
 from wav2lip_npu.media import images
 from wav2lip_npu.media.colour import unsupported_matrix
 from wav2lip_npu.media.deinterlace import stated_order
+from wav2lip_npu.media.heif import read_grid
 from wav2lip_npu.media.orientation import Orientation, orientation_of
 from wav2lip_npu.media.streams import decode as decode
 from wav2lip_npu.media.streams import is_cover_art as is_cover_art
@@ -114,23 +115,28 @@ def _probe_video(path: str | os.PathLike[str]) -> VideoInfo:
         is_still = _is_still(container, stream)
         first = next(decode(container, stream, path), None)
         order = stated_order(stream)
+        is_heif = container.metadata.get("major_brand") in _HEIF_BRANDS
     if first is None:
         raise no_frame(path)
     if matrix := unsupported_matrix(first):
         raise MediaError(
             f"the colours of {path} use the matrix {matrix}, which cannot be converted. Convert it to BT.709."
         )
-    orientation = orientation_of(first)
+    orientation, size = orientation_of(first), (first.width, first.height)
+    grid = read_grid(path) if is_heif else None
+    if grid is not None:
+        is_still, orientation, size = True, grid.orientation, (grid.width, grid.height)
     interlaced = not is_still and (first.interlaced_frame or order is not None)
     _log_changes(path, first, orientation, interlaced)
     is_turned = orientation.quarters % 2
+    width, height = size[::-1] if is_turned else size
     return VideoInfo(
         path=os.fspath(path),
         kind="still" if is_still else "video",
-        width=first.height if is_turned else first.width,
-        height=first.width if is_turned else first.height,
+        width=width,
+        height=height,
         fps=IMAGE_FPS if is_still else rate.limit_denominator(_MAX_DENOMINATOR) or rate,
-        frames=frames,
+        frames=1 if is_still else frames,
         duration=None if is_still else duration,
         rotation=90 * orientation.quarters,
         mirrored=orientation.mirrored,

@@ -23,6 +23,7 @@ from wav2lip_npu.media.container import VideoInfo
 from wav2lip_npu.media.deinterlace import deinterlaced, stated_order
 from wav2lip_npu.media.frame_rate import at_constant_rate
 from wav2lip_npu.media.geometry import Geometry, upright
+from wav2lip_npu.media.heif import decode_grid, read_grid
 from wav2lip_npu.media.images import read_image, read_webp
 from wav2lip_npu.media.orientation import orientation_of
 from wav2lip_npu.media.yuv_image import SCREEN, Image, YuvImage
@@ -205,6 +206,10 @@ class _Video:
 def _still_image(info: VideoInfo) -> YuvImage:
     if info.kind == "image":
         return YuvImage.from_image(read_image(info.path), SCREEN)
+    grid = read_grid(info.path)
+    if grid is not None:
+        with containers.open_probed(info) as container:
+            return upright(decode_grid(container, grid, info.path), grid.orientation)
     frame = next(_decode(info), None)
     if frame is None:
         raise containers.no_frame(info.path)
