@@ -11,6 +11,8 @@ Samples = NDArray[np.float32]
 
 _WINDOW_S = 0.2
 """Seconds of the recent past that decide about the signs."""
+_FADE_S = 0.02
+"""Seconds of a change of signs."""
 _CANCELS, _ADDS = 0.25, 0.5
 """Power of the sum of the channels, relative to the sum of their powers. Below the first (-6 dB), channels
 cancel out; above the second, they no longer do. It is 1 for independent channels, their number for equal
@@ -35,12 +37,14 @@ class Downmix:
         mean: Samples = block.mean(axis=0)
         if channels == 1 or not samples:
             return mean
-        before = np.ones(channels, np.float32) if self._signs is None else self._signs
-        self._signs = after = self._next_signs(block, before)
+        before = self._signs
+        after = self._next_signs(block, np.ones(channels, np.float32) if before is None else before)
+        self._signs = after
+        before = after if before is None else before
         if (before > 0).all() and (after > 0).all():
             return mean
-        # Cross-faded over the block, so that a change of signs makes no click.
-        ramp = np.linspace(0, 1, samples, dtype=np.float32)
+        # Cross-faded, so that a change of signs makes no click.
+        ramp = np.minimum(np.arange(samples, dtype=np.float32) / (_FADE_S * self._rate), 1)
         signs = before[:, None] * (1 - ramp) + after[:, None] * ramp
         mixed: Samples = (block * signs).mean(axis=0)
         return mixed
@@ -59,5 +63,7 @@ class Downmix:
             return np.ones_like(signs)
         if ratio > _CANCELS:
             return signs
-        loudest = int(covariance.diagonal().argmax())
-        return np.where(covariance[loudest] < 0, -1, 1).astype(np.float32)
+        powers = covariance.diagonal()
+        opposite = np.where(covariance[int(powers.argmax())] < 0, -1, 1).astype(np.float32)
+        # Either polarity is right: keep that of the past, because two channels may be equally loud.
+        return -opposite if (opposite * signs * powers).sum() < 0 else opposite
