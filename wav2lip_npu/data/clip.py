@@ -235,9 +235,9 @@ def _columns(folder: Path) -> tuple[int, Mel | None]:
 
 
 def _save_mel(audio: Path, path: Path) -> int:
-    """Compute the mel of an audio file block by block, save it and return its columns.
+    """Compute the mel of an audio file block by block, save it, and return its number of columns.
 
-    Raises `OSError` if it cannot be written, and `ClipError` for the audio.
+    Raises `OSError` if the mel cannot be written, and `ClipError` if the audio cannot be used.
     """
     with _mel_errors(audio):
         shape = DEFAULT_MEL.n_mels, columns_of(sum(map(len, read_mono(audio))))

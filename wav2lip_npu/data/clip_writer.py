@@ -59,7 +59,7 @@ def write_clip(
         clip: Folder to write.
         description: Content of clip.json. Its `samples` is the number of samples of the audio.
         jpegs: Frame numbers and encoded faces. If the iterator raises an exception, no folder is left behind.
-        audio: Blocks of mono audio at 16 kHz. The same holds for an exception of this iterator.
+        audio: Blocks of mono audio at 16 kHz, int16. An exception has the same effect.
 
     Raises:
         DataError: The folder cannot be written.

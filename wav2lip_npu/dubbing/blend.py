@@ -55,7 +55,7 @@ def paste(yuv: YuvImage, mouth: Image, box: Box, mask: Mask) -> YuvImage:
     """Return the image with a mouth pasted into the lower part of a face box.
 
     `mouth` is uint8 [S - top_row, S, 3 or 4]: the rows of the generated face from `mask.top_row` on, BGR or
-    BGRA; the mask is multiplied by A. In a black-and-white or tinted film, the mouth has its chroma.
+    BGRA; the mask is multiplied by A. In tinted film, see `tint_of`, the mouth takes the chroma of the film.
     """
     rows, size = mask.weights.shape
     x1, y1, x2, y2 = np.round(box) if mask.exact else box
@@ -82,7 +82,7 @@ def paste(yuv: YuvImage, mouth: Image, box: Box, mask: Mask) -> YuvImage:
 
 
 def fade(before: YuvImage, after: YuvImage, opacity: float) -> YuvImage:
-    """Return a mixture of two images; equal pixels keep their values."""
+    """Return a cross-fade of two images; equal pixels keep their values."""
     y, u, v = (
         cv2.addWeighted(new, opacity, old, 1 - opacity, 0)
         for old, new in ((before.y, after.y), (before.u, after.u), (before.v, after.v))

@@ -1,4 +1,4 @@
-"""The frames of a dub: which part of the whole it is, where it ends, and what follows the face video."""
+"""The extent of an output: its first frame, its length, and how the face video is extended."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _LOOPS: Mapping[str, Loop] = {
     "cut_off": "none",
     "silence": "loop",
 }
-"""What follows the last frame of the face video, by `DubOptions.extend`."""
+"""`loop` of `read_frames` for each `DubOptions.extend`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extent:
-    """First and last frame of an output. The last one may depend on the end of the face video."""
+    """First frame and length of an output. The length may depend on the end of the face video."""
 
     first: int
-    """Number of its first frame in the whole dub."""
+    """Index of the first frame in the dub without `start`."""
     audio_frames: int
     """Frames from the first one to the end of the audio."""
     follows_video: bool
-    """Whether a face video that is longer than the audio goes on to its end."""
+    """Whether a face video that is longer than the audio is shown to its end."""
     limit: int | None
-    """Largest number of frames; None if only the ends of audio and video count."""
+    """Maximum number of frames; None if the output ends with the longer of audio and video."""
     expected: int
-    """Number of frames for the progress. The stated length of a face video may be wrong."""
+    """Expected number of frames, for progress. It may be wrong, like the stated length of the face video."""
 
     @classmethod
     def of(cls, options: DubOptions, info: VideoInfo, seconds: Fraction, audio: str) -> Extent:
@@ -70,16 +70,16 @@ class Extent:
         )
 
     def has_ended(self, index: int) -> bool:
-        """Return whether the frame of an index is certainly not needed."""
+        """Return whether a frame is beyond `limit`."""
         return self.limit is not None and index >= self.limit
 
     def is_after_both(self, frame: Frame) -> bool:
-        """Return whether an output that follows the video has ended: audio and video are over."""
+        """Return whether a frame comes after the end of both audio and video, if `follows_video`."""
         return self.follows_video and frame.is_repeated and frame.index >= self.audio_frames
 
 
 def face_frames(info: VideoInfo, options: DubOptions, audio_frames: int) -> Iterator[Frame]:
-    """Yield the frames of the extended video, its first frame, or the image; endlessly unless it may end.
+    """Yield the frames of a video as `extend` requires; for `static` and images, one frame endlessly.
 
     `audio_frames` is the length of the longest audio.
     """

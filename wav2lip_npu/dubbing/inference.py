@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 class Models:
     """The networks of a dub, loaded once for any number of videos by `load_models`.
 
-    Several threads may dub with the same models at the same time. Each output is the same as without threads.
+    Thread-safe: concurrent dubs with the same models write the same outputs as consecutive ones.
     """
 
     generator: Wav2Lip | OnnxEngine | OmEngine
@@ -70,7 +70,7 @@ def load_models(
     precision: str = "fp32",
     engine: str = "auto",
 ) -> Models:
-    """Load generator and face detector onto a device, for any number of dubs, also in several threads.
+    """Load the generator and the face detector onto a device, for any number of dubs and threads.
 
     Args:
         checkpoint_path: Weights of a Wav2Lip generator, .pth, .pt or .safetensors; an exported .onnx or .om

@@ -1,7 +1,7 @@
-"""The mel of an output's audio, computed while the audio is decoded, and the pauses of the whole recording.
+"""Compute the mel of an output's audio while decoding it, and the pauses of the whole recording.
 
-The audio is decoded twice, because whether a column is a pause depends on the whole recording. Only the
-pauses are kept: 80 bytes per second of audio.
+The audio is decoded twice, because whether a column is a pause depends on the whole recording. Between the
+passes only the pauses are stored, 80 bytes per second of audio.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from wav2lip_npu.mel import DEFAULT_MEL, Mel, MelReader, import_librosa, mel_blo
 class MelStream:
     """Mel windows of the frames of one output, in order, and the pauses of its audio.
 
-    `pool` runs the pass that finds the pauses, and imports the libraries of the mel, while the first frames
-    are decoded and tracked. `pause_threshold` is that of `find_pauses`: in pauses the windows contain the mel
-    of silence. With None they contain that of the recording. If the stream is endless, silence follows the
-    audio.
+    While the first frames are decoded and tracked, `pool` imports the libraries of the mel and finds the
+    pauses. In pauses at `pause_threshold`, see `find_pauses`, the windows contain the mel of silence; with
+    None they contain the mel of the recording. In an endless stream, silence follows the audio.
     """
 
     def __init__(
@@ -52,14 +51,14 @@ class MelStream:
         self._reader = MelReader(self._blocks if self._pauses is None else self._rested(self._blocks))
 
     def window(self, index: int) -> Mel:
-        """Return the mel window float32 [80, 16] of a frame. Call it in one thread, frames in order.
+        """Return the mel window float32 [80, 16] of a frame. Call it in one thread, with frames in order.
 
         Raises `MediaError` if the audio can no longer be read.
         """
         return self._reader.window(index, self.fps, self.shift)
 
     def pauses(self) -> Pauses:
-        """Wait for the pauses of the whole audio. Raises `MediaError` if it can no longer be read."""
+        """Wait for the pauses of the whole audio. Raises `MediaError` if the audio can no longer be read."""
         assert self._pauses is not None
         return self._pauses.result()
 
@@ -68,12 +67,12 @@ class MelStream:
         self._closed.set()
 
     def close(self) -> None:
-        """Close the audio file and cancel the search for pauses. `window` must have returned."""
+        """Close the audio file and cancel the search for pauses. No call of `window` may be running."""
         self.cancel()
         self._blocks.close()
 
     def _rested(self, blocks: Iterable[Mel]) -> Iterator[Mel]:
-        """Yield the mel with silence in pauses."""
+        """Yield the mel, with the mel of silence in pauses."""
         weights = rest_weights(self.pauses())
         first = 0
         for block in blocks:

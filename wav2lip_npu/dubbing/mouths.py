@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 FACE_SIZE = 96
 """Same as in `models.networks`, whose import would load torch."""
 MelWindows = Callable[[int], Mel | Wav2LipError | None]
-"""Returns the mel window float32 [80, 16] of a frame index. It is called for frames in order, in one thread.
-From the first frame on that needs no mouth it returns None, and after an error of its audio that error."""
+"""Returns the mel window float32 [80, 16] of a frame index. It is called in one thread, with frames in order.
+After the end of the output it returns None; if the audio cannot be read, it returns the error."""
 
 
 @dataclass(frozen=True)
 class DubbedFrame:
-    """A frame and a mouth per output; None if the frame stays as filmed, and for outputs that have ended.
+    """A frame and one mouth per output: None if the frame stays as filmed or the output has ended.
 
-    An error in place of a mouth is that of the audio of the output.
+    If the audio of an output cannot be read, the error takes the place of its mouth.
     """
 
     tracked: TrackedFrame
@@ -65,16 +65,16 @@ def generate(
 
 
 class _Batch:
-    """Consecutive frames, with the faces of the frames that have a face."""
+    """Consecutive frames, with the faces and mel windows of those that get mouths."""
 
     def __init__(self, outputs: Sequence[MelWindows]) -> None:
         self.frames: list[tuple[TrackedFrame, bool]] = []
         """Frames, and whether they get mouths."""
         self.faces: list[Image] = []
         self.mels: list[list[Mel]] = [[] for _ in outputs]
-        """Mel windows of the faces, for each output; fewer if the output ends."""
+        """Mel windows of the faces for each output; fewer than faces if the output ends in the batch."""
         self.ends: list[Wav2LipError | None] = [None] * len(outputs)
-        """What takes the place of further mouths of each output."""
+        """Value that replaces the missing mouths of each output that ends."""
         self._outputs = outputs
 
     def add_face(self, face: Image, index: int) -> None:

@@ -1,11 +1,11 @@
 """Opacity of a generated mouth: where it is visible over the filmed face.
 
-Where the two images are equal, the filmed face stays visible, with its sharpness; the generated mouth is
-visible where it differs. Background, hair and collar next to the face stay visible too: their chromaticity,
-which does not depend on shading, differs from that of the nose.
+Where the two images are equal, the sharper filmed face stays visible; where they differ, the generated mouth
+is. Background, hair and collar next to the face also stay visible. Their chromaticity, which does not depend
+on shading, differs from that of the nose.
 
-Colours are those of the generator. Corrections learned on the rim of the mask took in wall, hair and collar:
-on 15 held-out speakers, the colour error of the lips was 6.8 dE with them and 4.5 dE without.
+The generator's colours are not corrected. A correction fitted at the rim of the mask also picked up wall,
+hair and collar: on 15 held-out speakers, the colour error of the lips was 6.8 dE with it and 4.5 dE without.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from torch.nn import functional
 from wav2lip_npu.dubbing.blend import Mask
 
 _DETAIL_BLUR = 0.02
-"""Standard deviation, as a fraction of the face, of the blur before images are compared: it hides skin
+"""Standard deviation, as a fraction of the face, of the blur before images are compared: it removes skin
 texture and keeps lips."""
 _EQUAL, _DIFFERENT = 0.01, 0.035
-"""Differences as fractions of white: up to the first, the face is visible; above the second, the mouth."""
+"""Differences as fractions of white. Up to the first, the opacity is 0; above the second, it is 1."""
 _SKIN, _NO_SKIN = 0.05, 0.1
 """Distances of chromaticity from the nose. Up to the first, a pixel is skin; above the second, it is not."""
 _BLACK = 0.06
-"""Sum of colours below which chromaticity tends to 0, so that black is not skin."""
+"""Sum of B, G and R below which chromaticity tends to 0, so that black does not count as skin."""
 _FACE_HALF, _SIDE_HALF = 0.2, 0.32
 """Distances from the centre line as fractions of the width. Up to the first, every pixel is face; above the
-second, a pixel may be background."""
+second, any pixel may be background."""
 _SPREAD = 5
-"""Pixels over which a difference spreads."""
+"""Width in pixels of the maximum filter that spreads differences."""
 
 
 class MouthOpacity:
-    """Adds the opacity to mouths under a soft mask."""
+    """Adds an opacity channel to mouths under a soft mask."""
 
     def __init__(self, mask: Mask, device: torch.device) -> None:
         weights = torch.from_numpy(mask.weights).to(device)
@@ -44,7 +44,7 @@ class MouthOpacity:
         self._side = ((distance - _FACE_HALF) / (_SIDE_HALF - _FACE_HALF)).clamp(0, 1)
 
     def __call__(self, mouths: Tensor, faces: Tensor) -> Tensor:
-        """Return [B, 4, S - top_row, S]: the mouths and their opacity.
+        """Return [B, 4, S - top_row, S]: BGR and opacity.
 
         `mouths` and `faces` are [B, 3, S - top_row, S] in [0, 1]: the same rows, generated and filmed.
         """
@@ -60,7 +60,7 @@ class MouthOpacity:
         return self._detail_blur(values) / self._detail_weight
 
     def _background(self, faces: Tensor) -> Tensor:
-        """Return how certainly a pixel is background, [B, 1, rows, columns] in [0, 1]."""
+        """Return a score for each pixel, 0 (face) to 1 (background), [B, 1, rows, columns] in [0, 1]."""
         chromaticity = faces / (faces.sum(dim=1, keepdim=True) + _BLACK)
         rows, columns = faces.shape[2:]
         nose = chromaticity[:, :, : rows // 3, columns * 3 // 8 : columns * 5 // 8]
@@ -70,7 +70,7 @@ class MouthOpacity:
 
 
 class _Blur:
-    """Gaussian blur of images [..., rows, columns] with `part` of their width as standard deviation."""
+    """Gaussian blur of images [..., rows, columns]; `part` is its standard deviation over their width."""
 
     def __init__(self, like: Tensor, part: float) -> None:
         sigma = part * like.shape[1]
@@ -81,6 +81,6 @@ class _Blur:
 
 
 def _gaussian(length: int, sigma: float) -> Tensor:
-    """Return a symmetric matrix [length, length], not normalised."""
+    """Return the matrix [length, length] of a Gaussian blur, not normalised."""
     position = torch.arange(length, dtype=torch.float32)
     return torch.exp(-((position[:, None] - position) ** 2) / (2 * sigma**2))

@@ -41,22 +41,22 @@ class DubOptions:
     """How the mouth is pasted: soft (lower face, feathered edge) or hard (whole box, like the original)."""
     extend: Literal["loop", "pingpong", "hold", "cut_off", "silence"] = "loop"
     """If the audio is longer than the video: loop, pingpong (back and forth), hold (the last frame), cut_off
-    (end with the video), or silence: loop, and if the video is longer, go on to its end in silence."""
+    (end with the video), or silence (loop; a video longer than the audio is shown to its end in silence)."""
     start: float = 0
-    """Seconds to leave out at the beginning, of face video and audio alike."""
+    """Seconds to skip at the beginning of both the face video and the audio."""
     duration: float | None = None
-    """Seconds to dub, from --start on. None: to the end."""
+    """Seconds to dub after --start. None: to the end."""
     static: bool = False
     """Use only the first frame of the video."""
     fps: float | None = None
-    """Frames per second of the output. None: those of the video, and 25 for a still image. 23.976, 29.97 and
-    59.94 are exact NTSC rates, such as 30000/1001."""
+    """Frames per second of the output. None: the rate of the video, or 25 for a still image. 23.976,
+    29.97 and 59.94 mean the exact NTSC rates, such as 30000/1001."""
     skip: str = ""
-    """Spans that stay as filmed, in seconds from the beginning: 3.2-5.0,7-8, or 7- up to the end."""
+    """Spans that stay as filmed, in seconds from the beginning: 3.2-5.0,7-8, or 7- (to the end)."""
     rest: Literal["auto", "off"] = "auto"
     """auto: close the mouth in pauses of at least 0.2 s, except with --blend hard. off: never."""
     rest_threshold: float = 16
-    """Loudness of a pause below the loud parts of the recording, in dB."""
+    """Audio this many dB below the loud parts of the recording counts as a pause."""
     mel_shift: float | None = None
     """Frames of 1/25 s by which to shift the audio relative to the video; negative values delay the mouth.
     None: the shift that the checkpoint was trained with."""
@@ -67,7 +67,7 @@ class DubOptions:
     """Faces per generator batch. None: chosen for the device."""
 
     def __post_init__(self) -> None:
-        """Check the values. Pairs of numbers as `skip` become text."""
+        """Check the values, and convert pairs of numbers in `skip` to text."""
         object.__setattr__(self, "skip", canonical_spans(self.skip))
         check_types(self)
         if self.wav2lip_batch_size is not None and self.wav2lip_batch_size < 1:
@@ -75,12 +75,12 @@ class DubOptions:
                 f"--wav2lip_batch_size {self.wav2lip_batch_size} is out of range. Pass at least 1."
             )
         if not 0 <= self.start < math.inf:
-            raise UsageError(f"--start {self.start:g} is out of range. Pass seconds, at least 0.")
+            raise UsageError(f"--start {self.start:g} is out of range. Pass at least 0 seconds.")
         if self.duration is not None and not 0 < self.duration < math.inf:
-            raise UsageError(f"--duration {self.duration:g} is out of range. Pass seconds above 0.")
+            raise UsageError(f"--duration {self.duration:g} is out of range. Pass more than 0 seconds.")
         if not 0 < self.rest_threshold <= _MAX_DB:
             raise UsageError(
-                f"--rest_threshold {self.rest_threshold:g} is out of range. Pass dB, up to {_MAX_DB}."
+                f"--rest_threshold {self.rest_threshold:g} is out of range. Pass dB above 0, up to {_MAX_DB}."
             )
         if self.audio_track is not None and self.audio_track < 0:
             raise UsageError(f"--audio_track {self.audio_track} is out of range. Pass 0 for the first track.")
@@ -99,11 +99,11 @@ class DubOptions:
 
     @property
     def pause_threshold(self) -> float | None:
-        """Loudness of a pause below the loud parts, in dB; None if the mouth does not rest in pauses."""
+        """Level of a pause below the loud parts, in dB; None if pauses are not detected."""
         return None if self.rest == "off" or self.blend == "hard" else self.rest_threshold
 
     def section(self, info: VideoInfo) -> tuple[int, int | None]:
-        """Return the number of the first frame to write, and of the one after the last or None."""
+        """Return the first frame to write and the frame after the last, see `spans.section`."""
         return section(self.start, self.duration, self.output_fps(info))
 
     def kept_frames(self, info: VideoInfo) -> KeptFrames:

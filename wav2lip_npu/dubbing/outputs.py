@@ -53,7 +53,7 @@ class Output:
     on_done: Callable[[DubReport], None] | None = None
     """Called when the video is complete, even if other outputs of the same pass are not."""
     voice: str | os.PathLike[str] | None = None
-    """Audio that drives the mouth, while `audio` is heard. None: `audio`."""
+    """Audio that drives the mouth while `audio` is heard. None: `audio`."""
 
     def check(
         self,
@@ -113,14 +113,14 @@ class OutputWriter:
         )
 
     def close(self) -> None:
-        """Close the audio. Call it when all stages of the pass have ended."""
+        """Close the audio. All stages of the pass must have ended."""
         self._mel.close()
 
     def mel_window(self, index: int) -> Mel | Wav2LipError | None:
         """Return the mel window of a frame, or the error of its audio.
 
-        None if no mouth is needed: after the last frame, or after the output has failed. Frames must be in
-        order; call it in one thread.
+        Returns None after the last frame and after the output has failed. Call it in one thread, with frames
+        in order.
         """
         if self.extent.has_ended(index) or self._closed.is_set():
             return None
@@ -171,7 +171,7 @@ class OutputWriter:
 
     @contextlib.contextmanager
     def _cancelling(self) -> Iterator[None]:
-        """If the block fails, do not let the stage of blending wait for the pauses of a long recording."""
+        """If the block fails, cancel the search for pauses, for which the blending stage may be waiting."""
         try:
             yield
         except BaseException:

@@ -1,7 +1,7 @@
-"""Pauses in speech, and how far the mel of a recording is replaced by silence in them.
+"""Find pauses in speech, and replace the mel of a recording by the mel of silence in them.
 
-A generator that hears room noise or a breath keeps the mouth half open. With the mel of silence it closes the
-mouth. Its window sees 160 to 200 ms ahead, so that the mouth opens in time for the next word.
+With the mel of room noise or a breath, the generator leaves the mouth half open; with the mel of silence, it
+closes the mouth. The mel window reaches 160 to 200 ms ahead, so the mouth opens in time for the next word.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from numpy.typing import NDArray
 from wav2lip_npu.mel import DEFAULT_MEL, Mel
 
 Pauses = NDArray[np.bool_]
-"""bool [T]: which mel columns contain no speech"""
+"""bool [T]: True for mel columns without speech."""
 
 _DB_PER_UNIT = -DEFAULT_MEL.min_level_db / (2 * DEFAULT_MEL.max_abs)
-"""12.5 dB per unit of the mel."""
+"""12.5 dB per unit of mel."""
 _SILENCE = -2.4
-"""Mel level, about -60 dB. A recording whose loud parts are below it contains no speech."""
+"""Mel level of about -60 dB. A recording whose loud parts are below it is one pause."""
 _LOUD_PERCENTILE = 95
 """Percentile of the loudness of mel columns that represents the loud parts."""
 _SHORTEST = DEFAULT_MEL.columns_per_window
-"""Columns (200 ms). The closures of plosives, 40 to 120 ms, belong to speech."""
+"""Minimum length of a pause in columns (200 ms). Plosive closures, 40 to 120 ms, belong to speech."""
 _AFTER, _BEFORE = 2, 4
-"""Columns (25 and 50 ms) at the begin and end of a pause that stay: soft consonants are as low as a pause."""
+"""Columns (25 and 50 ms) kept at the beginning and end of a pause, where soft consonants may be as quiet."""
 _RAMP = 4
-"""Columns (50 ms) from the sound of the recording to silence, and back."""
+"""Columns (50 ms) of the cross-fade between the mel of the recording and that of silence."""
 
 
 def loudness(mel: Mel) -> NDArray[np.float32]:
@@ -34,9 +34,9 @@ def loudness(mel: Mel) -> NDArray[np.float32]:
 
 
 def find_pauses(loudness_of_columns: NDArray[np.float32], threshold: float) -> Pauses:
-    """Return which mel columns contain no speech, from the loudness of all columns of the recording.
+    """Return the pauses of a recording, from the loudness of all its mel columns.
 
-    `threshold` is the loudness of a pause below the loud parts, in dB.
+    Columns at least `threshold` dB below the loud parts are pauses.
     """
     loud = float(np.percentile(loudness_of_columns, _LOUD_PERCENTILE))
     return np.asarray(loudness_of_columns < (np.inf if loud < _SILENCE else loud - threshold / _DB_PER_UNIT))
@@ -57,6 +57,6 @@ def rest_weights(pauses: Pauses) -> NDArray[np.float32]:
 
 
 def with_silence(mel: Mel, weights: NDArray[np.float32]) -> Mel:
-    """Return mel columns mixed with silence by their weights."""
+    """Return mel columns mixed with the mel of silence by its weight in each column."""
     mixed: Mel = mel * (1 - weights) - np.float32(DEFAULT_MEL.max_abs) * weights
     return mixed

@@ -63,7 +63,7 @@ def dub(
 ) -> DubReport:
     """Lip-sync a face video or image to an audio file.
 
-    The output lasts as long as the audio, unless `extend`, `start` or `duration` says otherwise.
+    The output lasts as long as the audio, unless `extend`, `start` or `duration` changes its length.
 
     Args:
         face: Video or image with the face, in any format.
@@ -71,7 +71,7 @@ def dub(
         outfile: Video to write: .mp4, .mov, .mkv or .avi. An existing file is replaced when the new one is
             complete.
         voice: Audio that drives the mouth while `audio` is heard, such as a voice without music. Both begin
-            at the same time, and silence follows a shorter voice. Default: `audio`.
+            at the same time; a shorter voice is followed by silence. Default: `audio`.
         models: Networks from `load_models`, to load them once for several dubs, or a function that returns
             them, called after the files have been checked. Their detector replaces the option `detector`.
             Default: the bundled weights, on the first available of npu, cuda, cpu.
@@ -232,7 +232,7 @@ def _write_all(
     limits = [writer.extent.limit for writer in writers]
     longest = max(sys.maxsize if limit is None else limit for limit in limits)
     if options.section(info)[0]:
-        memory = None  # it numbers the frames from the first one of the video
+        memory = None  # its frame numbers count from the beginning of the video
     if memory is not None:
         memory.expect_frames(longest)
     runner = GeneratorRunner(models, options.wav2lip_batch_size, load_mask(options.blend, FACE_SIZE))

@@ -74,7 +74,7 @@ class DubReport:
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON; `path` is replaced atomically.
 
-        Raises `OutputError` if it cannot be written, or is one of the files of this dub.
+        Raises `OutputError` if `path` cannot be written or is one of the files of this dub.
         """
         files = {name: getattr(self, name) for name in ("face", "audio", "voice", "checkpoint", "outfile")}
         inputs = [InputPath(name, file) for name, file in files.items() if file is not None]

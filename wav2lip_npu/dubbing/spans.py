@@ -1,4 +1,4 @@
-"""The part of a dub that is written, and the spans in it that stay as filmed: times as frames."""
+"""Convert times to frames: the part of a dub that is written, and the spans that stay as filmed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wav2lip_npu.errors import UsageError
 SKIP, NO_FACE = "skip", "no_face"
 """Reasons why frames stay as filmed."""
 _FADE_S = 0.12
-"""Seconds of the cross-fade at each end of a span. Shorter ones are visible as a jump of the mouth."""
+"""Seconds of the cross-fade at each end of a span. With a shorter one, the mouth visibly jumps."""
 _SPAN = re.compile(r"(\d+(?:\.\d*)?|\.\d+)?-(\d+(?:\.\d*)?|\.\d+)?")
 _Span = tuple[Decimal, Decimal | None]
 
@@ -24,11 +24,11 @@ def canonical_spans(spans: Any) -> str:
     """Return spans as text such as `3.2-5,7-`: sorted, merged, in seconds.
 
     Args:
-        spans: Text with spans separated by commas or blanks, `7-` up to the end; or pairs of numbers, whose
-            second one may be None.
+        spans: Text with spans separated by commas or blanks, where `7-` is a span to the end; or pairs of
+            numbers, in which None as the second is the end.
 
     Raises:
-        UsageError: A span is not one, or it is empty.
+        UsageError: A span is malformed or empty.
 
     """
     try:
@@ -42,7 +42,7 @@ def canonical_spans(spans: Any) -> str:
     except (ValueError, TypeError, ArithmeticError):
         shown = " ".join(f"{spans}".split())
         raise UsageError(
-            f"--skip {shown:.80} is invalid. Pass spans in seconds, such as 3.2-5.0,7-8, or 7- up to the end."
+            f"--skip {shown:.80} is invalid. Pass spans in seconds: 3.2-5.0,7-8, or 7- (to the end)."
         ) from None
     merged: list[_Span] = []
     for start, end in sorted(pairs, key=lambda pair: pair[0]):
@@ -71,9 +71,9 @@ def _text(seconds: Decimal) -> str:
 
 
 def section(start: float, duration: float | None, fps: Fraction) -> tuple[int, int | None]:
-    """Return the first frame of a part of a video and the frame after it; None without a duration.
+    """Return the index of the first frame of a part and the index after its last; None without a duration.
 
-    They are the frames nearest to the times. The part has a frame at least.
+    They are the frames nearest to the times. A part has at least one frame.
     """
     first = round(_exact(start) * fps)
     if duration is None:
@@ -86,13 +86,13 @@ class KeptFrames:
     """The frames that stay as filmed, by their indices in the output."""
 
     spans: tuple[tuple[int, int | None], ...]
-    """Index of the first frame of each span, and of the frame after it; None is the end of the output."""
+    """Index of the first frame of each span and the index after its last; None is the end of the output."""
     fade: int
-    """Frames before and after a span in which the mouth is faded."""
+    """Number of frames before and after a span in which the mouth is cross-faded."""
 
     @classmethod
     def of(cls, spans: str, fps: Fraction, first: int = 0) -> KeptFrames:
-        """Return the frames whose times lie in spans of `canonical_spans`, end excluded.
+        """Return the frames whose times lie in spans from `canonical_spans`, end excluded.
 
         The time of index i is (first + i) / fps.
         """
@@ -111,7 +111,7 @@ class KeptFrames:
         return any(start <= index and (end is None or index < end) for start, end in self.spans)
 
     def opacity(self, index: int) -> float:
-        """Return the opacity of the mouth: 0 in a span, 1 away from spans, in between next to them."""
+        """Return the opacity of the mouth: 0 in a span, a ramp next to it, 1 elsewhere."""
         distances = [
             max(start - index, 0 if end is None else index - end + 1, 0) for start, end in self.spans
         ]

@@ -1,7 +1,7 @@
-"""Smoothing over time: a still mouth in pauses of the audio.
+"""Damp mouth motion in pauses of the audio.
 
-A generator whose reference shows a moving mouth lets some of that movement through. It is most visible
-where the new audio is silent.
+If the mouth of the reference moves, the generated mouth copies some of that motion. It is most visible where
+the new audio is silent.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from wav2lip_npu.mel import TRAINING_FPS, mel_window
 _PAUSE_DECAY = 0.85
 """Weight of the previous mouth at 25 fps in a pause."""
 _CLOSING = 3
-"""Frames of 1/25 s at the begin of a pause that are not damped: a mouth closes in about 100 ms."""
+"""Frames of 1/25 s at the beginning of a pause that are not damped: a mouth closes in about 100 ms."""
 
 
 class SilenceDamper:
     """Damps mouth motion of one video in pauses of its audio. Call it once per frame, in order.
 
-    At the begin of a pause the mouth may close undisturbed.
+    The beginning of a pause is not damped, so that the mouth can close.
     """
 
     def __init__(self, pauses: Pauses, fps: Fraction, mel_shift: float) -> None:
@@ -31,7 +31,7 @@ class SilenceDamper:
         self._fps, self._mel_shift = fps, mel_shift
         self._step = TRAINING_FPS / float(fps)
         self._elapsed = 0.0
-        """Frames of 1/25 s since the begin of the pause."""
+        """Frames of 1/25 s since the beginning of the pause."""
         self._mean: np.ndarray | None = None
 
     def __call__(self, index: int, mouth: Image | None, cut: bool = False) -> Image | None:

@@ -1,7 +1,7 @@
-"""Detect faces without colours of their own, in black-and-white, sepia or tinted film.
+"""Detect faces in black-and-white, sepia or tinted film.
 
-There the chroma of each pixel follows from its luma. The generator adds colours even to a grey face, so the
-chroma of a mouth is then taken from the film as well.
+In such film, luma determines the chroma of each pixel. The generator adds colours even to a grey face, so the
+chroma of the mouth is taken from the film.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from numpy.typing import NDArray
 from wav2lip_npu.media.yuv_image import Array, Box, YuvImage
 
 _TINTED, _COLOURED = 1.7, 2.5
-"""RMS deviation of chroma from its mean at the same luma, in levels of 8 bits. Up to the first, a face has no
-colours of its own; above the second, it has. Faces of 27 colour clips and photos have 2.7 to 16; turned grey
-0, and turned sepia 0.6 to 1.6 after H.264 with crf 23, apart from two of extreme contrast."""
+"""RMS deviation of chroma from its mean at the same luma, in 8-bit levels. Up to the first, a face is tinted;
+above the second, it is coloured. Measured on the faces of 27 colour clips and photos: 2.7 to 16; converted to
+grey: 0; converted to sepia and encoded with H.264, crf 23: 0.6 to 1.6, except two of extreme contrast."""
 _BIN = 8
 """Levels of luma that share a mean chroma."""
 _BINS = 256 // _BIN
 _GRID = 24
-"""Rows and columns to which a face is averaged. It hides noise and blocks of a codec, but not lips."""
+"""Rows and columns to which a face is averaged: this removes noise and codec blocks and keeps lips."""
 
 
 @dataclass(frozen=True)
 class Tint:
-    """Chroma of a film as a function of luma."""
+    """Chroma of tinted film as a function of luma."""
 
     u: NDArray[np.float32]
-    """float32 [256], U of each level of Y."""
+    """float32 [256], U for each Y."""
     v: NDArray[np.float32]
-    """float32 [256], V of each level of Y."""
+    """float32 [256], V for each Y."""
     weight: float
-    """Part of the chroma that follows from luma, in (0, 1]."""
+    """Fraction of the chroma that is replaced, in (0, 1]."""
 
     @property
     def is_constant(self) -> bool:
@@ -44,14 +44,14 @@ class Tint:
         return bool(self.weight == 1 and np.ptp(self.u) == 0 and np.ptp(self.v) == 0)
 
     def apply(self, luma: Array, chroma: Sequence[Array]) -> list[Array]:
-        """Return the planes U and V, float32, of a mouth with this luma, replaced by those of the film."""
+        """Return float32 planes U and V of a mouth, blended with those of the film at the same luma."""
         level = np.clip(np.rint(luma), 0, 255).astype(np.uint8)
         planes = zip(chroma, (self.u, self.v), strict=True)
         return [plane + np.float32(self.weight) * (table[level] - plane) for plane, table in planes]
 
 
 def tint_of(yuv: YuvImage, box: Box) -> Tint | None:
-    """Return the tint of the face in a box; None if the face has colours of its own."""
+    """Return the tint of the face in a box; None if the face is coloured."""
     left, top = np.maximum(np.floor(box[:2] / 2).astype(int), 0)
     right, bottom = np.ceil(box[2:] / 2).astype(int)
     u, v = (plane[top:bottom, left:right] for plane in (yuv.u, yuv.v))

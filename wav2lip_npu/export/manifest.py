@@ -79,7 +79,7 @@ class Manifest:
 
 
 _MAX_MANIFEST = 1 << 20
-"""Bytes. A manifest has one kilobyte."""
+"""Size limit in bytes. A manifest has about 1 kB."""
 
 
 def manifest_path(path: Path) -> Path:

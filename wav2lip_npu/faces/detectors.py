@@ -54,7 +54,7 @@ def weights_files() -> dict[str, list[Path]]:
 
 
 def detector_inputs() -> list[InputPath]:
-    """Return the weights files of all detectors as inputs of a run, for `check_outputs`."""
+    """Return the weights files of all detectors, for `check_outputs`."""
     return [
         InputPath(f"weights of {name}", path) for name, paths in weights_files().items() for path in paths
     ]
@@ -63,7 +63,7 @@ def detector_inputs() -> list[InputPath]:
 class HogDetector:
     """The frontal face detector of dlib: gradient histograms, weights inside the library, 80 ns per pixel.
 
-    Thread-safe: a detector of dlib holds the image that it scans, so that each concurrent call has its own.
+    Thread-safe: a dlib detector holds the image that it scans, so each concurrent call has its own detector.
     """
 
     name = "hog"
@@ -80,7 +80,7 @@ class HogDetector:
 
         self._run = dlib.fhog_object_detector.run
         self._original = dlib.get_frontal_face_detector()
-        """Takes 0.2 s to create, a copy 2 ms. It is only copied: dlib must not change it during a copy."""
+        """Creating it takes 0.2 s, copying it 2 ms. Never run: dlib must not change it during a copy."""
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
     def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:

@@ -28,7 +28,7 @@ class FaceMemory:
         self._last = -1
         self._jumps: set[int] = set()
         self.is_complete = is_complete
-        """Whether all frames of the video are known. Set when a video ends, or when it starts again."""
+        """Whether all frames of the video are known. Set when the video ends or starts over."""
         self._at_start = self._count, is_complete
 
     @property
