@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wav2lip_npu.data.clip_index import clip_folder, is_clip_folder
 from wav2lip_npu.data.file_lists import (
     Entry,
     missing_entries,
@@ -145,3 +147,114 @@ def test_audio_offsets_round_trip(tmp_path):
     assert path.read_text().splitlines()[:2] == ["main/00001 offset=+3", "main/00002"]
     path.write_text('a MV offset=4\nb myoffset=4\nc offset=4x\nd offset=-1 NF\n"e f"offset=5\n')
     assert [entry.audio_offset for entry in read_list(path)] == [4, 0, 0, -1, 5]
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A data root with clips of awkward names."""
+    for name in ("main/00001", "my videos/talk 1", "s1/a", "müller/1", "back/slash"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "audio.wav").touch()
+    return tmp_path / "data"
+
+
+def found(root: Path, content: str | bytes) -> list[str | None]:
+    """Return the clips that the lines of a list refer to, None for a clip that does not exist."""
+    path = root.parent / "list.txt"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    entries = read_list(path, functools.partial(is_clip_folder, root))
+    folders = [clip_folder(root, entry.name) for entry in entries]
+    return [os.path.relpath(folder, root) if folder.is_dir() else None for folder in folders]
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("main/00001 NF", "main/00001"),
+        ("my videos/talk 1", "my videos/talk 1"),
+        ("  my videos/talk 1  NF offset=3 ", "my videos/talk 1"),
+        ('"my videos/talk 1" MV', "my videos/talk 1"),
+        ("main\\00001", "main/00001"),
+        ("my videos\\talk 1 NF", "my videos/talk 1"),
+        ('"my videos\\talk 1"', "my videos/talk 1"),
+        ('"my videos\\\\talk 1"', "my videos/talk 1"),
+        (".\\main\\00001", "main/00001"),
+        ("./main//00001/", "main/00001"),
+        ("s1/../main/00001", "main/00001"),
+        ("s1/a", "s1/a"),
+        ("nobody/1 NF", None),
+    ],
+)
+def test_names_of_other_programs_are_read(root, line, name):
+    """D: a blank in a name without quotes, and backslashes of Windows."""
+    assert found(root, f"s1/a\r\n{line}\r\n") == ["s1/a", name]
+
+
+def test_windows_code_page(root):
+    assert found(root, "müller\\1\r\n".encode("cp1252")) == ["müller/1"]
+
+
+def test_absolute_names_inside_the_root(root, tmp_path, monkeypatch):
+    """D: absolute folders are read if they are inside the data root, also through links."""
+    (tmp_path / "link").symlink_to(root)
+    (root / "linked").symlink_to(root / "main")
+    lines = [
+        root / "main/00001",
+        tmp_path / "link/main/00001",
+        root / "x/../s1/a",
+        f'"{root}/my videos/talk 1"',
+    ]
+    lines += [f"{root}/my videos/talk 1", root / "linked/00001"]
+    expected = ["main/00001", "main/00001", "s1/a", "my videos/talk 1", "my videos/talk 1", "linked/00001"]
+    text = "".join(f"{line}\n" for line in lines)
+    assert found(root, text) == expected
+    monkeypatch.chdir(tmp_path)
+    assert found(Path("data"), "\n".join(map(str, lines[:3]))) == expected[:3]
+    assert [clip_folder(tmp_path / "link", str(line)).is_dir() for line in lines[:3]] == [True] * 3
+    for outside in (tmp_path, tmp_path / "list.txt", root, Path("/etc"), f"{root}x/main", f"{root}/../other"):
+        with pytest.raises(DataError, match="outside --data_root"):
+            clip_folder(root, str(outside))
+
+
+def test_offsets_belong_to_the_rest_of_the_line(root):
+    path = root.parent / "list.txt"
+    path.write_text("my videos/talk 1 offset=-2\nmain/00001 offset=+3\n")
+    entries = read_list(path, functools.partial(is_clip_folder, root))
+    assert entries == [Entry("my videos/talk 1", -2), Entry("main/00001", 3)]
+
+
+def test_new_list_knows_the_names_of_a_list_from_windows(tmp_path):
+    names = [f"my videos/{n:02}" for n in range(40)]
+    (tmp_path / "val.txt").write_bytes(b"my videos\\00\r\nmy videos\\39 MV\r\n")
+    write_split(tmp_path, names)
+    assert read_names(tmp_path / "train.txt") == names[1:-1]
+    assert missing_entries(tmp_path, names) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("main/00001\n".encode("utf-16"), "line 1 is not UTF-8 text"),
+        (b"main/00001\nPK\3\4\0\0", "line 2 is not UTF-8 text"),
+        (b"a" * 70_000, "line 1 is not UTF-8 text"),
+        (b'fine\n"no end', "line 2 begins with a quote"),
+        (b'"' + b"[" * 50_000, "line 1 begins with a quote"),
+    ],
+)
+def test_files_that_are_no_lists(content, words, tmp_path):
+    path = tmp_path / "train.txt"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=words) as caught:
+        read_list(path, lambda name: False)
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 300 + len(str(path))
+
+
+def test_list_that_is_not_a_regular_or_small_file(tmp_path):
+    """A9: a FIFO as file list; a file of a terabyte."""
+    os.mkfifo(tmp_path / "fifo")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(1 << 40)
+    for name, words in (("fifo", "FIFO"), ("large", "bytes")):
+        with pytest.raises(DataError, match=words):
+            read_list(tmp_path / name)

@@ -7,7 +7,6 @@ malicious file raises `ClipError`, or is replaced if possible.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -22,6 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wav2lip_npu.data.clip_files import read_face, read_json
 from wav2lip_npu.data.clip_layout import (
     AUDIO_FILE,
     CLIP_FILE,
@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 
 _MAX_FRAME = 10**8
 _MEL_SETTINGS = asdict(DEFAULT_MEL)
-_JPEG_BEGIN, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_MAX_COLUMNS = 80 * 3600 * 48
+"""Mel columns of two days."""
 
 Indices = NDArray[np.int64]
 """int64 [N], frame numbers or positions in a list of them"""
@@ -115,15 +116,13 @@ class Clip:
     def face(self, frame: int) -> Faces:
         """Return the face [S, S, 3] of a frame. Raises `ClipError` if its JPEG is unreadable."""
         path = self.folder / f"{frame - self.audio_offset}.jpg"
-        image = None
         try:
-            content = np.fromfile(path, np.uint8)
-            if _is_complete(content):
-                image = cv2.imdecode(content, cv2.IMREAD_COLOR)
-        except (OSError, cv2.error):  # OpenCV raises for an empty file
-            pass
-        if image is None:
-            raise ClipError("unreadable picture", f"cannot read {path}. Preprocess its video again.")
+            image: NDArray[Any] = read_face(path)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ClipError(
+                "unreadable picture", f"cannot read {path}: {reason}. Preprocess its video again."
+            ) from None
         if image.shape[:2] != (FACE_SIZE, FACE_SIZE):
             method = cv2.INTER_AREA if min(image.shape[:2]) > FACE_SIZE else cv2.INTER_LINEAR
             image = cv2.resize(image, (FACE_SIZE, FACE_SIZE), interpolation=method)
@@ -144,14 +143,9 @@ class Clip:
         return read_audio(self.folder / AUDIO_FILE)
 
 
-def _is_complete(content: NDArray[np.uint8]) -> bool:
-    """Return whether a file is not a truncated JPEG, whose missing part OpenCV would fill with grey."""
-    return content[:2].tobytes() != _JPEG_BEGIN or _JPEG_END in content[-64:].tobytes()
-
-
 def read_clip(name: str, folder: Path, audio_offset: int = 0) -> Clip:
     """Read the description of a clip folder. Raises `ClipError` if it cannot be used for training."""
-    content = _description(folder)
+    content = read_description(folder)
     if content is None:
         frames, cuts = _numbered_jpegs(folder), []
     else:
@@ -165,17 +159,20 @@ def read_clip(name: str, folder: Path, audio_offset: int = 0) -> Clip:
     return Clip(name, folder, shifted, shots, columns, audio_offset, held_mel)
 
 
-def _description(folder: Path) -> dict[str, Any] | None:
-    """Return the checked content of clip.json, or `None` for a folder of the original's preprocess.py."""
+def read_description(folder: Path) -> dict[str, Any] | None:
+    """Return the checked content of clip.json, or `None` for a folder of the original's preprocess.py.
+
+    Frames and cuts are valid; other entries can be anything. Raises `ClipError`.
+    """
     path = folder / CLIP_FILE
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
     except FileNotFoundError:
         return None
     except OSError as error:
         why = _reason(error)
         raise ClipError(why, f"cannot read {path}: {why}. Check --data_root.") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ClipError("damaged", f"cannot read {path} ({error}). Preprocess its video again.") from None
     if not isinstance(content, dict) or content.get("format") != CLIP_FORMAT:
         raise ClipError("other format", f"{path} has an unknown format. Preprocess its video again.")
@@ -214,13 +211,13 @@ def _reason(error: OSError) -> str:
 def _columns(folder: Path) -> tuple[int, Mel | None]:
     """Return the mel columns of a clip, and its mel if it cannot be saved. Raises `ClipError`."""
     path, audio = folder / MEL_FILE, folder / AUDIO_FILE
-    missing = not path.exists()
+    missing = not os.path.exists(path)
     if not missing:
         try:
             return _read_mel(folder).shape[1], None
         except ClipError as error:
             damage = error
-    if not audio.exists():
+    if not os.path.exists(audio):
         raise ClipError("no sound", f"{audio} does not exist. Preprocess its video again.")
     try:
         if missing:
@@ -260,7 +257,12 @@ def _read_mel(folder: Path) -> Mel:
     path = folder / MEL_FILE
     try:
         mel = npy.read(path)
-        if mel.dtype != np.float32 or mel.ndim != 2 or len(mel) != DEFAULT_MEL.n_mels:
+        if (
+            mel.dtype != np.float32
+            or mel.ndim != 2
+            or len(mel) != DEFAULT_MEL.n_mels
+            or mel.shape[1] > _MAX_COLUMNS
+        ):
             raise ValueError(f"{mel.dtype} {mel.shape}")
     except (OSError, ValueError) as error:
         raise ClipError("damaged mel", f"cannot read {path} ({error}). Delete it.") from None

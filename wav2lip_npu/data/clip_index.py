@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import time
@@ -11,9 +12,11 @@ from typing import NamedTuple
 
 from wav2lip_npu import device
 from wav2lip_npu.data.clip import Clip, ClipError, read_clip
+from wav2lip_npu.data.clip_layout import AUDIO_FILE, CLIP_FILE
 from wav2lip_npu.data.file_lists import Entry, read_list
 from wav2lip_npu.errors import DataError
 from wav2lip_npu.parallel.threads import map_in_threads
+from wav2lip_npu.storage.atomic import real_name
 from wav2lip_npu.storage.json_lines import format_counts
 
 log = logging.getLogger(__name__)
@@ -49,7 +52,7 @@ def index_clips(
     root = Path(data_root)
     if not root.is_dir():
         raise DataError(f"--data_root {root} is not a folder. Pass the output folder of preprocess.")
-    entries = read_list(file_list)
+    entries = read_list(file_list, functools.partial(is_clip_folder, root))
     if not entries:
         raise DataError(f"{file_list} lists no clips. Write one folder per line, relative to --data_root.")
     probed = entries[:: max(1, len(entries) // _PROBED_NAMES)]
@@ -106,21 +109,47 @@ def describe(index: ClipIndex) -> str:
     return f"{len(index.clips)} clips, {hours:.2f} hours{rejected}"
 
 
+def is_clip_folder(root: Path, name: str) -> bool:
+    """Return whether a name in a file list refers to an existing clip."""
+    try:
+        folder = clip_folder(root, name)
+    except DataError:
+        return False
+    return any(os.path.exists(folder / file) for file in (AUDIO_FILE, CLIP_FILE))
+
+
 def clip_folder(root: Path, name: str) -> Path:
     """Return the folder that a name in a file list refers to.
 
     A list written for `lrs2/` also works with the data root `lrs2/main/`: leading parts of the name that
     repeat the end of the root are optional. Raises `DataError` for a name outside the root.
     """
-    path = PurePosixPath(name)
-    parts = path.parts
-    if not parts or path.is_absolute() or ".." in parts:
-        raise DataError(f"clip {name!r} of a file list is outside --data_root. Write relative folders.")
-    folder = root / name
+    inside = _inside(root, name)
+    if inside is None:
+        raise DataError(
+            f"clip {name!r:.200} of a file list is outside --data_root {root}. "
+            "Write folders relative to it, or absolute ones inside it."
+        )
+    folder = root / inside
     if os.path.isdir(folder):  # unlike Path.is_dir, this does not raise for a name that is too long
         return folder
+    parts = PurePosixPath(inside).parts
     above = root.resolve().parts
     for count in range(1, len(parts)):
         if above[-count:] == parts[:count] and os.path.isdir(shorter := root.joinpath(*parts[count:])):
             return shorter
     return folder
+
+
+def _inside(root: Path, name: str) -> str | None:
+    """Return a name relative to the root, or `None` if it is outside, empty or the root itself."""
+    if "\0" in name:
+        return None
+    if os.path.isabs(name):
+        roots = (os.path.abspath(root), os.path.realpath(root))
+        paths = (os.path.normpath(name), real_name(name))
+        relative = [os.path.relpath(path, above) for above in roots for path in paths]
+    else:
+        relative = [os.path.normpath(name)] if name else []
+    inside = (path for path in relative if path != os.curdir and path.split(os.sep)[0] != os.pardir)
+    return next(inside, None)

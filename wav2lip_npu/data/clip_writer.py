@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wav2lip_npu import signals, watchdog
+from wav2lip_npu.data.clip_files import read_json
 from wav2lip_npu.data.clip_layout import AUDIO_FILE, CLIP_FILE, FACES_FILE, MEL_FILE, PARTIAL_SUFFIX
 from wav2lip_npu.errors import DataError
 from wav2lip_npu.mel import DEFAULT_MEL, columns_of, mel_blocks
@@ -40,11 +41,16 @@ _MAX_NAME = 255
 def read_description(clip: Path) -> dict[str, Any] | None:
     """Return the content of a clip.json written by preprocessing, or `None` if there is none."""
     try:
-        content = json.loads((clip / CLIP_FILE).read_bytes())
+        content = read_json(clip / CLIP_FILE)
     except (OSError, ValueError):
         return None
-    valid = isinstance(content, dict) and isinstance(content.get("source"), dict) and "format" in content
-    return content if valid else None
+    if not isinstance(content, dict) or "format" not in content:
+        return None
+    types = {"source": dict, "options": dict, "frames": list, "fps": int}
+    for name, expected in types.items():
+        if not isinstance(content.get(name, {} if name == "options" else None), expected):
+            return None
+    return content if content["fps"] > 0 and {"bytes", "mtime_ns"} <= set(content["source"]) else None
 
 
 def write_clip(

@@ -3,28 +3,39 @@
 Each line holds one clip, as a folder relative to the data root. Text after the first white space is
 ignored, as in the original ('6330/00011 NF'), so a name with white space is written as a JSON string. The
 exception is 'offset=3', which `doctor --fix_offset` writes: the audio of the clip is three frames late.
+Names that people and other programs write are read too, if such a folder exists: with white space but without
+quotes, with backslashes, or in the Windows code page.
 """
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import itertools
 import json
 import logging
 import os
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from wav2lip_npu.errors import DataError
 from wav2lip_npu.storage.atomic import remove_stale_parts, replacing
+from wav2lip_npu.storage.regular_files import open_regular
 
 log = logging.getLogger(__name__)
 
 LISTS = TRAIN, VAL = "train.txt", "val.txt"
 _VAL_SHARE = 0.05
-_BYTE_ORDER_MARK = "\ufeff"
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_MAX_BYTES = 1 << 30
+_MAX_LINE = 1 << 16
+"""Bytes. The longest path has 4096."""
+_MAX_WORDS = 32
+"""Words of a line that may belong to a name without quotes."""
 
 
 class Entry(NamedTuple):
@@ -35,19 +46,27 @@ class Entry(NamedTuple):
     """Frames by which the audio of the clip is late."""
 
 
-def read_names(path: str | os.PathLike[str]) -> list[str]:
+IsClip = Callable[[str], bool]
+"""Returns whether a clip of this name exists."""
+
+
+def read_names(path: str | os.PathLike[str], is_clip: IsClip | None = None) -> list[str]:
     """Return the clip names of a file list, in its order. Raises `DataError` as `read_list` does."""
-    return [entry.name for entry in read_list(path)]
+    return [entry.name for entry in read_list(path, is_clip)]
 
 
-def read_list(path: str | os.PathLike[str]) -> list[Entry]:
+def read_list(path: str | os.PathLike[str], is_clip: IsClip | None = None) -> list[Entry]:
     """Return the entries of a file list, in its order.
 
-    Raises `DataError` if the list is missing or unreadable, or if a line begins with a quote but is not a
-    JSON string.
+    With `is_clip`, a line that can be read in several ways is read as the name of a clip that exists.
+    Raises `DataError` if the list is missing, unreadable or not a text file, or if a line begins with a quote
+    that is not closed.
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8", "surrogateescape")
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > _MAX_BYTES:
+                raise DataError(f"file list {path} has more than {_MAX_BYTES:,} bytes. Check --filelists.")
+            return list(_parse_lines(file, path, is_clip))
     except FileNotFoundError:
         raise DataError(
             f"no file list {path}. Create it with 'wav2lip-npu preprocess', or list one clip folder "
@@ -55,8 +74,26 @@ def read_list(path: str | os.PathLike[str]) -> list[Entry]:
         ) from None
     except OSError as error:
         raise DataError(f"cannot read file list {path}: {error.strerror}. Check --filelists.") from None
-    lines = text.removeprefix(_BYTE_ORDER_MARK).split("\n")
-    return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _parse_lines(file: BinaryIO, path: str | os.PathLike[str], is_clip: IsClip | None) -> Iterator[Entry]:
+    for number in itertools.count(1):
+        line = file.readline(_MAX_LINE)
+        if not line:
+            return
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if (
+            b"\0" in line
+            or len(line) == _MAX_LINE
+            or line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        ):
+            raise DataError(
+                f"{path}, line {number} is not UTF-8 text. Save the list as a text file in UTF-8."
+            )
+        text = line.decode("utf-8", "surrogateescape").strip()
+        if text:
+            yield _parse(text, f"{path}, line {number}", is_clip)
 
 
 def write_split(folder: str | os.PathLike[str], names: Sequence[str], *, seed: int = 0) -> list[Path]:
@@ -71,9 +108,9 @@ def write_split(folder: str | os.PathLike[str], names: Sequence[str], *, seed: i
     missing = [path for path in (train, val) if not os.path.lexists(path)]
     wanted = dict(zip((train, val), split_names(names, seed), strict=True))
     if missing == [train]:
-        wanted[train] = sorted(set(names) - set(read_names(val)))
+        wanted[train] = sorted(set(names) - set(read_names(val, set(names).__contains__)))
     elif missing == [val]:
-        wanted[val] = sorted(set(wanted[val]) - set(read_names(train)))
+        wanted[val] = sorted(set(wanted[val]) - set(read_names(train, set(names).__contains__)))
     written = [path for path in missing if wanted[path]]
     for path in written:
         write_list(path, map(Entry, wanted[path]))
@@ -83,6 +120,7 @@ def write_split(folder: str | os.PathLike[str], names: Sequence[str], *, seed: i
 def missing_entries(folder: str | os.PathLike[str], names: Iterable[str]) -> list[str]:
     """Return warnings about missing lists and about clips that are in no list of a folder."""
     warnings = []
+    names = set(names)
     listed: set[str] = set()
     for path in (Path(folder) / TRAIN, Path(folder) / VAL):
         if not path.exists():
@@ -96,10 +134,9 @@ def missing_entries(folder: str | os.PathLike[str], names: Iterable[str]) -> lis
             )
             continue
         try:
-            listed.update(read_names(path))
+            listed.update(read_names(path, names.__contains__))
         except DataError as error:
             warnings.append(str(error))
-    names = set(names)
     if unlisted := len(names - listed):
         warnings.append(
             f"{unlisted} of {len(names)} clips are in no list in {folder} and will not be used: existing "
@@ -150,18 +187,38 @@ def _line(name: str, audio_offset: int) -> str:
     return (name if plain else json.dumps(name)) + (f" offset={audio_offset:+}" if audio_offset else "")
 
 
-def _parse(line: str, where: str) -> Entry:
-    line = line.strip()
-    if not line.startswith('"'):
-        name, *rest = line.split(maxsplit=1)
-        return Entry(name, _offset(" ".join(rest)))
-    try:
-        name, end = json.JSONDecoder().raw_decode(line)
-    except ValueError:
-        raise DataError(
-            f"{where} begins with a quote but is not a JSON string: {line[:80]}. Close the quote."
-        ) from None
-    return Entry(str(name), _offset(line[end:]))
+def _parse(line: str, where: str, is_clip: IsClip | None) -> Entry:
+    readings = list(_readings(line))
+    if not readings:
+        raise DataError(f"{where} begins with a quote that is not closed: {line:.80}. Close the quote.")
+    name, rest = readings[0]
+    if is_clip is not None and len(readings) > 1:
+        name, rest = next((reading for reading in readings if is_clip(reading[0])), readings[0])
+    return Entry(name, _offset(rest))
+
+
+def _readings(line: str) -> Iterator[tuple[str, str]]:
+    """Yield the names that a line may stand for, with the rest of the line, the usual one first."""
+    names: list[tuple[str, str]] = []
+    if line.startswith('"'):
+        try:
+            name, end = json.JSONDecoder().raw_decode(line)
+            names.append((str(name), line[end:]))
+        except (ValueError, RecursionError):
+            pass
+        if (end := line.find('"', 1)) > 0:  # a quote of another program, which does not escape backslashes
+            names.append((line[1:end], line[end + 1 :]))
+    else:
+        words = list(re.finditer(r"\S+", line))[:_MAX_WORDS]
+        names += [(line[: word.end()], line[word.end() :]) for word in words]
+    yield from names
+    for name, rest in names:
+        if "\\" in name:
+            yield name.replace("\\", "/"), rest
+    for name, rest in names:
+        if any("\udc80" <= letter <= "\udcff" for letter in name):
+            with contextlib.suppress(UnicodeError):
+                yield os.fsencode(name).decode("cp1252").replace("\\", "/"), rest
 
 
 def _offset(words: str) -> int:

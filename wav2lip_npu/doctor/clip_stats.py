@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wav2lip_npu.data.clip import Clip
-from wav2lip_npu.data.clip_layout import AUDIO_FILE, CLIP_FILE
+from wav2lip_npu.data.clip import Clip, read_description
+from wav2lip_npu.data.clip_files import MAX_JPEG, read_face
+from wav2lip_npu.data.clip_layout import AUDIO_FILE
 from wav2lip_npu.errors import Wav2LipError
 from wav2lip_npu.media.audio_reader import read_blocks
 from wav2lip_npu.mel import DEFAULT_MEL, TRAINING_FPS, Mel
+from wav2lip_npu.storage.regular_files import read_limited
 
 _MAX_AUDIO_S = 60
 """Only the first minute is used to measure loudness."""
@@ -30,6 +31,8 @@ _AUDIBLE = -3.0
 _ABOVE_FLOOR = 0.75
 """Minimum level of syllables above the quietest 5 % of a clip, in mel units (12.5 dB). In speech, 40 to 90 %
 of the columns exceed it; in noise, hum and single tones, less than 2 %."""
+_MAX_PX = 1 << 16
+_FPS = re.compile(r"\d{1,9}(/[1-9]\d{0,8}|\.\d{1,20})?", re.ASCII)
 _JSON_KEYS = {
     "frames": "pictures",
     "missing_frames": "missing",
@@ -105,7 +108,7 @@ def measure_clip(clip: Clip, held_out: bool) -> ClipStats:
         measured |= {"audio_hash": audio_hash, "frame_hash": frame_hash}
         measured |= {"speech_share": speech_share(clip.mel())}
         measured |= _source_stats(clip) | _loudness(clip.folder / AUDIO_FILE)
-    except (Wav2LipError, OSError, ValueError, cv2.error) as error:
+    except (Wav2LipError, OSError, ValueError, TypeError, ArithmeticError) as error:
         measured["error"] = str(error)
     return ClipStats(
         name=clip.name,
@@ -128,7 +131,7 @@ def content_hashes(clip: Clip) -> tuple[str | None, str]:
     part = np.ascontiguousarray(mel[:, max(0, middle - half) : middle + half])
     is_silent = float(np.ptp(part)) < _FLAT
     audio_hash = None if is_silent else _hash(part.tobytes() + str(mel.shape[1]).encode())
-    return audio_hash, _hash(_middle_frame(clip).read_bytes())
+    return audio_hash, _hash(read_limited(_middle_frame(clip), MAX_JPEG))
 
 
 def speech_share(mel: Mel) -> float:
@@ -144,21 +147,18 @@ def _middle_frame(clip: Clip) -> Path:
 
 def _source_stats(clip: Clip) -> dict[str, Any]:
     """Return fps and face size of the video; for a clip of the original's preprocess.py, the crop size."""
-    path = _middle_frame(clip)
-    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(f"cannot read {path}")
-    description = clip.folder / CLIP_FILE
-    if not description.exists():
+    image = read_face(_middle_frame(clip))
+    content = read_description(clip.folder)
+    if content is None:
         return {"face_px": float(min(image.shape[:2]))}
-    content = json.loads(description.read_bytes())
     boxes = np.asarray(content.get("boxes", []), np.float64).reshape(-1, 4)
     stats: dict[str, Any] = {}
-    if len(boxes):
+    if len(boxes) and np.abs(boxes).max() < _MAX_PX:
         stats["face_px"] = round(float(np.median(boxes[:, 2:] - boxes[:, :2])), 1)
-    fps = (content.get("source") or {}).get("fps")
-    if fps is not None:
-        stats["source_fps"] = round(float(Fraction(fps)), 3)
+    source = content.get("source")
+    fps = source.get("fps") if isinstance(source, dict) else None
+    if fps is not None and _FPS.fullmatch(str(fps)):
+        stats["source_fps"] = round(float(Fraction(str(fps))), 3)
     return stats
 
 

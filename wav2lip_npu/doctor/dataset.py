@@ -166,7 +166,7 @@ def describe_problems(train: ClipIndex, val: ClipIndex) -> list[str]:
 def _lists(root: Path, filelists: str) -> tuple[dict[str, list[Entry]], int]:
     """Return the entries of the file lists, or of all clips, and the number of clips that are in no list."""
     clips = find_clips(root)
-    lists = read_lists(filelists)
+    lists = read_lists(root, filelists)
     if lists is not None:
         names = [entry.name for entries in lists.values() for entry in entries]
         return lists, count_unlisted(root, names, clips)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 from wav2lip_npu import device
 from wav2lip_npu.data.clip import Clip, ClipError, read_clip
-from wav2lip_npu.data.clip_index import ClipIndex, clip_folder
+from wav2lip_npu.data.clip_index import ClipIndex, clip_folder, is_clip_folder
 from wav2lip_npu.data.clip_layout import AUDIO_FILE, CLIP_FILE, PARTIAL_SUFFIX
 from wav2lip_npu.data.file_lists import TRAIN, VAL, Entry, read_list
 from wav2lip_npu.parallel.threads import map_in_threads
@@ -24,7 +25,7 @@ class Lookup(NamedTuple):
     """Reasons why clips are unusable, by name."""
 
 
-def read_lists(filelists: str | os.PathLike[str]) -> dict[str, list[Entry]] | None:
+def read_lists(root: Path, filelists: str | os.PathLike[str]) -> dict[str, list[Entry]] | None:
     """Return the entries of train.txt and val.txt in a folder, or None if it has neither.
 
     Raises `DataError` if one cannot be read.
@@ -32,7 +33,8 @@ def read_lists(filelists: str | os.PathLike[str]) -> dict[str, list[Entry]] | No
     paths = {name: Path(filelists) / name for name in (TRAIN, VAL)}
     if not any(os.path.lexists(path) for path in paths.values()):
         return None
-    return {name: read_list(path) if os.path.lexists(path) else [] for name, path in paths.items()}
+    is_clip = functools.partial(is_clip_folder, root)
+    return {name: read_list(path, is_clip) if os.path.lexists(path) else [] for name, path in paths.items()}
 
 
 def find_clips(root: Path) -> list[str]:

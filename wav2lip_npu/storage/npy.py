@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wav2lip_npu.storage.regular_files import descriptor_of
+
 _MAX_HEADER = 1024
 _MAPPED_FROM = 1 << 18
 """Number of elements above which a file is mapped. Mapping a smaller one takes longer than reading it."""
@@ -73,7 +75,7 @@ def write_columns(
 
 def read(path: str | os.PathLike[str]) -> NDArray[Any]:
     """Return the whole array; a large one is mapped into memory. Raises `OSError` and `ValueError`."""
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    file = descriptor_of(path)
     try:
         dtype, shape, start = read_header(file)
         if math.prod(shape) > _MAPPED_FROM:
@@ -92,7 +94,7 @@ def data_offset(path: str | os.PathLike[str], dtype: Any, shape: tuple[int, ...]
 
     Raises `OSError` and `ValueError`.
     """
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    file = descriptor_of(path)
     try:
         actual_dtype, actual_shape, start = read_header(file)
     finally:
