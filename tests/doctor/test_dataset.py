@@ -21,10 +21,11 @@ from wav2lip_npu.doctor.clip_stats import ClipStats, measure_clip
 from wav2lip_npu.doctor.dataset import check_clips
 from wav2lip_npu.doctor.dataset_stats import DatasetStats
 from wav2lip_npu.doctor.find_clips import find_clips, look_up
-from wav2lip_npu.doctor.fix_offsets import fix_list
+from wav2lip_npu.doctor.fix_offsets import check_syncnet, fix_list, write_fixed_lists
 from wav2lip_npu.doctor.loader_speed import LoaderSpeed
 from wav2lip_npu.doctor.rules import Severity, find_problems
 from wav2lip_npu.doctor.sync_estimate import sync_estimator
+from wav2lip_npu.errors import DataError
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.preprocessing.report import REPORT_FILE
@@ -214,6 +215,67 @@ def test_offsets_are_measured_and_corrected(tmp_path):
     assert again.shifted == 0
 
 
+def clips_with(offsets: list[int], confidence: float = 0.4) -> list[ClipStats]:
+    return [
+        dataclasses.replace(GOOD, name=f"{number}", offset=n, significant_offset=n, confidence=confidence)
+        for number, n in enumerate(offsets)
+    ]
+
+
+UNSUITABLE = {
+    "in 39 of 61 clips": clips_with([0] * 22) + clips_with([3] * 39, 0.05),
+    "in 12 of 20 clips": clips_with([0] * 8) + clips_with([15] * 6 + [-15] * 6),
+    "scattered": clips_with(list(range(-14, 15))),
+}
+
+
+@pytest.mark.parametrize("case", UNSUITABLE)
+def test_syncnet_that_does_not_know_the_people_writes_no_list(case, tmp_path):
+    """F2: most clips match nowhere, at the end of the search, or anywhere."""
+    stats = UNSUITABLE[case]
+    lists = {"train.txt": [Entry(clip.name) for clip in stats]}
+    for fix_offset, min_confidence in ((True, None), (False, 0.1), (True, 0.1)):
+        with pytest.raises(
+            DataError, match=r"expert\.pth.*No list was written.*--syncnet_checkpoint_path"
+        ) as caught:
+            write_fixed_lists(
+                lists,
+                stats,
+                tmp_path / "new",
+                syncnet="expert.pth",
+                fix_offset=fix_offset,
+                min_confidence=min_confidence,
+            )
+        assert case in str(caught.value)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "stats",
+    [
+        [],
+        clips_with([3]),
+        clips_with([0, 9, -8]),
+        clips_with([0] * 7 + [2, -3, 4, 5, 6, -7, 8]),
+        clips_with([-4] * 40) + clips_with([0] * 30, 0.05),
+    ],
+)
+def test_syncnet_that_knows_most_people_is_used(stats):
+    """F2: a few clips that match nowhere, or an offset that all clips share, are no reason to refuse."""
+    check_syncnet(stats, "expert.pth")
+
+
+def test_doctor_refuses_an_unsuitable_syncnet(data_set, tmp_path, monkeypatch, capsys):
+    """F2: the report is written, the lists are not."""
+    checkpoint.save(tmp_path / "syncnet.pth", golden_weights(SyncNet(width=2)))
+    monkeypatch.setattr("wav2lip_npu.doctor.dataset.measure_loader_speed", lambda *_, **__: SPEED)
+    words = ["doctor", data_set, "--device=cpu", "--syncnet_checkpoint_path", "syncnet.pth", "--fix_offset"]
+    assert main.main([*map(str, words), "--json", "all.json", "--filelists", "filelists"]) == 2
+    assert "syncnet.pth" in capsys.readouterr().err
+    assert (tmp_path / "all.json").exists()
+    assert not (tmp_path / "filelists_synced").exists()
+
+
 def test_clips_of_low_confidence_are_dropped_and_not_shifted():
     clips = {
         name: dataclasses.replace(GOOD, name=name, offset=2, significant_offset=2, confidence=confidence)
@@ -234,7 +296,7 @@ def data_set(tmp_path, monkeypatch):
     """Two training clips, one validation clip, an unlisted one and a broken one."""
     root = tmp_path / "data set"
     for name in ("a/1", "a/2 x", "b/1", "b/unlisted"):
-        write_clip(root / name, 45, late=2 if name == "a/1" else 0)
+        write_clip(root / name, 50, late=2 if name == "a/1" else 0)
     (root / "b" / "2.partial").mkdir()
     (root / "b" / "2.partial" / "audio.wav").touch()
     (root / "a" / "broken").mkdir()

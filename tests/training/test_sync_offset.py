@@ -105,3 +105,17 @@ def test_offset_is_significant_when_the_windows_agree(gain, expected):
     similarity = Similarities(frames, table)
     assert similarity.offset()[0] == 1
     assert similarity.significant_offset() == expected
+
+
+def test_offset_at_the_end_of_the_search_is_not_significant(tmp_path):
+    """F2: at +-15 the best offset may be further away."""
+    for late, expected in ((14, 14), (-14, -14), (15, 0), (-15, 0)):
+        similarity = table_of(write_clip(tmp_path / f"clip{late}", 100, late=late))
+        assert similarity.significant_offset() == expected
+
+
+def test_offset_of_few_windows_is_not_significant(tmp_path):
+    """F2: with two windows, any offset can be the best by chance."""
+    for count, expected in ((36, 0), (48, 0), (49, 3), (75, 3)):
+        similarity = table_of(write_clip(tmp_path / f"clip{count}", count, late=3))
+        assert similarity.significant_offset() == expected

@@ -107,17 +107,19 @@ class DoctorCommand:
             report = check_dataset(data_root, options=options, progress=show)
         for line in str(report).splitlines():
             log.info("%s", line)
+        if self.json is not None:
+            write_json(report.as_dict(), self.json)
         if self.writes_lists:
             from wav2lip_npu.doctor.fix_offsets import write_fixed_lists
 
+            assert self.options.syncnet_checkpoint_path is not None
             write_fixed_lists(
                 report.lists,
                 report.stats.measured,
                 self.outdir,
+                syncnet=self.options.syncnet_checkpoint_path,
                 fix_offset=self.fix_offset,
                 min_confidence=self.min_confidence,
             )
             log.info("train with --filelists %s", self.outdir)
-        if self.json is not None:
-            write_json(report.as_dict(), self.json)
         return 0

@@ -20,8 +20,8 @@ MIN_CONFIDENCE = 0.1
 """Minimum confidence of an offset that is trusted."""
 FACE_PX = 96
 """Side of the input faces of the networks."""
-MIN_SECONDS = 1.4
-"""Minimum length of a clip for shifting its audio by 15 frames in either direction."""
+MIN_SECONDS = 2.0
+"""Minimum length of a clip whose offset is measured: 15 windows, with 15 frames of audio on either side."""
 _MIN_CLIPS = 50
 _MEMORIZED_MINUTES, _LITTLE_HOURS, _ENOUGH_HOURS = 10, 3, 15
 """The original is trained on 29 hours (LRS2). With about ten videos, training never converges (LatentSync,

@@ -45,7 +45,7 @@ def load_estimator(path: str | os.PathLike[str], device: torch.device) -> SyncEs
 
 def sync_estimator(syncnet: SyncNet, device: torch.device) -> SyncEstimator:
     """Return an estimator with a SyncNet that is on the device and in eval mode."""
-    from wav2lip_npu.training.sync_offset import similarities
+    from wav2lip_npu.training.sync_offset import MIN_WINDOWS, similarities
 
     reader = FaceReader(cache=False)
 
@@ -53,7 +53,7 @@ def sync_estimator(syncnet: SyncNet, device: torch.device) -> SyncEstimator:
         positions = clip.windows()
         first = max(0, len(positions) - _MAX_WINDOWS) // 2
         cosines = similarities(syncnet, clip, reader, device, positions[first : first + _MAX_WINDOWS])
-        if not len(cosines.by_offset()):
+        if len(cosines.by_offset()) < MIN_WINDOWS:
             return None
         return SyncEstimate(*cosines.offset(), cosines.significant_offset())
 

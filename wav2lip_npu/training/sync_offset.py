@@ -25,6 +25,9 @@ from wav2lip_npu.training.losses import cosines
 
 MAX_OFFSET = 15
 """Largest offset searched in either direction, in frames of 40 ms."""
+MIN_WINDOWS = 15
+"""Face windows with audio at all offsets below which an offset is not believed: with two windows, any offset
+can be the best by chance. Five consecutive windows overlap, so these are three."""
 _OFFSETS = torch.arange(-MAX_OFFSET, MAX_OFFSET + 1)
 _TIE = 1e-6
 _BATCH = 64
@@ -74,14 +77,15 @@ class Similarities:
     def significant_offset(self) -> int:
         """Return the offset if it is significantly better than 0, else 0.
 
-        The mean gain must exceed its standard error, or twice that for an offset of one frame; windows
-        overlap, so five consecutive ones count as one. On 60 clips of GRID with known offsets and a SyncNet
-        of width 4, this kept every offset of two frames or more and reported none for clips in sync.
+        An offset at the end of the search is not significant: the best one may be further away. The mean
+        gain must exceed its standard error, or twice that for an offset of one frame; windows overlap, so
+        five consecutive ones count as one. On 60 clips of GRID with known offsets and a SyncNet of width 4,
+        this kept every offset of two frames or more and reported none for clips in sync.
         """
         offset, _ = self.offset()
-        if not offset:
-            return 0
         table = self.by_offset()
+        if not offset or abs(offset) == MAX_OFFSET or len(table) < MIN_WINDOWS:
+            return 0
         gain = table[:, MAX_OFFSET + offset] - table[:, MAX_OFFSET]
         error = gain.std() / (len(gain) / WINDOW) ** 0.5
         return offset if gain.mean() > (2 if abs(offset) == 1 else 1) * error else 0
