@@ -255,6 +255,10 @@ def test_truncated_training_checkpoint_is_named(tmp_path):
         damaged[len(content) // 2] ^= 255
         path.write_bytes(damaged)
         assert "ownload" not in refused(path, "is damaged", "earlier checkpoint")
+    for content in (b"", bytes(5000)):  # what a power failure leaves
+        path = tmp_path / "disc_checkpoint_step000000003.pth"
+        path.write_bytes(content)
+        refused(path, f"training checkpoint cut short at {len(content):,}", "earlier checkpoint")
     path = saved(tmp_path / "wav2lip.pth", optimizer=None, global_step=3)
     path.write_bytes(path.read_bytes()[:-1])
     refused(path, "is truncated", "Download it again")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import zipfile
+from collections.abc import Iterator
+
+from wav2lip_npu.storage.regular_files import descriptor_of
 
 _MAX_READ = 8 << 20
 """Bytes of a single read. The directory of an archive with 1000 tensors has 0.1 MB."""
@@ -29,22 +33,24 @@ class _BoundedReader(io.BufferedReader):
         return super().read(wanted)
 
 
-def open_archive(descriptor: int) -> zipfile.ZipFile:
-    """Return a checked archive, which closes the file descriptor.
+@contextlib.contextmanager
+def open_archive(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
+    """Open and check an archive.
 
     All members are read once, for their check sums; zeros in all places mean that the archive has none.
-    Raises `ArchiveError`, `zipfile.BadZipFile`, and other errors of a damaged archive.
+    Raises `OSError`, `ArchiveError`, `zipfile.BadZipFile`, and other errors of a damaged archive.
     """
-    archive = zipfile.ZipFile(_BoundedReader(io.FileIO(descriptor)))
-    members = archive.infolist()
-    _check_sizes(members, os.fstat(descriptor).st_size)
-    has_check_sums = any(member.CRC for member in members)
-    for member in members:
-        if has_check_sums:
-            _check_content(archive, member)
-        else:
-            del member.CRC  # zipfile then compares none
-    return archive
+    descriptor = descriptor_of(path)
+    with _BoundedReader(io.FileIO(descriptor)) as file, zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        _check_sizes(members, os.fstat(descriptor).st_size)
+        has_check_sums = any(member.CRC for member in members)
+        for member in members:
+            if has_check_sums:
+                _check_content(archive, member)
+            else:
+                del member.CRC  # zipfile then compares none
+        yield archive
 
 
 def read_member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:

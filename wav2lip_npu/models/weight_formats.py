@@ -20,7 +20,7 @@ from wav2lip_npu.models.archive import ArchiveError, open_archive, read_member, 
 from wav2lip_npu.models.content import ContentError, check_content, one_line
 from wav2lip_npu.models.torchscript import read_torchscript
 from wav2lip_npu.models.unpickler import MAX_PICKLE, ForeignCodeError, PickleError, StorageFinder
-from wav2lip_npu.storage.regular_files import descriptor_of, open_regular
+from wav2lip_npu.storage.regular_files import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 MORE = "wav2lip_npu"
 """Key of the entries that only files of wav2lip-npu have. The original's code ignores it."""
 _PICKLED_MORE = b"X" + len(MORE).to_bytes(4, "little") + MORE.encode()
+_OWN_NAME = re.compile(r"(disc_)?checkpoint_step\d+\.pth")
 _HEAD = 1 << 20
 """Bytes at the beginning of a file, which hold the names in a checkpoint."""
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -97,6 +98,8 @@ def _reader(source: Path, head: bytes) -> Callable[[Path], Any]:
     legacy = head[:1] == b"\x80" and head[2:15] == _LEGACY_MAGIC[: len(head) - 2]
     if legacy and not tarfile.is_tarfile(source):  # PyTorch 2.5 runs code in tar files: CVE-2025-32434
         return _read_legacy
+    if not head.strip(b"\0") and _OWN_NAME.fullmatch(source.name):  # after a power failure
+        raise _damaged(source, head, EOFError())
     for start, what in _OTHER_FORMATS:
         if re.match(start, head, re.DOTALL | re.IGNORECASE):
             raise CheckpointError(f"{source} {what}")
@@ -107,7 +110,7 @@ def _reader(source: Path, head: bytes) -> Callable[[Path], Any]:
 
 
 def _damaged(source: Path, head: bytes, error: Exception) -> CheckpointError:
-    is_own = _PICKLED_MORE in head or re.fullmatch(r"(disc_)?checkpoint_step\d+\.pth", source.name)
+    is_own = _PICKLED_MORE in head or _OWN_NAME.fullmatch(source.name)
     advice = "Pass an earlier checkpoint." if is_own else "Download it again."
     if isinstance(error, EOFError) or re.search(
         "not a zip file|unexpected EOF|incomplete|invalid header length", str(error)
@@ -121,7 +124,7 @@ def _damaged(source: Path, head: bytes, error: Exception) -> CheckpointError:
 
 
 def _read_zip(source: Path) -> Any:
-    with open_archive(descriptor_of(source)) as archive:
+    with open_archive(source) as archive:
         root, names = root_of(archive), archive.namelist()
         pickled = f"{root}data.pkl"
         if not root or pickled not in names:
