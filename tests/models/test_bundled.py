@@ -104,16 +104,25 @@ def test_dub_uses_and_reports_the_starter(face_video, speech, tmp_path, caplog):
 
 
 def test_training_starts_from_the_starter_then_resumes(clips, tmp_path, caplog):
-    flags = {"checkpoint_path": STARTER, "syncnet_checkpoint_path": STARTER, "eval_interval": 100}
+    flags = {
+        "checkpoint_path": STARTER,
+        "syncnet_checkpoint_path": STARTER,
+        "eval_interval": 100,
+        "width": None,
+    }
     out = train(
-        clips, tmp_path / "out", ["train", "--batch_size", 2, "--learning_rate", 1e-12], steps=2, **flags
+        clips,
+        tmp_path / "out",
+        ["train", "--batch_size", 2, "--eval_batches", 1, "--learning_rate", 1e-12],
+        steps=2,
+        **flags,
     )
     found = weights(out / "checkpoint_step000000002.pth")
     first = checkpoint.load(STARTER, "generator")
     name = "output_block.1.weight"
     np.testing.assert_allclose(found[name], first.weights[name].float(), atol=1e-6)
     assert read(out / "checkpoint_step000000002.pth")[checkpoint.MORE]["width"] == first.width
-    train(clips, out, ["train", "--batch_size", 2], steps=3, **flags)
+    train(clips, out, ["train", "--batch_size", 2, "--eval_batches", 1], steps=3, **flags)
     assert "resuming from step 2 of" in caplog.text
 
 

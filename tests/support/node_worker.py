@@ -13,7 +13,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from support.devices import DEVICE
 from wav2lip_npu.cli import main
 from wav2lip_npu.training import session
-from wav2lip_npu.training.state import copied
+from wav2lip_npu.training.trained_network import copied
 
 assert DEVICE.type in sys.argv
 real_fit = session.fit

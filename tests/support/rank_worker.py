@@ -20,7 +20,7 @@ from wav2lip_npu.cli import main
 from wav2lip_npu.training import distributed, loop, session, syncnet
 from wav2lip_npu.training.distributed import Ranks, gather_rows, wrap
 from wav2lip_npu.training.losses import all_pairs_loss
-from wav2lip_npu.training.state import copied
+from wav2lip_npu.training.trained_network import copied
 
 clips, out = map(Path, sys.argv[1:])
 torch.set_num_threads(1)

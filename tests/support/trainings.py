@@ -43,7 +43,7 @@ def write_set(root: Path) -> Path:
 
 
 def command(root: Path, out: Path, words: list[Any], **flags: Any) -> list[str]:
-    """Return the command line of a training."""
+    """Return the command line of a training; a flag that is None is left out."""
     all_flags = {
         "data_root": root / "data",
         "filelists": root / "lists",
@@ -54,7 +54,10 @@ def command(root: Path, out: Path, words: list[Any], **flags: Any) -> list[str]:
         **({"syncnet_checkpoint_path": root / "syncnet.pth"} if words[0] == "train" else {}),
         **flags,
     }
-    return [str(word) for word in (*words, *(w for k, v in all_flags.items() for w in (f"--{k}", v)))]
+    return [
+        str(word)
+        for word in (*words, *(w for k, v in all_flags.items() if v is not None for w in (f"--{k}", v)))
+    ]
 
 
 def train(root: Path, out: Path, words: list[Any], **flags: Any) -> Path:

@@ -151,7 +151,8 @@ def test_training_resumes_from_checkpoints_of_the_original(clips, tmp_path, kind
 
     monkeypatch.setattr(torch.optim.Adam, "step", step)
     words = ORIGINAL if kind == "syncnet" else GENERATOR
-    out = train(clips, tmp_path, words, steps=1235, checkpoint_path=tmp_path / "original.pth")
+    flags = {"checkpoint_path": tmp_path / "original.pth", "warmup_steps": 0}
+    out = train(clips, tmp_path, words, steps=1235, **flags)
     monkeypatch.undo()
     ours = saved(out, 1235, kind)
     assert (ours["global_step"], ours["global_epoch"]) == (1235, 7)

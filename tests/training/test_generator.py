@@ -20,10 +20,12 @@ from wav2lip_npu.data.samples import Batch, TargetSample
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.inputs import face_windows, generator_input, syncnet_input
 from wav2lip_npu.models.networks import QualityDiscriminator, SyncNet, Wav2Lip
+from wav2lip_npu.training.first_look import FirstLook
 from wav2lip_npu.training.generator import GeneratorObjective, SyncSchedule, _sheet, train_generator
 from wav2lip_npu.training.loop import _advance
 from wav2lip_npu.training.options import GeneratorOptions, TrainOptions
-from wav2lip_npu.training.state import TrainState, trained_network
+from wav2lip_npu.training.state import TrainState
+from wav2lip_npu.training.trained_network import trained_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -64,7 +66,8 @@ def training_of(
 
 
 def advance(state: TrainState, step, batches, options: TrainOptions = TrainOptions()) -> dict[str, float]:
-    return _advance(state, iter(batches), task_of(step), options, signals.Hold(None))[0]
+    look = FirstLook(is_needed=False)
+    return _advance(state, iter(batches), task_of(step), options, signals.Hold(None), look)[0]
 
 
 def original_training(

@@ -31,9 +31,12 @@ from wav2lip_npu.data.samples import Batch
 from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.training import losses
 from wav2lip_npu.training.ema import Average
-from wav2lip_npu.training.loop import Losses, _advance
+from wav2lip_npu.training.first_look import FirstLook
+from wav2lip_npu.training.loop import _advance
 from wav2lip_npu.training.options import TrainOptions
-from wav2lip_npu.training.state import TrainState, trained_network
+from wav2lip_npu.training.state import TrainState
+from wav2lip_npu.training.task import Losses
+from wav2lip_npu.training.trained_network import trained_network
 
 
 def toy(options: TrainOptions) -> TrainState:
@@ -46,7 +49,8 @@ def toy(options: TrainOptions) -> TrainState:
 
 def advance(state: TrainState, step, options: TrainOptions) -> dict[str, float]:
     stream = (Batch(n, n + 1, np.empty(0, np.int64), ()) for n in itertools.count())
-    return _advance(state, stream, task_of(step), options, signals.Hold(None))[0]
+    look = FirstLook(is_needed=False)
+    return _advance(state, stream, task_of(step), options, signals.Hold(None), look)[0]
 
 
 def weight(state: TrainState) -> float:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wav2lip_npu import watchdog
+from wav2lip_npu.cli.train_progress import show_progress
 from wav2lip_npu.training.options import GeneratorSettings, SyncNetSettings
 
 if TYPE_CHECKING:
-    from wav2lip_npu.training.loop import Progress, TrainResult
+    from wav2lip_npu.training.loop import TrainResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +25,7 @@ class TrainSyncnetCommand(SyncNetSettings):
         from wav2lip_npu.doctor.dataset import describe_problems
         from wav2lip_npu.training.syncnet import train_syncnet
 
-        with _progress_bar(self.train.steps) as progress:
+        with show_progress(self.train) as progress:
             result = train_syncnet(
                 self.paths.data_root,
                 self.paths.checkpoint_dir,
@@ -55,7 +54,7 @@ class TrainCommand(GeneratorSettings):
         """Train until --steps or --nepochs, or until a signal stops it, then save. Return the exit code."""
         from wav2lip_npu.training.generator import train_generator
 
-        with _progress_bar(self.train.steps) as progress:
+        with show_progress(self.train) as progress:
             result = train_generator(
                 self.paths.data_root,
                 self.paths.checkpoint_dir,
@@ -72,23 +71,3 @@ class TrainCommand(GeneratorSettings):
 
 def _exit_code(result: TrainResult) -> int:
     return 0 if result.stopped_by is None else watchdog.exit_code(result.stopped_by)
-
-
-@contextlib.contextmanager
-def _progress_bar(total: int | None) -> Iterator[Progress]:
-    """Yield a function that shows the latest step and its losses on a terminal."""
-    from tqdm import tqdm
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
-    with logging_redirect_tqdm(), contextlib.ExitStack() as stack:
-        bars: list[tqdm[None]] = []
-
-        def show(step: int, losses: Mapping[str, float]) -> None:
-            if not bars:  # not before the first step, which only the first rank reports
-                bar = tqdm(total=total, initial=step - 1, unit="step", disable=None)
-                bars.append(stack.enter_context(bar))
-            (bar,) = bars
-            bar.set_postfix({name: f"{value:.3g}" for name, value in losses.items()}, refresh=False)
-            bar.update(step - bar.n)
-
-        yield show

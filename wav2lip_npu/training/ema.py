@@ -13,6 +13,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+_SETTLED = 1 << 20
+"""Updates after which the decay is constant, whatever it is."""
+
 
 class Average:
     """Exponential average of all weights and running statistics of a network."""
@@ -54,8 +57,11 @@ class Average:
             tensor.copy_(self._tensors[name])
             self._tensors[name].copy_(current)
 
-    def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """Restore a saved average. Raises `KeyError` if the tensors belong to another network."""
-        self.updates = updates
+    def load(self, tensors: Mapping[str, Tensor], updates: int | None) -> None:
+        """Restore a saved average. Raises `KeyError` if the tensors belong to another network.
+
+        `None` updates are those of trained weights: they do not fade any faster than later ones.
+        """
+        self.updates = _SETTLED if updates is None else updates
         for name, tensor in self._tensors.items():
             tensor.copy_(tensors[name])

@@ -24,15 +24,17 @@ from wav2lip_npu.models.inputs import face_windows, generator_input, images_of_f
 from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.options import expect, with_values
 from wav2lip_npu.training import distributed
-from wav2lip_npu.training.loop import Evaluation, Losses, Progress, Task, TrainResult
+from wav2lip_npu.training.loop import Progress, TrainResult
 from wav2lip_npu.training.losses import fake_loss, mouth_loss, real_loss, sync_loss
 from wav2lip_npu.training.options import GeneratorOptions, GeneratorSettings, TrainOptions, TrainPaths
 from wav2lip_npu.training.session import check_files, load_syncnet, open_session
 from wav2lip_npu.training.state import TrainState
+from wav2lip_npu.training.task import Evaluation, Losses, Task
 
 log = logging.getLogger(__name__)
 
 _SHEET_ROWS = 8
+_QUICK_WINDOWS = 4
 
 
 class TargetBatch(NamedTuple):
@@ -220,14 +222,21 @@ class GeneratorObjective:
             network.requires_grad_(True)
 
     @torch.inference_mode()
-    def evaluate(self, held_out: Samples[TargetSample], batch_size: int) -> Evaluation:
-        """Return held-out figures and sample images; the windows are the same each time."""
+    def evaluate(
+        self, held_out: Samples[TargetSample], batch_size: int, is_quick: bool = False
+    ) -> Evaluation:
+        """Return held-out figures and sample images; the windows are the same each time.
+
+        A quick evaluation takes a few windows.
+        """
         state, ranks = self._state, self._state.ranks
+        count = 1 if is_quick else self._options.eval_batches
+        batch_size = min(batch_size, _QUICK_WINDOWS) if is_quick else batch_size
         stream = batches(held_out, 0, size=batch_size, rank=ranks.rank, ranks=ranks.size, threads=2)
         sums = {"l1": 0.0, "sync": 0.0, **({"quality": 0.0} if self._discriminator else {})}
         sheet = None
         with contextlib.closing(stream):
-            for number, batch in enumerate(itertools.islice(stream, self._options.eval_batches)):
+            for number, batch in enumerate(itertools.islice(stream, count)):
                 rows = TargetBatch.upload(batch, state.device)
                 target = face_windows(rows.targets)
                 pairs = generator_input(target, face_windows(rows.references))
@@ -238,7 +247,7 @@ class GeneratorObjective:
                     sums["quality"] += float(real_loss(self._discriminator.network(generated)))
                 if number == 0 and ranks.is_first:
                     sheet = _sheet(pairs, generated, target)
-        means = [value / (self._options.eval_batches * ranks.size) for value in sums.values()]
+        means = [value / (count * ranks.size) for value in sums.values()]
         totals = distributed.all_sum(means, state.device, ranks)
         return Evaluation(dict(zip(sums, totals, strict=True)), sheet)
 

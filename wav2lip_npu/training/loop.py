@@ -8,21 +8,22 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wav2lip_npu import signals
-from wav2lip_npu.data.samples import Batch, Sample, Samples, batches
+from wav2lip_npu.data.samples import Batch, Sample, batches
 from wav2lip_npu.errors import TrainingError
 from wav2lip_npu.training import distributed
 from wav2lip_npu.training.checkpoints import path_of, prune, saved_steps
+from wav2lip_npu.training.evaluations import Evaluations, Verdict, format_losses
+from wav2lip_npu.training.first_look import FirstLook
 from wav2lip_npu.training.metrics_log import Curves, Means
 from wav2lip_npu.training.options import TrainOptions
 from wav2lip_npu.training.state import TrainState
+from wav2lip_npu.training.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -32,46 +33,6 @@ _MIN_SCALE = 2.0**-10
 
 Progress: TypeAlias = Callable[[int, Mapping[str, float]], None]
 """Called on the first rank after each step with its number and its losses."""
-
-
-class Losses(NamedTuple):
-    """Losses of one network for one batch."""
-
-    kind: str
-    """Network that the total trains."""
-    total: Tensor
-    """Float32 scalar with an autograd graph."""
-    parts: dict[str, Tensor]
-    """Scalars for the curves, by name."""
-
-
-class Evaluation(NamedTuple):
-    """Result of a held-out evaluation."""
-
-    figures: Mapping[str, float]
-    """Figures by name; the first is the loss, and its minimum marks the best checkpoint."""
-    sheet: NDArray[np.uint8] | None = None
-    """Sample images, BGR uint8 [H, W, 3]."""
-
-
-class Monitor(Protocol):
-    """An object that follows the held-out figures, such as a schedule."""
-
-    def update(self, figures: Mapping[str, float]) -> Mapping[str, float]:
-        """Process new figures, and return further values for the curves."""
-
-
-@dataclass(frozen=True)
-class Task(Generic[Sample]):
-    """A training task: data, losses and held-out evaluation."""
-
-    samples: Samples[Sample]
-    samples_per_batch: int
-    step: Callable[[Batch[Sample]], Iterator[Losses]]
-    """Yields the losses, one network at a time; each is differentiated before the next is computed."""
-    evaluate: Callable[[], Evaluation]
-    """Evaluates the networks and changes nothing."""
-    monitor: Monitor
 
 
 @dataclass(frozen=True)
@@ -106,7 +67,6 @@ def fit(
     ranks, epoch_size = state.ranks, len(task.samples)
     # The original saves only the epoch, so its checkpoints resume at the start of an epoch.
     state.position = state.position or state.epoch * epoch_size
-    held_out: Mapping[str, float] = {}
     means = Means()
     saved = state.step if state.step in saved_steps(directory) else None
 
@@ -137,15 +97,16 @@ def fit(
             stack.callback(curves.close)
         hold = stack.enter_context(signals.held(_STOPPING))
         last = math.inf if options.steps is None else options.steps
-        if state.step >= last or state.epoch >= options.nepochs:
+        evaluations = Evaluations(state, task, options, curves, hold)
+        is_finished = state.step >= last or state.epoch >= options.nepochs
+        if is_finished:
             log.warning("nothing to do: already at step %d, epoch %d", state.step, state.epoch)
-        stopped_by = 0
-        if state.is_evaluation_due:
-            held_out = _evaluate(state, task, curves, hold)
-            stopped_by = _interrupted_by(state, hold)
-            saved = None
-        while not (stopped_by or state.step >= last or state.epoch >= options.nepochs):
-            values, stopped_by = _advance(state, stream, task, options, hold)
+        stopped_by, verdict = 0, Verdict()
+        if not is_finished or state.is_evaluation_due:
+            verdict = evaluations.begin()
+            saved = None if verdict.save else saved
+        while not (evaluations.interrupted_by or stopped_by or verdict.stop or is_finished):
+            values, stopped_by = _advance(state, stream, task, options, hold, evaluations.look)
             state.epoch = state.position // epoch_size
             means.add(values)
             if progress is not None and ranks.is_first:
@@ -154,23 +115,22 @@ def fit(
                 averaged = means.pop()
                 if curves is not None:
                     curves.write("train", state.step, {**averaged, "skipped": state.skipped})
-                    log.info("step %d: %s", state.step, _format(averaged))
-            if state.step % options.eval_interval == 0:
-                state.is_evaluation_due = True
-                held_out = _evaluate(state, task, curves, hold)
-                stopped_by = _interrupted_by(state, hold) or stopped_by
-            if state.step % options.checkpoint_interval == 0:
+                    log.info("step %d: %s", state.step, format_losses(averaged))
+            verdict = evaluations.after_step(values)
+            if verdict.save or state.step % options.checkpoint_interval == 0:
                 saved = save()
+            is_finished = state.step >= last or state.epoch >= options.nepochs
         if saved != state.step:
             save()
-        is_finished = state.step >= last or state.epoch >= options.nepochs
+        stopped_by = stopped_by or evaluations.interrupted_by
+        evaluations.end(is_quick=bool(stopped_by))
     kind = state.main.kind
     best = None if state.best is None else path_of(directory, kind, state.best_step)
     return TrainResult(
         step=state.step,
         checkpoint=path_of(directory, kind, state.step),
         best_checkpoint=best if best is not None and best.exists() else None,
-        held_out=held_out,
+        held_out=evaluations.figures,
         stopped_by=None if is_finished else stopped_by or None,
     )
 
@@ -181,13 +141,13 @@ def _advance(
     task: Task[Any],
     options: TrainOptions,
     hold: signals.Hold,
+    look: FirstLook,
 ) -> tuple[dict[str, float], int]:
     """Run one optimizer step. Return the losses, and the stop signal of any rank, 0 if there is none."""
-    rate = min(1.0, (state.step + 1) / options.warmup_steps) if options.warmup_steps else 1.0
     for trained in state.networks.values():
         trained.optimizer.zero_grad(set_to_none=True)
         for group in trained.optimizer.param_groups:
-            group["lr"] = trained.learning_rate * rate
+            group["lr"] = trained.rate(state.step)
     sums: dict[str, Tensor] = {}
     used = []
     for number in range(options.accumulate):
@@ -201,10 +161,12 @@ def _advance(
                     sums[name] = sums.get(name, 0) + value.detach().float() / options.accumulate
     values = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))  # the only device sync
     finite = all(map(math.isfinite, values.values()))
-    failed, stopped_by = distributed.all_max([not finite, hold.number or 0], state.device, state.ranks)
+    flags = [not finite, hold.number or 0, look.is_due()]
+    failed, stopped_by, is_due = distributed.all_max(flags, state.device, state.ranks)
+    look.is_now = bool(is_due)
     if failed:
         samples = "; ".join(map(task.samples.describe, used))
-        own = None if finite else f"{_format(values)}; samples {samples}"
+        own = None if finite else f"{format_losses(values)}; samples {samples}"
         reported = next(text for text in distributed.all_gather(own, state.ranks) if text is not None)
         raise TrainingError(
             f"the loss is not finite at step {state.step + 1} ({reported}). No weight was changed; "
@@ -236,47 +198,6 @@ def _update_scale(scaler: torch.amp.GradScaler, options: TrainOptions) -> bool:
     elif scaler.get_scale() < _MIN_SCALE:
         raise TrainingError("gradients overflow fp16 at any loss scale. Pass --amp bf16 or off.")
     return overflowed
-
-
-def _evaluate(
-    state: TrainState, task: Task[Any], curves: Curves | None, hold: signals.Hold
-) -> Mapping[str, float]:
-    """Evaluate on the held-out clips, update the monitor and the best step, and write the curves.
-
-    A stop signal ends the evaluation of a single process without figures. It stays due, for the next run.
-    """
-    state.average_statistics()
-    evaluation: Evaluation | None = None
-    with contextlib.ExitStack() as stack:
-        if state.ranks.size == 1:  # several ranks would wait for each other
-            stack.enter_context(hold.released())
-        for trained in state.networks.values():
-            stack.enter_context(trained.evaluation())
-        evaluation = task.evaluate()
-    if evaluation is None:
-        return {}
-    state.is_evaluation_due = False
-    figures, sheet = evaluation
-    figures = {**figures, **task.monitor.update(figures)}
-    loss = next(iter(figures.values()))
-    if math.isfinite(loss) and (state.best is None or loss < state.best):
-        state.best, state.best_step = loss, state.step
-    if curves is not None:
-        if sheet is not None:
-            curves.write_image(state.step, sheet)
-        curves.write("held_out", state.step, figures)
-        best = "none" if state.best is None else f"{state.best:.4g} at step {state.best_step}"
-        log.info("step %d, held out: %s; best %s", state.step, _format(figures), best)
-    return figures
-
-
-def _interrupted_by(state: TrainState, hold: signals.Hold) -> int:
-    """Return the signal that ended an evaluation; 0 if it is complete."""
-    return (hold.number or 0) if state.is_evaluation_due else 0
-
-
-def _format(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
 @contextlib.contextmanager

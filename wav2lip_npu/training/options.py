@@ -27,8 +27,9 @@ class Recipe:
     windows_per_clip: int
     """Windows per clip in a batch; each is a negative for the others."""
     rate_factor: float
-    """Learning rate after warm-up, as a multiple of --learning_rate."""
+    """Learning rate after warm-up, as a multiple of --learning_rate, from random weights."""
     warmup_steps: int
+    """Warm-up from random weights."""
     average: float
 
 
@@ -80,6 +81,9 @@ class TrainOptions:
     """Steps between checkpoints."""
     eval_interval: int = 3000
     """Steps between held-out evaluations."""
+    patience: int | None = None
+    """Evaluations without a lower held-out loss after which the training stops; the best checkpoint is kept.
+    None: no limit."""
     log_interval: int = 50
     """Steps averaged into one point of the training curves."""
     num_workers: int = 16
@@ -92,7 +96,8 @@ class TrainOptions:
     seed: int = 0
     """Seed of the initial weights and of the samples."""
     warmup_steps: int | None = None
-    """Steps over which the learning rate rises from 0. None: 0, or 20 with --recipe default."""
+    """Steps over which the learning rate rises from 0. None: 0, or 20 with --recipe default, or 100 from a
+    checkpoint without optimizer state."""
     accumulate: int = 1
     """Batches whose gradients are accumulated for one step."""
     clip_grad_norm: float | None = None
@@ -106,8 +111,9 @@ class TrainOptions:
     """Loss scale with --amp fp16: dynamic, or a constant such as 1024."""
     sync_batchnorm: bool = False
     """Compute batch norms over the batches of all cards."""
-    width: int = 32
-    """Base channels of the networks; the published ones have 32. Narrower networks train faster."""
+    width: int | None = None
+    """Base channels of the networks; narrower networks train faster. None: those of the checkpoint, or 32 as
+    in the published networks."""
 
     def __post_init__(self) -> None:
         """Raise `UsageError` if a value is out of range."""
@@ -121,6 +127,7 @@ class TrainOptions:
             "log_interval": 1,
             "num_workers": 0,
             "keep": 1,
+            "patience": 1,
             "seed": 0,
             "warmup_steps": 0,
             "accumulate": 1,
@@ -131,7 +138,7 @@ class TrainOptions:
         _check_positive(self, "clip_grad_norm")
         if self.average is not None and not 0 <= self.average < 1:
             raise UsageError(f"--average {self.average:g} is out of range. Pass 0 to 0.9999.")
-        if self.width < 2 or self.width % 2 or self.width > 256:
+        if self.width is not None and (self.width < 2 or self.width % 2 or self.width > 256):
             raise UsageError(f"--width {self.width} is invalid. Pass an even number from 2 to 256.")
         if self.seed >= 2**63:
             raise UsageError(f"--seed {self.seed} is out of range. Pass at most 2^63 - 1.")
@@ -144,7 +151,7 @@ class SyncNetTrainOptions(TrainOptions):
     batch_size: Annotated[int, tyro.conf.arg(aliases=["--syncnet_batch_size"])] = 64
     """Windows per batch, on each card."""
     learning_rate: Annotated[float, tyro.conf.arg(aliases=["--initial_learning_rate", "--syncnet_lr"])] = 1e-4
-    """Learning rate of Adam. The default recipe multiplies it by 10."""
+    """Learning rate of Adam. From random weights, the default recipe multiplies it by 10."""
     checkpoint_interval: Annotated[int, tyro.conf.arg(aliases=["--syncnet_checkpoint_interval"])] = 10_000
     """Steps between checkpoints."""
     eval_interval: Annotated[int, tyro.conf.arg(aliases=["--syncnet_eval_interval"])] = 10_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,23 +17,25 @@ from wav2lip_npu import device as devices
 from wav2lip_npu.data.clip_index import ClipIndex, index_clips
 from wav2lip_npu.data.clip_layout import CLIP_FILES
 from wav2lip_npu.data.face_reader import FaceReader
-from wav2lip_npu.data.file_lists import LISTS, TRAIN, VAL
+from wav2lip_npu.data.file_lists import LISTS, TRAIN, VAL, read_list
 from wav2lip_npu.data.samples import Draw, Sample, Samples
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.bundled import STARTER, weights_inputs
 from wav2lip_npu.models.checkpoint import Checkpoint
-from wav2lip_npu.models.networks import NETWORKS, SyncNet
+from wav2lip_npu.models.networks import FULL_WIDTH, NETWORKS, SyncNet
 from wav2lip_npu.options import resolved
 from wav2lip_npu.storage.locks import lock_folder
 from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
 from wav2lip_npu.training import distributed
 from wav2lip_npu.training.checkpoints import CHECKPOINT_FILES, clean_up, newest, saved_steps
 from wav2lip_npu.training.distributed import Ranks
-from wav2lip_npu.training.loop import Progress, Task, TrainResult, fit
+from wav2lip_npu.training.loop import Progress, TrainResult, fit
 from wav2lip_npu.training.metrics_log import CURVES_FILE
 from wav2lip_npu.training.options import GeneratorSettings, SyncNetSettings, TrainOptions, TrainPaths
-from wav2lip_npu.training.state import Stateful, TrainState, trained_network
+from wav2lip_npu.training.state import Stateful, TrainState
+from wav2lip_npu.training.task import Task
+from wav2lip_npu.training.trained_network import trained_network
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,8 @@ class Session:
     ranks: Ranks
     checkpoints: dict[str, Checkpoint]
     """Checkpoints to resume from, by kind; empty to train from scratch."""
+    is_continued: bool
+    """Whether the run began, or begins, with the weights of another run."""
     train: ClipIndex
     held_out: ClipIndex
     reader: FaceReader
@@ -80,7 +85,7 @@ class Session:
         networks = {
             kind: trained_network(
                 kind,
-                NETWORKS[kind](widths.get(kind, self.options.width)),
+                NETWORKS[kind](widths.get(kind) or self.options.width or FULL_WIDTH),
                 self.options,
                 self.device,
                 self.ranks,
@@ -91,13 +96,27 @@ class Session:
         }
         scaler = devices.grad_scaler(self.device, self.options.amp, self.options.loss_scale)
         state = TrainState(networks, self.device, scaler, extras or {}, self.ranks, mel_shift=self.shift)
+        state.is_continued = self.is_continued
         if self.checkpoints:
-            state.restore(self.checkpoints, weights_only=self.paths.weights_only)
+            state.restore(
+                self.checkpoints,
+                weights_only=self.paths.weights_only,
+                warmup_steps=self.options.warmup_steps,
+            )
             source = self.checkpoints[state.main.kind].source
-            log.info("resuming from step %d of %s, width %d", state.step, source, widths[state.main.kind])
+            log.info("resuming from step %d of %s", state.step, source)
             self._warn_of_later_steps(state.step)
             for kind in rates.keys() - self.checkpoints.keys():
                 log.warning("no %s checkpoint next to it: the %s starts from scratch", kind, kind)
+        for kind, trained in state.networks.items():
+            log.info(
+                "%s of width %d: learning rate %g, %d warm-up steps from step %d",
+                kind,
+                getattr(trained.network, "width", 0),
+                trained.learning_rate,
+                trained.warmup_steps,
+                trained.first_step,
+            )
         return state
 
     def _warn_of_later_steps(self, step: int) -> None:
@@ -158,17 +177,45 @@ def open_session(
                 )
             clean_up(directory)
         checkpoints = _load_checkpoints(paths, kinds, disc_checkpoint_path)
+        _check_width(options, checkpoints)
         train_list, val_list = (Path(paths.filelists) / name for name in (TRAIN, VAL))
         train = index_clips(paths.data_root, train_list, shift)
         _check_same_files(ranks, checkpoints, train)
         held_out = train
-        if val_list.exists():
-            held_out = index_clips(paths.data_root, val_list, shift)
-        else:
+        if not os.path.lexists(val_list):
             log.warning("%s does not exist: held-out figures come from the training clips", val_list)
+        elif not read_list(val_list):
+            log.warning("%s lists no clips: held-out figures come from the training clips", val_list)
+        else:
+            held_out = index_clips(paths.data_root, val_list, shift)
         devices.seed_all(options.seed)
         reader = FaceReader(cache=not paths.no_face_cache)
-        yield Session(paths, options, shift, device, ranks, checkpoints, train, held_out, reader)
+        is_continued = _is_continued(paths, checkpoints.get(kinds[0]))
+        yield Session(
+            paths, options, shift, device, ranks, checkpoints, is_continued, train, held_out, reader
+        )
+
+
+def _check_width(options: TrainOptions, checkpoints: Mapping[str, Checkpoint]) -> None:
+    for loaded in checkpoints.values():
+        if options.width not in (None, loaded.width):
+            raise UsageError(
+                f"--width {options.width}, but {loaded.source} has the width {loaded.width}. "
+                "Leave --width out, or train from scratch in another --checkpoint_dir."
+            )
+
+
+def _is_continued(paths: TrainPaths, loaded: Checkpoint | None) -> bool:
+    """Return whether a run continues another one, for example from published weights.
+
+    A run that resumes from its own checkpoints is not a continuation, unless it was one from the start.
+    """
+    if loaded is None:
+        return False
+    is_own = loaded.source.resolve().parent == Path(paths.checkpoint_dir).resolve()
+    has_state = not paths.weights_only and (loaded.training or {}).get("optimizer") is not None
+    is_resumed = "position" in loaded.more and (has_state or (is_own and not paths.weights_only))
+    return bool(loaded.more.get("continued")) or not is_resumed
 
 
 def check_files(settings: SyncNetSettings | GeneratorSettings) -> None:

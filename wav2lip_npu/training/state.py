@@ -6,14 +6,13 @@ A checkpoint is a dict that the original's code reads: `state_dict`, `optimizer`
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import logging
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 
 from wav2lip_npu import __version__
 from wav2lip_npu import device as devices
@@ -21,12 +20,20 @@ from wav2lip_npu.errors import CheckpointError
 from wav2lip_npu.mel import DEFAULT_MEL
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.checkpoint import Checkpoint
+from wav2lip_npu.models.content import one_line
 from wav2lip_npu.models.weight_formats import MORE
 from wav2lip_npu.training import distributed
 from wav2lip_npu.training.checkpoints import path_of
 from wav2lip_npu.training.distributed import SINGLE, Ranks
-from wav2lip_npu.training.ema import Average
-from wav2lip_npu.training.options import TrainOptions
+from wav2lip_npu.training.trained_network import TrainedNetwork, copied, load_optimizer, portable
+
+log = logging.getLogger(__name__)
+
+CONTINUED_WARMUP = 100
+"""Warm-up steps of a network that begins with the weights of another run."""
+_MAX_COUNT = 1 << 48
+_UNFIT = (TypeError, ValueError, AttributeError, LookupError, RuntimeError, ArithmeticError)
+"""Errors of a training state that belongs to another network or is damaged."""
 
 
 class Stateful(Protocol):
@@ -37,52 +44,6 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the result of `state_dict`."""
-
-
-@dataclass
-class TrainedNetwork:
-    """A network in training, with its optimizer."""
-
-    kind: str
-    """`generator`, `syncnet` or `discriminator`."""
-    network: nn.Module
-    """On the device, with the weights of the latest step."""
-    optimizer: torch.optim.Optimizer
-    learning_rate: float
-    wrapped: nn.Module
-    """Module that a training step calls: the network, or its wrapper for several ranks."""
-    average: Average | None = None
-
-    @contextlib.contextmanager
-    def evaluation(self) -> Iterator[nn.Module]:
-        """Put the network in eval mode, with averaged weights if it has them."""
-        self.network.eval()
-        try:
-            with self.average.in_place() if self.average else contextlib.nullcontext():
-                yield self.network
-        finally:
-            self.network.train()
-
-
-def trained_network(
-    kind: str,
-    network: nn.Module,
-    options: TrainOptions,
-    device: torch.device,
-    ranks: Ranks = SINGLE,
-    *,
-    learning_rate: float | None = None,
-    betas: tuple[float, float] = (0.9, 0.999),
-) -> TrainedNetwork:
-    """Move a network to the device and create its optimizer."""
-    if options.sync_batchnorm:
-        network = distributed.sync_batchnorm(network, ranks)
-    network = network.to(device, memory_format=devices.memory_format(device))  # type: ignore[call-overload]
-    network.train()
-    rate = options.learning_rate if learning_rate is None else learning_rate
-    optimizer = torch.optim.Adam(network.parameters(), rate, betas, **devices.adam_options(device))
-    average = Average(network, options.average) if options.average else None
-    return TrainedNetwork(kind, network, optimizer, rate, distributed.wrap(network, ranks), average)
 
 
 @dataclass
@@ -110,6 +71,8 @@ class TrainState:
     """Steps without an update because fp16 overflowed."""
     mel_shift: int = 0
     """Frames by which mel windows are shifted, in training and in dubs with these weights."""
+    is_continued: bool = False
+    """Whether the run began with the weights of another run, and not with random weights."""
 
     @property
     def main(self) -> TrainedNetwork:
@@ -130,7 +93,7 @@ class TrainState:
         for trained in reversed(self.networks.values()):
             path = path_of(directory, trained.kind, self.step)
             progress: dict[str, Any] = {
-                "optimizer": _portable(trained.optimizer.state_dict()) if optimizer else None,
+                "optimizer": portable(trained.optimizer.state_dict()) if optimizer else None,
                 "global_step": self.step,
                 "global_epoch": self.epoch,
                 MORE: self._more(trained, rng),
@@ -168,6 +131,8 @@ class TrainState:
             "best_step": self.best_step,
             "skipped": self.skipped,
             "evaluation_due": self.is_evaluation_due,
+            "continued": self.is_continued,
+            "warmup": [trained.first_step, trained.warmup_steps],
             "scaler": self.scaler.state_dict(),
             "rng": rng,
             "extras": {name: extra.state_dict() for name, extra in self.extras.items()},
@@ -176,21 +141,41 @@ class TrainState:
             more["average"] = trained.average.updates
         return more
 
-    def restore(self, checkpoints: dict[str, Checkpoint], *, weights_only: bool = False) -> None:
+    def restore(
+        self,
+        checkpoints: dict[str, Checkpoint],
+        *,
+        weights_only: bool = False,
+        warmup_steps: int | None = None,
+    ) -> None:
         """Resume from checkpoints, one per kind, or with `weights_only` restart at step 0 from their weights.
 
         A checkpoint of the original has weights, optimizer and step; the stream of samples then starts at an
-        epoch. Raises `CheckpointError` if the training state does not fit.
+        epoch. A network without optimizer state begins with a warm-up, because the first steps of a new Adam
+        have the full size of the learning rate whatever the gradients are. `warmup_steps` is the option, if
+        it is given. Raises `CheckpointError` if the training state does not fit.
         """
         for kind, loaded in checkpoints.items():
             trained = self.networks[kind]
             try:
                 self._restore_one(trained, loaded, weights_only)
-            except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+                self._restore_warmup(trained, loaded, weights_only, warmup_steps)
+            except (
+                KeyError,
+                TypeError,
+                ValueError,
+                AttributeError,
+                LookupError,
+                RuntimeError,
+                ArithmeticError,
+            ) as error:
+                reason = one_line(f"{type(error).__name__}: {error}")
                 raise CheckpointError(
-                    f"{loaded.source}: its training state does not fit ({type(error).__name__}: {error}). "
+                    f"{loaded.source}: its training state does not fit ({reason}). "
                     "Pass --weights_only to restart at step 0 from its weights."
                 ) from None
+        for kind in self.networks.keys() - checkpoints.keys():
+            self.networks[kind].first_step = self.step
 
     def _restore_one(self, trained: TrainedNetwork, loaded: Checkpoint, weights_only: bool) -> None:
         training = loaded.training or {}
@@ -198,32 +183,50 @@ class TrainState:
         raw = loaded.weights if weights_only else more.get("weights", loaded.weights)
         trained.network.load_state_dict(raw)
         if trained.average is not None:
-            updates = 0 if weights_only else more.get("average", 0)
-            trained.average.load(loaded.weights, int(updates))
+            updates = None if weights_only else more.get("average")
+            trained.average.load(loaded.weights, None if updates is None else _count(updates))
         if weights_only:
             return
         if training.get("optimizer") is not None:
-            _load_optimizer(trained.optimizer, training["optimizer"])
+            load_optimizer(trained.optimizer, training["optimizer"])
         if trained is not self.main:
             return
-        self.step = int(training.get("global_step", 0))
-        self.epoch = int(training.get("global_epoch", 0))
-        if self.step < 0:
-            raise ValueError(f"global_step {self.step}")
+        self.step = _count(training.get("global_step", 0))
+        self.epoch = _count(training.get("global_epoch", 0))
         if "position" not in more:
             return
-        self.position = int(more["position"])
-        self.best, self.best_step = more["best"], int(more["best_step"])
-        self.skipped = int(more["skipped"])
+        self.position = _count(more["position"])
+        self.best, self.best_step = more["best"], _count(more["best_step"])
+        if not (self.best is None or (isinstance(self.best, float) and math.isfinite(self.best))):
+            raise ValueError(f"best {self.best!r}")
+        self.skipped = _count(more["skipped"])
         self.is_evaluation_due = bool(more.get("evaluation_due", False))
         if self.scaler.is_enabled() and self._is_same_scaling(more["scaler"]):
-            # The scaler of saturating chips has one more key than PyTorch's.
-            self.scaler.load_state_dict({**self.scaler.state_dict(), **more["scaler"]})
+            self._restore_scaler(more["scaler"])
         for name, extra in self.extras.items():
             if name in more["extras"]:
                 extra.load_state_dict(more["extras"][name])
         if self.ranks.rank < len(more["rng"]):
             devices.set_rng_state(self.device, more["rng"][self.ranks.rank])
+
+    def _restore_warmup(
+        self, trained: TrainedNetwork, loaded: Checkpoint, weights_only: bool, warmup_steps: int | None
+    ) -> None:
+        saved = loaded.more.get("warmup", [0, 0])
+        if not weights_only and (loaded.training or {}).get("optimizer") is not None:
+            trained.first_step, steps = map(_count, saved)
+        else:
+            trained.first_step, steps = self.step, CONTINUED_WARMUP
+            log.info("%s has no optimizer state: Adam starts anew", loaded.source)
+        trained.warmup_steps = steps if warmup_steps is None else warmup_steps
+
+    def _restore_scaler(self, saved: dict[str, Any]) -> None:
+        """Restore the loss scale; everything else comes from the options."""
+        scale = float(saved["scale"])
+        if not 0 < scale < math.inf:
+            raise ValueError(f"loss scale {scale}")
+        tracker = _count(saved["_growth_tracker"])
+        self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale, "_growth_tracker": tracker})
 
     def _is_same_scaling(self, saved: dict[str, Any]) -> bool:
         """Return whether a loss scale was saved with the current --amp and --loss_scale."""
@@ -232,35 +235,9 @@ class TrainState:
         return saved.get("growth_interval") == interval and not changed
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Restore moments and step counts after checking their shapes; learning rates do not change."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for number, state in saved["state"].items():
-        float(state["step"])
-        for name in ("exp_avg", "exp_avg_sq"):
-            if state[name].shape != parameters[number].shape:
-                raise ValueError(f"{name} {number} of the optimizer is {tuple(state[name].shape)}")
-    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    # Before loading: the Adam implementation determines where PyTorch stores the step counts.
-    groups = [{**group, **setting} for group, setting in zip(saved["param_groups"], settings, strict=True)]
-    optimizer.load_state_dict(copied({"state": saved["state"], "param_groups": groups}))
-
-
-def _portable(optimizer: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of an optimizer without its implementation, to restore it on any device."""
-    groups = [{**group, "foreach": None, "fused": None} for group in optimizer["param_groups"]]
-    return {**optimizer, "param_groups": groups}
-
-
-def copied(value: Any, *, to: str | None = None) -> Any:
-    """Copy every tensor in nested dicts and lists, to a device if one is given.
-
-    Tensors of a loaded checkpoint may be memory-mapped and must be copied before use.
-    """
-    if isinstance(value, torch.Tensor):
-        return value.detach().to(to or value.device, copy=True)
-    if isinstance(value, dict):
-        return {key: copied(item, to=to) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(copied(item, to=to) for item in value)
-    return value
+def _count(value: Any) -> int:
+    """Return a number of steps or samples in a checkpoint. Raises `ValueError` and `TypeError`."""
+    count = int(value)
+    if not 0 <= count < _MAX_COUNT:
+        raise ValueError(f"{count:.3g} steps or samples")
+    return count

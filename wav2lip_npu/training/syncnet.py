@@ -25,17 +25,19 @@ from wav2lip_npu.models.inputs import syncnet_input_of_images
 from wav2lip_npu.options import expect, with_values
 from wav2lip_npu.training import distributed
 from wav2lip_npu.training.distributed import SINGLE, Ranks, gather_rows
-from wav2lip_npu.training.loop import Evaluation, Losses, Progress, Task, TrainResult
+from wav2lip_npu.training.loop import Progress, TrainResult
 from wav2lip_npu.training.losses import all_pairs_loss, cosine, pair_loss
 from wav2lip_npu.training.options import RECIPES, SyncNetSettings, SyncNetTrainOptions, TrainPaths
 from wav2lip_npu.training.session import Session, check_files, open_session
 from wav2lip_npu.training.state import TrainState
 from wav2lip_npu.training.sync_offset import MAX_OFFSET, Similarities, similarities
+from wav2lip_npu.training.task import Evaluation, Losses, Task
 
 log = logging.getLogger(__name__)
 
 MAX_EVAL_WINDOWS = 256
 """Maximum number of windows evaluated per held-out clip."""
+_QUICK_CLIPS, _QUICK_WINDOWS = 4, 40
 _PLATEAU_LOSS, _PLATEAU_ACCURACY = math.log(2) - 0.03, 0.56
 """A held-out loss above and an accuracy below these mean that SyncNet has not learned anything yet."""
 _PATIENCE = 2
@@ -115,20 +117,26 @@ def train_syncnet(
         augment=expect(augmentation, Augmentation, "augmentation"),
     )
     settings = with_values(settings, values)
-    settings = replace(settings, train=with_recipe(settings.train))
     check_files(settings)
     with open_session(settings, ["syncnet"]) as session:
+        session = replace(session, options=with_recipe(settings.train, session.is_continued))
         state = session.state({"syncnet": None})
         return session.fit(state, _task(session, state, settings, diagnose), progress)
 
 
-def with_recipe(options: SyncNetTrainOptions) -> SyncNetTrainOptions:
-    """Return the options with the recipe's learning rate, warm-up and average filled in."""
+def with_recipe(options: SyncNetTrainOptions, is_continued: bool) -> SyncNetTrainOptions:
+    """Return the options with the recipe's learning rate, warm-up and average filled in.
+
+    The rate of the default recipe is for random weights. It would undo most of what trained weights know.
+    """
     recipe = RECIPES[options.recipe]
+    warmup_steps = options.warmup_steps
+    if warmup_steps is None and not is_continued:
+        warmup_steps = recipe.warmup_steps
     return replace(
         options,
-        learning_rate=options.learning_rate * recipe.rate_factor,
-        warmup_steps=recipe.warmup_steps if options.warmup_steps is None else options.warmup_steps,
+        learning_rate=options.learning_rate * (1 if is_continued else recipe.rate_factor),
+        warmup_steps=warmup_steps,
         average=recipe.average if options.average is None else options.average,
     )
 
@@ -191,20 +199,28 @@ def _embeddings(state: TrainState, amp: str, mels: Tensor, faces: Tensor) -> tup
     return audio.float(), mouths.float()
 
 
-def evaluate_syncnet(state: TrainState, clips: Sequence[Clip], reader: FaceReader) -> Evaluation:
-    """Return the figures of SyncNet on held-out clips. Clips that cannot be read are skipped."""
+def evaluate_syncnet(
+    state: TrainState, clips: Sequence[Clip], reader: FaceReader, is_quick: bool = False
+) -> Evaluation:
+    """Return the figures of SyncNet on held-out clips. Clips that cannot be read are skipped.
+
+    A quick evaluation takes a few windows of a few clips.
+    """
     own = clips[state.ranks.rank :: state.ranks.size]
-    tables = _tables(state.main.network, own, reader, state.device)
+    if is_quick:
+        own = own[:: max(1, len(own) // _QUICK_CLIPS)][:_QUICK_CLIPS]
+    windows = _QUICK_WINDOWS if is_quick else MAX_EVAL_WINDOWS
+    tables = _tables(state.main.network, own, reader, state.device, windows)
     return Evaluation(held_out_figures(tables, state.device, state.ranks))
 
 
 def _tables(
-    syncnet: nn.Module, clips: Sequence[Clip], reader: FaceReader, device: torch.device
+    syncnet: nn.Module, clips: Sequence[Clip], reader: FaceReader, device: torch.device, windows: int
 ) -> Iterator[Similarities]:
     for clip in clips:
         signals.check()
         try:
-            positions = clip.windows()[:MAX_EVAL_WINDOWS]
+            positions = clip.windows()[:windows]
             yield similarities(syncnet, clip, reader, device, positions)  # type: ignore[arg-type]
         except (ClipError, OSError) as error:
             log.warning("%s is skipped: %s", clip.name, error)
@@ -247,15 +263,17 @@ class PlateauMonitor:
     """Warns if the held-out loss stays at ln 2, that of random guesses."""
 
     def __init__(self, diagnose: Callable[[], Sequence[str]], ranks: Ranks = SINGLE) -> None:
-        self._diagnose = functools.cache(diagnose)
+        self._diagnose = diagnose
         self._ranks = ranks
         self._evaluations = 0
+        self._warned = False
 
     def update(self, figures: Mapping[str, float]) -> Mapping[str, float]:
-        """Count evaluations on the plateau, and log a warning with a diagnosis after two in a row."""
+        """Count evaluations on the plateau; after two in a row, log a warning with a diagnosis, once."""
         guessing = figures["bce"] > _PLATEAU_LOSS and figures["accuracy"] < _PLATEAU_ACCURACY
         self._evaluations = self._evaluations + 1 if guessing else 0
-        if self._evaluations >= _PATIENCE and self._ranks.is_first:
+        if self._evaluations >= _PATIENCE and self._ranks.is_first and not self._warned:
+            self._warned = True
             log.warning(
                 "the held-out loss stays at ln 2 = 0.69: SyncNet is still guessing. This is common in the "
                 "first few thousand steps; after that, audio and video of the clips are probably out of sync."

@@ -1,0 +1,111 @@
+"""A network in training: its optimizer, learning rate and average."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from wav2lip_npu import device as devices
+from wav2lip_npu.training import distributed
+from wav2lip_npu.training.distributed import SINGLE, Ranks
+from wav2lip_npu.training.ema import Average
+from wav2lip_npu.training.options import TrainOptions
+
+
+@dataclass
+class TrainedNetwork:
+    """A network in training, with its optimizer."""
+
+    kind: str
+    """`generator`, `syncnet` or `discriminator`."""
+    network: nn.Module
+    """On the device, with the weights of the latest step."""
+    optimizer: torch.optim.Optimizer
+    learning_rate: float
+    wrapped: nn.Module
+    """Module that a training step calls: the network, or its wrapper for several ranks."""
+    average: Average | None = None
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises from 0."""
+    first_step: int = 0
+    """Step at which the optimizer had no state, where the warm-up begins."""
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate after a number of steps."""
+        if not self.warmup_steps:
+            return self.learning_rate
+        return self.learning_rate * min(1.0, (step - self.first_step + 1) / self.warmup_steps)
+
+    @contextlib.contextmanager
+    def evaluation(self) -> Iterator[nn.Module]:
+        """Put the network in eval mode, with averaged weights if it has them."""
+        self.network.eval()
+        try:
+            with self.average.in_place() if self.average else contextlib.nullcontext():
+                yield self.network
+        finally:
+            self.network.train()
+
+
+def trained_network(
+    kind: str,
+    network: nn.Module,
+    options: TrainOptions,
+    device: torch.device,
+    ranks: Ranks = SINGLE,
+    *,
+    learning_rate: float | None = None,
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> TrainedNetwork:
+    """Move a network to the device and create its optimizer."""
+    if options.sync_batchnorm:
+        network = distributed.sync_batchnorm(network, ranks)
+    network = network.to(device, memory_format=devices.memory_format(device))  # type: ignore[call-overload]
+    network.train()
+    rate = options.learning_rate if learning_rate is None else learning_rate
+    optimizer = torch.optim.Adam(network.parameters(), rate, betas, **devices.adam_options(device))
+    average = Average(network, options.average) if options.average else None
+    wrapped = distributed.wrap(network, ranks)
+    return TrainedNetwork(kind, network, optimizer, rate, wrapped, average, options.warmup_steps or 0)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Restore moments and step counts after checking their shapes; learning rates do not change."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, state in saved["state"].items():
+        if not 0 <= float(state["step"]) < math.inf:
+            raise ValueError(f"step {number} of the optimizer is {float(state['step'])}")
+        for name in ("exp_avg", "exp_avg_sq"):
+            moment = state[name]
+            if moment.shape != parameters[number].shape or not moment.is_floating_point():
+                raise ValueError(f"{name} {number} of the optimizer is {moment.dtype} {tuple(moment.shape)}")
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    # Before loading: the Adam implementation determines where PyTorch stores the step counts.
+    groups = [{**group, **setting} for group, setting in zip(saved["param_groups"], settings, strict=True)]
+    optimizer.load_state_dict(copied({"state": saved["state"], "param_groups": groups}))
+
+
+def portable(optimizer: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of an optimizer without its implementation, to restore it on any device."""
+    groups = [{**group, "foreach": None, "fused": None} for group in optimizer["param_groups"]]
+    return {**optimizer, "param_groups": groups}
+
+
+def copied(value: Any, *, to: str | None = None) -> Any:
+    """Copy every tensor in nested dicts and lists, to a device if one is given.
+
+    Tensors of a loaded checkpoint may be memory-mapped and must be copied before use.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.detach().to(to or value.device, copy=True)
+    if isinstance(value, dict):
+        return {key: copied(item, to=to) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(copied(item, to=to) for item in value)
+    return value
