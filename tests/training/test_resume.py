@@ -25,7 +25,7 @@ from support.trainings import (
 )
 from wav2lip_npu.cli import main
 from wav2lip_npu.storage.atomic import part_path
-from wav2lip_npu.training import loop
+from wav2lip_npu.training.evaluations import Evaluations
 
 KINDS = {
     "syncnet": (SYNCNET, {"accumulate": 2}),
@@ -220,18 +220,18 @@ def test_signal_in_an_evaluation(clips, tmp_path, monkeypatch, kind):
     words, flags = {"syncnet": (SYNCNET, {}), "with_disc": KINDS["with_disc"]}[kind]
     flags = {**flags, "eval_interval": 2, "steps": 4}
     once = train(clips, tmp_path / "once", words, **flags)
-    out, evaluate = tmp_path / "out", loop._evaluate
+    out, evaluate = tmp_path / "out", Evaluations._evaluate
 
     def interrupted(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(*arguments)
 
     for _ in range(2):
-        monkeypatch.setattr(loop, "_evaluate", interrupted)
+        monkeypatch.setattr(Evaluations, "_evaluate", interrupted)
         assert main.main(command(clips, out, words, **flags)) == 128 + signal.SIGTERM
         assert read(out / "checkpoint_step000000002.pth")["wav2lip_npu"]["evaluation_due"]
         assert not lines(out, "held_out")
-    monkeypatch.setattr(loop, "_evaluate", evaluate)
+    monkeypatch.setattr(Evaluations, "_evaluate", evaluate)
     train(clips, out, words, **flags)
     assert_same_checkpoints(once, out, 4)
     assert lines(once, "held_out") == lines(out, "held_out")
