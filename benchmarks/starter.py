@@ -30,7 +30,9 @@ from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.file_lists import read_list
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.inference import GeneratorRunner, Models, load_models
-from wav2lip_npu.dubbing.temporal_smoothing import SilenceDamper, loudness, pauses
+from wav2lip_npu.dubbing.options import DubOptions
+from wav2lip_npu.dubbing.pauses import find_pauses, loudness, rest_weights, with_silence
+from wav2lip_npu.dubbing.temporal_smoothing import SilenceDamper
 from wav2lip_npu.mel import Mel, log_mel, mel_window
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.inputs import face_batch, generator_input, images_of_faces
@@ -91,8 +93,10 @@ def sentences(clips: Path, names: Path) -> list[Sentence]:
 def dub_faces(models: Models, faces: np.ndarray, mel: Mel) -> np.ndarray:
     """Return faces [N, S, S, 3] for a mel, generated and blended as in a dub."""
     mask = load_mask("soft", FACE_SIZE)
+    pauses = find_pauses(loudness(mel), DubOptions().rest_threshold)
+    rest = SilenceDamper(pauses, FPS, models.mel_shift)
+    mel = with_silence(mel, rest_weights(pauses))
     mels = [mel_window(mel, number, FPS, models.mel_shift) for number in range(len(faces))]
-    rest = SilenceDamper(pauses(loudness(mel)), FPS, models.mel_shift)
     generated = GeneratorRunner(models, None, mask)(list(faces), mels)
     mouths = np.stack([rest(number, mouth) for number, mouth in enumerate(generated)]).astype(np.float32)
     dubbed_faces = faces.copy()
