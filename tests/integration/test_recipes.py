@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from support.clip_folders import write_clip
+from wav2lip_npu.data.clip import mel_columns, read_clip
+from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.file_lists import read_names
+from wav2lip_npu.data.samples import MEL_SHIFT
+from wav2lip_npu.models import checkpoint
+from wav2lip_npu.models.networks import Wav2Lip
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 NETWORKS = ("syncnet", "judge", "generator")
@@ -56,6 +65,81 @@ def test_short_speakers_are_repeated(lists):
         names = read_names(lists / network / "train.txt")
         assert names.count("clips/man_512") == names.count("grid/others/brbk7n") == times
         assert max(names.count(name) for name in SENTENCES) == 1
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """The modules of the recipe for a GPU."""
+    monkeypatch.syspath_prepend(str(RECIPES / "starter" / "card"))
+    names = ("augmentation", "device_clips", "train")
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+
+
+@pytest.fixture
+def two_clips(tmp_path):
+    folders = [
+        write_clip(tmp_path / "clips" / name, 40, seed=seed) for seed, name in enumerate(("a/1", "b/1"))
+    ]
+    (tmp_path / "train.txt").write_text("a/1\nb/1\n")
+    (tmp_path / "val.txt").write_text("b/1 1\n")
+    return [read_clip(name, folder) for name, folder in zip(("a/1", "b/1"), folders, strict=True)]
+
+
+def test_windows_on_the_device_are_those_of_the_clips(card, two_clips, tmp_path):
+    clips = card.device_clips.read_clips(tmp_path / "clips", tmp_path / "train.txt", torch.device("cpu"))
+    drawn, frames = torch.tensor([0, 1, 1]), torch.tensor([1, 9, 20])
+    faces, mels, frame_mels = (
+        clips.windows(drawn, frames),
+        clips.window_mels(drawn, frames),
+        clips.frame_mels(drawn, frames),
+    )
+    for number, (clip, frame) in enumerate(zip(drawn.tolist(), frames.tolist(), strict=True)):
+        expected = FaceReader(cache=False)(two_clips[clip], frame)
+        np.testing.assert_array_equal(faces[number], expected)
+        np.testing.assert_array_equal(mels[number], mel_columns(two_clips[clip].mel(), frame))
+        np.testing.assert_array_equal(
+            frame_mels[number, 2], mel_columns(two_clips[clip].mel(), frame + 2 + MEL_SHIFT)
+        )
+
+
+def test_augmentation_keeps_some_windows_and_always_changes_the_mouth_of_the_reference(card):
+    torch.manual_seed(0)
+    windows = torch.randint(0, 256, (8, 5, 96, 96, 3), dtype=torch.uint8)
+    changed = card.augmentation.Augmentation(torch.device("cpu")).faces(windows, 0.0, windows)
+    plain = windows.permute(0, 1, 4, 2, 3) / 255
+    torch.testing.assert_close(changed.faces, plain.clamp(1e-4, 1), atol=1e-3, rtol=0)
+    off = (changed.references - plain).abs().mean((0, 1, 2))
+    assert off[70:80, 40:56].mean() > 5 * off[:10].mean()
+
+
+def test_amplified_audio_moves_embeddings_away_from_that_of_silence(card):
+    torch.manual_seed(0)
+    network = Wav2Lip(width=2).eval()
+    mels = torch.rand(4, 1, 80, 16) * 8 - 4
+    silence = torch.full((1, 1, 80, 16), -4.0)
+    with torch.no_grad():
+        before, quiet = network.audio_encoder(mels), network.audio_encoder(silence)
+        card.train.amplify_audio(network, 1.5)
+        after = network.audio_encoder(mels)
+        torch.testing.assert_close(network.audio_encoder(silence), quiet)
+    torch.testing.assert_close(after, (quiet + 1.5 * (before - quiet)).clamp(min=0))
+
+
+@pytest.mark.slow
+def test_recipe_for_a_gpu_trains_both_networks(two_clips, tmp_path):
+    script = [
+        sys.executable,
+        RECIPES / "starter" / "card" / "train.py",
+        tmp_path / "clips",
+        tmp_path,
+        tmp_path / "out",
+    ]
+    flags = ["--minutes", "0.1", "--width", "2", "--batch", "4", "--device", "cpu"]
+    subprocess.run([*script, *flags], check=True, env={**os.environ, "PYTHONPATH": str(RECIPES.parent)})
+    assert checkpoint.load(tmp_path / "out" / "generator.pth", "generator").mel_shift == -1
+    assert checkpoint.load(tmp_path / "out" / "syncnet.pth", "syncnet").width == 2
 
 
 def test_demo_camera_keeps_the_face_in_view():
