@@ -71,7 +71,7 @@ _import_lock = threading.Lock()
 def log_mel(wav: NDArray[np.float32], config: MelConfig = DEFAULT_MEL) -> Mel:
     """Return the log-mel spectrogram float32 [80, 1 + samples // 200] in [-4, 4] of mono audio.
 
-    See `mel_blocks`, which needs neither the whole audio nor the whole result in memory.
+    `mel_blocks` does the same without the whole audio or the whole result in memory.
 
     Args:
         wav: float32 [samples] at the sample rate of `config`, 16 kHz by default.
@@ -90,15 +90,15 @@ def log_mel(wav: NDArray[np.float32], config: MelConfig = DEFAULT_MEL) -> Mel:
 
 
 def columns_of(samples: int, config: MelConfig = DEFAULT_MEL) -> int:
-    """Return the number of mel columns of audio with this number of samples."""
+    """Return the number of mel columns for a number of audio samples."""
     return 1 + samples // config.hop
 
 
 def mel_blocks(chunks: Iterable[NDArray[np.float32]], config: MelConfig = DEFAULT_MEL) -> Iterator[Mel]:
-    """Yield consecutive parts [80, up to 1024] of the log-mel spectrogram of mono audio, 13 s each.
+    """Yield the log-mel spectrogram of mono audio in blocks [80, up to 1024] of 13 s.
 
     The audio is padded by reflection, as in the original with librosa 0.7. The result does not depend on the
-    sizes of the chunks. At most 14 s of audio are held, and the current chunk.
+    sizes of the chunks. At most 14 s of audio and the current chunk are in memory.
 
     Args:
         chunks: Consecutive parts of the audio, float32 [samples] at the sample rate of `config`.
@@ -111,7 +111,7 @@ def mel_blocks(chunks: Iterable[NDArray[np.float32]], config: MelConfig = DEFAUL
     half = config.n_fft // 2
     lead = -(-config.n_fft // config.hop)  # columns before a block, which depend on padding and are dropped
     held: list[NDArray[np.float32]] = []
-    begin = end = first = 0  # first sample held, end of the samples held, first column of the next block
+    begin = end = first = 0  # first sample in memory, end of the samples, first column of the next block
     for chunk in chunks:
         held.append(chunk)
         end += len(chunk)
@@ -179,7 +179,7 @@ def _import_parts(librosa: Any) -> None:
 
 
 def _emphasise(wav: NDArray[np.float32], start: int, stop: int, config: MelConfig) -> NDArray[np.float64]:
-    """Return samples start..stop, clipped to the audio, after pre-emphasis; none precedes sample 0."""
+    """Return samples start..stop, clipped to the audio, after pre-emphasis with 0 before the audio."""
     samples = wav[max(start - 1, 0) : stop].astype(np.float64)
     emphasised: NDArray[np.float64] = samples.copy()
     emphasised[1:] -= config.preemphasis * samples[:-1]
@@ -225,16 +225,16 @@ def mel_window(mel: Mel, frame: int, fps: Fraction, shift: float = 0, config: Me
 
 
 class MelReader:
-    """Mel windows of ascending frames, from the blocks of a mel. Holds about one block."""
+    """Mel windows from the blocks of a mel, for frames in ascending order. Holds about one block."""
 
     def __init__(self, blocks: Iterator[Mel], config: MelConfig = DEFAULT_MEL) -> None:
         self._blocks, self._config = blocks, config
         self._held: Mel = np.empty((config.n_mels, 0), np.float32)
         self._begin = 0
-        """Number of the first column held."""
+        """Index of the first column in memory."""
 
     def window(self, frame: int, fps: Fraction, shift: float = 0) -> Mel:
-        """Return what `mel_window` returns for the whole mel; frames must not descend."""
+        """Return the result of `mel_window` for the whole mel; frames must be in ascending order."""
         size = self._config.columns_per_window
         start = max(window_start(frame, fps, shift, self._config), 0)
         while (end := self._begin + self._held.shape[1]) < start + size:
@@ -246,6 +246,6 @@ class MelReader:
             self._held = np.concatenate([self._held[:, drop:], block], axis=1)
             self._begin += drop
         offset = start - self._begin
-        assert offset >= 0, "the frames descend, or the audio is shorter than a mel window"
+        assert offset >= 0, "frames are not in ascending order, or the audio is shorter than a mel window"
         window: Mel = self._held[:, offset : offset + size].copy()
         return window

@@ -1,8 +1,7 @@
-"""SIGINT, SIGTERM and SIGHUP as requests to stop, which take effect between frames, steps and jobs.
+"""Handle SIGINT, SIGTERM and SIGHUP between frames, steps and jobs.
 
-An exception that a handler raises is discarded inside a callback of a C library, and leaves a lock held
-inside `queue.get`. So these handlers only record the signal, and `check`, which loops of the main thread
-call, raises.
+An exception that a handler raises inside a callback of a C library is lost; inside `queue.get`, it leaves a
+lock held. So these handlers only record the signal, and `check`, called in loops of the main thread, raises.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from wav2lip_npu import watchdog
 
 
 class StoppedError(KeyboardInterrupt):
-    """A stop signal, raised by `check`. It unwinds the stack as Ctrl-C does."""
+    """A stop signal, raised by `check`. It unwinds the stack like Ctrl-C."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
         self.note = "nothing was written"
-        """What the run has left, for the last line of a command."""
+        """State of the outputs, for the last line of a command."""
 
     @property
     def exit_code(self) -> int:
-        """The exit code for this signal, such as 143 for SIGTERM."""
+        """Exit code for this signal, such as 143 for SIGTERM."""
         return watchdog.exit_code(self.number)
 
     def __str__(self) -> str:
@@ -44,12 +43,12 @@ Pause = Callable[[], contextlib.AbstractContextManager[None]]
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Pause]:
-    """Run the handlers of stop signals at the next `check` while the block runs, instead of anywhere.
+    """Defer the handlers of stop signals to the next `check` during the block.
 
-    The default of SIGTERM and SIGHUP becomes a `StoppedError`, and the process ends by the signal when the
-    block has unwound. A second signal is handled at once. Does nothing in other threads than the main thread,
-    inside another such block, and for signals that are ignored. Yields a context manager in which the
-    handlers are those of the program again, for a generator that yields in the block.
+    If SIGTERM or SIGHUP has no handler, `check` raises `StoppedError`, and the signal ends the process after
+    the block has unwound. A second signal is handled at once. Has no effect outside the main thread, inside
+    another such block, and on ignored signals. A generator that yields inside the block uses the yielded
+    context manager, which restores the program's own handlers meanwhile.
     """
     with _installed(is_command=False) as deferral:
         yield contextlib.nullcontext if deferral is None else deferral.paused
@@ -59,7 +58,7 @@ def deferred() -> Iterator[Pause]:
 def command() -> Iterator[None]:
     """Handle the stop signals of a command: `check` raises `StoppedError`; a second signal ends the process.
 
-    A process that is still running 3 s after the signal is ended by `watchdog`.
+    `watchdog` ends a process that is still running 3 s after the signal.
     """
     if _deferral is not None or not _is_main_thread():
         yield
@@ -69,11 +68,11 @@ def command() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise if a stop signal has arrived. Loops call this; it acts in the main thread only.
+    """Raise if a stop signal has arrived. For loops; has no effect outside the main thread.
 
     Raises:
-        StoppedError: Outside the `deferred` block, this becomes the `KeyboardInterrupt` of Ctrl-C or the
-            exception that the program's own handler raises.
+        StoppedError: Outside the `deferred` block, it becomes the exception of the program's own handler,
+            such as the `KeyboardInterrupt` of Ctrl-C.
 
     """
     if _deferral is not None and _deferral.number is not None and _is_main_thread():
@@ -82,9 +81,9 @@ def check() -> None:
 
 @contextlib.contextmanager
 def held(notice: str) -> Iterator[Hold]:
-    """Leave stop signals to the block, which looks at `Hold.number`: `check` does nothing.
+    """Make `check` ignore stop signals during the block, which polls `Hold.number` instead.
 
-    A second signal ends the process at once. In a command, the first one logs the `notice`.
+    In a command, the first signal logs the `notice`. A second signal ends the process at once.
     """
     with deferred():
         if _deferral is None or not _is_main_thread():
@@ -102,7 +101,7 @@ def held(notice: str) -> Iterator[Hold]:
 
 
 class Hold:
-    """The stop signal of a `held` block."""
+    """Stop signal of a `held` block."""
 
     def __init__(self, deferral: _Deferral | None) -> None:
         self._deferral = deferral
@@ -115,7 +114,7 @@ class Hold:
 
     @contextlib.contextmanager
     def released(self) -> Iterator[None]:
-        """End the block with `StoppedError`, silently, if a signal arrives; `number` keeps it."""
+        """Let `check` end the block after a signal. The exception is suppressed; `number` remains."""
         self.is_released = True
         try:
             with contextlib.suppress(StoppedError):
@@ -125,14 +124,14 @@ class Hold:
 
 
 def ignore() -> None:
-    """Ignore stop signals from now on: in workers, which end with their parent, and after a command."""
+    """Ignore stop signals: in workers, which end with their parent, and at the end of a command."""
     for number in watchdog.STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def blocked() -> Iterator[None]:
-    """Block stop signals in this thread, and so in the threads and processes that it starts in the block."""
+    """Block stop signals in this thread, and in the threads and processes that it starts in the block."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, watchdog.STOP_SIGNALS)
     try:
         yield
@@ -141,15 +140,15 @@ def blocked() -> Iterator[None]:
 
 
 class _Deferral:
-    """The handlers of the outermost block. They run in the main thread, which alone uses this object."""
+    """Handlers of the outermost block. Only the main thread uses this object."""
 
     def __init__(self, is_command: bool) -> None:
         self.number: int | None = None
         """The first signal, until `check` has raised it."""
         self.hold: Hold | None = None
         self.raised: BaseException | None = None
-        """What the program's own handler has raised. Until the block has unwound, `StoppedError` stands for
-        it, because an `Exception` could be taken for a failure of the work."""
+        """Exception of the program's own handler. `StoppedError` replaces it until the block has unwound,
+        because the block could handle an `Exception` as a failure of its work."""
         self._is_command = is_command
         self._first = math.inf
         self._handlers: dict[int, Any] = {}
@@ -160,13 +159,13 @@ class _Deferral:
             return
         for number in watchdog.STOP_SIGNALS:
             handler = signal.getsignal(number)
-            if handler not in (None, signal.SIG_IGN):  # `nohup` ignores SIGHUP; None was not set by Python
+            if handler not in (None, signal.SIG_IGN):  # ignored, as by `nohup`, or not set by Python
                 self._handlers[number] = handler
                 signal.signal(number, self._record)
-                signal.siginterrupt(number, False)  # C libraries report an interrupted read as an error
+                signal.siginterrupt(number, False)  # else an interrupted read fails in C libraries
 
     def restore(self) -> None:
-        """Restore the handlers, and deliver what has not been delivered yet."""
+        """Restore the handlers and send the process a signal that has not been delivered."""
         if not _is_main_thread():
             return
         for number, handler in self._handlers.items():
@@ -204,7 +203,7 @@ class _Deferral:
         except BaseException as error:
             self.raised = error
             raise StoppedError(number) from None
-        self.forget()  # the program's handler returned: the work goes on
+        self.forget()  # the program's handler returned: continue
 
     def forget(self) -> None:
         self.number, self._first = None, math.inf
@@ -213,7 +212,7 @@ class _Deferral:
         now = monotonic()
         if math.isinf(self._first):
             self._first, self.number = now, number
-        elif now - self._first > watchdog.REPEAT_S and not self._is_command:  # else `watchdog` ends it
+        elif now - self._first > watchdog.REPEAT_S and not self._is_command:  # see `watchdog` for commands
             handler = self._handlers[number]
             signal.signal(number, handler)
             if callable(handler):
@@ -227,7 +226,7 @@ _deferral: _Deferral | None = None
 
 @contextlib.contextmanager
 def _installed(is_command: bool) -> Iterator[_Deferral | None]:
-    """Install the handlers, unless an outer block has done so, or this is another thread."""
+    """Install the handlers, unless an outer block has done so or this is not the main thread."""
     global _deferral
     if _deferral is not None or not _is_main_thread():
         yield None

@@ -1,7 +1,6 @@
-"""End a command that a stop signal does not end in time: a thread that sees each signal at once.
+"""End a command that does not stop in time after a signal, from a thread that receives signals at once.
 
-Python runs the handlers of signals in the main thread, after the current call of a C library, which may take
-minutes.
+Python runs signal handlers in the main thread, after the current call of a C library, which may take minutes.
 """
 
 from __future__ import annotations
@@ -26,29 +25,29 @@ WORDS: dict[int, str] = {
     signal.SIGHUP: "terminal closed",
 }
 REPEAT_S = 0.3
-"""Seconds in which another signal belongs to the first. `timeout`, torchrun and a terminal that closes send
-two at once; people need longer for a second Ctrl-C."""
+"""Seconds within which a second signal counts as part of the first. `timeout`, torchrun and a closed terminal
+send two at once; a second Ctrl-C takes longer."""
 _GRACE_S = 3.0
 """Seconds after the signal until the process is ended."""
 _CLEANUP_S = 1.0
 _POLL_S = 0.1
 
 patience: SimpleQueue[str | None] = SimpleQueue()
-"""A notice to log at the first signal, which the main thread then handles in its own time, until `None`."""
+"""Notice to log at the first signal, which the main thread handles without a time limit; `None` ends this."""
 _cleanups: dict[object, Callable[[], object]] = {}
 _cleanups_lock = threading.Lock()
 
 
 def exit_code(number: int) -> int:
-    """Return the exit code of a process that a signal has stopped, such as 143 for SIGTERM."""
+    """Return the exit code of a process that was stopped by a signal, such as 143 for SIGTERM."""
     return 128 + number
 
 
 @contextlib.contextmanager
 def watching() -> Iterator[None]:
-    """End the process by `os._exit` at a second stop signal, or 3 s after the first, until the block ends.
+    """During the block, end the process with `os._exit` at a second stop signal, or 3 s after the first.
 
-    Before that, the functions of `cleanup` run, newest first. Handlers in Python must be installed.
+    The functions of `cleanup` run first, newest first. Python signal handlers must be installed.
     """
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -66,9 +65,9 @@ def watching() -> Iterator[None]:
 
 @contextlib.contextmanager
 def cleanup(function: Callable[[], object]) -> Iterator[None]:
-    """Call a function if the process is ended from outside before the block ends.
+    """Call a function if the watchdog ends the process during the block.
 
-    The function runs in another thread, must not wait for locks, and its errors are discarded.
+    The function runs in another thread and must not wait for locks. Its errors are ignored.
     """
     key = object()
     with _cleanups_lock:
@@ -81,7 +80,7 @@ def cleanup(function: Callable[[], object]) -> Iterator[None]:
 
 
 def _watch(reader: int) -> None:
-    """End the process at a second signal, or if it has not ended some time after the first; a 0 ends this."""
+    """End the process at a second signal, or some time after the first. A 0 in the pipe ends this thread."""
     first = started = math.inf
     last = int(signal.SIGTERM)
     notice: str | None = None

@@ -85,7 +85,7 @@ def run_atc(command: Sequence[str], target: Path) -> bool:
 
 
 def _run(command: Sequence[str], folder: str) -> tuple[int, str]:
-    """Run a program in a folder; return its exit code and output. Kill it if a stop signal arrives."""
+    """Run a program in a folder and return its exit code and output; kill it if a stop signal arrives."""
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -93,7 +93,7 @@ def _run(command: Sequence[str], folder: str) -> tuple[int, str]:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        start_new_session=True,  # atc starts further processes
+        start_new_session=True,  # kills its child processes too
     )
 
     def kill() -> None:
@@ -114,7 +114,7 @@ def _run(command: Sequence[str], folder: str) -> tuple[int, str]:
 
 
 def _state(path: Path) -> tuple[int, int] | None:
-    """Return modification time and size of a file; `None` if it does not exist."""
+    """Return modification time and size of a file, or `None` if it does not exist."""
     try:
         status = path.stat()
     except OSError:

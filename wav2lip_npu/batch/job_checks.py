@@ -32,7 +32,7 @@ def check_jobs(
         jobs: The jobs.
         devices: Devices of the batch; `None` if not known yet.
         outputs: Other files that the batch writes.
-        inputs: Other files that it reads.
+        inputs: Other files that the batch reads.
 
     """
     jobs = sorted(jobs, key=lambda job: job.row)
@@ -92,7 +92,7 @@ def _check_weights(path: str) -> None:
 
 
 def job_outputs(jobs: Iterable[Job], table: str = "") -> Iterator[OutputPath]:
-    """Yield the output and the report of each job, for `check_outputs`; `table` is added to their rows."""
+    """Yield the output and the report of each job, for `check_outputs`; `table` is appended to the row."""
     for job in jobs:
         yield video_output(job.outfile, "outfile", f"outfile of row {job.row}{table}")
         if job.report is not None:
@@ -100,7 +100,7 @@ def job_outputs(jobs: Iterable[Job], table: str = "") -> Iterator[OutputPath]:
 
 
 def job_inputs(jobs: Iterable[Job], table: str = "") -> Iterator[InputPath]:
-    """Yield the files that each job reads, for `check_outputs`; `table` is added to their rows."""
+    """Yield the files that each job reads, for `check_outputs`; `table` is appended to the row."""
     for job in jobs:
         row = f"row {job.row}{table}"
         yield InputPath(f"face of {row}", job.face)

@@ -20,7 +20,7 @@ from wav2lip_npu.storage.json_types import matches
 
 _COMMENT = re.compile(r"\bjob ([0-9a-f]{32})\b")
 _ADDED = ("start", "duration", "skip", "rest", "rest_threshold", "audio_track")
-"""Options that 0.6.0 did not have."""
+"""Options that were added after 0.6.0."""
 _WITHOUT_EFFECT = {"wav2lip_batch_size", "face_det_batch_size"}
 """Options that change the speed but not the output."""
 
@@ -45,7 +45,7 @@ def job_settings(job: Job) -> dict[str, Any]:
 
 
 def _key_settings(job: Job) -> dict[str, Any]:
-    """Return the settings as they enter the key, which must not change when a release adds an option."""
+    """Return the settings that the key contains. A key must not change when a release adds an option."""
     settings = job_settings(job)
     fps = settings["fps"]
     settings["fps"] = 25 if fps is None else str(exact_fps(fps))  # 25 was the default of 0.6.0

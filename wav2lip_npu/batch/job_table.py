@@ -36,7 +36,7 @@ _DELIMITERS = ",;\t"
 """In countries with a decimal comma, spreadsheets separate cells with semicolons."""
 _NUL = "\0"
 _MAX_BYTES = 1 << 30
-"""Limit of a table: ten million rows."""
+"""Size limit of a table, about ten million rows."""
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,7 @@ class _Run:
         return remaining
 
     def _check(self, jobs: Sequence[Job]) -> list[Problem]:
-        """Return the problems of jobs, as `check_jobs`, with all other files of the batch."""
+        """Return the problems of jobs, see `check_jobs`, also with the other files of the batch."""
         running = list(self._unfinished.values())
         return check_jobs(
             jobs,
@@ -277,7 +277,7 @@ class _Run:
 
 
 def _batch_outputs(report: Path, options: BatchOptions) -> list[OutputPath]:
-    """Return what the batch writes besides the outputs of its jobs."""
+    """Return the outputs of the batch other than those of its jobs."""
     outputs = [OutputPath("--report", report)]
     if options.cache not in (None, OFF) and not options.cluster:
         outputs.append(OutputPath("--cache", options.cache, is_folder=True))

@@ -81,7 +81,7 @@ class CompareCommand:
         return 0 if all(comparison.is_small for comparison in comparisons) else 1
 
     def _inputs(self) -> list[InputPath]:
-        """Return the files that are read."""
+        """Return the files that the command reads."""
         files = [name for name in (self.a, self.b) if is_exported(name)]
         return [
             *(item for name in files for item in weights_inputs("exported file", name)),

@@ -76,7 +76,7 @@ class DoctorCommand:
         return self._check_machine() if self.data_root is None else self._check_dataset(self.data_root)
 
     def _check_outputs(self) -> None:
-        """Check all files that are written. Raises `OutputError`."""
+        """Check all output files. Raises `OutputError`."""
         outputs, inputs = [], detector_inputs()
         if self.json is not None and self.json != STDOUT:
             outputs.append(OutputPath("--json", self.json))

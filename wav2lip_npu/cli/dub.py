@@ -85,7 +85,7 @@ class DubCommand:
         )
 
     def _check_outputs(self) -> None:
-        """Check all files of the dub. Raises `OutputError` and `MediaError`."""
+        """Check all output files. Raises `OutputError` and `MediaError`."""
         check_format(self.outfile)
         outputs = [video_output(self.outfile)]
         if self.report is not None:

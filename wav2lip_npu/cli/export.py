@@ -89,7 +89,7 @@ class ExportCommand:
                 self._compile(exported, chip)
 
     def _check_outputs(self, files: Sequence[Path], *, compiles: bool) -> None:
-        """Check all files of the export. Raises `OutputError`."""
+        """Check all output files. Raises `OutputError`."""
         written = [*files]
         if compiles:
             written += [path.with_suffix(f".{OM}") for path in files] if self.format == OM else []

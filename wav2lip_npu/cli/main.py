@@ -45,7 +45,7 @@ _JSON = "--json"
 """Flag whose value is optional: a file name, or nothing for standard output."""
 _WIDE = 100_000
 _SIGNALLED = 128
-"""Exit codes above this state the signal that stopped the command."""
+"""Exit codes above this are 128 plus the number of the signal that stopped the command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -189,7 +189,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def console(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command as this process: `wav2lip-npu`, `python -m wav2lip_npu` and the original's scripts."""
+    """Entry point of `wav2lip-npu`, `python -m wav2lip_npu` and the scripts named as in the original."""
     output = streams.protect()  # before anything else opens a file
     with signals.command():
         try:
@@ -197,7 +197,7 @@ def console(arguments: Sequence[str] | None = None) -> NoReturn:
         except SystemExit as stop:  # after --help of a command
             code = int(stop.code or 0)
         finally:
-            signals.ignore()  # the work is done, or nothing is left of it
+            signals.ignore()  # the work is done or cleaned up
     sys.stdout.flush()
     if output.error is not None and not code:
         code = _fail(f"cannot write standard output: {output.error.strerror}.", 1)

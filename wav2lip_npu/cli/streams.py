@@ -1,4 +1,4 @@
-"""Standard output and standard error that may be closed, full or a broken pipe without ending the command."""
+"""Keep a command running if standard output or error is closed, full or a broken pipe."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _READER_GONE = {errno.EPIPE, errno.EIO}
 
 
 def protect() -> Stream:
-    """Make standard output and error ignore failed writes for the rest of the process; return the former.
+    """Make standard output and error ignore failed writes from now on; return standard output.
 
-    A closed stream becomes the null device. Otherwise the next file that is opened would take its number, and
+    A closed stream becomes the null device. Otherwise the next file to be opened would get its descriptor and
     receive what libraries print.
     """
     for number in range(3):
@@ -50,12 +50,12 @@ class Stream(io.FileIO):
 
     @property
     def error(self) -> OSError | None:
-        """The error that lost data, such as a full disk; `None` without one, or if the reader has left."""
+        """The error of a failed write, such as a full disk; `None` if only the reader has closed the pipe."""
         return None if self._error is None or self._error.errno in _READER_GONE else self._error
 
 
 def _text(stream: Stream, before: TextIO | None, errors: str) -> TextIO:
-    """Return a text stream with the settings of the one that it replaces."""
+    """Return a text stream with the settings of the stream that it replaces."""
     if not isinstance(before, io.TextIOWrapper):
         return io.TextIOWrapper(io.BufferedWriter(stream), encoding="utf-8", errors=errors)
     return io.TextIOWrapper(

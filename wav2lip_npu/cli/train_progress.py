@@ -1,4 +1,4 @@
-"""Progress of a training: a bar on a terminal, otherwise a line a minute."""
+"""Training progress: a bar on a terminal, else one log line per minute."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ log = logging.getLogger(__name__)
 
 _LINE_EVERY_S = 60.0
 _SPEED_OVER_S = 120.0
-"""The speed is that of the last two minutes, or since the start."""
+"""Seconds over which the speed is averaged."""
 
 
 class Estimate:
-    """Speed of a training, and the time until its next evaluation and its end."""
+    """Training speed, and the time until the next evaluation and the end."""
 
     def __init__(self, options: TrainOptions, clock: Callable[[], float] = time.monotonic) -> None:
         self._options, self._clock = options, clock
         self._steps: deque[tuple[float, int]] = deque()
 
     def update(self, step: int) -> str:
-        """Return the speed and the times after a step, as text; empty after the first one."""
+        """Return the speed and the remaining times after a step, as text; empty after the first step."""
         now = self._clock()
         self._steps.append((now, step))
         while len(self._steps) > 2 and self._steps[1][0] < now - _SPEED_OVER_S:
@@ -81,7 +81,7 @@ def _bar(options: TrainOptions, estimate: Estimate) -> Iterator[Progress]:
         bars: list[tqdm[None]] = []
 
         def show(step: int, losses: Mapping[str, float]) -> None:
-            if not bars:  # not before the first step, which only the first rank reports
+            if not bars:  # created at the first step, which only the first rank reports
                 bars.append(stack.enter_context(tqdm(total=options.steps, initial=step - 1, unit="step")))
             (bar,) = bars
             bar.set_postfix_str(f"{_format(losses)}; {estimate.update(step)}", refresh=False)

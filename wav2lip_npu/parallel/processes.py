@@ -189,8 +189,8 @@ class _Process:
             target=_serve, args=(child_pipe, name, start_worker), name=f"worker-{name}", daemon=True
         )
         with signals.blocked():
-            resource_tracker.ensure_running()  # when it starts, it unblocks signals
-        with signals.blocked():  # in the child too: this process receives a Ctrl-C, and then kills the others
+            resource_tracker.ensure_running()  # its start unblocks signals
+        with signals.blocked():  # also in the child: on Ctrl-C, this process kills it
             try:
                 self._process.start()
             finally:

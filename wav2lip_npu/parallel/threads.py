@@ -116,7 +116,7 @@ def map_in_threads(
 
 
 def result_of(future: Future[Result]) -> Result:
-    """Wait for a result, and look for stop signals meanwhile."""
+    """Wait for a result, and check for stop signals meanwhile."""
     signals.check()
     while not future.done():
         wait_for([future], _POLL_S)

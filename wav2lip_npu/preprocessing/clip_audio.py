@@ -1,4 +1,4 @@
-"""The audio of a clip, mono at 16 kHz, read from its video twice: once to measure it, once to write it."""
+"""Audio of a clip, mono at 16 kHz. It is read from the video twice: to measure and to write it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ClipAudio:
     """Whether all samples are zero."""
 
     def blocks(self) -> Iterator[NDArray[np.int16]]:
-        """Yield the samples. Raises `MediaError` if the file is no longer the same."""
+        """Yield the samples. Raises `MediaError` if the file has changed."""
         rest = self.samples
         for block in _int16_blocks(self.source):
             rest -= len(block)

@@ -136,7 +136,7 @@ def preprocess(
 
 
 def _check_outputs(data_root: str | os.PathLike[str], root: Path, options: PreprocessOptions) -> None:
-    """Check all files and folders that are written. Raises `OutputError`."""
+    """Check all output files and folders. Raises `OutputError`."""
     outputs = [OutputPath("--preprocessed_root", root, is_folder=True)]
     outputs.append(OutputPath("--preprocessed_root", open_report(root).path))
     lists = (Path(options.filelists) / name for name in file_lists.LISTS)
@@ -219,7 +219,7 @@ def _make_clips(
     progress = progress or (lambda done, total: None)
     progress(len(results), len(videos))
     with contextlib.ExitStack() as stack:
-        # The workers have been killed by then, also in the middle of a clip.
+        # The workers have been killed, possibly in the middle of a clip.
         stack.callback(_clean_up, missing, root)
         stack.enter_context(watchdog.cleanup(functools.partial(_clean_up, missing, root)))
         finished = stack.enter_context(contextlib.closing(map_in_processes(missing, maker, workers)))

@@ -1,7 +1,6 @@
 """Write files atomically: under a temporary name in the same folder, then renamed.
 
-A temporary file is locked while it is written, so that files of killed processes can be told from those in
-use.
+A temporary file is locked while it is written, which distinguishes it from the files of killed processes.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     If the block raises, the temporary file is removed and `path` is unchanged. The folder is created, and
     temporary files that killed processes have left for `path` are removed. The content is flushed to disk
-    before the rename, so that either the old or the new file exists after a power failure. Raises `OSError`
-    if the file cannot be written or renamed, and if `path` is a FIFO, a socket or a device, which a rename
-    would remove.
+    before the rename, so after a power failure either the old or the new file exists. Raises `OSError`
+    if the file cannot be written or renamed, or if `path` is a FIFO, a socket or a device, which the
+    rename would replace.
     """
     target = Path(path)
     _check_replaceable(target)
@@ -134,7 +133,7 @@ def _create_locked(part: Path) -> int:
 def _is_in_use(part: Path, process: int) -> bool:
     """Return whether a temporary file is locked; on a file system without locks, whether its process runs.
 
-    The number of the process proves little: in containers, a new process often has that of a killed one.
+    A process ID alone is unreliable: in containers, a new process often has the ID of a killed one.
     """
     try:
         handle = os.open(part, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 Row = TypeVar("Row")
 _MAX_LINE = 16 << 20
-"""Bytes. A row has a few kilobytes; the spans of a day of video without a face take a megabyte."""
+"""Size limit of a row in bytes. A row has a few kB; a day of video with many spans takes 1 MB."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class JsonLines(Generic[Row]):
                     has_own, has_foreign = has_own or is_own, has_foreign or not is_own
                     if row is not None:
                         rows[getattr(row, self.key)] = row
-                    elif line.endswith(b"\n"):  # unlike the line that a killed run did not finish
+                    elif line.endswith(b"\n"):  # a killed run may leave an incomplete last line
                         skipped.append(number)
         except FileNotFoundError:
             return {}
@@ -68,7 +68,7 @@ class JsonLines(Generic[Row]):
             )
         if skipped:
             log.warning(
-                "%s: %d lines are damaged or of another version and are skipped, first line %d",
+                "%s: %d damaged lines or lines of another version are skipped, the first is line %d",
                 self.path,
                 len(skipped),
                 skipped[0],
@@ -76,7 +76,7 @@ class JsonLines(Generic[Row]):
         return rows
 
     def _parse(self, line: bytes) -> tuple[bool, Row | None]:
-        """Return whether wav2lip-npu wrote a line, and its row; None if it is incomplete or damaged."""
+        """Return whether wav2lip-npu wrote a line, and its row; None if the line is incomplete or damaged."""
         try:
             content = json.loads(line)
         except (ValueError, RecursionError):
@@ -126,7 +126,7 @@ def format_counts(reasons: Counter[str]) -> str:
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yield number and content of the lines that are not blank; of a line above the limit, its beginning."""
+    """Yield number and content of all non-blank lines; lines above the size limit are truncated."""
     for number in itertools.count(1):
         line = file.readline(_MAX_LINE)
         if not line:

@@ -1,4 +1,4 @@
-"""Check JSON values against type hints, before any of them is used."""
+"""Check JSON values against type hints."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Row = TypeVar("Row")
 
 
 def row_of(content: Any, row_type: type[Row]) -> Row:
-    """Return an instance of a dataclass made of a JSON object.
+    """Return an instance of a dataclass from a JSON object.
 
     Raises `ValueError` if the content is not an object, a field is missing or unknown, or a value has
-    another type than its field.
+    the wrong type.
     """
     if not isinstance(content, dict):
         raise ValueError(f"{type(content).__name__} instead of an object")
@@ -31,7 +31,7 @@ def row_of(content: Any, row_type: type[Row]) -> Row:
 
 
 def matches(value: Any, hint: Any) -> bool:
-    """Return whether a JSON value has the type of a hint. Tuples are lists in JSON, and 1 is also a float."""
+    """Return whether a JSON value has the type of a hint. A list matches a tuple, and an integer a float."""
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Any:
         return True

@@ -43,7 +43,7 @@ def read_header(file: int) -> tuple[np.dtype[Any], tuple[int, ...], int]:
 
 
 def make_header(shape: tuple[int, ...], descr: str = "|u1") -> bytes:
-    """Return the header of a file with this shape and element type, by default uint8."""
+    """Return the header of a file with this shape and element type."""
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
     return file.getvalue()
@@ -64,7 +64,7 @@ def write_columns(
         for block in blocks:
             last = first + block.shape[1]
             if len(block) != rows or last > columns:
-                raise ValueError(f"a block {block.shape} at column {first} is outside of {shape}")
+                raise ValueError(f"a block {block.shape} at column {first} is outside {shape}")
             for number, row in enumerate(block.astype("<f4")):
                 file.seek(len(header) + 4 * (number * columns + first))
                 file.write(row.tobytes())

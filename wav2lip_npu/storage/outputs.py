@@ -1,7 +1,7 @@
-"""The check that every output of a run passes before any work.
+"""Check all outputs of a run before any work.
 
-It is called once with all inputs and all outputs of the run. Links are followed, so that no name of an input
-or of another output is replaced. Nothing is created: folders are created when the first file is written.
+The check is called once with all inputs and outputs. It follows links, so that an output cannot replace an
+input or another output under a different name. Folders are created later, when the first file is written.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ class InputPath(NamedTuple):
     """A file or folder that a run reads."""
 
     name: str
-    """Its flag, or its column and row, for messages."""
+    """Flag, or column and row, for messages."""
     path: str | os.PathLike[str]
     files: re.Pattern[str] | None = None
-    """For a folder: pattern of the names of the files in it, at any depth, that are inputs."""
+    """For a folder: pattern of the names of input files in it, at any depth."""
 
 
 class OutputPath(NamedTuple):
     """A file or folder that a run writes."""
 
     name: str
-    """Its flag or column, for messages about it."""
+    """Flag or column, for messages about this output."""
     path: str | os.PathLike[str]
     is_folder: bool = False
     files: re.Pattern[str] | None = None
-    """For a folder: pattern of the names of the files that are written directly into it."""
+    """For a folder: pattern of the names of files that are written directly into it."""
     error: type[Wav2LipError] = OutputError
     """Type of the exception."""
     label: str | None = None
-    """Its column and row, for messages about other outputs; None: the name."""
+    """Column and row, for messages about other outputs. None: `name`."""
 
 
 def check_outputs(outputs: Iterable[OutputPath], inputs: Iterable[InputPath] = ()) -> None:
-    """Raise the error of the first output that cannot be written, is an input, or is another output."""
+    """Raise the error of the first output that cannot be written, or is also an input or another output."""
     for problem in output_problems(outputs, inputs):
         if problem is not None:
             raise problem
@@ -57,7 +57,7 @@ def check_outputs(outputs: Iterable[OutputPath], inputs: Iterable[InputPath] = (
 def output_problems(
     outputs: Iterable[OutputPath], inputs: Iterable[InputPath] = ()
 ) -> list[Wav2LipError | None]:
-    """Return for each output the error of `check_outputs`, None if there is none.
+    """Return for each output the error that `check_outputs` would raise, or None.
 
     Args:
         outputs: All files and folders that the run writes.
@@ -73,7 +73,7 @@ def output_problems(
 
 
 def write_output(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a small file atomically; text in UTF-8. Raises `OutputError`."""
+    """Write a small file atomically; text is encoded as UTF-8. Raises `OutputError`."""
     try:
         with replacing(path) as part:
             part.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -82,7 +82,7 @@ def write_output(path: str | os.PathLike[str], content: str | bytes) -> None:
 
 
 class _Gate:
-    """The inputs of a run, and its outputs so far."""
+    """The inputs of a run, and the outputs that have been checked."""
 
     def __init__(self, inputs: Iterable[InputPath]) -> None:
         self._known: dict[str, tuple[str, list[object]]] = {}
@@ -93,7 +93,7 @@ class _Gate:
         self._input_folders: list[tuple[str, str, re.Pattern[str]]] = []
         self._outputs: dict[object, str] = {}
         self._output_folders: dict[str, str] = {}
-        """Folders that must exist for an output, with its name."""
+        """Folders that the outputs need, and the label of the output."""
         for item in inputs:
             real, identities = self._identify(item.path)
             if item.files is not None:
@@ -104,7 +104,7 @@ class _Gate:
                 self._inputs.setdefault(identity, item.name)
 
     def collision(self, output: OutputPath) -> str | None:
-        """Return the problem of an output that is an input or an earlier output; remember other outputs."""
+        """Return the problem of an output that is also an input or an earlier output; else register it."""
         real, identities = self._identify(output.path)
         subject = f"{output.name} {os.fspath(output.path)}"
         if owner := self._input_at(output, real, identities):
@@ -133,7 +133,7 @@ class _Gate:
             reason = self._obstacle(path, output.is_folder)
         except OSError as error:
             reason = error.strerror or str(error)
-        except ValueError as error:  # a NUL, or characters that no file name can have
+        except ValueError as error:  # a NUL, or characters that cannot be encoded
             reason = str(error)
         wanted = "folder" if output.is_folder else "file name"
         return reason and f"cannot write {path}: {reason}. Pass another {wanted} as {output.name}."
@@ -155,7 +155,7 @@ class _Gate:
         return None
 
     def _identify(self, path: str | os.PathLike[str]) -> tuple[str, list[object]]:
-        """Return the real path, and values of which all names of one file share at least one."""
+        """Return the real path, and identities: all names of a file have at least one in common."""
         text = os.fspath(path)
         if text not in self._known:
             self._known[text] = self._look_up(text)
@@ -200,7 +200,7 @@ class _Gate:
         return self._folder_obstacle(real, "")
 
     def _folder_obstacle(self, folder: str, name: str) -> str | None:
-        """Return why a file `name` cannot be created in a folder, which may be missing like its parents."""
+        """Return why a file `name` cannot be created in a folder, which need not exist."""
         existing, missing = folder, [name]
         while not os.path.lexists(existing):
             existing, part = os.path.split(existing)
@@ -222,14 +222,14 @@ def _probe(folder: str) -> str | None:
     probe = part_path(name)
     try:
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        probe.unlink(missing_ok=True)  # another process may take it for that of a killed one
+        probe.unlink(missing_ok=True)  # another process may remove it as stale
     except OSError as error:
         return error.strerror
     return None
 
 
 def _is_protected(file: os.stat_result, folder: os.stat_result) -> bool:
-    """Return whether a file cannot be replaced because only its owner can rename in a folder like /tmp."""
+    """Return whether only another user can replace a file, as in a sticky folder such as /tmp."""
     user = os.geteuid()
     return bool(folder.st_mode & stat.S_ISVTX) and user not in (0, file.st_uid, folder.st_uid)
 

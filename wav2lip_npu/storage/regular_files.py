@@ -1,7 +1,7 @@
-"""Open files that may come from anybody: only regular files, and only up to a stated size.
+"""Open untrusted files: only regular files, and only up to a stated size.
 
-Opening a FIFO waits for a writer, opening a device may do anything, and reading a file of unknown size may
-take all memory.
+Opening a FIFO blocks until there is a writer, opening a device may have side effects, and reading a file of
+unknown size may exhaust the memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def type_of(status: os.stat_result) -> str | None:
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a regular file for reading. Links are followed.
 
-    Raises `OSError`, with the type of a file that is not regular in `strerror`. Such a file is not opened.
+    Raises `OSError`. A file that is not regular is not opened; `strerror` states its type.
     """
     return os.fdopen(descriptor_of(path), "rb")
 
@@ -38,7 +38,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 def descriptor_of(path: str | os.PathLike[str]) -> int:
     """Return a file descriptor of a regular file, to be closed by the caller. Raises `OSError`."""
     _check(os.stat(path), path)
-    # Without O_NONBLOCK, a FIFO that replaced the file since the check would wait for a writer.
+    # O_NONBLOCK: opening a FIFO that has replaced the file since the check must not block.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         _check(os.fstat(descriptor), path)
