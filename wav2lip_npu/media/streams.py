@@ -94,7 +94,7 @@ def audio_stream(container: Any, path: str | os.PathLike[str], track: int | None
     """
     tracks = container.streams.audio
     if not tracks:
-        raise NoAudioError(f"{path} has no audio. Pass a file with an audio track as --audio.")
+        raise NoAudioError(f"{path} has no audio. Pass a file with an audio track as --audio or --voice.")
     if track is None:
         return container.streams.best("audio") or tracks[0]
     if track >= len(tracks):
