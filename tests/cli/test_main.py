@@ -279,7 +279,10 @@ def test_flags_are_listed_here():
         "checkpoint_path face audio outfile static fps pads face_det_batch_size wav2lip_batch_size "
         "resize_factor crop box rotate nosmooth"
     )
-    added = "device precision engine detector face_select no_face blend extend mel_shift crf preset report"
+    added = (
+        "device precision engine detector face_select no_face blend extend mel_shift crf preset report "
+        "voice audio_track start duration skip rest rest_threshold"
+    )
     assert names(DubCommand) == set(original.split()) | set(added.split())
     original = "data_root preprocessed_root batch_size ngpu"
     added = "workers device detector several_people min_face_px min_face_share filelists seed"
