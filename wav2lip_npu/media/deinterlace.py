@@ -25,7 +25,7 @@ _KEPT = (
 def stated_order(stream: Any) -> str | None:
     """Return `tff` or `bff` if the container states that all frames of a stream are interlaced."""
     context = stream.codec_context
-    if context.name in _FLAGS_EACH_FRAME:
+    if context is None or context.name in _FLAGS_EACH_FRAME:
         return None
     return _FIRST_FIELD.get(int(getattr(context, "field_order", 0)))
 

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-import av
 import numpy as np
 from PIL import Image as Pillow
 
 from wav2lip_npu.errors import MediaError
 from wav2lip_npu.media.orientation import UPRIGHT, Orientation
+from wav2lip_npu.media.streams import DECODE_ERRORS
 from wav2lip_npu.media.yuv_image import YuvImage
 
 _MAX_META_BYTES = 16 << 20
@@ -57,7 +57,7 @@ def read_grid(path: str | os.PathLike[str]) -> Grid | None:
 def decode_grid(container: Any, grid: Grid, path: str | os.PathLike[str]) -> YuvImage:
     """Return the image of a grid, not yet upright. Raises `MediaError` if a tile is missing or damaged."""
     streams = {stream.id: stream for stream in container.streams.video}
-    if missing := [tile for tile in grid.tiles if tile not in streams]:
+    if missing := [tile for tile in grid.tiles if tile not in streams or not streams[tile].codec_context]:
         raise MediaError(f"tile {missing[0]} of {path} is missing. Copy the file again.")
     places = {streams[tile].index: number for number, tile in enumerate(grid.tiles)}
     planes: tuple[Any, Any, Any] | None = None
@@ -77,7 +77,7 @@ def decode_grid(container: Any, grid: Grid, path: str | os.PathLike[str]) -> Yuv
                     top, left = row * part.shape[0], column * part.shape[1]
                     place = plane[top : top + part.shape[0], left : left + part.shape[1]]
                     place[:] = part[: place.shape[0], : place.shape[1]]
-    except (av.error.FFmpegError, KeyError) as error:
+    except (*DECODE_ERRORS, KeyError) as error:
         raise MediaError(f"a tile of {path} cannot be decoded ({error}). Copy the file again.") from None
     if planes is None or places:
         raise MediaError(f"{len(places)} tiles of {path} cannot be decoded. Copy the file again.")

@@ -15,6 +15,8 @@ from wav2lip_npu.errors import MediaError, NoAudioError
 log = logging.getLogger(__name__)
 
 _MAX_DAMAGED_PACKETS = 1000
+DECODE_ERRORS = (av.error.FFmpegError, ValueError)
+"""Errors of `decode`. PyAV 19 raises `ValueError` for all packets after a decoder could not be opened."""
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """Decoders that also decode the alpha channel of a codec, which WebM stores beside the frames."""
 
@@ -42,7 +44,7 @@ def decode(container: Any, stream: Any, path: str | os.PathLike[str]) -> Iterato
             frames = decoder.decode(packet)
         except av.error.EOFError:
             break
-        except av.error.FFmpegError:
+        except DECODE_ERRORS:
             damaged += 1
             if damaged > _MAX_DAMAGED_PACKETS:
                 raise MediaError(

@@ -28,6 +28,8 @@ Image = NDArray[np.uint8]
 """uint8 [H, W, 3], BGR"""
 Box = NDArray[np.float32]
 """float32 [4], x1 y1 x2 y2 in pixels, half-open"""
+_UNSPECIFIED = 2
+"""FFmpeg's number of unspecified primaries and transfer functions."""
 _PLANAR = {"yuv420p", "yuvj420p", "yuva420p"}
 
 
@@ -85,17 +87,7 @@ class YuvImage:
         colour = Colour.from_frame(frame)
         transparent, grey = has_alpha(frame), is_grey(frame)
         if not same_size or frame.format.name not in _PLANAR:
-            # Range and matrix stay as they are. The matrix is named because FFmpeg does not know all of them.
-            as_is = ColorRange.JPEG if colour.full_range else ColorRange.MPEG
-            frame = frame.reformat(
-                width,
-                height,
-                format="yuva420p" if transparent else "yuv420p",
-                src_colorspace=Colorspace.ITU709,
-                dst_colorspace=Colorspace.ITU709,
-                src_color_range=as_is,
-                dst_color_range=as_is,
-            )
+            frame = _as_planar(frame, width, height, colour, with_alpha=transparent)
         y, u, v = (_plane_of(frame, number) for number in range(3))
         if grey:  # FFmpeg's scaler rounds some of it to 127
             u.fill(128)
@@ -155,6 +147,26 @@ def is_grey(frame: VideoFrame) -> bool:
     """Return whether a pixel format has no colours."""
     colours = sum(not component.is_alpha for component in frame.format.components)
     return colours == 1 and not frame.format.has_palette
+
+
+def _as_planar(frame: VideoFrame, width: int, height: int, colour: Colour, *, with_alpha: bool) -> VideoFrame:
+    """Return a YUV or grey frame as YUV 4:2:0 of 8 bits, with its range, matrix and transfer function."""
+    # FFmpeg's scaler refuses values that it does not know, even when they stay as they are.
+    kept = frame.color_primaries, frame.color_trc
+    frame.color_primaries = frame.color_trc = _UNSPECIFIED
+    as_is = ColorRange.JPEG if colour.full_range else ColorRange.MPEG
+    try:
+        return frame.reformat(
+            width,
+            height,
+            format="yuva420p" if with_alpha else "yuv420p",
+            src_colorspace=Colorspace.ITU709,
+            dst_colorspace=Colorspace.ITU709,
+            src_color_range=as_is,
+            dst_color_range=as_is,
+        )
+    finally:
+        frame.color_primaries, frame.color_trc = kept
 
 
 def _planes_on_white(
