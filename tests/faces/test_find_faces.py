@@ -292,6 +292,26 @@ def test_pads_are_clipped_to_the_frame() -> None:
     np.testing.assert_allclose(padded, [0, plain[1] - 5, plain[2] + 8, HEIGHT], atol=0.01)
 
 
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ([40, 80, 140, 190], [40, 80, 140, 190]),  # without a chin
+        ([40, 90, 140, 210], None),  # without a mouth
+        ([-40, 20, 80, 160], [-40, 20, 80, 170]),
+        ([-70, 20, 50, 160], None),
+        ([-50, -60, 370, 200], [-50, -60, 370, 200]),  # larger than the frame
+    ],
+)
+def test_face_partly_outside_the_frame_is_not_squeezed(
+    box: list[float], expected: list[float] | None
+) -> None:
+    """B2: a box clipped to the frame smears eyes and nose."""
+    result = padded(np.float32(box), FaceOptions(), scene([]))
+    assert (result is None) == (expected is None)
+    if expected is not None:
+        np.testing.assert_array_equal(result, np.float32(expected))
+
+
 def test_constant_box_is_used_unchanged() -> None:
     detector = RedDetector()
     options = FaceOptions(box=(20, 120, 30, 110), pads=(9, 9, 9, 9))
@@ -428,14 +448,17 @@ unit = st.floats(-50, 400, width=32)
     st.floats(1, 300, width=32),
     st.tuples(*[st.integers(-30, 60)] * 4),
 )
-def test_padded_box_is_inside_the_frame(
+def test_mouth_of_a_padded_box_is_inside_the_frame(
     x: float, y: float, width: float, height: float, pads: tuple[int, int, int, int]
 ) -> None:
     box = np.array([x, y, x + width, y + height], np.float32)
     finished = padded(box, FaceOptions(pads=pads), scene([]))
     if finished is not None:
         assert finished.dtype == np.float32
-        assert 0 <= finished[0] < finished[2] <= WIDTH and 0 <= finished[1] < finished[3] <= HEIGHT
+        visible = np.clip(finished, 0, [WIDTH, HEIGHT, WIDTH, HEIGHT])
+        assert visible[2] - visible[0] >= 4 and visible[3] - visible[1] >= 4
+        mouth = finished[:2] + np.float32([0.5, 0.85]) * (finished[2:] - finished[:2])
+        assert (mouth >= 0).all() and (mouth <= [WIDTH, HEIGHT]).all()
     assert 0 <= overlap(box, box + np.float32(3)) <= 1
     assert overlap(box, box) == pytest.approx(1)
 

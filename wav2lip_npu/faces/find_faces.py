@@ -26,6 +26,8 @@ MIN_SCORE = 0.5
 """Minimum score of a detection that starts a track."""
 _MIN_VISIBLE = 0.25
 """Minimum share of a box inside the frame."""
+_MOUTH = np.array([0.5, 0.85], np.float32)
+"""Lower edge of the middle of the mouth, across and down, as fractions of the box."""
 _NO_BOX = (-1, -1, -1, -1)
 _MIN_SIDE = 4
 """Pixels. Smaller boxes are ignored."""
@@ -207,12 +209,25 @@ def rank(detections: Sequence[Detection], options: FaceOptions, width: int, heig
 
 
 def padded(box: Box, options: FaceOptions, planes: YuvImage) -> Box | None:
-    """Return the box with `options.pads`, clipped to the frame; None if most of it lies outside."""
+    """Return the box with `options.pads`; None if most of it, or its mouth, lies outside the frame.
+
+    Pads end at the border of the frame. A face that is partly outside keeps its box: clipped to the frame,
+    its eyes and mouth would not be where the generator expects them.
+    """
     top, bottom, left, right = options.pads
-    extended = box + np.array([-left, -top, right, bottom], np.float32)
-    limit = np.array([planes.width, planes.height, planes.width, planes.height], np.float32)
-    clipped = np.clip(extended, 0, limit).astype(np.float32)
-    width, height = (float(side) for side in clipped[2:] - clipped[:2])
-    area = float(extended[2] - extended[0]) * float(extended[3] - extended[1])
-    is_visible = min(width, height) >= _MIN_SIDE and width * height > _MIN_VISIBLE * area
-    return clipped if is_visible else None
+    pads = np.array([left, top, right, bottom], np.float32)
+    limit = np.array([planes.width, planes.height], np.float32)
+    low, high = box[:2] - pads[:2], box[2:] + pads[2:]
+    low = np.where(pads[:2] > 0, np.minimum(np.maximum(low, 0), box[:2]), low)
+    high = np.where(pads[2:] > 0, np.maximum(np.minimum(high, limit), box[2:]), high)
+    sides = high - low
+    visible = np.minimum(high, limit) - np.maximum(low, 0)
+    mouth = low + _MOUTH * sides
+    if (
+        min(*sides, *visible) < _MIN_SIDE
+        or np.prod(visible) <= _MIN_VISIBLE * np.prod(sides)
+        or (mouth < 0).any()
+        or (mouth > limit).any()
+    ):
+        return None
+    return np.concatenate([low, high]).astype(np.float32)
