@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 _MAX_FRAME = 10**8
 _MEL_SETTINGS = asdict(DEFAULT_MEL)
 _MAX_COLUMNS = 80 * 3600 * 48
-"""Mel columns of two days."""
+"""Limit of mel columns, two days."""
 
 Indices = NDArray[np.int64]
 """int64 [N], frame numbers or positions in a list of them"""
@@ -162,7 +162,7 @@ def read_clip(name: str, folder: Path, audio_offset: int = 0) -> Clip:
 def read_description(folder: Path) -> dict[str, Any] | None:
     """Return the checked content of clip.json, or `None` for a folder of the original's preprocess.py.
 
-    Frames and cuts are valid; other entries can be anything. Raises `ClipError`.
+    Frames and cuts are validated; other entries are not. Raises `ClipError`.
     """
     path = folder / CLIP_FILE
     try:

@@ -1,4 +1,4 @@
-"""Read the files of a clip folder that anybody may have written: their types and sizes are checked first."""
+"""Read the files of an untrusted clip folder after checking their types and sizes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from PIL import Image
 from wav2lip_npu.storage.regular_files import read_limited
 
 _MAX_JSON = 64 << 20
-"""Bytes. The description of ten hours of video has 35 MB."""
+"""Size limit of clip.json in bytes. Ten hours of video take 35 MB."""
 MAX_JPEG = 64 << 20
-"""Bytes of a face."""
+"""Size limit of a face in bytes."""
 _MAX_PIXELS = 1 << 26
-"""8192 x 8192."""
+"""Limit of pixels in a face, 8192 x 8192."""
 _JPEG_BEGIN, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
@@ -30,7 +30,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_limited(path, _MAX_JSON))
     except RecursionError:
-        raise ValueError("too many nested brackets") from None
+        raise ValueError("it is nested too deeply") from None
 
 
 def read_face(path: Path) -> NDArray[np.uint8]:
@@ -51,7 +51,7 @@ def read_face(path: Path) -> NDArray[np.uint8]:
 
 
 def _jpeg_pixels(content: bytes) -> int:
-    """Return the number of pixels that the header of a JPEG states; 0 without a header."""
+    """Return the number of pixels according to the header of a JPEG; 0 without a header."""
     position = 2
     while position + 9 <= len(content) and content[position] == 0xFF:
         code = content[position + 1]
@@ -68,10 +68,10 @@ def _jpeg_pixels(content: bytes) -> int:
 
 
 def _other_pixels(content: bytes) -> int:
-    """Return the number of pixels of an image of another format, such as a PNG with the name of a JPEG."""
+    """Return the number of pixels of an image in another format, such as a PNG named .jpg."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             width, height = image.size
             return int(width * height)
-    except Exception as error:  # of any type: Pillow raises many for a damaged file
+    except Exception as error:  # Pillow raises many types for damaged files
         raise ValueError(f"it is not an image ({type(error).__name__})") from None

@@ -128,7 +128,7 @@ def clip_folder(root: Path, name: str) -> Path:
     if inside is None:
         raise DataError(
             f"clip {name!r:.200} of a file list is outside --data_root {root}. "
-            "Write folders relative to it, or absolute ones inside it."
+            "Write paths relative to it, or absolute paths inside it."
         )
     folder = root / inside
     if os.path.isdir(folder):  # unlike Path.is_dir, this does not raise for a name that is too long

@@ -106,7 +106,7 @@ class FaceReader:
 
 def _read_faces(clip: Clip, start: int, positions: Indices, top_row: int, faces: Faces) -> None:
     """Fill `faces` from the cache, whose faces begin at byte `start`. Raises `OSError` and `ValueError`."""
-    file = os.open(clip.folder / FACES_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # never wait
+    file = os.open(clip.folder / FACES_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # never block
     try:
         start += top_row * FACE_SIZE * 3
         for position, face in zip(positions.tolist(), faces, strict=True):

@@ -3,8 +3,8 @@
 Each line holds one clip, as a folder relative to the data root. Text after the first white space is
 ignored, as in the original ('6330/00011 NF'), so a name with white space is written as a JSON string. The
 exception is 'offset=3', which `doctor --fix_offset` writes: the audio of the clip is three frames late.
-Names that people and other programs write are read too, if such a folder exists: with white space but without
-quotes, with backslashes, or in the Windows code page.
+If such a folder exists, a name written by hand or by another program is also accepted: unquoted with white
+space, with backslashes, or in the Windows code page.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _VAL_SHARE = 0.05
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _MAX_BYTES = 1 << 30
 _MAX_LINE = 1 << 16
-"""Bytes. The longest path has 4096."""
+"""Size limit of a line in bytes. The longest path has 4096."""
 _MAX_WORDS = 32
-"""Words of a line that may belong to a name without quotes."""
+"""Maximum number of words in an unquoted name."""
 
 
 class Entry(NamedTuple):
@@ -58,9 +58,9 @@ def read_names(path: str | os.PathLike[str], is_clip: IsClip | None = None) -> l
 def read_list(path: str | os.PathLike[str], is_clip: IsClip | None = None) -> list[Entry]:
     """Return the entries of a file list, in its order.
 
-    With `is_clip`, a line that can be read in several ways is read as the name of a clip that exists.
-    Raises `DataError` if the list is missing, unreadable or not a text file, or if a line begins with a quote
-    that is not closed.
+    With `is_clip`, an ambiguous line is read as the name of an existing clip.
+    Raises `DataError` if the list is missing, unreadable or not a text file, or if a line has an
+    unclosed quote.
     """
     try:
         with open_regular(path) as file:
@@ -198,7 +198,7 @@ def _parse(line: str, where: str, is_clip: IsClip | None) -> Entry:
 
 
 def _readings(line: str) -> Iterator[tuple[str, str]]:
-    """Yield the names that a line may stand for, with the rest of the line, the usual one first."""
+    """Yield the possible names in a line, each with the rest of the line, the usual one first."""
     names: list[tuple[str, str]] = []
     if line.startswith('"'):
         try:
@@ -206,7 +206,7 @@ def _readings(line: str) -> Iterator[tuple[str, str]]:
             names.append((str(name), line[end:]))
         except (ValueError, RecursionError):
             pass
-        if (end := line.find('"', 1)) > 0:  # a quote of another program, which does not escape backslashes
+        if (end := line.find('"', 1)) > 0:  # quoted by another program, without escaped backslashes
             names.append((line[1:end], line[end + 1 :]))
     else:
         words = list(re.finditer(r"\S+", line))[:_MAX_WORDS]

@@ -18,11 +18,11 @@ from wav2lip_npu.training.sync_offset import MAX_OFFSET
 log = logging.getLogger(__name__)
 
 _MIN_SHARE = 0.5
-"""Share of the measured clips that must match their audio. A SyncNet found none in 64 % of 61 clips of people
-it was not trained on, and in 2 % of clips like those it was trained on."""
+"""Minimum share of measured clips that match their audio. A SyncNet found no match in 64 % of 61 clips of
+unseen people, and in 2 % of clips like its training data."""
 _MIN_AGREEING, _MIN_CLIPS = 1 / 3, 10
-"""Share of the matching clips within one frame of the most frequent offset, and their minimum number. Random
-offsets agree in 10 %."""
+"""Minimum share of matching clips within one frame of the most frequent offset, and minimum number of clips.
+With random offsets the share is 10 %."""
 
 
 @dataclass(frozen=True)
@@ -68,27 +68,27 @@ def fix_list(
 
 
 def check_syncnet(stats: Iterable[ClipStats], syncnet: str | os.PathLike[str]) -> None:
-    """Raise `DataError` if a SyncNet was not trained on such people, so that its offsets are noise."""
+    """Raise `DataError` if the offsets of a SyncNet are noise, because it was not trained on such people."""
     measured = [clip for clip in stats if clip.offset is not None]
     matching = [clip.offset or 0 for clip in measured if _is_match(clip)]
     way_out = "No list was written. Pass a --syncnet_checkpoint_path that was trained on such clips."
     if len(matching) < _MIN_SHARE * len(measured):
         raise DataError(
             f"{syncnet} finds no match with the audio in {len(measured) - len(matching)} of {len(measured)} "
-            f"clips: it was not trained on such people, and its offsets mean nothing. {way_out}"
+            f"clips: it was not trained on such people, and its offsets are meaningless. {way_out}"
         )
     if len(matching) >= _MIN_CLIPS:
         common = Counter(matching).most_common(1)[0][0]
         agreeing = sum(abs(offset - common) <= 1 for offset in matching)
         if agreeing < _MIN_AGREEING * len(matching):
             raise DataError(
-                f"{syncnet} was not trained on such people: the offsets that it finds are scattered, only "
+                f"{syncnet} was not trained on such people: its offsets are scattered, only "
                 f"{agreeing} of {len(matching)} clips are within one frame of {common:+}. {way_out}"
             )
 
 
 def _is_match(clip: ClipStats) -> bool:
-    """Return whether a clip matches its audio, at an offset that is not at the end of the search."""
+    """Return whether a clip matches its audio at an offset inside the search range."""
     return (clip.confidence or 0) >= MIN_CONFIDENCE and abs(clip.offset or 0) < MAX_OFFSET
 
 

@@ -31,12 +31,12 @@ log = logging.getLogger(__name__)
 Samples = NDArray[np.float32]
 _SHORTEST_GAP_S = 0.1
 _LOUDEST = 1000
-"""60 dB above full scale. Integers that were stored as floating point reach 32768."""
+"""60 dB above full scale. 16-bit integers stored as floating point reach 32768."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioInfo:
-    """Properties of an audio track, see `measure_audio`. The functions below accept it as a source."""
+    """Properties of an audio track, see `measure_audio`. The functions below accept it as their source."""
 
     path: str
     sample_rate: int
@@ -46,7 +46,7 @@ class AudioInfo:
     samples: int
     """Number of samples of each channel."""
     track: int = 0
-    """Number of the track in the file, from 0."""
+    """Index of the audio track in the file, from 0."""
 
     @property
     def duration(self) -> Fraction:
@@ -59,9 +59,9 @@ AudioSource = AudioInfo | str | os.PathLike[str]
 
 
 def measure_audio(path: str | os.PathLike[str], track: int | None = None) -> AudioInfo:
-    """Return the properties of an audio track, after decoding and checking all of it block by block.
+    """Decode and check a whole audio track, block by block, and return its properties.
 
-    `track` is its number among the audio tracks of the file, from 0; None is the one that FFmpeg prefers.
+    `track` is its index among the audio tracks of the file; None is the track that FFmpeg prefers.
 
     Raises:
         NoAudioError: The file has no audio track, or an empty one.
@@ -80,7 +80,7 @@ def measure_audio(path: str | os.PathLike[str], track: int | None = None) -> Aud
 
 
 def read_audio(source: AudioSource, sample_rate: int = 16_000) -> Samples:
-    """Return a whole, short audio track, float32 [samples]. `read_mono` does not hold all of it."""
+    """Return a whole audio track, float32 [samples]. For long tracks, use `read_mono`."""
     return np.concatenate(list(read_mono(source, sample_rate)))
 
 
@@ -128,7 +128,7 @@ def _check_samples(path: str | os.PathLike[str], block: Samples, seconds: float)
         raise MediaError(f"the audio of {path} is NaN or infinite near {seconds:.2f} s. Export it again.")
     if loudest > _LOUDEST:
         raise MediaError(
-            f"the audio of {path} reaches {loudest:.3g} near {seconds:.2f} s, full scale is 1. Normalise it."
+            f"the audio of {path} reaches {loudest:.3g} near {seconds:.2f} s; full scale is 1. Normalise it."
         )
 
 

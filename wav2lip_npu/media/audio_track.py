@@ -27,9 +27,9 @@ class Soundtrack:
 
     source: AudioSource
     start: Fraction = Fraction(0)
-    """Seconds to leave out at the beginning."""
+    """Seconds to skip at the beginning."""
     fit: bool = False
-    """Whether audio that ends before the last frame, or over half a frame after it, is padded or cut."""
+    """Whether to pad or cut audio that ends before the last frame, or more than half a frame after it."""
 
 
 class AudioTrack:
@@ -61,7 +61,7 @@ class AudioTrack:
         self._blocks.close()
 
     def write_until(self, seconds: Fraction) -> None:
-        """Write the audio up to a time. After its end, write silence if the audio has to fit."""
+        """Write the audio up to a time; after its end, write silence if `fit` is set."""
         end = round(seconds * self._rate)
         while self._position < end:
             if self._has_samples():
@@ -74,12 +74,12 @@ class AudioTrack:
             self._write(block)
 
     def finish(self, seconds: Fraction, frame: Fraction) -> None:
-        """Write the rest of the audio of a video that ends at `seconds`, of which a frame takes `frame`."""
+        """Write the rest of the audio. The video ends at `seconds`, and a frame lasts `frame` seconds."""
         self.write_until(seconds)
         rest = round(frame / 2 * self._rate)
         tail: list[Samples] = []
         while self._has_samples() and (rest >= 0 or not self._fit):
-            if self._fit:  # what ends within half a frame is not cut
+            if self._fit:  # audio that ends within half a frame is not cut
                 tail.append(self._block)
                 rest -= self._block.shape[1]
             else:
@@ -115,7 +115,7 @@ class AudioTrack:
         if self._resampler is not None:
             packed = self._resampler.resample_chunk(packed, last=last).reshape(-1, len(block))
         if packed.size:
-            # Packed, because PyAV miscounts the planes of 8 channels and more.
+            # Packed, because PyAV miscounts the planes of 8 or more channels.
             frame = av.AudioFrame.from_ndarray(packed.reshape(1, -1), "flt", _LAYOUTS[len(block)])
             frame.sample_rate = self._stream.rate
             frame.time_base = Fraction(1, self._stream.rate)

@@ -23,10 +23,10 @@ _LUMA_WEIGHTS = {
 }
 _YCGCO = np.array([[0.25, 0.5, 0.25], [-0.25, 0.5, -0.25], [-0.5, 0, 0.5]])
 """Y, Cg and Co of (B, G, R), ITU-T H.273."""
-# FFmpeg's matrix numbers. BT.2020 with constant luminance (10) equals the other one (9) on grey.
+# By FFmpeg's matrix number. BT.2020 with constant luminance (10) equals non-constant (9) on grey.
 _MATRIX = {1: "bt709", 4: "fcc", 7: "smpte240m", 8: "ycgco", 9: "bt2020", 10: "bt2020"}
 _OF_PRIMARIES = {1: "bt709", 7: "smpte240m", 9: "bt2020"}
-"""Matrices that follow from the primaries, for the numbers of `_BY_PRIMARIES`."""
+"""Matrices by primaries, for the matrix numbers in `_BY_PRIMARIES`."""
 _BY_PRIMARIES = (12, 13)
 _UNSPECIFIED = 2
 _UNSUPPORTED = {11: "Y'D'zD'x", 14: "ICtCp", 15: "IPT-C2", 16: "YCgCo-Re", 17: "YCgCo-Ro"}
@@ -43,9 +43,9 @@ class Colour:
 
     @classmethod
     def from_frame(cls, frame: VideoFrame) -> Colour:
-        """Return the labels of a decoded YUV or grey frame; unlabelled grey is full range, as in FFmpeg."""
+        """Return the labels of a decoded YUV or grey frame. Unlabelled grey is full range, as in FFmpeg."""
         name, label, space = frame.format.name, int(frame.color_range), int(frame.colorspace)
-        space = space or _UNSPECIFIED  # 0 stands for RGB
+        space = space or _UNSPECIFIED  # 0 is RGB
         primaries = int(frame.color_primaries)
         full = (
             label == 2 or name.startswith("yuvj") or (label == 0 and name.startswith(("gray", "ya", "mono")))
@@ -62,11 +62,11 @@ class Colour:
 
 
 SCREEN = Colour("bt709", False, (1, 1, 1, 1))
-"""The colour that RGB images are converted to."""
+"""Matrix and range to which RGB images are converted."""
 
 
 def unsupported_matrix(frame: VideoFrame) -> str | None:
-    """Return the name of the colour matrix of a frame if its values cannot be converted to RGB."""
+    """Return the name of the colour matrix of a frame, or `None` if it can be converted to RGB."""
     return None if frame.format.is_rgb else _UNSUPPORTED.get(int(frame.colorspace))
 
 

@@ -72,7 +72,7 @@ class VideoInfo:
     rotation: int = 0
     """Counter-clockwise rotation in the metadata, in degrees, a multiple of 90."""
     mirrored: bool = False
-    """Whether the metadata mirror the frame left to right, before the rotation."""
+    """Whether the frame is mirrored left to right before the rotation."""
     interlaced: bool = False
     """Whether the first frame consists of two fields, which are merged on reading."""
     pixel_aspect: Fraction = Fraction(1)
@@ -120,7 +120,7 @@ def _probe_video(path: str | os.PathLike[str]) -> VideoInfo:
         raise no_frame(path)
     if matrix := unsupported_matrix(first):
         raise MediaError(
-            f"the colours of {path} use the matrix {matrix}, which cannot be converted. Convert it to BT.709."
+            f"{path} uses the colour matrix {matrix}, which is not supported. Convert it to BT.709."
         )
     orientation, size = orientation_of(first), (first.width, first.height)
     grid = read_grid(path) if is_heif else None
@@ -147,7 +147,7 @@ def _probe_video(path: str | os.PathLike[str]) -> VideoInfo:
 
 
 def _is_still(container: Any, stream: Any) -> bool:
-    """Return whether a stream is an image of its own format, or the only frame of a HEIF or AVIF file."""
+    """Return whether a stream is in an image format, or the only frame of a HEIF or AVIF file."""
     is_heif = container.metadata.get("major_brand") in _HEIF_BRANDS
     return container.format.name.endswith("_pipe") or (is_heif and stream.frames == 1)
 
@@ -155,16 +155,16 @@ def _is_still(container: Any, stream: Any) -> bool:
 def _log_changes(
     path: str | os.PathLike[str], frame: VideoFrame, orientation: Orientation, interlaced: bool
 ) -> None:
-    """Log what differs between the decoded frames of a video and those that `read_frames` yields."""
+    """Log the changes that `read_frames` makes to the decoded frames of a video."""
     if has_alpha(frame):
         log.info(_HAS_ALPHA, path)
     if interlaced:
         log.info(
-            "%s is interlaced: it is deinterlaced, the output is progressive at the same frame rate", path
+            "%s is interlaced: it is deinterlaced; the output is progressive at the same frame rate", path
         )
     if orientation.is_tilted:
         log.warning(
-            "%s: %.0f degrees of its rotation are ignored, only quarter turns are applied",
+            "%s: %.0f degrees of its rotation are ignored; only quarter turns are applied",
             path,
             orientation.tilt,
         )

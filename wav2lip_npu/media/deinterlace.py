@@ -1,4 +1,4 @@
-"""Deinterlace video: each frame of two fields becomes one progressive frame of the same size and time."""
+"""Deinterlace video: a frame of two fields becomes one progressive frame of the same size and time."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _FLAGS_EACH_FRAME = {
     "av1", "cavs", "dnxhd", "dvvideo", "h264", "hevc", "libdav1d", "mpeg1video", "mpeg2video", "mpeg4",
     "prores", "vc1", "vp8", "vp9", "vvc", "wmv3",
 }  # fmt: skip
-"""Decoders that state for each frame whether it is interlaced. Files of other codecs state it, if at all, for
-the whole video."""
+"""Decoders that flag each frame as interlaced or not. For other codecs, only the container may flag the whole
+video."""
 _KEPT = (
     "pts", "dts", "time_base", "duration", "color_range", "colorspace", "color_primaries", "color_trc",
 )  # fmt: skip
 
 
 def stated_order(stream: Any) -> str | None:
-    """Return `tff` or `bff` if the container states that all frames of a stream are interlaced."""
+    """Return `tff` or `bff` if the container flags the whole stream as interlaced."""
     context = stream.codec_context
     if context is None or context.name in _FLAGS_EACH_FRAME:
         return None
@@ -52,7 +52,7 @@ def deinterlaced(frames: Iterable[VideoFrame], order: str | None = None) -> Iter
 
 
 class _Bwdif:
-    """The filter `bwdif` for frames of one size and format. It returns a frame when it has the next one."""
+    """The filter `bwdif` for frames of one size and format. Frames are delayed by one."""
 
     def __init__(self, frame: VideoFrame, order: str | None) -> None:
         self._form = _form_of(frame)

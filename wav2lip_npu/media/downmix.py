@@ -1,4 +1,4 @@
-"""Mix the channels of an audio track to mono without losing what they hold with opposite signs."""
+"""Mix audio channels to mono without cancelling channels in antiphase."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from numpy.typing import NDArray
 Samples = NDArray[np.float32]
 
 _WINDOW_S = 0.2
-"""Seconds of the recent past that decide about the signs."""
+"""Time constant in seconds of the covariance that determines the signs."""
 _FADE_S = 0.02
-"""Seconds of a change of signs."""
+"""Seconds of the cross-fade when signs change."""
 _CANCELS, _ADDS = 0.25, 0.5
-"""Power of the sum of the channels, relative to the sum of their powers. Below the first (-6 dB), channels
-cancel out; above the second, they no longer do. It is 1 for independent channels, their number for equal
-ones, and 0 for stereo in antiphase."""
+"""Power of the sum of the channels, relative to the sum of their powers: 1 for independent channels, N for N
+equal ones, 0 for stereo in antiphase. Below the first (-6 dB), channels cancel out; above the second, they no
+longer do."""
 
 
 class Downmix:
     """Mixes blocks of one track, in order.
 
-    The result is the mean of the channels. While they cancel each other out in it, as in stereo with one
-    channel inverted, channels get the sign of their correlation with the loudest one.
+    The result is the mean of the channels. While they cancel out, as in stereo with one channel inverted,
+    each channel gets the sign of its correlation with the loudest one.
     """
 
     def __init__(self, rate: int) -> None:
@@ -43,7 +43,7 @@ class Downmix:
         before = after if before is None else before
         if (before > 0).all() and (after > 0).all():
             return mean
-        # Cross-faded, so that a change of signs makes no click.
+        # Cross-fade, to avoid clicks when signs change.
         ramp = np.minimum(np.arange(samples, dtype=np.float32) / (_FADE_S * self._rate), 1)
         signs = before[:, None] * (1 - ramp) + after[:, None] * ramp
         mixed: Samples = (block * signs).mean(axis=0)
@@ -65,5 +65,5 @@ class Downmix:
             return signs
         powers = covariance.diagonal()
         opposite = np.where(covariance[int(powers.argmax())] < 0, -1, 1).astype(np.float32)
-        # Either polarity is right: keep that of the past, because two channels may be equally loud.
+        # Both polarities are valid. Keep the previous one, in case two channels are equally loud.
         return -opposite if (opposite * signs * powers).sum() < 0 else opposite

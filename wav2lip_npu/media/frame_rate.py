@@ -1,4 +1,4 @@
-"""Frame rates: exact fractions of broadcast rates, and videos at a constant rate."""
+"""Convert frame rates to exact fractions, and videos to a constant rate."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _MAX_DENOMINATOR = 1001
 """Denominator of the broadcast rates, such as 30000/1001."""
 _NTSC_RATES = [Fraction(1000 * whole, 1001) for whole in (24, 30, 48, 60, 120)]
 _NTSC_TOLERANCE = 0.01
-"""23.97 and 23.98 are both written for 24000/1001."""
+"""Both 23.97 and 23.98 stand for 24000/1001."""
 _SAME_RATE = Fraction(1, 50)
-"""Relative difference of rates up to which each frame is shown once, except for a rare one. The average rate
-of 60 frames with uneven time stamps can be 1.5 % off."""
+"""Relative difference of rates up to which nearly all frames are shown once. The average rate of 60 frames
+with uneven time stamps can be off by 1.5 %."""
 _JITTER = 0.75
-"""Frames by which a time stamp may deviate before a frame is repeated or dropped, at about its own rate."""
+"""Deviation of a time stamp, in frames, above which frames are repeated or dropped at nearly equal rates."""
 _STEP_BACK_S = 0.5
 """Seconds. A larger backward step between time stamps is a clock jump."""
 _HALF = Fraction(1, 2)
 
 
 def exact_fps(fps: float) -> Fraction:
-    """Return a frame rate as a fraction: 29.97 is 30000/1001, and so are the other NTSC rates."""
+    """Return a frame rate as a fraction; 29.97 and other NTSC rates are exact, such as 30000/1001."""
     for rate in _NTSC_RATES:
         if abs(fps - float(rate)) < _NTSC_TOLERANCE:
             return rate
@@ -46,7 +46,7 @@ def at_constant_rate(
 
 
 def _each_frame(frames: Iterable[VideoFrame], fps: Fraction) -> Iterator[VideoFrame]:
-    """Yield frames at about their own rate.
+    """Yield frames at nearly their original rate.
 
     A frame directly follows the previous one if its time is within `_JITTER` frames of that position, so that
     uneven time stamps neither repeat nor drop it; otherwise it goes to the nearest multiple of 1 / fps.
@@ -79,7 +79,7 @@ def _each_frame(frames: Iterable[VideoFrame], fps: Fraction) -> Iterator[VideoFr
 def _nearest_frame(frames: Iterable[VideoFrame], fps: Fraction, source_fps: Fraction) -> Iterator[VideoFrame]:
     """Yield frames at another rate: at n / fps, the last frame whose time rounds to at most n.
 
-    No frame is shown more than half a frame of the result too early. So does FFmpeg's `fps` filter.
+    No frame is shown more than half an output frame early. FFmpeg's `fps` filter does the same.
     """
     gap = step = fps / source_fps
     latest: VideoFrame | None = None
@@ -119,7 +119,7 @@ def _time(frame: VideoFrame) -> Fraction | None:
 
 
 def _is_jump(previous: Fraction | None, time: Fraction) -> bool:
-    """Return whether a new clock starts with this time stamp."""
+    """Return whether a clock jump precedes this time stamp."""
     return previous is None or not -_STEP_BACK_S < time - previous < LONGEST_GAP_S
 
 

@@ -1,4 +1,4 @@
-"""Images in tiles of HEIF files. FFmpeg decodes the tiles of a HEIC photo as separate streams.
+"""Read tiled images of HEIF files. FFmpeg decodes each tile of a HEIC photo as a separate stream.
 
 Reads the item boxes of ISO/IEC 14496-12 (8.11) and the `grid` item of ISO/IEC 23008-12 (6.6.2.3.2).
 """
@@ -21,23 +21,23 @@ from wav2lip_npu.media.yuv_image import YuvImage
 
 _MAX_META_BYTES = 16 << 20
 _MAX_BOXES = 100
-"""Boxes at the top of a file to look at for the items."""
+"""Maximum number of top-level boxes to search for the item boxes."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """An image that consists of tiles of equal size, left to right and top to bottom."""
+    """An image of equal tiles, left to right and top to bottom."""
 
     width: int
     height: int
     columns: int
     tiles: tuple[int, ...]
-    """Item numbers, which are the ids of FFmpeg's streams."""
+    """Item numbers, which are the IDs of FFmpeg's streams."""
     orientation: Orientation
 
 
 def read_grid(path: str | os.PathLike[str]) -> Grid | None:
-    """Return the grid of the primary image of a HEIF file; None if it is not in tiles.
+    """Return the grid of the primary image of a HEIF file; None if it is not tiled.
 
     Raises:
         MediaError: The boxes of the file are damaged, or the image has too many pixels.
@@ -85,7 +85,7 @@ def decode_grid(container: Any, grid: Grid, path: str | os.PathLike[str]) -> Yuv
 
 
 def _find_meta(file: BinaryIO) -> bytes | None:
-    """Return the content of the `meta` box at the top of a file."""
+    """Return the content of the top-level `meta` box."""
     position = 0
     for _ in range(_MAX_BOXES):
         file.seek(position)
@@ -151,7 +151,7 @@ def _references(iref: bytes, item: int) -> tuple[int, ...]:
 
 
 def _item_data(meta: dict[bytes, bytes], item: int, file: BinaryIO) -> bytes:
-    """Return the first bytes of an item of one extent."""
+    """Return the first bytes of an item that has a single extent."""
     iloc = meta[b"iloc"]
     version = iloc[0]
     sizes = (iloc[4] >> 4, iloc[4] & 15, iloc[5] >> 4, iloc[5] & 15 if version else 0)
@@ -182,7 +182,7 @@ def _item_data(meta: dict[bytes, bytes], item: int, file: BinaryIO) -> bytes:
 
 
 def _orientation(iprp: bytes, item: int) -> Orientation:
-    """Return the orientation by the properties `irot` and `imir` of an item, in their order."""
+    """Return the orientation from the properties `irot` and `imir` of an item, in file order."""
     properties = dict(_boxes(iprp))
     ipma = properties.get(b"ipma")
     if ipma is None:
@@ -193,7 +193,7 @@ def _orientation(iprp: bytes, item: int) -> Orientation:
         kind, content = kinds[index - 1] if index else (b"", b"")
         if kind == b"irot":
             quarters += content[0] & 3
-        elif kind == b"imir":  # 1 exchanges left and right, 0 top and bottom
+        elif kind == b"imir":  # 1 swaps left and right, 0 top and bottom
             mirrored, quarters = not mirrored, -quarters + (0 if content[0] & 1 else 2)
     return Orientation(mirrored, quarters % 4)
 

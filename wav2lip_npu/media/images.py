@@ -76,7 +76,7 @@ def decode_image(image: ImageFile, path: str | os.PathLike[str]) -> Image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I;16"):
             upright = Pillow.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        elif upright.mode == "F":  # 0 to 1, or 0 to 255
+        elif upright.mode == "F":  # values in 0 to 1 or 0 to 255
             values = np.nan_to_num(np.asarray(upright))
             scale = 255 if values.max(initial=0) <= 1 else 1
             upright = Pillow.fromarray(np.clip(values * scale, 0, 255).round().astype(np.uint8))

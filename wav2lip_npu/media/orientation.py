@@ -1,4 +1,4 @@
-"""The orientation in which players show a video: quarter turns and mirroring, from its display matrix."""
+"""Read the orientation of a video, quarter turns and mirroring, from its display matrix."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 _LARGEST_TILT = 1.0
-"""Degrees by which a rotation may differ from a quarter turn without a warning; the same as in ffplay."""
+"""Degrees by which a rotation may differ from a quarter turn without a warning, as in ffplay."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class Orientation:
     quarters: int = 0
     """Counter-clockwise quarter turns."""
     tilt: float = 0.0
-    """Degrees counter-clockwise that the display matrix rotates in addition; they are not applied."""
+    """Degrees of further counter-clockwise rotation in the display matrix, which are not applied."""
 
     @property
     def is_tilted(self) -> bool:
-        """Whether the display matrix rotates by more than a multiple of 90 degrees."""
+        """Whether the rotation of the display matrix is not a quarter turn."""
         return abs(self.tilt) > _LARGEST_TILT
 
 
@@ -33,11 +33,11 @@ UPRIGHT = Orientation()
 
 
 def orientation_of(frame: VideoFrame) -> Orientation:
-    """Return the orientation of a decoded frame, upright if it has no or no usable display matrix."""
+    """Return the orientation of a decoded frame; upright without a usable display matrix."""
     try:
         side_data: Any = frame.side_data
         matrix = side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV does not know the type of other side data, such as EXIF
+    except ValueError:  # PyAV does not support other side data, such as EXIF
         return Orientation(quarters=round(frame.rotation / 90) % 4)
     if matrix is None:
         return UPRIGHT

@@ -1,4 +1,4 @@
-"""Tell errors of the frames and the audio that are written from errors of the file they are written to."""
+"""Distinguish errors of the frames and audio to write from errors of the output file."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Item = TypeVar("Item")
 
 
 class SourceError(Exception):
-    """An error while the items of a source were read. Its cause is the error itself."""
+    """An error while reading a source. `__cause__` is the original error."""
 
 
 def from_source(items: Iterable[Item]) -> Generator[Item, None, None]:
-    """Yield the items. Raises `SourceError` for the types of errors that the output file has as well."""
+    """Yield the items. Raises `SourceError` for errors that writing the output file could raise too."""
     try:
         yield from items
     except (OSError, av.error.FFmpegError) as error:

@@ -18,7 +18,7 @@ _MAX_DAMAGED_PACKETS = 1000
 DECODE_ERRORS = (av.error.FFmpegError, ValueError)
 """Errors of `decode`. PyAV 19 raises `ValueError` for all packets after a decoder could not be opened."""
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-"""Decoders that also decode the alpha channel of a codec, which WebM stores beside the frames."""
+"""Decoders that also decode the alpha channel, which WebM stores beside the frames."""
 
 
 def decode(container: Any, stream: Any, path: str | os.PathLike[str]) -> Iterator[Any]:
@@ -57,7 +57,7 @@ def decode(container: Any, stream: Any, path: str | os.PathLike[str]) -> Iterato
 
 
 def _decoder(stream: Any) -> Any:
-    """Return the decoder of a stream; for VP8 and VP9 with an alpha channel, one that decodes it."""
+    """Return the decoder of a stream; for VP8 and VP9 with an alpha channel, one that decodes that too."""
     context = stream.codec_context
     has_alpha_channel = {"alpha_mode": "1"}.items() <= {
         k.lower(): v for k, v in stream.metadata.items()
@@ -85,9 +85,9 @@ def is_cover_art(stream: Any) -> bool:
 
 
 def audio_stream(container: Any, path: str | os.PathLike[str], track: int | None = None) -> Any:
-    """Return an audio stream by its number from 0, or the one that FFmpeg prefers.
+    """Return an audio stream by its index, or the stream that FFmpeg prefers.
 
-    FFmpeg prefers tracks that are flagged as default, with most channels and the highest bit rate.
+    FFmpeg prefers the default track, then the most channels, then the highest bit rate.
 
     Raises:
         NoAudioError: The file has no audio.
@@ -101,5 +101,5 @@ def audio_stream(container: Any, path: str | os.PathLike[str], track: int | None
         return container.streams.best("audio") or tracks[0]
     if track >= len(tracks):
         names = ", ".join(str(number) for number in range(len(tracks)))
-        raise MediaError(f"{path} has no audio track {track}. Pass --audio_track {names}; they count from 0.")
+        raise MediaError(f"{path} has no audio track {track}. Pass --audio_track {names}.")
     return tracks[track]

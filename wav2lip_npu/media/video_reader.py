@@ -49,7 +49,7 @@ class Frame:
     source: int
     """Number of the frame in the face video; it repeats when the video is looped or a frame is held."""
     is_repeated: bool = False
-    """Whether the frame comes after the end of the face video, which is looped or held."""
+    """Whether the frame repeats an earlier one, after the end of the face video."""
 
     @property
     def image(self) -> Image:
@@ -76,7 +76,7 @@ def read_frames(
         loop: What follows the last frame: `none` ends, `loop` starts over, `pingpong` plays backwards and
             forwards without repeating the turning frames, `hold` repeats the last frame endlessly.
         geometry: Changes to each frame.
-        start: Number of frames to leave out at the beginning. They are decoded only. Indices count from 0.
+        start: Number of frames to skip at the beginning, which are only decoded. Indices still start at 0.
 
     Raises:
         MediaError: No frame can be decoded, or the file ends long before its stated length.
@@ -98,7 +98,7 @@ def read_frames(
 
 
 def _repeated(video: _Video, loop: Loop, start: int) -> Iterator[_Numbered]:
-    """Yield number and image of the frames after the first pass, from frame `start` of the output on."""
+    """Yield number and image of the frames after the first pass, beginning at frame `start` of the output."""
     length = video.length
     offset = max(0, start - length)
     if loop == "none":

@@ -57,11 +57,11 @@ class VideoTags:
     pixel_aspect: Fraction = Fraction(1)
     """Width of a pixel divided by its height."""
     source: str = "the video"
-    """Name of the frames in errors."""
+    """Name of the source in errors."""
 
 
 def check_target(out: str | os.PathLike[str], inputs: Iterable[InputPath] = ()) -> None:
-    """Check that a video can be written to `out`, which must be none of the inputs. Raises `MediaError`."""
+    """Check that a video can be written to `out` and that it is not an input. Raises `MediaError`."""
     check_format(out)
     check_outputs([video_output(out)], inputs)
 
@@ -75,7 +75,7 @@ def check_format(out: str | os.PathLike[str]) -> None:
 def video_output(
     out: str | os.PathLike[str], name: str = "--outfile", label: str | None = None
 ) -> OutputPath:
-    """Return a video as an output of a run, for `check_outputs`."""
+    """Return an output video as an item for `check_outputs`."""
     return OutputPath(name, out, error=MediaError, label=label)
 
 

@@ -77,7 +77,7 @@ class YuvImage:
 
     @classmethod
     def from_frame(cls, frame: VideoFrame, width: int, height: int) -> YuvImage:
-        """Convert and resize a decoded frame of any pixel format, with white where it is transparent."""
+        """Convert and resize a decoded frame of any pixel format; transparent pixels become white."""
         same_size = (frame.width, frame.height) == (width, height)
         if frame.format.is_rgb or frame.format.has_palette or frame.format.name.startswith("xyz"):
             if not same_size:
@@ -89,7 +89,7 @@ class YuvImage:
         if not same_size or frame.format.name not in _PLANAR:
             frame = _as_planar(frame, width, height, colour, with_alpha=transparent)
         y, u, v = (_plane_of(frame, number) for number in range(3))
-        if grey:  # FFmpeg's scaler rounds some of it to 127
+        if grey:  # FFmpeg's scaler rounds some values to 127
             u.fill(128)
             v.fill(128)
         if transparent:
@@ -139,7 +139,7 @@ def on_white(bgra: NDArray[np.uint8]) -> Image:
 
 
 def has_alpha(frame: VideoFrame) -> bool:
-    """Return whether a frame has an alpha channel, apart from palettes, whose entries may be transparent."""
+    """Return whether a frame has an alpha channel. A palette with transparent entries does not count."""
     return any(component.is_alpha for component in frame.format.components)
 
 

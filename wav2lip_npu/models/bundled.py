@@ -31,7 +31,7 @@ def weights_path(path: str | os.PathLike[str], kind: str) -> Path:
 
 
 def weights_inputs(name: str, path: str | os.PathLike[str], kind: str = "generator") -> list[InputPath]:
-    """Return the weights as inputs of a run, for `check_outputs`; with an .om file, also its manifest."""
+    """Return the weights, and the manifest of an .om file, as inputs for `check_outputs`."""
     source = weights_path(path, kind)
     inputs = [InputPath(name, source)]
     if source.suffix.lower() == ".om":

@@ -112,7 +112,7 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def _tensors_of(content: dict[Any, Any], source: Path) -> dict[str, Tensor]:
-    """Return the tensors of a dict, or of a dict in it, such as `model`. Raises `CheckpointError`."""
+    """Return the tensors of a dict, or of a nested dict such as `model`. Raises `CheckpointError`."""
     _, tensors = find_tensors(content)
     if not tensors:
         keys = ", ".join(sorted(f"{key!s:.40}" for key in content)[:5]) or "none"

@@ -1,4 +1,4 @@
-"""Content of a weights file: bounded in size, and searched for the weights of a network."""
+"""Check the content of a weights file for its size, and find the weights of a network in it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 _MAX_OBJECTS = 1_000_000
-"""Objects in nested containers, counted as often as they occur. A full checkpoint has 10,000."""
+"""Limit of objects in nested containers, counted at each occurrence. A full checkpoint has 10,000."""
 _MAX_EXPANDED = 1 << 30
-"""Bytes by which tensors may be larger than their storages: an expanded tensor repeats its elements."""
+"""Bytes by which tensors may exceed their storages, because expanded tensors repeat elements."""
 _OTHER_NETWORKS = {
     "stylegan_decoder.": "a GFPGAN face restorer",
     "fuse_convs_dict.": "a CodeFormer face restorer",
@@ -24,7 +24,7 @@ _OTHER_NETWORKS = {
     "decoder.token_embedding.": "a Whisper speech recognizer",
     "encoder.blocks.0.attn.": "a Whisper speech recognizer",
 }
-"""Beginnings of the names of tensors in networks that are often at hand next to those of Wav2Lip."""
+"""Prefixes of tensor names in networks that are often used together with Wav2Lip."""
 
 
 class ContentError(ValueError):
@@ -32,7 +32,7 @@ class ContentError(ValueError):
 
 
 def check_content(content: Any) -> None:
-    """Raise `ContentError` if the content takes much more memory or time than its file has bytes."""
+    """Raise `ContentError` if the content takes far more memory or time than its file size suggests."""
     import torch
 
     waiting, objects, claimed = [content], 0, 0
@@ -52,11 +52,11 @@ def check_content(content: Any) -> None:
             claimed += value.numel() * value.element_size()
             storages[storage.data_ptr()] = max(storages.get(storage.data_ptr(), 0), storage.nbytes())
     if claimed > sum(storages.values()) + _MAX_EXPANDED:
-        raise ContentError(f"its tensors have {claimed:,} bytes, their storages {sum(storages.values()):,}")
+        raise ContentError(f"its tensors claim {claimed:,} bytes, its storages {sum(storages.values()):,}")
 
 
 def find_tensors(content: Mapping[Any, Any]) -> tuple[str | None, dict[str, Any]]:
-    """Return the tensors of a dict by name, or else those of its largest nested dict and the key of that."""
+    """Return None and the tensors of a dict, or the key and the tensors of its nested dict with the most."""
     own = _tensors(content)
     if own:
         return None, own
@@ -66,7 +66,7 @@ def find_tensors(content: Mapping[Any, Any]) -> tuple[str | None, dict[str, Any]
 
 
 def other_network(names: Mapping[str, Any]) -> str | None:
-    """Return the name of a known network by the names of its tensors, such as `a GFPGAN face restorer`."""
+    """Return which known network has tensors of these names, such as `a GFPGAN face restorer`."""
     return next(
         (what for start, what in _OTHER_NETWORKS.items() if any(name.startswith(start) for name in names)),
         None,
@@ -74,7 +74,7 @@ def other_network(names: Mapping[str, Any]) -> str | None:
 
 
 def one_line(text: str) -> str:
-    """Return text of a file, shortened, as a part of a line."""
+    """Return text from a file, shortened and on one line."""
     return f"{text:.100}" if text.isprintable() else f"{text!r:.100}"
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _MAX_PARTS = 100_000
-"""Modules and tensors of a network, counted as often as they occur in it."""
+"""Limit of modules and tensors of a network, counted at each occurrence."""
 
 
 def read_torchscript(archive: zipfile.ZipFile) -> dict[str, Tensor]:
@@ -26,7 +26,7 @@ def read_torchscript(archive: zipfile.ZipFile) -> dict[str, Tensor]:
     tensors = {}
     for number, (name, tensor) in enumerate(_parameters(module)):
         if number > _MAX_PARTS:
-            raise PickleError(f"more than {_MAX_PARTS:,} modules and tensors in its pickle")
+            raise PickleError(f"its pickle has more than {_MAX_PARTS:,} modules and tensors")
         if tensor is not None:
             tensors[name] = tensor
     return tensors

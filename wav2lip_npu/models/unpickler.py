@@ -1,8 +1,8 @@
 """Read the pickle of a weights file without running code in it, and check it before PyTorch reads it.
 
-`torch.load(weights_only=True)` runs no code either, but a pickle of a few bytes can claim storages that the
-file does not have, take all memory, or keep the processor busy for hours. The unpickler here knows only the
-instructions that PyTorch accepts and creates numbers, text, containers and `Stub` objects.
+`torch.load(weights_only=True)` runs no code either, but a pickle of a few bytes can refer to storages that
+the file does not have, exhaust the memory, or keep a core busy for hours. This unpickler supports only the
+instructions that PyTorch accepts, and creates numbers, text, containers and `Stub` objects.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 MAX_PICKLE = 4 << 20
-"""Bytes of a pickle, without the tensors. That of a published network with optimizer state has 0.2 MB. One
-byte can take 72 bytes of memory."""
+"""Limit in bytes of a pickle without tensors. A published network with optimizer state has 0.2 MB. One byte
+can take 72 bytes of memory."""
 _MAX_PARTS = 100
-"""Parts of a key, counted as often as they occur, because that is how long it takes to hash a tuple."""
+"""Limit of parts of a key, counted at each occurrence, as when a tuple is hashed."""
 _ITEM_SIZES = {
     "DoubleStorage": 8, "FloatStorage": 4, "HalfStorage": 2, "BFloat16Storage": 2, "LongStorage": 8,
     "IntStorage": 4, "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1, "BoolStorage": 1,
@@ -29,9 +29,9 @@ _CALLED = (
     "torch.serialization._get_layout", "torch._tensor._rebuild_from_type_v2", "_codecs.encode",
     "torch_npu.utils.storage._rebuild_npu_tensor",
 )  # fmt: skip
-"""Functions and classes that a checkpoint may call. PyTorch decides about their arguments."""
+"""Functions and classes that a checkpoint may call. PyTorch checks their arguments."""
 _NAMED = ("torch", "torch.cuda", "torch.npu", "torch.storage")
-"""Modules of data types and types of storages, which a checkpoint may name but not call."""
+"""Modules of data types and storage types, which a checkpoint may name but not call."""
 
 
 class PickleError(ValueError):
@@ -39,7 +39,7 @@ class PickleError(ValueError):
 
 
 class ForeignCodeError(PickleError):
-    """A pickle that names other code than that which restores tensors. The message is its name."""
+    """A pickle that names code that does not restore tensors. The message is the name."""
 
 
 class Storage(NamedTuple):
@@ -57,7 +57,7 @@ class Global(NamedTuple):
 
 
 class Stub:
-    """Object of a class that is not created, with its attributes."""
+    """Placeholder for an object whose class is not instantiated, with its attributes."""
 
     def set_state(self, state: Any) -> None:
         """Set the attributes."""
@@ -66,17 +66,17 @@ class Stub:
 
 
 class Unpickler:
-    """Reads the pickles in some bytes, one after the other."""
+    """Reads consecutive pickles."""
 
     def __init__(self, data: bytes) -> None:
         self.position = 0
-        """Byte after the last pickle that was read."""
+        """Position after the last pickle."""
         self._data = data
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
         self._tuples: dict[int, tuple[int, Any]] = {}
-        """Number of parts of each tuple by its id, and the tuple itself, so that the id stays in use."""
+        """Number of parts of each tuple by its id, and the tuple itself, which keeps the id in use."""
 
     def load(self) -> Any:
         """Return the next object. Raises `PickleError`, and other errors for damaged pickles."""
@@ -95,7 +95,7 @@ class Unpickler:
         return Global(path)
 
     def call(self, function: Global, arguments: tuple[Any, ...]) -> Any:
-        """Return the result of a call of a class or function."""
+        """Return the result of calling a class or function."""
         return Stub()
 
     def persistent_load(self, pid: Any) -> Any:
@@ -103,9 +103,9 @@ class Unpickler:
         raise PickleError(f"unknown reference {pid!r:.40} in its pickle")
 
     def check_hashable(self, key: Any) -> None:
-        """Raise `PickleError` if it takes long to hash a key."""
+        """Raise `PickleError` if hashing a key takes too long."""
         if self._parts(key) > _MAX_PARTS:
-            raise PickleError("its pickle has a key of too many parts")
+            raise PickleError("its pickle has a key with too many parts")
 
     def _parts(self, value: Any) -> int:
         return self._tuples[id(value)][0] if id(value) in self._tuples else 1
@@ -243,7 +243,7 @@ class StorageFinder(Unpickler):
         return super().find_class(path)
 
     def call(self, function: Global, arguments: tuple[Any, ...]) -> Any:
-        """Return a stub of the result. Raises `ForeignCodeError` if the function must not be called."""
+        """Return a stub for the result. Raises `ForeignCodeError` if the function must not be called."""
         if function.path not in _CALLED and not _is_rebuild(function.path):
             raise ForeignCodeError(function.path)
         if function.path in _HASHING:
@@ -252,7 +252,7 @@ class StorageFinder(Unpickler):
         return super().call(function, arguments)
 
     def persistent_load(self, pid: Any) -> Any:
-        """Collect a storage; a reference has its type, key, device and number of elements."""
+        """Collect a storage. A reference contains its type, key, device and number of elements."""
         kind, type_, key, _, count, *_ = pid
         item_size = _ITEM_SIZES.get(type_.path.rpartition(".")[2])
         if kind != "storage" or item_size is None or not isinstance(count, int) or count < 0:

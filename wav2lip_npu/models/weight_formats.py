@@ -30,7 +30,7 @@ MORE = "wav2lip_npu"
 _PICKLED_MORE = b"X" + len(MORE).to_bytes(4, "little") + MORE.encode()
 _OWN_NAME = re.compile(r"(disc_)?checkpoint_step\d+\.pth")
 _HEAD = 1 << 20
-"""Bytes at the beginning of a file, which hold the names in a checkpoint."""
+"""Bytes at the beginning of a file in which the names of a checkpoint are searched."""
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _OTHER_FORMATS = (
     (rb"$", "is empty. Download it again."),
@@ -78,7 +78,7 @@ def read(path: str | os.PathLike[str]) -> dict[Any, Any]:
     except ForeignCodeError as error:
         raise CheckpointError(
             f"{source} contains code ({one_line(str(error))}) and was not opened. "
-            "Pass a file of only tensors and numbers."
+            "Pass a file that contains only tensors and numbers."
         ) from None
     except Exception as error:  # of any type: the parsers raise many for a damaged file
         raise _damaged(source, head, error) from None
@@ -138,9 +138,9 @@ def _read_zip(source: Path) -> Any:
         sizes = {member.filename: member.file_size for member in archive.infolist()}
         for storage in finder.storages:
             if sizes.get(f"{root}data/{storage.key}", -1) < storage.size:
-                raise PickleError(f"storage {storage.key!r:.40} is smaller than its pickle claims")
+                raise PickleError(f"storage {storage.key!r:.40} is smaller than the pickle claims")
         packed = any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
-    return _load(source, mmap=not packed)  # memory-mapped compressed bytes would be read as weights
+    return _load(source, mmap=not packed)  # compressed bytes must not be memory-mapped as weights
 
 
 def _read_legacy(source: Path) -> Any:
@@ -153,7 +153,7 @@ def _read_legacy(source: Path) -> Any:
             finder.load()
     except EOFError:
         if size > MAX_PICKLE:
-            raise PickleError(f"more than {MAX_PICKLE:,} bytes in its pickle") from None
+            raise PickleError(f"its pickle has more than {MAX_PICKLE:,} bytes") from None
         raise
     sizes: dict[str, int] = {}
     for storage in finder.storages:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 _SETTLED = 1 << 20
-"""Updates after which the decay is constant, whatever it is."""
+"""Updates after which any decay is constant."""
 
 
 class Average:
@@ -60,7 +60,7 @@ class Average:
     def load(self, tensors: Mapping[str, Tensor], updates: int | None) -> None:
         """Restore a saved average. Raises `KeyError` if the tensors belong to another network.
 
-        `None` updates are those of trained weights: they do not fade any faster than later ones.
+        `updates` is None for weights from elsewhere, which then decay no faster than later ones.
         """
         self.updates = _SETTLED if updates is None else updates
         for name, tensor in self._tensors.items():

@@ -1,4 +1,4 @@
-"""Held-out evaluations of a run: when they are due, and what follows from them."""
+"""Run the held-out evaluations of a training, and decide when it stops."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Verdict(NamedTuple):
-    """What follows from an evaluation."""
+    """Consequences of an evaluation."""
 
     save: bool = False
     stop: bool = False
@@ -32,8 +32,8 @@ class Verdict(NamedTuple):
 class Evaluations:
     """Evaluates a run every `options.eval_interval` steps, and once earlier or at its end.
 
-    The latter evaluations are only written: they influence neither the schedule nor the best checkpoint, so
-    that a run does not depend on the clock or on where it was interrupted.
+    These extra evaluations are only logged and written. They do not affect the schedule or the best
+    checkpoint, so a run does not depend on the clock or on interruptions.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Evaluations:
 
     @property
     def interrupted_by(self) -> int:
-        """Signal that ended an evaluation, which is then due in the next run; 0 if there was none."""
+        """Signal that interrupted an evaluation, which the next run repeats; 0 without one."""
         return (self._hold.number or 0) if self._state.is_evaluation_due else 0
 
     def begin(self) -> Verdict:
-        """Evaluate what an earlier run could not, and the weights that a new run continues from."""
+        """Repeat an interrupted evaluation, and evaluate the weights that a new run starts from."""
         state = self._state
         is_repeated = state.is_evaluation_due
         if is_out_of_patience(state, self._options) and not is_repeated:
@@ -69,7 +69,7 @@ class Evaluations:
         return Verdict(save=is_repeated, stop=is_out_of_patience(state, self._options))
 
     def after_step(self, losses: Mapping[str, float]) -> Verdict:
-        """Evaluate after a step with these losses if that is due."""
+        """Evaluate after a step with these losses if an evaluation is due."""
         state, options = self._state, self._options
         self._losses.add(losses)
         if state.step % options.eval_interval == 0:
@@ -87,14 +87,14 @@ class Evaluations:
         return Verdict()
 
     def end(self, *, is_quick: bool) -> None:
-        """Evaluate a run that ends without any held-out figure of what it trained."""
+        """Evaluate at the end of a run that has no held-out figures after its first step."""
         if self._latest_step <= self._first_step < self._state.step and not self._state.is_evaluation_due:
             self._write_only(is_quick=is_quick)
 
     def _evaluate(self) -> bool:
         """Evaluate, update the monitor and the best step, and write the curves.
 
-        Returns False if a stop signal ended the evaluation. It stays due, for the next run.
+        Returns False if a stop signal interrupted the evaluation, which the next run repeats.
         """
         state = self._state
         state.is_evaluation_due = True
@@ -110,17 +110,17 @@ class Evaluations:
         return True
 
     def _write_only(self, *, is_quick: bool = False) -> None:
-        """Evaluate and write the curves. A stop signal ends the evaluation, unless it is a quick one."""
+        """Evaluate and write the curves. A stop signal interrupts the evaluation, unless it is quick."""
         evaluation = self._figures(is_quick=is_quick)
         if evaluation is not None:
             self._write(evaluation.figures, evaluation.sheet, " (a few samples)" if is_quick else "")
 
     def _figures(self, *, is_quick: bool = False) -> Evaluation | None:
-        """Return an evaluation on the held-out clips, or `None` if a stop signal ended it."""
+        """Return an evaluation on the held-out clips, or `None` if a stop signal interrupted it."""
         state = self._state
         state.average_statistics()
         with contextlib.ExitStack() as stack:
-            if state.ranks.size == 1 and not is_quick:  # several ranks would wait for each other
+            if state.ranks.size == 1 and not is_quick:  # with several ranks, the others would wait
                 stack.enter_context(self._hold.released())
             for trained in state.networks.values():
                 stack.enter_context(trained.evaluation())

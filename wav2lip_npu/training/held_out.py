@@ -1,4 +1,4 @@
-"""Follow the held-out loss of a run: when to stop, and when the network memorizes its clips."""
+"""Detect when the held-out loss stops falling, and when the network memorizes its clips."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from wav2lip_npu.training.state import TrainState
 log = logging.getLogger(__name__)
 
 _RISE = 1.03
-"""A held-out loss of this multiple of its minimum has risen. Of equal weights it varies by 1 %."""
+"""Multiple of its minimum above which the held-out loss has risen. For equal weights it varies by 1 %."""
 _LASTING = 2
-"""Evaluations in a row after which the rise is reported."""
+"""Consecutive evaluations after which a rise is reported."""
 
 
 class _Point(NamedTuple):
@@ -31,7 +31,7 @@ class HeldOutTrend:
         self._warned = False
 
     def update(self, step: int, name: str, training: float | None, held_out: float) -> None:
-        """Add an evaluation: the loss of this name, and its mean over the training steps before it."""
+        """Add an evaluation: a held-out loss, and its mean over the training steps since the last one."""
         if training is None or self._warned:
             return
         best = self._best
@@ -43,7 +43,7 @@ class HeldOutTrend:
         if self._risen == _LASTING:
             self._warned = True
             log.warning(
-                "the held-out %s has risen from %.3g at step %d to %.3g, while that of the training clips "
+                "the held-out %s has risen from %.3g at step %d to %.3g, while the training loss "
                 "fell from %.3g to %.3g: the network memorizes its clips. Use the checkpoint of step %d, and "
                 "train with more clips, with augmentation, or with --patience, which stops here.",
                 name, best.held_out, best.step, held_out, best.training, training, best.step,
@@ -51,7 +51,7 @@ class HeldOutTrend:
 
 
 def is_out_of_patience(state: TrainState, options: TrainOptions) -> bool:
-    """Return whether the last `options.patience` evaluations were not better than the best one."""
+    """Return whether none of the last `options.patience` evaluations improved on the best one."""
     if options.patience is None or state.best is None:
         return False
     return state.step - state.best_step >= options.patience * options.eval_interval

@@ -82,8 +82,8 @@ class TrainOptions:
     eval_interval: int = 3000
     """Steps between held-out evaluations."""
     patience: int | None = None
-    """Evaluations without a lower held-out loss after which the training stops; the best checkpoint is kept.
-    None: no limit."""
+    """Stop after this many evaluations without a lower held-out loss; the best checkpoint is kept. None: no
+    limit."""
     log_interval: int = 50
     """Steps averaged into one point of the training curves."""
     num_workers: int = 16
@@ -112,8 +112,8 @@ class TrainOptions:
     sync_batchnorm: bool = False
     """Compute batch norms over the batches of all cards."""
     width: int | None = None
-    """Base channels of the networks; narrower networks train faster. None: those of the checkpoint, or 32 as
-    in the published networks."""
+    """Base channels of the networks; narrower networks train faster. None: the width of the checkpoint, or 32
+    as in the published networks."""
 
     def __post_init__(self) -> None:
         """Raise `UsageError` if a value is out of range."""

@@ -55,7 +55,7 @@ class Session:
     checkpoints: dict[str, Checkpoint]
     """Checkpoints to resume from, by kind; empty to train from scratch."""
     is_continued: bool
-    """Whether the run began, or begins, with the weights of another run."""
+    """Whether the run starts or once started from the weights of another run."""
     train: ClipIndex
     held_out: ClipIndex
     reader: FaceReader
@@ -183,9 +183,9 @@ def open_session(
         _check_same_files(ranks, checkpoints, train)
         held_out = train
         if not os.path.lexists(val_list):
-            log.warning("%s does not exist: held-out figures come from the training clips", val_list)
+            log.warning("%s does not exist: held-out figures are computed on the training clips", val_list)
         elif not read_list(val_list):
-            log.warning("%s lists no clips: held-out figures come from the training clips", val_list)
+            log.warning("%s lists no clips: held-out figures are computed on the training clips", val_list)
         else:
             held_out = index_clips(paths.data_root, val_list, shift)
         devices.seed_all(options.seed)
@@ -201,14 +201,14 @@ def _check_width(options: TrainOptions, checkpoints: Mapping[str, Checkpoint]) -
         if options.width not in (None, loaded.width):
             raise UsageError(
                 f"--width {options.width}, but {loaded.source} has the width {loaded.width}. "
-                "Leave --width out, or train from scratch in another --checkpoint_dir."
+                "Omit --width, or train from scratch in another --checkpoint_dir."
             )
 
 
 def _is_continued(paths: TrainPaths, loaded: Checkpoint | None) -> bool:
-    """Return whether a run continues another one, for example from published weights.
+    """Return whether a run starts from the weights of another one, such as published weights.
 
-    A run that resumes from its own checkpoints is not a continuation, unless it was one from the start.
+    A run that resumes from its own checkpoints counts only if it originally started that way.
     """
     if loaded is None:
         return False
@@ -219,7 +219,7 @@ def _is_continued(paths: TrainPaths, loaded: Checkpoint | None) -> bool:
 
 
 def check_files(settings: SyncNetSettings | GeneratorSettings) -> None:
-    """Check the files that a run writes; called before `open_session`. Raises `OutputError`.
+    """Check the output files of a run, before `open_session`. Raises `OutputError`.
 
     The run may resume from a checkpoint of its own folder, but must not replace the weights of another one.
     """

@@ -30,7 +30,7 @@ from wav2lip_npu.training.trained_network import TrainedNetwork, copied, load_op
 log = logging.getLogger(__name__)
 
 CONTINUED_WARMUP = 100
-"""Warm-up steps of a network that begins with the weights of another run."""
+"""Warm-up steps of a network that starts from the weights of another run."""
 _MAX_COUNT = 1 << 48
 _UNFIT = (TypeError, ValueError, AttributeError, LookupError, RuntimeError, ArithmeticError)
 """Errors of a training state that belongs to another network or is damaged."""
@@ -72,7 +72,7 @@ class TrainState:
     mel_shift: int = 0
     """Frames by which mel windows are shifted, in training and in dubs with these weights."""
     is_continued: bool = False
-    """Whether the run began with the weights of another run, and not with random weights."""
+    """Whether the run started from the weights of another run instead of random weights."""
 
     @property
     def main(self) -> TrainedNetwork:
@@ -150,10 +150,10 @@ class TrainState:
     ) -> None:
         """Resume from checkpoints, one per kind, or with `weights_only` restart at step 0 from their weights.
 
-        A checkpoint of the original has weights, optimizer and step; the stream of samples then starts at an
-        epoch. A network without optimizer state begins with a warm-up, because the first steps of a new Adam
-        have the full size of the learning rate whatever the gradients are. `warmup_steps` is the option, if
-        it is given. Raises `CheckpointError` if the training state does not fit.
+        A checkpoint of the original has weights, optimizer and step; the samples then start with a
+        new epoch. A network without optimizer state begins with a warm-up, because the first steps of a new
+        Adam have full size whatever the gradients are. `warmup_steps` is the option, or None if it is not
+        given. Raises `CheckpointError` if the training state does not fit.
         """
         for kind, loaded in checkpoints.items():
             trained = self.networks[kind]
@@ -221,7 +221,7 @@ class TrainState:
         trained.warmup_steps = steps if warmup_steps is None else warmup_steps
 
     def _restore_scaler(self, saved: dict[str, Any]) -> None:
-        """Restore the loss scale; everything else comes from the options."""
+        """Restore the loss scale. All other values come from the options."""
         scale = float(saved["scale"])
         if not 0 < scale < math.inf:
             raise ValueError(f"loss scale {scale}")

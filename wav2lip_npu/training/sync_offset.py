@@ -26,8 +26,8 @@ from wav2lip_npu.training.losses import cosines
 MAX_OFFSET = 15
 """Largest offset searched in either direction, in frames of 40 ms."""
 MIN_WINDOWS = 15
-"""Face windows with audio at all offsets below which an offset is not believed: with two windows, any offset
-can be the best by chance. Five consecutive windows overlap, so these are three."""
+"""Minimum number of face windows with audio at all offsets. With two, any offset can be the best by chance.
+Five consecutive windows overlap, so 15 windows count as three."""
 _OFFSETS = torch.arange(-MAX_OFFSET, MAX_OFFSET + 1)
 _TIE = 1e-6
 _BATCH = 64

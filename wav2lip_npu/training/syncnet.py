@@ -127,7 +127,7 @@ def train_syncnet(
 def with_recipe(options: SyncNetTrainOptions, is_continued: bool) -> SyncNetTrainOptions:
     """Return the options with the recipe's learning rate, warm-up and average filled in.
 
-    The rate of the default recipe is for random weights. It would undo most of what trained weights know.
+    The learning rate of the default recipe is for random weights. It would destroy trained weights.
     """
     recipe = RECIPES[options.recipe]
     warmup_steps = options.warmup_steps
@@ -269,7 +269,7 @@ class PlateauMonitor:
         self._warned = False
 
     def update(self, figures: Mapping[str, float]) -> Mapping[str, float]:
-        """Count evaluations on the plateau; after two in a row, log a warning with a diagnosis, once."""
+        """Count evaluations on the plateau; after two in a row, log a warning with a diagnosis once."""
         guessing = figures["bce"] > _PLATEAU_LOSS and figures["accuracy"] < _PLATEAU_ACCURACY
         self._evaluations = self._evaluations + 1 if guessing else 0
         if self._evaluations >= _PATIENCE and self._ranks.is_first and not self._warned:

@@ -1,4 +1,4 @@
-"""A training task: its samples, losses and held-out evaluation, as the loop sees them."""
+"""A training task: the samples, losses and held-out evaluation that the loop uses."""
 
 from __future__ import annotations
 
@@ -49,5 +49,5 @@ class Task(Generic[Sample]):
     step: Callable[[Batch[Sample]], Iterator[Losses]]
     """Yields the losses, one network at a time; each is differentiated before the next is computed."""
     evaluate: Callable[[bool], Evaluation]
-    """Evaluates the networks and changes nothing; if true, on a few samples, in a second or two."""
+    """Evaluates the networks without changing them; if true, on a few samples, in 1 to 2 s."""
     monitor: Monitor

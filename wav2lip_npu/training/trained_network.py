@@ -34,7 +34,7 @@ class TrainedNetwork:
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0."""
     first_step: int = 0
-    """Step at which the optimizer had no state, where the warm-up begins."""
+    """Step at which the warm-up begins, because the optimizer had no state."""
 
     def rate(self, step: int) -> float:
         """Return the learning rate after a number of steps."""
@@ -92,7 +92,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
 
 
 def portable(optimizer: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of an optimizer without its implementation, to restore it on any device."""
+    """Return the state of an optimizer without its implementation flags, to restore it on any device."""
     groups = [{**group, "foreach": None, "fused": None} for group in optimizer["param_groups"]]
     return {**optimizer, "param_groups": groups}
 
