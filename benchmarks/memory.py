@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py --face talk.mp4 [--minutes 1 60 180] [--form m4a] [-- FLAGS OF THE DUB]
 
-The audio is repeated to each length. Each dub is the command as a user runs it, in its own process. FLAGS are
-passed to it: a small frame and a low rate (`--resize_factor 4`, `--fps 5`) take less time and the same memory
-for the audio. Without --checkpoint_path among them, the bundled weights are used.
+The audio is repeated to each length. Each dub runs the command in its own process, with FLAGS. Small frames
+at a low rate (`--resize_factor 4 --fps 5`) take less time and the same memory for the audio. The default of
+--checkpoint_path is the bundled weights.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def dub(arguments: argparse.Namespace, minutes: float, folder: Path) -> dict[str, Any]:
-    """Dub audio of this length; return the number of frames, wall seconds and peak memory in bytes."""
+    """Dub audio of this length; return the number of frames, wall time in s and peak memory in bytes."""
     audio = write_long(folder / f"long.{arguments.form}", arguments.audio, minutes, CODECS[arguments.form])
     record = folder / "report.json"
     words = ["dub", "--face", arguments.face, "--audio", audio, "--outfile", folder / "out.mp4"]

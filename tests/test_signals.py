@@ -83,7 +83,7 @@ def test_signal_at_any_moment_of_a_video(tmp_path, handlers, speech, number, err
 
 
 @pytest.mark.alone
-def test_handler_of_the_program_may_return(handlers):
+def test_handler_that_returns(handlers):
     """A2: a handler that only sets a flag is called, and the work goes on."""
     calls = []
     signal.signal(signal.SIGTERM, lambda *arguments: calls.append(arguments))
@@ -276,7 +276,7 @@ def test_closed_and_broken_standard_streams(line, code, errors):
     assert "Traceback" not in text
 
 
-def test_closed_stream_is_not_given_to_the_next_file(tmp_path):
+def test_descriptor_of_a_closed_stream_is_not_reused(tmp_path):
     """A12: without descriptor 1, the next file would get it, and with it what libraries print."""
     code = f"from wav2lip_npu.cli import streams; streams.protect(); f = open({str(tmp_path / 'x')!r}, 'w'); import os; os.write(1, b'text'); f.flush()"
     assert shell(f'{sys.executable} -c "{code}" >&-') == (0, "")

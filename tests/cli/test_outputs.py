@@ -87,7 +87,7 @@ def target_of(words: str) -> tuple[str, Path]:
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "socket", "device"])
 @pytest.mark.parametrize(("command", "flag"), OUTPUTS)
-def test_outputs_that_are_no_regular_files(folder, capsys, command, flag, kind):
+def test_outputs_that_are_not_regular_files(folder, capsys, command, flag, kind):
     """A3, A4: a FIFO, socket, device or folder is refused before any work."""
     has_file = flag.count(" ") == 2
     flag, target = target_of(flag)

@@ -223,7 +223,7 @@ def test_offsets_belong_to_the_rest_of_the_line(root):
     assert entries == [Entry("my videos/talk 1", -2), Entry("main/00001", 3)]
 
 
-def test_new_list_knows_the_names_of_a_list_from_windows(tmp_path):
+def test_new_list_reads_a_list_from_windows(tmp_path):
     names = [f"my videos/{n:02}" for n in range(40)]
     (tmp_path / "val.txt").write_bytes(b"my videos\\00\r\nmy videos\\39 MV\r\n")
     write_split(tmp_path, names)
@@ -241,7 +241,7 @@ def test_new_list_knows_the_names_of_a_list_from_windows(tmp_path):
         (b'"' + b"[" * 50_000, "line 1 begins with a quote"),
     ],
 )
-def test_files_that_are_no_lists(content, words, tmp_path):
+def test_files_that_are_not_lists(content, words, tmp_path):
     path = tmp_path / "train.txt"
     path.write_bytes(content)
     with pytest.raises(DataError, match=words) as caught:

@@ -79,7 +79,7 @@ def bomb(size: tuple[int, int]) -> bytes:
 
 
 @pytest.mark.parametrize("size", [(65_500, 65_500), (60_000, 2_000), (0, 16)])
-def test_face_with_a_large_header(folder, size):
+def test_face_that_claims_a_large_size(folder, size):
     """A8: sizes are checked before memory is taken."""
     (folder / "12.jpg").write_bytes(bomb(size))
     with pytest.raises(ClipError, match=r"12\.jpg: it has [\d,]+ pixels"):
@@ -151,7 +151,7 @@ def test_hostile_description(folder, name):
         {"options": [1]},
     ],
 )
-def test_other_entries_of_a_description_can_be_anything(folder, changes):
+def test_other_entries_of_a_description_are_ignored(folder, changes):
     content = json.loads((folder / "clip.json").read_text()) | changes
     (folder / "clip.json").write_text(json.dumps(content))
     stats = measure_clip(read_clip("clip", folder), False)

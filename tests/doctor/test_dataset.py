@@ -230,7 +230,7 @@ UNSUITABLE = {
 
 
 @pytest.mark.parametrize("case", UNSUITABLE)
-def test_syncnet_that_does_not_know_the_people_writes_no_list(case, tmp_path):
+def test_unsuitable_syncnet_writes_no_list(case, tmp_path):
     """F2: most clips match nowhere, at the end of the search, or anywhere."""
     stats = UNSUITABLE[case]
     lists = {"train.txt": [Entry(clip.name) for clip in stats]}
@@ -260,7 +260,7 @@ def test_syncnet_that_does_not_know_the_people_writes_no_list(case, tmp_path):
         clips_with([-4] * 40) + clips_with([0] * 30, 0.05),
     ],
 )
-def test_syncnet_that_knows_most_people_is_used(stats):
+def test_suitable_syncnet_is_used(stats):
     """F2: a few clips that match nowhere, or an offset that all clips share, are no reason to refuse."""
     check_syncnet(stats, "expert.pth")
 

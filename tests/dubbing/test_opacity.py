@@ -34,7 +34,7 @@ def test_equal_mouth_is_transparent():
     assert shown.max() == 0
 
 
-def test_colours_are_those_of_the_generator():
+def test_colours_of_the_generator_are_kept():
     """C3: a wall or collar on the rim of the mask does not tint the mouth."""
     mouths, _ = fitted(faces() + 0.1, faces())
     torch.testing.assert_close(mouths, faces() + 0.1)

@@ -101,7 +101,7 @@ def test_wrong_values_are_refused(values):
 
 
 @pytest.mark.any_device
-def test_rest_off_speaks_the_noise(tiny_checkpoint, face_video, tmp_path):
+def test_rest_off_uses_the_mel_of_the_recording(tiny_checkpoint, face_video, tmp_path):
     """C5: --rest off is the generator's output for the recording; auto that for silence in pauses."""
     models = inference.load_models(tiny_checkpoint, detector="hog", device=str(DEVICE))
     models = replace(models, detector=SquareDetector())

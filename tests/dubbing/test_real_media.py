@@ -52,7 +52,7 @@ def dub(tiny_checkpoint, tmp_path, capfd):
     "form",
     ["AVIF", "HEIF-like", *(pytest.param(f, marks=pytest.mark.slow) for f in ("JPEG", "WEBP", "TIFF"))],
 )
-def test_still_images_become_25_frames_per_second(dub, tmp_path, form):
+def test_still_images_have_25_fps(dub, tmp_path, form):
     """B1: 2.15 s of speech are 54 frames at 25 fps for every format of a photo."""
     face = tmp_path / "face.img"
     if form == "HEIF-like":  # an AVIF that Pillow does not recognise is read by FFmpeg, as HEIC is
@@ -103,7 +103,7 @@ def test_interlaced_film_becomes_progressive(dub, tmp_path, caplog):
 @pytest.mark.parametrize(
     "suffix", ["mka", *(pytest.param(s, marks=pytest.mark.slow) for s in ("mkv", "mp4"))]
 )
-def test_audio_track_is_heard(dub, face_video, tmp_path, suffix):
+def test_audio_track_is_written(dub, face_video, tmp_path, suffix):
     """B5: the chosen track is in the output, and its number in the report."""
     audio = write_tracks(tmp_path / f"a.{suffix}", PITCHES, 1)
     report = tmp_path / "r.json"
@@ -139,7 +139,7 @@ def test_audio_track_is_a_column_of_job_tables(face_video, tmp_path):
 
 @pytest.mark.parametrize("fps", [Fraction(24000, 1001), Fraction(25), Fraction(30), Fraction(60)], ids=str)
 @pytest.mark.parametrize("suffix", ["mp4", "mov"])
-def test_sound_and_picture_end_together(tmp_path, fps, suffix):
+def test_audio_and_video_end_together(tmp_path, fps, suffix):
     """B14: audio from an MP4 whose sound is 40 ms longer than its picture; ends within half a frame."""
     yuv = YuvImage.from_image(np.full((32, 32, 3), 99, np.uint8), next(face_frames(1)).colour)
     for rate, seconds in ((16_000, 3.04), (48_000, 3.04), (44_100, 3.017), (8_000, 2.983)):
@@ -180,7 +180,7 @@ def test_errors_name_the_file_at_fault(dub, face_video, speech, tmp_path):
         assert not list(tmp_path.glob("*o.mp4*"))
 
 
-def test_errors_of_frames_are_not_those_of_the_output(tmp_path):
+def test_errors_of_frames_pass_through_the_writer(tmp_path):
     """B10: an exception of the frames passes through the writer unchanged."""
 
     def frames():

@@ -48,7 +48,9 @@ def differences(one: list[np.ndarray], other: list[np.ndarray]) -> list[float]:
 
 @pytest.mark.parametrize("extend", ["loop", "pingpong", "hold"])
 @pytest.mark.parametrize(("start", "duration"), [(0, 0.5), (0.4, 0.4), (0.72, 0.5), (1.0, None), (1.2, 9)])
-def test_part_is_the_same_as_in_the_whole(models, short_video, speech, tmp_path, extend, start, duration):
+def test_part_equals_the_same_frames_of_the_whole(
+    models, short_video, speech, tmp_path, extend, start, duration
+):
     whole = tmp_path / "whole.avi"
     options = {"models": models, "extend": extend, "blend": "hard", **BOX, **LOSSLESS}
     pipeline.dub(short_video, speech, whole, **options)
@@ -164,7 +166,7 @@ def test_outputs_of_a_pass_have_their_own_length(models, short_video, tmp_path, 
     assert len(memory.to_array()) == 20
 
 
-def test_mouth_after_the_audio_is_that_of_silence(models, short_video, tmp_path):
+def test_mouth_after_the_audio_is_silent(models, short_video, tmp_path):
     """After the audio, an output with `silence` equals that of a recording with silence at its end."""
     import soundfile
 

@@ -19,7 +19,7 @@ from wav2lip_npu.errors import UsageError
         ("100-200", "100-200"), ([(3.2, 5), (7, None)], "3.2-5,7-"), ([[0, 0.1]], "0-0.1"),
     ],
 )  # fmt: skip
-def test_spans_have_one_spelling(spans, text):
+def test_spans_are_canonical(spans, text):
     assert canonical_spans(spans) == text == canonical_spans(text)
     assert DubOptions(skip=spans).skip == text
 
@@ -52,7 +52,7 @@ def test_wrong_spans_are_refused(spans):
 
 
 @pytest.mark.parametrize("fps", ["24000/1001", "25", "30000/1001", "60"])
-def test_frames_of_a_span_are_those_whose_times_lie_in_it(fps):
+def test_frames_of_a_span(fps):
     fps = Fraction(fps)
     kept = KeptFrames.of("0-0.2,3.2-5,7-", fps)
     for number in range(600):

@@ -48,7 +48,7 @@ def largest_change(one: Path, other: Path) -> float:
 
 
 @pytest.mark.any_device
-def test_mouth_speaks_the_voice_and_audio_is_heard(models, face_video, speech, music, tmp_path):
+def test_voice_drives_the_mouth_and_audio_is_written(models, face_video, speech, music, tmp_path):
     """B7"""
     out, spoken, sung = (tmp_path / f"{name}.avi" for name in ("out", "spoken", "sung"))
     report = pipeline.dub(face_video, music, out, voice=speech, models=models, **OPTIONS)
@@ -63,7 +63,7 @@ def test_mouth_speaks_the_voice_and_audio_is_heard(models, face_video, speech, m
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.8, 4.0])
-def test_audio_decides_the_length(models, face_video, music, tmp_path, seconds):
+def test_audio_determines_the_length(models, face_video, music, tmp_path, seconds):
     """B7: the mouth rests after a shorter voice; a longer one is cut off."""
     voice = write_audio(tmp_path / "voice.wav", seconds)
     out = tmp_path / "out.avi"

@@ -91,7 +91,7 @@ def flag(words: list[str], name: str, default: str = "") -> str:
 
 
 @pytest.mark.parametrize("page", [README, TRAINING], ids=["README", "training"])
-def test_trainings_in_one_folder_have_file_lists_of_their_own(page):
+def test_trainings_in_one_folder_have_separate_file_lists(page):
     """F4: "Your own face" does not use the lists of "Train your own"."""
     lists = {}
     for words in commands(page):
@@ -141,7 +141,7 @@ def test_both_trainings_of_the_readme_run_in_one_folder(folder, caplog):
     }
 
 
-def test_numbers_of_steps_agree():
+def test_step_counts_agree():
     """F6: README, docs and help name one number of steps, what it takes, and what a CPU cannot do."""
     pages = [README, *(path.read_text() for path in (ROOT / "docs").glob("*.md"))]
     pages += [path.read_text() for path in (ROOT / "wav2lip_npu").rglob("*.py")]

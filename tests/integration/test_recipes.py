@@ -104,7 +104,7 @@ def test_windows_on_the_device_are_those_of_the_clips(card, two_clips, tmp_path)
         )
 
 
-def test_augmentation_keeps_some_windows_and_always_changes_the_mouth_of_the_reference(card):
+def test_augmentation_of_windows_and_reference_mouths(card):
     torch.manual_seed(0)
     windows = torch.randint(0, 256, (8, 5, 96, 96, 3), dtype=torch.uint8)
     changed = card.augmentation.Augmentation(torch.device("cpu")).faces(windows, 0.0, windows)
@@ -114,7 +114,7 @@ def test_augmentation_keeps_some_windows_and_always_changes_the_mouth_of_the_ref
     assert off[70:80, 40:56].mean() > 5 * off[:10].mean()
 
 
-def test_amplified_audio_moves_embeddings_away_from_that_of_silence(card):
+def test_amplified_audio_moves_embeddings_away_from_silence(card):
     torch.manual_seed(0)
     network = Wav2Lip(width=2).eval()
     mels = torch.rand(4, 1, 80, 16) * 8 - 4

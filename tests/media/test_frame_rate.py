@@ -80,7 +80,7 @@ def test_joined_recordings_continue_at_another_rate(tmp_path):
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("fps", [None, Fraction(15)])
-def test_start_leaves_out_the_first_frames(tmp_path, loop, fps):
+def test_start_skips_the_first_frames(tmp_path, loop, fps):
     path = count_video(tmp_path / "a.mp4", 23)
     length = len(numbers_of(path, fps=fps))
     every = numbers_of(path, None if loop == "none" else 5 * length, fps=fps, loop=loop)

@@ -40,7 +40,7 @@ SHOWN = {
 
 @pytest.mark.parametrize("suffix", ["mp4", "mov"])
 @pytest.mark.parametrize("matrix", SHOWN, ids=str)
-def test_frames_are_shown_by_the_whole_matrix(tmp_path, matrix, suffix):
+def test_whole_matrix_is_applied(tmp_path, matrix, suffix):
     """B9: the orientation follows from the whole display matrix, not only from its angle."""
     path = with_matrix(write_frames(tmp_path / f"a.{suffix}", [scene()] * 3), *matrix)
     expected = SHOWN[matrix](scene())

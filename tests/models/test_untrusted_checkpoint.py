@@ -108,7 +108,7 @@ def test_small_file_that_inflates_to_gigabytes(name, torchscript, tmp_path):
     refused(tmp_path / "x.pth", "inflate")
 
 
-def test_member_larger_than_its_directory_says(tmp_path):
+def test_member_larger_than_stated(tmp_path):
     """A8: a directory that lies about the size does not help."""
     old = saved(tmp_path / "old.pth")
     path = rewritten(old, tmp_path / "x.pth", {"data.pkl": bytes(64 << 20)}, zipfile.ZIP_DEFLATED)

@@ -141,7 +141,7 @@ def test_generator_and_new_discriminator(clips, tmp_path, rates):
 
 
 @pytest.mark.parametrize("words", [SYNCNET, GENERATOR])
-def test_width_of_a_checkpoint_that_differs(clips, tmp_path, words, capsys):
+def test_width_that_differs_from_the_checkpoint(clips, tmp_path, words, capsys):
     """F7: --width is refused if the checkpoint has another width, and may be left out."""
     out = train(clips, tmp_path / "out", words, steps=1)
     capsys.readouterr()
@@ -191,7 +191,7 @@ def test_inverted_bytes_in_the_newest_checkpoint(clips, tmp_path, caplog, name, 
         {"position": "9" * 5000},
     ],
 )
-def test_training_state_that_cannot_be(clips, tmp_path, changes, capsys):
+def test_invalid_training_state_is_refused(clips, tmp_path, changes, capsys):
     out = train(clips, tmp_path / "out", GENERATOR, steps=1, average=0.9)
     path = path_of(out, "generator", 1)
     content = read(path)

@@ -56,7 +56,7 @@ def held_out_losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 # First look
 
 
-def test_first_look_is_after_minutes():
+def test_first_look_after_minutes():
     """F5: the first look at a run does not wait for thousands of steps."""
     now = [100.0]
     look = FirstLook(is_needed=True, clock=lambda: now[0])
@@ -174,7 +174,7 @@ def test_patience_of_a_resumed_run(clips, tmp_path, held_out_losses):
     assert_same(read(once / "checkpoint_step000000004.pth"), read(twice / "checkpoint_step000000004.pth"))
 
 
-def test_without_patience_the_training_goes_on(clips, tmp_path, caplog, held_out_losses):
+def test_training_continues_without_patience(clips, tmp_path, caplog, held_out_losses):
     """F8: the warning alone stops nothing."""
     held_out_losses[:] = [0.5, 0.6, 0.7, 0.8, 0.9]
     train(clips, tmp_path / "out", ORIGINAL, steps=6, eval_interval=1)
@@ -198,7 +198,7 @@ def test_estimate_of_the_time_left():
     assert estimate.update(101) == "0.1 steps/s, evaluation at step 110 in 1 min 30 s, 1 d 3 h left"
 
 
-def test_a_line_a_minute_without_a_terminal(caplog):
+def test_one_line_per_minute_without_a_terminal(caplog):
     """F5: a log shows that the training runs, however long a step takes."""
     now = [0.0]
     show = log_progress(Estimate(TrainOptions(), clock=lambda: now[0]), clock=lambda: now[0])

@@ -1,4 +1,4 @@
-"""Augmentation on the device. Everything is a tensor operation, so that a step can be captured and compiled.
+"""Augmentation on the device, with tensor operations only, so that a step can be captured and compiled.
 
 `B` windows, `T` frames of a window, `S` = 96. Positions in a face are in [-1, 1], as for `grid_sample`.
 """
@@ -14,7 +14,7 @@ from torch.nn import functional
 from wav2lip_npu.models.networks import FACE_SIZE as S
 
 _MOUTH = 0.54
-"""Height of the mouth."""
+"""Vertical position of the mouth."""
 _SILENCE = -4.0
 """Mel of digital silence."""
 
@@ -25,7 +25,7 @@ class Changed(NamedTuple):
     faces: Tensor
     """float32 [B, T, 3, S, S] in [0, 1]"""
     references: Tensor | None
-    """The same shape, with another mouth; `None` if there were none."""
+    """References with changed mouths, of the same shape; `None` if none were given."""
     was_changed: Tensor
     """1 for changed windows, else 0, float32 [B]."""
 
@@ -38,23 +38,23 @@ class Augmentation:
         axis = (torch.arange(S, device=device) + 0.5) / S * 2 - 1
         self.y, self.x = axis.view(S, 1).expand(S, S).contiguous(), axis.expand(S, S).contiguous()
         self.warped = self._bump(0.38, 0.3)
-        """How far each pixel follows the warp of the mouth."""
+        """Weight of the mouth warp at each pixel."""
         self.swapped = 1 - (1.8 * self._bump(0.34, 0.26)).clamp(max=1)
-        """Where the target frame is pasted into a reference: everywhere but at the mouth."""
+        """Mask of the target frame that is pasted into a reference: 0 at the mouth, 1 elsewhere."""
         focus = 1 + 3 * self._bump(0.32, 0.24)
         self.focus = focus / focus.mean()
-        """Weights of a loss that looks at the mouth first, [S, S]."""
+        """Weights [S, S] of a loss that emphasises the mouth."""
         self.bands = torch.arange(80, device=device).view(1, 80, 1)
         self.tilt = torch.linspace(-1, 1, 80, device=device).view(1, 80, 1)
 
     def faces(
         self, windows: Tensor, share: float | Tensor, references: Tensor | None = None, *, grey: float = 0
     ) -> Changed:
-        """Change a share of windows uint8 [B, T, S, S, 3]: geometry and colours, the same for references.
+        """Change geometry and colours in a share of windows uint8 [B, T, S, S, 3], and equally in references.
 
-        The mouths of all references are stretched, squeezed and shifted at random, so that they tell nothing
-        about the mouth to generate. A third of the references are the target with the mouth of the reference.
-        A part `grey` of the changed windows loses its colours.
+        The mouths of all references are stretched, squeezed and shifted at random, so that they contain no
+        information about the mouth to generate. A third of the references are the target with the mouth of
+        the reference. A fraction `grey` of the changed windows becomes grey.
         """
         b = len(windows)
         changed = (self._uniform(b) < share).float()
@@ -119,7 +119,7 @@ class Augmentation:
 
 
 class _Placement:
-    """A random affine map and smooth bend for each window: where its pixels come from."""
+    """A random affine map and smooth distortion of each window, from output to input positions."""
 
     def __init__(self, augmentation: Augmentation, b: int, changed: Tensor) -> None:
         def amount(size: float) -> Tensor:

@@ -18,7 +18,7 @@ from wav2lip_npu.data.samples import MEL_SHIFT
 COLUMNS = 16
 """Mel columns of a window."""
 _MOST_SECONDS = 60
-"""Seconds of a speaker from which on more material does not make the speaker more frequent."""
+"""Seconds of a speaker above which more material does not increase the sampling weight."""
 _LOUD_PERCENTILE = 95
 
 
@@ -85,11 +85,11 @@ class DeviceClips:
         return self._mels(clips, frames[:, None] + MEL_SHIFT + self._window)
 
     def are_quiet(self, clips: Tensor, mels: Tensor, below: float) -> Tensor:
-        """Return which mels [B, T, 80, 16] are `below` the loud parts of their clips, in mel units."""
+        """Return which mels [B, T, 80, 16] are `below` mel units below the loud parts of their clips."""
         return mels.mean((2, 3)) < self._loud[clips][:, None] - below
 
     def identities(self, clips: Tensor) -> Tensor:
-        """Return a number for each clip [B] that no other clip has."""
+        """Return a unique number for each clip [B]."""
         return self._first_face[clips]
 
     def _mels(self, clips: Tensor, frames: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def read_clips(root: Path, names: Path, device: torch.device) -> DeviceClips:
 
 
 def _weights(clips: list[Clip], frames: np.ndarray) -> np.ndarray:
-    """Return the share of each clip in the samples, by the square root of the time of its speaker."""
+    """Return the share of each clip in the samples, from the square root of the time of its speaker."""
     speakers = np.array([str(Path(clip.name).parent) for clip in clips])
     weights = np.zeros(len(clips))
     for speaker in np.unique(speakers):

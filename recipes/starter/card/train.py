@@ -31,15 +31,15 @@ from wav2lip_npu.models.networks import SyncNet, Wav2Lip
 from wav2lip_npu.training.losses import all_pairs_loss, sync_loss
 
 PER_CLIP = 8
-"""Windows of a clip in a batch of SyncNet: the others are its hard negatives."""
+"""Windows per clip in a batch of SyncNet. The other windows of the clip are hard negatives."""
 SYNCNET_SHARE = 0.12
 """Share of the time for SyncNet. It overfits after a million windows."""
 DISCRIMINATOR_FROM = 0.6
 """Share of the generator's time after which the discriminator is used."""
 QUIET = 1.5
-"""Mel units below the loud parts of a clip; quieter audio is replaced by silence in half of the cases."""
+"""Mel units below the loud parts of a clip. In half of the cases, quieter audio is replaced by silence."""
 AUDIO_GAIN = 1.5
-"""Factor of the distance between the embedding of the audio and that of silence, applied after training."""
+"""Factor applied after training to the distance between the embeddings of audio and of silence."""
 
 
 class Trainer:
@@ -60,7 +60,7 @@ class Trainer:
         )
 
     def syncnet(self, seconds: float, width: int, clips: int) -> SyncNet:
-        """Train a SyncNet; return the moving average with the smallest held-out BCE."""
+        """Train a SyncNet and return the moving average with the lowest held-out BCE."""
         network = SyncNet(width).to(self.device, memory_format=torch.channels_last)
         run = _Run(self, network, 1e-3, 0.998, weight_decay=0.05)
         amount = torch.tensor(0.2, device=self.device)
@@ -93,7 +93,7 @@ class Trainer:
         return run.average.eval().requires_grad_(False)
 
     def generator(self, seconds: float, width: int, batch: int, syncnet: SyncNet) -> Wav2Lip:
-        """Train a generator with L1, image gradients, sync loss and, late, a patch discriminator."""
+        """Train a generator with L1, image gradients, sync loss and, later, a patch discriminator."""
         network = Wav2Lip(width).to(self.device, memory_format=torch.channels_last)
         run = _Run(self, network, 6e-4, 0.9995, clip_norm=1.0)
         discriminator = _patch_discriminator().to(self.device)
@@ -151,7 +151,7 @@ class Trainer:
             with self._autocast():
                 score = discriminator(judged).float().mean()
             (push,) = torch.autograd.grad(-score, judged)
-            push = push * (usual / (push.norm() + 1e-12))  # as large as the gradient of the weighted L1
+            push = push * (usual / (push.norm() + 1e-12))  # scaled to the gradient of the weighted L1
             run.update(loss + push_weight * (push * generated).sum())
 
         def report() -> None:
@@ -239,7 +239,7 @@ class _Run:
         return float(self.loss_tensor)
 
     def update(self, loss: Tensor) -> None:
-        """Change the weights to lower a loss."""
+        """Take an optimizer step on a loss."""
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self._clip_norm is not None:
@@ -256,7 +256,7 @@ class _Run:
         until: float | None = None,
         reports: int = 6,
     ) -> Iterable[float]:
-        """Take steps for some seconds; yield before each the share of the time `until` that has passed."""
+        """Take steps for some seconds; before each, yield the elapsed share of the time `until`."""
         until = seconds if until is None else until
         self._network.train()
         take = self._captured(step) if self._on_cuda else step
@@ -277,7 +277,7 @@ class _Run:
             if self.step % 4 == 0:
                 self._average()
                 if self._on_cuda and self.step % 40 == 0:
-                    torch.cuda.synchronize()  # the queue of steps must not outrun the time
+                    torch.cuda.synchronize()  # queued steps must not exceed the time
         self.reports = True
         yield 1.0 if until == begin + seconds else (begin + seconds) / until
 
@@ -320,7 +320,7 @@ def _inputs(targets: Tensor, references: Tensor) -> Tensor:
 
 
 def _patch_discriminator(channels: int = 48) -> nn.Sequential:
-    """Return a discriminator of the patches of lower halves [N, 3, S/2, S], with spectral norm."""
+    """Return a patch discriminator for lower halves [N, 3, S/2, S], with spectral norm."""
     sizes = (
         (3, channels, 4, 2),
         (channels, 2 * channels, 4, 2),
@@ -338,9 +338,9 @@ def _patch_discriminator(channels: int = 48) -> nn.Sequential:
 
 @torch.no_grad()
 def amplify_audio(generator: Wav2Lip, gain: float) -> None:
-    """Move the embedding of any audio away from that of silence by a factor, in the last batch norm.
+    """Scale the distance of audio embeddings from that of silence, in the last batch norm.
 
-    relu(gain * z - (gain - 1) * q) is q + gain * (relu(z) - q), never below 0, for an embedding q of silence.
+    For the embedding q of silence, relu(gain * z - (gain - 1) * q) is q + gain * (relu(z) - q), at least 0.
     """
     generator.eval()
     device = next(generator.parameters()).device
@@ -363,7 +363,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=128, help="windows per step of the generator")
     parser.add_argument("--device", default="auto")
     parser.add_argument(
-        "--compile", action="store_true", help="compile the generator: worth it from some 5 minutes on"
+        "--compile", action="store_true", help="compile the generator: pays off from about 5 minutes"
     )
     arguments = parser.parse_args()
     torch.manual_seed(0)
