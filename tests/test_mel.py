@@ -80,7 +80,7 @@ def test_two_blocks_equal_the_whole_file(more: int) -> None:
 @pytest.mark.parametrize("samples", [401, 204_999, 205_000, 205_200, 205_400, 450_017])
 @pytest.mark.parametrize("size", [97, 1024, 204_801, 1 << 20])
 def test_chunks_of_any_size_give_the_same_mel(samples: int, size: int) -> None:
-    """A16: the mel of streamed audio is that of the whole audio, to the bit."""
+    """A16: the mel of streamed audio equals that of the whole audio bit for bit."""
     wav = speech(samples)
     blocks = list(mel_blocks(wav[start : start + size] for start in range(0, samples, size)))
     assert max(block.shape[1] for block in blocks) <= 1024
@@ -100,7 +100,7 @@ def test_streamed_windows_equal_those_of_the_whole_mel(fps: Fraction, shift: flo
 
 
 def test_reader_holds_one_block() -> None:
-    """A16: three hours of mel pass through a few megabytes, also if most frames need no window."""
+    """A16: three hours of mel take a few MB, also if most frames need no window."""
     blocks = (np.zeros((80, 1024), np.float32) for _ in range(844))
     reader = MelReader(blocks)
     tracemalloc.start()

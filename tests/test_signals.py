@@ -1,4 +1,4 @@
-"""Stop signals: handled between frames, never inside a library, and files are whole or absent."""
+"""Stop signals are handled between frames, never inside a library. Files are complete or absent."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_signal_at_any_moment_of_a_video(tmp_path, handlers, speech, number, err
         outcome = "never"
         sender = send(number, draw.uniform(0, 0.1))
         try:
-            # Endless: it ends by the signal only.
+            # Endless: only the signal ends it.
             write_video(
                 (images[i % 20] for i in iter(int, 1)), out, fps=Fraction(25), audio=speech, options=FAST
             )
@@ -84,7 +84,7 @@ def test_signal_at_any_moment_of_a_video(tmp_path, handlers, speech, number, err
 
 @pytest.mark.alone
 def test_handler_that_returns(handlers):
-    """A2: a handler that only sets a flag is called, and the work goes on."""
+    """A2: after a handler that only sets a flag, the work continues."""
     calls = []
     signal.signal(signal.SIGTERM, lambda *arguments: calls.append(arguments))
     with signals.deferred():
@@ -107,7 +107,7 @@ def test_signal_after_the_last_check_is_delivered(handlers):
 def test_second_signal_is_handled_at_once(handlers):
     with pytest.raises(KeyboardInterrupt), signals.deferred():
         os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)  # of the same Ctrl-C, as `timeout` and torchrun send it
+        os.kill(os.getpid(), signal.SIGINT)  # part of the same Ctrl-C, as from `timeout` and torchrun
         time.sleep(0.35)
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("the second signal was ignored")
@@ -164,7 +164,7 @@ def slowly(item):
     ids=["prefetch", "map_in_threads", "fan_out"],
 )
 def test_waiting_for_a_thread_is_interrupted(handlers, wait):
-    """A2: a signal inside `queue.get` neither is lost nor leaves a lock held."""
+    """A2: a signal inside `queue.get` is not lost and does not leave a lock held."""
     threads = threading.active_count()
     sender = send(signal.SIGTERM, 0.2)
     with pytest.raises(TerminatedError), signals.deferred():
@@ -270,14 +270,14 @@ def shell(line: str) -> tuple[int, str]:
     ],
 )
 def test_closed_and_broken_standard_streams(line, code, errors):
-    """A12: exit codes tell the truth, and nobody needs to read a traceback."""
+    """A12: exit codes are right, and there is no traceback."""
     result, text = shell(line)
     assert (result, len(text.splitlines())) == (code, errors), text
     assert "Traceback" not in text
 
 
 def test_descriptor_of_a_closed_stream_is_not_reused(tmp_path):
-    """A12: without descriptor 1, the next file would get it, and with it what libraries print."""
+    """A12: otherwise the next file would get descriptor 1, and the output of libraries."""
     code = f"from wav2lip_npu.cli import streams; streams.protect(); f = open({str(tmp_path / 'x')!r}, 'w'); import os; os.write(1, b'text'); f.flush()"
     assert shell(f'{sys.executable} -c "{code}" >&-') == (0, "")
     assert (tmp_path / "x").read_text() == ""
@@ -291,7 +291,7 @@ def broken_pipe() -> io.TextIOWrapper:
 
 
 def test_broken_pipe_does_not_stop_a_batch(job_folder, workers_here, monkeypatch, tiny_checkpoint):  # noqa: F811
-    """A12: `batch --json | head -1` makes all videos."""
+    """A12: `batch --json | head -1` writes all videos."""
     monkeypatch.setattr(sys, "stdout", broken_pipe())
     words = ["jobs.csv", "--checkpoint_path", str(tiny_checkpoint), "--devices", "cpu", "--json"]
     assert main.main(["batch", *words]) == 0

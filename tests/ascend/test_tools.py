@@ -80,7 +80,7 @@ def test_message_of_a_failed_compiler(install, tmp_path, text, message):
 
 @pytest.mark.alone
 def test_signal_ends_the_compiler(install, tmp_path):
-    """A2: neither the compiler with its processes nor a half file is left."""
+    """A2: no compiler process and no partial file remains."""
     target, started = tmp_path / "a.om", tmp_path / "started"
     install("atc", f"#!/bin/sh\necho half > {target}\necho $$ > {started}\nsleep 1000 & wait\n")
 
@@ -99,7 +99,7 @@ def test_signal_ends_the_compiler(install, tmp_path):
 
 
 def running_in(group: int) -> list[int]:
-    """Return the processes of a process group, without those that are dead and wait for their parent."""
+    """Return the processes of a process group, without zombies."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

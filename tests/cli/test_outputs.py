@@ -1,4 +1,4 @@
-"""One gate for outputs: every command checks all files that it writes against all that it reads, first."""
+"""Every command first checks that none of its outputs is also an input or another output."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ INPUTS = {
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The working directory with the inputs of all commands, whose content is never read."""
+    """The working directory with the inputs of all commands, which are never read."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("wav2lip_npu.faces.detectors.find_weights", lambda: tmp_path / "s3fd.pth")
     for name in {name for names in INPUTS.values() for name in names} - {"new.mp4"}:
@@ -67,7 +67,7 @@ def state(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def assert_refused(folder: Path, capsys: pytest.CaptureFixture[str], command: str, *parts: str) -> None:
-    """Assert exit code 2 and one line, and that no file was changed or left."""
+    """Assert exit code 2, a one-line message, and that no file was changed or created."""
     before = state(folder)
     code = main.main(command.split())
     text = capsys.readouterr().err
@@ -79,7 +79,7 @@ def assert_refused(folder: Path, capsys: pytest.CaptureFixture[str], command: st
 
 
 def target_of(words: str) -> tuple[str, Path]:
-    """Return the flag, and the path in a new folder `outputs` that it makes the command write."""
+    """Return the flag, and the path in a new folder `outputs` to which the command writes."""
     flag, value, file = [*words.split(" "), ""][:3]
     Path("outputs").mkdir()
     return flag, Path("outputs", file or value.format("out"))
@@ -108,7 +108,7 @@ def test_outputs_that_are_not_regular_files(folder, capsys, command, flag, kind)
     [(command, flag, used) for command, flag in OUTPUTS for used in INPUTS[command]],
 )
 def test_outputs_that_are_links_to_inputs(folder, capsys, command, flag, used):
-    """A3: no output has the name of a link to an input or to another output."""
+    """A3: an output that is a link to an input or to another output is refused."""
     has_file = flag.count(" ") == 2
     flag, target = target_of(flag)
     target.symlink_to(folder / used)
@@ -126,7 +126,7 @@ def test_outputs_that_are_inputs(folder, capsys, command, flag, used):
 
 @pytest.mark.parametrize("name", ["train.txt", "val.txt"])
 def test_existing_file_lists_are_not_changed(folder, capsys, name):
-    """A4: an unusual file in place of a list is neither replaced nor a problem of preprocess."""
+    """A4: a special file in place of a list is not replaced and does not stop preprocess."""
     Path("lists").mkdir()
     os.mkfifo(Path("lists", name))
     words = f"{PREPROCESS} --preprocessed_root new --filelists lists"

@@ -213,5 +213,5 @@ def test_single_clip_is_enough(clips, tmp_path, caplog):
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "train.txt").write_text("c0\n")
     out = train(clips, tmp_path / "out", GENERATOR, filelists=tmp_path / "lists", steps=2, eval_interval=2)
-    assert "held-out figures come from the training clips" in caplog.text
+    assert "held-out figures are computed on the training clips" in caplog.text
     assert [line["step"] for line in lines(out, "held_out")] == [2]

@@ -151,7 +151,7 @@ def test_audio_offsets_round_trip(tmp_path):
 
 @pytest.fixture
 def root(tmp_path):
-    """A data root with clips of awkward names."""
+    """A data root with clips that have unusual names."""
     for name in ("main/00001", "my videos/talk 1", "s1/a", "müller/1", "back/slash"):
         (tmp_path / "data" / name).mkdir(parents=True)
         (tmp_path / "data" / name / "audio.wav").touch()
@@ -186,7 +186,7 @@ def found(root: Path, content: str | bytes) -> list[str | None]:
     ],
 )
 def test_names_of_other_programs_are_read(root, line, name):
-    """D: a blank in a name without quotes, and backslashes of Windows."""
+    """D: unquoted names with blanks, and backslashes from Windows."""
     assert found(root, f"s1/a\r\n{line}\r\n") == ["s1/a", name]
 
 
@@ -195,7 +195,7 @@ def test_windows_code_page(root):
 
 
 def test_absolute_names_inside_the_root(root, tmp_path, monkeypatch):
-    """D: absolute folders are read if they are inside the data root, also through links."""
+    """D: absolute paths are accepted inside the data root, also through links."""
     (tmp_path / "link").symlink_to(root)
     (root / "linked").symlink_to(root / "main")
     lines = [

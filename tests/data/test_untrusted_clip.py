@@ -1,4 +1,4 @@
-"""Clips from anybody: file types and sizes are checked before a file is opened, read or decoded."""
+"""Untrusted clips: file types and sizes are checked before a file is opened, read or decoded."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def replaced(path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["FIFO", "device", "folder", "terabyte"])
 @pytest.mark.parametrize("name", ["clip.json", "12.jpg", "mel.npy", "audio.wav", "faces96.npy"])
 def test_other_file_types_in_a_clip(folder, name, kind):
-    """A9: a file that is not a regular one, or too large, is never read."""
+    """A9: special or oversized files are never read."""
     use(folder)
     (folder / "audio.wav").touch()
     replaced(folder / name, kind)
@@ -70,7 +70,7 @@ def test_other_file_types_in_a_clip(folder, name, kind):
 
 
 def bomb(size: tuple[int, int]) -> bytes:
-    """Return a small JPEG whose header states a large image."""
+    """Return a small JPEG whose header claims a large image."""
     _, encoded = cv2.imencode(".jpg", np.zeros((16, 16, 3), np.uint8))
     content = bytearray(encoded.tobytes())
     start = content.find(b"\xff\xc0")
@@ -80,7 +80,7 @@ def bomb(size: tuple[int, int]) -> bytes:
 
 @pytest.mark.parametrize("size", [(65_500, 65_500), (60_000, 2_000), (0, 16)])
 def test_face_that_claims_a_large_size(folder, size):
-    """A8: sizes are checked before memory is taken."""
+    """A8: sizes are checked before memory is allocated."""
     (folder / "12.jpg").write_bytes(bomb(size))
     with pytest.raises(ClipError, match=r"12\.jpg: it has [\d,]+ pixels"):
         read_clip("clip", folder).face(12)

@@ -231,7 +231,7 @@ UNSUITABLE = {
 
 @pytest.mark.parametrize("case", UNSUITABLE)
 def test_unsuitable_syncnet_writes_no_list(case, tmp_path):
-    """F2: most clips match nowhere, at the end of the search, or anywhere."""
+    """F2: most clips have no match, a match at the end of the search range, or random offsets."""
     stats = UNSUITABLE[case]
     lists = {"train.txt": [Entry(clip.name) for clip in stats]}
     for fix_offset, min_confidence in ((True, None), (False, 0.1), (True, 0.1)):
@@ -261,7 +261,7 @@ def test_unsuitable_syncnet_writes_no_list(case, tmp_path):
     ],
 )
 def test_suitable_syncnet_is_used(stats):
-    """F2: a few clips that match nowhere, or an offset that all clips share, are no reason to refuse."""
+    """F2: a few clips without a match, or a common offset of all clips, are accepted."""
     check_syncnet(stats, "expert.pth")
 
 

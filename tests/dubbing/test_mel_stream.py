@@ -32,7 +32,7 @@ def models(tiny_checkpoint) -> inference.Models:
 
 
 def peak_of_stream(path: Path, seconds: int) -> int:
-    """Return the peak of the memory allocated while the audio of a dub at 25 fps is read, in bytes."""
+    """Return the peak memory in bytes while the audio of a dub at 25 fps is read."""
     noise = np.random.default_rng(0).normal(0, 0.05, 16_000)
     audio = write_wav(path / f"{seconds}.wav", np.tile(noise, seconds))
     tracemalloc.start()
@@ -60,7 +60,7 @@ def test_memory_does_not_grow_with_the_audio(tmp_path):
 def test_audio_that_becomes_unreadable_fails_one_output(
     models, face_video, tmp_path, monkeypatch, failing_pass
 ):
-    """A16: the file of one output is damaged while it is read for the second or third time."""
+    """A16: the audio of one output becomes unreadable during the second or third pass."""
     lost, kept = (write_audio(tmp_path / name, 1.5) for name in ("lost.wav", "kept.wav"))
 
     def read(audio):

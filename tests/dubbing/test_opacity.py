@@ -35,7 +35,7 @@ def test_equal_mouth_is_transparent():
 
 
 def test_colours_of_the_generator_are_kept():
-    """C3: a wall or collar on the rim of the mask does not tint the mouth."""
+    """C3: a wall or collar at the rim of the mask does not tint the mouth."""
     mouths, _ = fitted(faces() + 0.1, faces())
     torch.testing.assert_close(mouths, faces() + 0.1)
 
@@ -59,7 +59,7 @@ SKIN, WALL = torch.tensor([0.42, 0.5, 0.7]), torch.tensor([0.6, 0.5, 0.45])
 
 
 def in_front_of(wall: torch.Tensor, edge: int, light: float = 1) -> torch.Tensor:
-    """Return a face of plain skin, to the left of `edge` a wall, lit from the side."""
+    """Return a face of plain skin, lit from the side, with a wall to the left of `edge`."""
     image = SKIN[:, None, None].expand(3, *MASK.weights.shape).clone()
     image[:, :, :edge] = wall[:, None, None]
     return (image * torch.linspace(light, 1, MASK.weights.shape[1]))[None]
@@ -68,7 +68,7 @@ def in_front_of(wall: torch.Tensor, edge: int, light: float = 1) -> torch.Tensor
 @pytest.mark.parametrize("wall", [WALL, torch.zeros(3), torch.ones(3), torch.tensor([0.1, 0.3, 0.1])])
 @pytest.mark.parametrize("light", [1, 0.5])
 def test_background_next_to_the_face_is_kept(wall, light):
-    """The network may generate the wall incorrectly."""
+    """The network may generate a wrong wall."""
     filmed = in_front_of(wall, 20, light)
     mouth = filmed.clone()
     mouth[..., :20] = 0.5 * (filmed[..., :20] + SKIN[:, None, None])

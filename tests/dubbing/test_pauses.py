@@ -1,4 +1,4 @@
-"""C5: pauses are driven by the mel of silence, so that the mouth closes, and opens in time."""
+"""C5: in pauses the generator gets the mel of silence, so that the mouth closes, and opens in time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from wav2lip_npu.media.video_reader import read_frames
 
 RATE = 16_000
 SPEECH = [(0.0, 0.92), (2.0, 2.92)]
-"""Seconds of speech in the recording; elsewhere there is room noise."""
+"""Seconds of speech in the recording. The rest is room noise."""
 
 
 def recording(room: float) -> np.ndarray:
@@ -50,7 +50,7 @@ def windows(audio, threshold: float | None, fps: int = 25) -> np.ndarray:
 
 
 def test_mel_of_pauses_is_silence(audio):
-    """C5: silence from 120 ms after the end of speech on, speech from 40 ms before the next word on."""
+    """C5: silence starts 120 ms after speech ends, and ends 40 ms before the next word."""
     plain, rested = windows(audio, None), windows(audio, 16)
     silent = (rested == -4).all(axis=(1, 2))
     times = np.arange(100) / 25
@@ -59,7 +59,7 @@ def test_mel_of_pauses_is_silence(audio):
         assert inside.sum() >= 12
         assert silent[inside].all()
     for start, end in SPEECH:
-        # Windows that contain speech only are those of the recording, closures of plosives included.
+        # Windows with only speech, including plosive closures, are unchanged.
         inside = (times >= start) & (times + 0.2 <= end)
         np.testing.assert_array_equal(rested[inside], plain[inside])
     onset = plain[38:50, :, :] - rested[38:50, :, :]  # frames whose windows reach into the second sentence
@@ -102,7 +102,7 @@ def test_wrong_values_are_refused(values):
 
 @pytest.mark.any_device
 def test_rest_off_uses_the_mel_of_the_recording(tiny_checkpoint, face_video, tmp_path):
-    """C5: --rest off is the generator's output for the recording; auto that for silence in pauses."""
+    """C5: in pauses, --rest off gives the mouth of the recording, auto that of silence."""
     models = inference.load_models(tiny_checkpoint, detector="hog", device=str(DEVICE))
     models = replace(models, detector=SquareDetector())
     noisy = write_wav(tmp_path / "noisy.wav", recording(0.005))

@@ -53,9 +53,9 @@ def dub(tiny_checkpoint, tmp_path, capfd):
     ["AVIF", "HEIF-like", *(pytest.param(f, marks=pytest.mark.slow) for f in ("JPEG", "WEBP", "TIFF"))],
 )
 def test_still_images_have_25_fps(dub, tmp_path, form):
-    """B1: 2.15 s of speech are 54 frames at 25 fps for every format of a photo."""
+    """B1: 2.15 s of speech give 54 frames at 25 fps for every image format."""
     face = tmp_path / "face.img"
-    if form == "HEIF-like":  # an AVIF that Pillow does not recognise is read by FFmpeg, as HEIC is
+    if form == "HEIF-like":  # FFmpeg reads an AVIF that Pillow does not recognise, like HEIC
         save_image(face, to_pillow(images(1)[0]), "AVIF")
         face.write_bytes(face.read_bytes().replace(b"ftypavif", b"ftypmif1", 1))
     else:
@@ -140,7 +140,7 @@ def test_audio_track_is_a_column_of_job_tables(face_video, tmp_path):
 @pytest.mark.parametrize("fps", [Fraction(24000, 1001), Fraction(25), Fraction(30), Fraction(60)], ids=str)
 @pytest.mark.parametrize("suffix", ["mp4", "mov"])
 def test_audio_and_video_end_together(tmp_path, fps, suffix):
-    """B14: audio from an MP4 whose sound is 40 ms longer than its picture; ends within half a frame."""
+    """B14: audio from an MP4 in which it is 40 ms longer than the video ends within half a frame."""
     yuv = YuvImage.from_image(np.full((32, 32, 3), 99, np.uint8), next(face_frames(1)).colour)
     for rate, seconds in ((16_000, 3.04), (48_000, 3.04), (44_100, 3.017), (8_000, 2.983)):
         source = write_frames(
@@ -162,7 +162,7 @@ def test_audio_and_video_end_together(tmp_path, fps, suffix):
 
 
 def test_errors_name_the_file_at_fault(dub, face_video, speech, tmp_path):
-    """B10: a fault of the audio or the face video is not reported as one of the output."""
+    """B10: an error in the audio or the face video is not reported as an error of the output."""
     soundfile.write(tmp_path / "loud.wav", np.full(16_000, 1e38), 16_000, subtype="FLOAT")
     grey = [np.full((240, 320, 3), 90, np.uint8)] * 2
     icp = write_raw(tmp_path / "icp.mp4", grey, "libx264", "yuv420p10le", "bgr24", colorspace=14)

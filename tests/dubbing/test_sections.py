@@ -167,7 +167,7 @@ def test_outputs_of_a_pass_have_their_own_length(models, short_video, tmp_path, 
 
 
 def test_mouth_after_the_audio_is_silent(models, short_video, tmp_path):
-    """After the audio, an output with `silence` equals that of a recording with silence at its end."""
+    """After the audio, `silence` gives the same output as a recording that ends with silence."""
     import soundfile
 
     audio = write_audio(tmp_path / "speech.wav", 0.3)

@@ -75,7 +75,7 @@ def test_motion_in_pauses_is_damped_at_any_frame_rate(fps):
 
 @pytest.mark.parametrize("fps", [25, 50])
 def test_mouth_closes_at_the_beginning_of_a_pause(fps):
-    """C5: the damper does not hold an open mouth that the generator closes within 120 ms."""
+    """C5: the damper does not delay a mouth that the generator closes within 120 ms."""
     generated = np.concatenate(
         [np.full((25, 4, 6, 4), 200, np.uint8), np.full((3 * fps, 4, 6, 4), 100, np.uint8)]
     )

@@ -1,4 +1,4 @@
-"""Threads share models: each output is that of a dub alone, for each detector and engine."""
+"""Threads share models: each output equals that of a single dub, for each detector and engine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run_program(detector: str, engine: str, dubs: int) -> str:
 
 
 def test_threads_share_models():
-    """A1: eight threads and one `load_models()`; the same HOG detector in two threads ended the process."""
+    """A1: eight threads and one `load_models()`. A HOG detector in two threads crashed the process."""
     assert run_program("hog", "torch", 8) == "8 of 8 equal\n"
 
 
@@ -34,7 +34,7 @@ def test_threads_share_models():
     [("hog", "torch"), ("s3fd", "torch"), ("hog", "onnx"), ("square", "bench"), ("square", "acl")],
 )
 def test_forty_dubs_with_each_detector_and_engine(detector, engine):
-    """A1: eight threads; `bench` and `acl` are fakes of the runtimes of .om files."""
+    """A1: eight threads; `bench` and `acl` are fake runtimes of .om files."""
     if engine != "torch" and importlib.util.find_spec("onnxruntime") is None:
         pytest.skip("onnxruntime is not installed: pip install 'wav2lip-npu[export]'")
     assert run_program(detector, engine, 40) == "40 of 40 equal\n"

@@ -36,7 +36,7 @@ def sepia(image: Image) -> Image:
 
 
 def mouth(blend: Blend) -> Image:
-    """Return a reddish, uneven mouth as a generator makes it."""
+    """Return a reddish, uneven mouth, like that of a generator."""
     size = 96
     red = np.full((size, size, 3), (60, 70, 200), np.uint8)
     red[::7] = (150, 160, 240)
@@ -54,7 +54,7 @@ def coded(image: Image, crf: int, tmp_path) -> YuvImage:
 @pytest.mark.parametrize("blend", get_args(Blend))
 @pytest.mark.parametrize("level", [(128, 128), (110, 140)])
 def test_constant_chroma_stays(blend, level):
-    """B8: a frame whose chroma is constant gets no chroma change."""
+    """B8: constant chroma does not change."""
     yuv = YuvImage.from_image(face(), Colour())
     yuv.u.fill(level[0])
     yuv.v.fill(level[1])
@@ -74,7 +74,7 @@ def test_coded_grey_stays_grey(tmp_path, crf):
 
 @pytest.mark.parametrize("crf", [10, 18, 26])
 def test_sepia_stays_sepia(tmp_path, crf):
-    """B8: chroma that follows from luma, as in sepia, is kept for the mouth."""
+    """B8: the mouth keeps the relation between chroma and luma, as in sepia."""
     yuv = coded(sepia(face()), crf, tmp_path)
     tint = tint_of(yuv, BOX)
     assert tint is not None and tint.weight > 0.8
@@ -96,7 +96,7 @@ def test_colour_film_gets_the_colours_of_the_mouth(tmp_path):
 
 
 def test_box_outside_the_frame():
-    """B8: nothing is known about a face that is not in the frame."""
+    """B8: a face outside the frame has no tint."""
     yuv = YuvImage.from_image(grey(face()), Colour())
     assert tint_of(yuv, np.array([300, 300, 400, 400], np.float32)) is None
     assert tint_of(yuv, np.array([-50, -60, 1, 1], np.float32)) is not None

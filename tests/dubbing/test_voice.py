@@ -64,7 +64,7 @@ def test_voice_drives_the_mouth_and_audio_is_written(models, face_video, speech,
 
 @pytest.mark.parametrize("seconds", [0.05, 0.8, 4.0])
 def test_audio_determines_the_length(models, face_video, music, tmp_path, seconds):
-    """B7: the mouth rests after a shorter voice; a longer one is cut off."""
+    """B7: the mouth stays closed after a shorter voice; a longer one is cut off."""
     voice = write_audio(tmp_path / "voice.wav", seconds)
     out = tmp_path / "out.avi"
     report = pipeline.dub(face_video, music, out, voice=voice, models=models, static=True, **OPTIONS)
@@ -80,7 +80,7 @@ def test_audio_determines_the_length(models, face_video, music, tmp_path, second
 
 
 def test_voice_of_each_output(models, face_video, speech, music, tmp_path):
-    """B7: outputs of a pass may have voices or none, and equal single dubs."""
+    """B7: outputs of a pass, with or without a voice, equal single dubs."""
     outputs = [Output(music, tmp_path / "a.mp4", voice=speech), Output(music, tmp_path / "b.mp4")]
     reports = pipeline.dub_many(face_video, outputs, models=models, **OPTIONS)
     assert [report.voice for report in reports] == [str(speech), None]
@@ -90,7 +90,7 @@ def test_voice_of_each_output(models, face_video, speech, music, tmp_path):
 
 
 def test_bad_voices_are_named(models, face_video, speech, faceless_video, tmp_path):
-    """B7: a missing voice, one without audio, and one that would be replaced."""
+    """B7: a missing voice, a file without audio, and a voice that is also the output."""
     for voice, message in ((tmp_path / "none.wav", r"none\.wav"), (faceless_video, r"nobody\.mp4")):
         with pytest.raises(MediaError, match=message):
             pipeline.dub(face_video, speech, tmp_path / "out.mp4", voice=voice, models=models)
@@ -124,7 +124,7 @@ def test_voice_on_the_command_line(face_video, speech, music, tmp_path, tiny_che
 
 @pytest.mark.usefixtures("workers_here")
 def test_voice_and_spans_in_a_table(job_folder, tiny_checkpoint):
-    """B7: columns of the table; a changed one makes a new job."""
+    """B7: columns of the table. A changed cell makes a new job."""
     columns = ("voice", "start", "duration", "skip", "extend", "fps", "rest", "rest_threshold")
     rows = [
         ("talk.mp4", "0.wav", "out/plain.mp4", *[""] * 8),

@@ -15,7 +15,7 @@ NO_IMAGE: Any = None
 
 
 def test_boxes_of_a_long_video_are_compact():
-    """A16: an hour of face video takes 15 MB, with the index of its frames."""
+    """A16: an hour of video takes 15 MB, including the frame index."""
     memory = FaceMemory()
     rows = np.random.default_rng(0).uniform(0, 1000, (9000, 5)).astype(np.float32)
     rows[:, 4] = rows[:, 4] > 990

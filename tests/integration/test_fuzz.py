@@ -1,6 +1,6 @@
-"""Damaged and random files of every kind that is read from others: the readers end only in `Wav2LipError`.
+"""Damaged and random files of every format: readers raise only `Wav2LipError`.
 
-The examples are the same in each run. By default each of the 14 readers gets 60, with `-m slow` 1000 in about
+The examples are the same in each run: 60 for each of the 14 readers, or 1000 with `-m slow`, which takes about
 ten minutes.
 """
 
@@ -39,7 +39,7 @@ from wav2lip_npu.storage.json_lines import JsonLines
 from wav2lip_npu.training.checkpoints import newest
 
 MAX_GROWTH = 1 << 20
-"""kB of memory that reading small files may take."""
+"""Limit in kB of the memory that reading small files takes."""
 Files = dict[str, bytes]
 
 
@@ -90,7 +90,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-# Readers: each writes the content where it belongs, and uses it as a command does.
+# Readers. Each writes the content to its file and uses it like a command.
 
 
 def read_weights(folder: Path, content: bytes) -> None:
@@ -173,7 +173,7 @@ VALUES = [
 
 
 def damaged(intact: bytes, draw: random.Random) -> bytes:
-    """Return a copy with some bytes replaced, removed, inserted or repeated, mostly near an end of the file."""
+    """Return a copy with bytes replaced, removed, inserted or repeated, mostly near an end of the file."""
     content = bytearray(intact)
     for _ in range(draw.choice((1, 1, 2, 5, 40))):
         size = len(content)
@@ -201,7 +201,7 @@ def damaged(intact: bytes, draw: random.Random) -> bytes:
 
 
 def repacked(intact: bytes, folder: Path, draw: random.Random) -> bytes:
-    """Return an archive with a damaged member and right check sums, so that the damage gets further."""
+    """Return an archive with a damaged member and valid checksums, so that the damage passes the first check."""
     (folder / "old").write_bytes(intact)
     with (
         zipfile.ZipFile(folder / "old") as old,
@@ -270,7 +270,7 @@ Json = st.recursive(
 
 
 def with_any_value(row: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Return rows of which some values are replaced by any JSON value."""
+    """Return rows in which some values are replaced by arbitrary JSON values."""
     return st.fixed_dictionaries({}, optional=dict.fromkeys(row, Json)).map(lambda changes: row | changes)
 
 

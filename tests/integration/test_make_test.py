@@ -1,4 +1,4 @@
-"""The test commands of the Makefile end with a summary, whatever a test does to its process."""
+"""The test commands of the Makefile print a summary even if a test ends its process."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_all_commands_have_these_arguments():
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_summary_after_a_test_that_ends_its_process(tmp_path, name):
-    """A18: Ray once ended pytest itself, with exit code 1 and without a summary."""
+    """A18: Ray once ended the pytest process with exit code 1 and without a summary."""
     arguments = shlex.split(ARGUMENTS[name])
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  slow\n  alone\n  fast\n")
     selection = arguments[arguments.index("-m") + 1]

@@ -142,7 +142,7 @@ def test_both_trainings_of_the_readme_run_in_one_folder(folder, caplog):
 
 
 def test_step_counts_agree():
-    """F6: README, docs and help name one number of steps, what it takes, and what a CPU cannot do."""
+    """F6: README, docs and help agree on the number of steps and their duration."""
     pages = [README, *(path.read_text() for path in (ROOT / "docs").glob("*.md"))]
     pages += [path.read_text() for path in (ROOT / "wav2lip_npu").rglob("*.py")]
     steps = {step for page in pages for step in re.findall(r"syncnet\w*/checkpoint_step0*(\d+)", page)}

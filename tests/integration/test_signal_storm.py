@@ -1,8 +1,8 @@
 """Signals at random moments of whole commands: SIGNALS=75 pytest -m slow tests/integration/test_signal_storm.py
 
 `SIGNALS` is the number of signals for each of the four kinds of command, 75 by default, so 300 together; `-k
-dub` runs one kind, and `SIGNALS_SEED` gives other moments. A signal is right if the command ends within 5 s
-with the exit code of the signal and leaves whole files only, or if it was finished and has written everything.
+dub` runs one kind, and `SIGNALS_SEED` gives other moments. A trial passes if the command ends within 5 s
+with the exit code of the signal and leaves only complete files, or if it had already written everything.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SEED = int(os.environ.get("SIGNALS_SEED", "0"))
 LIMIT_S = 5
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STARTUP_S = 1.0
-"""Seconds in which Python itself starts. A signal then has its default action."""
+"""Seconds in which Python starts. During that time a signal has its default action."""
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Trial:
     to_group: bool
     code: int
     seconds: float
-    """From the signal to the end."""
+    """Seconds from the signal to the end."""
     text: str
 
 
@@ -88,7 +88,7 @@ def start(words: list[Any], folder: Path, output: Any) -> subprocess.Popen[bytes
 
 
 def time_of(words: list[Any], folder: Path) -> float:
-    """Return the seconds of an undisturbed run."""
+    """Return the duration in seconds of an uninterrupted run."""
     begin = time.monotonic()
     with open(folder / "output.txt", "w") as output:
         assert start(words, folder, output).wait(300) == 0, (folder / "output.txt").read_text()
@@ -96,7 +96,7 @@ def time_of(words: list[Any], folder: Path) -> float:
 
 
 def faults(trial: Trial, folder: Path, is_finished: Callable[[], bool], problems: list[str]) -> list[str]:
-    """Return what is wrong after a trial; `problems` are those of the files of the command."""
+    """Return the problems of a trial, including `problems` of the files of the command."""
     found = list(problems)
     is_early = trial.delay < _STARTUP_S and trial.code == -trial.number
     if trial.code == 0:

@@ -1,4 +1,4 @@
-"""Choice of the audio track of files with several."""
+"""Choice among several audio tracks."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_default_track_is_read(tmp_path, suffix, default):
 @pytest.mark.parametrize("suffix", ["mka", "mkv", "mp4", "mov", "ts"])
 @pytest.mark.parametrize("track", [0, 1, 2])
 def test_track_can_be_chosen(tmp_path, suffix, track, caplog):
-    """B5: by its number from 0, whichever is the default; the log states it."""
+    """B5: by index, whichever track is the default; the log states it."""
     codec = {"mov": "alac", "ts": "mp2"}.get(suffix, "aac")
     path = write_tracks(tmp_path / f"a.{suffix}", PITCHES, 1, codec)
     with caplog.at_level(logging.INFO):

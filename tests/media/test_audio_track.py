@@ -1,4 +1,4 @@
-"""The audio of written videos: a part of a file, cut or padded to the frames."""
+"""The audio of output videos: a part of a file, cut or padded to the frames."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_audio_is_padded_or_cut_to_the_frames(tmp_path):
         expected = np.concatenate([chirp(1), np.zeros(48_000)])[:samples]
         assert len(heard) == samples
         assert np.abs(heard - expected).max() < 1e-3
-    for seconds in (0.99, 1.01, 1.019):  # what ends within half a frame after the last frame is kept
+    for seconds in (0.99, 1.01, 1.019):  # audio that ends within half a frame after the last frame is kept
         source = write_wav(tmp_path / "b.wav", chirp(seconds))
         heard = written(tmp_path / "o.avi", 25, Soundtrack(source=source, fit=True))
         assert len(heard) == max(16_000, round(seconds * 16_000))

@@ -32,7 +32,7 @@ def write_raw(
     options: dict[str, str] | None = None,
     **labels: int,
 ) -> Path:
-    """Write frames of arrays in the format `source`, converted to `pix_fmt`, with colour labels."""
+    """Write frames from arrays in the format `source`, converted to `pix_fmt`, with colour labels."""
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=25, options=options or {})
         for number, array in enumerate(arrays):
@@ -55,7 +55,7 @@ def write_raw(
 
 
 def transparent() -> np.ndarray:
-    """Return RGBA: opaque top left, half transparent bottom left, transparent right."""
+    """Return an RGBA image: opaque top left, half transparent bottom left, transparent on the right."""
     rgba = np.dstack([scene()[:, :, ::-1], np.full((64, 96), 255, np.uint8)])
     rgba[32:, :48, 3] = 128
     rgba[:, 48:, 3] = 0
@@ -125,7 +125,7 @@ def test_transparent_images_become_white(tmp_path, form, caplog):
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p", "yuv422p10le"])
 def test_ycgco_is_converted(tmp_path, pix_fmt):
-    """B10: FFmpeg's scaler does not know the matrix YCgCo."""
+    """B10: FFmpeg's scaler does not support the matrix YCgCo."""
     yuv = to_yuv(scene(), Colour("ycgco"))
     half = [cv2.resize(yuv[:, :, plane], (48, 32), interpolation=cv2.INTER_AREA) for plane in (1, 2)]
     packed = np.concatenate([yuv[:, :, 0], *(plane.reshape(-1, 96) for plane in half)])

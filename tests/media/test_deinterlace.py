@@ -1,4 +1,4 @@
-"""Interlaced video of many codecs is deinterlaced on reading."""
+"""Deinterlacing of video in many codecs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INTERLACED = av.codec.context.Flags.interlaced_dct | av.codec.context.Flags.inte
 
 
 def bar(time: int, width: int, height: int) -> Image:
-    """Return an image of a bar that moves to the right."""
+    """Return an image of a bar that moves to the right with time."""
     image = np.full((height, width, 3), 40, np.uint8)
     image[:, 10 + SPEED * time : 30 + SPEED * time] = 220
     return image
@@ -102,7 +102,7 @@ SOURCES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_interlaced_video_is_deinterlaced(tmp_path, name, caplog):
-    """B3: fields are merged; number, times and labels of frames stay."""
+    """B3: fields are merged; number, times and labels of the frames stay the same."""
     path = write_interlaced(tmp_path / name, **SOURCES[name])
     with av.open(str(path)) as container:
         decoded = list(container.decode(video=0))

@@ -1,4 +1,4 @@
-"""Mixing channels to mono: channels with opposite signs are heard."""
+"""Mixing channels to mono: channels in antiphase do not cancel out."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_other_audio_is_the_mean(channels, content):
 
 
 def test_change_of_phase_within_a_file():
-    """B13: an inverted part is heard after at most half a second, without a click."""
+    """B13: an inverted part is audible after at most half a second, without a click."""
     audio = np.stack([VOICE, VOICE])
     audio[1, 8_000:24_000] *= -1
     result = mixed(audio)
@@ -85,7 +85,7 @@ def test_change_of_phase_within_a_file():
 
 
 def test_silence_and_empty_blocks():
-    """B13: blocks without sound change nothing."""
+    """B13: silent blocks change nothing."""
     downmix = Downmix(16_000)
     assert downmix(np.zeros((2, 0), np.float32)).shape == (0,)
     assert not downmix(np.zeros((2, 100), np.float32)).any()

@@ -1,4 +1,4 @@
-"""Frame rates: NTSC fractions, and which frame of the source is shown when."""
+"""Frame rates: NTSC fractions, and the choice of source frames."""
 
 from __future__ import annotations
 

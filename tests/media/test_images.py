@@ -148,7 +148,7 @@ def test_heic_in_tiles(tmp_path, size):
 @pytest.mark.parametrize("angle", range(4))
 @pytest.mark.parametrize("mirror", [None, 0, 1])
 def test_heic_orientation(tmp_path, angle, mirror):
-    """B1: mirrored, then rotated counter-clockwise, as the file states."""
+    """B1: mirrored, then rotated counter-clockwise, according to the file."""
     path = write_heic(tmp_path / "a.heic", scene(128, 64), angle=angle, mirror=mirror)
     shown = {None: scene(128, 64), 0: scene(128, 64)[::-1], 1: scene(128, 64)[:, ::-1]}[mirror]
     shown = np.rot90(shown, angle)
@@ -181,7 +181,7 @@ needs_avif = pytest.mark.skipif(not features.check("avif"), reason="Pillow canno
     "form, options", [("AVIF", {"quality": 98, "subsampling": "4:4:4"}), ("AVIF", {"quality": 95})]
 )
 def test_avif(tmp_path, form, options, monkeypatch):
-    """B1: a still image at 25 fps, whether Pillow knows the format or FFmpeg decodes it."""
+    """B1: a still image at 25 fps, whether Pillow or FFmpeg decodes it."""
     path = save_image(tmp_path / "a", to_pillow(scene()), form, **options)
     for formats in (images._formats(), ("JPEG", "PNG")):
         monkeypatch.setattr(images, "_formats", lambda formats=formats: formats)
@@ -203,7 +203,7 @@ def test_animated_avif_is_a_video(tmp_path):
 
 @pytest.mark.parametrize("codec, suffix", [("qoi", "qoi"), ("sgi", "sgi"), ("pcx", "pcx")])
 def test_other_image_formats_are_images(tmp_path, codec, suffix):
-    """B1: formats that only FFmpeg knows."""
+    """B1: formats that only FFmpeg supports."""
     path = tmp_path / f"a.{suffix}"
     with av.open(str(path), "w", format="image2") as container:
         stream = container.add_stream(codec, rate=1)
@@ -229,7 +229,7 @@ def test_jpeg_xl_is_refused_by_name(tmp_path, content):
 
 @pytest.mark.parametrize("depth", ["RGB16", "float", "float above 1"])
 def test_deep_images(tmp_path, depth):
-    """B1: images of 16 bits a colour and of floating point."""
+    """B1: images with 16 bits per channel or floating point."""
     grey = cv2.cvtColor(scene(), cv2.COLOR_BGR2GRAY)
     path = tmp_path / ("a.png" if depth == "RGB16" else "a.tiff")
     if depth == "RGB16":

@@ -1,4 +1,4 @@
-"""Orientation of videos: quarter turns and mirroring by the display matrix."""
+"""Orientation of videos: quarter turns and mirroring from the display matrix."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SHOWN = {
 @pytest.mark.parametrize("suffix", ["mp4", "mov"])
 @pytest.mark.parametrize("matrix", SHOWN, ids=str)
 def test_whole_matrix_is_applied(tmp_path, matrix, suffix):
-    """B9: the orientation follows from the whole display matrix, not only from its angle."""
+    """B9: the whole display matrix determines the orientation, not only its angle."""
     path = with_matrix(write_frames(tmp_path / f"a.{suffix}", [scene()] * 3), *matrix)
     expected = SHOWN[matrix](scene())
     info = probe(path)

@@ -1,4 +1,4 @@
-"""Hostile and damaged weights files: sizes, check sums and file types are checked before values are believed."""
+"""Hostile and damaged weights files: sizes, checksums and file types are checked before values are used."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GIB = 1 << 30
 
 
 def refused(path: Path, *words: str) -> str:
-    """Return the one-line error of loading a file, which must come at once and without much memory."""
+    """Return the one-line error of loading a file, which must take little time and memory."""
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CheckpointError) as caught:
         checkpoint.load(path, "generator")
@@ -49,7 +49,7 @@ def saved(path: Path, *, legacy: bool = False, **more: Any) -> Path:
 
 
 def rewritten(old: Path, new: Path, change: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> Path:
-    """Copy an archive with other members, added or replaced by the end of their names."""
+    """Copy an archive, with members added, or replaced by the end of their names."""
     with zipfile.ZipFile(old) as source, zipfile.ZipFile(new, "w", method) as target:
         root = source.namelist()[0].split("/")[0]
         names = {name.removeprefix(root + "/"): name for name in source.namelist()}
@@ -61,7 +61,7 @@ def rewritten(old: Path, new: Path, change: dict[str, bytes], method: int = zipf
 
 @pytest.mark.parametrize("form", ["zip", "TorchScript", "deflated"])
 def test_inverted_bytes_in_tensors_are_detected(form, tmp_path):
-    """A6: check sums of all members are compared."""
+    """A6: checksums of all members are compared."""
     path, network = tmp_path / "x.pth", golden_weights(Wav2Lip(2))
     if form == "TorchScript":
         with warnings.catch_warnings():
@@ -81,7 +81,7 @@ def test_inverted_bytes_in_tensors_are_detected(form, tmp_path):
 
 
 def test_archive_without_check_sums(tmp_path):
-    """A6: PyTorch can leave check sums out; then all are zero."""
+    """A6: PyTorch can omit checksums; all are then 0."""
     torch.serialization.set_crc32_options(False)
     try:
         path = saved(tmp_path / "x.pth")
@@ -95,7 +95,7 @@ def test_archive_without_check_sums(tmp_path):
 @pytest.mark.parametrize("torchscript", [False, True])
 @pytest.mark.parametrize("name", ["data.pkl", "data/0", "extra"])
 def test_small_file_that_inflates_to_gigabytes(name, torchscript, tmp_path):
-    """A8: sizes are in the directory of the archive."""
+    """A8: the directory of the archive contains the sizes."""
     with zipfile.ZipFile(tmp_path / "x.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/version", "3")
         with archive.open(f"a/{name}", "w") as member:
@@ -109,7 +109,7 @@ def test_small_file_that_inflates_to_gigabytes(name, torchscript, tmp_path):
 
 
 def test_member_larger_than_stated(tmp_path):
-    """A8: a directory that lies about the size does not help."""
+    """A8: the directory contains a wrong size."""
     old = saved(tmp_path / "old.pth")
     path = rewritten(old, tmp_path / "x.pth", {"data.pkl": bytes(64 << 20)}, zipfile.ZIP_DEFLATED)
     content = bytearray(path.read_bytes())
@@ -182,7 +182,7 @@ HOSTILE = {
 @pytest.mark.parametrize("form", ["zip", "legacy", "TorchScript"])
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_pickle(name, form, tmp_path):
-    """A8: what a pickle claims is compared with the file before memory is taken."""
+    """A8: sizes in a pickle are compared with the file before memory is allocated."""
     path, pickled = tmp_path / "x.pth", HOSTILE[name]
     if form == "legacy":
         system = {"little_endian": True, "protocol_version": 1001, "type_sizes": {}}
@@ -198,7 +198,7 @@ def test_hostile_pickle(name, form, tmp_path):
 
 
 def test_torchscript_with_repeated_modules(tmp_path):
-    """A8: modules that contain each other twice, sixty levels deep, end at once."""
+    """A8: modules that contain each other twice, sixty levels deep, are refused at once."""
     module = b"c__torch__\nM\n)\x81"
     pickled = b"\x80\2" + module + b"q\0}" + b"X\1\0\0\0wNs" + b"b"
     for _ in range(60):
@@ -223,7 +223,7 @@ def test_directory_of_an_archive_is_limited(tmp_path):
 
 @pytest.mark.parametrize("kind", ["FIFO", "device", "folder"])
 def test_file_types_are_checked_before_opening(kind, tmp_path, capsys):
-    """A9: also a folder, a socket or a device is refused at once, by every command that reads weights."""
+    """A9: every command that reads weights refuses special files at once."""
     path = tmp_path / "x.pth"
     if kind == "FIFO":
         os.mkfifo(path)
@@ -241,7 +241,7 @@ def test_file_types_are_checked_before_opening(kind, tmp_path, capsys):
 
 
 def test_truncated_training_checkpoint_is_named(tmp_path):
-    """F3: a checkpoint of a training is not a download."""
+    """F3: the advice for a training checkpoint is not to download it."""
     network = SyncNet(2)
     for name in ("checkpoint_step000000003.pth", "renamed.pth"):
         path = tmp_path / name
@@ -255,7 +255,7 @@ def test_truncated_training_checkpoint_is_named(tmp_path):
         damaged[len(content) // 2] ^= 255
         path.write_bytes(damaged)
         assert "ownload" not in refused(path, "is damaged", "earlier checkpoint")
-    for content in (b"", bytes(5000)):  # what a power failure leaves
+    for content in (b"", bytes(5000)):  # left by a power failure
         path = tmp_path / "disc_checkpoint_step000000003.pth"
         path.write_bytes(content)
         refused(path, f"training checkpoint cut short at {len(content):,}", "earlier checkpoint")
@@ -303,7 +303,7 @@ def test_text_of_a_file_stays_in_one_line(tmp_path):
 
 
 def test_damage_anywhere_in_an_archive_is_harmless(tmp_path):
-    """A6: a changed byte is either reported, or in a place that changes nothing."""
+    """A6: a changed byte is reported or has no effect."""
     good = saved(tmp_path / "good.pth", global_step=3)
     content, expected = good.read_bytes(), read(good)["state_dict"]
     draw = random.Random(0)

@@ -17,7 +17,7 @@ from wav2lip_npu.preprocessing.clip_audio import measure_clip_audio
 
 
 def peak_of_clip(folder: Path, seconds: int) -> int:
-    """Write a clip with audio of this length, then compute its mel as for a foreign clip; return the peak."""
+    """Write a clip with audio of this length, compute its mel as for a foreign clip, and return the peak memory."""
     noise = np.random.default_rng(0).normal(0, 0.05, 16_000)
     video = write_wav(folder / f"{seconds}.wav", np.tile(noise, seconds))
     tracemalloc.start()

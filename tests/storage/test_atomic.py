@@ -79,7 +79,7 @@ def test_only_temporary_files_of_killed_writers_are_removed(tmp_path):
 
 
 def test_temporary_file_of_a_killed_writer_is_removed_by_the_next(tmp_path):
-    """A7: the next writer of the same file removes it, even if a process with the same number is running."""
+    """A7: the next writer of the same file removes it, even if a process with the same ID is running."""
     target = tmp_path / "x"
     part_path(target).with_name(part_path(target).name.replace(".part", "0.part")).write_text("half")
     part_path(target).write_text("half of this thread's number")

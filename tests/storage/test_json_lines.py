@@ -75,7 +75,7 @@ def test_foreign_file_raises(report):
     ],
 )
 def test_foreign_file_of_one_line_raises(report, content):
-    """A5: a file with one line, with or without a line break, is not taken for a report."""
+    """A5: a file with one foreign line, with or without a line break, is refused."""
     report.path.write_text(content)
     with pytest.raises(DataError, match=r"report\.jsonl"):
         report.read()

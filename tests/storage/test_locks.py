@@ -23,7 +23,7 @@ def test_missing_folder_is_created(tmp_path):
 
 
 def test_folder_that_cannot_be_used_raises(tmp_path):
-    """A11: a folder that cannot be created or read is named."""
+    """A11: the error names a folder that cannot be created or read."""
     (tmp_path / "file").touch()
     for name in ("file", "file/below"):
         with pytest.raises(OutputError, match=name), lock_folder(tmp_path / name):

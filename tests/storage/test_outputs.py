@@ -1,4 +1,4 @@
-"""The check of all outputs: obstacles and collisions are found before any work, and nothing is changed."""
+"""The check of all outputs: obstacles and collisions are detected before any work, and nothing is changed."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_only_regular_files_are_opened(tmp_path, kind):
 
 
 def test_file_that_becomes_a_fifo_is_not_replaced(tmp_path):
-    """A4: also if it changes while the output is written."""
+    """A4: also if this happens while the output is written."""
     path = tmp_path / "out.mp4"
     with pytest.raises(OSError), replacing(path) as part:
         part.write_text("x")
@@ -78,7 +78,7 @@ def test_file_that_becomes_a_fifo_is_not_replaced(tmp_path):
 
 @pytest.mark.parametrize("path", ["/dev/stdout", "/dev/new.json", "/proc/self/x", "/dev/fd/1", "/sys/x"])
 def test_folders_of_devices_are_refused(path):
-    """A3: /dev/stdout may lead to a regular file, but renaming to it would replace the link."""
+    """A3: /dev/stdout may link to a regular file, but renaming to it would replace the link."""
     assert path in refused(OutputPath("--report", path))
 
 
@@ -99,7 +99,7 @@ def test_folders_are_not_created(tmp_path):
 
 
 def test_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
-    """A11: a folder without permission, or on a full disk, is named."""
+    """A11: the error names a folder without permission or on a full disk."""
     real = os.open
 
     def denied(path, *rest, **options):

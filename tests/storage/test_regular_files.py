@@ -1,4 +1,4 @@
-"""Files from anybody: FIFOs and devices are not opened, large files are not read."""
+"""Untrusted files: FIFOs and devices are not opened, large files are not read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HEIC photos, in one piece or in tiles as phones write them."""
+"""HEIC photos, as a single image or in tiles like those of phones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _full(kind: str, version: int, flags: int, *parts: bytes) -> bytes:
 
 
 def _hevc(image: Image, folder: Path) -> tuple[bytes, bytes]:
-    """Return the decoder configuration and the frame of an image coded by x265."""
+    """Return the decoder configuration and the frame of an image encoded with x265."""
     path = folder / "tile.mkv"
     with av.open(str(path), "w") as container:
         stream = container.add_stream(
@@ -110,7 +110,7 @@ def write_heic(
             "iloc", 2 if wide else 1, 0, bytes([0x44, 0]), struct.pack(number, len(ids) + 1), entries
         )
         hdlr = _full("hdlr", 0, 0, struct.pack(">I4s12xx", 0, b"pict"))
-        pitm = _full("pitm", 0, 0, struct.pack(">H", grid))  # FFmpeg does not know version 1
+        pitm = _full("pitm", 0, 0, struct.pack(">H", grid))  # FFmpeg does not support version 1
         return _full("meta", 0, 0, hdlr, pitm, iloc, iinf, iref, iprp, _box("idat", idat))
 
     start = len(ftyp) + len(meta(0)) + 8

@@ -1,8 +1,8 @@
-"""Program: many dubs with the same models in eight threads, each compared with a dub alone.
+"""Program: many dubs with the same models in eight threads, each compared with a single dub.
 
     python thread_dubs.py DETECTOR ENGINE DUBS
 
-It runs in its own process, because a library that is not thread-safe ends the process.
+It runs in its own process, because a library that is not thread-safe may crash it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def models_of(detector: str, engine: str, folder: Path) -> Models:
 
 
 def install_runtime(engine: str) -> None:
-    """Install a fake of the runtime of .om files."""
+    """Install a fake runtime of .om files."""
     patch = pytest.MonkeyPatch()
     if engine == "bench":
         fake_cann.install_bench(patch, [])
@@ -78,14 +78,14 @@ def install_runtime(engine: str) -> None:
 
 
 def main(detector: str, engine: str, dubs: int) -> None:
-    """Dub two clips with two audio files in turn; fail if an output differs from that of a dub alone."""
+    """Dub two clips with two audio files in turn; fail if an output differs from that of a single dub."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         models = models_of(detector, engine, folder)
         clips = write_clips(folder)
         audio = [write_audio(folder / f"{number}.wav", seconds) for number, seconds in enumerate((0.16, 0.3))]
         pairs: list[Any] = list(itertools.product(clips, audio))
-        faces = FaceOptions(nosmooth=detector == "s3fd")  # what random weights detect cannot be tracked
+        faces = FaceOptions(nosmooth=detector == "s3fd")  # detections of random weights cannot be tracked
         options = DubOptions(encode=FAST, faces=faces)
 
         def output(number: int, out: str) -> bytes:

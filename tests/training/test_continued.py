@@ -59,7 +59,7 @@ def published(path: Path, kind: str = "syncnet", **more: Any) -> Path:
 
 
 def test_rates_and_average_of_a_continued_syncnet(clips, tmp_path, rates, caplog):
-    """F1: the rate is not multiplied, warm-up begins where Adam does, and the average keeps the weights."""
+    """F1: the rate is not multiplied, the warm-up begins at the loaded step, and the average keeps the weights."""
     expert = published(tmp_path / "expert.pth")
     start = golden_weights(SyncNet(2)).state_dict()
     out = train(clips, tmp_path / "out", SYNCNET, steps=5003, checkpoint_path=expert)
@@ -107,7 +107,7 @@ def test_other_forms_of_weights_without_optimizer_state(clips, tmp_path, rates, 
 
 
 def test_own_training_without_optimizer_state_keeps_its_rate(clips, tmp_path, rates):
-    """F1: a training that resumes by itself is not a continuation, but its Adam is warmed up."""
+    """F1: a training that resumes from its own checkpoint keeps its rate, but Adam is warmed up."""
     words = [*SYNCNET, "--no_save_optimizer_state"]
     out = train(clips, tmp_path / "out", words, steps=1)
     train(clips, out, words, steps=2)
@@ -142,7 +142,7 @@ def test_generator_and_new_discriminator(clips, tmp_path, rates):
 
 @pytest.mark.parametrize("words", [SYNCNET, GENERATOR])
 def test_width_that_differs_from_the_checkpoint(clips, tmp_path, words, capsys):
-    """F7: --width is refused if the checkpoint has another width, and may be left out."""
+    """F7: --width is refused if the checkpoint has another width, and may be omitted."""
     out = train(clips, tmp_path / "out", words, steps=1)
     capsys.readouterr()
     for flags in ({}, {"checkpoint_path": next(out.glob("checkpoint*.pth"))}):
@@ -157,7 +157,7 @@ def test_width_that_differs_from_the_checkpoint(clips, tmp_path, words, capsys):
 @pytest.mark.parametrize("name", ["checkpoint_step000000002.pth", "disc_checkpoint_step000000002.pth"])
 @pytest.mark.parametrize("place", [0.3, 0.5, 0.8])
 def test_inverted_bytes_in_the_newest_checkpoint(clips, tmp_path, caplog, name, place):
-    """A6: it is reported as damaged, and the one before is taken."""
+    """A6: it is reported as damaged, and the previous one is used."""
     out = train(clips, tmp_path / "out", WITH_DISC, steps=2, checkpoint_interval=1)
     once = read(out / "checkpoint_step000000002.pth")
     content = bytearray((out / name).read_bytes())
@@ -206,7 +206,7 @@ def test_invalid_training_state_is_refused(clips, tmp_path, changes, capsys):
 
 @pytest.mark.parametrize("content", ["", "\n \n", "\ufeff"])
 def test_empty_validation_list_is_like_none(clips, tmp_path, caplog, content):
-    """D: the held-out figures then come from the training clips."""
+    """D: the held-out figures are then computed on the training clips."""
     lists = tmp_path / "lists"
     lists.mkdir()
     (lists / "train.txt").write_text(
@@ -246,7 +246,7 @@ ANY = st.recursive(
 
 
 def paths_of(content: Any, depth: int = 4) -> Iterator[tuple[Any, ...]]:
-    """Yield the places of the values in nested dicts."""
+    """Yield the paths of the values in nested dicts."""
     if isinstance(content, dict) and depth:
         for key, value in content.items():
             yield (key,)
@@ -255,7 +255,7 @@ def paths_of(content: Any, depth: int = 4) -> Iterator[tuple[Any, ...]]:
 
 @pytest.fixture(scope="module")
 def whole_state(tmp_path_factory: pytest.TempPathFactory) -> tuple[Callable[[], TrainState], dict[str, Any]]:
-    """A new training state, and the content of a checkpoint of it."""
+    """A function that creates a training state, and the content of its checkpoint."""
     options = TrainOptions(average=0.9, amp="fp16")
 
     def new() -> TrainState:
@@ -270,7 +270,7 @@ def whole_state(tmp_path_factory: pytest.TempPathFactory) -> tuple[Callable[[], 
 
 @pytest.mark.parametrize("part", ["optimizer", "wav2lip_npu", "global_step", "global_epoch"])
 def test_any_value_in_the_training_state(part, whole_state, tmp_path):
-    """A6: a training state from anywhere is restored or refused."""
+    """A6: an untrusted training state is restored or refused."""
     new, content = whole_state
     places = [path for path in paths_of(content) if path[0] == part]
 

@@ -1,4 +1,4 @@
-"""The first look at a run, rising held-out losses, and early stopping."""
+"""The first evaluation of a run, rising held-out losses, and early stopping."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def held_out_losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_first_look_after_minutes():
-    """F5: the first look at a run does not wait for thousands of steps."""
+    """F5: the first evaluation of a run does not wait for thousands of steps."""
     now = [100.0]
     look = FirstLook(is_needed=True, clock=lambda: now[0])
     assert not look.is_due()
@@ -81,19 +81,19 @@ def test_first_checkpoint_figures_and_samples(clips, tmp_path, monkeypatch, word
         1,
         4,
         5,
-    ]  # no figure of the run was compared yet
+    ]  # the run has no best figure yet
     train(clips, out, words, steps=7)
     assert [row["step"] for row in lines(out, "held_out")] == [
         1,
         4,
         5,
         7,
-    ]  # no first look, but one at the end
+    ]  # no first evaluation, but one at the end
 
 
 @pytest.mark.parametrize("words", [SYNCNET, GENERATOR])
 def test_first_look_does_not_change_the_training(clips, tmp_path, monkeypatch, words):
-    """F5: its time is that of a clock, and a run must not depend on that."""
+    """F5: it depends on the clock, the training must not."""
     flags = (
         {"steps": 4, "eval_interval": 3, "sync_gate": 100}
         if words is GENERATOR
@@ -108,7 +108,7 @@ def test_first_look_does_not_change_the_training(clips, tmp_path, monkeypatch, w
 
 
 def test_continued_run_is_evaluated_first(clips, tmp_path):
-    """F1: the held-out figures before the first step show what the training makes of the weights."""
+    """F1: held-out figures before the first step show the effect of the training."""
     weights = golden_weights(SyncNet(2)).state_dict()
     torch.save({"state_dict": weights, "optimizer": None, "global_step": 50}, tmp_path / "expert.pth")
     out = train(clips, tmp_path / "out", SYNCNET, steps=52, checkpoint_path=tmp_path / "expert.pth")
@@ -145,7 +145,7 @@ def test_rising_held_out_loss_is_reported_once(caplog, training, held_out, warne
 
 @pytest.mark.parametrize("patience", [1, 2])
 def test_patience(clips, tmp_path, caplog, held_out_losses, patience):
-    """F8: the training stops after some evaluations without a better one, and the best checkpoint is kept."""
+    """F8: training stops after some evaluations without improvement, and keeps the best checkpoint."""
     held_out_losses[:] = [0.5, 0.4, 0.45, 0.6, 0.7]
     flags = {"steps": 40, "eval_interval": 2, "patience": patience, "keep": 1}
     out = train(clips, tmp_path / "out", ORIGINAL, **flags)
@@ -175,7 +175,7 @@ def test_patience_of_a_resumed_run(clips, tmp_path, held_out_losses):
 
 
 def test_training_continues_without_patience(clips, tmp_path, caplog, held_out_losses):
-    """F8: the warning alone stops nothing."""
+    """F8: the warning does not stop the training."""
     held_out_losses[:] = [0.5, 0.6, 0.7, 0.8, 0.9]
     train(clips, tmp_path / "out", ORIGINAL, steps=6, eval_interval=1)
     assert steps_of(tmp_path / "out") == [6]
@@ -186,7 +186,7 @@ def test_training_continues_without_patience(clips, tmp_path, caplog, held_out_l
 
 
 def test_estimate_of_the_time_left():
-    """F5: also without --steps, the time until the next evaluation is known."""
+    """F5: the time until the next evaluation is known without --steps, too."""
     now = [0.0]
     estimate = Estimate(TrainOptions(eval_interval=3000), clock=lambda: now[0])
     assert estimate.update(1) == ""
@@ -199,7 +199,7 @@ def test_estimate_of_the_time_left():
 
 
 def test_one_line_per_minute_without_a_terminal(caplog):
-    """F5: a log shows that the training runs, however long a step takes."""
+    """F5: the log shows progress, however long a step takes."""
     now = [0.0]
     show = log_progress(Estimate(TrainOptions(), clock=lambda: now[0]), clock=lambda: now[0])
     caplog.set_level("INFO")

@@ -216,7 +216,7 @@ def test_signal_saves_and_ends(clips, tmp_path, number):
 @pytest.mark.alone
 @pytest.mark.parametrize("kind", ["syncnet", pytest.param("with_disc", marks=pytest.mark.slow)])
 def test_signal_in_an_evaluation(clips, tmp_path, monkeypatch, kind):
-    """A2: the evaluation is abandoned and repeated on resume, so that all checkpoints have the same bits."""
+    """A2: the evaluation is repeated on resume, so that all checkpoints have the same bits."""
     words, flags = {"syncnet": (SYNCNET, {}), "with_disc": KINDS["with_disc"]}[kind]
     flags = {**flags, "eval_interval": 2, "steps": 4}
     once = train(clips, tmp_path / "once", words, **flags)

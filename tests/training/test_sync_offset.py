@@ -108,7 +108,7 @@ def test_offset_is_significant_when_the_windows_agree(gain, expected):
 
 
 def test_offset_at_the_end_of_the_search_is_not_significant(tmp_path):
-    """F2: at +-15 the best offset may be further away."""
+    """F2: at +-15 the best offset may be outside the search range."""
     for late, expected in ((14, 14), (-14, -14), (15, 0), (-15, 0)):
         similarity = table_of(write_clip(tmp_path / f"clip{late}", 100, late=late))
         assert similarity.significant_offset() == expected

@@ -106,7 +106,7 @@ def test_good_syncnet_gets_good_figures_and_damaged_clips_are_skipped(tmp_path, 
 
 
 def test_plateau_is_reported_once_when_it_lasts(caplog):
-    """F8: the warning and the findings are not repeated at each evaluation."""
+    """F8: the warning and the findings are logged only once."""
     calls = []
 
     def diagnose():
