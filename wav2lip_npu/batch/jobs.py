@@ -47,7 +47,7 @@ class Job:
     outfile: str
     """Video to write: .mp4, .mov, .mkv or .avi."""
     voice: str | None = None
-    """Audio that drives the mouth while `audio` is heard; `None` is `audio`."""
+    """Audio that drives the mouth instead of `audio`. `None`: `audio`."""
     dub: DubOptions = field(default_factory=DubOptions)
     checkpoint_path: str = STARTER
     """Weights of a Wav2Lip generator, or `starter` for the bundled network."""

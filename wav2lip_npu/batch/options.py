@@ -37,7 +37,7 @@ class BatchOptions:
     cluster: str | None = None
     """Ray cluster to run the jobs on: auto or its address. None: processes on this machine."""
     voice: str | None = None
-    """Audio that drives the mouth while the audio of the job is heard, for rows without a voice."""
+    """Audio that drives the mouth instead of the audio of the job, for rows without a voice."""
     checkpoint_path: str = STARTER
     """Weights of a Wav2Lip generator: .pth, .pt, .safetensors, or starter, the bundled weights."""
     precision: Precision = "fp32"

@@ -35,7 +35,7 @@ class DubCommand:
     audio: str
     """Audio file, or a video with audio."""
     voice: str | None = None
-    """Audio that drives the mouth while --audio is heard, such as a voice without music. None: --audio."""
+    """Audio that drives the mouth instead of --audio, such as a voice without music. None: --audio."""
     outfile: str = "results/result_voice.mp4"
     """Video to write: .mp4, .mov, .mkv or .avi."""
     dub: Annotated[DubOptions, group("dubbing")] = field(default_factory=DubOptions)

@@ -59,7 +59,7 @@ def show_progress(options: TrainOptions) -> Iterator[Progress]:
 
 
 def log_progress(estimate: Estimate, clock: Callable[[], float] = time.monotonic) -> Progress:
-    """Return a function that logs the latest step once a minute."""
+    """Return a function that logs the latest step once per minute."""
     logged = clock()
 
     def show(step: int, losses: Mapping[str, float]) -> None:

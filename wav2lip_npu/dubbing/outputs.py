@@ -53,7 +53,7 @@ class Output:
     on_done: Callable[[DubReport], None] | None = None
     """Called when the video is complete, even if other outputs of the same pass are not."""
     voice: str | os.PathLike[str] | None = None
-    """Audio that drives the mouth while `audio` is heard. None: `audio`."""
+    """Audio that drives the mouth instead of `audio`. None: `audio`."""
 
     def check(
         self,

@@ -70,7 +70,7 @@ def dub(
         audio: Audio file, or a video with audio, in any format.
         outfile: Video to write: .mp4, .mov, .mkv or .avi. An existing file is replaced when the new one is
             complete.
-        voice: Audio that drives the mouth while `audio` is heard, such as a voice without music. Both begin
+        voice: Audio that drives the mouth instead of `audio`, such as a voice without music. Both begin
             at the same time; a shorter voice is followed by silence. Default: `audio`.
         models: Networks from `load_models`, to load them once for several dubs, or a function that returns
             them, called after the files have been checked. Their detector replaces the option `detector`.

@@ -27,7 +27,7 @@ MIN_SCORE = 0.5
 _MIN_VISIBLE = 0.25
 """Minimum share of a box inside the frame."""
 _MOUTH = np.array([0.5, 0.85], np.float32)
-"""Lower edge of the middle of the mouth, across and down, as fractions of the box."""
+"""Lower edge of the mouth at its centre, x and y as fractions of the box."""
 _NO_BOX = (-1, -1, -1, -1)
 _MIN_SIDE = 4
 """Pixels. Smaller boxes are ignored."""
@@ -209,10 +209,10 @@ def rank(detections: Sequence[Detection], options: FaceOptions, width: int, heig
 
 
 def padded(box: Box, options: FaceOptions, planes: YuvImage) -> Box | None:
-    """Return the box with `options.pads`; None if most of it, or its mouth, lies outside the frame.
+    """Return the box with `options.pads`; None if most of it, or the mouth, is outside the frame.
 
-    Pads end at the border of the frame. A face that is partly outside keeps its box: clipped to the frame,
-    its eyes and mouth would not be where the generator expects them.
+    Pads are clipped to the frame. The box of a face that is partly outside is not, because eyes and mouth
+    must be at the positions that the generator expects.
     """
     top, bottom, left, right = options.pads
     pads = np.array([left, top, right, bottom], np.float32)

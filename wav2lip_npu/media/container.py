@@ -113,7 +113,7 @@ def _probe_video(path: str | os.PathLike[str]) -> VideoInfo:
         frames, has_audio = stream.frames or None, bool(container.streams.audio)
         duration = stated_duration(container, stream)
         is_still = _is_still(container, stream)
-        order = stated_order(stream)  # before decoding: PyAV 19 crashes after a decoder could not be opened
+        order = stated_order(stream)  # before decoding: PyAV 19 crashes after failing to open a decoder
         first = next(decode(container, stream, path), None)
         is_heif = container.metadata.get("major_brand") in _HEIF_BRANDS
     if first is None:

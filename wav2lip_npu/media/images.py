@@ -1,6 +1,6 @@
 """Read image files with Pillow: format detected by content, upright, transparent pixels on white.
 
-FFmpeg decodes the formats that Pillow does not know, such as HEIC.
+FFmpeg decodes the formats that Pillow does not support, such as HEIC.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ANIMATIONS_OF_FFMPEG = ("GIF", "PNG", "AVIF")
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Return the formats that this version of Pillow knows; AVIF was added in 11.3."""
+    """Return the formats that this version of Pillow supports; AVIF was added in 11.3."""
     Pillow.init()
     return tuple(form for form in _FORMATS if form in Pillow.OPEN)
 

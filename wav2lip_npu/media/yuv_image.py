@@ -150,8 +150,8 @@ def is_grey(frame: VideoFrame) -> bool:
 
 
 def _as_planar(frame: VideoFrame, width: int, height: int, colour: Colour, *, with_alpha: bool) -> VideoFrame:
-    """Return a YUV or grey frame as YUV 4:2:0 of 8 bits, with its range, matrix and transfer function."""
-    # FFmpeg's scaler refuses values that it does not know, even when they stay as they are.
+    """Return a YUV or grey frame as 8-bit YUV 4:2:0, with the same range, matrix and transfer function."""
+    # FFmpeg's scaler refuses unsupported values even if it does not have to convert them.
     kept = frame.color_primaries, frame.color_trc
     frame.color_primaries = frame.color_trc = _UNSPECIFIED
     as_is = ColorRange.JPEG if colour.full_range else ColorRange.MPEG
