@@ -117,7 +117,7 @@ dub_options = st.builds(
     DubOptions,
     faces=st.builds(
         FaceOptions,
-        detector=st.sampled_from(["auto", "hog", "s3fd"]),
+        detector=st.sampled_from(["auto", "hog", "retinaface", "s3fd"]),
         face_select=st.sampled_from(["largest", "left", "640,360"]),
         no_face=st.sampled_from(["keep", "error"]),
         pads=four,
@@ -353,7 +353,7 @@ def test_row_with_invalid_options_has_a_job(tmp_path):
         ({"pads": [0, 10, 0, True]}, "is not four whole numbers"),
         ({"pads": {"a": 1}}, "is not four whole numbers"),
         ({"pads": 5}, "pads 5 is not four whole numbers"),
-        ({"detector": 1}, "detector 1 is not one of auto, hog, s3fd"),
+        ({"detector": 1}, "detector 1 is not one of auto, hog, retinaface, s3fd"),
         ({"fsp": 25}, "unknown column 'fsp'. Did you mean fps?"),
         ({"blend": "x" * 1000}, "is not one of soft, hard"),
     ],

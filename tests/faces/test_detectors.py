@@ -60,7 +60,7 @@ def test_hog_accepts_any_size() -> None:
 
 @pytest.mark.parametrize("name", ["haar", "blazeface", "dlib"])
 def test_unknown_detector_is_an_error(name: str) -> None:
-    with pytest.raises(FaceError, match=rf"'{name}'.*auto, hog, s3fd"):
+    with pytest.raises(FaceError, match=rf"'{name}'.*auto, hog, retinaface, s3fd"):
         load_detector(name)
 
 

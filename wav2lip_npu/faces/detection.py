@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wav2lip_npu.media.yuv_image import Box, Image, YuvImage
 
@@ -23,6 +24,8 @@ class Detection:
     box: Box
     score: float
     """Confidence in [0, 1]. Detectors accept a face from 0.5 on."""
+    landmarks: NDArray[np.float32] | None = None
+    """Eyes, nose and corners of the mouth, each from left to right in the image, [5, 2]; None if unknown."""
 
 
 class Detector(Protocol):

@@ -16,13 +16,14 @@ import numpy as np
 from wav2lip_npu.device import HOST
 from wav2lip_npu.errors import FaceError
 from wav2lip_npu.faces.detection import Detection, Detector
+from wav2lip_npu.faces.retinaface import RetinaFaceDetector, load_retinaface
 from wav2lip_npu.faces.s3fd import S3FD_PATHS, S3fdDetector, find_weights, load_s3fd
 from wav2lip_npu.media.yuv_image import Box, Image
 from wav2lip_npu.storage.outputs import InputPath
 
 log = logging.getLogger(__name__)
 
-DetectorName = Literal["auto", "hog", "s3fd"]
+DetectorName = Literal["auto", "hog", "retinaface", "s3fd"]
 
 # From dlib's square HOG box (brows to chin, cheek to cheek) to S3FD's, in units of the square's side:
 # fitted on one photo and checked by eye on 15 photos and clips.
@@ -43,6 +44,8 @@ def load_detector(name: str, device: str = HOST) -> Detector:
         log.info("face detector: %s (%s)", name, reason)
     if name == "hog":
         return HogDetector()
+    if name == "retinaface":
+        return RetinaFaceDetector(load_retinaface(), device)
     if name == "s3fd":
         return S3fdDetector(load_s3fd(), device)
     raise FaceError(f"unknown face detector {name!r}. Choose one of: {', '.join(get_args(DetectorName))}.")
@@ -50,7 +53,7 @@ def load_detector(name: str, device: str = HOST) -> Detector:
 
 def weights_files() -> dict[str, list[Path]]:
     """Return the weights files that each detector needs, whether they exist or not."""
-    return {"hog": [], "s3fd": [find_weights() or S3FD_PATHS[0]]}
+    return {"hog": [], "retinaface": [], "s3fd": [find_weights() or S3FD_PATHS[0]]}
 
 
 def detector_inputs() -> list[InputPath]:

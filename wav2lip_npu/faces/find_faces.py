@@ -50,7 +50,7 @@ class FaceOptions:
     """
 
     detector: DetectorName = "auto"
-    """Face detector. auto: s3fd if its weights are installed, else hog."""
+    """Face detector. auto: s3fd if its weights are installed, else hog. retinaface sees turned faces too."""
     face_select: str = "largest"
     """Face to use if there are several: largest, left, right, center, or X,Y, a point on it in pixels."""
     no_face: Literal["keep", "error"] = "keep"

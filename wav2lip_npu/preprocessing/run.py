@@ -54,7 +54,7 @@ class PreprocessOptions:
 
     clip: ClipOptions = field(default_factory=ClipOptions)
     detector: DetectorName = "auto"
-    """Face detector. auto: s3fd if its weights are installed, else hog."""
+    """Face detector. auto: s3fd if its weights are installed, else hog. retinaface sees turned faces too."""
     batch_size: int = 32
     """Frames per detector call."""
     ngpu: int = 1

