@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import logging
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 from support.media_files import write_frames
 from wav2lip_npu.media.container import probe
@@ -142,6 +144,36 @@ def test_repeated_frames_are_identical(tmp_path, loop, monkeypatch):
         same = first.setdefault(frame.source, frame)
         assert np.array_equal(frame.yuv.y, same.yuv.y) and np.array_equal(frame.yuv.u, same.yuv.u)
     assert len(first) == 60
+
+
+@pytest.mark.parametrize("polarity", [None, 0, 1])
+@pytest.mark.parametrize("suffix", ["avi", "mkv"])
+def test_fields_stored_as_two_jpegs(tmp_path, polarity, suffix):
+    """B3: Motion JPEG in AVI stores the two fields of a frame as two images of half the height."""
+
+    def jpeg(field: Image) -> bytes:
+        buffer = io.BytesIO()
+        Pillow.fromarray(field).save(buffer, "JPEG", quality=95)
+        data = buffer.getvalue()
+        avi1 = b"" if polarity is None else b"\xff\xe0\x00\x10AVI1" + bytes([polarity]) + bytes(9)
+        return data[:2] + avi1 + data[20:]
+
+    first = polarity or 0  # 1: the bottom field, to FFmpeg
+    path = tmp_path / f"a.{suffix}"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 192, 96, "yuvj420p"
+        for number, image in enumerate(woven(8, bottom_first=bool(polarity))):
+            packet = av.Packet(jpeg(image[first::2]) + jpeg(image[1 - first :: 2]))
+            packet.stream, packet.pts, packet.dts = stream, number, number
+            packet.time_base = Fraction(1, 25)
+            packet.is_keyframe = True
+            container.mux(packet)
+    info = probe(path)
+    assert info.interlaced and (info.width, info.height) == (192, 96)
+    frames = list(read_frames(info))
+    assert len(frames) == 8
+    assert max(combing(frame.yuv.y) for frame in frames) < 2
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from av.video.frame import VideoFrame
 from wav2lip_npu.errors import MediaError
 from wav2lip_npu.media import images
 from wav2lip_npu.media.colour import unsupported_matrix
-from wav2lip_npu.media.deinterlace import stated_order
+from wav2lip_npu.media.deinterlace import jpeg_order, stated_order
 from wav2lip_npu.media.heif import read_grid
 from wav2lip_npu.media.orientation import Orientation, orientation_of
 from wav2lip_npu.media.streams import decode as decode
@@ -75,6 +75,8 @@ class VideoInfo:
     """Whether the frame is mirrored left to right before the rotation."""
     interlaced: bool = False
     """Whether the first frame consists of two fields, which are merged on reading."""
+    field_order: str | None = None
+    """`tff` (top field first) or `bff` if the file states that all frames are interlaced."""
     pixel_aspect: Fraction = Fraction(1)
     """Width of a pixel divided by its height."""
     has_audio: bool = False
@@ -114,6 +116,7 @@ def _probe_video(path: str | os.PathLike[str]) -> VideoInfo:
         duration = stated_duration(container, stream)
         is_still = _is_still(container, stream)
         order = stated_order(stream)  # before decoding: PyAV 19 crashes after failing to open a decoder
+        is_jpeg = stream.codec_context is not None and stream.codec_context.name == "mjpeg"
         first = next(decode(container, stream, path), None)
         is_heif = container.metadata.get("major_brand") in _HEIF_BRANDS
     if first is None:
@@ -122,6 +125,8 @@ def _probe_video(path: str | os.PathLike[str]) -> VideoInfo:
         raise MediaError(
             f"{path} uses the colour matrix {matrix}, which is not supported. Convert it to BT.709."
         )
+    if is_jpeg and order is None:
+        order = _order_of_jpegs(path, first.height)
     orientation, size = orientation_of(first), (first.width, first.height)
     grid = read_grid(path) if is_heif else None
     if grid is not None:
@@ -141,9 +146,16 @@ def _probe_video(path: str | os.PathLike[str]) -> VideoInfo:
         rotation=90 * orientation.quarters,
         mirrored=orientation.mirrored,
         interlaced=interlaced,
+        field_order=order,
         pixel_aspect=1 / aspect if is_turned else aspect,
         has_audio=has_audio,
     )
+
+
+def _order_of_jpegs(path: str | os.PathLike[str], height: int) -> str | None:
+    with _open_container(path) as container:
+        packet = next(container.demux(video_stream(container, path)), None)
+        return None if packet is None else jpeg_order(bytes(packet), height)
 
 
 def _is_still(container: Any, stream: Any) -> bool:

@@ -17,6 +17,8 @@ _FLAGS_EACH_FRAME = {
 }  # fmt: skip
 """Decoders that flag each frame as interlaced or not. For other codecs, only the container may flag the whole
 video."""
+_APP0 = 0xE0
+_START_OF_FRAME = (0xC0, 0xC1, 0xC2)
 _KEPT = (
     "pts", "dts", "time_base", "duration", "color_range", "colorspace", "color_primaries", "color_trc",
 )  # fmt: skip
@@ -28,6 +30,23 @@ def stated_order(stream: Any) -> str | None:
     if context is None or context.name in _FLAGS_EACH_FRAME:
         return None
     return _FIRST_FIELD.get(int(getattr(context, "field_order", 0)))
+
+
+def jpeg_order(data: bytes, height: int) -> str | None:
+    """Return `tff` or `bff` if a packet of Motion JPEG holds two fields, each an image of half the height.
+
+    FFmpeg weaves them without flagging the frame. The segment AVI1 states which field is first.
+    """
+    order, position = "tff", 2
+    while data[position : position + 1] == b"\xff" and position + 9 <= len(data):
+        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
+        content = data[position + 4 : position + 2 + length]
+        if marker == _APP0 and content[:4] == b"AVI1" and any(content[4:5]):
+            order = "bff"
+        if marker in _START_OF_FRAME:
+            return order if 4 * int.from_bytes(content[1:3], "big") < 3 * height else None
+        position += 2 + length
+    return None
 
 
 def deinterlaced(frames: Iterable[VideoFrame], order: str | None = None) -> Iterator[VideoFrame]:

@@ -20,7 +20,7 @@ from av.video.frame import VideoFrame
 from wav2lip_npu.errors import MediaError
 from wav2lip_npu.media import container as containers
 from wav2lip_npu.media.container import VideoInfo
-from wav2lip_npu.media.deinterlace import deinterlaced, stated_order
+from wav2lip_npu.media.deinterlace import deinterlaced
 from wav2lip_npu.media.frame_rate import at_constant_rate
 from wav2lip_npu.media.geometry import Geometry, upright
 from wav2lip_npu.media.heif import decode_grid, read_grid
@@ -250,7 +250,7 @@ def _decode_video(info: VideoInfo, seek_to: int | None) -> Iterator[VideoFrame]:
                 container.seek(seek_to, stream=stream)
         decoded = containers.decode(container, stream, info.path)
         if info.kind == "video":
-            decoded = deinterlaced(decoded, stated_order(stream))
+            decoded = deinterlaced(decoded, info.field_order)
         for frame in decoded:
             if container.format.name == "avi":
                 frame.pts = None  # AVI stores only the order; FFmpeg's guess is wrong with B-frames
