@@ -20,7 +20,7 @@ from wav2lip_npu.errors import MediaError
 from wav2lip_npu.media.colour import to_yuv
 from wav2lip_npu.media.container import probe
 from wav2lip_npu.media.video_reader import read_frames
-from wav2lip_npu.media.yuv_image import Colour
+from wav2lip_npu.media.yuv_image import Colour, YuvImage
 
 
 def write_raw(
@@ -187,3 +187,17 @@ def test_grey_formats_have_constant_chroma(tmp_path, codec, pix_fmt, suffix):
     yuv = next(read_frames(path)).yuv
     assert set(np.unique(yuv.u)) == set(np.unique(yuv.v)) == {128}
     assert max_difference(yuv.to_image(), grey) <= 12
+
+
+@pytest.mark.parametrize(
+    "pix_fmt, neutral", [("yuv420p10le", 512), ("yuv422p10le", 512), ("yuv444p12le", 2048)]
+)
+def test_deep_grey_has_constant_chroma(tmp_path, pix_fmt, neutral):
+    """B8: black-and-white film of 10 bits and more, such as ProRes 422, is read without a tint."""
+    frame = av.VideoFrame(96, 64, pix_fmt)
+    chance = np.random.default_rng(0)
+    for number, plane in enumerate(frame.planes):
+        values = np.frombuffer(plane, np.uint16)
+        values[:] = neutral if number else chance.integers(neutral // 8, neutral, values.shape)
+    yuv = YuvImage.from_frame(frame, 96, 64)
+    assert set(np.unique(yuv.u)) == set(np.unique(yuv.v)) == {128}

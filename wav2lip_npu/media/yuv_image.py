@@ -30,6 +30,8 @@ Box = NDArray[np.float32]
 """float32 [4], x1 y1 x2 y2 in pixels, half-open"""
 _UNSPECIFIED = 2
 """FFmpeg's number of unspecified primaries and transfer functions."""
+_SCALING = 2 | 0x40000
+"""FFmpeg's bilinear scaling, rounded accurately: otherwise grey 4:2:2 of 10 bits has chroma 128 and 129."""
 _PLANAR = {"yuv420p", "yuvj420p", "yuva420p"}
 
 
@@ -160,6 +162,7 @@ def _as_planar(frame: VideoFrame, width: int, height: int, colour: Colour, *, wi
             width,
             height,
             format="yuva420p" if with_alpha else "yuv420p",
+            interpolation=_SCALING,
             src_colorspace=Colorspace.ITU709,
             dst_colorspace=Colorspace.ITU709,
             src_color_range=as_is,
