@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from wav2lip_npu.batch.jobs import Job, read_jobs
 from wav2lip_npu.batch.watch_folder import WatchFolder
-from wav2lip_npu.errors import DataError
+from wav2lip_npu.errors import DataError, UsageError
 
 
 def old(path) -> None:
@@ -62,3 +63,19 @@ def test_folder_that_is_removed(tmp_path):
     shutil.rmtree(folder)
     with pytest.raises(DataError, match="inbox"):
         watched.new_tables()
+
+
+def test_unreadable_tables_are_returned_to_be_reported_once(tmp_path):
+    """A10: a link to itself, a FIFO or a link to a device does not end the watch."""
+    (tmp_path / "loop.csv").symlink_to("loop.csv")
+    (tmp_path / "null.json").symlink_to("/dev/null")
+    (tmp_path / "gone.csv").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "fifo.jsonl")
+    os.utime(tmp_path / "fifo.jsonl", (0, 0))
+    watched = WatchFolder(tmp_path)
+    tables = [*watched.new_tables(), *watched.new_tables()]
+    assert sorted(path.name for path in tables) == ["fifo.jsonl", "loop.csv", "null.json"]
+    for table in tables:
+        with pytest.raises(UsageError, match=table.name):
+            read_jobs(table, Job(face="", audio="", outfile=""))
+    assert watched.new_tables() == []

@@ -83,6 +83,14 @@ def test_links_are_followed_once(tmp_path):
     assert sorted(clips(data)) == ["file.mp4", "linked/b.mp4", "linked/deep/c.mp4", "real/a.mp4"]
 
 
+def test_link_to_itself_is_a_video_that_cannot_be_read(tmp_path):
+    """A10: it is found, and fails with its reason, while the other videos are processed."""
+    touch(tmp_path, "a.mp4")
+    os.symlink("self.mp4", tmp_path / "self.mp4")
+    os.symlink("folder", tmp_path / "folder")
+    assert list(clips(tmp_path)) == ["a.mp4", "self.mp4"]
+
+
 def test_folder_of_the_clips_is_skipped(tmp_path):
     touch(tmp_path, "a.mp4", "out/x/b.mp4")
     assert list(clips(tmp_path)) == ["a.mp4"]

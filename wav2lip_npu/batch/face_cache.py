@@ -110,7 +110,7 @@ class FaceCache:
         """Remove the least recently used files until the rest fits; other processes may do the same."""
         files = []
         for entry in os.scandir(folder):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 status = entry.stat()
                 if entry.name.endswith(_SUFFIX):
                     files.append((status.st_mtime_ns, status.st_size, entry.path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from time import time
 
@@ -35,9 +36,10 @@ class WatchFolder:
             with os.scandir(self._folder) as entries:
                 for entry in entries:
                     suffix = os.path.splitext(entry.name)[1].lower()
-                    if suffix in TABLE_SUFFIXES and not entry.name.startswith(".") and entry.is_file():
-                        status = entry.stat()
-                        current[entry.path] = status.st_mtime_ns, status.st_size, status.st_ino
+                    if suffix in TABLE_SUFFIXES and not entry.name.startswith("."):
+                        state = _state_of(entry)
+                        if state is not None:
+                            current[entry.path] = state
         except FileNotFoundError:
             if not self._folder.is_dir():
                 raise DataError(
@@ -55,3 +57,18 @@ class WatchFolder:
         self._last = current
         self._seen.update((path, current[path]) for path in complete)
         return [Path(path) for path in sorted(complete, key=lambda path: current[path])]
+
+
+def _state_of(entry: os.DirEntry[str]) -> _FileState | None:
+    """Return the state of a table; None for a folder, and for a file that does not exist any more.
+
+    A file that cannot be read, such as a link to itself or a FIFO, has a state too: reading it raises the
+    error that is reported.
+    """
+    try:
+        status = entry.stat()
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return 0, 0, entry.inode()
+    return None if stat.S_ISDIR(status.st_mode) else (status.st_mtime_ns, status.st_size, status.st_ino)

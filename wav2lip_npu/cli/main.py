@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn, get_type_hints
 
 from wav2lip_npu import __version__, signals
 from wav2lip_npu.cli import streams
+from wav2lip_npu.cli.resource_errors import resource_problem
 from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.options import SWITCHES
 
@@ -77,6 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(str(error), 2)
         except signals.StoppedError as stop:
             return _fail(str(stop), stop.exit_code)
+        except Exception as error:
+            problem = resource_problem(error)
+            if debug or problem is None:
+                raise
+            return _fail(problem, 2)
 
 
 def _parse(name: str, words: list[str]) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from wav2lip_npu.data.clip_layout import PARTIAL_SUFFIX
 from wav2lip_npu.errors import DataError
+from wav2lip_npu.storage.regular_files import is_folder
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def _folders(root: Path, clips: Path) -> Iterator[tuple[Path, list[str]]]:
             log.warning("cannot read folder %s: %s", folder, error.strerror)
             continue
         for entry in entries:
-            if not entry.is_dir():
+            if not is_folder(entry):
                 files.append(entry.name)
             elif entry.is_symlink():
                 links.append(Path(entry.path))

@@ -27,6 +27,14 @@ def type_of(status: os.stat_result) -> str | None:
     return _TYPES.get(stat.S_IFMT(status.st_mode), "of an unknown type")
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry of a folder is a folder or a link to one; False for a link to itself."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a regular file for reading. Links are followed.
 
