@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 import threading
+from contextlib import ExitStack
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -32,6 +33,7 @@ from wav2lip_npu.media import video_reader
 from wav2lip_npu.media.geometry import Geometry
 from wav2lip_npu.media.video_writer import EncodeOptions, write_video
 from wav2lip_npu.models import bundled
+from wav2lip_npu.storage.locks import lock_output
 
 FAST = DubOptions(encode=EncodeOptions(preset="ultrafast"))
 
@@ -292,3 +294,31 @@ def test_unwritable_report_fails_before_the_pass(models, jobs, tmp_path, caplog)
     assert not Path(jobs[0].outfile).exists()
     assert results[jobs[1].row].status == "ok"
     assert "Traceback" not in caplog.text
+
+
+def test_two_runs_of_the_same_jobs_make_each_video_once(models, jobs):
+    """A14: jobs whose output another run is writing come last, and are then up to date."""
+    found: list[wav2lip_npu.JobResult] = []
+    threads = [threading.Thread(target=lambda: found.extend(run_jobs(jobs, models))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(result.row for result in found) == sorted([job.row for job in jobs] * 2)
+    assert all(result.status == "ok" for result in found), found
+    assert sum(result.seconds is not None for result in found) == len(jobs)
+    assert sorted(path.name for path in Path(jobs[0].outfile).parent.iterdir()) == sorted(
+        Path(job.outfile).name for job in jobs
+    )
+
+
+def test_output_that_is_being_written_is_made_last(models, jobs, monkeypatch):
+    """A14: the other jobs do not wait for it."""
+    monkeypatch.setattr(runner, "_LOCK_WAIT_S", 0.05)
+    single = [replace(job, face=f"{job.face}") for job in jobs[::2]]
+    with ExitStack() as other:
+        assert other.enter_context(lock_output(single[0].outfile))
+        results = run_jobs(single, models)
+        assert next(results).row == single[1].row
+        other.close()
+        assert [result.row for result in results] == [single[0].row]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from wav2lip_npu.batch.jobs import Job
-from wav2lip_npu.batch.progress import JobProgress
+from wav2lip_npu.batch.progress import JobBusy, JobProgress
 from wav2lip_npu.batch.results import JobResult, failed_result, name_of
 from wav2lip_npu.batch.scheduler import Scheduler, collect_results, needed_devices
 from wav2lip_npu.parallel.work_queue import Failure
@@ -148,3 +148,23 @@ def test_missing_results_and_bugs():
     results = list(collect_results(events(), scheduler))
     assert [result.reason for result in results] == ["bug", "bug"]
     assert "no result" in results[0].detail
+
+
+def test_busy_jobs_are_postponed():
+    """A14: a job whose output another batch is writing is tried again after all others, without limit."""
+    jobs = [job(row) for row in range(3)]
+    scheduler = Scheduler()
+    scheduler.add(jobs)
+
+    def answers() -> Iterator[Any]:
+        tries = 0
+        while (group := scheduler.take("cpu")) is not None:
+            for one in group:
+                busy = one.row == 0 and tries < 5
+                tries += busy
+                yield group, JobBusy(name_of(one)) if busy else ok(one)
+            yield group, None
+
+    results = list(collect_results(answers(), scheduler))
+    assert [result.row for result in results if isinstance(result, JobResult)] == [1, 2, 0]
+    assert [result.attempts for result in results if isinstance(result, JobResult)] == [1, 1, 1]

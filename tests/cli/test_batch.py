@@ -109,6 +109,20 @@ def test_interrupted_batch_is_resumed(job_folder, flags, number, code):  # noqa:
     assert len(read_report()) == 4
 
 
+@pytest.mark.alone
+@pytest.mark.usefixtures("job_folder")
+def test_two_batches_of_one_table_make_each_video_once(flags):
+    """A14: reports in different folders; both batches end with all jobs done."""
+    write_table("jobs.csv", [("talk.mp4", f"{n % 3}.wav", f"out/{n}.mp4") for n in range(6)])
+    batches = [start("jobs.csv", *flags, "--cache", "off", "--report", f"{n}/report.jsonl") for n in range(2)]
+    errors = [batch.communicate(timeout=240)[1] for batch in batches]
+    assert [batch.returncode for batch in batches] == [0, 0], errors
+    results = [*read_report("0/report.jsonl").values(), *read_report("1/report.jsonl").values()]
+    assert len(results) == 12
+    assert sum(result["seconds"] is not None for result in results) == 6
+    assert sorted(stamps()) == [f"{n}.mp4" for n in range(6)]
+
+
 @pytest.mark.usefixtures("job_folder")
 def test_watched_folder(flags):
     Path("inbox").mkdir()

@@ -28,4 +28,12 @@ class JobProgress:
     """Frames of the output."""
 
 
+@dataclass(frozen=True)
+class JobBusy:
+    """A job that was not started because another batch is writing its output."""
+
+    job: str
+    """As `JobResult.job`."""
+
+
 BatchEvent = JobCount | JobProgress | JobResult

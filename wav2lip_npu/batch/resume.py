@@ -14,6 +14,7 @@ from wav2lip_npu.batch.results import JobResult, name_of
 from wav2lip_npu.errors import MediaError
 from wav2lip_npu.storage.atomic import remove_stale_parts
 from wav2lip_npu.storage.json_lines import JsonLines
+from wav2lip_npu.storage.locks import remove_stale_lock
 
 
 class BatchReport:
@@ -101,5 +102,8 @@ class BatchReport:
 
 
 def remove_partial_outputs(jobs: Iterable[Job]) -> None:
-    """Remove partial files of workers that have ended."""
+    """Remove partial files and locks of workers that have ended."""
+    jobs = list(jobs)
     remove_stale_parts(*(path for job in jobs for path in (job.outfile, job.report) if path is not None))
+    for job in jobs:
+        remove_stale_lock(job.outfile)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -22,7 +23,7 @@ from wav2lip_npu.batch.face_cache import FaceCache, faces_key
 from wav2lip_npu.batch.job_checks import job_inputs, job_outputs
 from wav2lip_npu.batch.job_keys import file_record, job_key, key_comment, read_key
 from wav2lip_npu.batch.jobs import Job, as_jobs
-from wav2lip_npu.batch.progress import JobProgress
+from wav2lip_npu.batch.progress import JobBusy, JobProgress
 from wav2lip_npu.batch.results import JobResult
 from wav2lip_npu.dubbing.outputs import Output
 from wav2lip_npu.dubbing.pipeline import dub_many
@@ -31,6 +32,7 @@ from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.faces.detectors import detector_inputs
 from wav2lip_npu.media.container import VideoInfo, probe
 from wav2lip_npu.storage.atomic import real_name
+from wav2lip_npu.storage.locks import lock_output
 from wav2lip_npu.storage.outputs import check_outputs
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ MAX_OUTPUTS = 4
 _PASS_PIXELS = MAX_OUTPUTS * 1920 * 1088
 _PROGRESS_S = 0.5
 _POLL_S = 0.1
+_LOCK_WAIT_S = 1.0
+"""Time to wait for another batch that is writing an output, before other jobs are run first."""
 JobGroup = tuple[Job, ...]
 """Jobs with the same face video and options, which are dubbed in one pass."""
 
@@ -91,10 +95,16 @@ def run_jobs(
         if unique.setdefault(real_name(job.outfile), job) is not job:
             error = UsageError(f"{job.outfile} is also the output of another job. Rename one of them.")
             yield results.failed_result(job, error)
-    groups = group_jobs(unique.values())
-    for event in run_groups(groups, models, cache=cache or FaceCache(None), in_flight=in_flight):
-        if isinstance(event, JobResult):
-            yield event
+    waiting = list(unique.values())
+    while waiting:  # the outputs that another batch is writing come last
+        busy: set[str] = set()
+        groups = group_jobs(waiting)
+        for event in run_groups(groups, models, cache=cache or FaceCache(None), in_flight=in_flight):
+            if isinstance(event, JobResult):
+                yield event
+            elif isinstance(event, JobBusy):
+                busy.add(event.job)
+        waiting = [job for job in waiting if results.name_of(job) in busy]
 
 
 def group_jobs(jobs: Iterable[Job]) -> list[JobGroup]:
@@ -115,13 +125,13 @@ def run_groups(
     *,
     cache: FaceCache,
     in_flight: int = 1,
-) -> Iterator[JobResult | JobProgress]:
-    """Run groups of jobs as `run_jobs` does; yield the progress and one result of each job."""
+) -> Iterator[JobResult | JobProgress | JobBusy]:
+    """Run groups of jobs as `run_jobs` does; yield the progress, and one result of each job or `JobBusy`."""
     load = models if callable(models) else lambda job: models
     waiting: SimpleQueue[JobGroup] = SimpleQueue()
     for group in groups:
         waiting.put(group)
-    events: SimpleQueue[JobResult | JobProgress | BaseException | None] = SimpleQueue()
+    events: SimpleQueue[JobResult | JobProgress | JobBusy | BaseException | None] = SimpleQueue()
     cancelled = threading.Event()
 
     def work() -> None:
@@ -170,24 +180,40 @@ class _Pass:
     group: JobGroup
     load: Callable[[Job], Models]
     cache: FaceCache
-    emit: Callable[[JobResult | JobProgress], None]
+    emit: Callable[[JobResult | JobProgress | JobBusy], None]
     cancelled: threading.Event
 
     def run(self) -> None:
-        """Dub the jobs whose outputs are not up to date."""
-        keys: dict[Job, str] = {}
-        for job in self.group:
-            try:
-                key = job_key(job)
-                if read_key(job.outfile) == key:
-                    self.emit(results.existing_result(job, key))
+        """Dub the jobs whose outputs are not up to date, and that no other batch is writing."""
+        with ExitStack() as locks:
+            keys: dict[Job, str] = {}
+            for job in self.group:
+                try:
+                    key = self._start(job, locks)
+                except Exception as error:
+                    self._fail(job, error)
                 else:
-                    check_outputs(job_outputs([job]), [*job_inputs([job]), *detector_inputs()])
-                    keys[job] = key
-            except Exception as error:
-                self._fail(job, error)
-        if not keys:
-            return
+                    if key is not None:
+                        keys[job] = key
+            if keys:
+                self._dub_all(keys)
+
+    def _start(self, job: Job, locks: ExitStack) -> str | None:
+        """Return the key of a job and lock its output; None if it exists, or another batch is writing it."""
+        key = job_key(job)
+        is_current = read_key(job.outfile) == key
+        if not is_current:
+            check_outputs(job_outputs([job]), [*job_inputs([job]), *detector_inputs()])
+            if not locks.enter_context(lock_output(job.outfile, _LOCK_WAIT_S)):
+                self.emit(JobBusy(results.name_of(job)))
+                return None
+            is_current = read_key(job.outfile) == key  # another batch may just have written it
+        if is_current:
+            self.emit(results.existing_result(job, key))
+            return None
+        return key
+
+    def _dub_all(self, keys: Mapping[Job, str]) -> None:
         jobs = list(keys)
         try:
             info = probe(jobs[0].face)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from wav2lip_npu.batch.jobs import Job
-from wav2lip_npu.batch.progress import JobProgress
+from wav2lip_npu.batch.progress import JobBusy, JobProgress
 from wav2lip_npu.batch.results import JobResult, failed_result, name_of
 from wav2lip_npu.batch.runner import JobGroup, group_jobs
 from wav2lip_npu.parallel.work_queue import Failure
+
+log = logging.getLogger(__name__)
 
 _MAX_ATTEMPTS = 2
 
@@ -27,6 +30,7 @@ class Scheduler:
         self.is_open = refill is not None
         self._in_flight, self._refill = in_flight, refill
         self._waiting: deque[JobGroup] = deque()
+        self._postponed: set[str] = set()
         self._faces: dict[str, set[str]] = {}
         """Face videos in progress, by worker."""
 
@@ -36,6 +40,15 @@ class Scheduler:
 
     def retry(self, job: Job) -> None:
         """Add a job again, after all others and in its own pass."""
+        self._waiting.append((job,))
+
+    def postpone(self, job: Job) -> None:
+        """Add a job that was not started again, after all others."""
+        name = name_of(job)
+        self.attempts[name] -= 1
+        if name not in self._postponed:
+            self._postponed.add(name)
+            log.info("%s: another batch is writing it, so it comes last", name)
         self._waiting.append((job,))
 
     def take(self, worker: str) -> JobGroup | None:
@@ -73,14 +86,16 @@ def needed_devices(devices: Sequence[str], jobs: Sequence[Job]) -> list[str]:
 
 
 def collect_results(
-    answers: Iterable[tuple[JobGroup, JobResult | JobProgress | Failure | None]], scheduler: Scheduler
+    answers: Iterable[tuple[JobGroup, JobResult | JobProgress | JobBusy | Failure | None]],
+    scheduler: Scheduler,
 ) -> Iterator[JobResult | JobProgress]:
     """Yield the progress and one result of each job from the answers of workers.
 
     A job whose worker died is retried once, alone. So are the jobs of a group that timed out; a single job
-    that times out fails.
+    that times out fails. Jobs whose output another batch is writing are postponed.
     """
     finished: set[str] = set()
+    busy: set[str] = set()
     for jobs, answer in answers:
         if isinstance(answer, JobProgress):
             yield answer
@@ -88,11 +103,17 @@ def collect_results(
             if answer.job not in finished:
                 finished.add(answer.job)
                 yield replace(answer, attempts=scheduler.attempts[answer.job])
+        elif isinstance(answer, JobBusy):
+            busy.add(answer.job)
         else:
             failure = answer or Failure("its worker returned no result", "bug")
             for job in jobs:
                 name = name_of(job)
                 if name in finished:
+                    continue
+                if name in busy:
+                    busy.remove(name)
+                    scheduler.postpone(job)
                     continue
                 attempts = scheduler.attempts[name]
                 is_last = len(jobs) == 1 and (failure.kind == "timeout" or attempts >= _MAX_ATTEMPTS)

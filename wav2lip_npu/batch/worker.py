@@ -14,7 +14,7 @@ import cv2
 from wav2lip_npu import device
 from wav2lip_npu.batch.face_cache import FaceCache
 from wav2lip_npu.batch.jobs import Job
-from wav2lip_npu.batch.progress import JobProgress
+from wav2lip_npu.batch.progress import JobBusy, JobProgress
 from wav2lip_npu.batch.results import JobResult
 from wav2lip_npu.batch.runner import JobGroup, group_jobs, run_groups
 
@@ -34,7 +34,7 @@ class StartBatchWorker:
     in_flight: int | None = None
     """Concurrent passes; `None` is the default of the device."""
 
-    def __call__(self, name: str) -> Callable[[JobGroup], Iterator[JobResult | JobProgress]]:
+    def __call__(self, name: str) -> Callable[[JobGroup], Iterator[JobResult | JobProgress | JobBusy]]:
         """Return the function that runs a group of jobs on the device `name`."""
         _limit_malloc_arenas()
         models = _ModelHolder(name)

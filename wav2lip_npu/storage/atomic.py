@@ -63,6 +63,12 @@ def part_path(path: str | os.PathLike[str]) -> Path:
     return target.with_name(f"{_prefix(target)}{os.getpid()}-{threading.get_native_id()}.part")
 
 
+def lock_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path of the lock of a file, see `locks.lock_output`."""
+    target = Path(path)
+    return target.with_name(f"{_prefix(target)}lock.part")
+
+
 def remove_stale_parts(*paths: str | os.PathLike[str]) -> None:
     """Remove temporary files of processes that were killed while writing these files."""
     prefixes: defaultdict[Path, set[str]] = defaultdict(set)
