@@ -108,11 +108,14 @@ def _parse(name: str, words: list[str]) -> Any:
 def _run_tyro(name: str, words: list[str], options: Any) -> Any:
     import tyro
 
+    from wav2lip_npu.cli.optional_values import registry
+
     return tyro.cli(
         options,
         args=words,
         prog=f"wav2lip-npu {name}",
         use_underscores=True,
+        registry=registry,
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )
 
