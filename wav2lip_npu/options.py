@@ -8,7 +8,7 @@ import difflib
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -58,11 +58,42 @@ def with_values(options: Options, values: Mapping[str, Any]) -> Options:
     names = list(_names(options))
     for name in values:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            way_out = f"Did you mean {near[0]}?" if near else f"Its options are {', '.join(names)}."
-            raise UsageError(f"{type(options).__name__} has no option {name!r}. {way_out}")
+            advice = closest(name, names) or f"Its options are {', '.join(names)}."
+            raise UsageError(f"{type(options).__name__} has no option {name!r}. {advice}")
     replaced: Options = _replaced(options, values)
     return replaced
+
+
+def closest(name: str, names: Iterable[str]) -> str | None:
+    """Return a question that suggests the name that was probably meant; None if no name is similar.
+
+    With a lower threshold than 0.7, `note` is taken for `rotate`.
+    """
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.7)
+    return f"Did you mean {near[0]}?" if near else None
+
+
+def nested_by_name(options: type[Options]) -> type[Options]:
+    """Let the constructor of an option dataclass accept the options of nested objects by name.
+
+    `DubOptions(resize_factor=2)` is `DubOptions(geometry=Geometry(resize_factor=2))`. An unknown name raises
+    `UsageError` instead of `TypeError`.
+    """
+    construct: Any = options.__init__
+    kind: Any = options
+    own = {field.name for field in dataclasses.fields(kind)}
+
+    @functools.wraps(construct)
+    def accept(self: Any, *arguments: Any, **values: Any) -> None:
+        nested = {name: values.pop(name) for name in list(values) if name not in own}
+        construct(self, *arguments, **values)
+        if nested:
+            merged = with_values(self, nested)
+            for name in own:
+                object.__setattr__(self, name, getattr(merged, name))
+
+    kind.__init__ = accept
+    return options
 
 
 def check_types(options: Any) -> None:
@@ -216,9 +247,16 @@ def expect(options: Options | None, kind: type[Options], name: str = "options") 
     return options
 
 
+def expect_text(**values: Any) -> None:
+    """Raise `UsageError` if one of the arguments, passed by name, is not a string."""
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise UsageError(f"{name} {value!r:.80} is invalid. Pass a string, or leave it out.")
+
+
 def path_text(path: Any, name: str) -> str:
     """Return a path as `str`. Raises `UsageError`, which calls it `name`, if it is not a path."""
-    text = os.fspath(path) if isinstance(path, os.PathLike) else path
-    if not isinstance(text, str):
-        raise UsageError(f"{name} {path!r} is not a path. Pass a str or a pathlib.Path.")
-    return text
+    try:
+        return _as_text(path)
+    except TypeError:
+        raise UsageError(f"{name} {path!r:.80} is not a path. Pass a str or a pathlib.Path.") from None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import difflib
 import functools
 import io
 import itertools
@@ -21,7 +20,7 @@ from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from wav2lip_npu.errors import UsageError, Wav2LipError
-from wav2lip_npu.options import SWITCHES, fields_of
+from wav2lip_npu.options import SWITCHES, closest, fields_of
 from wav2lip_npu.storage.regular_files import read_limited
 
 Options = TypeVar("Options")
@@ -165,8 +164,7 @@ def _column_problems(names: Names, known: Names) -> list[str]:
     problems = []
     for name in dict.fromkeys(filter(None, names)):
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            advice = f"Did you mean {near[0]}?" if near else f"Known columns are {', '.join(known)}."
+            advice = closest(name, known) or f"Remove it; the columns are {', '.join(known)}."
             problems.append(f"unknown column {name!r:.80}. {advice}")
         elif names.count(name) > 1:
             problems.append(f"column {name} occurs {names.count(name)} times. Keep one.")

@@ -16,7 +16,7 @@ from wav2lip_npu.device import Precision
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.bundled import STARTER
-from wav2lip_npu.options import check_types, path_text
+from wav2lip_npu.options import check_types, nested_by_name, path_text
 from wav2lip_npu.storage.atomic import real_name
 
 Pairing = Literal["zip", "product"]
@@ -26,6 +26,7 @@ _FILES = ("face", "audio", "outfile")
 _PATHS = (*_FILES, "voice", "checkpoint_path", "report")
 
 
+@nested_by_name
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One dub of a batch.

@@ -13,9 +13,10 @@ from wav2lip_npu.device import Precision
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.bundled import STARTER
-from wav2lip_npu.options import check_types, group
+from wav2lip_npu.options import check_types, group, nested_by_name
 
 
+@nested_by_name
 @dataclass(frozen=True, kw_only=True)
 class BatchOptions:
     """Options of a batch."""

@@ -87,6 +87,9 @@ def run_jobs(
     jobs = as_jobs(jobs)
     if not callable(models):
         from wav2lip_npu.device import precision_name
+        from wav2lip_npu.dubbing.inference import expect_models
+
+        models = expect_models(models)
 
         weights, precision = os.fspath(models.weights), precision_name(models.precision)
         jobs = [replace(job, checkpoint_path=weights, precision=precision) for job in jobs]

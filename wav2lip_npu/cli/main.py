@@ -17,6 +17,7 @@ from wav2lip_npu.cli import streams
 from wav2lip_npu.cli.resource_errors import resource_problem
 from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.options import SWITCHES
+from wav2lip_npu.parallel.log_lines import log_to_stderr, one_line
 
 
 class Command(NamedTuple):
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if words[0] not in COMMANDS:
         return _fail(f"unknown command {words[0]!r}. Choose {', '.join(COMMANDS)}, or see --help.", 2)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    log_to_stderr()
     logging.getLogger("wav2lip_npu").setLevel(logging.DEBUG if debug else logging.INFO)
     with signals.command():
         try:
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(name: str, words: list[str]) -> Any:
     """Return the options of a command. Raises `UsageError`, or `SystemExit` after the help was printed."""
     options = COMMANDS[name].load()
-    words = _normalize_switches(words, options)
+    words = _join_dashes(_normalize_switches(words, options), options)
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages):
@@ -135,7 +136,7 @@ def _unboxed_error(name: str, words: list[str], options: Any) -> str:
             os.environ["COLUMNS"] = columns
     box = messages.getvalue().partition("For full helptext")[0]
     lines = [line.strip("│| ") for line in box.splitlines()[1:]]
-    text = " ".join(line for line in lines if line.strip("─-╰╯+"))
+    text = " ".join(line for line in lines if line.strip("─-╰╯+")).partition(" Argument helptext:")[0]
     return f"{text} See wav2lip-npu {name} --help."
 
 
@@ -160,6 +161,37 @@ def _normalize_switches(words: list[str], options: Any) -> list[str]:
         if wanted != defaults[name]:
             normalized.append(f"--{name}" if wanted else f"--no_{name}")
     return normalized
+
+
+def _join_dashes(words: list[str], options: Any) -> list[str]:
+    """Rewrite `--outfile -x.mp4` to `--outfile=-x.mp4`, so that the name is not taken for a flag."""
+    names = set(_text_options(options))
+    joined: list[str] = []
+    for word in words:
+        flag = joined[-1] if joined else ""
+        is_value = word.startswith("-") and not word.startswith("--") and word not in ("-", "-h")
+        if is_value and flag.startswith("--") and flag[2:].replace("-", "_") in names:
+            joined[-1] = f"{flag}={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _text_options(options: Any) -> Iterator[str]:
+    """Yield names of the options that take one text, nested ones included."""
+    for name, kind in _field_types(options):
+        if kind in (str, str | None):
+            yield name
+
+
+def _field_types(options: Any) -> Iterator[tuple[str, Any]]:
+    """Yield names and types of the options, nested ones included."""
+    types = get_type_hints(options)
+    for field in dataclasses.fields(options):
+        if dataclasses.is_dataclass(types[field.name]):
+            yield from _field_types(types[field.name])
+        else:
+            yield field.name, types[field.name]
 
 
 def _switches(options: Any) -> Iterator[tuple[str, bool]]:
@@ -191,9 +223,8 @@ def _overview() -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    """Print one line on standard error, with line breaks in file names escaped, and return `code`."""
-    line = message.replace("\r", "\\r").replace("\n", "\\n")
-    sys.stderr.write(f"wav2lip-npu: {line}\n".encode("utf-8", "backslashreplace").decode("utf-8"))
+    """Print one line on standard error, and return `code`."""
+    sys.stderr.write(f"wav2lip-npu: {one_line(message)}\n")
     return code
 
 

@@ -21,7 +21,7 @@ from wav2lip_npu.data.clip import Faces
 from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.mel import DEFAULT_MEL, Mel
-from wav2lip_npu.options import check_types
+from wav2lip_npu.options import check_types, nested_by_name
 
 _BENDS = 4
 """Number of random displacements across a face, which are interpolated smoothly."""
@@ -35,6 +35,7 @@ _SHARES = ("flip", "jpeg", "colour", "gamma", "untouched")
 _DEFAULT_MAXIMUM = 0.5
 
 
+@nested_by_name
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """Largest changes of a sample. The amounts are drawn per sample; 0 turns a change off."""

@@ -21,7 +21,7 @@ from wav2lip_npu.doctor.loader_speed import LoaderSpeed, measure_loader_speed
 from wav2lip_npu.doctor.rules import by_severity, find_problems
 from wav2lip_npu.doctor.sync_estimate import SyncEstimator, load_estimator
 from wav2lip_npu.errors import DataError, UsageError
-from wav2lip_npu.options import check_types, expect, with_values
+from wav2lip_npu.options import check_types, expect, nested_by_name, with_values
 from wav2lip_npu.preprocessing.report import VideoResult, open_report
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ _MAX_CLIPS_WHILE_TRAINING = 200
 _MAX_WIDTH = 256
 
 
+@nested_by_name
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions:
     """Options for checking a data set.

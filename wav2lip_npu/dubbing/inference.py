@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.bundled import STARTER
 from wav2lip_npu.models.inputs import face_batch, generator_input, images_of_faces
 from wav2lip_npu.models.networks import Wav2Lip, fold_norms
+from wav2lip_npu.options import expect_text, path_text
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,19 @@ class Models:
         if isinstance(self.generator, Wav2Lip):
             return devices.BACKENDS[self.device.type].batch
         return self.generator.manifest.batch or FILE_BATCH
+
+
+def expect_models(models: Any) -> Models:
+    """Return the models that a caller passed, or those that a function returned.
+
+    Raises:
+        UsageError: They are something else.
+
+    """
+    if isinstance(models, Models):
+        return models
+    text = " ".join(repr(models).split())
+    raise UsageError(f"models {text:.80} is invalid. Pass models=load_models(...).")
 
 
 def load_models(
@@ -97,6 +112,8 @@ def load_models(
         ...     dub("talk.mp4", f"{name}.wav", f"{name}.mp4", models=models)
 
     """
+    expect_text(detector=detector, device=device, precision=precision, engine=engine)
+    checkpoint_path = path_text(checkpoint_path, "checkpoint_path")
     engine = engine_of(checkpoint_path, engine)
     if engine != TORCH:
         return _load_exported(engine, Path(checkpoint_path), detector, device, precision)

@@ -15,13 +15,14 @@ from wav2lip_npu.media.container import VideoInfo
 from wav2lip_npu.media.frame_rate import exact_fps
 from wav2lip_npu.media.geometry import Geometry
 from wav2lip_npu.media.video_writer import EncodeOptions
-from wav2lip_npu.options import check_types, group
+from wav2lip_npu.options import check_types, group, nested_by_name
 
 _MIN_FPS, _MAX_FPS = 0.001, 1000
 _MAX_DB = 100
 _MAX_MEL_SHIFT = 100
 
 
+@nested_by_name
 @dataclass(frozen=True, kw_only=True)
 class DubOptions:
     """Options for dubbing one video.

@@ -26,11 +26,12 @@ from wav2lip_npu.media.audio_reader import measure_audio
 from wav2lip_npu.media.audio_track import Soundtrack
 from wav2lip_npu.media.container import VideoInfo, open_media
 from wav2lip_npu.media.streams import audio_stream
-from wav2lip_npu.media.video_writer import VideoTags, check_target, write_video
+from wav2lip_npu.media.video_writer import VideoTags, check_target, video_output, write_video
 from wav2lip_npu.media.yuv_image import YuvImage
 from wav2lip_npu.mel import Mel
+from wav2lip_npu.options import path_text
 from wav2lip_npu.parallel.threads import prefetch
-from wav2lip_npu.storage.outputs import InputPath
+from wav2lip_npu.storage.outputs import InputPath, check_outputs
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
@@ -55,19 +56,14 @@ class Output:
     voice: str | os.PathLike[str] | None = None
     """Audio that drives the mouth instead of `audio`. None: `audio`."""
 
-    def check(
-        self,
-        face: str | os.PathLike[str],
-        weights: str | os.PathLike[str] | None = None,
-        *,
-        audio_track: int | None = None,
-    ) -> None:
+    def __post_init__(self) -> None:
+        """Raise `UsageError` if a file is not a path."""
+        for name in ("audio", "outfile", "voice"):
+            if (path := getattr(self, name)) is not None or name != "voice":
+                path_text(path, f"the {name}")
+
+    def check(self, inputs: Iterable[InputPath], *, audio_track: int | None = None) -> None:
         """Raise `MediaError` if a file cannot be opened or written, or if the output is also an input."""
-        inputs = [InputPath("--face", face), InputPath("--audio", self.audio)]
-        if self.voice is not None:
-            inputs.append(InputPath("--voice", self.voice))
-        if weights is not None:
-            inputs.append(InputPath("the weights", weights))
         check_target(self.outfile, inputs)
         with open_media(self.audio) as container:
             audio_stream(container, self.audio, audio_track)
@@ -80,7 +76,7 @@ class OutputWriter:
     """Writes one output of a pass over a face video.
 
     `stopwatch` holds the times of the stages that all outputs share. Raises `MediaError` if the audio cannot
-    be read.
+    be read, or if the output is the weights file.
     """
 
     def __init__(
@@ -92,6 +88,7 @@ class OutputWriter:
         stopwatch: Stopwatch,
         pool: Executor,
     ) -> None:
+        check_outputs([video_output(output.outfile)], [InputPath("the weights", models.weights)])
         self._output, self._info, self._models, self._options = output, info, models, options
         self._stopwatch = stopwatch
         self._start = perf_counter()

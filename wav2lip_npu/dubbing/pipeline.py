@@ -30,9 +30,10 @@ from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.faces.find_faces import find_faces
 from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.media.container import VideoInfo, probed
-from wav2lip_npu.options import expect, path_text, with_values
+from wav2lip_npu.options import expect, with_values
 from wav2lip_npu.parallel.threads import fan_out, prefetch
 from wav2lip_npu.storage.atomic import real_name
+from wav2lip_npu.storage.outputs import InputPath
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
@@ -99,7 +100,7 @@ def dub(
     output = Output(audio, outfile, progress=progress, voice=voice)
     options = _options(options, values)
     info = probed(face)
-    output.check(info.path, audio_track=options.audio_track)
+    output.check(_inputs(info, [output]), audio_track=options.audio_track)
     signals.check()
     (result,) = _dub_all(info, [output], _models(models, options), options, None)
     if isinstance(result, Exception):
@@ -153,9 +154,10 @@ def dub_many(
     info = probed(face)
     results: dict[int, DubReport | Exception] = {}
     checked: dict[int, Output] = {}
+    inputs = _inputs(info, wanted)
     for number, output in enumerate(wanted):
         try:
-            output.check(info.path, audio_track=options.audio_track)
+            output.check(inputs, audio_track=options.audio_track)
             checked[number] = output
         except Wav2LipError as error:
             results[number] = error
@@ -165,6 +167,16 @@ def dub_many(
     return [results[number] for number in range(len(wanted))]
 
 
+def _inputs(info: VideoInfo, outputs: Sequence[Output]) -> list[InputPath]:
+    """Return the files that the outputs are made of."""
+    inputs = [InputPath("--face", info.path)]
+    for output in outputs:
+        inputs.append(InputPath("--audio", output.audio))
+        if output.voice is not None:
+            inputs.append(InputPath("--voice", output.voice))
+    return inputs
+
+
 def _output(item: Output | tuple[str | os.PathLike[str], str | os.PathLike[str]]) -> Output:
     if isinstance(item, Output):
         return item
@@ -172,8 +184,7 @@ def _output(item: Output | tuple[str | os.PathLike[str], str | os.PathLike[str]]
         raise UsageError(
             f"{item!r:.80} is not an output. Pass pairs of audio and file to write, or Output(...)."
         )
-    audio, outfile = item
-    return Output(path_text(audio, "the audio"), path_text(outfile, "the outfile"))
+    return Output(*item)
 
 
 def _options(options: DubOptions | None, values: Mapping[str, Any]) -> DubOptions:
@@ -184,11 +195,11 @@ def _options(options: DubOptions | None, values: Mapping[str, Any]) -> DubOption
 
 
 def _models(models: Models | Callable[[], Models] | None, options: DubOptions) -> Models:
-    if models is None:
-        from wav2lip_npu.dubbing.inference import load_models
+    from wav2lip_npu.dubbing.inference import expect_models, load_models
 
+    if models is None:
         return load_models(detector=options.faces.detector)
-    return models() if callable(models) else models
+    return expect_models(models() if callable(models) else models)
 
 
 def _dub_all(

@@ -20,7 +20,7 @@ from wav2lip_npu.faces.scene_cuts import SceneCuts
 from wav2lip_npu.faces.tracker import FaceTracker, TrackedFrame
 from wav2lip_npu.media.video_reader import Frame
 from wav2lip_npu.media.yuv_image import Box, YuvImage
-from wav2lip_npu.options import check_types
+from wav2lip_npu.options import check_types, nested_by_name
 
 MIN_SCORE = 0.5
 """Minimum score of a detection that starts a track."""
@@ -40,6 +40,7 @@ _COSTS: dict[str, Callable[[Pose, int, int], float]] = {
 """Cost functions of a pose and the frame size, by `face_select`. The face with the lowest cost is chosen."""
 
 
+@nested_by_name
 @dataclass(frozen=True, kw_only=True)
 class FaceOptions:
     """Options for detecting and tracking the face.

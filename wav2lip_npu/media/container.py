@@ -27,6 +27,7 @@ from wav2lip_npu.media.streams import decode as decode
 from wav2lip_npu.media.streams import is_cover_art as is_cover_art
 from wav2lip_npu.media.streams import video_stream as video_stream
 from wav2lip_npu.media.yuv_image import has_alpha
+from wav2lip_npu.options import path_text
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
 
 def probed(source: VideoInfo | str | os.PathLike[str]) -> VideoInfo:
     """Return `source` if it is a `VideoInfo`, else probe the file at that path. Raises `MediaError`."""
-    return source if isinstance(source, VideoInfo) else probe(source)
+    return source if isinstance(source, VideoInfo) else probe(path_text(source, "the face video"))
 
 
 def _probe_video(path: str | os.PathLike[str]) -> VideoInfo:

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.media.orientation import Orientation
 from wav2lip_npu.media.yuv_image import Array, YuvImage
-from wav2lip_npu.options import check_types
+from wav2lip_npu.options import check_types, nested_by_name
 
 _WHOLE_FRAME = (0, -1, 0, -1)
 _CROP_ADVICE = "Pass TOP BOTTOM LEFT RIGHT inside the frame, -1 for the far edge."
 
 
+@nested_by_name
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
     """Changes to the size and orientation of each frame, applied in this order."""

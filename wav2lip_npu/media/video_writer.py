@@ -21,7 +21,7 @@ from wav2lip_npu.media.audio_reader import AudioSource
 from wav2lip_npu.media.audio_track import AudioTrack, Soundtrack
 from wav2lip_npu.media.source_errors import SourceError, from_source
 from wav2lip_npu.media.yuv_image import YuvImage
-from wav2lip_npu.options import check_types
+from wav2lip_npu.options import check_types, nested_by_name
 from wav2lip_npu.storage.atomic import replacing
 from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
 
@@ -33,6 +33,7 @@ PRESETS: tuple[str, ...] = get_args(Preset)
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+@nested_by_name
 @dataclass(frozen=True, kw_only=True)
 class EncodeOptions:
     """Options of the H.264 encoder."""

@@ -19,6 +19,7 @@ from typing import Any
 
 from wav2lip_npu import signals, watchdog
 from wav2lip_npu.errors import DeviceError, Wav2LipError
+from wav2lip_npu.parallel.log_lines import log_to_stderr
 from wav2lip_npu.parallel.work_queue import (
     Failure,
     Item,
@@ -246,7 +247,7 @@ def _serve(pipe: Connection, name: str, start_worker: StartWorker[Any, Any]) -> 
     """Run a worker process: process items from the pipe until the parent closes it."""
     signals.ignore()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    log_to_stderr()
     with contextlib.suppress(EOFError, BrokenPipeError):
         try:
             work = start_worker(name)

@@ -29,7 +29,7 @@ from wav2lip_npu.media import video_reader
 from wav2lip_npu.media.container import VideoInfo, probe
 from wav2lip_npu.media.yuv_image import Box, Image, YuvImage
 from wav2lip_npu.mel import DEFAULT_MEL, TRAINING_FPS
-from wav2lip_npu.options import check_types
+from wav2lip_npu.options import check_types, nested_by_name
 from wav2lip_npu.preprocessing.clip_audio import ClipAudio, measure_clip_audio
 from wav2lip_npu.preprocessing.find_videos import Video
 from wav2lip_npu.versions import versions
@@ -59,6 +59,7 @@ _MAX_HELD_BYTES = 96 << 20
 longer video is decoded twice, which is faster than writing its frames to disk."""
 
 
+@nested_by_name
 @dataclass(frozen=True, kw_only=True)
 class ClipOptions:
     """Criteria for dropping videos.

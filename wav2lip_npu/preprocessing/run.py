@@ -19,7 +19,7 @@ from wav2lip_npu.data.clip_layout import AUDIO_FILE, CLIP_FORMAT
 from wav2lip_npu.data.clip_writer import clean_up, read_description
 from wav2lip_npu.errors import DataError, UsageError
 from wav2lip_npu.faces.detectors import DetectorName, detector_inputs, load_detector
-from wav2lip_npu.options import check_types, expect, resolved, with_values
+from wav2lip_npu.options import check_types, expect, nested_by_name, resolved, with_values
 from wav2lip_npu.parallel.processes import map_in_processes
 from wav2lip_npu.parallel.work_queue import Failure
 from wav2lip_npu.preprocessing.find_videos import VIDEO_FILES, Video, find_videos
@@ -43,6 +43,7 @@ _WITHOUT_TORCH = "hog"
 _WORKERS_PER_CARD = 8
 
 
+@nested_by_name
 @dataclass(frozen=True, kw_only=True)
 class PreprocessOptions:
     """Options of preprocessing.

@@ -12,7 +12,7 @@ from wav2lip_npu.data.augmentation import Augmentation
 from wav2lip_npu.device import Amp
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.bundled import STARTER
-from wav2lip_npu.options import check_types, group
+from wav2lip_npu.options import check_types, group, nested_by_name
 
 RecipeName = Literal["default", "original"]
 NormMode = Literal["eval", "batch"]
@@ -65,6 +65,7 @@ class TrainPaths:
         check_types(self)
 
 
+@nested_by_name
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """Steps, data loading and optimizer."""
@@ -144,6 +145,7 @@ class TrainOptions:
             raise UsageError(f"--seed {self.seed} is out of range. Pass at most 2^63 - 1.")
 
 
+@nested_by_name
 @dataclass(frozen=True, kw_only=True)
 class SyncNetTrainOptions(TrainOptions):
     """Steps, data loading, optimizer and recipe."""
@@ -184,6 +186,7 @@ class SyncNetTrainOptions(TrainOptions):
             raise UsageError(f"--batch_size {self.batch_size}: {_NO_BATCH_STATISTICS}")
 
 
+@nested_by_name
 @dataclass(frozen=True, kw_only=True)
 class GeneratorOptions:
     """Losses of the generator, and the discriminator."""
