@@ -15,7 +15,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from wav2lip_npu.batch.job_table import column_names, with_cells
@@ -84,6 +84,7 @@ def csv_text(header: list[str], rows: list[list[str]], delimiter: str = ",") -> 
 @settings(max_examples=100, deadline=None)
 @given(rows=st.lists(names, min_size=1, max_size=5), delimiter=st.sampled_from(",;\t"), mark=st.booleans())
 def test_file_names_in_csv(rows, delimiter, mark):
+    assume(all(char < "\udc80" or char > "\udcff" for row in rows for name in row for char in name))
     content = csv_text(["face", "audio", "outfile"], [list(row) for row in rows], delimiter)
     with tempfile.TemporaryDirectory() as folder:
         jobs = good(Path(folder), b"\xef\xbb\xbf" * mark + content)
@@ -223,6 +224,46 @@ def test_file_names_are_relative_to_the_table(tmp_path, monkeypatch):
     assert read_jobs("jobs.csv", DEFAULTS)[0][0].face == "f.mp4"
 
 
+@pytest.mark.parametrize("column", [0, 1, 2])
+@pytest.mark.parametrize("encoding", ["cp1252", "cp1250", "cp1251", "gbk", "shift_jis", "mac_roman"])
+def test_table_in_another_encoding_is_refused(tmp_path, encoding, column):
+    """B15: "CSV" of a spreadsheet in the encoding of the country, whichever cell has other letters."""
+    word = {"cp1251": "речь", "gbk": "你好", "shift_jis": "日本"}.get(encoding, "é")
+    names = ["f.mp4", "a.wav", "o.mp4"]
+    names[column] = word + names[column]
+    (tmp_path / "f.mp4").touch()
+    (tmp_path / names[column]).touch()
+    table = "\n".join([HEADER, FILES, ",".join(names), ""]).encode(encoding)
+    refused(tmp_path, table, "jobs.csv", "not UTF-8", "row 3", "UTF-8")
+
+
+def test_names_of_any_bytes_are_read_if_such_files_exist(tmp_path):
+    """B15: on Linux a file name need not be UTF-8."""
+    raw = os.fsdecode(b"\xe9")
+    (tmp_path / f"{raw}.mp4").touch()
+    (job,) = good(tmp_path, HEADER.encode() + b"\n\xe9.mp4,a.wav,\xe9 out.mp4\n")
+    assert os.path.basename(job.outfile) == f"{raw} out.mp4"
+
+
+@pytest.mark.parametrize("name", ["note", "id", "comment", "title"])
+def test_unknown_column_is_not_taken_for_a_dissimilar_one(tmp_path, name):
+    """D: an unknown column `note` does not suggest rotate."""
+    ((row, text),) = bad(tmp_path, f"{HEADER},{name}\n{FILES},x\n")
+    assert row == 1 and name in text and "Did you mean" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("outfle", "outfile"), ("audo", "audio"), ("resize", "resize_factor")]
+)
+def test_typing_error_in_a_column_is_corrected(tmp_path, name, meant):
+    header = HEADER.replace(meant, name) if meant in HEADER else f"{HEADER},{name}"
+    try:
+        texts = [text for _, text in bad(tmp_path, f"{header}\n{FILES},2\n")]
+    except UsageError as error:
+        texts = [str(error)]
+    assert any(meant in text for text in texts)
+
+
 def test_row_numbers(tmp_path):
     table = '\n face ,audio, outfile\r\n\r\n"a\nb",s,1.mp4\r\n,,\r\n  \r\nc,s,2.mp4,,\n'
     assert [(job.row, os.path.basename(job.face)) for job in good(tmp_path, table)] == [(4, "a\nb"), (7, "c")]
@@ -267,7 +308,7 @@ def test_problems_of_the_header_are_reported_once(tmp_path):
     misspelt, unknown, twice = bad(tmp_path, table)
     assert misspelt == (1, "unknown column 'fsp'. Did you mean fps?")
     assert unknown[1].startswith(
-        "unknown column 'colour of the curtains'. Known columns are face, audio, outfile, "
+        "unknown column 'colour of the curtains'. Remove it; the columns are face, audio, outfile, "
     )
     assert "precision" in unknown[1]
     assert "row" not in unknown[1]

@@ -73,7 +73,7 @@ def test_exit_codes_and_last_lines(flags, capsys, caplog):
 def test_json_lines(flags, capsys):
     assert main.main(["batch", "jobs.csv", "--json", *flags]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert events[0] == {"event": "start", "jobs": 3, "done": 0}
+    assert events[0] == {"event": "start", "jobs": 3, "done": 0, "failed": 0}
     jobs = [event for event in events if event["event"] == "job"]
     assert sorted(event["row"] for event in jobs) == [2, 3, 4]
     assert [event for event in events if event["event"] == "progress"][-1]["done"] == 3

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from wav2lip_npu import signals
+from wav2lip_npu.batch.face_cache import OFF
 from wav2lip_npu.batch.jobs import Job, Problem
+from wav2lip_npu.batch.options import BatchOptions
 from wav2lip_npu.errors import CheckpointError, Wav2LipError
 from wav2lip_npu.media.audio_reader import measure_audio, read_blocks
 from wav2lip_npu.media.container import probe
@@ -38,13 +41,9 @@ def check_jobs(
     jobs = sorted(jobs, key=lambda job: job.row)
     face, weights, video = map(_checked_once, (probe, _check_weights, check_format))
     audio = _checked_once(_check_audio)
-    others, own = list(outputs), list(job_outputs(jobs))
-    errors = output_problems([*others, *own], [*inputs, *job_inputs(jobs)])[len(others) :]
-    written = zip(own, errors, strict=True)
     problems = []
-    for job in jobs:
+    for job, (outfile, report) in zip(jobs, job_output_problems(jobs, outputs, inputs), strict=True):
         signals.check()
-        outfile, report = next(written)[1], job.report and next(written)[1]
         texts = (
             face(job.face),
             audio(job.audio, job.dub.audio_track),
@@ -89,6 +88,25 @@ def _check_weights(path: str) -> None:
         open_regular(weights_path(path, "generator")).close()
     except OSError as error:
         raise CheckpointError(f"cannot read weights {path}: {error.strerror}. Check its path.") from None
+
+
+def job_output_problems(
+    jobs: Sequence[Job], outputs: Iterable[OutputPath] = (), inputs: Iterable[InputPath] = ()
+) -> Iterator[tuple[Wav2LipError | None, Wav2LipError | None]]:
+    """Yield the problems of the output and of the report of each job, see `check_jobs`."""
+    others = list(outputs)
+    checked = [*others, *job_outputs(jobs)]
+    problems = iter(output_problems(checked, [*inputs, *job_inputs(jobs)])[len(others) :])
+    for job in jobs:
+        yield next(problems), None if job.report is None else next(problems)
+
+
+def batch_outputs(report: str | os.PathLike[str], options: BatchOptions) -> list[OutputPath]:
+    """Return what the batch writes besides the outputs of its jobs."""
+    outputs = [OutputPath("--report", report)]
+    if options.cache not in (None, OFF) and not options.cluster:
+        outputs.append(OutputPath("--cache", options.cache, is_folder=True))
+    return outputs
 
 
 def job_outputs(jobs: Iterable[Job], table: str = "") -> Iterator[OutputPath]:

@@ -18,7 +18,8 @@ from wav2lip_npu.options import fields_of
 from wav2lip_npu.storage import hashing
 from wav2lip_npu.storage.json_types import matches
 
-_COMMENT = re.compile(r"\bjob ([0-9a-f]{32})\b")
+_COMMENT = re.compile(r"\(sha256 [0-9a-f]{12}\), job ([0-9a-f]{32})\s*\Z")
+"""End of the comment of an output. Names of files occur before it, so none can forge a key."""
 _ADDED = ("start", "duration", "skip", "rest", "rest_threshold", "audio_track")
 """Options that were added after 0.6.0."""
 _WITHOUT_EFFECT = {"wav2lip_batch_size", "face_det_batch_size"}

@@ -34,6 +34,7 @@ EMPTY = (None, "")
 _DELIMITERS = ",;\t"
 """In countries with a decimal comma, spreadsheets separate cells with semicolons."""
 _NUL = "\0"
+_RAW = "surrogateescape"
 _MAX_BYTES = 1 << 30
 """Size limit of a table, about ten million rows."""
 
@@ -67,7 +68,8 @@ def read_rows(path: str | os.PathLike[str], known: Names, required: Names) -> It
 
 
 def _csv_rows(path: str | os.PathLike[str], known: Names, required: Names) -> Iterator[Row]:
-    text = _read_text(path, "surrogateescape")  # file names may contain any bytes
+    text = _read_text(path, _RAW)  # file names may contain any bytes
+    is_utf8 = text.isascii() or not _has_raw_bytes(text)
 
     def required_cells(delimiter: str) -> int:
         _, cells = next(_records(text, delimiter), (0, ""))
@@ -91,12 +93,32 @@ def _csv_rows(path: str | os.PathLike[str], known: Names, required: Names) -> It
         if isinstance(cells, str):
             yield Row(number, None, [cells])
             continue
+        if not is_utf8:
+            _check_raw_names(path, number, cells)
         pairs = list(itertools.zip_longest(names, cells, fillvalue=""))
         if stray := [cell for name, cell in pairs if not name and cell.strip()]:
             advice = f"Put double quotes around cells that contain {delimiter!r}, or name the column."
             yield Row(number, None, [f"{stray[0]!r:.80} is in a column without a name. {advice}"])
         else:
             yield Row(number, {name: cell for name, cell in pairs if name in known})
+
+
+def _has_raw_bytes(text: str) -> bool:
+    return any("\udc80" <= char <= "\udcff" for char in text)
+
+
+def _check_raw_names(path: str | os.PathLike[str], number: int, cells: Sequence[str]) -> None:
+    """Raise `UsageError` if the bytes in a row that are not UTF-8 name no existing file.
+
+    File names may contain any bytes. Without such a file, the table is in another encoding, such as the
+    Windows-1252 of Excel's "CSV", and the names of its outputs would be wrong.
+    """
+    raw = [cell for cell in cells if _has_raw_bytes(cell)]
+    if raw and not any(os.path.exists(os.path.join(os.path.dirname(path), cell)) for cell in raw):
+        shown = os.fsencode(raw[0]).decode("cp1252", "replace")
+        raise UsageError(
+            f"{path} is not UTF-8 text, first in row {number}: {shown!r:.80}. Save it as CSV UTF-8."
+        )
 
 
 def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str] | str]]:

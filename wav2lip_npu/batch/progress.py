@@ -14,6 +14,8 @@ class JobCount:
     jobs: int
     done: int
     """Jobs that earlier runs finished."""
+    failed: int = 0
+    """Jobs that failed the checks of this run, see `BatchOptions.skip_bad`."""
 
 
 @dataclass(frozen=True)

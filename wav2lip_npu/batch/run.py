@@ -6,12 +6,13 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from wav2lip_npu import signals, watchdog
-from wav2lip_npu.batch.face_cache import OFF, FaceCache
-from wav2lip_npu.batch.job_checks import check_jobs, job_inputs, job_outputs
+from wav2lip_npu.batch.face_cache import FaceCache
+from wav2lip_npu.batch.job_checks import batch_outputs, check_jobs, job_inputs, job_outputs
 from wav2lip_npu.batch.job_table import TABLE_FILES
 from wav2lip_npu.batch.jobs import Job, Pairing, Paths, Problem, as_paths, numbered, pair_jobs, read_jobs
 from wav2lip_npu.batch.options import BatchOptions, report_path, resolve_devices
@@ -29,7 +30,7 @@ from wav2lip_npu.options import expect, path_text, with_values
 from wav2lip_npu.parallel.processes import run_in_processes
 from wav2lip_npu.parallel.work_queue import Failure
 from wav2lip_npu.storage.locks import lock_folder
-from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
+from wav2lip_npu.storage.outputs import InputPath, check_outputs
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def run_batch(
     report = Path(report_path(jobs, outdir, options))
     table = [InputPath("the table", jobs)] if isinstance(jobs, (str, os.PathLike)) else []
     inputs = [*table, *detector_inputs()]
-    check_outputs(_batch_outputs(report, options), inputs)
+    check_outputs(batch_outputs(report, options), inputs)
     devices = resolve_devices(options)
     with _locked(report.parent):
         run = _Run(
@@ -132,7 +133,7 @@ class _Run:
         inputs: Sequence[InputPath],
         progress: ProgressCallback,
     ) -> None:
-        self._outputs = _batch_outputs(report.path, options)
+        self._outputs = batch_outputs(report.path, options)
         self._inputs = [*inputs]
         if options.watch:
             self._inputs.append(InputPath("--watch", options.watch, TABLE_FILES))
@@ -140,7 +141,7 @@ class _Run:
         self._watched = WatchFolder(Path(options.watch), report.path) if options.watch else None
         self._cache = FaceCache.at(options.cache)
         self._unfinished: dict[str, Job] = {}
-        self._done_before = 0
+        self._counts = JobCount(0, 0)
         self.defaults = Job(
             face="",
             audio="",
@@ -175,8 +176,15 @@ class _Run:
             count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
             advice = "Fix it" if len(problems) == 1 else "Fix them"
             raise UsageError(f"{count} in {source}; nothing was started. {advice}, or pass --skip_bad.")
+        done = self._report.count - count_before - len(remaining)
         self._report.reject(problems, source)
-        self._done_before += self._report.count - count_before - len(remaining)
+        rejected = len({problem.row for problem in problems})
+        self._counts = replace(
+            self._counts,
+            jobs=self._report.count,
+            done=self._counts.done + done,
+            failed=self._counts.failed + rejected,
+        )
         self._unfinished.update((name_of(job), job) for job in remaining)
         return remaining
 
@@ -195,11 +203,13 @@ class _Run:
         if self._options.checkpoint_path == STARTER:
             log.info("weights: %s, %s", STARTER, ABOUT)
         log.info(
-            "devices %s, %d jobs, %d to do",
+            "devices %s, %d jobs, %d to do%s",
             " ".join(self._devices) or "of the cluster",
-            self._report.count,
+            self._counts.jobs,
             len(remaining),
+            f", {self._counts.failed} failed the checks" if self._counts.failed else "",
         )
+        self._progress(self._counts)
         if remaining or self._watched:
             self._work(remaining)
         results = self._report.results()
@@ -227,7 +237,6 @@ class _Run:
         in_flight = self._options.in_flight or default_in_flight(self._devices)
         scheduler = Scheduler(in_flight, self._new_jobs if self._watched else None)
         scheduler.add(remaining)
-        self._progress(JobCount(self._report.count, self._done_before))
         with contextlib.closing(self._answers(scheduler, remaining)) as answers:
             for event in collect_results(answers, scheduler):
                 if isinstance(event, JobResult):
@@ -272,16 +281,8 @@ class _Run:
             except UsageError as error:
                 jobs, problems = [], [Problem(0, str(error))]
             remaining += self.accept(os.fspath(table), jobs, problems)
-            self._progress(JobCount(self._report.count, self._done_before))
+            self._progress(self._counts)
         return remaining
-
-
-def _batch_outputs(report: Path, options: BatchOptions) -> list[OutputPath]:
-    """Return the outputs of the batch other than those of its jobs."""
-    outputs = [OutputPath("--report", report)]
-    if options.cache not in (None, OFF) and not options.cluster:
-        outputs.append(OutputPath("--cache", options.cache, is_folder=True))
-    return outputs
 
 
 @contextlib.contextmanager

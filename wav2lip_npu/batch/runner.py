@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from wav2lip_npu import signals
 from wav2lip_npu.batch import results
 from wav2lip_npu.batch.face_cache import FaceCache, faces_key
-from wav2lip_npu.batch.job_checks import job_inputs, job_outputs
+from wav2lip_npu.batch.job_checks import job_inputs, job_output_problems, job_outputs
 from wav2lip_npu.batch.job_keys import file_record, job_key, key_comment, read_key
 from wav2lip_npu.batch.jobs import Job, as_jobs
 from wav2lip_npu.batch.progress import JobBusy, JobProgress
@@ -98,7 +98,12 @@ def run_jobs(
         if unique.setdefault(real_name(job.outfile), job) is not job:
             error = UsageError(f"{job.outfile} is also the output of another job. Rename one of them.")
             yield results.failed_result(job, error)
-    waiting = list(unique.values())
+    waiting = []
+    for job, problems in zip(unique.values(), job_output_problems([*unique.values()]), strict=True):
+        if (problem := next(filter(None, problems), None)) is not None:
+            yield results.failed_result(job, problem)
+        else:
+            waiting.append(job)
     while waiting:  # the outputs that another batch is writing come last
         busy: set[str] = set()
         groups = group_jobs(waiting)

@@ -84,7 +84,8 @@ class _Display:
 
     def __init__(self, stack: ExitStack, *, as_json: bool) -> None:
         self._stack, self._as_json = stack, as_json
-        self._total = self._done = self._done_before = 0
+        self._total = self._done = 0
+        self._counts = JobCount(0, 0)
         self._started = self._last = monotonic()
         self._states: Counter[str] = Counter()
         self._fractions: dict[str, float] = {}
@@ -107,11 +108,13 @@ class _Display:
             self._write("end", **self._states, seconds=round(monotonic() - self._started, 1))
 
     def _count(self, event: JobCount) -> None:
-        self._done += event.done - self._done_before
-        self._total, self._done_before = event.jobs, event.done
+        new_failed = event.failed - self._counts.failed
+        self._done += event.done - self._counts.done + new_failed
+        self._states.update({FAILED: new_failed} if new_failed else {})
+        self._total, self._counts = event.jobs, event
         if self._bar is None:
             self._started = self._last = monotonic()
-            self._write("start", jobs=event.jobs, done=event.done)
+            self._write("start", jobs=event.jobs, done=event.done, failed=event.failed)
             self._bar = self._stack.enter_context(self._new_bar())
         else:
             self._bar.total = event.jobs
@@ -139,7 +142,7 @@ class _Display:
         self._bar.update(done - self._bar.n)
         if self._as_json and (now or monotonic() - self._last > _PROGRESS_S):
             self._last = monotonic()
-            rate = (done - self._done_before) / max(self._last - self._started, 1e-9)
+            rate = (done - self._counts.done - self._counts.failed) / max(self._last - self._started, 1e-9)
             left = (self._total - done) / rate if rate > 0 else None
             self._write(
                 "progress",

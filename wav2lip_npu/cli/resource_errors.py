@@ -46,6 +46,6 @@ def resource_problem(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         return f"out of memory. {_LIMITS[errno.ENOMEM]}"
     for pattern, code in _TEXTS:
-        if re.search(pattern, str(error), re.IGNORECASE):
-            return f"{' '.join(str(error).split()):.200}. {_LIMITS[code]}"
+        if line := re.search(f".*({pattern}).*", str(error), re.IGNORECASE):
+            return f"{line[0].strip():.200}. {_LIMITS[code]}"
     return None
