@@ -89,3 +89,60 @@ def test_example_runs(name, example_folder, one_thread):
     code = re.sub(r"steps=[\d_]+", "steps=2, width=2, batch_size=8, eval_interval=2", code)
     code = code.replace("workers=4", "workers=1")
     exec(compile(code, name, "exec"), {"wav2lip_npu": wav2lip_npu, "Job": wav2lip_npu.Job})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("device", None),
+        ("detector", None),
+        ("precision", 16),
+        ("engine", ["onnx"]),
+        ("checkpoint_path", None),
+    ],
+)
+def test_load_models_names_a_value_of_a_wrong_type(name, value):
+    with pytest.raises(UsageError, match=rf"{name} .*{re.escape(repr(value))}"):
+        wav2lip_npu.load_models(**{name: value})
+
+
+def test_wrong_models_and_paths_are_named(face_video, speech, tmp_path):
+    out = tmp_path / "o.mp4"
+    for models in ("starter", Path("starter"), lambda: "starter"):
+        with pytest.raises(UsageError, match="models .*starter.*load_models"):
+            wav2lip_npu.dub(face_video, speech, out, models=models)
+    with pytest.raises(UsageError, match="models 'starter'"):
+        list(wav2lip_npu.run_jobs([wav2lip_npu.Job(face="f", audio="a", outfile="o.mp4")], "starter"))
+    for files in ((None, speech, out), (face_video, 5, out), (face_video, speech, b"o.mp4")):
+        with pytest.raises(UsageError, match="is not a path"):
+            wav2lip_npu.dub(*files)
+    assert not out.exists()
+
+
+def test_output_of_one_dub_is_no_input_of_another(face_video, speech, tmp_path, tiny_checkpoint):
+    """A3: outputs of the same pass, and the weights of models that were loaded before."""
+    second, weights = tmp_path / "second.mp4", tmp_path / "w.mp4"
+    shutil.copy(face_video, second)
+    shutil.copy(tiny_checkpoint, weights)
+    models = wav2lip_npu.load_models(weights, detector="hog", device="cpu")
+    pairs = [(speech, second), (second, tmp_path / "o.mp4"), (speech, weights)]
+    results = wav2lip_npu.dub_many(face_video, pairs, models=models, box=(20, 220, 40, 240))
+    assert "second.mp4" in str(results[0]) and "--audio" in str(results[0])
+    assert "no audio" in str(results[1])
+    assert "w.mp4" in str(results[2]) and "weights" in str(results[2])
+    assert second.read_bytes() == face_video.read_bytes()
+    assert weights.read_bytes() == tiny_checkpoint.read_bytes()
+
+
+def test_report_replaces_no_file_of_its_dub(tmp_path):
+    """A3: `DubReport.write` from Python."""
+    names = {name: str(tmp_path / name) for name in ("face", "audio", "checkpoint", "outfile")}
+    for path in names.values():
+        Path(path).write_text("precious")
+    fields = {field.name: "" for field in dataclasses.fields(wav2lip_npu.DubReport)}
+    report = wav2lip_npu.DubReport(**{**fields, **names})
+    for name, path in names.items():
+        with pytest.raises(wav2lip_npu.OutputError, match=name):
+            report.write(path)
+        assert Path(path).read_text() == "precious"
+    report.write(tmp_path / "report.json")

@@ -199,3 +199,29 @@ def test_any_value_is_accepted_or_refused_with_a_usage_error(name, value):
         hash(with_values(DubOptions(), {name: value}))
     except UsageError as error:
         assert name in str(error)
+
+
+def test_options_of_nested_objects_are_accepted_by_name():
+    """D: `DubOptions(resize_factor=2)`."""
+    assert DubOptions(resize_factor=2) == DubOptions(geometry=Geometry(resize_factor=2))  # type: ignore[call-arg]
+    assert Job(face="f", audio="a", outfile="o", crf=20, pads=(0, 1, 2, 3)).dub == DubOptions(
+        encode=EncodeOptions(crf=20), faces=FaceOptions(pads=(0, 1, 2, 3))
+    )
+    both = BatchOptions(dub=DubOptions(crf=30), resize_factor=3, devices="cpu")
+    assert (both.dub.encode.crf, both.dub.geometry.resize_factor, both.devices) == (30, 3, ("cpu",))
+
+
+@pytest.mark.parametrize(
+    "options", [DubOptions, BatchOptions, Geometry, TrainOptions, SyncNetTrainOptions, ClipOptions]
+)
+def test_unknown_option_is_a_usage_error(options):
+    """D: an unknown option is named, and no TypeError."""
+    with pytest.raises(UsageError, match=f"{options.__name__} has no option 'colour_of_hair'"):
+        options(colour_of_hair=1)
+
+
+def test_unknown_option_suggests_a_similar_one():
+    with pytest.raises(UsageError, match="resize_facter.*Did you mean resize_factor"):
+        DubOptions(resize_facter=2)
+    with pytest.raises(UsageError, match="--resize_factor 0"):
+        DubOptions(resize_factor=0)

@@ -67,9 +67,15 @@ def with_values(options: Options, values: Mapping[str, Any]) -> Options:
 def closest(name: str, names: Iterable[str]) -> str | None:
     """Return a question that suggests the name that was probably meant; None if no name is similar.
 
-    With a threshold of 0.6, `note` is taken for `rotate`; with one of 0.67, `fsp` is not taken for `fps`.
+    Names that begin with another letter must be more similar: `note` is not `rotate`, but `fsp` is `fps`.
     """
-    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.65)
+    names = list(names)
+    alike = [other for other in names if other[:1] == name[:1]]
+    near = (
+        difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+        or difflib.get_close_matches(name, alike, n=1, cutoff=0.65)
+        or [other for other in alike if len(name) > 3 and other.startswith(name)]
+    )
     return f"Did you mean {near[0]}?" if near else None
 
 

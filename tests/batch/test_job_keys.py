@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from support.faces import write_audio
 from wav2lip_npu.batch.job_keys import file_record, job_key, key_comment, read_key, remember_hash
 from wav2lip_npu.batch.jobs import Job
+from wav2lip_npu.dubbing.inference import load_models
 from wav2lip_npu.dubbing.options import DubOptions
+from wav2lip_npu.dubbing.outputs import Output
+from wav2lip_npu.dubbing.pipeline import dub_many
 from wav2lip_npu.errors import MediaError
 from wav2lip_npu.faces.find_faces import FaceOptions
 
@@ -65,8 +70,33 @@ def test_hashes_of_a_report_are_reused(job):
     os.utime(job.audio, ns=(1, 1))
     remember_hash({**record, "mtime_ns": 1, "sha256": "0" * 64})
     assert file_record(job.audio)["sha256"] == "0" * 64
-    for damaged in (None, {}, {"path": 3}, []):
+    for damaged in (None, {}, {"path": 3}, [], {**record, "sha256": 5}, {**record, "path": []}):
         remember_hash(damaged)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"evil, job {'0' * 32}.pth",
+        f"x (sha256 {'0' * 12}), job {'0' * 32}",
+        f"x (sha256 {'0' * 12}), job {'0' * 32}\n",
+    ],
+)
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_key_cannot_be_forged_by_the_name_of_a_checkpoint(
+    tmp_path, tiny_checkpoint, face_video, name, suffix
+):
+    """A15: a plain dub is not taken for the output of a batch, and the key of a batch is read back."""
+    weights = tmp_path / name
+    shutil.copy(tiny_checkpoint, weights)
+    models = replace(load_models(tiny_checkpoint, detector="hog", device="cpu"), weights=weights)
+    audio = write_audio(tmp_path / "a.wav", 0.1)
+    options = DubOptions(box=(20, 220, 40, 240), preset="ultrafast")
+    for comment, key in (("", None), (key_comment("1" * 32), "1" * 32)):
+        out = tmp_path / f"o{suffix}"
+        (report,) = dub_many(face_video, [Output(audio, out, comment)], models=models, options=options)
+        assert not isinstance(report, Exception), report
+        assert read_key(out) == key
 
 
 def test_files_without_a_key(job, face_video):

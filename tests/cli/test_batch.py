@@ -70,6 +70,22 @@ def test_exit_codes_and_last_lines(flags, capsys, caplog):
 
 
 @pytest.mark.usefixtures("workers_here", "job_folder")
+def test_jobs_that_fail_the_checks_are_not_counted_as_done(flags, capsys, caplog):
+    """D: `batch --skip_bad` says the same at the start, in the middle and at the end, in each run."""
+    caplog.set_level("INFO")
+    Path("1.wav").unlink()
+    for to_do, done in ((2, 0), (0, 2)):
+        caplog.clear()
+        assert main.main(["batch", "jobs.csv", "--skip_bad", "--json", *flags]) == 1
+        events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert events[0] == {"event": "start", "jobs": 3, "done": done, "failed": 1}
+        assert events[-1]["event"] == "end"
+        assert (events[-1].get("ok", 0), events[-1]["failed"]) == (to_do, 1)
+        assert f"3 jobs, {to_do} to do, 1 failed the checks" in caplog.text
+        assert "2 of 3 jobs are done, 1 failed" in caplog.text
+
+
+@pytest.mark.usefixtures("workers_here", "job_folder")
 def test_json_lines(flags, capsys):
     assert main.main(["batch", "jobs.csv", "--json", *flags]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

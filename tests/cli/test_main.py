@@ -201,6 +201,44 @@ def test_error_with_a_newline_in_a_name_is_one_line(run, tmp_path):
     assert_refused(run(face=tmp_path / "a\nb.mp4"), "a\\nb.mp4")
 
 
+@pytest.mark.parametrize("flag", ["outfile", "report"])
+def test_value_that_begins_with_a_dash(run, tmp_path, monkeypatch, flag):
+    """D: `--outfile -x.mp4` is a name, `--outfile --crf` a missing value in one line."""
+    monkeypatch.chdir(tmp_path)
+    result = (
+        run(*BOX, "--report", "-x.json", outfile="-x.mp4")
+        if flag == "report"
+        else run(*BOX, outfile="-x.mp4")
+    )
+    assert result[0] == 0, result[1]
+    assert (tmp_path / "-x.mp4").is_file()
+    assert_refused(run(f"--{flag}", "--crf", "20"), f"--{flag}")
+    assert_refused(run(f"--{flag}"), f"--{flag}")
+
+
+@pytest.mark.parametrize("command", list(main.COMMANDS))
+def test_help_shows_optional_values_like_others(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main.main([command, "--help"])
+    assert stop.value.code == 0
+    assert "None}" not in capsys.readouterr().out
+
+
+def test_optional_value_may_be_none_or_wrong(run):
+    assert run(*BOX, "--mel_shift", "None", "--fps", "None")[0] == 0
+    assert_refused(run("--mel_shift", "much"), "--mel_shift", "much")
+
+
+def test_log_line_with_control_characters_is_one_line(run, tmp_path):
+    """A15: the name of an output splits no log line and hides nothing."""
+    out = tmp_path / "a\nfake line\x1b[2J\u202e.mp4"
+    code, text = run(*BOX, outfile=out)
+    assert code == 0
+    last = text.splitlines()[-1]
+    assert "a\\nfake line\\x1b[2J\\u202e.mp4" in last
+    assert out.is_file()
+
+
 def test_error_of_an_option_is_one_line(run):
     """Options check themselves inside the parser, which would print a box."""
     assert_refused(run("--crf", 99), "--crf", "99")

@@ -30,6 +30,7 @@ from wav2lip_npu.media.video_writer import VideoTags, check_target, video_output
 from wav2lip_npu.media.yuv_image import YuvImage
 from wav2lip_npu.mel import Mel
 from wav2lip_npu.options import path_text
+from wav2lip_npu.parallel.log_lines import one_line
 from wav2lip_npu.parallel.threads import prefetch
 from wav2lip_npu.storage.outputs import InputPath, check_outputs
 
@@ -213,7 +214,7 @@ class OutputWriter:
     def _comment(self) -> str:
         """Return the comment for the metadata of the video."""
         models = self._models
-        name = models.weights.name.encode("utf-8", "replace").decode()
+        name = one_line(models.weights.name)
         about = f"wav2lip-npu {__version__}, weights {name} (sha256 {models.digest})"
         comment = f", {self._output.comment}" if self._output.comment else ""
         return f"Lips synchronised to the sound by {about}{comment}"
