@@ -193,7 +193,7 @@ def test_grey_formats_have_constant_chroma(tmp_path, codec, pix_fmt, suffix):
     "pix_fmt, neutral", [("yuv420p10le", 512), ("yuv422p10le", 512), ("yuv444p12le", 2048)]
 )
 def test_deep_grey_has_constant_chroma(tmp_path, pix_fmt, neutral):
-    """B8: black-and-white film of 10 bits and more, such as ProRes 422, is read without a tint."""
+    """B8: black-and-white film with 10 or more bits, such as ProRes 422, is read without a tint."""
     frame = av.VideoFrame(96, 64, pix_fmt)
     chance = np.random.default_rng(0)
     for number, plane in enumerate(frame.planes):

@@ -62,7 +62,7 @@ class DubOptions:
     """Frames of 1/25 s by which to shift the audio relative to the video; negative values delay the mouth.
     None: the shift that the checkpoint was trained with."""
     audio_track: int | None = None
-    """Number of the track of --audio if it has several, from 0 as in FFmpeg's 0:a:N. None: the track that
+    """Audio track to use if --audio has several, from 0 as in FFmpeg's 0:a:N. None: the track that
     FFmpeg prefers, usually the one flagged as default."""
     wav2lip_batch_size: int | None = None
     """Faces per generator batch. None: chosen for the device."""
