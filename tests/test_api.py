@@ -119,7 +119,7 @@ def test_wrong_models_and_paths_are_named(face_video, speech, tmp_path):
     assert not out.exists()
 
 
-def test_output_of_one_dub_is_no_input_of_another(face_video, speech, tmp_path, tiny_checkpoint):
+def test_output_of_one_dub_is_not_an_input_of_another(face_video, speech, tmp_path, tiny_checkpoint):
     """A3: outputs of the same pass, and the weights of models that were loaded before."""
     second, weights = tmp_path / "second.mp4", tmp_path / "w.mp4"
     shutil.copy(face_video, second)
@@ -134,7 +134,7 @@ def test_output_of_one_dub_is_no_input_of_another(face_video, speech, tmp_path, 
     assert weights.read_bytes() == tiny_checkpoint.read_bytes()
 
 
-def test_report_replaces_no_file_of_its_dub(tmp_path):
+def test_report_does_not_replace_files_of_its_dub(tmp_path):
     """A3: `DubReport.write` from Python."""
     names = {name: str(tmp_path / name) for name in ("face", "audio", "checkpoint", "outfile")}
     for path in names.values():

@@ -215,7 +215,7 @@ def test_options_of_nested_objects_are_accepted_by_name():
     "options", [DubOptions, BatchOptions, Geometry, TrainOptions, SyncNetTrainOptions, ClipOptions]
 )
 def test_unknown_option_is_a_usage_error(options):
-    """D: an unknown option is named, and no TypeError."""
+    """D: the error names the option and is not a TypeError."""
     with pytest.raises(UsageError, match=f"{options.__name__} has no option 'colour_of_hair'"):
         options(colour_of_hair=1)
 

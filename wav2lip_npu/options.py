@@ -65,9 +65,9 @@ def with_values(options: Options, values: Mapping[str, Any]) -> Options:
 
 
 def closest(name: str, names: Iterable[str]) -> str | None:
-    """Return a question that suggests the name that was probably meant; None if no name is similar.
+    """Return a question that suggests the most similar name; None if none is similar.
 
-    Names that begin with another letter must be more similar: `note` is not `rotate`, but `fsp` is `fps`.
+    Names with a different first letter must be more similar: `note` does not suggest `rotate`.
     """
     names = list(names)
     alike = [other for other in names if other[:1] == name[:1]]
@@ -257,7 +257,7 @@ def expect_text(**values: Any) -> None:
     """Raise `UsageError` if one of the arguments, passed by name, is not a string."""
     for name, value in values.items():
         if not isinstance(value, str):
-            raise UsageError(f"{name} {value!r:.80} is invalid. Pass a string, or leave it out.")
+            raise UsageError(f"{name} {value!r:.80} is invalid. Pass a string, or omit it.")
 
 
 def path_text(path: Any, name: str) -> str:

@@ -86,7 +86,7 @@ def test_hashes_of_a_report_are_reused(job):
 def test_key_cannot_be_forged_by_the_name_of_a_checkpoint(
     tmp_path, tiny_checkpoint, face_video, name, suffix
 ):
-    """A15: a plain dub is not taken for the output of a batch, and the key of a batch is read back."""
+    """A15: a plain dub is not mistaken for the output of a batch, and the key of a batch is read back."""
     weights = tmp_path / name
     shutil.copy(tiny_checkpoint, weights)
     models = replace(load_models(tiny_checkpoint, detector="hog", device="cpu"), weights=weights)

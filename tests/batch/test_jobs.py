@@ -227,7 +227,7 @@ def test_file_names_are_relative_to_the_table(tmp_path, monkeypatch):
 @pytest.mark.parametrize("column", [0, 1, 2])
 @pytest.mark.parametrize("encoding", ["cp1252", "cp1250", "cp1251", "gbk", "shift_jis", "mac_roman"])
 def test_table_in_another_encoding_is_refused(tmp_path, encoding, column):
-    """B15: "CSV" of a spreadsheet in the encoding of the country, whichever cell has other letters."""
+    """B15: a spreadsheet's CSV in a local encoding, whichever cell has non-ASCII letters."""
     word = {"cp1251": "речь", "gbk": "你好", "shift_jis": "日本"}.get(encoding, "é")
     names = ["f.mp4", "a.wav", "o.mp4"]
     names[column] = word + names[column]
@@ -246,7 +246,7 @@ def test_names_of_any_bytes_are_read_if_such_files_exist(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["note", "id", "comment", "title"])
-def test_unknown_column_is_not_taken_for_a_dissimilar_one(tmp_path, name):
+def test_unknown_column_suggests_no_dissimilar_name(tmp_path, name):
     """D: an unknown column `note` does not suggest rotate."""
     ((row, text),) = bad(tmp_path, f"{HEADER},{name}\n{FILES},x\n")
     assert row == 1 and name in text and "Did you mean" not in text

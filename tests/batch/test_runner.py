@@ -296,8 +296,8 @@ def test_unwritable_report_fails_before_the_pass(models, jobs, tmp_path, caplog)
     assert "Traceback" not in caplog.text
 
 
-def test_two_runs_of_the_same_jobs_make_each_video_once(models, jobs):
-    """A14: jobs whose output another run is writing come last, and are then up to date."""
+def test_concurrent_runs_write_each_video_once(models, jobs):
+    """A14: jobs whose output another run is writing come last and are then up to date."""
     found: list[wav2lip_npu.JobResult] = []
     threads = [threading.Thread(target=lambda: found.extend(run_jobs(jobs, models))) for _ in range(2)]
     for thread in threads:
@@ -312,7 +312,7 @@ def test_two_runs_of_the_same_jobs_make_each_video_once(models, jobs):
     )
 
 
-def test_output_that_is_being_written_is_made_last(models, jobs, monkeypatch):
+def test_output_that_is_being_written_comes_last(models, jobs, monkeypatch):
     """A14: the other jobs do not wait for it."""
     monkeypatch.setattr(runner, "_LOCK_WAIT_S", 0.05)
     single = [replace(job, face=f"{job.face}") for job in jobs[::2]]

@@ -71,7 +71,7 @@ def test_exit_codes_and_last_lines(flags, capsys, caplog):
 
 @pytest.mark.usefixtures("workers_here", "job_folder")
 def test_jobs_that_fail_the_checks_are_not_counted_as_done(flags, capsys, caplog):
-    """D: `batch --skip_bad` says the same at the start, in the middle and at the end, in each run."""
+    """D: `batch --skip_bad` reports the same counts at the start, in the middle and at the end of each run."""
     caplog.set_level("INFO")
     Path("1.wav").unlink()
     for to_do, done in ((2, 0), (0, 2)):
@@ -127,7 +127,7 @@ def test_interrupted_batch_is_resumed(job_folder, flags, number, code):  # noqa:
 
 @pytest.mark.alone
 @pytest.mark.usefixtures("job_folder")
-def test_two_batches_of_one_table_make_each_video_once(flags):
+def test_concurrent_batches_write_each_video_once(flags):
     """A14: reports in different folders; both batches end with all jobs done."""
     write_table("jobs.csv", [("talk.mp4", f"{n % 3}.wav", f"out/{n}.mp4") for n in range(6)])
     batches = [start("jobs.csv", *flags, "--cache", "off", "--report", f"{n}/report.jsonl") for n in range(2)]

@@ -230,7 +230,7 @@ def test_optional_value_may_be_none_or_wrong(run):
 
 
 def test_log_line_with_control_characters_is_one_line(run, tmp_path):
-    """A15: the name of an output splits no log line and hides nothing."""
+    """A15: the name of an output does not split or hide a log line."""
     out = tmp_path / "a\nfake line\x1b[2J\u202e.mp4"
     code, text = run(*BOX, outfile=out)
     assert code == 0

@@ -1,4 +1,4 @@
-"""Errors of the machine are one line with exit code 2; bugs keep their traceback."""
+"""Resource errors are one line with exit code 2; bugs keep their traceback."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PROBLEMS = [
 
 
 @pytest.mark.parametrize(("error", "part"), PROBLEMS, ids=lambda value: type(value).__name__)
-def test_limits_of_the_machine_are_one_line(monkeypatch, capsys, error, part):
+def test_resource_errors_are_one_line(monkeypatch, capsys, error, part):
     """A11: memory, open files, threads, permissions and disk space."""
 
     def fail(self: DoctorCommand) -> None:
@@ -51,7 +51,7 @@ def test_limits_of_the_machine_are_one_line(monkeypatch, capsys, error, part):
     "error",
     [FileNotFoundError(errno.ENOENT, "No such file", "x"), KeyError("x"), RuntimeError("shape mismatch")],
 )
-def test_bugs_are_no_resource_problems(error):
+def test_bugs_are_not_resource_problems(error):
     assert resource_problem(error) is None
 
 
@@ -67,7 +67,7 @@ def test_bugs_are_no_resource_problems(error):
     ],
 )
 def test_command_under_a_limit(face_video, speech, tmp_path, kind, limit):
-    """A11: ulimit -n and ulimit -v end with one line, wherever the limit is reached."""
+    """A11: a command under ulimit -n or -v ends with one line, wherever it reaches the limit."""
     done = subprocess.run(
         [sys.executable, "-m", "wav2lip_npu", "dub", "--face", face_video, "--audio", speech, "--detector", "hog"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
@@ -86,7 +86,7 @@ def test_command_under_a_limit(face_video, speech, tmp_path, kind, limit):
     "dub --face a --audio a --outfile locked/o.mp4"])  # fmt: skip
 @pytest.mark.parametrize("mode", [0o333, 0o444, 0o000])
 def test_folder_without_permission(tmp_path, monkeypatch, capsys, command, mode):
-    """A11: a folder that can be written but not read, read but not searched, or neither."""
+    """A11: a folder that is writable but not readable, readable but not searchable, or neither."""
     monkeypatch.chdir(tmp_path)
     Path("locked").mkdir()
     Path("videos").mkdir()

@@ -84,7 +84,7 @@ def test_links_are_followed_once(tmp_path):
 
 
 def test_link_to_itself_is_a_video_that_cannot_be_read(tmp_path):
-    """A10: it is found, and fails with its reason, while the other videos are processed."""
+    """A10: it is listed and fails with a reason; the other videos are processed."""
     touch(tmp_path, "a.mp4")
     os.symlink("self.mp4", tmp_path / "self.mp4")
     os.symlink("folder", tmp_path / "folder")

@@ -37,7 +37,7 @@ def test_folder_that_cannot_be_used_raises(tmp_path):
 
 
 def test_output_is_locked_until_the_first_lock_ends(tmp_path):
-    """A14: the lock is on the output, by any name of its folder, and leaves no file."""
+    """A14: the lock applies to any name of the folder, and no lock file remains."""
     (tmp_path / "link").symlink_to(tmp_path / "out")
     with lock_output(tmp_path / "out" / "a.mp4") as first:
         with (

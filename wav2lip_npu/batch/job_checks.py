@@ -102,7 +102,7 @@ def job_output_problems(
 
 
 def batch_outputs(report: str | os.PathLike[str], options: BatchOptions) -> list[OutputPath]:
-    """Return what the batch writes besides the outputs of its jobs."""
+    """Return the outputs of the batch other than those of its jobs."""
     outputs = [OutputPath("--report", report)]
     if options.cache not in (None, OFF) and not options.cluster:
         outputs.append(OutputPath("--cache", options.cache, is_folder=True))

@@ -19,7 +19,7 @@ from wav2lip_npu.storage import hashing
 from wav2lip_npu.storage.json_types import matches
 
 _COMMENT = re.compile(r"\(sha256 [0-9a-f]{12}\), job ([0-9a-f]{32})\s*\Z")
-"""End of the comment of an output. Names of files occur before it, so none can forge a key."""
+"""End of the comment of an output. File names precede it, so they cannot forge a key."""
 _ADDED = ("start", "duration", "skip", "rest", "rest_threshold", "audio_track")
 """Options that were added after 0.6.0."""
 _WITHOUT_EFFECT = {"wav2lip_batch_size", "face_det_batch_size"}

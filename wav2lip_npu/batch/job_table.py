@@ -108,10 +108,10 @@ def _has_raw_bytes(text: str) -> bool:
 
 
 def _check_raw_names(path: str | os.PathLike[str], number: int, cells: Sequence[str]) -> None:
-    """Raise `UsageError` if the bytes in a row that are not UTF-8 name no existing file.
+    """Raise `UsageError` if a row has bytes that are not UTF-8 and not the name of an existing file.
 
-    File names may contain any bytes. Without such a file, the table is in another encoding, such as the
-    Windows-1252 of Excel's "CSV", and the names of its outputs would be wrong.
+    File names may contain any bytes. Without such a file, the table is probably in another encoding, such as
+    Windows-1252 from Excel, and the names of its outputs would be wrong.
     """
     raw = [cell for cell in cells if _has_raw_bytes(cell)]
     if raw and not any(os.path.exists(os.path.join(os.path.dirname(path), cell)) for cell in raw):

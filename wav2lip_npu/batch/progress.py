@@ -23,7 +23,7 @@ class JobProgress:
     """Progress of a running job."""
 
     job: str
-    """As `JobResult.job`."""
+    """Same as `JobResult.job`."""
     frames: int
     """Frames written."""
     total: int
@@ -35,7 +35,7 @@ class JobBusy:
     """A job that was not started because another batch is writing its output."""
 
     job: str
-    """As `JobResult.job`."""
+    """Same as `JobResult.job`."""
 
 
 BatchEvent = JobCount | JobProgress | JobResult

@@ -46,7 +46,7 @@ _PASS_PIXELS = MAX_OUTPUTS * 1920 * 1088
 _PROGRESS_S = 0.5
 _POLL_S = 0.1
 _LOCK_WAIT_S = 1.0
-"""Time to wait for another batch that is writing an output, before other jobs are run first."""
+"""Seconds to wait for another batch that is writing an output before other jobs are run."""
 JobGroup = tuple[Job, ...]
 """Jobs with the same face video and options, which are dubbed in one pass."""
 
@@ -104,7 +104,7 @@ def run_jobs(
             yield results.failed_result(job, problem)
         else:
             waiting.append(job)
-    while waiting:  # the outputs that another batch is writing come last
+    while waiting:  # outputs that another batch is writing come last
         busy: set[str] = set()
         groups = group_jobs(waiting)
         for event in run_groups(groups, models, cache=cache or FaceCache(None), in_flight=in_flight):
@@ -134,7 +134,7 @@ def run_groups(
     cache: FaceCache,
     in_flight: int = 1,
 ) -> Iterator[JobResult | JobProgress | JobBusy]:
-    """Run groups of jobs as `run_jobs` does; yield the progress, and one result of each job or `JobBusy`."""
+    """Run groups of jobs like `run_jobs`; yield progress, and one result or `JobBusy` per job."""
     load = models if callable(models) else lambda job: models
     waiting: SimpleQueue[JobGroup] = SimpleQueue()
     for group in groups:
@@ -192,7 +192,7 @@ class _Pass:
     cancelled: threading.Event
 
     def run(self) -> None:
-        """Dub the jobs whose outputs are not up to date, and that no other batch is writing."""
+        """Dub the jobs whose outputs are not up to date and not being written by another batch."""
         with ExitStack() as locks:
             keys: dict[Job, str] = {}
             for job in self.group:
@@ -207,7 +207,7 @@ class _Pass:
                 self._dub_all(keys)
 
     def _start(self, job: Job, locks: ExitStack) -> str | None:
-        """Return the key of a job and lock its output; None if it exists, or another batch is writing it."""
+        """Lock the output of a job and return the key; None if the output is up to date or being written."""
         key = job_key(job)
         is_current = read_key(job.outfile) == key
         if not is_current:
@@ -215,7 +215,7 @@ class _Pass:
             if not locks.enter_context(lock_output(job.outfile, _LOCK_WAIT_S)):
                 self.emit(JobBusy(results.name_of(job)))
                 return None
-            is_current = read_key(job.outfile) == key  # another batch may just have written it
+            is_current = read_key(job.outfile) == key  # another batch may have just written it
         if is_current:
             self.emit(results.existing_result(job, key))
             return None

@@ -43,12 +43,12 @@ class Scheduler:
         self._waiting.append((job,))
 
     def postpone(self, job: Job) -> None:
-        """Add a job that was not started again, after all others."""
+        """Add a job that was not started to the end of the queue."""
         name = name_of(job)
         self.attempts[name] -= 1
         if name not in self._postponed:
             self._postponed.add(name)
-            log.info("%s: another batch is writing it, so it comes last", name)
+            log.info("%s is being written by another batch and is postponed", name)
         self._waiting.append((job,))
 
     def take(self, worker: str) -> JobGroup | None:

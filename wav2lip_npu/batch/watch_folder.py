@@ -60,10 +60,10 @@ class WatchFolder:
 
 
 def _state_of(entry: os.DirEntry[str]) -> _FileState | None:
-    """Return the state of a table; None for a folder, and for a file that does not exist any more.
+    """Return the state of a table; None for a folder, or a file that no longer exists.
 
-    A file that cannot be read, such as a link to itself or a FIFO, has a state too: reading it raises the
-    error that is reported.
+    A file that cannot be read, such as a link to itself or a FIFO, also has a state: reading it raises the
+    error to report.
     """
     try:
         status = entry.stat()

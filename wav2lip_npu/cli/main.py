@@ -164,7 +164,7 @@ def _normalize_switches(words: list[str], options: Any) -> list[str]:
 
 
 def _join_dashes(words: list[str], options: Any) -> list[str]:
-    """Rewrite `--outfile -x.mp4` to `--outfile=-x.mp4`, so that the name is not taken for a flag."""
+    """Rewrite `--outfile -x.mp4` to `--outfile=-x.mp4`, so that the name is not parsed as a flag."""
     names = set(_text_options(options))
     joined: list[str] = []
     for word in words:
@@ -178,14 +178,14 @@ def _join_dashes(words: list[str], options: Any) -> list[str]:
 
 
 def _text_options(options: Any) -> Iterator[str]:
-    """Yield names of the options that take one text, nested ones included."""
+    """Yield the names of the options that take one string, including nested ones."""
     for name, kind in _field_types(options):
         if kind in (str, str | None):
             yield name
 
 
 def _field_types(options: Any) -> Iterator[tuple[str, Any]]:
-    """Yield names and types of the options, nested ones included."""
+    """Yield names and types of the options, including nested ones."""
     types = get_type_hints(options)
     for field in dataclasses.fields(options):
         if dataclasses.is_dataclass(types[field.name]):

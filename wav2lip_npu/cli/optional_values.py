@@ -1,4 +1,4 @@
-"""Flags of type `T | None` look like flags of type `T` in `--help`; the value None is still accepted."""
+"""Show flags of type `T | None` like flags of type `T` in `--help`, and still accept the value None."""
 
 from __future__ import annotations
 

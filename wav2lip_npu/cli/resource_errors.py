@@ -1,7 +1,6 @@
-"""Errors of the machine rather than of the program: memory, file handles, disk space, permissions.
+"""Detect resource errors: memory, open files, threads, disk space, permissions.
 
-The libraries below raise them as exceptions of many types, from everywhere. They are not bugs, so the command
-line prints them as one line.
+Libraries raise them anywhere, as exceptions of many types. They are not bugs, so a command prints one line.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ _TEXTS = (
     (r"no space left on device", errno.ENOSPC),
     (r"permission denied", errno.EACCES),
 )
-"""Texts of exceptions that do not carry a code: failed imports, and errors of C++ libraries."""
+"""Messages of exceptions without an error number: failed imports, and errors of C++ libraries."""
 
 
 def resource_problem(error: BaseException) -> str | None:
-    """Return the message for an error of the machine, None for a bug."""
+    """Return the message for a resource error; None for a bug."""
     if isinstance(error, OSError) and error.errno in _LIMITS:
         path = f"{error.filename!s}: " if error.filename is not None else ""
         return f"{path}{error.strerror}. {_LIMITS[error.errno]}"

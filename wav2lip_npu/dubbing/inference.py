@@ -65,10 +65,10 @@ class Models:
 
 
 def expect_models(models: Any) -> Models:
-    """Return the models that a caller passed, or those that a function returned.
+    """Check that the argument `models`, or the result of a function, is `Models`, and return it.
 
     Raises:
-        UsageError: They are something else.
+        UsageError: It is something else.
 
     """
     if isinstance(models, Models):

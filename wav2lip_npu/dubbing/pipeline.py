@@ -168,7 +168,7 @@ def dub_many(
 
 
 def _inputs(info: VideoInfo, outputs: Sequence[Output]) -> list[InputPath]:
-    """Return the files that the outputs are made of."""
+    """Return the input files of the outputs."""
     inputs = [InputPath("--face", info.path)]
     for output in outputs:
         inputs.append(InputPath("--audio", output.audio))

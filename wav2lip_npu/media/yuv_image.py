@@ -31,7 +31,7 @@ Box = NDArray[np.float32]
 _UNSPECIFIED = 2
 """FFmpeg's number of unspecified primaries and transfer functions."""
 _SCALING = 2 | 0x40000
-"""FFmpeg's flags for bilinear scaling with accurate rounding. Without it, grey 4:2:2 of 10 bits gets chroma 129."""
+"""FFmpeg's flags for bilinear scaling with accurate rounding, which keeps grey 10-bit 4:2:2 at chroma 128."""
 _PLANAR = {"yuv420p", "yuvj420p", "yuva420p"}
 
 

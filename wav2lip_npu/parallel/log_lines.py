@@ -1,7 +1,7 @@
 """Log messages as single lines, in the command and in its worker processes.
 
-Names of files and text from files may contain line breaks and other control characters, with which they could
-look like other messages.
+File names and text from files may contain line breaks and other control characters, and could imitate other
+messages.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def log_to_stderr() -> None:
 
 
 def one_line(text: str) -> str:
-    """Return text with line breaks and other characters that cannot be printed as escape sequences."""
+    """Return text in which line breaks and other unprintable characters are escaped."""
     if text.isprintable():
         return text
     return "".join(
@@ -26,7 +26,7 @@ def one_line(text: str) -> str:
 
 
 class _LineFormatter(logging.Formatter):
-    """Formats a message as one line; a traceback after it keeps its lines."""
+    """Formats a message as one line, and a traceback unchanged."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 name of the base class
         """Return the message."""

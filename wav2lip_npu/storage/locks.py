@@ -46,7 +46,7 @@ def lock_output(path: str | os.PathLike[str], wait: float = 0.0) -> Iterator[boo
 
     Yields False if another process or thread still holds the lock after `wait` seconds, and True on a file
     system without locks. The lock is a file next to the output, which is removed at the end. The folder is
-    created. Raises `OutputError` if it cannot be written.
+    created. Raises `OutputError` if the folder cannot be written.
     """
     name = lock_path(path)
     deadline = time.monotonic() + wait
@@ -60,7 +60,7 @@ def lock_output(path: str | os.PathLike[str], wait: float = 0.0) -> Iterator[boo
         yield handle is not None
     finally:
         if handle is not None:
-            name.unlink(missing_ok=True)  # before the lock is released, so that nobody else has it yet
+            name.unlink(missing_ok=True)  # before the lock is released and others can get it
             os.close(handle)
 
 
@@ -87,4 +87,4 @@ def _try_lock(name: Path) -> int | None:
                 return handle
         except FileNotFoundError:
             pass
-        os.close(handle)  # its last owner removed the file before this lock
+        os.close(handle)  # the previous owner removed the file before it was locked
