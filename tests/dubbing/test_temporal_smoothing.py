@@ -84,6 +84,19 @@ def test_mouth_closes_at_the_beginning_of_a_pause(fps):
     np.testing.assert_array_equal(damped, generated[: 2 * fps, 0, 0, 0])
 
 
+@pytest.mark.parametrize("fps", [25, 50])
+def test_mouth_opens_at_the_end_of_a_pause(fps):
+    """C5: an opening up to 120 ms before the window of the generator reaches the next word is not damped."""
+    opening = 2 * fps - round(0.2 * fps) - 3 * fps // 25 + 1
+    generated = np.full((3 * fps, 4, 6, 4), 100, np.uint8)
+    generated[opening:] = 200
+    damped = damp(SilenceDamper(pauses_of(noise(2, 0), buzz(2, 0.3)), Fraction(fps), 0), generated)
+    np.testing.assert_array_equal(damped[:, 0, 0, 0], generated[:, 0, 0, 0])
+    generated[opening - 6 :] = 200
+    damped = damp(SilenceDamper(pauses_of(noise(2, 0), buzz(2, 0.3)), Fraction(fps), 0), generated)
+    assert damped[opening - 6, 0, 0, 0] < 130
+
+
 def test_steps_late_in_a_pause_are_damped():
     generated = np.concatenate([np.full((20, 4, 6, 4), 200, np.uint8), np.full((40, 4, 6, 4), 100, np.uint8)])
     damped = damp(SilenceDamper(pauses_of(noise(3, 0)), FPS, 0), generated)[:, 0, 0, 0].astype(int)

@@ -18,12 +18,14 @@ _PAUSE_DECAY = 0.85
 """Weight of the previous mouth at 25 fps in a pause."""
 _CLOSING = 3
 """Frames of 1/25 s at the beginning of a pause that are not damped: a mouth closes in about 100 ms."""
+_OPENING = 3
+"""Frames of 1/25 s at the end of a pause that are not damped. Otherwise the mouth would snap open."""
 
 
 class SilenceDamper:
     """Damps mouth motion of one video in pauses of its audio. Call it once per frame, in order.
 
-    The beginning of a pause is not damped, so that the mouth can close.
+    Beginning and end of a pause are not damped, so that the mouth can close and open.
     """
 
     def __init__(self, pauses: Pauses, fps: Fraction, mel_shift: float) -> None:
@@ -39,7 +41,10 @@ class SilenceDamper:
 
         `cut` is True if a new scene begins with this frame.
         """
-        is_pause = mel_window(self._pauses, index, self._fps, self._mel_shift).all()
+        is_pause = all(
+            mel_window(self._pauses, number, self._fps, self._mel_shift).all()
+            for number in (index, index + round(_OPENING / self._step))
+        )
         self._elapsed = self._elapsed + self._step if is_pause and not cut else 0.0
         if mouth is None or self._mean is None or self._elapsed <= _CLOSING:
             self._mean = None if mouth is None else mouth.astype(np.float32)
