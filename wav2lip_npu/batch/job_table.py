@@ -28,7 +28,6 @@ Names = Sequence[str]
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".json")
 TABLE_FILES = re.compile(rf".*({'|'.join(map(re.escape, TABLE_SUFFIXES))})", re.IGNORECASE | re.DOTALL)
-"""Names of tables."""
 EMPTY = (None, "")
 """Values that leave the default unchanged."""
 _DELIMITERS = ",;\t"

@@ -10,7 +10,6 @@ FACES_FILE = "faces96.npy"
 CLIP_FILES = re.compile(
     rf"\d+\.jpg|{'|'.join(map(re.escape, (CLIP_FILE, AUDIO_FILE, MEL_FILE, FACES_FILE)))}", re.ASCII
 )
-"""Names of the files of a clip."""
 FACE_SIZE = 96
 WINDOW = 5
 """Consecutive faces per SyncNet input, 200 ms."""

@@ -22,7 +22,6 @@ _SUFFIXES = (
 )
 SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 VIDEO_FILES = re.compile(rf".*\.({'|'.join(_SUFFIXES.split())})", re.IGNORECASE | re.DOTALL)
-"""Names of videos."""
 _RESOURCE_FORK = "._"
 """Prefix of the files that macOS adds next to each file on other file systems."""
 

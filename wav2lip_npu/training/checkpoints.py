@@ -16,7 +16,6 @@ log = logging.getLogger(__name__)
 
 _PREFIXES = {"discriminator": "disc_"}
 CHECKPOINT_FILES = re.compile(r"(disc_)?checkpoint_step\d{9,}\.pth", re.ASCII)
-"""Names of checkpoints."""
 
 
 def path_of(directory: Path, kind: str, step: int) -> Path:
