@@ -173,6 +173,26 @@ def test_waiting_for_a_thread_is_interrupted(handlers, wait):
     assert threading.active_count() == threads
 
 
+@pytest.mark.alone
+def test_stages_end_while_they_wait_or_work(handlers):
+    """A2: closing the last stage of a chain does not wait until the first one has an item."""
+    stopped = []
+
+    def working():
+        yield 0
+        try:
+            while True:
+                time.sleep(0.05)
+                signals.check()
+        finally:
+            stopped.append("working")
+
+    chain = prefetch((item for item in prefetch((item for item in prefetch(working(), 1)), 1)), 1)
+    assert next(chain) == 0
+    chain.close()
+    assert stopped == ["working"]
+
+
 def python(code: str, **options: object) -> subprocess.Popen[str]:
     """Start Python code that does not import torch."""
     return subprocess.Popen(
@@ -274,6 +294,12 @@ def test_closed_and_broken_standard_streams(line, code, errors):
     result, text = shell(line)
     assert (result, len(text.splitlines())) == (code, errors), text
     assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_lines_are_written_at_once(unbuffered):
+    code = "from wav2lip_npu.cli import streams; streams.protect(); import os, sys; print('x', file=sys.stderr); os._exit(3)"
+    assert shell(f'PYTHONUNBUFFERED={unbuffered} {sys.executable} -c "{code}"') == (3, "x\n")
 
 
 def test_descriptor_of_a_closed_stream_is_not_reused(tmp_path):

@@ -38,6 +38,10 @@ class StoppedError(KeyboardInterrupt):
         return f"{watchdog.WORDS[self.number]}, {self.note}."
 
 
+class AbandonedError(BaseException):
+    """The consumer of a thread has ended. It unwinds the stack of the thread."""
+
+
 Pause = Callable[[], contextlib.AbstractContextManager[None]]
 
 
@@ -68,15 +72,25 @@ def command() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise if a stop signal has arrived. For loops; has no effect outside the main thread.
+    """Raise if a stop signal has arrived; in other threads, if nobody waits for their work. For loops.
 
     Raises:
         StoppedError: Outside the `deferred` block, it becomes the exception of the program's own handler,
             such as the `KeyboardInterrupt` of Ctrl-C.
+        AbandonedError: In a thread with `abandoned_after`.
 
     """
     if _deferral is not None and _deferral.number is not None and _is_main_thread():
         _deferral.deliver()
+    closed = getattr(_thread, "closed", None)
+    if closed is not None and closed.is_set():
+        _thread.closed = None  # so that the code that cleans up can run
+        raise AbandonedError
+
+
+def abandoned_after(closed: threading.Event) -> None:
+    """Let `check` raise in the current thread once `closed` is set, so that the thread ends soon."""
+    _thread.closed = closed
 
 
 @contextlib.contextmanager
@@ -221,6 +235,7 @@ class _Deferral:
                 os.kill(os.getpid(), number)
 
 
+_thread = threading.local()
 _deferral: _Deferral | None = None
 
 

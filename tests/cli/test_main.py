@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
+import pty
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -390,6 +393,36 @@ def test_signal_leaves_nothing_behind(tiny_checkpoint, face_video, tmp_path, num
     assert child.returncode == code, text
     assert "nothing was written" in text.splitlines()[-1]
     assert "Traceback" not in text
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.alone
+def test_closed_terminal_leaves_nothing_behind(tiny_checkpoint, face_video, tmp_path):
+    """A7: SIGHUP, with standard streams that can no longer be written, is handled as SIGTERM."""
+    audio = write_audio(tmp_path / "long.wav", 120)
+    out = tmp_path / "out" / "out.mp4"
+    words = ["--checkpoint_path", tiny_checkpoint, "--face", face_video, "--audio", audio, "--outfile", out]
+    terminal, end = pty.openpty()
+
+    def take_terminal() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    child = subprocess.Popen(
+        [sys.executable, "inference.py", *map(str, words), *BOX],
+        cwd=ROOT,
+        stdin=end,
+        stdout=end,
+        stderr=end,
+        start_new_session=True,
+        preexec_fn=take_terminal,
+    )
+    os.close(end)
+    while not any(path.stat().st_size for path in out.parent.glob("*.part")):
+        assert child.poll() is None, os.read(terminal, 9999)
+        time.sleep(0.05)
+    os.close(terminal)
+    assert child.wait(60) == 129
     assert list(out.parent.iterdir()) == []
 
 

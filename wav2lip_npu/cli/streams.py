@@ -63,6 +63,5 @@ def _text(stream: Stream, before: TextIO | None, errors: str) -> TextIO:
         encoding=before.encoding,
         errors=before.errors,
         newline="\n",
-        line_buffering=before.line_buffering,
-        write_through=before.write_through,
+        line_buffering=before.line_buffering or before.write_through,
     )

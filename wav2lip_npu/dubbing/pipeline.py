@@ -215,7 +215,9 @@ def _dub_all(
     results: dict[int, DubReport | Exception] = {}
     writers: dict[int, OutputWriter] = {}
     with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(_MEL_THREADS, thread_name_prefix="mel"))
+        pool = ThreadPoolExecutor(_MEL_THREADS, thread_name_prefix="mel")
+        # An exception does not wait for the import of librosa, which takes seconds and cannot be interrupted.
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         for number, output in enumerate(outputs):
             try:
                 writers[number] = OutputWriter(output, info, models, options, stopwatch, pool)
@@ -225,6 +227,7 @@ def _dub_all(
         if writers:
             written = _write_all(info, list(writers.values()), models, options, memory, stopwatch)
             results |= zip(writers, written, strict=True)
+    pool.shutdown()
     return [results[number] for number in range(len(outputs))]
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import cv2
 import numpy as np
 
+from wav2lip_npu import signals
 from wav2lip_npu.device import HOST
 from wav2lip_npu.errors import FaceError
 from wav2lip_npu.faces.detection import Detection, Detector
@@ -91,6 +92,7 @@ class HogDetector:
         return [self._detect(image) for image in images]
 
     def _detect(self, image: Image) -> list[Detection]:
+        signals.check()
         gray = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
         try:
             detector = self._idle.get_nowait()

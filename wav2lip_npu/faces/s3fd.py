@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from wav2lip_npu import signals
 from wav2lip_npu.device import memory_format
 from wav2lip_npu.errors import CheckpointError, FaceError
 from wav2lip_npu.faces.detection import Detection
@@ -59,6 +60,7 @@ class S3fdDetector:
         detections: list[list[Detection]] = [[] for _ in images]
         for shape in dict.fromkeys(image.shape for image in images):
             same = [i for i, image in enumerate(images) if image.shape == shape]
+            signals.check()
             outputs = self._forward(np.stack([images[i] for i in same]))
             for i, candidates in zip(same, decode(outputs), strict=True):
                 kept = suppress(candidates, _MAX_OVERLAP)
