@@ -144,6 +144,7 @@ def run_groups(
 
     def work() -> None:
         """Run groups until none is left. Put their events on the queue, then `None`."""
+        signals.abandoned_after(cancelled)
         try:
             while not cancelled.is_set():
                 group = waiting.get_nowait()
