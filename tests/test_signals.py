@@ -69,7 +69,7 @@ def test_signal_at_any_moment_of_a_video(tmp_path, handlers, speech, number, err
     senders = []
 
     def endless():
-        """Yield images until the signal arrives, which may be at any moment from here on."""
+        """Yield images until the signal arrives, at any moment from now on."""
         senders.append(send(number, draw.uniform(0, 0.1)))
         while True:
             yield from images
@@ -175,7 +175,7 @@ def test_waiting_for_a_thread_is_interrupted(handlers, wait):
 
 @pytest.mark.alone
 def test_stages_end_while_they_wait_or_work(handlers):
-    """A2: closing the last stage of a chain does not wait until the first one has an item."""
+    """A2: closing the last stage of a chain does not wait for an item of the first stage."""
     stopped = []
 
     def working():

@@ -39,7 +39,7 @@ class StoppedError(KeyboardInterrupt):
 
 
 class AbandonedError(BaseException):
-    """The consumer of a thread has ended. It unwinds the stack of the thread."""
+    """The consumer of a thread has ended. This exception unwinds the stack of the thread."""
 
 
 Pause = Callable[[], contextlib.AbstractContextManager[None]]
@@ -72,7 +72,7 @@ def command() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise if a stop signal has arrived; in other threads, if nobody waits for their work. For loops.
+    """Raise if a stop signal has arrived or, in other threads, if their work is no longer needed. For loops.
 
     Raises:
         StoppedError: Outside the `deferred` block, it becomes the exception of the program's own handler,
@@ -84,12 +84,12 @@ def check() -> None:
         _deferral.deliver()
     closed = getattr(_thread, "closed", None)
     if closed is not None and closed.is_set():
-        _thread.closed = None  # so that the code that cleans up can run
+        _thread.closed = None  # so that cleanup code can call `check`
         raise AbandonedError
 
 
 def abandoned_after(closed: threading.Event) -> None:
-    """Let `check` raise in the current thread once `closed` is set, so that the thread ends soon."""
+    """Make `check` raise in the current thread once `closed` is set, so that the thread ends soon."""
     _thread.closed = closed
 
 

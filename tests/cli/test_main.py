@@ -398,7 +398,7 @@ def test_signal_leaves_nothing_behind(tiny_checkpoint, face_video, tmp_path, num
 
 @pytest.mark.alone
 def test_closed_terminal_leaves_nothing_behind(tiny_checkpoint, face_video, tmp_path):
-    """A7: SIGHUP, with standard streams that can no longer be written, is handled as SIGTERM."""
+    """A7: SIGHUP is handled like SIGTERM, even if standard streams can no longer be written."""
     audio = write_audio(tmp_path / "long.wav", 120)
     out = tmp_path / "out" / "out.mp4"
     words = ["--checkpoint_path", tiny_checkpoint, "--face", face_video, "--audio", audio, "--outfile", out]

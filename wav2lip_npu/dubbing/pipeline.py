@@ -216,7 +216,7 @@ def _dub_all(
     writers: dict[int, OutputWriter] = {}
     with contextlib.ExitStack() as stack:
         pool = ThreadPoolExecutor(_MEL_THREADS, thread_name_prefix="mel")
-        # An exception does not wait for the import of librosa, which takes seconds and cannot be interrupted.
+        # After an exception, do not wait for the import of librosa: it takes seconds, without interruption.
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         for number, output in enumerate(outputs):
             try:

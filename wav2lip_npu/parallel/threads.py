@@ -22,8 +22,8 @@ def prefetch(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
     """Yield the items of a generator that runs in a thread, up to `depth` items ahead.
 
     Order is kept. An exception of the generator is raised here, at its item and with its original traceback.
-    Closing this generator closes the inner one, in its thread, and waits for the thread, in which
-    `signals.check` raises then. The thread starts when the first item is requested.
+    Closing this generator makes `signals.check` raise in the thread, closes the inner generator there, and
+    waits for the thread. The thread starts when the first item is requested.
     """
     queue: Queue[tuple[Any, BaseException | None]] = Queue(max(1, depth))
     closed = threading.Event()
