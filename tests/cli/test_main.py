@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import logging
 import os
 import pty
 import resource
@@ -232,8 +233,9 @@ def test_optional_value_may_be_none_or_wrong(run):
     assert_refused(run("--mel_shift", "much"), "--mel_shift", "much")
 
 
-def test_log_line_with_control_characters_is_one_line(run, tmp_path):
+def test_log_line_with_control_characters_is_one_line(run, tmp_path, monkeypatch):
     """A15: the name of an output does not split or hide a log line."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # those of pytest
     out = tmp_path / "a\nfake line\x1b[2J\u202e.mp4"
     code, text = run(*BOX, outfile=out)
     assert code == 0
