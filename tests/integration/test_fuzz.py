@@ -239,7 +239,7 @@ def fuzz(name: str, seeds: Files, folder: Path, examples: int) -> None:
         try:
             read(folder, content)
         except Wav2LipError as error:
-            refused.append(error)
+            refused.append(str(error))  # not the error, whose traceback holds the content
             assert "\n" not in str(error)
             assert len(str(error)) < 2000
 
