@@ -203,6 +203,7 @@ def test_cached_faces_are_not_detected_again(models, jobs, tmp_path):
     assert models.detector.calls > 0
 
 
+@pytest.mark.slow
 @pytest.mark.any_device
 def test_passes_in_flight_give_the_same_outputs(models, jobs):
     list(run_jobs(jobs, models))

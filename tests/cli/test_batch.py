@@ -119,9 +119,8 @@ def test_interrupted_batch_is_resumed(job_folder, flags, number, code):  # noqa:
     write_audio(Path("long.wav"), 0.5)
     assert main.main(["batch", "jobs.csv", *flags]) == 0
     after = stamps()
-    finished = {name for name in before if not name.endswith(".part")}
-    assert {name: before[name] for name in finished} == {name: after[name] for name in finished}
-    assert sorted(after) == ["0.mp4", "1.mp4", "2.mp4", "long.mp4"]
+    assert {name: after[name] for name in before} == before
+    assert sorted(os.listdir("out")) == ["0.mp4", "1.mp4", "2.mp4", "long.mp4"]
     assert len(read_report()) == 4
 
 
@@ -168,6 +167,7 @@ def test_watched_folder(flags):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("workers_here", "job_folder")
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 def test_ray_gives_the_same_results(flags, caplog):

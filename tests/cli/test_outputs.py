@@ -124,6 +124,7 @@ def test_outputs_that_are_inputs(folder, capsys, command, flag, used):
     assert_refused(folder, capsys, f"{command} {flag.format(used)}", used)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train.txt", "val.txt"])
 def test_existing_file_lists_are_not_changed(folder, capsys, name):
     """A4: a special file in place of a list is not replaced and does not stop preprocess."""

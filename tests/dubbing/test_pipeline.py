@@ -148,6 +148,7 @@ def test_nothing_changes_outside_the_mask(models, face_video, speech, tmp_path):
     assert 0.05 < changed.mean() < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.any_device
 def test_result_without_prefetch_is_identical(models, face_video, speech, tmp_path, monkeypatch):
     pipeline.dub(

@@ -104,6 +104,7 @@ def test_om_file_is_compared(command, exported, monkeypatch):
     assert code == 0 and "B is g3.om fp32 b3" in out
 
 
+@pytest.mark.slow
 def test_om_file_is_compiled_for_the_comparison(command, monkeypatch):
     fake_cann.install_bench(monkeypatch, [])
 

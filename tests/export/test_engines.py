@@ -182,6 +182,7 @@ def test_dub_has_the_frames_of_torch(files, tiny_checkpoint, face_video, speech,
     assert_same_frames(tmp_path / "torch.mp4", tmp_path / "onnx.mp4")
 
 
+@pytest.mark.slow
 def test_report_names_the_original_weights(files, tiny_checkpoint, face_video, speech, tmp_path):
     models, of_torch = loaded(files["any"]), loaded(tiny_checkpoint)
     assert models.digest == of_torch.digest
@@ -193,6 +194,7 @@ def test_report_names_the_original_weights(files, tiny_checkpoint, face_video, s
         assert f"weights any.onnx (sha256 {of_torch.digest})" in container.metadata["comment"]
 
 
+@pytest.mark.slow
 def test_mel_shift_of_the_starter_is_kept(tmp_path):
     exported_file = export_generator(tmp_path / "starter.onnx", batch=1)
     models, of_torch = loaded(exported_file.path), loaded(Path("starter"))
@@ -222,6 +224,7 @@ def test_dub_command_with_an_exported_file(files, face_video, speech, tmp_path, 
     assert "engine onnx, detector hog" in caplog.text
 
 
+@pytest.mark.slow
 def test_jobs_with_an_exported_file(files, face_video, speech, tmp_path):
     job = Job(face=str(face_video), audio=str(speech), outfile=str(tmp_path / "out.mp4"))
     (result,) = run_jobs([job], loaded(files["any"]))
@@ -270,6 +273,7 @@ def test_om_file_runs_with_ais_bench(files, tiny_checkpoint, face_video, speech,
     assert len(bench) == 1 + 13, "38 frames in batches of 3"
 
 
+@pytest.mark.slow
 def test_om_file_runs_with_acl(files, tiny_checkpoint, face_video, speech, tmp_path, acl):
     dub(face_video, speech, tmp_path / "torch.mp4", models=loaded(tiny_checkpoint), options=LOSSLESS)
     models = loaded(files["om"])

@@ -122,6 +122,7 @@ def test_dynamic_file_accepts_any_batch(weights, tmp_path, network):
             assert off(network, run_file(path, arrays), of_torch(weights(network), arrays)) < 1e-4
 
 
+@pytest.mark.slow
 def test_s3fd_with_a_fixed_image_size(weights, tmp_path):
     path = tmp_path / "file.onnx"
     result = export(weights("s3fd"), path, batch=2, size=SIZE)
@@ -240,6 +241,7 @@ def command(tmp_path, tiny_checkpoint, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_one_file_per_batch_size(command, tmp_path):
     assert command("--batch", 1, 8, 0, "--outdir", "files")[:2] == (0, "")
     names = ["generator.onnx", "generator_b1.onnx", "generator_b8.onnx"]
@@ -255,6 +257,7 @@ def test_starter_is_exported_by_default_under_the_name_given(tmp_path, monkeypat
     assert read_onnx(tmp_path / "exported" / "expert_b2.onnx", "syncnet")[1].mel_shift == 0
 
 
+@pytest.mark.slow
 def test_s3fd_weights_are_those_of_the_detector(command, tmp_path, s3fd_weights, monkeypatch, capsys):
     words = ["export", "--network", "s3fd", "--batch", "1", "--size", "64", "96"]
     assert main.main(words) == 2

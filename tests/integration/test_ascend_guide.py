@@ -351,6 +351,7 @@ cp "$from" "$to.om"
     assert calls[0] == ("load", 0, "exported/generator_b3.om")
 
 
+@pytest.mark.slow
 @pytest.mark.any_device
 @pytest.mark.npu_only
 @pytest.mark.timeout(200)

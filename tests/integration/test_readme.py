@@ -35,6 +35,7 @@ def test_python_blocks_run(folder):
         assert (folder / "out.mp4").exists()
 
 
+@pytest.mark.slow
 def test_python_of_the_batch_page_runs(folder, capsys):
     page = (ROOT / "docs" / "batch.md").read_text()
     (text,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
@@ -58,6 +59,7 @@ def test_dubs_run(folder):
         assert (folder / "out.mp4").exists()
 
 
+@pytest.mark.slow
 def test_batches_run(folder):
     """Run a batch over two folders, and one over a table."""
     for name, file in (("talks", "talk.mp4"), ("speech", "speech.wav")):

@@ -82,6 +82,7 @@ def test_audio_keeps_rate_and_position(tmp_path, rate, suffix):
         assert container.streams.video[0].pix_fmt == "yuv420p"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "channels, suffix, rate",
     [
@@ -358,6 +359,7 @@ print(hashlib.sha256(Path(sys.argv[1]).read_bytes()).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_output_does_not_depend_on_uninitialised_memory(tmp_path):
     """The AVX-512 code of x264 reads uninitialised memory, which glibc fills if MALLOC_PERTURB_ is set."""
     hashes = {

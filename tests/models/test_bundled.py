@@ -103,6 +103,7 @@ def test_dub_uses_and_reports_the_starter(face_video, speech, tmp_path, caplog):
     assert "the small bundled network" in caplog.text
 
 
+@pytest.mark.slow
 def test_training_starts_from_the_starter_then_resumes(clips, tmp_path, caplog):
     flags = {
         "checkpoint_path": STARTER,

@@ -211,6 +211,7 @@ def copy_of(videos: Path, to: Path, *names: str) -> Path:
     return to
 
 
+@pytest.mark.slow
 def test_changed_videos_and_options_create_new_clips(run, videos, tmp_path):
     data = copy_of(videos, tmp_path / "data", NAMES[0], "main/text")
     assert run(data=data) == 1
@@ -437,6 +438,7 @@ def kill_and_resume(videos: Path, working: Path, moments: list[float], workers: 
     assert process(videos, working, workers=workers).wait(_HANGS_S) in (0, 1)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_runs_give_the_same_files(videos, whole, tmp_path):
     draw = random.Random(2)
     kill_and_resume(videos, tmp_path, [draw.uniform(0.3, 0.9) for _ in range(2)], workers=2)

@@ -35,8 +35,9 @@ def read_report(path: str = "report.jsonl") -> dict[str, dict[str, Any]]:
 
 
 def stamps(folder: str = "out") -> dict[str, tuple[int, int]]:
-    """Return inode and modification time of each file in a folder."""
-    states = {path.name: path.stat() for path in Path(folder).iterdir()}
+    """Return inode and modification time of each file in a folder, apart from temporary files in use."""
+    paths = (path for path in Path(folder).iterdir() if path.suffix != ".part")
+    states = {path.name: path.stat() for path in paths}
     return {name: (status.st_ino, status.st_mtime_ns) for name, status in states.items()}
 
 

@@ -311,6 +311,7 @@ def test_checkpoints_without_optimizer_state(clips, tmp_path):
     assert saved(out, 2)["global_step"] == 2
 
 
+@pytest.mark.slow
 def test_dub_uses_the_mel_shift_of_the_training(
     clips, tmp_path, face_video, speech, monkeypatch, tiny_checkpoint
 ):

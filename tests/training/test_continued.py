@@ -106,6 +106,7 @@ def test_other_forms_of_weights_without_optimizer_state(clips, tmp_path, rates, 
     assert read(path_of(out, "syncnet", 2))["wav2lip_npu"]["continued"] is True
 
 
+@pytest.mark.slow
 def test_own_training_without_optimizer_state_keeps_its_rate(clips, tmp_path, rates):
     """F1: a training that resumes from its own checkpoint keeps its rate, but Adam is warmed up."""
     words = [*SYNCNET, "--no_save_optimizer_state"]
@@ -268,6 +269,7 @@ def whole_state(tmp_path_factory: pytest.TempPathFactory) -> tuple[Callable[[], 
     return new, read(state.save(tmp_path_factory.mktemp("state")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["optimizer", "wav2lip_npu", "global_step", "global_epoch"])
 def test_any_value_in_the_training_state(part, whole_state, tmp_path):
     """A6: an untrusted training state is restored or refused."""

@@ -229,6 +229,7 @@ def test_schedule_rises_for_good():
     assert GeneratorOptions(disc_wt=0.07, sync_weight=0.2).risen_weight == 0.2
 
 
+@pytest.mark.slow
 def test_schedule_in_a_training(clips, tmp_path, caplog):
     out = train(clips, tmp_path, WITH_DISC, steps=2, eval_interval=1, log_interval=1, sync_gate=100)
     assert "is below 100: its weight is now 0.03" in caplog.text

@@ -150,6 +150,7 @@ def test_mixed_precision_is_close_to_float32(clips, tmp_path, words, flags):
             assert row == pytest.approx({name: exact[name] for name in row}, abs=0.08)
 
 
+@pytest.mark.slow
 @pytest.mark.any_device
 def test_loss_scale_is_saved(clips, tmp_path):
     flags = {"amp": "fp16", "log_interval": 1}
@@ -165,6 +166,7 @@ def test_loss_scale_is_saved(clips, tmp_path):
     assert read(out / "checkpoint_step000000004.pth")["wav2lip_npu"]["scaler"]["scale"] >= 2**15
 
 
+@pytest.mark.slow
 @pytest.mark.any_device
 def test_fp16_resumes_bit_for_bit(clips, tmp_path):
     flags = {"amp": "fp16"}

@@ -41,7 +41,7 @@ class BatchReport:
 
         Also return problems: outputs that exist and were not written by a batch.
         """
-        remaining, problems = [], []
+        remaining, ours, problems = [], [], []
         for job in jobs:
             signals.check()
             name = name_of(job)
@@ -52,6 +52,7 @@ class BatchReport:
                 problems.append(Problem(job.row, text, job))
                 continue
             self._rows[name] = job.row
+            ours.append(job)
             if key is None or not self._is_current(job, key):
                 remaining.append(job)
                 continue
@@ -60,7 +61,7 @@ class BatchReport:
                 self.add(results.existing_result(job, key))
             elif result.row != job.row:
                 self._results[name] = replace(result, row=job.row)
-        remove_partial_outputs(remaining)
+        remove_partial_outputs(ours)
         return remaining, problems
 
     def _is_current(self, job: Job, key: str) -> bool:
