@@ -59,7 +59,7 @@ def index_clips(
     if not any(os.path.isdir(clip_folder(root, entry.name)) for entry in probed):
         raise DataError(
             f"no clip of {file_list} is under {root} ({len(probed)} checked): "
-            f"{root / entries[0].name} does not exist. Check --data_root and the list."
+            f"{root / entries[0].name!s:.300} does not exist. Check --data_root and the list."
         )
 
     def read(entry: Entry) -> Clip | str:
