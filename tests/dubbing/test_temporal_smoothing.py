@@ -1,4 +1,4 @@
-"""Pauses in audio, damping of mouths in pauses, and stable references."""
+"""Pauses in audio, and damping of mouths in pauses."""
 
 from __future__ import annotations
 

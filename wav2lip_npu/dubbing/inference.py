@@ -193,21 +193,17 @@ class GeneratorRunner:
         with self._batch_lock:
             return self._batch
 
-    def __call__(
-        self, faces: list[Image], mels: list[Mel], references: list[Image] | None = None
-    ) -> list[Image]:
+    def __call__(self, faces: list[Image], mels: list[Mel]) -> list[Image]:
         """Return one mouth for each face BGR uint8 [S, S, 3] and mel window [80, 16].
 
         Mouths are uint8 [S - top_row, S, 3 or 4]: BGR, or under a soft mask BGRA, with
-        their opacity. `references` show the identity; by default they are the faces.
+        their opacity.
 
         A list that repeats one face object is a still image: it is encoded once, also across calls.
         """
-        return self.run_many(faces, [mels], references)[0]
+        return self.run_many(faces, [mels])[0]
 
-    def run_many(
-        self, faces: list[Image], mels: Sequence[list[Mel]], references: list[Image] | None = None
-    ) -> list[list[Image]]:
+    def run_many(self, faces: list[Image], mels: Sequence[list[Mel]]) -> list[list[Image]]:
         """Return the mouths for several lists of mel windows. Faces are encoded once for all of them.
 
         A list with fewer mel windows than faces gets as many mouths as it has windows.
@@ -218,8 +214,7 @@ class GeneratorRunner:
             batch = self.batch
             part = slice(done, done + batch)
             try:
-                some_references = None if references is None else references[part]
-                results = self._run(faces[part], [windows[part] for windows in mels], some_references)
+                results = self._run(faces[part], [windows[part] for windows in mels])
             except (RuntimeError, MemoryError) as error:
                 if batch == 1 or not devices.is_out_of_memory(error):
                     raise
@@ -238,10 +233,8 @@ class GeneratorRunner:
         devices.release_memory(self.device)
 
     @torch.inference_mode()
-    def _run(
-        self, faces: list[Image], mels: list[list[Mel]], references: list[Image] | None
-    ) -> list[list[Image]]:
-        tensor, features = self._encode_images(faces, references)
+    def _run(self, faces: list[Image], mels: list[list[Mel]]) -> list[list[Image]]:
+        tensor, features = self._encode_images(faces)
         mouths: list[list[Image]] = []
         for windows in mels:
             if not windows:
@@ -250,32 +243,29 @@ class GeneratorRunner:
                 mouths.append(self._decode(windows, tensor, features))
             else:  # results depend on the batch size in their last bits: run as if this were the only output
                 end = len(windows)
-                some_references = None if references is None else references[:end]
-                mouths.append(self._decode(windows, *self._encode_images(faces[:end], some_references)))
+                mouths.append(self._decode(windows, *self._encode_images(faces[:end])))
         return mouths
 
-    def _encode_images(
-        self, faces: list[Image], references: list[Image] | None
-    ) -> tuple[Tensor, list[Tensor]]:
+    def _encode_images(self, faces: list[Image]) -> tuple[Tensor, list[Tensor]]:
         """Return faces [B, 3, S, S], B = 1 for a still image, and their features."""
-        is_still = references is None and all(face is faces[0] for face in faces)
+        is_still = all(face is faces[0] for face in faces)
         tensor = self._to_device(faces[:1] if is_still else faces)
         if is_still:
             return tensor, self._encode_still(faces[0], tensor, len(faces))
-        return tensor, self._encode(tensor, tensor if references is None else self._to_device(references))
+        return tensor, self._encode(tensor)
 
     def _encode_still(self, face: Image, tensor: Tensor, count: int) -> list[Tensor]:
         """Return the features of a face for `count` frames; keep them for the next call if it may repeat."""
         with self._still_lock:
             may_repeat = count > 1 or self._still is not None
             if may_repeat and (self._still is None or self._still[0] is not face):
-                self._still = (face, self._encode(tensor, tensor))
+                self._still = (face, self._encode(tensor))
             if self._still is not None:
                 return self._still[1]
-        return self._encode(tensor, tensor)
+        return self._encode(tensor)
 
-    def _encode(self, faces: Tensor, references: Tensor) -> list[Tensor]:
-        return self._models.generator.encode_faces(generator_input(faces, references))
+    def _encode(self, faces: Tensor) -> list[Tensor]:
+        return self._models.generator.encode_faces(generator_input(faces, faces))
 
     def _decode(self, mels: list[Mel], faces: Tensor, features: list[Tensor]) -> list[Image]:
         audio = torch.from_numpy(np.stack(mels)[:, None]).to(faces.device, faces.dtype)
