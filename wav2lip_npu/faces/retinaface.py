@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from wav2lip_npu.device import memory_format
 from wav2lip_npu.errors import FaceError
 from wav2lip_npu.faces.detection import Detection
 from wav2lip_npu.faces.s3fd import suppress
-from wav2lip_npu.media.yuv_image import Image
+from wav2lip_npu.faces.torch_detector import TorchDetector
 
 if TYPE_CHECKING:
     from wav2lip_npu.models.retinaface import RetinaFace
@@ -26,7 +25,7 @@ _WIDER = 1.1
 """Width of the boxes of S3FD relative to those of this network: the median of 60 crops of people."""
 
 
-class RetinaFaceDetector:
+class RetinaFaceDetector(TorchDetector):
     """RetinaFace on a torch device: 0.5 GMAC for a frame of 570 x 320. Thread-safe."""
 
     name = "retinaface"
@@ -35,27 +34,9 @@ class RetinaFaceDetector:
     face_side = 96
     views = 3
 
-    def __init__(self, network: RetinaFace, device: str) -> None:
-        self._network = network.to(device)
-        self._device = device
-
-    def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
-        """See `Detector`. Images of one size run as one batch."""
-        detections: list[list[Detection]] = [[] for _ in images]
-        for shape in dict.fromkeys(image.shape for image in images):
-            same = [i for i, image in enumerate(images) if image.shape == shape]
-            outputs = self._forward(np.stack([images[i] for i in same]))
-            for i, scores, boxes, landmarks in zip(same, *outputs, strict=True):
-                detections[i] = _detections(scores, boxes, landmarks)
-        return detections
-
-    def _forward(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        import torch
-
-        with torch.inference_mode():
-            batch = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float()
-            batch = batch.contiguous(memory_format=memory_format(batch.device))
-            return [output.float().cpu().numpy() for output in self._network(batch)]
+    def _faces(self, outputs: Sequence[NDArray[np.float32]]) -> Iterator[list[Detection]]:
+        for scores, boxes, landmarks in zip(*outputs, strict=True):
+            yield _detections(scores, boxes, landmarks)
 
 
 def _detections(

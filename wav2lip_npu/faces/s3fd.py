@@ -7,18 +7,16 @@ of all images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wav2lip_npu import signals
-from wav2lip_npu.device import memory_format
 from wav2lip_npu.errors import CheckpointError, FaceError
 from wav2lip_npu.faces.detection import Detection
-from wav2lip_npu.media.yuv_image import Image
+from wav2lip_npu.faces.torch_detector import TorchDetector
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,7 +40,7 @@ _MAX_GROWTH = 50.0
 """Bound of log sizes before scaling, so that the exponential cannot overflow."""
 
 
-class S3fdDetector:
+class S3fdDetector(TorchDetector):
     """S3FD on a torch device: 73 GMAC for a whole frame of 640 x 360. Thread-safe."""
 
     name = "s3fd"
@@ -51,31 +49,13 @@ class S3fdDetector:
     face_side = 96
     views = 1
 
-    def __init__(self, network: nn.Module, device: str) -> None:
-        self._network = network.to(device)
-        self._device = device
+    def _normalised(self, batch: Tensor) -> Tensor:
+        return batch - batch.new_tensor(S3FD_MEANS).view(1, 3, 1, 1)
 
-    def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
-        """See `Detector`. Images of one size run as one batch."""
-        detections: list[list[Detection]] = [[] for _ in images]
-        for shape in dict.fromkeys(image.shape for image in images):
-            same = [i for i, image in enumerate(images) if image.shape == shape]
-            signals.check()
-            outputs = self._forward(np.stack([images[i] for i in same]))
-            for i, candidates in zip(same, decode(outputs), strict=True):
-                kept = suppress(candidates, _MAX_OVERLAP)
-                detections[i] = [Detection(row[:4], float(row[4])) for row in kept if row[4] > _MIN_SCORE]
-        return detections
-
-    def _forward(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        import torch
-
-        with torch.inference_mode():
-            batch = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float()
-            batch = batch.contiguous(memory_format=memory_format(batch.device))
-            batch = batch - torch.tensor(S3FD_MEANS, device=self._device).view(1, 3, 1, 1)
-            outputs: list[Tensor] = self._network(batch)
-            return [output.float().cpu().numpy() for output in outputs]
+    def _faces(self, outputs: Sequence[NDArray[np.float32]]) -> Iterator[list[Detection]]:
+        for candidates in decode(outputs):
+            kept = suppress(candidates, _MAX_OVERLAP)
+            yield [Detection(row[:4], float(row[4])) for row in kept if row[4] > _MIN_SCORE]
 
 
 def decode(outputs: Sequence[NDArray[np.float32]], threshold: float = _CANDIDATE_SCORE) -> list[Boxes]:
