@@ -59,20 +59,23 @@ def _mean(values: Tensor, chosen: Tensor) -> Tensor:
 
 
 def mouth_loss(generated: Tensor, target: Tensor, mouth_weight: float) -> Tensor:
-    """Return the L1 loss of faces [B, 3, T, S, S], with weight `mouth_weight` at the centre of the mouth.
+    """Return the L1 loss of faces [B, 3, T, S, S] with the weights of `mouth_weights`."""
+    weights = mouth_weights(generated.shape[-1], mouth_weight, generated.device)
+    return ((generated - target).abs() * weights).mean()
 
-    The weight falls off as a Gaussian to 1 at the edge of the face, so that the mouth is learned before the
-    hair.
+
+def mouth_weights(size: int, mouth_weight: float, device: torch.device) -> Tensor:
+    """Return weights of the pixels of a face [S, S] with mean 1.
+
+    Before normalisation, the weight is `mouth_weight` at the centre of the mouth and falls off as a Gaussian
+    to 1 at the edge of the face, so that the mouth is learned before the hair.
     """
-    size = generated.shape[-1]
     across, down = (
-        torch.exp(
-            -(((torch.arange(size, device=generated.device) + 0.5) / size - centre) ** 2) / (2 * spread**2)
-        )
+        torch.exp(-(((torch.arange(size, device=device) + 0.5) / size - centre) ** 2) / (2 * spread**2))
         for centre, spread in zip(_MOUTH, _MOUTH_SPREAD, strict=True)
     )
     weights = 1 + (mouth_weight - 1) * down[:, None] * across
-    return ((generated - target).abs() * (weights / weights.mean())).mean()
+    return weights / weights.mean()
 
 
 def sync_loss(audio: Tensor, faces: Tensor, floor: float = 0.0, judged: Tensor | None = None) -> Tensor:

@@ -41,9 +41,6 @@ class Augmentation:
         """Weight of the mouth warp at each pixel."""
         self.swapped = 1 - (1.8 * self._bump(0.34, 0.26)).clamp(max=1)
         """Mask of the target frame that is pasted into a reference: 0 at the mouth, 1 elsewhere."""
-        focus = 1 + 3 * self._bump(0.32, 0.24)
-        self.focus = focus / focus.mean()
-        """Weights [S, S] of a loss that emphasises the mouth."""
         self.bands = torch.arange(80, device=device).view(1, 80, 1)
         self.tilt = torch.linspace(-1, 1, 80, device=device).view(1, 80, 1)
 

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wav2lip_npu.data.clip import Clip
+from wav2lip_npu.data.clip import Clip, first_column
 from wav2lip_npu.data.clip_index import index_clips
 from wav2lip_npu.data.clip_layout import WINDOW
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.samples import MEL_SHIFT
+from wav2lip_npu.mel import DEFAULT_MEL, TRAINING_FPS
 
-COLUMNS = 16
-"""Mel columns of a window."""
+_COLUMNS = DEFAULT_MEL.columns_per_window
 _MOST_SECONDS = 60
 """Seconds of a speaker above which more material does not increase the sampling weight."""
 _LOUD_PERCENTILE = 95
@@ -40,7 +40,12 @@ class DeviceClips:
         frames, columns = (np.array([len(x) for x in some]) for some in (faces, [mel.T for mel in mels]))
         offsets = np.array([clip.frames[0] for clip in clips])
         first = np.maximum(0, -MEL_SHIFT - offsets)
-        last = np.minimum(frames, (columns - COLUMNS) * 5 // 16 - offsets) - WINDOW
+        last = (
+            np.minimum(
+                frames, (columns - _COLUMNS) * TRAINING_FPS // int(DEFAULT_MEL.columns_per_second) - offsets
+            )
+            - WINDOW
+        )
         if (last <= first).any():
             raise ValueError(
                 f"{clips[int(np.argmin(last - first))].name} is too short. Remove it from the list."
@@ -56,7 +61,7 @@ class DeviceClips:
             np.array([np.percentile(mel.mean(0), _LOUD_PERCENTILE) for mel in mels], np.float32)
         )
         self._window = torch.arange(WINDOW, device=device)
-        self._columns = torch.arange(COLUMNS, device=device)
+        self._columns = torch.arange(_COLUMNS, device=device)
         self.device = device
 
     def __len__(self) -> int:
@@ -93,7 +98,7 @@ class DeviceClips:
         return self._first_face[clips]
 
     def _mels(self, clips: Tensor, frames: Tensor) -> Tensor:
-        first = self._first_column[clips][:, None] + (frames + self._offset[clips][:, None]) * 16 // 5
+        first = self._first_column[clips][:, None] + first_column(frames + self._offset[clips][:, None])
         return self.mel[first[..., None] + self._columns].transpose(-1, -2)
 
 

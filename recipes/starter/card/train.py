@@ -26,9 +26,10 @@ from torch.nn import functional
 from wav2lip_npu import device as devices
 from wav2lip_npu.data.clip_layout import WINDOW
 from wav2lip_npu.models import checkpoint
+from wav2lip_npu.models.inputs import generator_input, syncnet_input
 from wav2lip_npu.models.networks import FACE_SIZE as S
 from wav2lip_npu.models.networks import SyncNet, Wav2Lip
-from wav2lip_npu.training.losses import all_pairs_loss, sync_loss
+from wav2lip_npu.training.losses import all_pairs_loss, mouth_weights, sync_loss
 
 PER_CLIP = 8
 """Windows per clip in a batch of SyncNet. The other windows of the clip are hard negatives."""
@@ -36,6 +37,8 @@ SYNCNET_SHARE = 0.12
 """Share of the time for SyncNet. It overfits after a million windows."""
 DISCRIMINATOR_FROM = 0.6
 """Share of the generator's time after which the discriminator is used."""
+MOUTH_WEIGHT = 4.0
+"""Weight of the centre of the mouth in the L1 loss."""
 QUIET = 1.5
 """Mel units below the loud parts of a clip. In half of the cases, quieter audio is replaced by silence."""
 AUDIO_GAIN = 1.5
@@ -105,7 +108,7 @@ class Trainer:
             capturable=self.on_cuda,
         )
         sync_weight, push_weight = torch.zeros(2, device=self.device).unbind()
-        focus, train = self.augmentation.focus, self.train
+        focus, train = mouth_weights(S, MOUTH_WEIGHT, self.device), self.train
         usual = float(focus[S // 2 :].square().sum() * batch * WINDOW * 3) ** 0.5 / (
             batch * WINDOW * 3 * S * S
         )
@@ -308,15 +311,14 @@ class _Run:
 
 
 def _mouths(faces: Tensor) -> Tensor:
-    """Return the lower halves [B, 3T, S/2, S] of faces [B, T, 3, S, S]."""
-    return faces[..., S // 2 :, :].flatten(1, 2).contiguous(memory_format=torch.channels_last)
+    """Return SyncNet's input [B, 3T, S/2, S] of faces [B, T, 3, S, S]."""
+    return syncnet_input(faces.transpose(1, 2))
 
 
 def _inputs(targets: Tensor, references: Tensor) -> Tensor:
-    """Return generator inputs [B * T, 6, S, S]: targets with a black lower half, and references."""
-    black = torch.zeros_like(targets[..., S // 2 :, :])
-    masked = torch.cat([targets[..., : S // 2, :], black], dim=3)
-    return torch.cat([masked, references], 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    """Return the generator's input [B * T, 6, S, S] of faces [B, T, 3, S, S]."""
+    stacked = generator_input(targets.flatten(0, 1), references.flatten(0, 1))
+    return stacked.contiguous(memory_format=torch.channels_last)
 
 
 def _patch_discriminator(channels: int = 48) -> nn.Sequential:
