@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tracemalloc
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.memory import traced_peak
 from wav2lip_npu import mel as mels
 from wav2lip_npu.mel import MelConfig, MelReader, log_mel, mel_blocks, mel_window, window_start
 
@@ -103,14 +103,10 @@ def test_reader_holds_one_block() -> None:
     """A16: three hours of mel take a few MB, also if most frames need no window."""
     blocks = (np.zeros((80, 1024), np.float32) for _ in range(844))
     reader = MelReader(blocks)
-    tracemalloc.start()
-    try:
+    with traced_peak() as peak:
         for frame in (*range(0, 135_000, 250), 269_999):
             reader.window(frame, Fraction(25))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 4 << 20
+        assert peak() < 4 << 20
 
 
 def test_memory_does_not_grow_with_the_audio() -> None:
@@ -119,10 +115,9 @@ def test_memory_does_not_grow_with_the_audio() -> None:
     extra = []
     for minutes in (1, 4):
         wav = np.zeros(minutes * 60 * 16_000, np.float32)
-        tracemalloc.start()
-        mel = log_mel(wav)
-        extra.append(tracemalloc.get_traced_memory()[1] - mel.nbytes)
-        tracemalloc.stop()
+        with traced_peak() as peak:
+            mel = log_mel(wav)
+            extra.append(peak() - mel.nbytes)
     assert extra[1] < 1.1 * extra[0] and extra[1] < 100 << 20
 
 

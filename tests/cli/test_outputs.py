@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
 
+from support.special_files import make_special
 from wav2lip_npu.cli import main
 
 DUB = "dub --face face.mp4 --audio a.wav --checkpoint_path w.om"
@@ -91,15 +91,10 @@ def test_outputs_that_are_not_regular_files(folder, capsys, command, flag, kind)
     """A3, A4: a FIFO, socket, device or folder is refused before any work."""
     has_file = flag.count(" ") == 2
     flag, target = target_of(flag)
-    if kind == "folder":
-        target.mkdir()
-    elif kind == "fifo":
-        os.mkfifo(target)
-    elif kind == "socket":
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(str(target))
-    else:
+    if kind == "device":
         target.symlink_to("/dev/null")
+    else:
+        make_special(target, kind)
     assert_refused(folder, capsys, f"{command} {flag} {target.parent if has_file else target}", str(target))
 
 

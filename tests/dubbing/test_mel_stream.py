@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from support.faces import write_audio
 from support.media_files import write_wav
+from support.memory import traced_peak
 from wav2lip_npu.dubbing import inference, mel_stream, pipeline
 from wav2lip_npu.dubbing.mel_stream import MelStream
 from wav2lip_npu.dubbing.options import DubOptions
@@ -35,8 +35,7 @@ def peak_of_stream(path: Path, seconds: int) -> int:
     """Return the peak memory in bytes while the audio of a dub at 25 fps is read."""
     noise = np.random.default_rng(0).normal(0, 0.05, 16_000)
     audio = write_wav(path / f"{seconds}.wav", np.tile(noise, seconds))
-    tracemalloc.start()
-    try:
+    with traced_peak() as peak:
         info = measure_audio(audio)
         with ThreadPoolExecutor(1) as pool:
             stream = MelStream(info, Fraction(25), 0, pool, pause_threshold=16)
@@ -44,9 +43,7 @@ def peak_of_stream(path: Path, seconds: int) -> int:
             for index in range(0, round(25 * info.duration), 50):
                 assert stream.window(index).shape == (80, 16)
             stream.close()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+        return peak()
 
 
 def test_memory_does_not_grow_with_the_audio(tmp_path):

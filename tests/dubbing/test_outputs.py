@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from support.devices import DEVICE
-from support.faces import SquareDetector, face_frames, write_audio
-from wav2lip_npu.dubbing import inference, outputs, pipeline
+from support.faces import face_frames, write_audio
+from wav2lip_npu.dubbing import outputs, pipeline
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.outputs import Output
 from wav2lip_npu.dubbing.pipeline import dub_many
@@ -26,13 +25,6 @@ from wav2lip_npu.media.yuv_image import Colour, YuvImage
 
 FAST = EncodeOptions(preset="ultrafast")
 OPTIONS = DubOptions(encode=FAST)
-
-
-@pytest.fixture(scope="module")
-def models(tiny_checkpoint) -> inference.Models:
-    """A tiny generator."""
-    loaded = inference.load_models(tiny_checkpoint, detector="hog", device=str(DEVICE))
-    return replace(loaded, detector=SquareDetector())
 
 
 @pytest.fixture(scope="module")

@@ -35,12 +35,6 @@ LOSSLESS = EncodeOptions(crf=0, preset="ultrafast")
 
 
 @pytest.fixture(scope="module")
-def models(tiny_checkpoint: Path) -> inference.Models:
-    loaded = inference.load_models(tiny_checkpoint, detector="hog", device=str(DEVICE))
-    return replace(loaded, detector=SquareDetector())
-
-
-@pytest.fixture(scope="module")
 def copying(tmp_path_factory: pytest.TempPathFactory) -> inference.Models:
     path = tmp_path_factory.mktemp("weights") / "copying.pth"
     checkpoint.save(path, copying_generator())

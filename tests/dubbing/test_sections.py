@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from support.devices import DEVICE
-from support.faces import SquareDetector, face_frames, write_audio
-from wav2lip_npu.dubbing import inference, pipeline
+from support.faces import face_frames, write_audio
+from wav2lip_npu.dubbing import pipeline
 from wav2lip_npu.dubbing.outputs import Output
 from wav2lip_npu.errors import FaceError, UsageError
 from wav2lip_npu.faces.memory import FaceMemory
@@ -22,12 +20,6 @@ from wav2lip_npu.media.yuv_image import Colour, YuvImage
 
 LOSSLESS = {"crf": 0, "preset": "ultrafast"}
 BOX = {"box": (40, 200, 60, 220)}
-
-
-@pytest.fixture(scope="module")
-def models(tiny_checkpoint: Path) -> inference.Models:
-    loaded = inference.load_models(tiny_checkpoint, detector="hog", device=str(DEVICE))
-    return replace(loaded, detector=SquareDetector())
 
 
 @pytest.fixture(scope="module")

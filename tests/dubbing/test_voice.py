@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,11 @@ import pytest
 from support.batch_jobs import job_folder as job_folder
 from support.batch_jobs import read_report, workers_here, write_table
 from support.devices import DEVICE
-from support.faces import SquareDetector, write_audio
+from support.faces import write_audio
 from support.media_files import chirp, write_wav
 from wav2lip_npu.batch.run import run_batch
 from wav2lip_npu.cli import main
-from wav2lip_npu.dubbing import inference, pipeline
+from wav2lip_npu.dubbing import pipeline
 from wav2lip_npu.dubbing.outputs import Output
 from wav2lip_npu.errors import MediaError, UsageError
 from wav2lip_npu.media.audio_reader import read_audio
@@ -25,12 +24,6 @@ from wav2lip_npu.media.video_reader import read_frames
 
 OPTIONS = {"crf": 0, "preset": "ultrafast", "box": (40, 200, 60, 220)}
 __all__ = ["workers_here"]
-
-
-@pytest.fixture(scope="module")
-def models(tiny_checkpoint: Path) -> inference.Models:
-    loaded = inference.load_models(tiny_checkpoint, detector="hog", device=str(DEVICE))
-    return replace(loaded, detector=SquareDetector())
 
 
 @pytest.fixture(scope="module")

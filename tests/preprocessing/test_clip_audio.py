@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from support.media_files import chirp, write_wav
+from support.memory import traced_peak
 from wav2lip_npu.data.clip import read_clip
 from wav2lip_npu.data.clip_writer import write_clip
 from wav2lip_npu.errors import MediaError
@@ -20,8 +20,7 @@ def peak_of_clip(folder: Path, seconds: int) -> int:
     """Write a clip with audio of this length, compute its mel as for a foreign clip, and return the peak memory."""
     noise = np.random.default_rng(0).normal(0, 0.05, 16_000)
     video = write_wav(folder / f"{seconds}.wav", np.tile(noise, seconds))
-    tracemalloc.start()
-    try:
+    with traced_peak() as peak:
         audio = measure_clip_audio(video)
         description = {"format": 1, "frames": [*range(30)], "cuts": [], "samples": audio.samples}
         description["mel"] = DEFAULT_MEL.__dict__
@@ -29,9 +28,7 @@ def peak_of_clip(folder: Path, seconds: int) -> int:
         write_clip(clip, description, [], audio.blocks())
         (clip / "mel.npy").unlink()
         read_clip("clip", clip)
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+        return peak()
 
 
 def test_memory_does_not_grow_with_the_audio(tmp_path):

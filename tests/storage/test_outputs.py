@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import resource
-import socket
 from pathlib import Path
 
 import pytest
 
+from support.special_files import make_special
 from wav2lip_npu.errors import MediaError, OutputError
 from wav2lip_npu.storage import outputs
 from wav2lip_npu.storage.atomic import replacing
@@ -27,20 +27,15 @@ def refused(*written: OutputPath, inputs: tuple[InputPath, ...] = ()) -> str:
 def special(folder: Path, kind: str) -> Path:
     """Return a path of this kind that is not a regular file."""
     path = folder / kind
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "fifo":
-        os.mkfifo(path)
-    elif kind == "socket":
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(str(path))
-    elif kind == "device":
+    if kind == "device":
         path = Path("/dev/null")
     elif kind == "link":
         os.mkfifo(folder / "pipe")
         path.symlink_to(folder / "pipe")
-    else:
+    elif kind == "loop":
         path.symlink_to(path)
+    else:
+        make_special(path, kind)
     return path
 
 
