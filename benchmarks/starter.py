@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from skimage.metrics import structural_similarity
 
-from wav2lip_npu import device
 from wav2lip_npu.data.clip import Clip, mel_columns, read_clip
 from wav2lip_npu.data.clip_index import clip_folder
 from wav2lip_npu.data.clip_layout import FACE_SIZE, WINDOW
@@ -37,6 +36,7 @@ from wav2lip_npu.mel import Mel, log_mel, mel_window
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.inputs import face_batch, generator_input, images_of_faces
 from wav2lip_npu.models.networks import SyncNet
+from wav2lip_npu.parallel.thread_counts import shared_cores
 from wav2lip_npu.parallel.threads import map_in_threads
 from wav2lip_npu.training.losses import cosines
 from wav2lip_npu.training.sync_offset import MAX_OFFSET, Similarities, embed, similarities
@@ -219,7 +219,7 @@ def speed(models: Models, test: Sentence, seconds: float = 10.0) -> float:
     mels = [mel_window(test.mel, number, FPS) for number in range(len(faces))]
     work = [(faces, mels)] * (2 * runner.lanes)
     done, started = 0, time.perf_counter()
-    with device.shared_cores(CPU) as prepare:
+    with shared_cores(CPU) as prepare:
         while time.perf_counter() - started < seconds:
             for generated in map_in_threads(lambda batch: runner(*batch), work, runner.lanes, prepare):
                 done += len(generated)

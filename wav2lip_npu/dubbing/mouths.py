@@ -7,11 +7,11 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wav2lip_npu import device
 from wav2lip_npu.errors import Wav2LipError
 from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.yuv_image import Image, YuvImage
 from wav2lip_npu.mel import Mel
+from wav2lip_npu.parallel.thread_counts import shared_cores
 from wav2lip_npu.parallel.threads import map_in_threads
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def generate(
             for item, has_mouth in batch.frames
         ]
 
-    with device.shared_cores(runner.device) as prepare:
+    with shared_cores(runner.device) as prepare:
         batches = _batches(tracked, outputs, runner.batch, kept)
         for dubbed in map_in_threads(run, batches, runner.lanes, prepare):
             dubbed.reverse()

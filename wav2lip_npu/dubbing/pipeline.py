@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import cv2
 
 from wav2lip_npu import signals
-from wav2lip_npu.device import SharedThreadCount
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.extent import face_frames
 from wav2lip_npu.dubbing.mouths import FACE_SIZE, generate
@@ -31,6 +30,7 @@ from wav2lip_npu.faces.find_faces import find_faces
 from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.media.container import VideoInfo, probed
 from wav2lip_npu.options import expect, with_values
+from wav2lip_npu.parallel.thread_counts import SharedThreadCount
 from wav2lip_npu.parallel.threads import fan_out, prefetch
 from wav2lip_npu.storage.atomic import real_name
 from wav2lip_npu.storage.outputs import InputPath
