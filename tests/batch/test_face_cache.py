@@ -13,15 +13,15 @@ import pytest
 from wav2lip_npu.batch.face_cache import FaceCache, faces_key
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.faces.find_faces import FaceOptions
-from wav2lip_npu.faces.memory import FaceMemory
+from wav2lip_npu.faces.memory import COLUMNS, FaceMemory
 from wav2lip_npu.media.geometry import Geometry
 
 
 def memory_of(count: int, *, is_complete: bool = True) -> FaceMemory:
     """Return a memory with new faces, frames without a face and cuts."""
-    rows = np.random.default_rng(count).uniform(0, 900, (count, 5)).astype(np.float32)
+    rows = np.random.default_rng(count).uniform(0, 900, (count, COLUMNS)).astype(np.float32)
     rows[:, 4] = np.arange(count) % 7 == 0
-    rows[::5, :4] = np.nan
+    rows[::5, :4] = rows[::5, 5:] = np.nan
     memory = FaceMemory(rows, is_complete=is_complete)
     memory._at_start = (0, False)
     return memory
@@ -77,7 +77,7 @@ def test_flipped_bits_are_detected(tmp_path):
 
 
 def test_least_recently_used_files_are_removed(tmp_path):
-    cache = FaceCache(tmp_path, max_bytes=3 * 2050)
+    cache = FaceCache(tmp_path, max_bytes=3 * 6050)
     for number in range(3):
         cache.write(f"k{number}", memory_of(100))
         os.utime(tmp_path / f"k{number}.faces", (number, number))
@@ -97,7 +97,7 @@ def test_folder_that_cannot_be_written(tmp_path, caplog):
 
 
 def write_many(folder: Path, seed: int) -> None:
-    cache = FaceCache(folder, max_bytes=6000)
+    cache = FaceCache(folder, max_bytes=10_000)
     for number in range(60):
         count = 50 + (number + seed) % 3
         cache.write(f"k{count}", memory_of(count))

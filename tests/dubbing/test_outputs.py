@@ -194,7 +194,7 @@ def test_known_faces_are_not_detected_again(models, audio_files, tmp_path, exten
     memory = FaceMemory()
     (expected,) = together(models, video, [audio_files[2]], tmp_path / "found", options, memory)
     assert memory.is_complete
-    assert memory.to_array().shape == (40, 5)
+    assert len(memory.to_array()) == 40
     assert np.isnan(memory.to_array()[22:26, 0]).all()
     models.detector.calls = 0
     known = FaceMemory(memory.to_array(), is_complete=True)

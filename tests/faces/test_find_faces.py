@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import data
 
+from support.moving_photo import moving_photo
 from wav2lip_npu.errors import FaceError, UsageError
 from wav2lip_npu.faces import tracker
 from wav2lip_npu.faces.detection import Detection, overlap
@@ -481,19 +482,7 @@ PHOTO_FACE = np.array([173.6, 61.2, 275.9, 177.4], np.float32)
 def test_photo_is_tracked_along_a_known_path(
     path: Callable[[int], tuple[float, float, float, float]],
 ) -> None:
-    rng = np.random.default_rng(0)
-    middle, half = (PHOTO_FACE[2:] + PHOTO_FACE[:2]) / 2, (PHOTO_FACE[2:] - PHOTO_FACE[:2]) / 2
-    frames, true = [], []
-    for i in range(45):
-        x, y, zoom, turn = path(i)
-        matrix = cv2.getRotationMatrix2D((float(middle[0]) - 0.5, float(middle[1]) - 0.5), turn, zoom)
-        matrix[:, 2] += (x - middle[0], y - middle[1])
-        image = cv2.warpAffine(
-            PHOTO, matrix, (640, 360), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
-        )
-        noisy = np.clip(image + rng.normal(0, 3, image.shape), 0, 255).astype(np.uint8)
-        frames.append(Frame(i, YuvImage.from_image(noisy, Colour()), i))
-        true.append([x - zoom * half[0], y - zoom * half[1], x + zoom * half[0], y + zoom * half[1]])
+    frames, true = moving_photo(PHOTO, PHOTO_FACE, path, 45)
     boxes = np.array([item.box for item in follow(frames, HogDetector())])
     side = np.array(true)[:, 3] - np.array(true)[:, 1]
     error = np.abs(boxes - np.array(true)).max(axis=1) / side

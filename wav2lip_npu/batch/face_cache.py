@@ -1,7 +1,7 @@
 """Cache of the faces detected in videos, in a folder that several processes may share.
 
-Each file holds the boxes of one video for one set of options, see `FaceMemory`. When the folder exceeds its
-limit, the least recently used files are removed.
+Each file holds the boxes and landmarks of one video for one set of options, see `FaceMemory`. When the folder
+exceeds its limit, the least recently used files are removed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from wav2lip_npu import __version__
 from wav2lip_npu.batch.job_keys import json_sha256
 from wav2lip_npu.dubbing.options import DubOptions
-from wav2lip_npu.faces.memory import FaceMemory
+from wav2lip_npu.faces.memory import COLUMNS, FaceMemory
 from wav2lip_npu.storage.atomic import remove_all_stale_parts, replacing
 from wav2lip_npu.storage.regular_files import read_limited
 
@@ -30,6 +30,8 @@ OFF = "off"
 MAX_BYTES = 256 << 20
 """About 3000 hours of video."""
 _SUFFIX = ".faces"
+_FORMAT = 2
+"""Number of the file format, part of the key; 2 added landmarks."""
 _WITHOUT_EFFECT = ("detector", "no_face", "face_det_batch_size")
 """Fields of `FaceOptions` that do not change the boxes; the detector has its own entry in the key."""
 
@@ -129,6 +131,7 @@ def faces_key(video_sha256: str, detector: str, options: DubOptions) -> str:
         "content": video_sha256,
         "detector": detector,
         "version": __version__,
+        "format": _FORMAT,
         "static": options.static,
         "fps": options.fps,
         "geometry": asdict(options.geometry),
@@ -151,4 +154,6 @@ def _decode(content: bytes) -> FaceMemory:
     header = json.loads(head)
     if not isinstance(header, dict) or header.get("crc32") != zlib.crc32(rows):
         raise ValueError("it is damaged")
-    return FaceMemory(np.frombuffer(rows, np.float32).reshape(-1, 5), is_complete=bool(header.get("whole")))
+    return FaceMemory(
+        np.frombuffer(rows, np.float32).reshape(-1, COLUMNS), is_complete=bool(header.get("whole"))
+    )

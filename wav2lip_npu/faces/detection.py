@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from wav2lip_npu.media.yuv_image import Box, Image, YuvImage
 
+Landmarks = NDArray[np.float32]
+"""float32 [5, 2], x y in pixels: eyes, nose and corners of the mouth, each from left to right in the image"""
 MIN_SIDE = 16
 """Pixels. No faces are detected in smaller frames."""
 _MAX_ENLARGEMENT = 2.0
@@ -24,8 +26,20 @@ class Detection:
     box: Box
     score: float
     """Confidence in [0, 1]. Detectors accept a face from 0.5 on."""
-    landmarks: NDArray[np.float32] | None = None
-    """Eyes, nose and corners of the mouth, each from left to right in the image, [5, 2]; None if unknown."""
+    landmarks: Landmarks | None = None
+    """None if the detector gives none."""
+
+    def scaled(self, x: float, y: float) -> Detection:
+        """Return the detection in an image that is enlarged by these factors."""
+        factors = np.array([x, y], np.float32)
+        landmarks = None if self.landmarks is None else self.landmarks * factors
+        return Detection(self.box * np.tile(factors, 2), self.score, landmarks)
+
+    def from_crop(self, crop: Box, size: int) -> Detection:
+        """Return the detection in the image of which this one shows the square `crop` at `size` pixels."""
+        unit = float(crop[2] - crop[0]) / size
+        landmarks = None if self.landmarks is None else self.landmarks * unit + crop[:2]
+        return Detection(self.box * unit + np.tile(crop[:2], 2), self.score, landmarks)
 
 
 class Detector(Protocol):
@@ -62,8 +76,8 @@ def search_frames(frames: Sequence[YuvImage], detector: Detector) -> list[list[D
     usable = [i for i, frame in enumerate(frames) if min(frame.width, frame.height) >= MIN_SIDE]
     copies = [_scaled(frames[i], detector.short_side) for i in usable]
     for i, copy, on_copy in zip(usable, copies, detector(copies) if copies else [], strict=True):
-        scale = np.array([frames[i].width / copy.shape[1], frames[i].height / copy.shape[0]] * 2, np.float32)
-        detections[i] = [Detection(detection.box * scale, detection.score) for detection in on_copy]
+        x, y = frames[i].width / copy.shape[1], frames[i].height / copy.shape[0]
+        detections[i] = [detection.scaled(x, y) for detection in on_copy]
     return detections
 
 

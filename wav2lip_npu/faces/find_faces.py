@@ -123,7 +123,8 @@ def find_faces(
             box = item.box
             if box is not None and not options.has_constant_box:
                 box = padded(box, options, item.frame.yuv)
-            yield memory.store(TrackedFrame(item.frame, box, item.cut))
+            landmarks = None if box is None else item.landmarks
+            yield memory.store(TrackedFrame(item.frame, box, item.cut, landmarks))
             del item  # the consumer decides how long a frame is held
 
     with contextlib.ExitStack() as stack:
@@ -191,7 +192,10 @@ class _EveryFrame:
         detections = search_frames([frame.yuv for frame, _ in pending], self._detector)
         for (frame, cut), in_frame in zip(pending, detections, strict=True):
             ranked = rank(in_frame, self._options, frame.yuv.width, frame.yuv.height)
-            yield TrackedFrame(frame, ranked[0].box if ranked else None, cut)
+            if ranked:
+                yield TrackedFrame(frame, ranked[0].box, cut, ranked[0].landmarks)
+            else:
+                yield TrackedFrame(frame, None, cut)
 
 
 def rank(detections: Sequence[Detection], options: FaceOptions, width: int, height: int) -> list[Detection]:

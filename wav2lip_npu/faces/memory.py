@@ -1,6 +1,8 @@
-"""Boxes of earlier frames, so that a looped video, a still image or a second dub needs no new detection."""
+"""Faces of earlier frames, so that a looped video, a still image or a second dub needs no new detection."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,9 +10,13 @@ from numpy.typing import NDArray
 from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.video_reader import Frame
 
+COLUMNS = 15
+"""Values per frame."""
+_BOX, _CUT, _LANDMARKS = slice(0, 4), 4, slice(5, COLUMNS)
+
 
 class FaceMemory:
-    """Boxes and scene cuts by `Frame.source`.
+    """Boxes, landmarks and scene cuts by `Frame.source`.
 
     One dub uses it at a time, in the thread that tracks faces. Read it before or after the dub, not during.
 
@@ -22,7 +28,7 @@ class FaceMemory:
 
     def __init__(self, known: NDArray[np.float32] | None = None, *, is_complete: bool = False) -> None:
         # One row per frame, see `to_array`; an object per box would take 25 MB per hour of video.
-        self._rows = np.empty((0, 5), np.float32) if known is None else np.array(known, np.float32)
+        self._rows = np.empty((0, COLUMNS), np.float32) if known is None else np.array(known, np.float32)
         self._count = len(self._rows)
         self._position = {source: source for source in range(self._count)}
         self._last = -1
@@ -47,7 +53,10 @@ class FaceMemory:
             self._count = 0
 
     def to_array(self) -> NDArray[np.float32]:
-        """Return float32 [N, 5]: the box of each source, NaN without a face, and 1 at a scene cut, else 0."""
+        """Return float32 [N, 15]: of each source its box, 1 at a scene cut or else 0, and its landmarks.
+
+        Without a face or landmarks, their values are NaN.
+        """
         rows: NDArray[np.float32] = self._rows[: self._count].copy()
         return rows
 
@@ -66,12 +75,13 @@ class FaceMemory:
         """Store the box of a new source; return the frame, marked as a cut if it follows a jump."""
         jumped = self._count in self._jumps
         if self._count == len(self._rows):
-            self._rows = np.concatenate([self._rows, np.empty((self._count + 256, 5), np.float32)])
+            self._rows = np.concatenate([self._rows, np.empty((self._count + 256, COLUMNS), np.float32)])
         row = self._rows[self._count]
-        row[:4] = np.nan if tracked.box is None else tracked.box
-        row[4] = tracked.cut
+        row[_BOX] = np.nan if tracked.box is None else tracked.box
+        row[_CUT] = tracked.cut
+        row[_LANDMARKS] = np.nan if tracked.landmarks is None else tracked.landmarks.ravel()
         self._count += 1
-        return TrackedFrame(tracked.frame, tracked.box, True) if jumped else tracked
+        return replace(tracked, cut=True) if jumped else tracked
 
     def recall(self, frame: Frame) -> TrackedFrame:
         """Return a frame of a known source with its box."""
@@ -80,6 +90,11 @@ class FaceMemory:
         self._last = position
         step = position - before
         # Played backwards, the cut lies between the same two frames: it belongs to the later of them.
-        cut = abs(step) > 1 or (step != 0 and bool(self._rows[max(position, before), 4]))
-        box = self._rows[position, :4].copy()
-        return TrackedFrame(frame, None if np.isnan(box[0]) else box, cut)
+        cut = abs(step) > 1 or (step != 0 and bool(self._rows[max(position, before), _CUT]))
+        box, landmarks = self._rows[position, _BOX].copy(), self._rows[position, _LANDMARKS].copy()
+        return TrackedFrame(
+            frame,
+            None if np.isnan(box[0]) else box,
+            cut,
+            None if np.isnan(landmarks[0]) else landmarks.reshape(5, 2),
+        )

@@ -7,6 +7,7 @@ nothing is rounded to a pixel.
 
 from __future__ import annotations
 
+import cmath
 import math
 from dataclasses import dataclass
 from typing import Any, cast
@@ -33,12 +34,14 @@ _FLOW = {
 
 @dataclass(frozen=True)
 class Pose:
-    """Position and size of a face in pixels."""
+    """Position and size of a face in pixels, and its turn in the image."""
 
     x: float
     y: float
     side: float
     """Geometric mean of width and height."""
+    angle: float = 0.0
+    """Clockwise turn in radians since the path began. Boxes do not turn; landmarks do."""
 
     @classmethod
     def of_box(cls, box: Box) -> Pose:
@@ -58,6 +61,19 @@ class Pose:
         x, y = self.x + relative[0] * self.side, self.y + relative[1] * self.side
         half_width, half_height = np.exp(relative[2:]) * self.side / 2
         return np.array([x - half_width, y - half_height, x + half_width, y + half_height], np.float32)
+
+    def relative_points(self, points: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return points [K, 2] relative to this pose, in units of `side`, turned back by `angle`."""
+        return np.asarray((points - [self.x, self.y]) @ self._turn() / self.side, np.float64)
+
+    def absolute_points(self, relative: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return the points for a result of `relative_points`."""
+        points = relative @ self._turn().T * self.side + [self.x, self.y]
+        return np.asarray(points, np.float32)
+
+    def _turn(self) -> NDArray[np.float64]:
+        cos, sin = math.cos(self.angle), math.sin(self.angle)
+        return np.array([[cos, -sin], [sin, cos]])
 
 
 def move(before: Luma, after: Luma, pose: Pose, velocity: tuple[float, float] = (0.0, 0.0)) -> Pose | None:
@@ -102,8 +118,12 @@ def _by_points(before: Luma, after: Luma, pose: Pose, guess: tuple[float, float]
     if refined is None:
         return None
     turn, offset = refined
-    zoom = abs(turn)
-    return Pose(pose.x + offset.real * step, pose.y + offset.imag * step, pose.side * zoom)
+    return Pose(
+        pose.x + offset.real * step,
+        pose.y + offset.imag * step,
+        pose.side * abs(turn),
+        pose.angle + cmath.phase(turn),
+    )
 
 
 def track_points(before: Luma, after: Luma, start: Array, shift: Array) -> tuple[Array, Array]:

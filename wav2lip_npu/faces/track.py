@@ -1,12 +1,14 @@
-"""The uninterrupted path of one face, and its smoothed box relative to that path."""
+"""The uninterrupted path of one face, and its smoothed box and landmarks relative to that path."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wav2lip_npu.faces.detection import Landmarks
 from wav2lip_npu.faces.optical_flow import Pose
 from wav2lip_npu.media.yuv_image import Box
 
@@ -18,6 +20,10 @@ _WEIGHT_DECAY = 50
 """Frames over which the weight of a detection falls by a factor of e."""
 _DEAD_BAND = np.array([0.015, 0.015, 0.025, 0.025])
 """Differences within which the box barely moves: they come from the detector's steps, not from the head."""
+_LANDMARK_DECAY = 4
+"""The same as `_WEIGHT_DECAY` for landmarks, which also move when the head turns away from its path."""
+_LANDMARK_DISTANCE = 0.1
+"""Sides of the face between landmarks and their mean at which a detection loses half of its weight."""
 _FAST, _SLOW = 0.1, 0.004
 """Share of the difference that the box follows per frame, outside and inside the dead band."""
 
@@ -31,6 +37,8 @@ class Sighting:
     """`Pose.relative` of the detected box."""
     weight: float
     """Share of the detector's views that show the face."""
+    landmarks: NDArray[np.float64] | None = None
+    """`Pose.relative_points` of the detected landmarks, [5, 2]."""
 
 
 @dataclass
@@ -58,6 +66,23 @@ class Track:
         if self._offset is None or not self.is_near(frame):
             return None
         return pose.absolute(self._offset)
+
+    def landmarks(self, frame: int, pose: Pose) -> Landmarks | None:
+        """Return the landmarks of a frame, from the detections within a few frames; None without any."""
+        seen = [
+            (sighting.landmarks, sighting.weight * math.exp(-abs(sighting.frame - frame) / _LANDMARK_DECAY))
+            for sighting in self.sightings
+            if sighting.landmarks is not None and abs(sighting.frame - frame) <= 2 * MAX_GAP
+        ]
+        if not seen:
+            return None
+        points = np.array([landmarks for landmarks, _ in seen])
+        weights = np.array([weight for _, weight in seen])
+        middle = np.average(points, axis=0, weights=weights)
+        for _ in range(2):
+            distance = np.linalg.norm(points - middle, axis=2).mean(axis=1) / _LANDMARK_DISTANCE
+            middle = np.average(points, axis=0, weights=weights / (1 + distance**2))
+        return pose.absolute_points(middle)
 
     def _follow(self, frame: int) -> None:
         """Move the offset towards the robust mean of the detections around a frame."""

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from wav2lip_npu.faces.detection import MIN_SIDE, Detection, Detector, overlap, search_frames
+from wav2lip_npu.faces.detection import MIN_SIDE, Detection, Detector, Landmarks, overlap, search_frames
 from wav2lip_npu.faces.optical_flow import Pose, move
 from wav2lip_npu.faces.scene_cuts import SceneCuts
 from wav2lip_npu.faces.track import MAX_GAP, Sighting, Track
@@ -52,6 +53,8 @@ class TrackedFrame:
     """None without a face."""
     cut: bool
     """Whether a new scene begins: a cut, or a jump in a looped video."""
+    landmarks: Landmarks | None = None
+    """None without a face, with `FaceOptions.box`, and if the detector gives none."""
 
 
 @dataclass
@@ -128,10 +131,12 @@ class FaceTracker:
     def _pop(self) -> TrackedFrame:
         """Return the oldest frame with its box."""
         now = self._pending.popleft()
-        box = None
+        box = landmarks = None
         if now.track is not None and now.pose is not None:
             box = now.track.box(now.number, now.pose)
-        return TrackedFrame(now.frame, box, now.cut)
+        if now.track is not None and now.pose is not None and box is not None:
+            landmarks = now.track.landmarks(now.number, now.pose)
+        return TrackedFrame(now.frame, box, now.cut, landmarks)
 
     def _advance(self, now: _Pending, pose: Pose | None) -> None:
         """Extend the path to this frame, or end the path."""
@@ -223,20 +228,25 @@ class FaceTracker:
         size = round(_CROP * self._detector.face_side)
         crops = [self._crop(box) for _ in range(views)]
         detections = self._detector([planes.crop(crop, size) for crop in crops])
-        rows, weights = [], []
+        rows, points, weights = [], [], []
         for crop, on_crop in zip(crops, detections, strict=True):
-            unit, corner = float(crop[2] - crop[0]) / size, np.concatenate([crop[:2], crop[:2]])
-            boxes = [(np.asarray(detection.box * unit + corner), detection.score) for detection in on_crop]
-            fits = [(overlap(detected, box), score, detected) for detected, score in boxes]
+            in_frame = [detection.from_crop(crop, size) for detection in on_crop]
+            fits = [(overlap(detection.box, box), detection) for detection in in_frame]
             fits = [fit for fit in fits if fit[0] > 0.3]
             if fits:
-                _, score, best = max(fits, key=lambda fit: fit[0] * fit[1])
-                rows.append(pose.relative(best))
+                _, best = max(fits, key=lambda fit: fit[0] * fit[1].score)
+                rows.append(pose.relative(best.box))
+                points.append(None if best.landmarks is None else pose.relative_points(best.landmarks))
                 # A view that matches the steps of the detector scores higher and is more accurate.
-                weights.append((score / (1.001 - score)) ** 1.5)
+                weights.append((best.score / (1.001 - best.score)) ** 1.5)
         if len(rows) < max(1.0, views / 3):
             return None
-        return Sighting(number, np.average(np.array(rows), axis=0, weights=weights), len(rows) / views)
+        return Sighting(
+            number,
+            np.average(np.array(rows), axis=0, weights=weights),
+            len(rows) / views,
+            _mean_points(points, weights),
+        )
 
     def _crop(self, box: Box) -> Box:
         """Return the square around a face for the next view."""
@@ -247,3 +257,11 @@ class FaceTracker:
             half, centre = half * _ZOOM_RANGE**zoom, centre + _SHIFT_RANGE * side * np.array(shift)
             self._views += 1
         return np.concatenate([centre - half, centre + half]).astype(np.float32)
+
+
+def _mean_points(
+    points: Sequence[NDArray[np.float64] | None], weights: Sequence[float]
+) -> NDArray[np.float64] | None:
+    """Return the mean landmarks of several views; None if one has none."""
+    known = [landmarks for landmarks in points if landmarks is not None]
+    return np.average(np.array(known), axis=0, weights=weights) if len(known) == len(points) else None
