@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from wav2lip_npu.dubbing.options import DubOptions
-from wav2lip_npu.dubbing.spans import KeptFrames, canonical_spans
+from wav2lip_npu.dubbing.spans import SkippedFrames, canonical_spans
 from wav2lip_npu.errors import UsageError
 
 
@@ -54,16 +54,8 @@ def test_wrong_spans_are_refused(spans):
 @pytest.mark.parametrize("fps", ["24000/1001", "25", "30000/1001", "60"])
 def test_frames_of_a_span(fps):
     fps = Fraction(fps)
-    kept = KeptFrames.of("0-0.2,3.2-5,7-", fps)
+    skipped = SkippedFrames.of("0-0.2,3.2-5,7-", fps)
     for number in range(600):
         time = number / fps
         inside = time < Fraction(1, 5) or Fraction(16, 5) <= time < 5 or time >= 7
-        assert (number in kept) == inside == (kept.opacity(number) == 0)
-
-
-def test_mouth_fades_next_to_a_span():
-    kept = KeptFrames.of("1-2", Fraction(25))
-    assert [kept.opacity(number) for number in range(20, 27)] == [1, 1, 0.75, 0.5, 0.25, 0, 0]
-    assert [kept.opacity(number) for number in range(48, 55)] == [0, 0, 0.25, 0.5, 0.75, 1, 1]
-    assert KeptFrames.of("", Fraction(25)).opacity(3) == 1
-    assert KeptFrames.of("1.001-1.002", Fraction(25)).opacity(25) == 1  # no frame is in it
+        assert (number in skipped) == inside

@@ -12,6 +12,7 @@ from typing import Any
 from wav2lip_npu.batch.job_keys import file_record, input_records, job_settings
 from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.dubbing.report import DubReport
+from wav2lip_npu.dubbing.selection import Reason
 from wav2lip_npu.errors import (
     CheckpointError,
     DeviceError,
@@ -72,8 +73,8 @@ class JobResult:
     """Frames with a new mouth."""
     faceless_spans: list[tuple[int, int]] | None = None
     """First and last frame of each span without a face, whose frames stay unchanged."""
-    unchanged_spans: list[tuple[int, int, str]] | None = None
-    """First and last frame of each span that stays as filmed, and the reason: `no_face` or `skip`."""
+    unchanged_spans: list[tuple[int, int, Reason]] | None = None
+    """First and last frame of each span that stays as filmed, and the reason, see `DubReport`."""
     device: str | None = None
     detector: str | None = None
     settings: dict[str, Any]

@@ -20,6 +20,7 @@ from wav2lip_npu.batch.options import BatchOptions
 from wav2lip_npu.batch.progress import BatchEvent, JobCount, JobProgress
 from wav2lip_npu.batch.results import FAILED, OK, JobResult
 from wav2lip_npu.batch.run import run_batch
+from wav2lip_npu.dubbing.selection import count_text
 from wav2lip_npu.options import group
 
 log = logging.getLogger(__name__)
@@ -163,6 +164,6 @@ def _summary(result: JobResult) -> str:
         return f"failed ({result.reason}): {result.job}: {result.detail}"
     if result.seconds is None:
         return f"ok: {result.job} existed"
-    faceless = sum(last - first + 1 for first, last in result.faceless_spans or ())
-    suffix = f", {faceless} without a face" if faceless else ""
+    counts = count_text(result.unchanged_spans or ())
+    suffix = f" ({counts})" if counts else ""
     return f"ok: {result.job}, {result.frames} frames in {result.seconds:.1f} s{suffix}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from wav2lip_npu import __version__
 from wav2lip_npu.device import Precision, describe
 from wav2lip_npu.dubbing.options import DubOptions
+from wav2lip_npu.dubbing.selection import count_text
 from wav2lip_npu.faces.detectors import detector_inputs
 from wav2lip_npu.media.video_writer import check_format, video_output
 from wav2lip_npu.models.bundled import ABOUT, STARTER, weights_inputs
@@ -71,9 +72,10 @@ class DubCommand:
                 options=self.dub,
                 progress=show,
             )
-        if report.faceless_spans:
-            faceless = sum(last - first + 1 for first, last in report.faceless_spans)
-            log.info("%d of %d frames have no face and were left unchanged", faceless, report.frames)
+        if report.unchanged_spans:
+            unchanged = report.frames - report.dubbed_frames
+            counts = count_text(report.unchanged_spans)
+            log.info("%d of %d frames stay as filmed: %s", unchanged, report.frames, counts)
         if self.report is not None:
             report.write(self.report)
         log.info(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from wav2lip_npu.dubbing.selection import SelectedFrame
 from wav2lip_npu.errors import Wav2LipError
-from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.yuv_image import Image, YuvImage
 from wav2lip_npu.mel import Mel
 from wav2lip_npu.parallel.thread_counts import shared_cores
@@ -31,20 +31,14 @@ class DubbedFrame:
     If the audio of an output cannot be read, the error takes the place of its mouth.
     """
 
-    tracked: TrackedFrame
+    selected: SelectedFrame
     mouths: tuple[Image | Wav2LipError | None, ...]
 
 
 def generate(
-    tracked: Iterable[TrackedFrame],
-    outputs: Sequence[MelWindows],
-    runner: GeneratorRunner,
-    kept: Container[int] = (),
+    selected: Iterable[SelectedFrame], outputs: Sequence[MelWindows], runner: GeneratorRunner
 ) -> Iterator[DubbedFrame]:
-    """Yield each frame with its mouths, generated batch by batch.
-
-    Frames without a face and those whose indices are in `kept` get no mouths.
-    """
+    """Yield each frame with its mouths, generated batch by batch. Frames that stay as filmed get none."""
 
     def run(batch: _Batch) -> list[DubbedFrame]:
         images = runner.run_many(batch.faces, batch.mels)
@@ -52,12 +46,12 @@ def generate(
             itertools.chain(some, itertools.repeat(end)) for some, end in zip(images, batch.ends, strict=True)
         ]
         return [
-            DubbedFrame(item, tuple(next(some) if has_mouth else None for some in mouths))
-            for item, has_mouth in batch.frames
+            DubbedFrame(item, tuple(None if item.reason else next(some) for some in mouths))
+            for item in batch.frames
         ]
 
     with shared_cores(runner.device) as prepare:
-        batches = _batches(tracked, outputs, runner.batch, kept)
+        batches = _batches(selected, outputs, runner.batch)
         for dubbed in map_in_threads(run, batches, runner.lanes, prepare):
             dubbed.reverse()
             while dubbed:  # pop: the list would keep frames alive that the consumer has released
@@ -68,8 +62,7 @@ class _Batch:
     """Consecutive frames, with the faces and mel windows of those that get mouths."""
 
     def __init__(self, outputs: Sequence[MelWindows]) -> None:
-        self.frames: list[tuple[TrackedFrame, bool]] = []
-        """Frames, and whether they get mouths."""
+        self.frames: list[SelectedFrame] = []
         self.faces: list[Image] = []
         self.mels: list[list[Mel]] = [[] for _ in outputs]
         """Mel windows of the faces for each output; fewer than faces if the output ends in the batch."""
@@ -90,21 +83,19 @@ class _Batch:
                 self.mels[number].append(window)
 
 
-def _batches(
-    tracked: Iterable[TrackedFrame], outputs: Sequence[MelWindows], size: int, kept: Container[int]
-) -> Iterator[_Batch]:
+def _batches(selected: Iterable[SelectedFrame], outputs: Sequence[MelWindows], size: int) -> Iterator[_Batch]:
     batch = _Batch(outputs)
     last: YuvImage | None = None
     failure: Exception | None = None
     try:
-        for item in tracked:
-            has_mouth = item.box is not None and item.frame.index not in kept
-            batch.frames.append((item, has_mouth))
-            if item.box is not None and has_mouth:
-                if item.frame.yuv is not last:  # a still image is cropped once
-                    last = item.frame.yuv
-                    face = last.crop(item.box, FACE_SIZE)
-                batch.add_face(face, item.frame.index)
+        for item in selected:
+            batch.frames.append(item)
+            frame, box = item.tracked.frame, item.tracked.box
+            if box is not None and not item.reason:
+                if frame.yuv is not last:  # a still image is cropped once
+                    last = frame.yuv
+                    face = last.crop(box, FACE_SIZE)
+                batch.add_face(face, frame.index)
             if len(batch.faces) == size or len(batch.frames) == 2 * size:
                 yield batch
                 batch = _Batch(outputs)

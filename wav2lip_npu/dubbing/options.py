@@ -8,7 +8,8 @@ from fractions import Fraction
 from typing import Annotated, Literal
 
 from wav2lip_npu.dubbing.blend import Blend
-from wav2lip_npu.dubbing.spans import KeptFrames, canonical_spans, section
+from wav2lip_npu.dubbing.selection import FaceLimits
+from wav2lip_npu.dubbing.spans import SkippedFrames, canonical_spans, section
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.faces.find_faces import FaceOptions
 from wav2lip_npu.media.container import VideoInfo
@@ -34,6 +35,8 @@ class DubOptions:
 
     faces: Annotated[FaceOptions, group("face")] = field(default_factory=FaceOptions)
     """Detection and tracking of the face."""
+    limits: Annotated[FaceLimits, group("faces that stay as filmed")] = field(default_factory=FaceLimits)
+    """Limits of size and direction beyond which a face stays as filmed."""
     geometry: Annotated[Geometry, group("frame geometry")] = field(default_factory=Geometry)
     """Changes to the size and orientation of each frame."""
     encode: Annotated[EncodeOptions, group("encoder")] = field(default_factory=EncodeOptions)
@@ -107,9 +110,9 @@ class DubOptions:
         """Return the first frame to write and the frame after the last, see `spans.section`."""
         return section(self.start, self.duration, self.output_fps(info))
 
-    def kept_frames(self, info: VideoInfo) -> KeptFrames:
-        """Return the frames that stay as filmed, by their indices in the output."""
-        return KeptFrames.of(self.skip, self.output_fps(info), self.section(info)[0])
+    def skipped_frames(self, info: VideoInfo) -> SkippedFrames:
+        """Return the frames of `skip`, by their indices in the output."""
+        return SkippedFrames.of(self.skip, self.output_fps(info), self.section(info)[0])
 
     def output_fps(self, info: VideoInfo) -> Fraction:
         """Return the frame rate of the output for a face video or image."""

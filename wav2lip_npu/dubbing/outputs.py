@@ -19,9 +19,9 @@ from wav2lip_npu.dubbing.mel_stream import MelStream
 from wav2lip_npu.dubbing.mouths import FACE_SIZE, DubbedFrame
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.report import DubReport, FrameRecorder, Stopwatch
+from wav2lip_npu.dubbing.selection import SelectedFrame
 from wav2lip_npu.dubbing.temporal_smoothing import SilenceDamper
 from wav2lip_npu.errors import Wav2LipError
-from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.audio_reader import measure_audio
 from wav2lip_npu.media.audio_track import Soundtrack
 from wav2lip_npu.media.container import VideoInfo, open_media
@@ -99,7 +99,6 @@ class OutputWriter:
         self._audio = measure_audio(output.audio, options.audio_track)
         voice = None if output.voice is None else measure_audio(output.voice)
         shift = models.mel_shift if options.mel_shift is None else options.mel_shift
-        self._kept = options.kept_frames(info)
         self.extent = Extent.of(options, info, self._audio.duration, self._audio.path)
         self._mel = MelStream(
             voice or self._audio,
@@ -136,7 +135,7 @@ class OutputWriter:
         """
         stopwatch = Stopwatch()
         must_have_face = self._options.faces.no_face == "error"
-        recorder = FrameRecorder(self._info.path, self._fps, self._kept, must_have_face)
+        recorder = FrameRecorder(self._info.path, self._fps, must_have_face)
         needed = itertools.islice(self._needed(stopwatch.wait("blend", dubbed)), self.extent.limit)
         blended = prefetch(stopwatch.work("blend", self._blend(needed, number)), depth)
         start = perf_counter()
@@ -179,16 +178,17 @@ class OutputWriter:
     def _needed(self, dubbed: Iterable[DubbedFrame]) -> Iterator[DubbedFrame]:
         """Yield the frames up to the end of the output."""
         for item in dubbed:
-            if self.extent.is_after_both(item.tracked.frame):
+            if self.extent.is_after_both(item.selected.tracked.frame):
                 return
             yield item
             del item
 
-    def _blend(self, dubbed: Iterable[DubbedFrame], number: int) -> Iterator[tuple[TrackedFrame, YuvImage]]:
-        """Yield the images with their mouths; images without a face are passed on unchanged."""
+    def _blend(self, dubbed: Iterable[DubbedFrame], number: int) -> Iterator[tuple[SelectedFrame, YuvImage]]:
+        """Yield the images with their mouths; frames that stay as filmed are passed on unchanged."""
         damper: SilenceDamper | None = None
         for item in dubbed:
-            tracked, mouth = item.tracked, item.mouths[number]
+            selected, mouth = item.selected, item.mouths[number]
+            tracked = selected.tracked
             if isinstance(mouth, Wav2LipError):
                 raise mouth
             if self._options.pause_threshold is not None:
@@ -197,11 +197,10 @@ class OutputWriter:
             yuv = tracked.frame.yuv
             if tracked.box is not None and mouth is not None:
                 pasted = paste(yuv, mouth, tracked.box, self._mask)
-                opacity = self._kept.opacity(tracked.frame.index)
-                yuv = pasted if opacity == 1 else fade(yuv, pasted, opacity)
+                yuv = pasted if selected.opacity == 1 else fade(yuv, pasted, selected.opacity)
                 del pasted
-            yield tracked, yuv
-            del item, tracked, yuv  # the consumer decides how long a frame is held
+            yield selected, yuv
+            del item, selected, tracked, yuv  # the consumer decides how long a frame is held
 
     def _with_progress(self, images: Iterable[YuvImage]) -> Iterator[YuvImage]:
         progress = self._output.progress

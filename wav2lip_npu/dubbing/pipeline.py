@@ -25,6 +25,7 @@ from wav2lip_npu.dubbing.mouths import FACE_SIZE, generate
 from wav2lip_npu.dubbing.options import DubOptions as DubOptions
 from wav2lip_npu.dubbing.outputs import Output, OutputWriter, Progress
 from wav2lip_npu.dubbing.report import DubReport, Stopwatch
+from wav2lip_npu.dubbing.selection import select_frames
 from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.faces.find_faces import find_faces
 from wav2lip_npu.faces.memory import FaceMemory
@@ -262,11 +263,13 @@ def _write_all(
         audio_frames = max(writer.extent.audio_frames for writer in writers)
         frames = stage("decode", face_frames(info, options, audio_frames))
         tracked = find_faces(stopwatch.wait("faces", frames), models.detector, options.faces, memory)
+        fps, skipped = options.output_fps(info), options.skipped_frames(info)
+        selected = select_frames(tracked, options.limits, skipped, fps)
         # Cut off after tracking, not before: the last boxes depend on later frames, and must not depend on
         # the length of the audio.
-        tracked = stage("faces", itertools.islice(tracked, longest))
+        selected = stage("faces", itertools.islice(selected, longest))
         windows = [writer.mel_window for writer in writers]
-        dubbed = generate(stopwatch.wait("generate", tracked), windows, runner, options.kept_frames(info))
+        dubbed = generate(stopwatch.wait("generate", selected), windows, runner)
         dubbed = stage("generate", dubbed)
         output_depth = max(2, depth // len(writers))
         consumers = [

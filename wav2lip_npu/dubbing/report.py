@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from time import perf_counter
 from typing import Any, TypeVar
 
-from wav2lip_npu.dubbing.spans import NO_FACE, SKIP
+from wav2lip_npu.dubbing.selection import Reason, SelectedFrame
 from wav2lip_npu.errors import FaceError, UsageError
-from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.yuv_image import YuvImage
 from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs, write_output
 from wav2lip_npu.versions import versions
@@ -52,8 +51,9 @@ class DubReport:
     """Frames with a generated mouth."""
     faceless_spans: list[tuple[int, int]]
     """First and last frame of each span without a face, whose frames stay unchanged."""
-    unchanged_spans: list[tuple[int, int, str]]
-    """First and last frame of each span that stays as filmed, and the reason: `no_face` or `skip`."""
+    unchanged_spans: list[tuple[int, int, Reason]]
+    """First and last frame of each span that stays as filmed, and the reason: `no_face`, `turned` (away from
+    the camera), `small` (the face), or `skip`."""
     cuts: list[int]
     """Frames that start a new scene, or a new pass of a looped video."""
     takes: int
@@ -132,62 +132,69 @@ class Stopwatch:
 
 
 class FrameRecorder:
-    """Records faces, gaps and cuts for the report, and stops the dub if no frame has a face.
+    """Records frames as filmed and cuts for the report, and stops the dub if no frame can be dubbed.
 
     `must_have_face` makes every frame without a face an error.
     """
 
-    def __init__(self, face: str, fps: Fraction, kept: Container[int], must_have_face: bool) -> None:
+    def __init__(self, face: str, fps: Fraction, must_have_face: bool) -> None:
         self.frames = self.dubbed_frames = self.width = self.height = 0
-        self.unchanged_spans: list[tuple[int, int, str]] = []
+        self.unchanged_spans: list[tuple[int, int, Reason]] = []
         self.cuts: list[int] = []
         self._face = face
         self._fps = fps
-        self._kept = kept
         self._must_have_face = must_have_face
 
     @property
     def faceless_spans(self) -> list[tuple[int, int]]:
         """First and last frame of each span without a face."""
-        return [(first, last) for first, last, reason in self.unchanged_spans if reason == NO_FACE]
+        return [(first, last) for first, last, reason in self.unchanged_spans if reason == "no_face"]
 
-    def record(self, frames: Iterable[tuple[TrackedFrame, YuvImage]]) -> Iterator[YuvImage]:
+    def record(self, frames: Iterable[tuple[SelectedFrame, YuvImage]]) -> Iterator[YuvImage]:
         """Yield the images of the output. Raises `FaceError`."""
         index = first = last = source = -1
-        has_face = is_second_pass = False
-        for tracked, yuv in frames:
-            index = tracked.frame.index
+        is_usable = is_second_pass = False
+        for selected, yuv in frames:
+            frame, cut = selected.tracked.frame, selected.tracked.cut
+            index = frame.index
             self.width, self.height = yuv.width, yuv.height
-            if tracked.cut and index:
+            if cut and index:
                 self.cuts.append(index)
-            is_second_pass = is_second_pass or tracked.frame.source <= source
-            source = tracked.frame.source
+            is_second_pass = is_second_pass or frame.source <= source
+            source = frame.source
             first, last = source if first < 0 else first, max(last, source)
-            if is_second_pass and source >= first and not has_face:
-                break  # none of the frames has a face
-            is_kept = index in self._kept
-            has_face = has_face or is_kept or tracked.box is not None
-            if is_kept:
-                self._add_unchanged(index, SKIP)
-            elif tracked.box is None:
-                self._add_unchanged(index, NO_FACE)
+            if is_second_pass and source >= first and not is_usable:
+                break  # no frame can be dubbed
+            is_usable = is_usable or selected.reason in (None, "skip")
+            if selected.reason is not None:
+                self._add_unchanged(index, selected.reason)
             else:
                 self.dubbed_frames += 1
                 self._check_span(index)
             self.frames += 1
             yield yuv
-            del tracked, yuv  # the consumer decides how long a frame is held
+            del frame, selected, yuv  # the consumer decides how long a frame is held
         if index < 0:
             raise UsageError(f"--start is after the end of {self._face}. Pass fewer seconds.")
-        if not has_face:
-            range_text = f", frames {first}-{last}" if last else ""
-            raise FaceError(
-                f"no face in {self._face}{range_text}. "
-                "Pass --box TOP BOTTOM LEFT RIGHT, another --detector, or a video with a face."
-            )
+        if not is_usable:
+            raise FaceError(self._nothing_to_dub(f", frames {first}-{last}" if last else ""))
         self._check_span(index + 1)
 
-    def _add_unchanged(self, index: int, reason: str) -> None:
+    def _nothing_to_dub(self, span: str) -> str:
+        reasons = {reason for _, _, reason in self.unchanged_spans}
+        if "turned" in reasons:
+            return (
+                f"the face in {self._face}{span} is turned too far. "
+                "Pass --max_yaw and --max_pitch with more degrees, or another video."
+            )
+        if "small" in reasons:
+            return f"the face in {self._face}{span} is too small. Pass --min_face with fewer pixels."
+        return (
+            f"no face in {self._face}{span}. "
+            "Pass --box TOP BOTTOM LEFT RIGHT, another --detector, or a video with a face."
+        )
+
+    def _add_unchanged(self, index: int, reason: Reason) -> None:
         continues = self.unchanged_spans and self.unchanged_spans[-1][1:] == (index - 1, reason)
         if not continues:
             self._check_span(index)
@@ -196,8 +203,8 @@ class FrameRecorder:
 
     def _check_span(self, index: int) -> None:
         """Raise `FaceError` if `must_have_face` is set and a span without a face ends before this frame."""
-        first, last, reason = self.unchanged_spans[-1] if self.unchanged_spans else (0, 0, "")
-        if self._must_have_face and (last, reason) == (index - 1, NO_FACE):
+        first, last, reason = self.unchanged_spans[-1] if self.unchanged_spans else (0, 0, None)
+        if self._must_have_face and (last, reason) == (index - 1, "no_face"):
             raise FaceError(
                 f"no face in {self._face}, frames {first}-{last} "
                 f"({float(first / self._fps):.1f}-{float((last + 1) / self._fps):.1f} s). "

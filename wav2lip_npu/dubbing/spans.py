@@ -12,10 +12,6 @@ from typing import Any
 
 from wav2lip_npu.errors import UsageError
 
-SKIP, NO_FACE = "skip", "no_face"
-"""Reasons why frames stay as filmed."""
-_FADE_S = 0.12
-"""Seconds of the cross-fade at each end of a span. With a shorter one, the mouth visibly jumps."""
 _SPAN = re.compile(r"(\d+(?:\.\d*)?|\.\d+)?-(\d+(?:\.\d*)?|\.\d+)?")
 _Span = tuple[Decimal, Decimal | None]
 
@@ -82,16 +78,14 @@ def section(start: float, duration: float | None, fps: Fraction) -> tuple[int, i
 
 
 @dataclass(frozen=True)
-class KeptFrames:
-    """The frames that stay as filmed, by their indices in the output."""
+class SkippedFrames:
+    """The frames of `--skip`, by their indices in the output."""
 
     spans: tuple[tuple[int, int | None], ...]
     """Index of the first frame of each span and the index after its last; None is the end of the output."""
-    fade: int
-    """Number of frames before and after a span in which the mouth is cross-faded."""
 
     @classmethod
-    def of(cls, spans: str, fps: Fraction, first: int = 0) -> KeptFrames:
+    def of(cls, spans: str, fps: Fraction, first: int = 0) -> SkippedFrames:
         """Return the frames whose times lie in spans from `canonical_spans`, end excluded.
 
         The time of index i is (first + i) / fps.
@@ -104,18 +98,11 @@ class KeptFrames:
             (index(start), None if end is None else index(end))
             for start, end in map(_parse, filter(None, spans.split(",")))
         ]
-        return cls(tuple(span for span in indices if span[0] != span[1]), round(_FADE_S * fps))
+        return cls(tuple(span for span in indices if span[0] != span[1]))
 
     def __contains__(self, index: object) -> bool:
         assert isinstance(index, int)
         return any(start <= index and (end is None or index < end) for start, end in self.spans)
-
-    def opacity(self, index: int) -> float:
-        """Return the opacity of the mouth: 0 in a span, a ramp next to it, 1 elsewhere."""
-        distances = [
-            max(start - index, 0 if end is None else index - end + 1, 0) for start, end in self.spans
-        ]
-        return min([1.0, *(distance / (self.fade + 1) for distance in distances)])
 
 
 def _exact(seconds: float) -> Fraction:

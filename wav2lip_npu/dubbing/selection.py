@@ -1,0 +1,163 @@
+"""Select the frames that get a mouth, and its opacity next to those that stay as filmed."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from wav2lip_npu.errors import UsageError
+from wav2lip_npu.faces.head_pose import HeadPose, head_pose
+from wav2lip_npu.faces.tracker import TrackedFrame
+from wav2lip_npu.options import check_types, nested_by_name
+
+Reason = Literal["skip", "no_face", "turned", "small"]
+"""Why a frame stays as filmed: `--skip`, no face, a face that is turned away, or one that is too small."""
+_IN_WORDS: dict[Reason, str] = {
+    "no_face": "without a face",
+    "turned": "turned away",
+    "small": "too small",
+    "skip": "skipped",
+}
+_FADE_S = 0.12
+"""Seconds of the cross-fade at each end of a span. With a shorter one, the mouth visibly jumps."""
+_MAX_FADE = 25
+"""Frames of the cross-fade, which are held in memory."""
+_RETURN_DEGREES, _RETURN_S = 5.0, 0.2
+"""A face has turned back when it has stayed this much below the limit for this long."""
+_MAX_DEGREES = 180
+
+
+@nested_by_name
+@dataclass(frozen=True, kw_only=True)
+class FaceLimits:
+    """Limits beyond which a face stays as filmed. They apply to faces with landmarks.
+
+    Raises:
+        UsageError: A value is out of range.
+
+    """
+
+    max_yaw: float = 55
+    """Degrees to the left or right beyond which a face is turned away and stays as filmed. 180: no limit."""
+    max_pitch: float = 45
+    """The same for a face that looks up or down."""
+    min_face: float = 24
+    """Pixels of the width of a face below which it stays as filmed. 0: no limit."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_types(self)
+        for name in ("max_yaw", "max_pitch"):
+            if not 0 < (value := getattr(self, name)) <= _MAX_DEGREES:
+                raise UsageError(
+                    f"--{name} {value:g} is out of range. Pass degrees above 0, up to {_MAX_DEGREES}."
+                )
+        if not 0 <= self.min_face < float("inf"):
+            raise UsageError(f"--min_face {self.min_face:g} is out of range. Pass at least 0 pixels.")
+
+    def excess(self, pose: HeadPose) -> float:
+        """Return by how many degrees a face is beyond a limit; a negative number within the limits."""
+        return max(abs(pose.yaw) - self.max_yaw, abs(pose.pitch) - self.max_pitch)
+
+
+def count_text(spans: Iterable[tuple[int, int, Reason]]) -> str:
+    """Return the numbers of frames that stay as filmed, such as `12 without a face, 3 turned away`."""
+    counts: Counter[Reason] = Counter()
+    for first, last, reason in spans:
+        counts[reason] += last - first + 1
+    return ", ".join(f"{counts[reason]} {_IN_WORDS[reason]}" for reason in _IN_WORDS if reason in counts)
+
+
+@dataclass(frozen=True)
+class SelectedFrame:
+    """A tracked frame, and what happens to its mouth."""
+
+    tracked: TrackedFrame
+    reason: Reason | None
+    """Why the frame stays as filmed; None if it gets a mouth."""
+    opacity: float
+    """Opacity of the mouth: 0 in a span that stays as filmed, a ramp next to it, 1 elsewhere."""
+
+
+def select_frames(
+    frames: Iterable[TrackedFrame], limits: FaceLimits, skipped: Container[int], fps: Fraction
+) -> Iterator[SelectedFrame]:
+    """Yield each frame with the reason why it stays as filmed, or the opacity of its mouth.
+
+    Holds the frames of one cross-fade, because the mouth fades out before a span begins. There is no
+    cross-fade over a cut.
+
+    Args:
+        frames: Tracked frames, in order.
+        limits: Limits of size and direction of the face.
+        skipped: Indices of the frames of `--skip`.
+        fps: Frames per second.
+
+    """
+    fade = min(round(_FADE_S * fps), _MAX_FADE)
+    judge = _Judge(limits, skipped, fps)
+    pending: deque[tuple[TrackedFrame, Reason | None]] = deque()
+    since = fade + 1
+
+    def pop() -> SelectedFrame:
+        """Return the oldest pending frame; `since` is its distance to the last frame as filmed."""
+        nonlocal since
+        tracked, reason = pending.popleft()
+        since = 0 if reason else fade + 1 if tracked.cut else since + 1
+        distance = min(since, _distance_to_kept(pending, fade))
+        return SelectedFrame(tracked, reason, min(1.0, distance / (fade + 1)))
+
+    for frame in frames:
+        pending.append((frame, judge(frame)))
+        del frame
+        if len(pending) > fade:
+            yield pop()
+    while pending:
+        yield pop()
+
+
+def _distance_to_kept(later: Iterable[tuple[TrackedFrame, Reason | None]], fade: int) -> int:
+    """Return the distance to the next frame that stays as filmed; `fade` + 1 if it is far or after a cut."""
+    for distance, (tracked, reason) in enumerate(later, start=1):
+        if tracked.cut:
+            break
+        if reason:
+            return distance
+    return fade + 1
+
+
+class _Judge:
+    """Returns the reason why each frame stays as filmed, in order."""
+
+    def __init__(self, limits: FaceLimits, skipped: Container[int], fps: Fraction) -> None:
+        self._limits, self._skipped = limits, skipped
+        self._wait = max(1, round(_RETURN_S * fps))
+        self._turned = 0
+        """Frames until a face that turns back gets a mouth again; 0 if it is not turned away."""
+
+    def __call__(self, frame: TrackedFrame) -> Reason | None:
+        is_turned = self._is_turned(frame)
+        if frame.frame.index in self._skipped:
+            return "skip"
+        if frame.box is None:
+            return "no_face"
+        if is_turned:
+            return "turned"
+        if frame.landmarks is not None and frame.box[2] - frame.box[0] < self._limits.min_face:
+            return "small"
+        return None
+
+    def _is_turned(self, frame: TrackedFrame) -> bool:
+        if frame.cut or frame.box is None:
+            self._turned = 0
+        if frame.box is None or frame.landmarks is None:
+            return False
+        excess = self._limits.excess(head_pose(frame.landmarks))
+        if excess > 0 or (self._turned and excess > -_RETURN_DEGREES):
+            self._turned = self._wait
+        elif self._turned:
+            self._turned -= 1
+        return self._turned > 0
