@@ -36,6 +36,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "dub": Command("dub", "DubCommand", "lip-sync one video or photo to an audio file"),
     "batch": Command("batch", "BatchCommand", "dub many videos unattended"),
+    "faces": Command("faces", "FacesCommand", "list the people of a video, with pictures"),
     "preprocess": Command("preprocess", "PreprocessCommand", "cut training clips out of videos"),
     "train_syncnet": Command("train", "TrainSyncnetCommand", "train SyncNet, the lip-sync expert"),
     "train": Command("train", "TrainCommand", "train the generator"),
