@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import runpy
 from fractions import Fraction
 
 import av
@@ -23,6 +24,7 @@ from support.media_files import (
     write_wav,
 )
 from wav2lip_npu.errors import MediaError
+from wav2lip_npu.media import container
 from wav2lip_npu.media.audio_reader import read_audio
 from wav2lip_npu.media.container import open_media, probe
 from wav2lip_npu.media.video_reader import read_frames
@@ -79,6 +81,14 @@ def test_metadata_need_not_be_utf8(tmp_path, suffix):
     with open_media(path) as opened:
         comment = {name.lower(): text for name, text in opened.metadata.items()}["comment"]
     assert comment.startswith("Caf") and comment.endswith("chen")
+
+
+@pytest.mark.parametrize(("version", "has_argument"), [("17.1.0", True), ("18.1.0", True), ("19.0.2", False)])
+def test_argument_that_pyav_19_removed_is_not_passed(monkeypatch, version, has_argument):
+    """A17: without constraints, Python 3.12 and newer get PyAV 19."""
+    monkeypatch.setattr(av, "__version__", version)
+    names = runpy.run_path(container.__file__)
+    assert ("metadata_errors" in names["_METADATA"]) == has_argument
 
 
 def test_cover_art_is_not_a_video(tmp_path):
