@@ -40,7 +40,7 @@ class FaceLimits:
 
     """
 
-    max_yaw: float = 55
+    max_yaw: float = 50
     """Degrees to the left or right beyond which a face is turned away and stays as filmed. 180: no limit."""
     max_pitch: float = 45
     """The same for a face that looks up or down."""
