@@ -175,6 +175,23 @@ def test_error_names_value_and_type():
         with_values(DubOptions(), {"encode": None})
 
 
+@pytest.mark.parametrize("path", ["", "a\0b", "\ud800", None, b"v.mp4"])
+def test_text_that_is_not_a_path(path, tmp_path, monkeypatch):
+    """B10: a path that no file can have is refused with the name of the argument."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("audio", "voice"):
+        files = {"audio": "a.wav", "voice": "v.wav", name: path}
+        if files["voice"] is not None:
+            with pytest.raises(UsageError, match=name):
+                wav2lip_npu.dub("f.mp4", files["audio"], "o.mp4", voice=files["voice"])
+    with pytest.raises(UsageError, match="face"):
+        wav2lip_npu.dub(path, "a.wav", "o.mp4")
+    with pytest.raises(UsageError, match="faces"):
+        wav2lip_npu.run_batch(faces=[path], audios=["a.wav"], outdir="out")
+    with pytest.raises(UsageError, match="checkpoint_path"):
+        wav2lip_npu.load_models(path)
+
+
 def test_lists_paths_and_numpy_numbers_become_plain_values():
     values = {
         "pads": [0, 10, 0, 0],

@@ -67,9 +67,10 @@ def with_values(options: Options, values: Mapping[str, Any]) -> Options:
 def closest(name: str, names: Iterable[str]) -> str | None:
     """Return a question that suggests the most similar name; None if none is similar.
 
-    Names with a different first letter must be more similar: `note` does not suggest `rotate`.
+    Names with a different first letter must be more similar: `note` does not suggest `rotate`. Upper case in
+    `name` is ignored.
     """
-    names = list(names)
+    name, names = name.lower(), list(names)
     alike = [other for other in names if other[:1] == name[:1]]
     near = (
         difflib.get_close_matches(name, names, n=1, cutoff=0.8)
@@ -182,7 +183,11 @@ def _as_bool(value: Any) -> bool:
 
 def _as_text(value: Any) -> str:
     text = os.fspath(value)
-    if not isinstance(text, str):
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:  # half of a character, which no file name can contain
+        raise TypeError from None
+    if not isinstance(text, str) or "\0" in text:
         raise TypeError
     return text
 
@@ -261,8 +266,11 @@ def expect_text(**values: Any) -> None:
 
 
 def path_text(path: Any, name: str) -> str:
-    """Return a path as `str`. Raises `UsageError`, which calls it `name`, if it is not a path."""
+    """Return a path as `str`. Raises `UsageError`, which calls it `name`, if it is empty or not a path."""
     try:
-        return _as_text(path)
+        text = _as_text(path)
     except TypeError:
         raise UsageError(f"{name} {path!r:.80} is not a path. Pass a str or a pathlib.Path.") from None
+    if not text:
+        raise UsageError(f"{name} is an empty path. Pass the path of a file.")
+    return text

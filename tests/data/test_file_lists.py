@@ -237,6 +237,7 @@ def test_new_list_reads_a_list_from_windows(tmp_path):
         ("main/00001\n".encode("utf-16"), "line 1 is not UTF-8 text"),
         (b"main/00001\nPK\3\4\0\0", "line 2 is not UTF-8 text"),
         (b"a" * 70_000, "line 1 is not UTF-8 text"),
+        (b"fine\nmac/1\rmac/2\rmac/3\r", "line 2 has carriage returns"),
         (b'fine\n"no end', "line 2 begins with a quote"),
         (b'"' + b"[" * 50_000, "line 1 begins with a quote"),
     ],

@@ -265,7 +265,7 @@ def test_full_disk_keeps_the_old_file(tmp_path, suffix):
         capture_output=True, text=True, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert done.stdout.splitlines() == [
-        f"{limit} cannot write {path}: the disk is full. Free space or pass another --outfile."
+        f"{limit} cannot write {path}: File too large. Free space or pass another --outfile."
         for limit in limits
     ], done.stderr
     assert path.read_bytes() == b"precious"

@@ -187,3 +187,28 @@ def test_full_disk_is_an_output_error(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert os.listdir(tmp_path) == []
+
+
+def test_special_file_among_the_files_of_a_folder(tmp_path):
+    """A4: a FIFO with the name of a file that will be written into a folder is refused before any work."""
+    written = OutputPath("--checkpoint_dir", tmp_path, is_folder=True, files=re.compile(r"step\d\.pth"))
+    (tmp_path / "step1.pth").symlink_to("missing")
+    os.mkfifo(tmp_path / "other.pth")
+    check_outputs([written])
+    os.mkfifo(tmp_path / "step2.pth")
+    assert "step2.pth" in (text := refused(written)) and "--checkpoint_dir" in text
+
+
+def test_empty_path_is_named_by_its_flag(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = refused(OutputPath("--outfile", tmp_path / "o.mp4"), OutputPath("--report", ""))
+    assert "--report" in text and "empty" in text
+
+
+def test_deleted_working_directory(tmp_path, monkeypatch):
+    """A11: relative paths in a folder that no longer exists are refused."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    assert "o.mp4" in refused(OutputPath("--outfile", "o.mp4"), inputs=(InputPath("--face", "f.mp4"),))

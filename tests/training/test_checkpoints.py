@@ -219,11 +219,16 @@ def damaged(content: dict[str, Any], how: str) -> dict[str, Any]:
         content["optimizer"]["param_groups"][0]["params"].pop()
     elif how == "step":
         content["global_step"] = "many"
+    elif how == "nan":
+        state[3]["exp_avg"][0] = torch.nan
+    elif how == "negative":
+        state[3]["exp_avg_sq"] -= 1
     return content
 
 
-@pytest.mark.parametrize("how", ["shape", "sgd", "groups", "words", "short", "step"])
+@pytest.mark.parametrize("how", ["shape", "sgd", "groups", "words", "short", "step", "nan", "negative"])
 def test_optimizer_state_that_does_not_fit(clips, tmp_path, capsys, how):
+    """A6: damaged moments are reported before the first step, not as NaN after it."""
     torch.save(damaged(original("syncnet"), how), tmp_path / "odd.pth")
     message = refused(clips, tmp_path / "out", ORIGINAL, capsys, checkpoint_path=tmp_path / "odd.pth")
     assert "odd.pth: its training state does not fit" in message

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from support.networks import golden_weights
 from support.trainings import (
     GENERATOR,
     ORIGINAL,
@@ -24,7 +25,10 @@ from support.trainings import (
     train,
 )
 from wav2lip_npu.cli import main
+from wav2lip_npu.models import checkpoint
+from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.storage.atomic import part_path
+from wav2lip_npu.training.checkpoints import newest, path_of
 from wav2lip_npu.training.evaluations import Evaluations
 
 KINDS = {
@@ -172,6 +176,15 @@ def test_half_written_checkpoints(clips, tmp_path, caplog):
     train(clips, out, WITH_DISC, steps=3)
     assert "resuming from step 2" in caplog.text
     assert_same_checkpoints(once, out, 3)
+
+
+def test_missing_checkpoint_behind_a_link(tmp_path, caplog):
+    """A6: the newest checkpoint may be a link to a disk that is not mounted; the one before is used."""
+    checkpoint.save(path_of(tmp_path, "syncnet", 4), golden_weights(SyncNet(width=2)), {"global_step": 4})
+    path_of(tmp_path, "syncnet", 6).symlink_to(tmp_path / "unmounted" / "checkpoint_step000000006.pth")
+    (tmp_path / "checkpoint_step0000000005.pth").write_bytes(b"not a name of ours")
+    assert newest(tmp_path, ["syncnet"])["syncnet"].source == path_of(tmp_path, "syncnet", 4)
+    assert "checkpoint_step000000006.pth" in caplog.text
 
 
 def test_without_a_complete_checkpoint_training_starts_from_scratch(clips, tmp_path, caplog):

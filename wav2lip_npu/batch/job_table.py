@@ -80,6 +80,9 @@ def _csv_rows(path: str | os.PathLike[str], known: Names, required: Names) -> It
     if not number:
         return
     names = [cell.strip() for cell in header]
+    if any(cell.startswith(" ") for cell in header[1:]):  # cells are separated by a delimiter and a blank
+        records = _records(text, delimiter, skip_blank=True)
+        next(records)
     if missing := [name for name in required if name not in names]:
         line = text.lstrip().splitlines()[0]
         raise UsageError(
@@ -120,9 +123,10 @@ def _check_raw_names(path: str | os.PathLike[str], number: int, cells: Sequence[
         )
 
 
-def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
+def _records(text: str, delimiter: str, *, skip_blank: bool = False) -> Iterator[tuple[int, list[str] | str]]:
     """Yield number and cells of each non-blank line; a message instead of cells if it is not CSV."""
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    source = io.StringIO(text, newline="")
+    lines = csv.reader(source, delimiter=delimiter, skipinitialspace=skip_blank, strict=True)
     for number in itertools.count(1):
         try:
             cells = next(lines, None)

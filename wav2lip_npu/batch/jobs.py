@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias, get_args
 from wav2lip_npu.batch.job_table import EMPTY, Row, column_names, read_rows, with_cells
 from wav2lip_npu.device import Precision
 from wav2lip_npu.dubbing.options import DubOptions
+from wav2lip_npu.dubbing.spans import canonical_spans
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.bundled import STARTER
 from wav2lip_npu.options import check_types, nested_by_name, path_text
@@ -180,6 +181,12 @@ def _job_of(row: Row, folder: str, defaults: Job) -> tuple[Job | None, list[str]
             problems.append(f"{name} is missing. A row needs {', '.join(_FILES)}.")
         elif isinstance(value, str) and value and (name, value) != ("checkpoint_path", STARTER):
             values[name] = os.path.join(folder, value)
+    if isinstance(values.get("skip"), list):
+        try:
+            values["skip"] = canonical_spans(values["skip"])
+        except UsageError as error:
+            problems.append(str(error))
+            del values["skip"]
     job, more = with_cells(replace(defaults, face="", audio="", outfile="", row=row.number), values)
     problems += more
     return (job if job.face and job.audio and job.outfile else None), problems

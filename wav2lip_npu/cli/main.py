@@ -8,6 +8,7 @@ import importlib
 import io
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn, get_type_hints
@@ -46,7 +47,9 @@ COMMANDS = {
 }
 _JSON = "--json"
 """Flag whose value is optional: a file name, or nothing for standard output."""
-_WIDE = 100_000
+_NARROW, _WIDE = 40, 100_000
+"""Columns of the narrowest terminal that the help is formatted for, because tyro never finishes with 2, and
+of one in which every message fits in a line."""
 _SIGNALLED = 128
 """Exit codes above this are 128 plus the number of the signal that stopped the command."""
 
@@ -93,7 +96,7 @@ def _parse(name: str, words: list[str]) -> Any:
     words = _join_dashes(_normalize_switches(words, options), options)
     messages = io.StringIO()
     try:
-        with contextlib.redirect_stderr(messages):
+        with contextlib.redirect_stderr(messages), _columns(max(shutil.get_terminal_size().columns, _NARROW)):
             return _run_tyro(name, words, options)
     except SystemExit as stop:
         if not stop.code:
@@ -125,20 +128,26 @@ def _run_tyro(name: str, words: list[str], options: Any) -> Any:
 def _unboxed_error(name: str, words: list[str], options: Any) -> str:
     """Return tyro's message about bad words as one line, by parsing again for a very wide terminal."""
     messages = io.StringIO()
-    columns = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = str(_WIDE)
-    try:
-        with contextlib.redirect_stderr(messages), contextlib.suppress(SystemExit):
-            _run_tyro(name, words, options)
-    finally:
-        if columns is None:
-            del os.environ["COLUMNS"]
-        else:
-            os.environ["COLUMNS"] = columns
+    with contextlib.redirect_stderr(messages), _columns(_WIDE), contextlib.suppress(SystemExit):
+        _run_tyro(name, words, options)
     box = messages.getvalue().partition("For full helptext")[0]
     lines = [line.strip("│| ") for line in box.splitlines()[1:]]
     text = " ".join(line for line in lines if line.strip("─-╰╯+")).partition(" Argument helptext:")[0]
     return f"{text} See wav2lip-npu {name} --help."
+
+
+@contextlib.contextmanager
+def _columns(width: int) -> Iterator[None]:
+    """Set the width of the terminal for tyro during the block."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(width)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
 
 
 def _normalize_switches(words: list[str], options: Any) -> list[str]:

@@ -92,6 +92,8 @@ def _parse_lines(file: BinaryIO, path: str | os.PathLike[str], is_clip: IsClip |
                 f"{path}, line {number} is not UTF-8 text. Save the list as a text file in UTF-8."
             )
         text = line.decode("utf-8", "surrogateescape").strip()
+        if "\r" in text:
+            raise DataError(f"{path}, line {number} has carriage returns in it. Write one clip per line.")
         if text:
             yield _parse(text, f"{path}, line {number}", is_clip)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Annotated, Literal
 
+import tyro
+
 from wav2lip_npu.dubbing.blend import Blend
 from wav2lip_npu.dubbing.selection import FaceLimits
 from wav2lip_npu.dubbing.spans import SkippedFrames, canonical_spans, section
@@ -20,6 +22,8 @@ from wav2lip_npu.options import check_types, group, nested_by_name
 
 _MIN_FPS, _MAX_FPS = 0.001, 1000
 _MAX_DB = 100
+_MAX_BATCH = 4096
+"""The frames of a batch are in memory at the same time."""
 _MAX_MEL_SHIFT = 100
 
 
@@ -55,7 +59,7 @@ class DubOptions:
     fps: float | None = None
     """Frames per second of the output. None: the rate of the video, or 25 for a still image. 23.976,
     29.97 and 59.94 mean the exact NTSC rates, such as 30000/1001."""
-    skip: str = ""
+    skip: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: no span)")] = ""
     """Spans that stay as filmed, in seconds from the beginning: 3.2-5.0,7-8, or 7- (to the end)."""
     rest: Literal["auto", "off"] = "auto"
     """auto: close the mouth in pauses of at least 0.2 s, except with --blend hard. off: never."""
@@ -74,9 +78,9 @@ class DubOptions:
         """Check the values, and convert pairs of numbers in `skip` to text."""
         object.__setattr__(self, "skip", canonical_spans(self.skip))
         check_types(self)
-        if self.wav2lip_batch_size is not None and self.wav2lip_batch_size < 1:
+        if self.wav2lip_batch_size is not None and not 1 <= self.wav2lip_batch_size <= _MAX_BATCH:
             raise UsageError(
-                f"--wav2lip_batch_size {self.wav2lip_batch_size} is out of range. Pass at least 1."
+                f"--wav2lip_batch_size {self.wav2lip_batch_size} is out of range. Pass 1 to {_MAX_BATCH}."
             )
         if not 0 <= self.start < math.inf:
             raise UsageError(f"--start {self.start:g} is out of range. Pass at least 0 seconds.")

@@ -135,7 +135,7 @@ class OutputWriter:
         """
         stopwatch = Stopwatch()
         must_have_face = self._options.faces.no_face == "error"
-        recorder = FrameRecorder(self._info.path, self._fps, must_have_face)
+        recorder = FrameRecorder(self._info.path, self._fps, must_have_face, start=self.extent.first)
         needed = itertools.islice(self._needed(stopwatch.wait("blend", dubbed)), self.extent.limit)
         blended = prefetch(stopwatch.work("blend", self._blend(needed, number)), depth)
         start = perf_counter()

@@ -134,16 +134,18 @@ class Stopwatch:
 class FrameRecorder:
     """Records frames as filmed and cuts for the report, and stops the dub if no frame can be dubbed.
 
-    `must_have_face` makes every frame without a face an error.
+    `must_have_face` makes every frame without a face an error. `start` is the number of frames that the dub
+    skips at the beginning; frame numbers in errors include them.
     """
 
-    def __init__(self, face: str, fps: Fraction, must_have_face: bool) -> None:
+    def __init__(self, face: str, fps: Fraction, must_have_face: bool, start: int = 0) -> None:
         self.frames = self.dubbed_frames = self.width = self.height = 0
         self.unchanged_spans: list[tuple[int, int, Reason]] = []
         self.cuts: list[int] = []
         self._face = face
         self._fps = fps
         self._must_have_face = must_have_face
+        self._start = start
 
     @property
     def faceless_spans(self) -> list[tuple[int, int]]:
@@ -175,7 +177,8 @@ class FrameRecorder:
             yield yuv
             del frame, selected, yuv  # the consumer decides how long a frame is held
         if index < 0:
-            raise UsageError(f"--start is after the end of {self._face}. Pass fewer seconds.")
+            start = float(self._start / self._fps)
+            raise UsageError(f"--start {start:g} is after the end of {self._face}. Pass fewer seconds.")
         if not is_usable:
             raise FaceError(self._nothing_to_dub(f", frames {first}-{last}" if last else ""))
         self._check_span(index + 1)
@@ -205,6 +208,7 @@ class FrameRecorder:
         """Raise `FaceError` if `must_have_face` is set and a span without a face ends before this frame."""
         first, last, reason = self.unchanged_spans[-1] if self.unchanged_spans else (0, 0, None)
         if self._must_have_face and (last, reason) == (index - 1, "no_face"):
+            first, last = self._start + first, self._start + last
             raise FaceError(
                 f"no face in {self._face}, frames {first}-{last} "
                 f"({float(first / self._fps):.1f}-{float((last + 1) / self._fps):.1f} s). "

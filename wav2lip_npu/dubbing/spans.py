@@ -20,8 +20,8 @@ def canonical_spans(spans: Any) -> str:
     """Return spans as text such as `3.2-5,7-`: sorted, merged, in seconds.
 
     Args:
-        spans: Text with spans separated by commas or blanks, where `7-` is a span to the end; or pairs of
-            numbers, in which None as the second is the end.
+        spans: Text with spans separated by commas or blanks, where `7-` is a span to the end; or a list of
+            such texts and of pairs of numbers, in which None or infinity as the second is the end.
 
     Raises:
         UsageError: A span is malformed or empty.
@@ -57,8 +57,10 @@ def _parse(text: str) -> _Span:
 
 
 def _pair(pair: Sequence[Any]) -> _Span:
+    if isinstance(pair, str):
+        return _parse(pair)
     start, end = pair
-    return Decimal(str(start)), None if end is None else Decimal(str(end))
+    return Decimal(str(start)), None if end in (None, math.inf) else Decimal(str(end))
 
 
 def _text(seconds: Decimal) -> str:

@@ -232,7 +232,7 @@ def _open_checked(path: str | os.PathLike[str]) -> BinaryIO:
             raise MediaError(f"{path} is empty. Copy the file again.")
         return open(path, "rb")
     except OSError as error:
-        raise MediaError(f"cannot read {path}: {error.strerror or error}.") from None
+        raise MediaError(f"cannot read {path}: {error.strerror or error}. Check its path.") from None
 
 
 def _open_container(path: str | os.PathLike[str]) -> av.container.InputContainer:

@@ -113,4 +113,6 @@ def decode_webp(image: ImageFile, path: str | os.PathLike[str]) -> Iterator[Vide
 
 
 def _unreadable(path: str | os.PathLike[str], error: Exception) -> MediaError:
-    return MediaError(f"cannot read image {path}: {error}.")
+    too_large = isinstance(error, Pillow.DecompressionBombError)
+    advice = "Scale it down." if too_large else "Copy the file again, or export it as PNG."
+    return MediaError(f"cannot read image {path}: {str(error).rstrip('.')}. {advice}")

@@ -30,7 +30,7 @@ Preset = Literal[
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
 ]
 PRESETS: tuple[str, ...] = get_args(Preset)
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_TOO_LARGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @nested_by_name
@@ -69,6 +69,8 @@ def check_target(out: str | os.PathLike[str], inputs: Iterable[InputPath] = ()) 
 
 def check_format(out: str | os.PathLike[str]) -> None:
     """Raise `MediaError` if the suffix of `out` is not that of a video format."""
+    if not os.fspath(out):
+        raise MediaError("--outfile is empty. Pass a path.")
     if Path(out).suffix.lower() not in FORMATS:
         raise MediaError(f"cannot write {out}: unknown video format. Use one of {', '.join(FORMATS)}.")
 
@@ -112,9 +114,9 @@ def write_video(
         assert error.__cause__ is not None
         raise error.__cause__ from None
     except OSError as error:
-        if error.errno in _DISK_FULL:
+        if error.errno in _TOO_LARGE:
             raise MediaError(
-                f"cannot write {target}: the disk is full. Free space or pass another --outfile."
+                f"cannot write {target}: {error.strerror}. Free space or pass another --outfile."
             ) from None
         raise MediaError(f"cannot write {target}: {error.strerror or error}.") from error
     except av.error.FFmpegError as error:

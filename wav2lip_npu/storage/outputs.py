@@ -67,7 +67,10 @@ def output_problems(
     gate = _Gate(inputs)
     problems: list[Wav2LipError | None] = []
     for output in outputs:
-        text = gate.collision(output) or gate.obstacle(output)
+        if os.fspath(output.path):
+            text = gate.collision(output) or gate.obstacle(output)
+        else:
+            text = f"{output.name} is empty. Pass a path."
         problems.append(output.error(text) if text else None)
     return problems
 
@@ -127,10 +130,10 @@ class _Gate:
     def obstacle(self, output: OutputPath) -> str | None:
         """Return why an output cannot be written; None if it can."""
         path = os.fspath(output.path)
-        if not path:
-            return f"{output.name} is empty. Pass a path."
         try:
             reason = self._obstacle(path, output.is_folder)
+            if reason is None and output.files is not None:
+                reason = _special_file(path, output.files)
         except OSError as error:
             reason = error.strerror or str(error)
         except ValueError as error:  # a NUL, or characters that cannot be encoded
@@ -163,15 +166,14 @@ class _Gate:
 
     def _look_up(self, text: str) -> tuple[str, list[object]]:
         folder, name = os.path.split(text)
+        real = text
         try:
             real = os.path.join(self._real_folder(folder), name)
             if name in ("", ".", "..") or os.path.islink(real):
                 real = os.path.realpath(text)
             status = os.stat(real)
-        except OSError:
+        except (OSError, ValueError):  # such as a deleted working directory, or a NUL
             return real, [real]
-        except ValueError:
-            return text, [text]
         return real, [real, (status.st_dev, status.st_ino)]
 
     def _real_folder(self, folder: str) -> str:
@@ -225,6 +227,19 @@ def _probe(folder: str) -> str | None:
         probe.unlink(missing_ok=True)  # another process may remove it as stale
     except OSError as error:
         return error.strerror
+    return None
+
+
+def _special_file(folder: str, names: re.Pattern[str]) -> str | None:
+    """Return which file of a folder could not be replaced, because it is not regular."""
+    if not os.path.isdir(folder):
+        return None
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if names.fullmatch(entry.name) and os.path.exists(entry.path):
+                kind = type_of(entry.stat())
+                if kind is not None:
+                    return f"{entry.name} in it is {kind}"
     return None
 
 

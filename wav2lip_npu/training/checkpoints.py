@@ -15,6 +15,8 @@ from wav2lip_npu.storage.atomic import remove_stale_parts
 log = logging.getLogger(__name__)
 
 _PREFIXES = {"discriminator": "disc_"}
+_CHECKPOINT = re.compile(r"checkpoint_step(\d{9}|[1-9]\d{9,})\.pth", re.ASCII)
+"""Names that `path_of` returns."""
 CHECKPOINT_FILES = re.compile(r"(disc_)?checkpoint_step\d{9,}\.pth", re.ASCII)
 
 
@@ -25,7 +27,7 @@ def path_of(directory: Path, kind: str, step: int) -> Path:
 
 def saved_steps(directory: Path) -> list[int]:
     """Return the steps of the checkpoints in a directory, newest first."""
-    names = (re.fullmatch(r"checkpoint_step(\d{9,})\.pth", path.name) for path in directory.glob("*.pth"))
+    names = (_CHECKPOINT.fullmatch(path.name) for path in directory.glob("*.pth"))
     return sorted((int(name[1]) for name in names if name), reverse=True)
 
 
@@ -40,7 +42,9 @@ def newest(directory: Path, kinds: list[str]) -> dict[str, Checkpoint]:
     for step in steps:
         paths = {kind: path_of(directory, kind, step) for kind in kinds}
         try:
-            return {kind: checkpoint.load(path, kind) for kind, path in paths.items() if path.exists()}
+            # The main checkpoint is in the list, but may be a link to a missing file: loading it fails then.
+            present = {kind: path for kind, path in paths.items() if kind == kinds[0] or path.exists()}
+            return {kind: checkpoint.load(path, kind) for kind, path in present.items()}
         except CheckpointMismatchError as error:
             raise CheckpointMismatchError(f"{error} Or pass another --checkpoint_dir.") from None
         except CheckpointError as error:

@@ -141,8 +141,9 @@ class TrainOptions:
             raise UsageError(f"--average {self.average:g} is out of range. Pass 0 to 0.9999.")
         if self.width is not None and (self.width < 2 or self.width % 2 or self.width > 256):
             raise UsageError(f"--width {self.width} is invalid. Pass an even number from 2 to 256.")
-        if self.seed >= 2**63:
-            raise UsageError(f"--seed {self.seed} is out of range. Pass at most 2^63 - 1.")
+        for name, maximum in {"batch_size": 1 << 16, "seed": (1 << 63) - 1}.items():
+            if getattr(self, name) > maximum:
+                raise UsageError(f"--{name} {getattr(self, name)} is out of range. Pass at most {maximum}.")
 
 
 @nested_by_name

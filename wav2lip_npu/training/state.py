@@ -106,7 +106,7 @@ class TrainState:
                     checkpoint.save(path, network, progress)
             except (OSError, RuntimeError) as error:  # PyTorch raises RuntimeError for a full disk
                 raise CheckpointError(
-                    f"cannot write {path} ({error}). Free some disk space and run the command again."
+                    f"cannot write {path} ({error}). Fix this, or free disk space, and run the command again."
                 ) from None
         return main
 

@@ -85,6 +85,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
             moment = state[name]
             if moment.shape != parameters[number].shape or not moment.is_floating_point():
                 raise ValueError(f"{name} {number} of the optimizer is {moment.dtype} {tuple(moment.shape)}")
+            if not moment.sum(dtype=torch.float64).isfinite() or (name == "exp_avg_sq" and moment.min() < 0):
+                raise ValueError(f"{name} {number} of the optimizer is NaN, infinite or negative")
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     # Before loading: the Adam implementation determines where PyTorch stores the step counts.
     groups = [{**group, **setting} for group, setting in zip(saved["param_groups"], settings, strict=True)]
