@@ -152,6 +152,16 @@ def test_hidden_rows_are_not_computed(files):
     assert row_slices(SHOWN, 7).feature_rows == [40, 18, 6, 0, 0, 0, 0]
 
 
+def test_huge_file_is_not_read(tmp_path):
+    """A8: the size of an .onnx file is checked before it is read into memory."""
+    path = tmp_path / "a.onnx"
+    with path.open("wb") as file:
+        file.write(b"x")
+        file.truncate(1 << 40)
+    with pytest.raises(CheckpointError, match=r"a\.onnx.*bytes"):
+        read_onnx(path)
+
+
 def test_last_batch_is_padded():
     seen = []
 

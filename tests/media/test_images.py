@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import struct
 
 import av
 import cv2
@@ -171,6 +172,31 @@ def test_damaged_heic_raises_media_error_only(tmp_path):
             next(read_frames(probe(path)))
         except MediaError as error:
             assert "\n" not in str(error) and "a.heic" in str(error)
+
+
+def box(kind: str, content: bytes) -> bytes:
+    return struct.pack(">I", len(content) + 8) + kind.encode() + content
+
+
+def test_malicious_index_of_a_heic(tmp_path):
+    """B1: boxes that claim huge offsets or any number of extents in no bytes; a grid that is cut short."""
+    infe = box("infe", struct.pack(">IHH4sx", 2 << 24, 1, 0, b"grid"))
+    pitm, iinf = box("pitm", struct.pack(">IH", 0, 1)), box("iinf", struct.pack(">IH", 0, 1) + infe)
+    many = struct.pack(">HHH", 2, 0, 0xFFFF) * 0xFFFF
+    located = {
+        "extents": struct.pack(">IBBH", 0, 0, 0, 0xFFFF) + many,
+        "offset": struct.pack(">IBBHHHHQQ", 0, 0x88, 0, 1, 1, 0, 1, 1 << 64 - 1, 9),
+        "short": struct.pack(">IBBHHHHHII", 1 << 24, 0x44, 0, 1, 1, 1, 0, 1, 0, 2),
+    }
+    path = tmp_path / "a.heic"
+    for iloc in located.values():
+        path.write_bytes(box("meta", bytes(4) + pitm + iinf + box("iloc", iloc) + box("idat", b"\0\0")))
+        with pytest.raises(MediaError, match=r"a\.heic"):
+            read_grid(path)
+    for size in (1 << 63, (1 << 64) - 1):
+        path.write_bytes(struct.pack(">I4sQ", 1, b"free", size))
+        with pytest.raises(MediaError, match=r"a\.heic"):
+            read_grid(path)
 
 
 needs_avif = pytest.mark.skipif(not features.check("avif"), reason="Pillow cannot write AVIF")

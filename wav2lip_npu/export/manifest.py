@@ -80,6 +80,8 @@ class Manifest:
 
 _MAX_MANIFEST = 1 << 20
 """Size limit in bytes. A manifest has about 1 kB."""
+_MAX_MODEL = 1 << 30
+"""Size limit in bytes. The published generator has 0.15 GB."""
 
 
 def manifest_path(path: Path) -> Path:
@@ -111,7 +113,11 @@ def read_onnx(path: str | os.PathLike[str], network: str | None = None) -> tuple
     source = Path(path)
     _check_not_empty(source)
     try:
-        model = onnx.load_model_from_string(source.read_bytes())
+        content = read_limited(source, _MAX_MODEL)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {source}: {error.strerror}. Check its path.") from None
+    try:
+        model = onnx.load_model_from_string(content)
     except Exception as error:  # of any type: the parser raises many for a damaged file
         raise damaged_file(source, error) from None
     text = {entry.key: entry.value for entry in model.metadata_props}.get(MORE)

@@ -47,7 +47,7 @@ def read_grid(path: str | os.PathLike[str]) -> Grid | None:
         with open(path, "rb") as file:
             meta = _find_meta(file)
             grid = None if meta is None else _parse(dict(_boxes(meta[4:])), file)
-    except (struct.error, IndexError, KeyError) as error:
+    except (struct.error, LookupError, ValueError, OverflowError, OSError) as error:
         raise MediaError(f"the index of {path} is damaged ({error}). Copy the file again.") from None
     if grid is not None and grid.width * grid.height > 2 * (Pillow.MAX_IMAGE_PIXELS or 1 << 40):
         raise MediaError(f"{path} is too large: {grid.width}x{grid.height}. Scale it down.")
@@ -170,7 +170,10 @@ def _item_data(meta: dict[bytes, bytes], item: int, file: BinaryIO) -> bytes:
         method = read(2) & 15 if version else 0
         read(2)
         base = read(sizes[2])
-        extents = [(read(sizes[3]), read(sizes[0]), read(sizes[1])) for _ in range(read(2))]
+        count = read(2)
+        if count > 1 and not sizes[0] + sizes[1] + sizes[3]:
+            raise IndexError("iloc")  # it would claim any number of extents in no bytes
+        extents = [(read(sizes[3]), read(sizes[0]), read(sizes[1])) for _ in range(count)]
         if number == item:
             _, offset, length = extents[0]
             length = min(length, 64) or 64
