@@ -40,6 +40,7 @@ from wav2lip_npu.media.video_writer import EncodeOptions, write_video
 from wav2lip_npu.media.yuv_image import SCREEN, YuvImage
 from wav2lip_npu.models import checkpoint, numerics
 from wav2lip_npu.models.networks import Wav2Lip
+from wav2lip_npu.storage.outputs import OutputPath, check_outputs, write_output
 
 BATCHES = (1, 8, 32, 128)
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -153,6 +154,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("acceptance.json"))
     parser.add_argument("--width", type=int, default=32)
     given = parser.parse_args()
+    check_outputs([OutputPath("--out", given.out)])
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     target = device.resolve(given.device)
     device.activate(target)
@@ -181,7 +183,7 @@ def main() -> int:
     messages = [str(warning.message) for warning in caught]
     report["fell_back"] = sorted({match[1] for text in messages if (match := _FELL_BACK.search(text))})
     report["ok"] = not report["failed"] and report["installation"]["ok"]
-    given.out.write_text(json.dumps(report, indent=1, default=str) + "\n")
+    write_output(given.out, json.dumps(report, indent=1, default=str) + "\n")
     for precision, rows in report.get("throughput", {}).items():
         sys.stdout.write(f"{precision}: {rows}\n")
     sys.stdout.write(f"fell back to the CPU: {', '.join(report['fell_back']) or 'nothing'}\n{given.out}\n")

@@ -38,6 +38,7 @@ from wav2lip_npu.models.inputs import face_batch, generator_input, images_of_fac
 from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.parallel.thread_counts import shared_cores
 from wav2lip_npu.parallel.threads import map_in_threads
+from wav2lip_npu.storage.outputs import OutputPath, check_outputs, write_output
 from wav2lip_npu.training.losses import cosines
 from wav2lip_npu.training.sync_offset import MAX_OFFSET, Similarities, embed, similarities
 from wav2lip_npu.training.syncnet import held_out_figures
@@ -242,6 +243,8 @@ def main() -> int:
     parser.add_argument("--sentences", type=int, default=None, help="maximum number of test sentences")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    if arguments.out is not None:
+        check_outputs([OutputPath("--out", arguments.out)])
     test, people = (
         [read_clip(e.name, clip_folder(arguments.clips, e.name)) for e in read_list(arguments.lists / name)]
         for name in ("test.txt", "people.txt")
@@ -322,7 +325,7 @@ def main() -> int:
     sys.stdout.write("| figure | aim | measured |\n|---|---|---|\n")
     sys.stdout.writelines(f"| {name} | {aim} | {value} |\n" for name, aim, value in table)
     if arguments.out is not None:
-        arguments.out.write_text(json.dumps({**figures, "generator": means, "people": unseen}, indent=1))
+        write_output(arguments.out, json.dumps({**figures, "generator": means, "people": unseen}, indent=1))
     return 0
 
 

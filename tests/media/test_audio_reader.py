@@ -154,6 +154,17 @@ def test_blocks_are_bounded(tmp_path):
     assert sum(sizes) == 60 * 16_000 and max(sizes) < 16_000
 
 
+@pytest.mark.parametrize("rate", [1, 99, 10**9])
+def test_impossible_sample_rates(tmp_path, rate):
+    """A8: a header that claims one sample per second makes hours of audio out of some kB."""
+    path = write_wav(tmp_path / "a.wav", SECOND)
+    data = bytearray(path.read_bytes())
+    data[24:28] = rate.to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(MediaError, match=rf"a\.wav.* {rate} "):
+        measure_audio(path)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_nan_and_infinity_raise_media_error(tmp_path, bad):
     broken = SECOND.copy()

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 Samples = NDArray[np.float32]
 _SHORTEST_GAP_S = 0.1
+_MIN_RATE, _MAX_RATE = 100, 10_000_000
+"""Limits of the sample rate. At 1 Hz, a block of a FLAC file of some kB becomes 4 GB at 16 kHz."""
 _LOUDEST = 1000
 """60 dB above full scale. 16-bit integers stored as floating point reach 32768."""
 
@@ -158,6 +160,10 @@ def read_blocks(source: AudioSource, track: int | None = None) -> Generator[tupl
         for frame in containers.decode(container, stream, path):
             if resampler is None:
                 rate, layout = frame.sample_rate, frame.layout
+                if not _MIN_RATE <= rate <= _MAX_RATE:
+                    raise MediaError(
+                        f"the audio of {path} claims {rate} samples per second. Export it again."
+                    )
             if form != (form := (frame.format.name, frame.sample_rate, frame.layout.name)):
                 # Packed, because PyAV miscounts the planes of 8 channels and more.
                 resampler = av.AudioResampler("flt", layout, rate)
