@@ -16,6 +16,7 @@ from wav2lip_npu.dubbing.inference import load_models
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.outputs import Output
 from wav2lip_npu.dubbing.pipeline import dub_many
+from wav2lip_npu.dubbing.selection import FaceLimits
 from wav2lip_npu.errors import MediaError
 from wav2lip_npu.faces.find_faces import FaceOptions
 
@@ -54,6 +55,7 @@ def test_key_changes_with_what_the_output_depends_on(job):
         replace(job, dub=DubOptions(rest="off")),
         replace(job, dub=DubOptions(rest_threshold=20)),
         replace(job, dub=DubOptions(extend="silence")),
+        replace(job, dub=DubOptions(limits=FaceLimits(max_yaw=180))),
     ]
     assert {job_key(other) for other in same} == {job_key(job)}
     assert len({job_key(other) for other in [job, *others]}) == len(others) + 1

@@ -20,8 +20,13 @@ from wav2lip_npu.storage.json_types import matches
 
 _COMMENT = re.compile(r"\(sha256 [0-9a-f]{12}\), job ([0-9a-f]{32})\s*\Z")
 """End of the comment of an output. File names precede it, so they cannot forge a key."""
-_ADDED = ("start", "duration", "skip", "rest", "rest_threshold", "audio_track")
-"""Options that were added after 0.6.0."""
+# fmt: off
+_ALWAYS = {
+    "precision", "detector", "face_select", "no_face", "pads", "box", "nosmooth", "resize_factor", "rotate",
+    "crop", "crf", "preset", "blend", "extend", "static", "fps", "mel_shift",
+}
+# fmt: on
+"""Options of 0.6.0. A key contains later options only if they differ from their defaults."""
 _WITHOUT_EFFECT = {"wav2lip_batch_size", "face_det_batch_size"}
 """Options that change the speed but not the output."""
 
@@ -51,10 +56,7 @@ def _key_settings(job: Job) -> dict[str, Any]:
     fps = settings["fps"]
     settings["fps"] = 25 if fps is None else str(exact_fps(fps))  # 25 was the default of 0.6.0
     defaults = dict(fields_of(DubOptions()))
-    for name in _ADDED:
-        if settings[name] == defaults[name]:
-            del settings[name]
-    return settings
+    return {name: value for name, value in settings.items() if name in _ALWAYS or value != defaults[name]}
 
 
 def input_records(job: Job) -> dict[str, dict[str, Any]]:
