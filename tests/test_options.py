@@ -190,6 +190,17 @@ def test_text_that_is_not_a_path(path, tmp_path, monkeypatch):
         wav2lip_npu.run_batch(faces=[path], audios=["a.wav"], outdir="out")
     with pytest.raises(UsageError, match="checkpoint_path"):
         wav2lip_npu.load_models(path)
+    with pytest.raises(UsageError, match="checkpoint_path"):
+        wav2lip_npu.export_onnx(path, "a.onnx")
+    for name in ("data_root", "preprocessed_root"):
+        with pytest.raises(UsageError, match=name):
+            wav2lip_npu.preprocess(*({"data_root": "v", "preprocessed_root": "p", name: path}.values()))
+    with pytest.raises(UsageError, match="data_root"):
+        check_dataset(path)
+    if isinstance(path, str):
+        with pytest.raises(UsageError, match="job table"):
+            wav2lip_npu.run_batch(path and f"{path}.csv")
+    assert not any(tmp_path.iterdir())
 
 
 def test_lists_paths_and_numpy_numbers_become_plain_values():

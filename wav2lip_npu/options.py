@@ -272,5 +272,5 @@ def path_text(path: Any, name: str) -> str:
     except TypeError:
         raise UsageError(f"{name} {path!r:.80} is not a path. Pass a str or a pathlib.Path.") from None
     if not text:
-        raise UsageError(f"{name} is an empty path. Pass the path of a file.")
+        raise UsageError(f"{name} is empty. Pass a path.")
     return text

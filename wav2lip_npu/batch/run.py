@@ -99,7 +99,9 @@ def run_batch(
         raise UsageError("--faces, --audios and --outdir belong together. Pass all three.")
     if outdir and not has_pairs:
         raise UsageError("--outdir is for --faces and --audios; a table names each output.")
-    if jobs is not None and not isinstance(jobs, (str, os.PathLike)):
+    if isinstance(jobs, (str, os.PathLike)):
+        jobs = path_text(jobs, "the job table")
+    elif jobs is not None:
         jobs = numbered(jobs)
     report = Path(report_path(jobs, outdir, options))
     table = [InputPath("the table", jobs)] if isinstance(jobs, (str, os.PathLike)) else []

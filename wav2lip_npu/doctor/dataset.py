@@ -21,7 +21,7 @@ from wav2lip_npu.doctor.loader_speed import LoaderSpeed, measure_loader_speed
 from wav2lip_npu.doctor.rules import by_severity, find_problems
 from wav2lip_npu.doctor.sync_estimate import SyncEstimator, load_estimator
 from wav2lip_npu.errors import DataError, UsageError
-from wav2lip_npu.options import check_types, expect, nested_by_name, with_values
+from wav2lip_npu.options import check_types, expect, nested_by_name, path_text, with_values
 from wav2lip_npu.preprocessing.report import VideoResult, open_report
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def check_dataset(
 
     """
     options = with_values(expect(options, DatasetOptions), values)
-    root = Path(data_root)
+    root = Path(path_text(data_root, "data_root"))
     if not root.is_dir():
         raise DataError(f"{data_root} is not a folder. Pass the output folder of preprocess.")
     resolved = device.resolve(options.device)

@@ -27,6 +27,7 @@ from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.bundled import STARTER, weights_inputs
 from wav2lip_npu.models.numerics import Difference, compare_runs
 from wav2lip_npu.models.weight_formats import MORE
+from wav2lip_npu.options import path_text
 from wav2lip_npu.storage.hashing import sha256_of
 from wav2lip_npu.storage.outputs import OutputPath, check_outputs, write_output
 
@@ -105,7 +106,9 @@ def export_onnx(
 
     """
     options = ExportOptions(network=network, precision=precision, batch=batch, size=size)
-    is_detector = network == "s3fd" and os.fspath(checkpoint_path) == STARTER
+    checkpoint_path = path_text(checkpoint_path, "checkpoint_path")
+    outfile = path_text(outfile, "outfile")
+    is_detector = network == "s3fd" and checkpoint_path == STARTER
     weights = [] if is_detector else weights_inputs("checkpoint_path", checkpoint_path, network)
     check_outputs([OutputPath("outfile", outfile)], [*weights, *detector_inputs()])
     return write_onnx(load_network(network, checkpoint_path), outfile, options)

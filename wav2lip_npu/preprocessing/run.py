@@ -19,7 +19,7 @@ from wav2lip_npu.data.clip_layout import AUDIO_FILE, CLIP_FORMAT
 from wav2lip_npu.data.clip_writer import clean_up, read_description
 from wav2lip_npu.errors import DataError, UsageError
 from wav2lip_npu.faces.detectors import DetectorName, detector_inputs, load_detector
-from wav2lip_npu.options import check_types, expect, nested_by_name, resolved, with_values
+from wav2lip_npu.options import check_types, expect, nested_by_name, path_text, resolved, with_values
 from wav2lip_npu.parallel.processes import map_in_processes
 from wav2lip_npu.parallel.work_queue import Failure
 from wav2lip_npu.preprocessing.find_videos import VIDEO_FILES, Video, find_videos
@@ -121,7 +121,8 @@ def preprocess(
 
     """
     options = with_values(expect(options, PreprocessOptions), values)
-    root = Path(preprocessed_root)
+    data_root = path_text(data_root, "data_root")
+    root = Path(path_text(preprocessed_root, "preprocessed_root"))
     _check_outputs(data_root, root, options)
     videos = find_videos(data_root, root)
     detector = load_detector(options.detector).name
