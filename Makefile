@@ -2,14 +2,17 @@
 
 PYTHON ?= python3
 VENV := .venv
+# Without bytecode files, each test process would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 # One thread a process: two processes with two threads each would compete for two cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Test files in two processes, then the tests marked `alone` in one. pytest itself runs no test, so that it prints a
-# summary even if a library ends the process of a test.
+# summary even if a library ends the process of a test. No test of the simulated NPU is about time or signals.
 PARALLEL := -m 'not slow and not alone' --numprocesses 2 --dist loadfile
 ALONE := -m 'alone and not slow' --numprocesses 1
+ON_NPU := -m 'not slow' --numprocesses 2 --dist loadfile
 SLOW := -m slow --numprocesses 1
 
 .PHONY: demo test test-slow test-npu test-npu-adapter lint bench clean
@@ -21,12 +24,10 @@ demo: $(READY)
 test: $(READY)
 	$(PYTEST) $(PARALLEL)
 	$(PYTEST) $(ALONE)
-	TEST_DEVICE=npu $(PYTEST) $(PARALLEL)
-	TEST_DEVICE=npu $(PYTEST) $(ALONE)
+	TEST_DEVICE=npu $(PYTEST) $(ON_NPU)
 
 test-npu: $(READY)
-	TEST_DEVICE=npu $(PYTEST) $(PARALLEL)
-	TEST_DEVICE=npu $(PYTEST) $(ALONE)
+	TEST_DEVICE=npu $(PYTEST) $(ON_NPU)
 
 # Tests on the vendor's torch_npu, without CANN and without a card.
 test-npu-adapter:

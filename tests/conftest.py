@@ -21,11 +21,15 @@ from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import Wav2Lip
 
 
-def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """On a device other than the CPU, do not import files without tests for it."""
-    if DEVICE.type == "cpu" or not collection_path.match("test_*.py"):
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import files without tests for this device, or without the marker with which `-m` begins."""
+    first = (config.option.markexpr or "not").split()[0]
+    markers = {"any_device"} if DEVICE.type != "cpu" else set()
+    markers |= {first} & {"alone", "slow"}
+    if not markers or not collection_path.match("test_*.py"):
         return None
-    return "any_device" not in collection_path.read_text() or None
+    text = collection_path.read_text()
+    return any(f"mark.{marker}" not in text for marker in markers) or None
 
 
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)  # no time limits
@@ -34,11 +38,14 @@ hypothesis.settings.load_profile("suite")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On a device other than the CPU, run only `any_device` tests."""
+    """On a device other than the CPU, run only `any_device` tests; there, those marked `slow_on_npu` are slow."""
     if DEVICE.type == "cpu":
         left_out = [item for item in items if item.get_closest_marker("npu_only")]
     else:
         left_out = [item for item in items if not item.get_closest_marker("any_device")]
+        for item in items:
+            if item.get_closest_marker("slow_on_npu"):
+                item.add_marker("slow")
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in set(left_out)]
 
@@ -86,5 +93,5 @@ def faceless_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """1.5 s of an intermittent buzzing vowel, 16 kHz mono WAV."""
-    return write_audio(tmp_path_factory.mktemp("audio") / "speech.wav", 1.5)
+    """0.6 s of an intermittent buzzing vowel, 16 kHz mono WAV: 15 frames at 25 fps."""
+    return write_audio(tmp_path_factory.mktemp("audio") / "speech.wav", 0.6)

@@ -124,7 +124,7 @@ def test_interrupted_batch_is_resumed(job_folder, flags, number, code):  # noqa:
     assert len(read_report()) == 4
 
 
-@pytest.mark.alone
+@pytest.mark.slow
 @pytest.mark.usefixtures("job_folder")
 def test_concurrent_batches_write_each_video_once(flags):
     """A14: reports in different folders; both batches end with all jobs done."""

@@ -59,7 +59,7 @@ def test_bugs_are_not_resource_problems(error):
     ("kind", "limit"),
     [
         (resource.RLIMIT_NOFILE, 5),
-        (resource.RLIMIT_NOFILE, 8),
+        pytest.param(resource.RLIMIT_NOFILE, 8, marks=pytest.mark.slow),
         (resource.RLIMIT_AS, 200 << 20),
         pytest.param(resource.RLIMIT_AS, 400 << 20, marks=pytest.mark.slow),
         pytest.param(resource.RLIMIT_AS, 800 << 20, marks=pytest.mark.slow),

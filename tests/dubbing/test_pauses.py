@@ -100,13 +100,12 @@ def test_wrong_values_are_refused(values):
         DubOptions(**values)
 
 
-@pytest.mark.any_device
 def test_rest_off_uses_the_mel_of_the_recording(tiny_checkpoint, face_video, tmp_path):
     """C5: in pauses, --rest off gives the mouth of the recording, auto that of silence."""
     models = inference.load_models(tiny_checkpoint, detector="hog", device=str(DEVICE))
     models = replace(models, detector=SquareDetector())
-    noisy = write_wav(tmp_path / "noisy.wav", recording(0.005))
-    quiet = recording(0.0)
+    noisy = write_wav(tmp_path / "noisy.wav", recording(0.005)[: 2 * RATE])
+    quiet = recording(0.0)[: 2 * RATE]
     clean = write_wav(tmp_path / "clean.wav", quiet)
 
     def middle(audio, **values) -> np.ndarray:

@@ -78,7 +78,7 @@ def test_frame_rate_of_the_video_is_kept(models, speech, tmp_path, fps):
     out = tmp_path / "out.mp4"
     report = pipeline.dub(face, speech, out, models=models)
     assert container.probe(out).fps == Fraction(fps) == Fraction(report.fps)
-    assert report.frames == round(Fraction(3, 2) * Fraction(fps))
+    assert report.frames == round(Fraction(3, 5) * Fraction(fps))
     video_end, audio_end = end_times(out)
     assert abs(video_end - audio_end) <= 1 / Fraction(fps)
 
@@ -89,7 +89,7 @@ def test_fps_of_a_video_is_resampled(models, face_video, speech, tmp_path, fps):
     report = pipeline.dub(face_video, speech, out, models=models, fps=fps, crf=0, preset="ultrafast")
     exact = {23.976: Fraction(24000, 1001), 29.97: Fraction(30000, 1001)}.get(fps, Fraction(fps))
     assert container.probe(out).fps == exact == Fraction(report.fps)
-    assert report.frames == round(Fraction(3, 2) * exact)
+    assert report.frames == round(Fraction(3, 5) * exact)
     with av.open(str(out)) as video:
         stamps = sorted(
             packet.pts * packet.time_base for packet in video.demux(video=0) if packet.pts is not None
@@ -106,7 +106,8 @@ def test_fps_of_a_video_is_resampled(models, face_video, speech, tmp_path, fps):
 
 
 @pytest.mark.parametrize("extend", ["loop", "pingpong", "hold"])
-def test_short_video_is_extended(models, speech, tmp_path, extend):
+def test_short_video_is_extended(models, tmp_path, extend):
+    speech = write_audio(tmp_path / "speech.wav", 1.0)
     face = tmp_path / "face.mp4"
     write_video(face_frames(10), face, fps=Fraction(25), options=LOSSLESS)
     out = tmp_path / "out.mp4"
@@ -114,14 +115,13 @@ def test_short_video_is_extended(models, speech, tmp_path, extend):
         face, speech, out, models=models, options=DubOptions(extend=extend, encode=LOSSLESS)
     )
     there_and_back = [*range(10), *range(8, 0, -1)]
-    order = {"loop": [*range(10)], "pingpong": there_and_back, "hold": [*range(10), *[9] * 28]}[extend]
+    order = {"loop": [*range(10)], "pingpong": there_and_back, "hold": [*range(10), *[9] * 15]}[extend]
     sources, results = frames_of(face), frames_of(out)
-    assert len(results) == report.frames == 38
+    assert len(results) == report.frames == 25
     for frame, number in zip(results, itertools.cycle(order), strict=False):
         assert np.array_equal(frame.yuv.y[:60], sources[number].yuv.y[:60])  # above the mouth
 
 
-@pytest.mark.any_device
 def test_nothing_changes_outside_the_mask(models, face_video, speech, tmp_path):
     out = tmp_path / "out.mp4"
     report = pipeline.dub(face_video, speech, out, models=models, options=DubOptions(encode=LOSSLESS))
@@ -154,11 +154,10 @@ def test_result_without_prefetch_is_identical(models, face_video, speech, tmp_pa
         face_video, speech, tmp_path / "plain.mp4", models=models, options=DubOptions(encode=LOSSLESS)
     )
     ahead, plain = frames_of(tmp_path / "ahead.mp4"), frames_of(tmp_path / "plain.mp4")
-    assert len(ahead) == len(plain) == 38
+    assert len(ahead) == len(plain) == 15
     assert all(same(a.yuv, b.yuv) for a, b in zip(ahead, plain, strict=True))
 
 
-@pytest.mark.any_device
 def test_copying_generator_leaves_no_seam(copying, face_video, speech, tmp_path):
     out = tmp_path / "out.mp4"
     pipeline.dub(face_video, speech, out, models=copying, options=DubOptions(encode=LOSSLESS))
@@ -167,7 +166,6 @@ def test_copying_generator_leaves_no_seam(copying, face_video, speech, tmp_path)
         assert np.abs(smooth[0] - smooth[1]).max() <= 10
 
 
-@pytest.mark.any_device
 def test_batch_size_does_not_change_the_frames(models, face_video, speech, tmp_path):
     for batch in (1, 7, 64):
         options = DubOptions(encode=LOSSLESS, wav2lip_batch_size=batch)
@@ -178,7 +176,6 @@ def test_batch_size_does_not_change_the_frames(models, face_video, speech, tmp_p
             assert np.abs(a.yuv.y.astype(int) - b.yuv.y).max() <= 1
 
 
-@pytest.mark.any_device
 def test_out_of_memory_halves_the_batch(models, face_video, speech, tmp_path, monkeypatch):
     sizes = []
     decode = models.generator.decode
@@ -193,9 +190,9 @@ def test_out_of_memory_halves_the_batch(models, face_video, speech, tmp_path, mo
     report = pipeline.dub(
         face_video, speech, tmp_path / "out.mp4", models=models, options=DubOptions(wav2lip_batch_size=16)
     )
-    assert report.dubbed_frames == 38
+    assert report.dubbed_frames == 15
     assert max(sizes) > 3
-    assert max(sizes[-10:]) == 2  # halved permanently
+    assert max(sizes[-5:]) == 2  # halved permanently
 
 
 def test_errors_of_the_generator_are_raised(models, face_video, speech, tmp_path, monkeypatch):
@@ -209,7 +206,6 @@ def test_errors_of_the_generator_are_raised(models, face_video, speech, tmp_path
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
-@pytest.mark.any_device
 def test_still_image_is_encoded_once(models, speech, tmp_path, monkeypatch):
     photo = tmp_path / "photo.txt"  # only the content matters, not the name
     photo.write_bytes(cv2.imencode(".png", next(face_frames(1)).to_image())[1].tobytes())
@@ -220,7 +216,7 @@ def test_still_image_is_encoded_once(models, speech, tmp_path, monkeypatch):
     )
     models.detector.calls = 0
     report = pipeline.dub(photo, speech, tmp_path / "out.mp4", models=models, options=DubOptions(fps=30))
-    assert report.frames == 45
+    assert report.frames == 18
     assert report.fps == "30"
     assert encoded == [1]
 
@@ -245,7 +241,8 @@ def test_hard_blend_replaces_the_whole_box(models, face_video, speech, tmp_path)
     assert change[40:140, 60:160].mean() > 0.9
 
 
-def test_frames_without_face_are_unchanged_and_reported(models, speech, tmp_path):
+def test_frames_without_face_are_unchanged_and_reported(models, tmp_path):
+    speech = write_audio(tmp_path / "speech.wav", 1.5)
     grey = YuvImage.from_image(np.full((240, 320, 3), 110, np.uint8), Colour())
     shown = list(face_frames(12))
     face = tmp_path / "face.mp4"
@@ -284,7 +281,7 @@ def test_mel_shift_moves_the_audio(models, face_video, speech, tmp_path):
         options = DubOptions(mel_shift=shift, static=True, encode=LOSSLESS)
         pipeline.dub(face_video, speech, out, models=models, options=options)
         videos.append([frame.yuv for frame in frames_of(out)])
-    assert all(same(a, b) for a, b in zip(videos[0][0:30], videos[1][3:33], strict=True))
+    assert all(same(a, b) for a, b in zip(videos[0][0:10], videos[1][3:13], strict=True))
     assert not same(videos[0][5], videos[1][5])
 
 
@@ -293,7 +290,7 @@ def test_report_and_metadata(models, face_video, speech, tmp_path):
     report = pipeline.dub(face_video, speech, out, models=models)
     report.write(tmp_path / "report.json")
     written = json.loads((tmp_path / "report.json").read_text())
-    assert written["frames"] == 38
+    assert written["frames"] == 15
     assert written["checkpoint_sha256"] == models.digest
     assert set(written["seconds_per_stage"]) == {"decode", "faces", "generate", "blend", "encode"}
     assert all(spent >= 0 for spent in written["seconds_per_stage"].values())
@@ -324,7 +321,7 @@ def test_audio_of_the_face_video_can_be_used(models, face_video, speech, tmp_pat
     talking = tmp_path / "talking.mp4"
     pipeline.dub(face_video, speech, talking, models=models)
     report = pipeline.dub(talking, talking, tmp_path / "out.mp4", models=models)
-    assert report.frames == 38
+    assert report.frames == 15
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from support import thread_dubs
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -22,9 +24,10 @@ def run_program(detector: str, engine: str, dubs: int) -> str:
     return result.stdout
 
 
-def test_threads_share_models():
+def test_threads_share_models(capsys):
     """A1: eight threads and one `load_models()`. A HOG detector in two threads crashed the process."""
-    assert run_program("hog", "torch", 8) == "8 of 8 equal\n"
+    thread_dubs.main("hog", "torch", 8)
+    assert capsys.readouterr().out == "8 of 8 equal\n"
 
 
 @pytest.mark.slow

@@ -28,8 +28,8 @@ __all__ = ["workers_here"]
 
 @pytest.fixture(scope="module")
 def music(tmp_path_factory) -> Path:
-    """1.5 s of a chirp."""
-    return write_wav(tmp_path_factory.mktemp("music") / "mix.wav", chirp(1.5))
+    """0.6 s of a chirp, like `speech`."""
+    return write_wav(tmp_path_factory.mktemp("music") / "mix.wav", chirp(0.6))
 
 
 def luma(path: Path) -> list[np.ndarray]:
@@ -40,28 +40,27 @@ def largest_change(one: Path, other: Path) -> float:
     return max(np.abs(a - b).max() for a, b in zip(luma(one), luma(other), strict=True))
 
 
-@pytest.mark.any_device
 def test_voice_drives_the_mouth_and_audio_is_written(models, face_video, speech, music, tmp_path):
     """B7"""
     out, spoken, sung = (tmp_path / f"{name}.avi" for name in ("out", "spoken", "sung"))
     report = pipeline.dub(face_video, music, out, voice=speech, models=models, **OPTIONS)
     pipeline.dub(face_video, speech, spoken, models=models, **OPTIONS)
     pipeline.dub(face_video, music, sung, models=models, **OPTIONS)
-    assert (report.frames, report.voice, report.audio) == (38, str(speech), str(music))
+    assert (report.frames, report.voice, report.audio) == (15, str(speech), str(music))
     np.testing.assert_allclose(read_audio(out), read_audio(music), atol=1e-3)
     assert largest_change(out, sung) > 3
     # Up to the last frames, whose windows reach beyond the end of the voice.
     changes = [np.abs(a - b).max() for a, b in zip(luma(out), luma(spoken), strict=True)]
-    assert max(changes[:31]) <= 1
+    assert max(changes[:8]) <= 1
 
 
-@pytest.mark.parametrize("seconds", [0.05, 0.8, 4.0])
+@pytest.mark.parametrize("seconds", [0.05, 0.2, 2.0])
 def test_audio_determines_the_length(models, face_video, music, tmp_path, seconds):
     """B7: the mouth stays closed after a shorter voice; a longer one is cut off."""
     voice = write_audio(tmp_path / "voice.wav", seconds)
     out = tmp_path / "out.avi"
     report = pipeline.dub(face_video, music, out, voice=voice, models=models, static=True, **OPTIONS)
-    assert report.frames == 38
+    assert report.frames == 15
     assert len(read_audio(out)) == len(read_audio(music))
     frames = luma(out)
     still = [np.abs(a - b).max() for a, b in itertools.pairwise(frames)]
@@ -69,7 +68,7 @@ def test_audio_determines_the_length(models, face_video, music, tmp_path, second
         rest = round((seconds + 0.12) * 25)
         assert max(still[rest:]) <= 2
     else:
-        assert max(still[20:]) > 3
+        assert max(still[5:]) > 3
 
 
 def test_voice_of_each_output(models, face_video, speech, music, tmp_path):

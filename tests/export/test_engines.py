@@ -280,7 +280,7 @@ def test_om_file_runs_with_ais_bench(files, tiny_checkpoint, face_video, speech,
     assert_same_frames(tmp_path / "torch.mp4", tmp_path / "om.mp4")
     assert bench[0] == ("load", 1, str(files["om"]))
     assert bench[1] == ("static", [(3, 1, 80, 16), (3, 6, 96, 96)])
-    assert len(bench) == 1 + 13, "38 frames in batches of 3"
+    assert len(bench) == 1 + 5, "15 frames in batches of 3"
 
 
 @pytest.mark.slow

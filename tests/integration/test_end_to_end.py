@@ -96,6 +96,6 @@ def test_videos_to_dub(tmp_path, face_video, speech, monkeypatch, caplog, capsys
         report="report.json",
     )
     assert "mel_shift=-1" in output
-    assert len(list(video_reader.read_frames(tmp_path / "results/talk.mp4"))) == 38
+    assert len(list(video_reader.read_frames(tmp_path / "results/talk.mp4"))) == 15
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["dubbed_frames"] == report["frames"] == 38
+    assert report["dubbed_frames"] == report["frames"] == 15

@@ -251,7 +251,7 @@ def fuzz(name: str, seeds: Files, folder: Path, examples: int) -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", READERS)
 def test_damaged_files(name: str, seeds: Files, tmp_path: Path) -> None:
-    fuzz(name, seeds, tmp_path, 60)
+    fuzz(name, seeds, tmp_path, 40)
 
 
 @pytest.mark.slow
@@ -279,7 +279,7 @@ def test_any_json_value_in_any_field(name: str, seeds: Files, tmp_path: Path) ->
     write_clip(tmp_path / "clip", 24)
     row = json.loads(seeds[name].splitlines()[0])
 
-    @hypothesis.settings(max_examples=150, database=None, suppress_health_check=list(hypothesis.HealthCheck))
+    @hypothesis.settings(max_examples=100, database=None, suppress_health_check=list(hypothesis.HealthCheck))
     @hypothesis.given(with_any_value(row) | Json)
     def run(value: Any) -> None:
         try:

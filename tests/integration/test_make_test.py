@@ -38,7 +38,9 @@ def test_all_commands_have_these_arguments():
     assert used and set(used) == {f"$({name})" for name in ARGUMENTS}
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name != "PARALLEL" else []) for name in ARGUMENTS]
+)
 def test_summary_after_a_test_that_ends_its_process(tmp_path, name):
     """A18: Ray once ended the pytest process with exit code 1 and without a summary."""
     arguments = shlex.split(ARGUMENTS[name])

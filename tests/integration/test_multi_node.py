@@ -24,7 +24,7 @@ from wav2lip_npu.training import distributed, session
 from wav2lip_npu.training.checkpoints import saved_steps
 from wav2lip_npu.training.distributed import Ranks
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.alone, pytest.mark.slow_on_npu, pytest.mark.timeout(240)]
 WORKER = str(ROOT / "tests" / "support" / "node_worker.py")
 EVERY = 3
 """Steps between checkpoints."""
@@ -134,6 +134,7 @@ def test_same_commands_resume(resumed):
     assert_same(*networks)
 
 
+@pytest.mark.slow
 @pytest.mark.any_device
 def test_two_machines_equal_two_processes_of_one_machine(failure, resumed, training_set, tmp_path):
     """Results are equal bit for bit, even with a failure: the sum of two gradients is the same in any order."""
@@ -148,6 +149,7 @@ def test_two_machines_equal_two_processes_of_one_machine(failure, resumed, train
     assert_same_checkpoints(failure.out, tmp_path / "out", step)
 
 
+@pytest.mark.slow
 def test_checkpoint_folders_that_differ_are_rejected(machines, failure, tmp_path):
     """Otherwise one machine would resume and the other start from scratch."""
     for child in machines.train((failure.out, tmp_path / "empty"), steps=10_000):
@@ -197,10 +199,17 @@ def test_bug_keeps_its_exception(among_two):
         raise RuntimeError("mat1 and mat2 have another shape")
 
 
-def test_clips_that_differ_are_rejected(training_set, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (({}, (4, 1)), "rank 1 has 4 clips that differ from the 5 of the first rank.*--data_root"),
+        (({"syncnet": "6"}, (5, 1)), "rank 1 resumes from .*6, the first rank from no checkpoint.*--checkpoint_dir"),
+    ],
+)  # fmt: skip
+def test_other_files_on_another_machine_are_rejected(training_set, monkeypatch, other, message):
     from wav2lip_npu.data.clip_index import index_clips
 
     train = index_clips(training_set / "data", training_set / "lists" / "train.txt", 0)
-    monkeypatch.setattr(distributed, "all_gather", lambda own, ranks: [own, ({}, (4, 1))])
-    with pytest.raises(UsageError, match="rank 1 has 4 clips that differ from the 5 of the first rank"):
+    monkeypatch.setattr(distributed, "all_gather", lambda own, ranks: [own, other])
+    with pytest.raises(UsageError, match=message):
         session._check_same_files(Ranks(0, 2), {}, train)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+import soundfile
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_cells_run(monkeypatch, capsys):
-    monkeypatch.chdir(EXAMPLES)
-    cells = json.loads((EXAMPLES / "dub.ipynb").read_text())["cells"]
+def test_cells_run(tmp_path, monkeypatch, capsys):
+    """With the first half second of the audio."""
+    for name in ("examples", "recipes"):
+        (tmp_path / name).mkdir()
+    samples, rate = soundfile.read(ROOT / "recipes" / "hello.flac")
+    soundfile.write(tmp_path / "recipes" / "hello.flac", samples[: rate // 2], rate)
+    monkeypatch.chdir(tmp_path / "examples")
+    cells = json.loads((ROOT / "examples" / "dub.ipynb").read_text())["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     names: dict[str, object] = {}
     for number, source in enumerate(code):

@@ -20,6 +20,7 @@ from support.devices import DEVICE
 from support.faces import SquareDetector
 from support.trainings import (
     GENERATOR,
+    ORIGINAL,
     ROOT,
     SYNCNET,
     WITH_DISC,
@@ -191,11 +192,11 @@ def test_fp32_strict_turns_hf32_off(tiny_checkpoint, simulation):
 def test_training_step_synchronizes_once(clips, tmp_path, words, simulation):
     """It reads the losses, which are checked before the weights change."""
     waits = []
-    for steps in (3, 7):
+    for steps in (2, 5):
         with simulation.host_reads() as reads:
             train(clips, tmp_path / str(steps), words, steps=steps, eval_interval=100, average=0)
         waits.append(reads.total())
-    assert waits[1] - waits[0] == 4
+    assert waits[1] - waits[0] == 3
 
 
 def test_dub_batch_synchronizes_once(tiny_checkpoint, simulation):
@@ -253,10 +254,11 @@ def test_fp16_is_close_to_the_cpu_on_a_saturating_chip(simulation):
 
 def test_fp16_overflow_is_detected_on_a_saturating_chip(clips, tmp_path, simulation):
     with simulation.chip("310P3"):
-        train(clips, tmp_path, SYNCNET, steps=3, amp="fp16", loss_scale="16777216", log_interval=1)
+        # In small batches, because convolutions in fp16 are slow on a CPU.
+        train(clips, tmp_path, ORIGINAL, steps=2, amp="fp16", loss_scale="16777216", log_interval=1)
     assert lines(tmp_path, "train")[-1]["skipped"] > 0
     assert all(
-        np.isfinite(value).all() for value in map(np.asarray, weights(next(tmp_path.glob("*3.pth"))).values())
+        np.isfinite(value).all() for value in map(np.asarray, weights(next(tmp_path.glob("*2.pth"))).values())
     )
 
 

@@ -687,6 +687,7 @@ def test_no_visible_device() -> None:
     assert "No NPUs are available" in python(NO_DEVICE, ASCEND_RT_VISIBLE_DEVICES="")[0]
 
 
+@pytest.mark.slow
 def test_another_accelerator() -> None:
     assert python(PLUGGED_IN) == ["PyTorch has another accelerator plugged in, 'other'"]
 
@@ -817,6 +818,7 @@ def npu_ranks() -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow  # training/test_distributed.py trains on two ranks
 def test_two_ranks(tmp_path: Path) -> None:
     import socket
 

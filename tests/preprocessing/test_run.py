@@ -339,7 +339,7 @@ def test_broken_videos_do_not_affect_others(run, videos, tmp_path):
             for _ in range(200):
                 content[draw.randrange(len(content))] = draw.randrange(256)
         (data / f"{number}.mp4").write_bytes(content[: len(content) // 3] if number == 3 else content)
-    assert run("--workers", 2, data=data) == 1
+    assert run(data=data) == 1
     assert {name for name, record in report().items() if record["status"] == "ok"} >= set("01")
     assert report()["3"]["reason"] == "unreadable"
 
@@ -358,6 +358,7 @@ class DyingClipMaker(preprocessing.ClipMaker):
         return die
 
 
+@pytest.mark.slow
 def test_video_that_kills_its_process_is_unreadable(run, videos, tmp_path, monkeypatch):
     data = copy_of(videos, tmp_path / "data", *NAMES[:3], "main/text")
     monkeypatch.setattr(preprocessing, "ClipMaker", DyingClipMaker)
@@ -403,10 +404,10 @@ def lives(process: int) -> bool:
         (signal.SIGTERM, 143, "terminated"),
     ],
 )
-def test_signal_stops_the_run_and_the_next_one_resumes(videos, whole, tmp_path, number, code, word):
-    child = process(videos, tmp_path)
+def test_signal_stops_the_run_and_the_next_one_resumes(run, videos, whole, number, code, word):
+    child = process(videos, Path.cwd())
     deadline = time.monotonic() + _HANGS_S
-    while not list(tmp_path.glob("out/main/**/clip.json")):
+    while not list(Path().glob("out/main/**/clip.json")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     workers = children(child.pid)
@@ -417,8 +418,8 @@ def test_signal_stops_the_run_and_the_next_one_resumes(videos, whole, tmp_path, 
     assert "Traceback" not in text
     wait_until_gone(workers)
     if number == signal.SIGTERM:
-        assert process(videos, tmp_path).wait(_HANGS_S) == 1
-        assert tree(tmp_path) == whole
+        assert run() == 1
+        assert tree(Path()) == whole
 
 
 def wait_until_gone(processes: set[int]) -> None:

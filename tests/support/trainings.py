@@ -148,7 +148,7 @@ def training_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_set(tmp_path_factory.mktemp("set"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Tiny networks are ten times slower with two threads on a busy machine."""
     before = torch.get_num_threads()
@@ -157,7 +157,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def clips(training_set: Path, one_thread: None) -> Path:
     """The clips and lists, for training in one thread."""
     return training_set

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -155,11 +156,17 @@ def test_width_that_differs_from_the_checkpoint(clips, tmp_path, words, capsys):
     assert read(out / "checkpoint_step000000002.pth")["wav2lip_npu"]["width"] == 2
 
 
+@pytest.fixture(scope="module")
+def two_steps(clips, tmp_path_factory) -> Path:
+    """Checkpoints of the first two steps of a generator and its discriminator."""
+    return train(clips, tmp_path_factory.mktemp("two") / "out", WITH_DISC, steps=2, checkpoint_interval=1)
+
+
 @pytest.mark.parametrize("name", ["checkpoint_step000000002.pth", "disc_checkpoint_step000000002.pth"])
 @pytest.mark.parametrize("place", [0.3, 0.5, 0.8])
-def test_inverted_bytes_in_the_newest_checkpoint(clips, tmp_path, caplog, name, place):
+def test_inverted_bytes_in_the_newest_checkpoint(clips, two_steps, tmp_path, caplog, name, place):
     """A6: it is reported as damaged, and the previous one is used."""
-    out = train(clips, tmp_path / "out", WITH_DISC, steps=2, checkpoint_interval=1)
+    out = shutil.copytree(two_steps, tmp_path / "out")
     once = read(out / "checkpoint_step000000002.pth")
     content = bytearray((out / name).read_bytes())
     middle = int(len(content) * place)
@@ -174,6 +181,12 @@ def test_inverted_bytes_in_the_newest_checkpoint(clips, tmp_path, caplog, name, 
     assert "resuming from step 1" in caplog.text
     again = read(out / "checkpoint_step000000002.pth")
     assert all(torch.equal(again["state_dict"][key], once["state_dict"][key]) for key in once["state_dict"])
+
+
+@pytest.fixture(scope="module")
+def first_step(clips, tmp_path_factory) -> Path:
+    """Checkpoint of the first step of a generator."""
+    return train(clips, tmp_path_factory.mktemp("one") / "out", GENERATOR, steps=1, average=0.9)
 
 
 @pytest.mark.parametrize(
@@ -192,8 +205,8 @@ def test_inverted_bytes_in_the_newest_checkpoint(clips, tmp_path, caplog, name, 
         {"position": "9" * 5000},
     ],
 )
-def test_invalid_training_state_is_refused(clips, tmp_path, changes, capsys):
-    out = train(clips, tmp_path / "out", GENERATOR, steps=1, average=0.9)
+def test_invalid_training_state_is_refused(clips, first_step, tmp_path, changes, capsys):
+    out = shutil.copytree(first_step, tmp_path / "out")
     path = path_of(out, "generator", 1)
     content = read(path)
     content["wav2lip_npu"] |= changes

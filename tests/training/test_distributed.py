@@ -11,7 +11,7 @@ import torch
 from support.trainings import ORIGINAL, ROOT, assert_same, command, lines, read, start
 from wav2lip_npu.training.losses import all_pairs_loss
 
-pytestmark = [pytest.mark.any_device, pytest.mark.alone]
+pytestmark = pytest.mark.any_device
 TORCHRUN = "-m torch.distributed.run --standalone --nproc_per_node 2"
 
 
