@@ -203,7 +203,7 @@ def test_bug_keeps_its_exception(among_two):
     ("other", "message"),
     [
         (({}, (4, 1)), "rank 1 has 4 clips that differ from the 5 of the first rank.*--data_root"),
-        (({"syncnet": "6"}, (5, 1)), "rank 1 resumes from .*6, the first rank from no checkpoint.*--checkpoint_dir"),
+        (({"syncnet": "6"}, (5, 1)), "rank 1 resumes from step 6.*the first rank from no checkpoint.*--checkpoint_dir"),
     ],
 )  # fmt: skip
 def test_other_files_on_another_machine_are_rejected(training_set, monkeypatch, other, message):
