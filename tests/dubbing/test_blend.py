@@ -287,3 +287,15 @@ def test_mask_is_symmetric_and_covers_the_lower_face() -> None:
     assert weights[70 - SOFT.top_row, 30:66].min() == 1
     assert HARD.top_row == 0
     assert (HARD.weights == 1).all()
+
+
+def test_rim_keeps_the_grain_of_the_skin():
+    grain = np.random.default_rng(0).normal(128, 8, (400, 400, 1)).clip(0, 255).astype(np.uint8)
+    yuv = YuvImage.from_image(np.repeat(grain, 3, axis=2), Colour())
+    mask = load_mask("soft", 96)
+    box = np.array([8, 8, 392, 392], np.float32)
+    pasted = paste(yuv, np.full((*mask.weights.shape, 3), 128, np.uint8), box, mask)
+    weights = cv2.resize(np.pad(mask.weights, ((mask.top_row, 0), (0, 0))), (384, 384))
+    rim = np.pad((weights > 0.3) & (weights < 0.5), 8)
+    assert pasted.y[rim].std() > 0.9 * yuv.y[rim].std()
+    assert pasted.y[np.pad(weights > 0.99, 8)].std() < 0.1 * yuv.y.std()

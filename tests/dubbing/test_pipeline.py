@@ -320,7 +320,8 @@ def test_output_is_replaced_only_after_success(models, face_video, speech, tmp_p
 def test_audio_of_the_face_video_can_be_used(models, face_video, speech, tmp_path):
     talking = tmp_path / "talking.mp4"
     pipeline.dub(face_video, speech, talking, models=models)
-    report = pipeline.dub(talking, talking, tmp_path / "out.mp4", models=models)
+    # The tiny generator paints noise, which is not a mouth.
+    report = pipeline.dub(talking, talking, tmp_path / "out.mp4", models=models, occlusion="off")
     assert report.frames == 15
 
 

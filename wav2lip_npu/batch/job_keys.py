@@ -27,8 +27,8 @@ _ALWAYS = {
 }
 # fmt: on
 """Options of 0.6.0. A key contains later options only if they differ from their defaults."""
-_WITHOUT_EFFECT = {"wav2lip_batch_size", "face_det_batch_size"}
-"""Options that change the speed but not the output."""
+_WITHOUT_EFFECT = {"wav2lip_batch_size", "face_det_batch_size", "occlusion_mask"}
+"""Options that change the speed but not the output, and a path: the content of its file is hashed."""
 
 
 def job_key(job: Job) -> str:
@@ -60,13 +60,17 @@ def _key_settings(job: Job) -> dict[str, Any]:
 
 
 def input_records(job: Job) -> dict[str, dict[str, Any]]:
-    """Return the `file_record` of `face`, `audio`, `weights`, and `voice` if any. Raises `MediaError`."""
+    """Return the `file_record` of `face`, `audio`, `weights`, and `voice` and `occlusion_mask` if any.
+
+    Raises `MediaError`.
+    """
     records = {
         "face": file_record(job.face),
         "audio": file_record(job.audio),
         "weights": file_record(weights_path(job.checkpoint_path, "generator")),
     }
-    return records if job.voice is None else records | {"voice": file_record(job.voice)}
+    more = {"voice": job.voice, "occlusion_mask": job.dub.occlusion_mask}
+    return records | {name: file_record(path) for name, path in more.items() if path is not None}
 
 
 def file_record(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -95,6 +95,8 @@ class DubCommand:
         inputs = [InputPath("--face", self.face), InputPath("--audio", self.audio), *detector_inputs()]
         if self.voice is not None:
             inputs.append(InputPath("--voice", self.voice))
+        if self.dub.occlusion_mask is not None:
+            inputs.append(InputPath("--occlusion_mask", self.dub.occlusion_mask))
         check_outputs(outputs, [*inputs, *weights_inputs("--checkpoint_path", self.checkpoint_path)])
 
     def _load_models(self) -> Models:

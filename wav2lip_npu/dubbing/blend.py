@@ -24,6 +24,8 @@ _CENTRE = (0.5, 0.725)
 _RADII = (0.48, 0.265)
 _POWER = 3.5
 _RIM = 0.2
+_LEAST_ENLARGEMENT = 1.2
+"""Pixels of the image per pixel of a mouth from which the image has more detail than the mouth."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,14 @@ def load_mask(blend: Blend, size: int) -> Mask:
     return Mask(top_row, weights[top_row:], exact=False)
 
 
-def paste(yuv: YuvImage, mouth: Image, box: Box, mask: Mask) -> YuvImage:
+def paste(
+    yuv: YuvImage, mouth: Image, box: Box, mask: Mask, front: NDArray[np.float32] | None = None
+) -> YuvImage:
     """Return the image with a mouth pasted into the lower part of a face box.
 
     `mouth` is uint8 [S - top_row, S, 3 or 4]: the rows of the generated face from `mask.top_row` on, BGR or
-    BGRA; the mask is multiplied by A. In tinted film, see `tint_of`, the mouth takes the chroma of the film.
+    BGRA; the mask is multiplied by A. Where `front`, float32 [S, S] over the box, is 1, the image stays as
+    filmed. In tinted film, see `tint_of`, the mouth takes the chroma of the film.
     """
     rows, size = mask.weights.shape
     x1, y1, x2, y2 = np.round(box) if mask.exact else box
@@ -65,6 +70,8 @@ def paste(yuv: YuvImage, mouth: Image, box: Box, mask: Mask) -> YuvImage:
     if mouth.shape[2] == _BGRA:
         mask = replace(mask, weights=mask.weights * (mouth[:, :, 3] / np.float32(255)))
         mouth = mouth[:, :, :3]
+    if front is not None:
+        mask = replace(mask, weights=mask.weights * (1 - front[-rows:]))
     luma, *chroma = cv2.split(to_yuv(mouth.astype(np.float32), yuv.colour))
     tint = tint_of(yuv, box)
     if tint is not None:
@@ -105,9 +112,24 @@ def _blend(plane: NDArray[np.uint8], patch: Array, box: Box, mask: Mask) -> NDAr
     if not mask.exact:
         # linear: the overshoot of cubic interpolation would change pixels outside the mask
         weights = _resize(mask.weights, inside, size, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT)
-        resized = under + weights * (resized - under)
+        detail = np.minimum(weights, 1 - weights) * _detail(under, inside, patch.shape)
+        resized = under + weights * (resized - under) + detail
     under[:] = np.clip(np.rint(resized), 0, 255)
     return result
+
+
+def _detail(under: Array, box: Box, grid: tuple[int, ...]) -> Array:
+    """Return the detail of an image that a patch of `grid` (rows, columns) in the box cannot have.
+
+    Half the mouth over half the skin has half the grain of the skin. Added there, the detail restores it.
+    """
+    height, width = under.shape
+    down, across = (box[3] - box[1]) / grid[0], (box[2] - box[0]) / grid[1]
+    if min(across, down) < _LEAST_ENLARGEMENT:
+        return np.zeros(under.shape, np.float32)
+    coarse = max(1, round(width / across)), max(1, round(height / down))
+    smooth = cv2.resize(cv2.resize(under, coarse, interpolation=cv2.INTER_AREA), (width, height))
+    return np.subtract(under, smooth, dtype=np.float32)
 
 
 def _resize(patch: Array, box: Box, size: tuple[int, int], interpolation: int, border: int) -> Array:

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 import tyro
 
 from wav2lip_npu.dubbing.blend import Blend
+from wav2lip_npu.dubbing.mouths import FACE_SIZE
+from wav2lip_npu.dubbing.occlusion import Occlusion, load_occlusion
 from wav2lip_npu.dubbing.selection import FaceLimits
 from wav2lip_npu.dubbing.spans import SkippedFrames, canonical_spans, section
 from wav2lip_npu.errors import UsageError
@@ -65,6 +67,11 @@ class DubOptions:
     """auto: close the mouth in pauses of at least 0.2 s, except with --blend hard. off: never."""
     rest_threshold: float = 16
     """Audio this many dB below the loud parts of the recording counts as a pause."""
+    occlusion: Literal["auto", "off"] = "auto"
+    """auto: what is in front of the mouth, such as a hand or a microphone, stays as filmed, except with
+    --blend hard. off: the mouth is generated over it."""
+    occlusion_mask: str | None = None
+    """ONNX file of a network that masks faces, such as XSeg, used for --occlusion. None: the bundled one."""
     mel_shift: float | None = None
     """Frames of 1/25 s by which to shift the audio relative to the video; negative values delay the mouth.
     None: the shift that the checkpoint was trained with."""
@@ -109,6 +116,12 @@ class DubOptions:
     def pause_threshold(self) -> float | None:
         """Level of a pause below the loud parts, in dB; None if pauses are not detected."""
         return None if self.rest == "off" or self.blend == "hard" else self.rest_threshold
+
+    def load_occlusion(self) -> Occlusion | None:
+        """Return what finds objects in front of the mouth of one video; None if they are not looked for."""
+        if self.occlusion == "off" or self.blend == "hard":
+            return None
+        return load_occlusion(self.occlusion_mask, FACE_SIZE)
 
     def section(self, info: VideoInfo) -> tuple[int, int | None]:
         """Return the first frame to write and the frame after the last, see `spans.section`."""

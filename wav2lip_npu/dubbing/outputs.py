@@ -196,7 +196,7 @@ class OutputWriter:
                 mouth = damper(self.extent.first + tracked.frame.index, mouth, tracked.cut)
             yuv = tracked.frame.yuv
             if tracked.box is not None and mouth is not None:
-                pasted = paste(yuv, mouth, tracked.box, self._mask)
+                pasted = paste(yuv, mouth, tracked.box, self._mask, selected.front)
                 yuv = pasted if selected.opacity == 1 else fade(yuv, pasted, selected.opacity)
                 del pasted
             yield selected, yuv

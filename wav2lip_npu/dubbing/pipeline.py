@@ -101,7 +101,7 @@ def dub(
     output = Output(audio, outfile, progress=progress, voice=voice)
     options = _options(options, values)
     info = probed(face)
-    output.check(_inputs(info, [output]), audio_track=options.audio_track)
+    output.check(_inputs(info, [output], options), audio_track=options.audio_track)
     signals.check()
     (result,) = _dub_all(info, [output], _models(models, options), options, None)
     if isinstance(result, Exception):
@@ -155,7 +155,7 @@ def dub_many(
     info = probed(face)
     results: dict[int, DubReport | Exception] = {}
     checked: dict[int, Output] = {}
-    inputs = _inputs(info, wanted)
+    inputs = _inputs(info, wanted, options)
     for number, output in enumerate(wanted):
         try:
             output.check(inputs, audio_track=options.audio_track)
@@ -168,9 +168,11 @@ def dub_many(
     return [results[number] for number in range(len(wanted))]
 
 
-def _inputs(info: VideoInfo, outputs: Sequence[Output]) -> list[InputPath]:
+def _inputs(info: VideoInfo, outputs: Sequence[Output], options: DubOptions) -> list[InputPath]:
     """Return the input files of the outputs."""
     inputs = [InputPath("--face", info.path)]
+    if options.occlusion_mask is not None:
+        inputs.append(InputPath("--occlusion_mask", options.occlusion_mask))
     for output in outputs:
         inputs.append(InputPath("--audio", output.audio))
         if output.voice is not None:
@@ -264,7 +266,7 @@ def _write_all(
         frames = stage("decode", face_frames(info, options, audio_frames))
         tracked = find_faces(stopwatch.wait("faces", frames), models.detector, options.faces, memory)
         fps, skipped = options.output_fps(info), options.skipped_frames(info)
-        selected = select_frames(tracked, options.limits, skipped, fps)
+        selected = select_frames(tracked, options.limits, skipped, fps, options.load_occlusion())
         # Cut off after tracking, not before: the last boxes depend on later frames, and must not depend on
         # the length of the audio.
         selected = stage("faces", itertools.islice(selected, longest))

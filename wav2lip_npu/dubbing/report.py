@@ -53,7 +53,7 @@ class DubReport:
     """First and last frame of each span without a face, whose frames stay unchanged."""
     unchanged_spans: list[tuple[int, int, Reason]]
     """First and last frame of each span that stays as filmed, and the reason: `no_face`, `turned` (away from
-    the camera), `small` (the face), or `skip`."""
+    the camera), `small` (the face), `covered` (the mouth), or `skip`."""
     cuts: list[int]
     """Frames that start a new scene, or a new pass of a looped video."""
     takes: int
@@ -192,6 +192,8 @@ class FrameRecorder:
             )
         if "small" in reasons:
             return f"the face in {self._face}{span} is too small. Pass --min_face with fewer pixels."
+        if "covered" in reasons:
+            return f"the mouth in {self._face}{span} is covered. Pass --occlusion off, or another video."
         return (
             f"no face in {self._face}{span}. "
             "Pass --box TOP BOTTOM LEFT RIGHT, another --detector, or a video with a face."

@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from wav2lip_npu.dubbing.occlusion import NOTHING, Front, Occlusion, Weights
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.faces.head_pose import HeadPose, head_pose
 from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.options import check_types, nested_by_name
 
-Reason = Literal["skip", "no_face", "turned", "small"]
-"""Why a frame stays as filmed: `--skip`, no face, a face that is turned away, or one that is too small."""
+Reason = Literal["skip", "no_face", "turned", "small", "covered"]
+"""Why a frame stays as filmed: `--skip`, no face, a face that is turned away or too small, or a mouth that is
+covered by a hand or an object."""
 _IN_WORDS: dict[Reason, str] = {
     "no_face": "without a face",
     "turned": "turned away",
     "small": "too small",
+    "covered": "with a covered mouth",
     "skip": "skipped",
 }
 _FADE_S = 0.12
@@ -26,7 +29,8 @@ _FADE_S = 0.12
 _MAX_FADE = 25
 """Frames of the cross-fade, which are held in memory."""
 _RETURN_DEGREES, _RETURN_S = 5.0, 0.2
-"""A face has turned back when it has stayed this much below the limit for this long."""
+"""A face has turned back when it has stayed this much below the limit for this long. A covered mouth is free
+after the same time."""
 _MAX_DEGREES = 180
 
 
@@ -80,10 +84,16 @@ class SelectedFrame:
     """Why the frame stays as filmed; None if it gets a mouth."""
     opacity: float
     """Opacity of the mouth: 0 in a span that stays as filmed, a ramp next to it, 1 elsewhere."""
+    front: Weights | None = None
+    """Opacity of what is in front of the mouth, see `Front`."""
 
 
 def select_frames(
-    frames: Iterable[TrackedFrame], limits: FaceLimits, skipped: Container[int], fps: Fraction
+    frames: Iterable[TrackedFrame],
+    limits: FaceLimits,
+    skipped: Container[int],
+    fps: Fraction,
+    occlusion: Occlusion | None = None,
 ) -> Iterator[SelectedFrame]:
     """Yield each frame with the reason why it stays as filmed, or the opacity of its mouth.
 
@@ -95,23 +105,25 @@ def select_frames(
         limits: Limits of size and direction of the face.
         skipped: Indices of the frames of `--skip`.
         fps: Frames per second.
+        occlusion: Finds what is in front of a mouth; None: nothing is.
 
     """
     fade = min(round(_FADE_S * fps), _MAX_FADE)
     judge = _Judge(limits, skipped, fps)
-    pending: deque[tuple[TrackedFrame, Reason | None]] = deque()
+    pending: deque[_Judged] = deque()
     since = fade + 1
 
     def pop() -> SelectedFrame:
         """Return the oldest pending frame; `since` is its distance to the last frame as filmed."""
         nonlocal since
-        tracked, reason = pending.popleft()
+        tracked, reason, weights = pending.popleft()
         since = 0 if reason else fade + 1 if tracked.cut else since + 1
         distance = min(since, _distance_to_kept(pending, fade))
-        return SelectedFrame(tracked, reason, min(1.0, distance / (fade + 1)))
+        return SelectedFrame(tracked, reason, min(1.0, distance / (fade + 1)), weights)
 
     for frame in frames:
-        pending.append((frame, judge(frame)))
+        front = NOTHING if occlusion is None else occlusion(frame)
+        pending.append((frame, judge(frame, front), front.weights))
         del frame
         if len(pending) > fade:
             yield pop()
@@ -119,9 +131,12 @@ def select_frames(
         yield pop()
 
 
-def _distance_to_kept(later: Iterable[tuple[TrackedFrame, Reason | None]], fade: int) -> int:
+_Judged = tuple[TrackedFrame, Reason | None, Weights | None]
+
+
+def _distance_to_kept(later: Iterable[_Judged], fade: int) -> int:
     """Return the distance to the next frame that stays as filmed; `fade` + 1 if it is far or after a cut."""
-    for distance, (tracked, reason) in enumerate(later, start=1):
+    for distance, (tracked, reason, _) in enumerate(later, start=1):
         if tracked.cut:
             break
         if reason:
@@ -135,11 +150,11 @@ class _Judge:
     def __init__(self, limits: FaceLimits, skipped: Container[int], fps: Fraction) -> None:
         self._limits, self._skipped = limits, skipped
         self._wait = max(1, round(_RETURN_S * fps))
-        self._turned = 0
-        """Frames until a face that turns back gets a mouth again; 0 if it is not turned away."""
+        self._turned = self._covered = 0
+        """Frames until a face that turns back, or a mouth that is free again, is dubbed; 0 if it is now."""
 
-    def __call__(self, frame: TrackedFrame) -> Reason | None:
-        is_turned = self._is_turned(frame)
+    def __call__(self, frame: TrackedFrame, front: Front) -> Reason | None:
+        is_turned, is_covered = self._is_turned(frame), self._is_covered(frame, front)
         if frame.frame.index in self._skipped:
             return "skip"
         if frame.box is None:
@@ -148,7 +163,13 @@ class _Judge:
             return "turned"
         if frame.landmarks is not None and frame.box[2] - frame.box[0] < self._limits.min_face:
             return "small"
-        return None
+        return "covered" if is_covered else None
+
+    def _is_covered(self, frame: TrackedFrame, front: Front) -> bool:
+        self._covered = 0 if frame.cut else max(0, self._covered - 1)
+        if front.hides_mouth:
+            self._covered = self._wait + 1
+        return self._covered > 0
 
     def _is_turned(self, frame: TrackedFrame) -> bool:
         if frame.cut or frame.box is None:

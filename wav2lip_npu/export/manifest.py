@@ -124,11 +124,11 @@ def read_onnx(path: str | os.PathLike[str], network: str | None = None) -> tuple
     if text is None:
         raise _foreign(source, "it has no manifest")
     manifest = _checked(_parsed(text, source), network, source)
-    if _has_external_data(model, onnx):
+    if has_external_data(model, onnx):
         raise _foreign(source, "it refers to other files")
     if unknown := sorted({_full_name(node) for node in model.graph.node} - OPERATORS):
         raise _foreign(source, f"no export contains the operator {unknown[0]}")
-    if not _is_plain(model):
+    if not is_plain(model):
         raise _foreign(source, "it contains more than a plain graph")
     declared = [[*manifest.inputs.items()], [*manifest.outputs.items()]]
     if [[*shapes_of(values).items()] for values in (model.graph.input, model.graph.output)] != declared:
@@ -167,7 +167,7 @@ def _full_name(node: Any) -> str:
     return f"{node.domain}.{node.op_type}".lstrip(".")
 
 
-def _is_plain(model: Any) -> bool:
+def is_plain(model: Any) -> bool:
     """Return whether a model contains only nodes and dense tensors: no subgraphs, no functions."""
     attributes = [attribute for node in model.graph.node for attribute in node.attribute]
     nested = any(item.HasField("g") or item.graphs or item.tensors for item in attributes)
@@ -175,7 +175,7 @@ def _is_plain(model: Any) -> bool:
     return not (nested or sparse or model.functions or model.training_info or model.graph.sparse_initializer)
 
 
-def _has_external_data(model: Any, onnx: Any) -> bool:
+def has_external_data(model: Any, onnx: Any) -> bool:
     """Return whether an initializer or a constant is stored in another file."""
     constants = (item.t for node in model.graph.node for item in node.attribute if item.HasField("t"))
     tensors = [*model.graph.initializer, *constants]
