@@ -12,7 +12,7 @@ import pytest
 from support.faces import write_audio
 from wav2lip_npu.batch.job_keys import file_record, job_key, key_comment, read_key, remember_hash
 from wav2lip_npu.batch.jobs import Job
-from wav2lip_npu.dubbing.inference import load_models
+from wav2lip_npu.dubbing.inference import Models, load_models
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.outputs import Output
 from wav2lip_npu.dubbing.pipeline import dub_many
@@ -27,6 +27,11 @@ def job(tmp_path: Path) -> Job:
     for name, content in zip(names.values(), "abc", strict=True):
         (tmp_path / name).write_text(content)
     return Job(outfile="o.mp4", **{field: str(tmp_path / name) for field, name in names.items()})
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_checkpoint: Path) -> Models:
+    return load_models(tiny_checkpoint, detector="hog", device="cpu")
 
 
 def test_key_is_unchanged_since_version_0_5(job):
@@ -86,12 +91,12 @@ def test_hashes_of_a_report_are_reused(job):
 )
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
 def test_key_cannot_be_forged_by_the_name_of_a_checkpoint(
-    tmp_path, tiny_checkpoint, face_video, name, suffix
+    tmp_path, tiny_checkpoint, loaded, face_video, name, suffix
 ):
     """A15: a plain dub is not mistaken for the output of a batch, and the key of a batch is read back."""
     weights = tmp_path / name
     shutil.copy(tiny_checkpoint, weights)
-    models = replace(load_models(tiny_checkpoint, detector="hog", device="cpu"), weights=weights)
+    models = replace(loaded, weights=weights)
     audio = write_audio(tmp_path / "a.wav", 0.1)
     options = DubOptions(box=(20, 220, 40, 240), preset="ultrafast")
     for comment, key in (("", None), (key_comment("1" * 32), "1" * 32)):
