@@ -26,6 +26,18 @@ def test_second_lock_fails_until_the_first_is_released(tmp_path):
 def test_missing_folder_is_created(tmp_path):
     with lock_folder(tmp_path / "new" / "deep") as is_locked:
         assert is_locked
+        (tmp_path / "new" / "deep" / "file").touch()
+    assert (tmp_path / "new" / "deep" / "file").exists()
+
+
+def test_unused_folder_is_removed(tmp_path):
+    """A3: a run that is refused leaves no folder behind; an existing empty folder is kept."""
+    (tmp_path / "old").mkdir()
+    with lock_folder(tmp_path / "old" / "new" / "deep"):
+        with lock_folder(tmp_path / "old" / "new" / "deep") as is_locked:
+            assert not is_locked
+        assert (tmp_path / "old" / "new" / "deep").is_dir()
+    assert list((tmp_path / "old").iterdir()) == []
 
 
 def test_folder_that_cannot_be_used_raises(tmp_path):

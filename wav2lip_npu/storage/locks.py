@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -19,10 +20,12 @@ _POLL_S = 0.1
 def lock_folder(folder: str | os.PathLike[str]) -> Iterator[bool]:
     """Lock a folder until the block ends or the process dies; yield False if another process holds it.
 
-    The folder is created. Yields True on a file system without locks. Raises `OutputError` if the folder
-    cannot be created or read.
+    The folder is created, and removed at the end if nothing was written to it. Yields True on a file system
+    without locks. Raises `OutputError` if the folder cannot be created or read.
     """
+    parents = [Path(folder), *Path(folder).parents]
     try:
+        missing = list(itertools.takewhile(lambda path: not path.exists(), parents))
         os.makedirs(folder or ".", exist_ok=True)
         handle = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -37,6 +40,10 @@ def lock_folder(folder: str | os.PathLike[str]) -> Iterator[bool]:
             pass
         yield is_locked
     finally:
+        if is_locked:
+            with contextlib.suppress(OSError):  # not empty
+                for path in missing:
+                    path.rmdir()
         os.close(handle)
 
 
