@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,10 +29,11 @@ from support.trainings import (
 )
 from wav2lip_npu import device
 from wav2lip_npu.cli import main
-from wav2lip_npu.errors import CheckpointError
+from wav2lip_npu.errors import CheckpointError, OutputError
 from wav2lip_npu.models.checkpoint import Checkpoint
 from wav2lip_npu.models.networks import NETWORKS, SyncNet
 from wav2lip_npu.training.checkpoints import path_of
+from wav2lip_npu.training.metrics_log import Curves
 from wav2lip_npu.training.options import TrainOptions
 from wav2lip_npu.training.state import CONTINUED_WARMUP, TrainState
 from wav2lip_npu.training.trained_network import trained_network
@@ -230,6 +233,31 @@ def test_empty_validation_list_is_like_none(clips, tmp_path, caplog, content):
     train(clips, tmp_path / "out", ORIGINAL, steps=1, eval_interval=1, filelists=lists)
     assert f"{lists / 'val.txt'} lists no clips" in caplog.text
     assert lines(tmp_path / "out", "held_out")
+
+
+def test_foreign_curves_are_not_replaced(tmp_path):
+    """A5: a file that is not of a training is refused; a single incomplete line of a killed run is not."""
+    path = tmp_path / "curves.jsonl"
+    path.write_text("hello\nworld\n")
+    with pytest.raises(OutputError, match=str(path)):
+        Curves(tmp_path, 0)
+    assert path.read_text() == "hello\nworld\n"
+    path.write_text('{"part": "tr')
+    Curves(tmp_path, 0).close()
+    assert path.read_text() == ""
+
+
+def test_curves_on_a_full_disk(tmp_path, monkeypatch):
+    """B10: the error names the file."""
+    curves = Curves(tmp_path, 0)
+
+    def fail(*values: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(curves._board, "add_scalar", fail)
+    with pytest.raises(OutputError, match=str(tmp_path / "curves.jsonl")):
+        curves.write("train", 1, {"l1": 0.5})
+    curves.close()
 
 
 def test_damaged_lines_of_the_curves_are_dropped(clips, tmp_path, caplog):

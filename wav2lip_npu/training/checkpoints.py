@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 _PREFIXES = {"discriminator": "disc_"}
 _CHECKPOINT = re.compile(r"checkpoint_step(\d{9}|[1-9]\d{9,})\.pth", re.ASCII)
 """Names that `path_of` returns."""
-CHECKPOINT_FILES = re.compile(r"(disc_)?checkpoint_step\d{9,}\.pth", re.ASCII)
+OUTPUT_FILES = re.compile(r"(disc_)?checkpoint_step\d{9,}\.pth|samples_step\d{9,}\.jpg", re.ASCII)
+"""Names of the files that a training writes, apart from the curves."""
 
 
 def path_of(directory: Path, kind: str, step: int) -> Path:

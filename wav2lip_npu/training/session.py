@@ -28,7 +28,7 @@ from wav2lip_npu.options import resolved
 from wav2lip_npu.storage.locks import lock_folder
 from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
 from wav2lip_npu.training import distributed
-from wav2lip_npu.training.checkpoints import CHECKPOINT_FILES, clean_up, newest, saved_steps
+from wav2lip_npu.training.checkpoints import OUTPUT_FILES, clean_up, newest, saved_steps
 from wav2lip_npu.training.distributed import Ranks
 from wav2lip_npu.training.loop import Progress, TrainResult, fit
 from wav2lip_npu.training.metrics_log import CURVES_FILE
@@ -232,7 +232,7 @@ def check_files(settings: SyncNetSettings | GeneratorSettings) -> None:
     if isinstance(settings, GeneratorSettings):
         inputs += weights_inputs("--syncnet_checkpoint_path", settings.syncnet_checkpoint_path, "syncnet")
     outputs = [
-        OutputPath("--checkpoint_dir", directory, is_folder=True, files=CHECKPOINT_FILES),
+        OutputPath("--checkpoint_dir", directory, is_folder=True, files=OUTPUT_FILES),
         OutputPath("--checkpoint_dir", directory / CURVES_FILE),
     ]
     check_outputs(outputs, inputs)
