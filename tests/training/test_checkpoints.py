@@ -250,6 +250,8 @@ def test_checkpoints_of_another_network(clips, tmp_path, capsys):
     assert "none.pth: No such file" in refused(
         clips, out, ORIGINAL, capsys, checkpoint_path=tmp_path / "none.pth"
     )
+    assert not out.exists()
+    out.mkdir()
     # Checkpoints of another training run are not treated as damaged, and nothing is written next to them.
     shutil.copy(syncnet, out / "checkpoint_step000000001.pth")
     message = refused(clips, out, GENERATOR, capsys)
