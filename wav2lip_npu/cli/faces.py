@@ -114,8 +114,10 @@ class FacesCommand:
             for sighting, width in zip(person.sightings, widths, strict=True)
         )
 
-        def spread(values: Sequence[float]) -> list[float]:
-            return [round(float(value), 1) for value in np.percentile(values, [0, 50, 100])]
+        def spread(values: Sequence[float]) -> list[float] | None:
+            return (
+                [round(float(value), 1) for value in np.percentile(values, [0, 50, 100])] if values else None
+            )
 
         angles = {name: spread([getattr(pose, name) for pose in poses]) for name in ("yaw", "pitch", "roll")}
         return {
@@ -124,7 +126,7 @@ class FacesCommand:
             "seconds": [[round(float(frame / info.fps), 2) for frame in span] for span in person.spans],
             "sightings": len(person.sightings),
             "width": spread(widths),
-            **(angles if poses else dict.fromkeys(("yaw", "pitch", "roll"))),
+            **angles,
             "dubbed_share": round(within / len(person.sightings), 3),
             "face_select": "{},{}".format(*person.point),
         }
