@@ -39,13 +39,15 @@ hypothesis.settings.load_profile("suite")
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """On a device other than the CPU, run only `any_device` tests; there, those marked `slow_on_npu` are slow."""
-    if DEVICE.type == "cpu":
-        left_out = [item for item in items if item.get_closest_marker("npu_only")]
-    else:
-        left_out = [item for item in items if not item.get_closest_marker("any_device")]
-        for item in items:
-            if item.get_closest_marker("slow_on_npu"):
-                item.add_marker("slow")
+    left_out = [
+        item
+        for item in items
+        if (DEVICE.type != "npu" and item.get_closest_marker("npu_only"))
+        or (DEVICE.type != "cpu" and not item.get_closest_marker("any_device"))
+    ]
+    for item in items:
+        if DEVICE.type != "cpu" and item.get_closest_marker("slow_on_npu"):
+            item.add_marker("slow")
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in set(left_out)]
 

@@ -15,8 +15,10 @@ import logging
 import os
 import re
 import resource
+import shutil
 import sys
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args
 
 from wav2lip_npu.errors import DeviceError
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 class Backend(NamedTuple):
@@ -51,6 +54,7 @@ BACKENDS = {
 NPU, HOST = "npu", "cpu"
 """Device types by name, for the other modules."""
 _MOST_LANES = 4
+_RUNS_BEFORE_CAPTURE = 3
 NEVER = 2**31 - 1
 """Growth interval of a gradient scaler with a constant scale."""
 Precision = Literal["fp32", "bf16", "fp16", "fp32_strict"]
@@ -210,6 +214,52 @@ def check_training(device: torch.device, amp: str, loss_scale: str, sync_batchno
         )
 
 
+def check_compile(device: torch.device) -> None:
+    """Raise `DeviceError` if PyTorch cannot compile for the device on this machine."""
+    if device.type == "npu" and importlib.util.find_spec("torchair") is None:
+        raise DeviceError(
+            "--compile on needs torchair on an NPU. Install it with CANN, or leave --compile off."
+        )
+    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+        raise DeviceError("--compile on needs a C++ compiler on a CPU. Install g++, or leave --compile off.")
+
+
+def compiled(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """Return a module that compiles the network at its first call, and shares its weights."""
+    import torch
+
+    backend = importlib.import_module("torchair").get_npu_backend() if device.type == "npu" else "inductor"
+    module: torch.nn.Module = torch.compile(network, backend=backend, dynamic=False)  # type: ignore[assignment]
+    return module
+
+
+def captures_graphs(device: torch.device) -> bool:
+    """Return whether the kernels of a training step can be captured as a graph."""
+    return device.type == "cuda"
+
+
+def captured(function: Callable[[], Result], device: torch.device) -> Callable[[], Result]:
+    """Return a function that replays the kernels of another one, and returns its result with new values.
+
+    The function runs a few times before the capture, and must not wait for the device.
+    """
+    module: Any = importlib.import_module("torch").cuda
+    side, graph = module.Stream(device), module.CUDAGraph()
+    side.wait_stream(module.current_stream(device))
+    with module.stream(side):
+        for _ in range(_RUNS_BEFORE_CAPTURE):
+            function()
+    module.current_stream(device).wait_stream(side)
+    with module.graph(graph):
+        result = function()
+
+    def replay() -> Result:
+        graph.replay()
+        return result
+
+    return replay
+
+
 def adam_options(device: torch.device) -> dict[str, bool]:
     """Return the arguments for the fastest Adam of the device. Ascend advises against `foreach` on NPUs."""
     return {"fused": True} if device.type == "cuda" else {"foreach": False}
@@ -324,6 +374,11 @@ def memory(device: torch.device) -> tuple[int, int]:
         return free * resource.getpagesize(), total * resource.getpagesize()
     free, total = getattr(torch, device.type).mem_get_info(device)
     return int(free), int(total)
+
+
+def is_accelerator(device: torch.device) -> bool:
+    """Return whether a device has its own memory and works while the host continues."""
+    return device.type != HOST
 
 
 def synchronize(device: torch.device) -> None:

@@ -52,7 +52,7 @@ class Node:
 
     def run(self, words: list[str]) -> subprocess.Popen[str]:
         """Start a command on this node."""
-        simulation = [SIMULATION] if DEVICE.type != "cpu" else []
+        simulation = [SIMULATION] if DEVICE.type == "npu" else []
         variables = {
             "OMP_NUM_THREADS": "1",
             "GLOO_SOCKET_IFNAME": self.interface,  # the simulated hccl is carried by gloo too

@@ -69,6 +69,7 @@ def train(name: str, words: list[Any], **flags: Any) -> None:
 train("syncnet", SYNCNET, steps=3, eval_interval=2, checkpoint_interval=2)
 train("resumed", [*ORIGINAL, "--accumulate", 2], steps=2, eval_interval=1)
 train("resumed", [*ORIGINAL, "--accumulate", 2], steps=4, eval_interval=1)
+train("resident", SYNCNET, steps=2, data_on="device", flip=0.5, noise=3, eval_interval=9)
 train("disc", WITH_DISC, steps=2, sync_gate=100, eval_interval=1, clip_grad_norm=1)
 
 torch.manual_seed(0)

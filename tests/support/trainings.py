@@ -50,6 +50,7 @@ def command(root: Path, out: Path, words: list[Any], **flags: Any) -> list[str]:
         "checkpoint_dir": out,
         "width": 2,
         "num_workers": 1,
+        "data_on": "host",  # the same samples on every device
         "device": DEVICE.type,
         **({"syncnet_checkpoint_path": root / "syncnet.pth"} if words[0] == "train" else {}),
         **flags,
@@ -78,7 +79,7 @@ def start(words: list[str], script: str = "-m wav2lip_npu", **options: Any) -> s
             **os.environ,
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join(
-                map(str, (ROOT, ROOT / "tests", *([SIMULATION] if DEVICE.type != "cpu" else [])))
+                map(str, (ROOT, ROOT / "tests", *([SIMULATION] if DEVICE.type == "npu" else [])))
             ),
         },
         # A shell starts background jobs with SIGINT ignored; the child must handle it.

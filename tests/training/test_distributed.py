@@ -8,10 +8,14 @@ import time
 import pytest
 import torch
 
+from support.devices import DEVICE
 from support.trainings import ORIGINAL, ROOT, assert_same, command, lines, read, start
 from wav2lip_npu.training.losses import all_pairs_loss
 
-pytestmark = pytest.mark.any_device
+pytestmark = [
+    pytest.mark.any_device,
+    pytest.mark.skipif(DEVICE.type == "cuda" and torch.cuda.device_count() < 2, reason="needs two GPUs"),
+]
 TORCHRUN = "-m torch.distributed.run --standalone --nproc_per_node 2"
 
 
@@ -32,7 +36,7 @@ def records(training_set, tmp_path_factory):
     return load
 
 
-@pytest.mark.parametrize("name", ["syncnet", "resumed", "disc"])
+@pytest.mark.parametrize("name", ["syncnet", "resumed", "resident", "disc"])
 def test_both_ranks_end_with_the_same_networks(records, name):
     one, other = records(name)
     assert one["code"] == other["code"] == 0, one["stderr"] + other["stderr"]
@@ -51,7 +55,7 @@ def test_checkpoints_hold_those_networks(records):
 
 
 def test_each_rank_trains_on_its_own_samples(records):
-    for name, rows, batch in (("syncnet", 16, 2), ("resumed", 4, 4)):
+    for name, rows, batch in (("syncnet", 16, 2), ("resumed", 4, 4), ("resident", 16, 2)):
         one, other = (found["clips"] for found in records(name))
         assert [item[:2] for item in one] == [item[:2] for item in other]
         assert all(after - first == 2 * batch for first, after, _ in one)  # positions of both ranks together

@@ -23,13 +23,13 @@ from wav2lip_npu.errors import UsageError
 from wav2lip_npu.mel import DEFAULT_MEL, Mel
 from wav2lip_npu.options import check_types, nested_by_name
 
-_BENDS = 4
+BENDS = 4
 """Number of random displacements across a face, which are interpolated smoothly."""
-_LUMA = np.array([0.114, 0.587, 0.299])
+LUMA = np.array([0.114, 0.587, 0.299])
 """Weights of B, G and R."""
-_BEST_JPEG = 95
-_WORST_JPEG = 5
-_LEVEL_PER_DB = 2 * DEFAULT_MEL.max_abs / -DEFAULT_MEL.min_level_db
+BEST_JPEG = 95
+WORST_JPEG = 5
+LEVEL_PER_DB = 2 * DEFAULT_MEL.max_abs / -DEFAULT_MEL.min_level_db
 _MAXIMA = {"turn": 45, "blur": 10, "noise": 64, "loudness": 40, "tilt": 40}
 _SHARES = ("flip", "jpeg", "colour", "gamma", "untouched")
 _DEFAULT_MAXIMUM = 0.5
@@ -102,7 +102,7 @@ class Augmentation:
             grain = random.normal(0, level, stack.shape)
             stack = np.clip(np.rint(stack + grain), 0, 255).astype(np.uint8)
         if self.jpeg and (share := _half_the_time(random, self.jpeg)):
-            quality = [cv2.IMWRITE_JPEG_QUALITY, round(_BEST_JPEG - share * (_BEST_JPEG - _WORST_JPEG))]
+            quality = [cv2.IMWRITE_JPEG_QUALITY, round(BEST_JPEG - share * (BEST_JPEG - WORST_JPEG))]
 
             def compress(face: Any) -> Any:
                 return cv2.imdecode(cv2.imencode(".jpg", face, quality)[1], cv2.IMREAD_COLOR)
@@ -120,7 +120,7 @@ class Augmentation:
             mels = mels[..., below, :] * (1 - above) + mels[..., below + 1, :] * above
         if self.loudness or self.tilt:
             level, slope = random.uniform(-1, 1, 2) * (self.loudness, self.tilt)
-            gain = (level + slope * np.linspace(-0.5, 0.5, bands)) * _LEVEL_PER_DB
+            gain = (level + slope * np.linspace(-0.5, 0.5, bands)) * LEVEL_PER_DB
             mels = np.clip(mels + gain[:, None].astype(np.float32), -DEFAULT_MEL.max_abs, DEFAULT_MEL.max_abs)
         return mels
 
@@ -132,7 +132,7 @@ class Augmentation:
         across, down = np.exp(random.uniform(-1, 1, 2) * self.stretch)
         angle = math.radians(random.uniform(-1, 1) * self.turn)
         offset = random.uniform(-1, 1, 2) * self.shift
-        bends = (random.uniform(-1, 1, (_BENDS, _BENDS, 2)) * self.bend).astype(np.float32)
+        bends = (random.uniform(-1, 1, (BENDS, BENDS, 2)) * self.bend).astype(np.float32)
         y, x = np.mgrid[:FACE_SIZE, :FACE_SIZE].astype(np.float32) / (FACE_SIZE - 1) - 0.5
         bent = cv2.resize(bends, (FACE_SIZE, FACE_SIZE), interpolation=cv2.INTER_CUBIC)
         cos, sin = math.cos(angle), math.sin(angle)
@@ -147,7 +147,7 @@ class Augmentation:
         gains = np.exp(random.uniform(-1, 1, 4) * self.colour)
         power = math.exp(random.uniform(-1, 1) * math.log1p(self.gamma))
         values = (np.arange(256) / 255)[:, None] ** power * gains[:3] * 255
-        mix = gains[3] * np.eye(3) + (1 - gains[3]) * _LUMA
+        mix = gains[3] * np.eye(3) + (1 - gains[3]) * LUMA
         return np.clip(np.rint(values), 0, 255).astype(np.uint8)[:, None], mix
 
 
@@ -160,7 +160,9 @@ def _half_the_time(random: Generator, maximum: float) -> float:
 
 
 def _apply(changes: list[Callable[[Any], Any]], stack: Faces) -> Faces:
-    """Return a new stack with the changes applied to each face."""
+    """Return a new stack with the changes applied to each face, or the stack itself without changes."""
+    if not changes:
+        return stack
     changed = np.empty_like(stack)
     shape = stack.shape[-3:]
     for face, result in zip(stack.reshape(-1, *shape), changed.reshape(-1, *shape), strict=True):

@@ -25,21 +25,20 @@ class Average:
         self.updates = 0
         """Number of updates so far."""
         self._network = network
-        self._tensors = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        state = network.state_dict()
+        self._tensors = {name: tensor.detach().clone() for name, tensor in state.items()}
+        pairs = [(self._tensors[name], tensor) for name, tensor in state.items()]
+        self._means, self._values = zip(*(pair for pair in pairs if pair[1].is_floating_point()), strict=True)
+        self._counts = [pair for pair in pairs if not pair[1].is_floating_point()]
 
     @torch.no_grad()
     def update(self) -> None:
         """Add the current weights. The first updates have more weight, so that the initial weights fade."""
         self.updates += 1
         share = 1 - min(self.decay, self.updates / (self.updates + 10))
-        means, values = [], []
-        for name, tensor in self._network.state_dict().items():
-            if tensor.is_floating_point():
-                means.append(self._tensors[name])
-                values.append(tensor)
-            else:
-                self._tensors[name].copy_(tensor)
-        torch._foreach_lerp_(means, values, share)
+        torch._foreach_lerp_(self._means, self._values, share)
+        for count, value in self._counts:
+            count.copy_(value)
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ import itertools
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from torch.nn import functional
 from wav2lip_npu import device as devices
 from wav2lip_npu import signals
 from wav2lip_npu.data.augmentation import Augmentation
+from wav2lip_npu.data.device_batch import TargetBatch, TargetRows
+from wav2lip_npu.data.resident_samples import ResidentTargets
 from wav2lip_npu.data.samples import MEL_SHIFT, Batch, Samples, TargetSample, batches, draw_target
 from wav2lip_npu.models.inputs import face_windows, generator_input, images_of_faces, syncnet_input
 from wav2lip_npu.models.networks import SyncNet
@@ -35,21 +37,6 @@ log = logging.getLogger(__name__)
 
 _SHEET_ROWS = 8
 _QUICK_WINDOWS = 4
-
-
-class TargetBatch(NamedTuple):
-    """`TargetSample` rows on the device."""
-
-    targets: Tensor
-    references: Tensor
-    frame_mels: Tensor
-    mels: Tensor
-    judged: Tensor
-
-    @classmethod
-    def upload(cls, batch: Batch[TargetSample], device: torch.device) -> TargetBatch:
-        """Copy a batch to the device."""
-        return cls(**devices.upload(batch.samples._asdict(), device))
 
 
 @signals.deferred()
@@ -118,14 +105,26 @@ def train_generator(
     ) as session:
         schedule = SyncSchedule(losses.syncnet_wt, losses.sync_gate, losses.risen_weight)
         state = session.state(rates, {"schedule": schedule})
-        objective = GeneratorObjective(state, session.to_device(syncnet), schedule, losses, options.amp)
+        objective = GeneratorObjective(
+            state,
+            session.to_device(syncnet),
+            schedule,
+            losses,
+            options.amp,
+            is_compiled=options.compile == "on",
+        )
         held_out = session.held_out_samples(draw_target())
         task = Task(
-            session.train_samples(draw_target(settings.augment, losses.reference_distance)),
+            session.train_samples(
+                draw_target(settings.augment, losses.reference_distance),
+                ResidentTargets(settings.augment, losses.reference_distance),
+            ),
             options.batch_size,
             objective.step,
             functools.partial(objective.evaluate, held_out, options.batch_size),
             schedule,
+            judge=syncnet,
+            host_values=lambda: schedule.weight,
         )
         return session.fit(state, task, progress)
 
@@ -166,16 +165,24 @@ class GeneratorObjective:
     """Losses of generator and discriminator, and their held-out figures."""
 
     def __init__(
-        self, state: TrainState, syncnet: SyncNet, schedule: SyncSchedule, options: GeneratorOptions, amp: str
+        self,
+        state: TrainState,
+        syncnet: SyncNet,
+        schedule: SyncSchedule,
+        options: GeneratorOptions,
+        amp: str,
+        *,
+        is_compiled: bool = False,
     ) -> None:
-        self._state, self._syncnet, self._schedule = state, syncnet, schedule
+        self._state, self._schedule = state, schedule
         self._options, self._amp = options, amp
         self._discriminator = state.networks.get("discriminator")
         syncnet.requires_grad_(False).train(options.expert_bn == "batch")
+        self._syncnet = devices.compiled(syncnet, state.device) if is_compiled else syncnet
 
-    def step(self, batch: Batch[TargetSample]) -> Iterator[Losses]:
+    def step(self, batch: Batch[TargetRows]) -> Iterator[Losses]:
         """Yield the generator's loss, w sync + d quality + (1 - w - d) L1, then the discriminator's."""
-        rows = TargetBatch.upload(batch, self._state.device)
+        rows = TargetBatch.of(batch, self._state.device)
         target = face_windows(rows.targets)
         with self._autocast():
             pairs = generator_input(target, face_windows(rows.references))
@@ -193,7 +200,7 @@ class GeneratorObjective:
         if self._discriminator is not None:
             parts["quality"] = self._quality_loss(generated)
             total = total + quality_weight * parts["quality"]
-        yield Losses("generator", total, {**parts, "sync_weight": total.new_tensor(sync_weight)})
+        yield Losses("generator", total, {**parts, "sync_weight": total.new_full((), sync_weight)})
         if self._discriminator is not None:
             with self._autocast():
                 both = self._discriminator.wrapped(torch.cat([target, generated.detach()]))
@@ -237,7 +244,7 @@ class GeneratorObjective:
         sheet = None
         with contextlib.closing(stream):
             for number, batch in enumerate(itertools.islice(stream, count)):
-                rows = TargetBatch.upload(batch, state.device)
+                rows = TargetBatch.of(batch, state.device)
                 target = face_windows(rows.targets)
                 pairs = generator_input(target, face_windows(rows.references))
                 generated = state.main.network(rows.frame_mels[:, :, None], pairs)

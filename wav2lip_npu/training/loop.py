@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,6 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from wav2lip_npu import device as devices
 from wav2lip_npu import signals
 from wav2lip_npu.data.samples import Batch, Sample, batches
 from wav2lip_npu.errors import TrainingError
@@ -20,8 +22,10 @@ from wav2lip_npu.training import distributed
 from wav2lip_npu.training.checkpoints import path_of, prune, saved_steps
 from wav2lip_npu.training.evaluations import Evaluations, Verdict, format_losses
 from wav2lip_npu.training.first_look import FirstLook
+from wav2lip_npu.training.graph import Gradients, GraphedGradients
 from wav2lip_npu.training.metrics_log import Curves, Means
 from wav2lip_npu.training.options import TrainOptions
+from wav2lip_npu.training.pace import Pace
 from wav2lip_npu.training.state import TrainState
 from wav2lip_npu.training.task import Task
 
@@ -98,6 +102,7 @@ def fit(
         hold = stack.enter_context(signals.held(_STOPPING))
         last = math.inf if options.steps is None else options.steps
         evaluations = Evaluations(state, task, options, curves, hold)
+        gradients, pace = _gradients_of(state, task, options), Pace()
         is_finished = state.step >= last or state.epoch >= options.nepochs
         if is_finished:
             log.warning("nothing to do: already at step %d, epoch %d", state.step, state.epoch)
@@ -106,7 +111,10 @@ def fit(
             verdict = evaluations.begin()
             saved = None if verdict.save else saved
         while not (evaluations.interrupted_by or stopped_by or verdict.stop or is_finished):
-            values, stopped_by = _advance(state, stream, task, options, hold, evaluations.look)
+            with pace.step():
+                values, stopped_by = _advance(
+                    state, stream, task, options, hold, evaluations.look, gradients, pace
+                )
             state.epoch = state.position // epoch_size
             means.add(values)
             if progress is not None and ranks.is_first:
@@ -115,7 +123,7 @@ def fit(
                 averaged = means.pop()
                 if curves is not None:
                     curves.write("train", state.step, {**averaged, "skipped": state.skipped})
-                    log.info("step %d: %s", state.step, format_losses(averaged))
+                    log.info("step %d: %s, %s", state.step, format_losses(averaged), pace.pop())
             verdict = evaluations.after_step(values)
             if verdict.save or state.step % options.checkpoint_interval == 0:
                 saved = save()
@@ -142,23 +150,25 @@ def _advance(
     options: TrainOptions,
     hold: signals.Hold,
     look: FirstLook,
+    gradients: Gradients | None = None,
+    pace: Pace | None = None,
 ) -> tuple[dict[str, float], int]:
     """Run one optimizer step. Return the losses, and the stop signal of any rank, 0 if there is none."""
+    pace = pace or Pace()
+    gradients = gradients or functools.partial(_gradients, state, task, options)
     for trained in state.networks.values():
-        trained.optimizer.zero_grad(set_to_none=True)
         for group in trained.optimizer.param_groups:
             group["lr"] = trained.rate(state.step)
-    sums: dict[str, Tensor] = {}
-    used = []
-    for number in range(options.accumulate):
-        batch = next(stream)
-        used.append(batch)
-        with _local_gradients(state, number < options.accumulate - 1):
-            for losses in task.step(batch):
-                scaled: Tensor = state.scaler.scale(losses.total / options.accumulate)
-                scaled.backward()  # type: ignore[no-untyped-call]
-                for name, value in losses.parts.items():
-                    sums[name] = sums.get(name, 0) + value.detach().float() / options.accumulate
+    used: list[Batch[Any]] = []
+
+    def drawn() -> Iterator[Batch[Any]]:
+        for _ in range(options.accumulate):
+            with pace.waiting():
+                used.append(next(stream))
+            pace.add(len(used[-1].clips) * state.ranks.size)
+            yield used[-1]
+
+    sums = gradients(drawn())
     values = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))  # the only device sync
     finite = all(map(math.isfinite, values.values()))
     flags = [not finite, hold.number or 0, look.is_due()]
@@ -184,6 +194,34 @@ def _advance(
     state.step += 1
     state.position = used[-1].after
     return values, int(stopped_by)
+
+
+def _gradients_of(state: TrainState, task: Task[Any], options: TrainOptions) -> Gradients:
+    """Return the computation of gradients, captured as a graph where --compile and the device allow it."""
+    gradients = functools.partial(_gradients, state, task, options)
+    is_graphed = options.compile == "on" and state.data_on == "device" and state.ranks.size == 1
+    if not (is_graphed and devices.captures_graphs(state.device)):
+        return gradients
+    modules = [trained.network for trained in state.networks.values()]
+    modules += [task.judge] if task.judge is not None else []
+    return GraphedGradients(gradients, modules, task.host_values, state.device)
+
+
+def _gradients(
+    state: TrainState, task: Task[Any], options: TrainOptions, batches: Iterable[Batch[Any]]
+) -> dict[str, Tensor]:
+    """Compute the gradients of a step, and return the losses by name."""
+    for trained in state.networks.values():
+        trained.optimizer.zero_grad(set_to_none=True)
+    sums: dict[str, Tensor] = {}
+    for number, batch in enumerate(batches):
+        with _local_gradients(state, number < options.accumulate - 1):
+            for losses in task.step(batch):
+                scaled: Tensor = state.scaler.scale(losses.total / options.accumulate)
+                scaled.backward()  # type: ignore[no-untyped-call]
+                for name, value in losses.parts.items():
+                    sums[name] = sums.get(name, 0) + value.detach().float() / options.accumulate
+    return sums
 
 
 def _update_scale(scaler: torch.amp.GradScaler, options: TrainOptions) -> bool:

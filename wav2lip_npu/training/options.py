@@ -13,30 +13,13 @@ from wav2lip_npu.device import Amp
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.bundled import STARTER
 from wav2lip_npu.options import check_types, group, nested_by_name
+from wav2lip_npu.training.recipes import RECIPES, RecipeName
 
-RecipeName = Literal["default", "original"]
 NormMode = Literal["eval", "batch"]
+Switch = Literal["off", "on"]
+DataPlace = Literal["auto", "device", "host"]
 _MIN_WINDOWS = 2
 _NO_BATCH_STATISTICS = "SyncNet's batch norms need at least 2 windows. Pass --batch_size 2 or more."
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A recipe for training SyncNet. docs/training.md has the figures of both recipes."""
-
-    windows_per_clip: int
-    """Windows per clip in a batch; each is a negative for the others."""
-    rate_factor: float
-    """Learning rate after warm-up, as a multiple of --learning_rate, from random weights."""
-    warmup_steps: int
-    """Warm-up from random weights."""
-    average: float
-
-
-RECIPES: dict[str, Recipe] = {
-    "default": Recipe(windows_per_clip=8, rate_factor=10, warmup_steps=20, average=0.99),
-    "original": Recipe(windows_per_clip=1, rate_factor=1, warmup_steps=0, average=0.0),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +72,10 @@ class TrainOptions:
     """Steps averaged into one point of the training curves."""
     num_workers: int = 16
     """Threads that load samples, at most one per core."""
+    data_on: DataPlace = "auto"
+    """Where the training clips are: device loads them into device memory once, 29 kB per frame, and draws and
+    augments samples there; host reads each sample from the files. auto: device if the clips take at most half
+    of the free memory of an NPU or GPU, otherwise host."""
     save_optimizer_state: bool = True
     """Store the optimizer state in checkpoints, for an exact resume. Without it they are a third of the
     size."""
@@ -108,6 +95,9 @@ class TrainOptions:
     0.99 with --recipe default."""
     amp: Amp = "off"
     """Mixed precision: bf16, fp16, or off for float32. Losses and weights stay float32."""
+    compile: Switch = "off"
+    """on: the networks are compiled for the device, which takes minutes before the first step. With CUDA and
+    the data on the device, the kernels of a step also form one graph. An NPU needs torchair."""
     loss_scale: str = "dynamic"
     """Loss scale with --amp fp16: dynamic, or a constant such as 1024."""
     sync_batchnorm: bool = False

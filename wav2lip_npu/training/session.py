@@ -9,30 +9,35 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from wav2lip_npu import __version__
 from wav2lip_npu import device as devices
+from wav2lip_npu.data.augmentation import UNCHANGED
 from wav2lip_npu.data.clip_index import ClipIndex, index_clips
 from wav2lip_npu.data.clip_layout import CLIP_FILES
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.file_lists import LISTS, TRAIN, VAL, read_list
-from wav2lip_npu.data.samples import Draw, Sample, Samples
+from wav2lip_npu.data.resident_clips import ResidentClips
+from wav2lip_npu.data.resident_samples import ResidentDraw, ResidentSamples
+from wav2lip_npu.data.samples import Draw, Sample, Samples, SampleSource
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models import checkpoint
-from wav2lip_npu.models.bundled import STARTER, weights_inputs
+from wav2lip_npu.models.bundled import weights_inputs
 from wav2lip_npu.models.checkpoint import Checkpoint
 from wav2lip_npu.models.networks import FULL_WIDTH, NETWORKS, SyncNet
 from wav2lip_npu.options import resolved
 from wav2lip_npu.storage.locks import lock_folder
 from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
-from wav2lip_npu.training import distributed
-from wav2lip_npu.training.checkpoints import OUTPUT_FILES, clean_up, newest, saved_steps
+from wav2lip_npu.training import data_place, distributed
+from wav2lip_npu.training.checkpoints import OUTPUT_FILES, clean_up, saved_steps
 from wav2lip_npu.training.distributed import Ranks
 from wav2lip_npu.training.loop import Progress, TrainResult, fit
 from wav2lip_npu.training.metrics_log import CURVES_FILE
 from wav2lip_npu.training.options import GeneratorSettings, SyncNetSettings, TrainOptions, TrainPaths
+from wav2lip_npu.training.resumed import check_width, is_resumed, load_checkpoints
 from wav2lip_npu.training.state import Stateful, TrainState
 from wav2lip_npu.training.task import Task
 from wav2lip_npu.training.trained_network import trained_network
@@ -55,10 +60,12 @@ class Session:
     checkpoints: dict[str, Checkpoint]
     """Checkpoints to resume from, by kind; empty to train from scratch."""
     is_continued: bool
-    """Whether the run starts or once started from the weights of another run."""
+    """Whether the run starts or once started from the weights of another run, such as published weights."""
     train: ClipIndex
     held_out: ClipIndex
     reader: FaceReader
+    data_on: str
+    """Where the training clips are, `device` or `host`."""
 
     def to_device(self, network: SyncNet) -> SyncNet:
         """Move a network to the device, in its fastest memory format."""
@@ -66,10 +73,16 @@ class Session:
         moved: SyncNet = network.to(self.device, memory_format=memory_format)  # type: ignore[call-overload]
         return moved
 
-    def train_samples(self, draw: Draw[Sample]) -> Samples[Sample]:
-        """Return the samples of the training clips."""
-        seed = self.options.seed
-        return Samples(self.train.clips, draw, seed=seed, shift=self.shift, reader=self.reader)
+    def train_samples(self, draw: Draw[Any], resident_draw: ResidentDraw[Any]) -> SampleSource[Any]:
+        """Return the samples of the training clips, drawn on the host or on the device."""
+        clips, seed = self.train.clips, self.options.seed
+        if self.data_on == data_place.HOST:
+            is_augmented = resident_draw.augmentation != UNCHANGED
+            return Samples(
+                clips, draw, seed=seed, shift=self.shift, reader=self.reader, is_augmented=is_augmented
+            )
+        resident = ResidentClips(clips, self.reader, self.device)
+        return ResidentSamples(clips, resident, resident_draw, seed=seed, shift=self.shift)
 
     def held_out_samples(self, draw: Draw[Sample]) -> Samples[Sample]:
         """Return samples of the held-out clips, the same in each run."""
@@ -96,7 +109,7 @@ class Session:
         }
         scaler = devices.grad_scaler(self.device, self.options.amp, self.options.loss_scale)
         state = TrainState(networks, self.device, scaler, extras or {}, self.ranks, mel_shift=self.shift)
-        state.is_continued = self.is_continued
+        state.is_continued, state.data_on = self.is_continued, self.data_on
         if self.checkpoints:
             state.restore(
                 self.checkpoints,
@@ -163,6 +176,8 @@ def open_session(
     device = devices.resolve(distributed.local_device(paths.device))
     devices.activate(device)
     devices.check_training(device, options.amp, options.loss_scale, options.sync_batchnorm)
+    if options.compile == "on":
+        devices.check_compile(device)
     with distributed.process_group(device) as ranks, contextlib.ExitStack() as stack:
         if not ranks.is_first:
             logger = logging.getLogger("wav2lip_npu")
@@ -176,8 +191,8 @@ def open_session(
                     f"another training is writing to {directory}. Stop it, or pass another --checkpoint_dir."
                 )
             clean_up(directory)
-        checkpoints = _load_checkpoints(paths, kinds, disc_checkpoint_path)
-        _check_width(options, checkpoints)
+        checkpoints = load_checkpoints(paths, kinds, disc_checkpoint_path)
+        check_width(options, checkpoints)
         train_list, val_list = (Path(paths.filelists) / name for name in (TRAIN, VAL))
         train = index_clips(paths.data_root, train_list, shift)
         _check_same_files(ranks, checkpoints, train)
@@ -190,32 +205,22 @@ def open_session(
             held_out = index_clips(paths.data_root, val_list, shift)
         devices.seed_all(options.seed)
         reader = FaceReader(cache=not paths.no_face_cache)
-        is_continued = _is_continued(paths, checkpoints.get(kinds[0]))
+        main = checkpoints.get(kinds[0])
+        resumed = main if main is not None and is_resumed(paths, main) else None
+        data_on = data_place.place_of_data(options.data_on, train.clips, device, ranks, resumed)
         yield Session(
-            paths, options, shift, device, ranks, checkpoints, is_continued, train, held_out, reader
+            paths=paths,
+            options=options,
+            shift=shift,
+            device=device,
+            ranks=ranks,
+            checkpoints=checkpoints,
+            is_continued=main is not None and (bool(main.more.get("continued")) or resumed is None),
+            train=train,
+            held_out=held_out,
+            reader=reader,
+            data_on=data_on,
         )
-
-
-def _check_width(options: TrainOptions, checkpoints: Mapping[str, Checkpoint]) -> None:
-    for loaded in checkpoints.values():
-        if options.width not in (None, loaded.width):
-            raise UsageError(
-                f"--width {options.width}, but {loaded.source} has the width {loaded.width}. "
-                "Omit --width, or train from scratch in another --checkpoint_dir."
-            )
-
-
-def _is_continued(paths: TrainPaths, loaded: Checkpoint | None) -> bool:
-    """Return whether a run starts from the weights of another one, such as published weights.
-
-    A run that resumes from its own checkpoints counts only if it originally started that way.
-    """
-    if loaded is None:
-        return False
-    is_own = loaded.source.resolve().parent == Path(paths.checkpoint_dir).resolve()
-    has_state = not paths.weights_only and (loaded.training or {}).get("optimizer") is not None
-    is_resumed = "position" in loaded.more and (has_state or (is_own and not paths.weights_only))
-    return bool(loaded.more.get("continued")) or not is_resumed
 
 
 def check_files(settings: SyncNetSettings | GeneratorSettings) -> None:
@@ -269,19 +274,3 @@ def load_syncnet(path: str) -> SyncNet:
     syncnet = SyncNet(loaded.width)
     syncnet.load_state_dict(loaded.weights)
     return syncnet.eval()
-
-
-def _load_checkpoints(paths: TrainPaths, kinds: list[str], disc: str | None) -> dict[str, Checkpoint]:
-    """Load the checkpoints to resume from, by kind. Raises `CheckpointError`."""
-    loaded = {}
-    if paths.checkpoint_path in (None, STARTER):
-        loaded = newest(Path(paths.checkpoint_dir), kinds)
-    if paths.checkpoint_path is not None and not loaded:
-        path = Path(paths.checkpoint_path)
-        loaded = {kinds[0]: checkpoint.load(path, kinds[0])}
-        disc_path = path.with_name(f"disc_{path.name}")
-        if "discriminator" in kinds and disc is None and disc_path.exists():
-            loaded["discriminator"] = checkpoint.load(disc_path, "discriminator")
-    if disc is not None:
-        loaded["discriminator"] = checkpoint.load(disc, "discriminator")
-    return loaded

@@ -73,6 +73,8 @@ class TrainState:
     """Frames by which mel windows are shifted, in training and in dubs with these weights."""
     is_continued: bool = False
     """Whether the run started from the weights of another run instead of random weights."""
+    data_on: str = "host"
+    """Where samples are drawn, which determines their random numbers: `host` or `device`."""
 
     @property
     def main(self) -> TrainedNetwork:
@@ -139,6 +141,8 @@ class TrainState:
         }
         if trained.average is not None:
             more["average"] = trained.average.updates
+        if self.data_on != "host":
+            more["data_on"] = self.data_on
         return more
 
     def restore(

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,10 @@ from wav2lip_npu import signals
 from wav2lip_npu.data.augmentation import Augmentation
 from wav2lip_npu.data.clip import Clip, ClipError
 from wav2lip_npu.data.clip_index import ClipIndex
+from wav2lip_npu.data.device_batch import PairBatch, PairRows, WindowBatch, WindowRows
 from wav2lip_npu.data.face_reader import FaceReader
-from wav2lip_npu.data.samples import Batch, PairSample, WindowSample, draw_pair, draw_windows
+from wav2lip_npu.data.resident_samples import ResidentPairs, ResidentWindows
+from wav2lip_npu.data.samples import Batch, draw_pair, draw_windows
 from wav2lip_npu.errors import DataError
 from wav2lip_npu.models.inputs import syncnet_input_of_images
 from wav2lip_npu.options import expect, with_values
@@ -27,7 +29,8 @@ from wav2lip_npu.training import distributed
 from wav2lip_npu.training.distributed import SINGLE, Ranks, gather_rows
 from wav2lip_npu.training.loop import Progress, TrainResult
 from wav2lip_npu.training.losses import all_pairs_loss, cosine, pair_loss
-from wav2lip_npu.training.options import RECIPES, SyncNetSettings, SyncNetTrainOptions, TrainPaths
+from wav2lip_npu.training.options import SyncNetSettings, SyncNetTrainOptions, TrainPaths
+from wav2lip_npu.training.recipes import RECIPES
 from wav2lip_npu.training.session import Session, check_files, open_session
 from wav2lip_npu.training.state import TrainState
 from wav2lip_npu.training.sync_offset import MAX_OFFSET, Similarities, similarities
@@ -46,24 +49,6 @@ _PER_CLIP = ("bce", "accuracy", "in_sync", "out_of_sync")
 
 Diagnose = Callable[[ClipIndex, ClipIndex], Sequence[str]]
 """Returns the problems of training and held-out clips as lines of text."""
-
-
-class WindowBatch(NamedTuple):
-    """`WindowSample` rows on the device."""
-
-    mels: Tensor
-    faces: Tensor
-    frames: Tensor
-    clips: Tensor
-    """Number of the clip that each row comes from, [B]."""
-
-
-class PairBatch(NamedTuple):
-    """`PairSample` rows on the device."""
-
-    mels: Tensor
-    faces: Tensor
-    in_sync: Tensor
 
 
 @signals.deferred()
@@ -155,10 +140,11 @@ def _task(
     size = options.batch_size // windows_per_clip
     if windows_per_clip == 1:
         step = functools.partial(pair_step, state, options.amp)
-        return Task(session.train_samples(draw_pair(settings.augment)), size, step, evaluate, monitor)
+        samples = session.train_samples(draw_pair(settings.augment), ResidentPairs(settings.augment))
+        return Task(samples, size, step, evaluate, monitor)
     draw = draw_windows(windows_per_clip, settings.augment)
     return Task(
-        session.train_samples(draw),
+        session.train_samples(draw, ResidentWindows(windows_per_clip, settings.augment)),
         size,
         functools.partial(all_pairs_step, state, options.amp, options.same_clip),
         evaluate,
@@ -166,9 +152,9 @@ def _task(
     )
 
 
-def pair_step(state: TrainState, amp: str, batch: Batch[PairSample]) -> Iterator[Losses]:
+def pair_step(state: TrainState, amp: str, batch: Batch[PairRows]) -> Iterator[Losses]:
     """Yield the loss of the original's recipe."""
-    rows = PairBatch(**devices.upload(batch.samples._asdict(), state.device))
+    rows = PairBatch.of(batch, state.device)
     audio, faces = _embeddings(state, amp, rows.mels, rows.faces)
     loss = pair_loss(audio, faces, rows.in_sync)
     right = ((cosine(audio, faces) > 0.5) == (rows.in_sync > 0.5)).float().mean()
@@ -176,11 +162,10 @@ def pair_step(state: TrainState, amp: str, batch: Batch[PairSample]) -> Iterator
 
 
 def all_pairs_step(
-    state: TrainState, amp: str, same_clip: float | None, batch: Batch[WindowSample]
+    state: TrainState, amp: str, same_clip: float | None, batch: Batch[WindowRows]
 ) -> Iterator[Losses]:
     """Yield the loss of the default recipe; `same_clip` is that of `all_pairs_loss`."""
-    arrays = {**batch.samples._asdict(), "clips": batch.clips}
-    rows = WindowBatch(**devices.upload(arrays, state.device))
+    rows = WindowBatch.of(batch, state.device)
     audio, faces = (
         gather_rows(rows_of_rank, state.ranks)
         for rows_of_rank in _embeddings(state, amp, rows.mels, rows.faces)

@@ -8,9 +8,9 @@ from typing import Generic, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from wav2lip_npu.data.samples import Batch, Sample, Samples
+from wav2lip_npu.data.samples import Batch, Sample, SampleSource
 
 
 class Losses(NamedTuple):
@@ -44,10 +44,14 @@ class Monitor(Protocol):
 class Task(Generic[Sample]):
     """A training task: data, losses and held-out evaluation."""
 
-    samples: Samples[Sample]
+    samples: SampleSource[Sample]
     samples_per_batch: int
     step: Callable[[Batch[Sample]], Iterator[Losses]]
     """Yields the losses, one network at a time; each is differentiated before the next is computed."""
     evaluate: Callable[[bool], Evaluation]
     """Evaluates the networks without changing them; if true, on a few samples, in 1 to 2 s."""
     monitor: Monitor
+    judge: nn.Module | None = None
+    """Frozen network that the steps use."""
+    host_values: Callable[[], object] = lambda: None
+    """Returns what the host decides in a step, such as the weight of the sync loss."""

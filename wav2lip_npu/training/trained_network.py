@@ -72,6 +72,8 @@ def trained_network(
     optimizer = torch.optim.Adam(network.parameters(), rate, betas, **devices.adam_options(device))
     average = Average(network, options.average) if options.average else None
     wrapped = distributed.wrap(network, ranks)
+    if options.compile == "on":
+        wrapped = devices.compiled(wrapped, device)
     return TrainedNetwork(kind, network, optimizer, rate, wrapped, average, options.warmup_steps or 0)
 
 

@@ -1,0 +1,82 @@
+"""Training with the clips in device memory: exact resume, determinism, and the choice of the place."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.devices import DEVICE
+from support.trainings import (
+    GENERATOR,
+    ORIGINAL,
+    SYNCNET,
+    WITH_DISC,
+    assert_same_checkpoints,
+    command,
+    read,
+    train,
+)
+from wav2lip_npu import device
+from wav2lip_npu.cli import main
+from wav2lip_npu.data.face_reader import FaceReader
+
+pytestmark = pytest.mark.any_device
+
+AUGMENTATION = {"flip": 0.5, "turn": 5, "colour": 0.2, "blur": 0.5, "noise": 3, "jpeg": 0.5, "formants": 0.05}
+KINDS = {
+    "syncnet": (SYNCNET, {"accumulate": 2}),
+    "original": (ORIGINAL, {"clip_grad_norm": 1}),
+    "with_disc": (WITH_DISC, {**AUGMENTATION, "untouched": 0.3, "syncnet_wt": 0.1, "reference_distance": 3}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_resumed_training_equals_an_uninterrupted_one(clips, tmp_path, kind):
+    words, flags = KINDS[kind]
+    flags = {"eval_interval": 3, "data_on": "device", **flags}
+    once = train(clips, tmp_path / "once", words, steps=4, **flags)
+    twice = train(clips, tmp_path / "twice", words, steps=2, **flags)
+    train(clips, twice, words, steps=4, **flags)
+    assert_same_checkpoints(once, twice, 4)
+    more = read(once / "checkpoint_step000000004.pth")["wav2lip_npu"]
+    assert more["data_on"] == "device"
+    assert more["position"] == 4 * flags.get("accumulate", 1) * (4 if kind == "original" else 2)
+
+
+def test_files_are_read_once(clips, tmp_path, monkeypatch):
+    read_by_clip: dict[str, int] = {}
+    real = FaceReader.__call__
+
+    def counted(self, clip, position, count=5):
+        read_by_clip[clip.name] = read_by_clip.get(clip.name, 0) + 1
+        return real(self, clip, position, count)
+
+    monkeypatch.setattr(FaceReader, "__call__", counted)
+    train(clips, tmp_path / "out", GENERATOR, steps=4, data_on="device", eval_interval=100, nepochs=9)
+    assert {name: read_by_clip[name] for name in ("c0", "c1", "c2", "c3", "c4")} == dict.fromkeys(
+        ("c0", "c1", "c2", "c3", "c4"), 1
+    )
+
+
+def test_auto_is_the_device_of_an_accelerator_with_enough_memory(
+    clips, tmp_path, monkeypatch, caplog, capsys
+):
+    def place(name: str, **flags) -> str:
+        out = train(clips, tmp_path / name, ORIGINAL, steps=1, data_on="auto", **flags)
+        return read(out / "checkpoint_step000000001.pth")["wav2lip_npu"].get("data_on", "host")
+
+    assert place("auto") == ("host" if DEVICE.type == "cpu" else "device")
+    monkeypatch.setattr(device, "memory", lambda device: (6_000_000, 8_000_000))
+    assert place("small") == "host"
+    words = command(clips, tmp_path / "asked", ORIGINAL, data_on="device", steps=1)
+    assert main.main(words) == 2
+    assert "--data_on host" in capsys.readouterr().err
+
+
+def test_resumed_run_keeps_its_place(clips, tmp_path, caplog):
+    out = train(clips, tmp_path / "out", ORIGINAL, steps=1, data_on="device")
+    train(clips, out, ORIGINAL, steps=2, data_on="auto")
+    assert read(out / "checkpoint_step000000002.pth")["wav2lip_npu"]["data_on"] == "device"
+    assert "other random samples" not in caplog.text
+    train(clips, out, ORIGINAL, steps=3, data_on="host")
+    assert "other random samples" in caplog.text.replace("\n", " ")
+    assert "data_on" not in read(out / "checkpoint_step000000003.pth")["wav2lip_npu"]

@@ -1,0 +1,85 @@
+"""Compiled and captured steps, and the speed in the log."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+
+import pytest
+
+from support.devices import DEVICE
+from support.trainings import GENERATOR, SYNCNET, assert_same_checkpoints, command, train, weights
+from wav2lip_npu import device
+from wav2lip_npu.cli import main
+from wav2lip_npu.training.pace import Pace
+
+pytestmark = pytest.mark.any_device
+
+
+def replayed(function, _device):
+    """Run a function a few times, as before a capture, and return it."""
+    for _ in range(3):
+        function()
+    return function
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"), [(SYNCNET, {"accumulate": 2}), (GENERATOR, {"sync_gate": 100, "expert_bn": "batch"})]
+)
+def test_captured_steps_equal_plain_ones(clips, tmp_path, monkeypatch, words, flags):
+    """The runs before the capture change nothing, and a risen sync weight is captured again."""
+    flags = {"data_on": "device", "steps": 4, "eval_interval": 2, **flags}
+    plain = train(clips, tmp_path / "plain", words, **flags)
+    captures = []
+    monkeypatch.setattr(device, "check_compile", lambda device: None)
+    monkeypatch.setattr(device, "compiled", lambda network, device: network)
+    monkeypatch.setattr(device, "captures_graphs", lambda device: True)
+    monkeypatch.setattr(device, "captured", lambda *given: captures.append(given) or replayed(*given))
+    graphed = train(clips, tmp_path / "graphed", words, compile="on", **flags)
+    assert_same_checkpoints(plain, graphed, 4)
+    assert len(captures) == (1 if words == SYNCNET else 2)
+
+
+def test_compiled_training_without_a_compiler(clips, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    if DEVICE.type == "cuda":
+        pytest.skip("CUDA builds of torch bring their compiler")
+    assert main.main(command(clips, tmp_path / "out", SYNCNET, steps=1, compile="on")) == 2
+    message = capsys.readouterr().err
+    assert "--compile" in message and ("torchair" if DEVICE.type == "npu" else "compiler") in message
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DEVICE.type == "npu" or not shutil.which("g++"), reason="needs a compiler")
+def test_compiled_training_is_close_to_a_plain_one(clips, tmp_path):
+    flags = {"steps": 2, "data_on": "device", "eval_interval": 100}
+    plain = train(clips, tmp_path / "plain", SYNCNET, **flags)
+    compiled = train(clips, tmp_path / "compiled", SYNCNET, compile="on", **flags)
+    one, other = (weights(out / "checkpoint_step000000002.pth") for out in (plain, compiled))
+    assert list(one) == list(other)
+    assert max(float((one[name] - other[name]).abs().max()) for name in one) < 0.02
+
+
+def test_speed_in_the_log(clips, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        train(clips, tmp_path / "out", SYNCNET, steps=2, log_interval=1, data_on="host")
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("step 1: ")]
+    assert len(lines) == 1
+    assert "windows/s" in lines[0]
+
+
+def test_pace():
+    now = [0.0]
+    pace = Pace(lambda: now[0])
+
+    def after(seconds: float) -> None:
+        now[0] += seconds
+
+    with pace.step():
+        with pace.waiting():
+            after(1)
+        pace.add(600)
+        after(2)
+    after(100)  # an evaluation
+    assert pace.pop() == "200 windows/s, 33% waiting for data"
+    assert pace.pop().startswith("0 windows/s")

@@ -1,0 +1,46 @@
+"""The checkpoints that a training run starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from wav2lip_npu.errors import UsageError
+from wav2lip_npu.models import checkpoint
+from wav2lip_npu.models.bundled import STARTER
+from wav2lip_npu.models.checkpoint import Checkpoint
+from wav2lip_npu.training.checkpoints import newest
+from wav2lip_npu.training.options import TrainOptions, TrainPaths
+
+
+def load_checkpoints(paths: TrainPaths, kinds: list[str], disc: str | None) -> dict[str, Checkpoint]:
+    """Load the checkpoints to resume from, by kind. Raises `CheckpointError`."""
+    loaded = {}
+    if paths.checkpoint_path in (None, STARTER):
+        loaded = newest(Path(paths.checkpoint_dir), kinds)
+    if paths.checkpoint_path is not None and not loaded:
+        path = Path(paths.checkpoint_path)
+        loaded = {kinds[0]: checkpoint.load(path, kinds[0])}
+        disc_path = path.with_name(f"disc_{path.name}")
+        if "discriminator" in kinds and disc is None and disc_path.exists():
+            loaded["discriminator"] = checkpoint.load(disc_path, "discriminator")
+    if disc is not None:
+        loaded["discriminator"] = checkpoint.load(disc, "discriminator")
+    return loaded
+
+
+def check_width(options: TrainOptions, checkpoints: Mapping[str, Checkpoint]) -> None:
+    """Raise `UsageError` if --width differs from that of a checkpoint."""
+    for loaded in checkpoints.values():
+        if options.width not in (None, loaded.width):
+            raise UsageError(
+                f"--width {options.width}, but {loaded.source} has the width {loaded.width}. "
+                "Omit --width, or train from scratch in another --checkpoint_dir."
+            )
+
+
+def is_resumed(paths: TrainPaths, loaded: Checkpoint) -> bool:
+    """Return whether a run resumes from its own checkpoint, not from the weights of another run."""
+    is_own = loaded.source.resolve().parent == Path(paths.checkpoint_dir).resolve()
+    has_state = not paths.weights_only and (loaded.training or {}).get("optimizer") is not None
+    return "position" in loaded.more and (has_state or (is_own and not paths.weights_only))
