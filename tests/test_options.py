@@ -200,6 +200,9 @@ def test_text_that_is_not_a_path(path, tmp_path, monkeypatch):
     if isinstance(path, str):
         with pytest.raises(UsageError, match="job table"):
             wav2lip_npu.run_batch(path and f"{path}.csv")
+    if path is not None:
+        with pytest.raises(UsageError, match="voice"):
+            Job(face="f.mp4", audio="a.wav", outfile="o.mp4", voice=path)
     assert not any(tmp_path.iterdir())
 
 
