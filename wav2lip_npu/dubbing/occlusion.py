@@ -52,7 +52,7 @@ _FASTEST, _SLOWEST = 0.5, 0.03
 _BESIDE = np.float32(0.25)
 """Factor of these weights while something is in front."""
 _PERSISTENCE = np.float32(0.75)
-"""Factor of a probability from one frame to the next: fills gaps of up to two frames."""
+"""Factor of a probability from one frame to the next: fills gaps in a part that is otherwise certain."""
 _SEEN = 0.5
 """Probability from which a pixel is in front."""
 _SURE = 0.85
