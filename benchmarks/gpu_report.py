@@ -105,7 +105,15 @@ def markdown(report: dict[str, Any]) -> str:
                 rows.append(f"| {name} | {kind} | {found['batch']} | {row} | {rate} windows/s |")
             for row, cost in (found or {}).get("cost_ms", {}).items():
                 rows.append(f"| {name} | {kind} | {found['batch']} | {row} | {cost} ms per step |")
-    lines += ["", "| training | command | batch | what | figure |", "|---|---|---|---|---|", *rows]
+        figures = result["figures"] or {}
+        if speed := figures.get("dub", {}).get("report", {}).get("frames_per_second"):
+            rows.append(f"| {name} | dub | | whole dub of a short clip | {speed} frames/s |")
+        for precision, of_batch in figures.get("throughput", {}).items():
+            for size, found in of_batch.items() if "left_out" not in of_batch else ():
+                rows.append(
+                    f"| {name} | {precision} | {size} | generator | {found['faces_per_second']} faces/s |"
+                )
+    lines += ["", "| part | command or precision | batch | what | figure |", "|---|---|---|---|---|", *rows]
     for name, result in report["parts"].items():
         tail = "\n".join(result["output"].strip().splitlines()[-15:])
         lines += ["", f"## {name}", "", f"`{result['command']}`", "", "```", tail, "```"]

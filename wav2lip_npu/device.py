@@ -275,6 +275,26 @@ def upload(arrays: dict[str, NDArray[Any]], device: torch.device) -> dict[str, t
     return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in tensors.items()}
 
 
+def reading(values: torch.Tensor, device: torch.device) -> Callable[[], list[float]]:
+    """Start to copy values to the host, and return a function that waits for them and returns them."""
+    import torch
+
+    if not is_accelerator(device):
+        return values.tolist
+    module: Any = getattr(torch, device.type)
+    copied = torch.empty(values.shape, dtype=values.dtype).pin_memory()
+    copied.copy_(values, non_blocking=True)
+    event = module.Event()
+    event.record()
+
+    def wait() -> list[float]:
+        event.synchronize()
+        numbers: list[float] = copied.tolist()
+        return numbers
+
+    return wait
+
+
 def seed_all(seed: int) -> None:
     """Seed PyTorch's random generators on all devices."""
     import torch
@@ -379,6 +399,14 @@ def memory(device: torch.device) -> tuple[int, int]:
 def is_accelerator(device: torch.device) -> bool:
     """Return whether a device has its own memory and works while the host continues."""
     return device.type != HOST
+
+
+def readback_lag(device: torch.device) -> int:
+    """Return how many training steps to queue before their losses are read.
+
+    Only a fused Adam can skip the update of a step whose loss is not finite without waiting for the host.
+    """
+    return 1 if device.type == "cuda" else 0
 
 
 def synchronize(device: torch.device) -> None:

@@ -21,6 +21,10 @@ from support.networks import golden_weights
 from wav2lip_npu.cli import main
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import SyncNet
+from wav2lip_npu.signals import Hold
+from wav2lip_npu.training.first_look import FirstLook
+from wav2lip_npu.training.readback import Readback
+from wav2lip_npu.training.state import TrainState
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN_CLIPS, HELD_OUT_CLIPS = 5, 2
@@ -139,8 +143,12 @@ def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> 
 
 def task_of(step: Any) -> Any:
     """Return a task with the fields that `loop._advance` uses."""
-    samples = SimpleNamespace(describe=lambda batch: f"{batch.first} (c)")
-    return SimpleNamespace(step=step, samples=samples)
+    return SimpleNamespace(step=step)
+
+
+def readback_of(state: TrainState, lag: int = 0) -> Readback:
+    """Return a queue of losses, without a stop signal or an evaluation that is due."""
+    return Readback(state, lambda batch: f"{batch.first} (c)", Hold(None), FirstLook(is_needed=False), lag)
 
 
 @pytest.fixture(scope="session")

@@ -14,13 +14,22 @@ from torch.nn import functional
 
 from support.devices import DEVICE
 from support.networks import golden_weights
-from support.trainings import GENERATOR, WITH_DISC, difference, lines, read, task_of, train, weights
-from wav2lip_npu import device, signals
+from support.trainings import (
+    GENERATOR,
+    WITH_DISC,
+    difference,
+    lines,
+    read,
+    readback_of,
+    task_of,
+    train,
+    weights,
+)
+from wav2lip_npu import device
 from wav2lip_npu.data.samples import Batch, TargetSample
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.inputs import face_windows, generator_input, syncnet_input
 from wav2lip_npu.models.networks import QualityDiscriminator, SyncNet, Wav2Lip
-from wav2lip_npu.training.first_look import FirstLook
 from wav2lip_npu.training.generator import GeneratorObjective, SyncSchedule, _sheet, train_generator
 from wav2lip_npu.training.loop import _advance
 from wav2lip_npu.training.options import GeneratorOptions, TrainOptions
@@ -66,8 +75,7 @@ def training_of(
 
 
 def advance(state: TrainState, step, batches, options: TrainOptions = TrainOptions()) -> dict[str, float]:
-    look = FirstLook(is_needed=False)
-    return _advance(state, iter(batches), task_of(step), options, signals.Hold(None), look)[0]
+    return _advance(state, iter(batches), task_of(step), options, readback_of(state))[0].losses
 
 
 def original_training(

@@ -21,17 +21,17 @@ from support.trainings import (
     difference,
     lines,
     read,
+    readback_of,
     task_of,
     train,
     weights,
 )
-from wav2lip_npu import device, signals
+from wav2lip_npu import device
 from wav2lip_npu.cli import main
 from wav2lip_npu.data.samples import Batch
 from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.training import losses
 from wav2lip_npu.training.ema import Average
-from wav2lip_npu.training.first_look import FirstLook
 from wav2lip_npu.training.loop import _advance
 from wav2lip_npu.training.options import TrainOptions
 from wav2lip_npu.training.state import TrainState
@@ -49,8 +49,7 @@ def toy(options: TrainOptions) -> TrainState:
 
 def advance(state: TrainState, step, options: TrainOptions) -> dict[str, float]:
     stream = (Batch(n, n + 1, np.empty(0, np.int64), ()) for n in itertools.count())
-    look = FirstLook(is_needed=False)
-    return _advance(state, stream, task_of(step), options, signals.Hold(None), look)[0]
+    return _advance(state, stream, task_of(step), options, readback_of(state))[0].losses
 
 
 def weight(state: TrainState) -> float:
@@ -101,6 +100,33 @@ def test_non_finite_loss_changes_no_weight(value):
         advance(state, squared_weight(state, value), options)
     assert weight(state) == 2
     assert state.step == 0
+
+
+def test_losses_are_read_while_the_next_step_is_queued(monkeypatch):
+    """With a lag, a step returns the losses of the one before."""
+    monkeypatch.setattr(device, "adam_options", lambda device: {"fused": True})
+    state, options = toy(TrainOptions()), TrainOptions()
+    readback = readback_of(state, lag=1)
+    batches = (Batch(n, n + 1, np.empty(0, np.int64), ()) for n in itertools.count())
+    results = [_advance(state, batches, task_of(squared_weight(state)), options, readback) for _ in range(3)]
+    assert [[result.step for result in some] for some in results] == [[], [1], [2]]
+    assert results[1][0].losses == {"loss": 4.0}
+    assert [result.step for result in readback.read_all()] == [3]
+
+
+def test_late_losses_that_are_not_finite_change_no_weight(monkeypatch):
+    """The steps that are queued before the loss is read leave the weights unchanged."""
+    monkeypatch.setattr(device, "adam_options", lambda device: {"fused": True})
+    options = TrainOptions()
+    state = toy(options)
+    readback = readback_of(state, lag=1)
+    batches = (Batch(n, n + 1, np.empty(0, np.int64), ()) for n in itertools.count())
+    _advance(state, batches, task_of(squared_weight(state)), options, readback)
+    before = weight(state)
+    _advance(state, batches, task_of(squared_weight(state, math.nan)), options, readback)
+    assert weight(state) == before != 2
+    with pytest.raises(ValueError, match=r"step 2 \(loss nan; samples 1 \(c\)\)"):
+        readback.read_all()
 
 
 @pytest.mark.any_device

@@ -13,15 +13,14 @@ from torch import nn
 from support.clip_folders import CodeReader, write_clip
 from support.devices import DEVICE
 from support.networks import golden_weights
-from support.trainings import SYNCNET, lines, task_of, train
-from wav2lip_npu import device, signals
+from support.trainings import SYNCNET, lines, readback_of, task_of, train
+from wav2lip_npu import device
 from wav2lip_npu.data.clip import read_clip
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.samples import Batch, PairSample
 from wav2lip_npu.errors import DataError, UsageError
 from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.training import syncnet
-from wav2lip_npu.training.first_look import FirstLook
 from wav2lip_npu.training.loop import TrainResult, _advance
 from wav2lip_npu.training.options import SyncNetTrainOptions, TrainOptions
 from wav2lip_npu.training.state import TrainState
@@ -61,8 +60,8 @@ def test_step_of_the_original_recipe_matches_the_original(monkeypatch):
     state.main.network.double()
     batch = Batch(0, 4, np.arange(4), PairSample(mels, faces, in_sync))
     task = task_of(functools.partial(pair_step, state, "off"))
-    look = FirstLook(is_needed=False)
-    values, _ = _advance(state, iter([batch]), task, TrainOptions(), signals.Hold(None), look)
+    (result,) = _advance(state, iter([batch]), task, TrainOptions(), readback_of(state))
+    values = result.losses
     assert values["bce"] == pytest.approx(loss.item(), abs=1e-5)
     for (name, ours), value in zip(state.main.network.named_parameters(), original.parameters(), strict=True):
         torch.testing.assert_close(ours, value, rtol=0, atol=2e-6, msg=name)

@@ -119,14 +119,25 @@ def average_statistics(network: nn.Module, ranks: Ranks) -> None:
             buffer /= ranks.size
 
 
-def all_max(values: Sequence[float], device: torch.device, ranks: Ranks) -> list[float]:
-    """Return the maximum of each value over the ranks."""
-    return _all_reduce(values, device, ranks, "MAX")
+def max_of_ranks(values: Tensor, ranks: Ranks) -> Tensor:
+    """Return the maximum of each value over the ranks, without waiting for the device."""
+    if ranks.size > 1:
+        import torch.distributed as dist
+
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values
 
 
 def all_sum(values: Sequence[float], device: torch.device, ranks: Ranks) -> list[float]:
     """Return the sum of each value over the ranks."""
-    return _all_reduce(values, device, ranks, "SUM")
+    if ranks.size == 1:
+        return list(values)
+    import torch.distributed as dist
+
+    tensor = torch.tensor(values, dtype=torch.float32, device=device)
+    dist.all_reduce(tensor)
+    sums: list[float] = tensor.tolist()
+    return sums
 
 
 def all_gather(value: Any, ranks: Ranks) -> list[Any]:
@@ -138,17 +149,6 @@ def all_gather(value: Any, ranks: Ranks) -> list[Any]:
     values: list[Any] = [None] * ranks.size
     dist.all_gather_object(values, value)
     return values
-
-
-def _all_reduce(values: Sequence[float], device: torch.device, ranks: Ranks, operation: str) -> list[float]:
-    if ranks.size == 1:
-        return list(values)
-    import torch.distributed as dist
-
-    tensor = torch.tensor(values, dtype=torch.float32, device=device)
-    dist.all_reduce(tensor, getattr(dist.ReduceOp, operation))
-    reduced: list[float] = tensor.tolist()
-    return reduced
 
 
 def gather_rows(rows: Tensor, ranks: Ranks) -> Tensor:

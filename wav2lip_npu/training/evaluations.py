@@ -68,10 +68,13 @@ class Evaluations:
             self._evaluate()
         return Verdict(save=is_repeated, stop=is_out_of_patience(state, self._options))
 
-    def after_step(self, losses: Mapping[str, float]) -> Verdict:
-        """Evaluate after a step with these losses if an evaluation is due."""
-        state, options = self._state, self._options
+    def add(self, losses: Mapping[str, float]) -> None:
+        """Add the losses of a step."""
         self._losses.add(losses)
+
+    def after_step(self) -> Verdict:
+        """Evaluate if an evaluation is due; the losses of all steps have been added then."""
+        state, options = self._state, self._options
         if state.step % options.eval_interval == 0:
             if not self._evaluate():
                 return Verdict()

@@ -18,14 +18,13 @@ from wav2lip_npu import device as devices
 from wav2lip_npu import signals
 from wav2lip_npu.data.samples import Batch, Sample, batches
 from wav2lip_npu.errors import TrainingError
-from wav2lip_npu.training import distributed
 from wav2lip_npu.training.checkpoints import path_of, prune, saved_steps
 from wav2lip_npu.training.evaluations import Evaluations, Verdict, format_losses
-from wav2lip_npu.training.first_look import FirstLook
 from wav2lip_npu.training.graph import Gradients, GraphedGradients
 from wav2lip_npu.training.metrics_log import Curves, Means
 from wav2lip_npu.training.options import TrainOptions
 from wav2lip_npu.training.pace import Pace
+from wav2lip_npu.training.readback import Readback, StepResult
 from wav2lip_npu.training.state import TrainState
 from wav2lip_npu.training.task import Task
 
@@ -106,28 +105,34 @@ def fit(
         is_finished = state.step >= last or state.epoch >= options.nepochs
         if is_finished:
             log.warning("nothing to do: already at step %d, epoch %d", state.step, state.epoch)
+        readback = Readback(
+            state, task.samples.describe, hold, evaluations.look, devices.readback_lag(state.device)
+        )
         stopped_by, verdict = 0, Verdict()
         if not is_finished or state.is_evaluation_due:
             verdict = evaluations.begin()
             saved = None if verdict.save else saved
         while not (evaluations.interrupted_by or stopped_by or verdict.stop or is_finished):
             with pace.step():
-                values, stopped_by = _advance(
-                    state, stream, task, options, hold, evaluations.look, gradients, pace
-                )
-            state.epoch = state.position // epoch_size
-            means.add(values)
-            if progress is not None and ranks.is_first:
-                progress(state.step, values)
+                results = _advance(state, stream, task, options, readback, gradients, pace)
+                state.epoch = state.position // epoch_size
+                is_finished = state.step >= last or state.epoch >= options.nepochs
+                stopped_by = max((result.stopped_by for result in results), default=0)
+                if stopped_by or is_finished or evaluations.look.is_now or _is_due(state.step, options):
+                    results += readback.read_all()
+            for result in results:
+                means.add(result.losses)
+                evaluations.add(result.losses)
+                if progress is not None and ranks.is_first:
+                    progress(result.step, result.losses)
             if state.step % options.log_interval == 0:
                 averaged = means.pop()
                 if curves is not None:
                     curves.write("train", state.step, {**averaged, "skipped": state.skipped})
                     log.info("step %d: %s, %s", state.step, format_losses(averaged), pace.pop())
-            verdict = evaluations.after_step(values)
+            verdict = evaluations.after_step()
             if verdict.save or state.step % options.checkpoint_interval == 0:
                 saved = save()
-            is_finished = state.step >= last or state.epoch >= options.nepochs
         if saved != state.step:
             save()
         stopped_by = stopped_by or evaluations.interrupted_by
@@ -143,17 +148,25 @@ def fit(
     )
 
 
+def _is_due(step: int, options: TrainOptions) -> bool:
+    """Return whether the log, an evaluation or a checkpoint follows a step."""
+    intervals = (options.log_interval, options.eval_interval, options.checkpoint_interval)
+    return any(step % interval == 0 for interval in intervals)
+
+
 def _advance(
     state: TrainState,
     stream: Iterator[Batch[Any]],
     task: Task[Any],
     options: TrainOptions,
-    hold: signals.Hold,
-    look: FirstLook,
+    readback: Readback,
     gradients: Gradients | None = None,
     pace: Pace | None = None,
-) -> tuple[dict[str, float], int]:
-    """Run one optimizer step. Return the losses, and the stop signal of any rank, 0 if there is none."""
+) -> list[StepResult]:
+    """Queue one optimizer step. Return the results of earlier steps, without a lag those of this step.
+
+    Raises `TrainingError` before any weight changes.
+    """
     pace = pace or Pace()
     gradients = gradients or functools.partial(_gradients, state, task, options)
     for trained in state.networks.values():
@@ -169,23 +182,15 @@ def _advance(
             yield used[-1]
 
     sums = gradients(drawn())
-    values = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))  # the only device sync
-    finite = all(map(math.isfinite, values.values()))
-    flags = [not finite, hold.number or 0, look.is_due()]
-    failed, stopped_by, is_due = distributed.all_max(flags, state.device, state.ranks)
-    look.is_now = bool(is_due)
-    if failed:
-        samples = "; ".join(map(task.samples.describe, used))
-        own = None if finite else f"{format_losses(values)}; samples {samples}"
-        reported = next(text for text in distributed.all_gather(own, state.ranks) if text is not None)
-        raise TrainingError(
-            f"the loss is not finite at step {state.step + 1} ({reported}). No weight was changed; "
-            "resume from the newest checkpoint with a lower --learning_rate."
-        )
+    failed = readback.queue(sums, used)
+    results = readback.read()
     for trained in state.networks.values():
         if options.clip_grad_norm is not None:
             state.scaler.unscale_(trained.optimizer)
             nn.utils.clip_grad_norm_(trained.network.parameters(), options.clip_grad_norm)
+        if readback.lag and not state.scaler.is_enabled():
+            # The loss is read after the next step is queued. If this is 1, a fused Adam changes no weight.
+            trained.optimizer.found_inf = failed  # type: ignore[attr-defined]
         state.scaler.step(trained.optimizer)
     state.skipped += _update_scale(state.scaler, options)
     for trained in state.networks.values():
@@ -193,7 +198,7 @@ def _advance(
             trained.average.update()
     state.step += 1
     state.position = used[-1].after
-    return values, int(stopped_by)
+    return results
 
 
 def _gradients_of(state: TrainState, task: Task[Any], options: TrainOptions) -> Gradients:
