@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,8 +60,9 @@ class Readback:
         state = self._state
         values = torch.stack(list(losses.values()))
         failed = (~values.isfinite()).any().to(values.dtype)
-        own = values.new_tensor([float(self._hold.number or 0), float(self._look.is_due())])
-        flags = distributed.max_of_ranks(torch.cat([failed[None], own]), state.ranks)
+        own = np.array([self._hold.number or 0, self._look.is_due()], np.float32)
+        flags = torch.cat([failed[None], devices.upload({"own": own}, state.device)["own"]])
+        flags = distributed.max_of_ranks(flags, state.ranks)
         read = devices.reading(torch.cat([values, flags]), state.device)
         self._queued.append(_Queued(state.step + 1, tuple(losses), batches, read))
         return flags[0]

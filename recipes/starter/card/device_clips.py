@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from wav2lip_npu.data.clip import Clip, first_column
 from wav2lip_npu.data.clip_index import index_clips
 from wav2lip_npu.data.clip_layout import WINDOW
 from wav2lip_npu.data.face_reader import FaceReader
+from wav2lip_npu.data.resident_clips import ResidentClips
 from wav2lip_npu.data.samples import MEL_SHIFT
 from wav2lip_npu.mel import DEFAULT_MEL, TRAINING_FPS
 
@@ -29,15 +29,11 @@ class DeviceClips:
     """
 
     def __init__(self, clips: list[Clip], device: torch.device) -> None:
-        reader = FaceReader()
-        with ThreadPoolExecutor() as pool:
-            faces = list(pool.map(lambda clip: reader(clip, 0, len(clip.frames)), clips))
-            mels = list(pool.map(Clip.mel, clips))
-        self.faces = torch.from_numpy(np.concatenate(faces)).to(device)
-        """uint8 [frames, S, S, 3]"""
-        self.mel = torch.from_numpy(np.concatenate(mels, axis=1).T.copy()).to(device)
-        """float32 [columns, 80]"""
-        frames, columns = (np.array([len(x) for x in some]) for some in (faces, [mel.T for mel in mels]))
+        self._resident = ResidentClips(clips, FaceReader(), device)
+        if not self._resident.is_readable.all():
+            raise ValueError("a clip is unreadable. Remove it from the list.")
+        frames = np.array([len(clip.frames) for clip in clips])
+        columns = np.array([clip.columns for clip in clips])
         offsets = np.array([clip.frames[0] for clip in clips])
         first = np.maximum(0, -MEL_SHIFT - offsets)
         last = (
@@ -54,14 +50,15 @@ class DeviceClips:
         def column(values: np.ndarray) -> Tensor:
             return torch.from_numpy(values).to(device)
 
-        self._first_face, self._first_column = (column(np.cumsum(x) - x) for x in (frames, columns))
+        self._first_face = column(self._resident.first_face)
+        self._first_column = column(self._resident.first_column)
         self._offset, self.first, self.last = column(offsets), column(first), column(last)
         self._shares = column(np.cumsum(_weights(clips, frames)).astype(np.float32))
+        levels = np.split(self._resident.mel.mean(1).cpu().numpy(), np.cumsum(columns)[:-1])
         self._loud = column(
-            np.array([np.percentile(mel.mean(0), _LOUD_PERCENTILE) for mel in mels], np.float32)
+            np.array([np.percentile(level, _LOUD_PERCENTILE) for level in levels], np.float32)
         )
         self._window = torch.arange(WINDOW, device=device)
-        self._columns = torch.arange(_COLUMNS, device=device)
         self.device = device
 
     def __len__(self) -> int:
@@ -79,7 +76,7 @@ class DeviceClips:
 
     def windows(self, clips: Tensor, frames: Tensor) -> Tensor:
         """Return faces uint8 [B, T, S, S, 3] of windows that begin with frames [B]."""
-        return self.faces[(self._first_face[clips] + frames)[:, None] + self._window]
+        return self._resident.windows(self._first_face[clips] + frames)
 
     def window_mels(self, clips: Tensor, frames: Tensor) -> Tensor:
         """Return the mels [B, 80, 16] of windows that begin with frames [B], for SyncNet."""
@@ -99,7 +96,7 @@ class DeviceClips:
 
     def _mels(self, clips: Tensor, frames: Tensor) -> Tensor:
         first = self._first_column[clips][:, None] + first_column(frames + self._offset[clips][:, None])
-        return self.mel[first[..., None] + self._columns].transpose(-1, -2)
+        return self._resident.mels(first)
 
 
 def read_clips(root: Path, names: Path, device: torch.device) -> DeviceClips:

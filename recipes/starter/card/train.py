@@ -226,7 +226,7 @@ class _Run:
         self.average = copy.deepcopy(network)
         self.step, self.reports, self.loss_tensor = 0, False, torch.zeros(())
         self._network, self._decay, self._clip_norm = network, decay, clip_norm
-        self._on_cuda, self._peak = trainer.on_cuda, rate
+        self._device, self._on_cuda, self._peak = trainer.device, trainer.on_cuda, rate
         self._rate = torch.tensor(0.0, device=trainer.device) if self._on_cuda else 0.0
         self._optimizer = torch.optim.AdamW(
             network.parameters(),
@@ -262,7 +262,7 @@ class _Run:
         """Take steps for some seconds; before each, yield the elapsed share of the time `until`."""
         until = seconds if until is None else until
         self._network.train()
-        take = self._captured(step) if self._on_cuda else step
+        take = devices.captured(step, self._device) if self._on_cuda else step
         started, next_report = time.monotonic(), 0.0
         while (passed := time.monotonic() - started) < seconds:
             at = (begin + passed) / until
@@ -283,20 +283,6 @@ class _Run:
                     torch.cuda.synchronize()  # queued steps must not exceed the time
         self.reports = True
         yield 1.0 if until == begin + seconds else (begin + seconds) / until
-
-    def _captured(self, step: Callable[[], None]) -> Callable[[], None]:
-        """Return the replay of a step captured as a CUDA graph."""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(6):
-                step()
-        torch.cuda.current_stream().wait_stream(side)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            step()
-        return graph.replay
 
     @torch.no_grad()
     def _average(self) -> None:
