@@ -1,29 +1,43 @@
-"""Accuracy and cost of face tracking: python benchmarks/faces.py [folder of real clips]
+"""Accuracy and cost of face detection and tracking: python benchmarks/faces.py [FOLDER] [--detectors hog ...]
 
-A photo is panned, zoomed, shaken and turned along a known path, so that the true box of each frame is known.
-"raw" is the detector alone on each frame, "tracked" is `find_faces`.
+Known paths: a photo is panned, zoomed, shaken and turned along a known path, so that the true box of each
+frame is known; it is the mean of the detector's own boxes on 96 crops of the photo. "raw" is the detector
+alone on each frame, "tracked" is `find_faces`. Clips: all videos of FOLDER; files whose name contains
+"no_face" are known to have none. Milliseconds are CPU time of one thread, without decoding.
 """
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
+import torch
+from dub import processor
+from numpy.typing import NDArray
 from skimage import data
 
+from wav2lip_npu.errors import FaceError
 from wav2lip_npu.faces.detection import Detection, Detector, search_frames
-from wav2lip_npu.faces.detectors import HogDetector
+from wav2lip_npu.faces.detectors import load_detector
 from wav2lip_npu.faces.find_faces import FaceOptions, find_faces, rank
-from wav2lip_npu.faces.tracker import TrackedFrame
-from wav2lip_npu.media.video_reader import Frame
+from wav2lip_npu.media.container import probe
+from wav2lip_npu.media.video_reader import Frame, read_frames
 from wav2lip_npu.media.yuv_image import Box, Colour, Image, YuvImage
 
-SIZE = (640, 360)
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tests"))
+
+from support.moving_photo import SIZE, moving_photo  # noqa: E402
+from support.title_film import title_frames  # noqa: E402
+
+NO_PADS = FaceOptions(pads=(0, 0, 0, 0))
+VIDEOS = (".avi", ".mkv", ".mov", ".mp4", ".mpg")
 PATHS: dict[str, Callable[[float], tuple[float, float, float, float]]] = {
     # seconds -> x, y of the face in the frame (px), zoom, turn (degrees)
     "still": lambda t: (320, 180, 1.5, 0),
@@ -41,36 +55,74 @@ PATHS: dict[str, Callable[[float], tuple[float, float, float, float]]] = {
 }
 
 
-class Counting:
-    """A detector that counts its calls."""
+class Timed:
+    """A detector that measures the CPU time of its thread: decoders have threads of their own."""
 
     def __init__(self, detector: Detector) -> None:
-        self._detector, self.calls = detector, 0
+        self._detector, self.seconds, self.name = detector, 0.0, detector.name
         self.short_side, self.face_side, self.views = detector.short_side, detector.face_side, detector.views
 
     def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
         """See `Detector`."""
-        self.calls += 1
-        return self._detector(images)
+        start = time.thread_time()
+        detections = self._detector(images)
+        self.seconds += time.thread_time() - start
+        return detections
 
 
-def moving_photo(
-    photo: Image, face: Box, path: Callable[[float], tuple[float, float, float, float]], num_frames: int = 125
-) -> Iterator[tuple[Frame, Box]]:
-    """Yield frames at 25 fps, with a little noise, and the true box of the photo's `face` in each."""
-    rng = np.random.default_rng(0)
-    half_width, half_height = (face[2:] - face[:2]) / 2
-    middle_x, middle_y = (face[2:] + face[:2]) / 2
-    for i in range(num_frames):
-        x, y, zoom, turn = path(i / 25)
-        matrix = cv2.getRotationMatrix2D((float(middle_x) - 0.5, float(middle_y) - 0.5), turn, zoom)
-        matrix[:, 2] += (x - middle_x, y - middle_y)
-        image = cv2.warpAffine(photo, matrix, SIZE, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
-        noisy = np.clip(image + rng.normal(0, 3, image.shape), 0, 255).astype(np.uint8)
-        true = np.array(
-            [x - zoom * half_width, y - zoom * half_height, x + zoom * half_width, y + zoom * half_height]
-        )
-        yield Frame(i, YuvImage.from_image(noisy, Colour()), i), true.astype(np.float32)
+class Tracked:
+    """The faces of a video, without its frames, and CPU milliseconds per frame."""
+
+    def __init__(self, frames: Iterable[Frame], detector: Detector) -> None:
+        timed, self._decoding = Timed(detector), 0.0
+        start = time.thread_time()
+        self.boxes: list[Box | None] = []
+        self.landmarks: list[NDArray[np.float32] | None] = []
+        self.cuts: list[bool] = []
+        for item in find_faces(self._decoded(frames), timed, NO_PADS):
+            self.boxes.append(item.box)
+            self.landmarks.append(item.landmarks)
+            self.cuts.append(item.cut)
+        count = max(1, len(self.boxes))
+        self.total_ms = 1000 * (time.thread_time() - start - self._decoding) / count
+        self.network_ms = 1000 * timed.seconds / count
+        self.recall = 100 * sum(box is not None for box in self.boxes) / count
+
+    def _decoded(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        iterator = iter(frames)
+        while True:
+            start = time.thread_time()
+            frame = next(iterator, None)
+            self._decoding += time.thread_time() - start
+            if frame is None:
+                return
+            yield frame
+
+    def jitter(self) -> tuple[float, float]:
+        """Return the high-frequency standard deviation of boxes and of landmarks, in % of the height.
+
+        Second differences over sqrt(6): the standard deviation of noise that is independent in each frame.
+        """
+        boxes, points = [], []
+        for i in range(1, len(self.boxes) - 1):
+            three = [box for box in self.boxes[i - 1 : i + 2] if box is not None]
+            if len(three) < 3 or any(self.cuts[i : i + 2]):
+                continue
+            height = float(three[1][3] - three[1][1])
+            sides = np.array([[*(box[:2] + box[2:]) / 2, *(box[2:] - box[:2])] for box in three])
+            boxes.append((sides[0] - 2 * sides[1] + sides[2]) / height)
+            marks = [landmarks for landmarks in self.landmarks[i - 1 : i + 2] if landmarks is not None]
+            if len(marks) == 3:
+                points.append((marks[0] - 2 * marks[1] + marks[2]).ravel() / height)
+        return _noise(boxes), _noise(points)
+
+
+def _noise(second_differences: Sequence[NDArray[np.float32]]) -> float:
+    """Return the mean over coordinates of a robust standard deviation in percent."""
+    if not second_differences:
+        return float("nan")
+    spread = 1.4826 * np.median(np.abs(second_differences), axis=0) / np.sqrt(6)
+    return 100 * float(spread.mean())
 
 
 def measure_photo(photo: Image, detector: Detector) -> Box:
@@ -85,8 +137,8 @@ def measure_photo(photo: Image, detector: Detector) -> Box:
         middle = (guess[:2] + guess[2:]) / 2 + rng.uniform(-0.045, 0.045, 2) * side
         crop = np.concatenate([middle - half, middle + half]).astype(np.float32)
         size = round(1.8 * detector.face_side)
-        for detection in detector([planes.crop(crop, size)])[0][:1]:
-            boxes.append(detection.box * (2 * half / size) + np.concatenate([crop[:2], crop[:2]]))
+        faces = detector([planes.crop(crop, size)])[0]
+        boxes += [detection.from_crop(crop, size).box for detection in faces[:1]]
     return np.mean(boxes, axis=0).astype(np.float32)
 
 
@@ -99,74 +151,98 @@ def error(box: Box | None, true: Box) -> float:
     return float(100 * np.max(np.abs(parts)) / (true[3] - true[1]))
 
 
-def read(path: Path) -> Iterator[Frame]:
-    """Yield the frames of a video with even sides."""
-    with av.open(str(path)) as container:
-        for i, frame in enumerate(container.decode(video=0)):
-            height = frame.height
-            planes = frame.reformat(format="yuv420p").to_ndarray()
-            half = (height // 2, frame.width // 2)
-            u, v = planes[height:].reshape(2, *half)
-            yield Frame(i, YuvImage(planes[:height], u, v, Colour()), i)
+def lag(boxes: Sequence[Box | None], true: Sequence[Box]) -> float:
+    """Return by how many frames the horizontal position follows the true one; NaN without motion."""
+    x = np.array([(box[0] + box[2]) / 2 for box in true])
+    late = x - [np.nan if box is None else (box[0] + box[2]) / 2 for box in boxes]
+    velocity, known = np.gradient(x), ~np.isnan(late)
+    return float(np.polyfit(velocity[known], late[known], 1)[0]) if np.ptp(velocity) > 1 else float("nan")
 
 
-def timed(frames: Sequence[Frame], detector: Counting) -> tuple[list[TrackedFrame], float]:
-    """Return the tracked frames and the CPU milliseconds per frame."""
-    start = time.process_time()
-    faced = list(find_faces(iter(frames), detector, FaceOptions(detector="hog", pads=(0, 0, 0, 0))))
-    return faced, 1000 * (time.process_time() - start) / len(frames)
-
-
-def main(folder: Path) -> None:
-    """Print the tables of known paths and of real clips."""
-    cv2.setNumThreads(1)
-    options = FaceOptions(detector="hog", pads=(0, 0, 0, 0))
+def known_paths(detector: Detector) -> None:
+    """Print the table of known paths."""
     photo = np.ascontiguousarray(data.astronaut()[:, :, ::-1])
-    hog = HogDetector()
-    face = measure_photo(photo, hog)
+    face = measure_photo(photo, detector)
     print(
-        f"{'known path, 640 x 360':26} {'raw mean':>9} {'max':>6} {'tracked':>9} {'max':>6}"
-        f" {'lost':>5} {'ms':>5} calls/100"
+        f"\n| {detector.name}: path of a photo | raw error, mean / max | tracked error, mean / max "
+        "| lag in frames | jitter | lost | ms |\n|---|---|---|---|---|---|---|"
     )
     for name, path in PATHS.items():
-        frames, true = zip(*moving_photo(photo, face, path), strict=True)
+        frames, true = moving_photo(photo, face, lambda i, path=path: path(i / 25), 125)  # type: ignore[misc]
         raw = []
         for frame, box in zip(frames[::5], true[::5], strict=True):
-            best = rank(search_frames([frame.yuv], hog)[0], options, *SIZE)[:1]
+            best = rank(search_frames([frame.yuv], detector)[0], NO_PADS, *SIZE)[:1]
             raw.append(error(best[0].box if best else None, box))
-        counting = Counting(hog)
-        faced, cost = timed(frames, counting)
-        errors = [error(tracked.box, box) for tracked, box in zip(faced, true, strict=True)]
-        lost = int(np.isnan(errors).sum())
+        tracked = Tracked(frames, detector)
+        errors = [error(box, box_true) for box, box_true in zip(tracked.boxes, true, strict=True)]
         print(
-            f"{name:26} {np.nanmean(raw):8.2f}% {np.nanmax(raw):5.1f}%"
-            f" {np.nanmean(errors):8.2f}% {np.nanmax(errors):5.1f}%"
-            f" {lost:5} {cost:5.1f} {100 * counting.calls / len(frames):6.0f}"
+            f"| {name} | {np.nanmean(raw):.1f} / {np.nanmax(raw):.1f} % "
+            f"| {np.nanmean(errors):.2f} / {np.nanmax(errors):.1f} % | {lag(tracked.boxes, true):.2f} "
+            f"| {tracked.jitter()[0]:.3f} % | {int(np.isnan(errors).sum())} | {tracked.total_ms:.1f} |",
+            flush=True,
         )
-    real = [
-        *sorted((folder / "grid" / "s1").glob("*.mp4"))[:6],
-        folder / "clips" / "woman_seated_1080x1920.mp4",
-    ]
-    if not all(path.exists() for path in real):
-        print(f"no real clips in {folder}")
-        return
+
+
+def clips(folder: Path, detectors: Sequence[Detector], limit: int) -> None:
+    """Print the table of real clips, and that of films without a face."""
+    sources: dict[str, Callable[[], Iterator[Frame]]] = {
+        path.stem: lambda path=path: itertools.islice(read_frames(probe(path)), limit)  # type: ignore[misc]
+        for path in sorted(folder.iterdir())
+        if path.suffix in VIDEOS
+    }
+    sources["moving titles (no_face)"] = lambda: title_frames(360)
     print(
-        f"\n{'real clip':26} {'size std':>9} {'range':>6} {'centre std x':>12} {'y':>6}"
-        f" {'lost':>5} {'ms':>5} calls/100"
+        "\n| clip | detector | frames with a face | jitter of boxes | jitter of landmarks "
+        "| ms per frame | of which network |\n|---|---|---|---|---|---|---|"
     )
-    for path in real:
-        frames = list(read(path))
-        counting = Counting(hog)
-        faced, cost = timed(frames, counting)
-        boxes = np.array([tracked.box for tracked in faced if tracked.box is not None])
-        heights, centres = boxes[:, 3] - boxes[:, 1], (boxes[:, :2] + boxes[:, 2:]) / 2
-        unit = 100 / heights.mean()
-        x, y = centres.std(axis=0) * unit
-        print(
-            f"{path.stem:26} {heights.std() * unit:8.2f}% {np.ptp(heights) * unit:5.2f}% {x:11.2f}% {y:5.2f}%"
-            f" {len(frames) - len(boxes):5} {cost:5.1f} {100 * counting.calls / len(frames):6.0f}"
-        )
+    rows: dict[str, list[tuple[float, ...]]] = {}
+    for name, source in sources.items():
+        for detector in detectors:
+            tracked = Tracked(source(), detector)
+            row = (tracked.recall, *tracked.jitter(), tracked.total_ms, tracked.network_ms)
+            if "no_face" not in name:
+                rows.setdefault(detector.name, []).append(row)
+            _print_row(name, detector.name, row)
+    for detector_name, values in rows.items():
+        _print_row("mean of the clips with a face", detector_name, np.mean(values, axis=0))
+
+
+def _print_row(clip: str, detector: str, row: Iterable[float]) -> None:
+    recall, boxes, points, total, network = row
+    print(
+        f"| {clip} | {detector} | {recall:.1f} % | {boxes:.3f} % | {points:.3f} % "
+        f"| {total:.1f} | {network:.1f} |",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Print all tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT.parent / "shared" / "data" / "clips")
+    parser.add_argument("--detectors", nargs="+", default=["hog", "retinaface", "s3fd"])
+    parser.add_argument("--limit", type=int, default=300, help="frames per clip")
+    parser.add_argument("--no-paths", action="store_true", help="measure the clips only")
+    options = parser.parse_args()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    print(f"one thread of {processor()}")
+    detectors = []
+    for name in options.detectors:
+        try:
+            detectors.append(load_detector(name))
+        except FaceError as reason:
+            print(f"{name} is left out: {reason}")
+    for detector in detectors:
+        if not options.no_paths:
+            known_paths(detector)
+    if options.folder.is_dir():
+        clips(options.folder, detectors, options.limit)
+    else:
+        print(f"no clips in {options.folder}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[2] / "shared" / "data")
+    main()

@@ -23,7 +23,7 @@ from wav2lip_npu.errors import CheckpointError, ExportError, UsageError
 from wav2lip_npu.export import onnx_export, onnx_graph
 from wav2lip_npu.export.engines import Arrays
 from wav2lip_npu.export.manifest import INPUTS, KINDS, OPERATORS, read_onnx
-from wav2lip_npu.export.options import ExportOptions
+from wav2lip_npu.export.options import DETECTORS, ExportOptions
 from wav2lip_npu.faces.s3fd import S3FD_MEANS
 from wav2lip_npu.mel import DEFAULT_MEL
 from wav2lip_npu.models import checkpoint
@@ -68,6 +68,7 @@ def s3fd_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def weights(tiny_checkpoint, syncnet_checkpoint, s3fd_weights):
     paths = {"generator": tiny_checkpoint, "syncnet": syncnet_checkpoint, "s3fd": s3fd_weights}
+    paths["retinaface"] = "starter"
     return lambda network: onnx_export.load_network(network, paths[network])
 
 
@@ -88,7 +89,8 @@ def of_torch(weights: onnx_export.LoadedNetwork, arrays: Arrays) -> list[np.ndar
         given = [torch.from_numpy(item) for item in arrays.values()]
         if weights.network == "s3fd":
             given = [given[0] - torch.tensor(S3FD_MEANS).view(1, 3, 1, 1)]
-        result = weights.module(*given)
+        forward = weights.module.raw if weights.network == "retinaface" else weights.module
+        result = forward(*given)
     return [item.numpy() for item in ([result] if isinstance(result, torch.Tensor) else result)]
 
 
@@ -122,6 +124,16 @@ def test_dynamic_file_accepts_any_batch(weights, tmp_path, network):
             assert off(network, run_file(path, arrays), of_torch(weights(network), arrays)) < 1e-4
 
 
+def test_retinaface_accepts_any_size(weights, tmp_path):
+    path = tmp_path / "file.onnx"
+    assert export(weights("retinaface"), path).difference < 1e-4
+    arrays = next(iter(onnx_export.example_inputs("retinaface", 1, (160, 96))))
+    expected = of_torch(weights("retinaface"), arrays)
+    assert off("retinaface", run_file(path, arrays), expected) < 1e-4
+    with pytest.raises(UsageError, match=r"weights\.pth"):
+        onnx_export.load_network("retinaface", "weights.pth")
+
+
 @pytest.mark.slow
 def test_s3fd_with_a_fixed_image_size(weights, tmp_path):
     path = tmp_path / "file.onnx"
@@ -151,7 +163,7 @@ def test_fp16_is_close_and_half_as_large(weights, tmp_path, network):
 @pytest.mark.parametrize("network", list(KINDS))
 def test_operators_are_listed_in_the_docs(weights, tmp_path, network):
     path = tmp_path / "file.onnx"
-    export(weights(network), path, batch=1, precision="fp16", size=SIZE if network == "s3fd" else None)
+    export(weights(network), path, batch=1, precision="fp16", size=SIZE if network in DETECTORS else None)
     graph = onnx.load(path)
     used = {node.op_type for node in graph.graph.node}
     assert used <= OPERATORS
@@ -287,6 +299,17 @@ def test_command_is_printed_where_atc_is_missing(command, tmp_path, caplog):
     assert files == ["generator_b4.json", "generator_b4.onnx"]
 
 
+def test_retinaface_is_compiled_at_one_size(command, tmp_path, monkeypatch):
+    tools = tmp_path / "tools"
+    install_program(tools, "atc", ATC.format(folder=tools), monkeypatch)
+    (tools / "made").write_bytes(b"compiled")
+    words = ["--network", "retinaface", "--format", "om", "--chip", "Ascend310P3", "--batch", 1]
+    assert command("--checkpoint_path", "starter", *words)[0] == 2
+    code, _, _ = command("--checkpoint_path", "starter", *words, "--size", 64, 96)
+    assert code == 0 and (tmp_path / "exported/retinaface_b1_64x96.om").read_bytes() == b"compiled"
+    assert "--input_shape=image:1,3,64,96" in (tools / "words").read_text()
+
+
 def test_command_is_printed_for_onnx_too(command):
     _, out, _ = command("--chip", "Ascend910B4", "--precision", "fp16", "--batch", 0, 1, 8)
     lines = out.splitlines()
@@ -387,6 +410,8 @@ def test_example_inputs_have_the_shapes_of_the_manifest():
         {"size": (64, 64)},
         {"network": "s3fd", "batch": 1},
         {"network": "s3fd", "size": (31, 64)},
+        {"network": "retinaface", "size": (64, 100)},
+        {"network": "retinaface", "batch": 1},
     ],
 )
 def test_wrong_options_are_refused(options):

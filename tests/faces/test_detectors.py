@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -64,13 +62,8 @@ def test_unknown_detector_is_an_error(name: str) -> None:
         load_detector(name)
 
 
-def test_auto_without_weights_is_hog(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with caplog.at_level(logging.INFO, "wav2lip_npu.faces.detectors"):
-        assert isinstance(load_detector("auto"), HogDetector)
-    assert "hog" in caplog.text and "checkpoints/s3fd.pth" in caplog.text
+def test_auto_is_retinaface() -> None:
+    assert load_detector("auto").name == "retinaface"
 
 
 def test_hog_imports_neither_torch_nor_face_alignment() -> None:

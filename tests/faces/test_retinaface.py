@@ -15,6 +15,9 @@ from support.faces import SHARED
 from wav2lip_npu.errors import CheckpointError, FaceError
 from wav2lip_npu.faces import retinaface
 from wav2lip_npu.faces.detectors import load_detector
+from wav2lip_npu.faces.find_faces import FaceOptions, find_faces
+from wav2lip_npu.media.video_reader import Frame
+from wav2lip_npu.media.yuv_image import Colour, YuvImage
 from wav2lip_npu.models.onnx_weights import convolution_weights
 
 PHOTO = np.ascontiguousarray(data.astronaut()[:, :, ::-1])
@@ -73,6 +76,28 @@ def test_detections_do_not_overlap(detector):
     many = np.hstack([PHOTO, PHOTO[:, ::-1]])
     faces = [found.box for found in detector([many])[0] if found.score > 0.5]
     assert len(faces) == 2 and abs(faces[0][0] - faces[1][0]) > 200
+
+
+@pytest.mark.parametrize(
+    ("crop", "zoom"),
+    [((0, 512, 0, 166), 1), ((0, 230, 0, 512), 1), ((182, 268, 78, 168), 4)],
+    ids=["without a chin", "without a cheek", "larger than the frame"],
+)
+def test_box_of_a_face_partly_outside_the_frame(detector, crop, zoom):
+    """B2: the face is measured on crops that repeat the border of the frame."""
+    left, right, top, bottom = crop
+    part = cv2.resize(PHOTO[top:bottom, left:right], None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
+    frame = Frame(0, YuvImage.from_image(part, Colour()), 0)
+    (tracked,) = find_faces([frame], detector, FaceOptions(pads=(0, 0, 0, 0)))
+    box = tracked.box / zoom + np.float32([left, top, left, top])
+    np.testing.assert_allclose(box, PHOTO_FACE, atol=12)
+
+
+def test_face_without_a_mouth_is_left_alone(detector):
+    """B2"""
+    frame = Frame(0, YuvImage.from_image(PHOTO[:140], Colour()), 0)
+    (tracked,) = find_faces([frame], detector, FaceOptions())
+    assert tracked.box is None and tracked.landmarks is None
 
 
 @pytest.mark.skipif(not (SHARED / "clips").is_dir(), reason="needs the clips of ../shared")

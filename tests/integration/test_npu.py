@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from torch import Tensor
 
@@ -37,6 +38,7 @@ from wav2lip_npu.doctor import device_check
 from wav2lip_npu.dubbing import inference
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.pipeline import dub
+from wav2lip_npu.faces.detectors import load_detector
 from wav2lip_npu.faces.s3fd import S3fdDetector
 from wav2lip_npu.media import video_reader
 from wav2lip_npu.media.video_writer import EncodeOptions
@@ -142,6 +144,16 @@ def test_s3fd_equals_the_cpu():
     results = S3fdDetector(network.to(DEVICE), str(DEVICE))._forward(images)
     for one, other in zip(results, wanted, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_retinaface_equals_the_cpu(simulation):
+    photo = np.ascontiguousarray(skimage.data.astronaut()[:, :, ::-1])
+    (wanted,) = load_detector("auto", "cpu")([photo])[0]
+    with simulation.listed_kernels_only(), simulation.no_wide_dtypes():
+        (face,) = load_detector("auto", str(DEVICE))([photo])[0]
+    np.testing.assert_allclose(face.box, wanted.box, atol=1e-2)
+    np.testing.assert_allclose(face.landmarks, wanted.landmarks, atol=1e-2)
+    assert abs(face.score - wanted.score) < 1e-4
 
 
 def test_mixed_precision_is_close_to_the_cpu():

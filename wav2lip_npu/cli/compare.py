@@ -14,7 +14,7 @@ from wav2lip_npu import __version__
 from wav2lip_npu.cli.json_output import STDOUT, write_json
 from wav2lip_npu.device import Precision
 from wav2lip_npu.errors import UsageError
-from wav2lip_npu.export.options import MAX_BATCH, is_exported, network_named
+from wav2lip_npu.export.options import MAX_BATCH, NETWORKS, is_exported, network_named
 from wav2lip_npu.faces.detectors import detector_inputs
 from wav2lip_npu.models.bundled import STARTER, weights_inputs
 from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
@@ -43,9 +43,9 @@ class CompareCommand:
     """Generator weights. starter: the bundled network."""
     syncnet_checkpoint_path: str = STARTER
     """SyncNet weights. starter: the bundled network."""
-    network: tuple[Literal["generator", "syncnet", "expert", "s3fd"], ...] = ()
+    network: tuple[Literal["generator", "syncnet", "expert", "s3fd", "retinaface"], ...] = ()
     """Networks to compare; expert is the former name of syncnet. If not given: the network of an exported
-    file, else generator, syncnet, and s3fd if its weights are installed."""
+    file, else generator, syncnet, retinaface, and s3fd if its weights are installed."""
     batch: tuple[int, ...] = (1, 8, 32)
     """Batch sizes to time."""
     runs: int = 5
@@ -99,11 +99,7 @@ class CompareCommand:
             raise UsageError(
                 f"{self.a} and {self.b} hold different networks. Pass two files of the same network."
             )
-        names = (
-            tuple(map(network_named, self.network))
-            or tuple(file_networks)
-            or ("generator", "syncnet", "s3fd")
-        )
+        names = tuple(map(network_named, self.network)) or tuple(file_networks) or NETWORKS
         if file_networks and set(names) != file_networks:
             raise UsageError(
                 f"the exported file holds the network {', '.join(file_networks)}. Remove --network."

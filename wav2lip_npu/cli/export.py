@@ -15,6 +15,7 @@ from wav2lip_npu.ascend import tools
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.export.manifest import manifest_path
 from wav2lip_npu.export.options import (
+    DETECTORS,
     OM,
     ExportOptions,
     Format,
@@ -43,9 +44,9 @@ class ExportCommand:
     """
 
     checkpoint_path: str = STARTER
-    """Weights: .pth, .pt or .safetensors. starter: the bundled network; for s3fd, the installed weights of
-    the detector."""
-    network: Literal["generator", "syncnet", "expert", "s3fd"] = "generator"
+    """Weights: .pth, .pt or .safetensors. starter: the bundled network; for a detector, its installed
+    weights."""
+    network: Literal["generator", "syncnet", "expert", "s3fd", "retinaface"] = "generator"
     """Network to export. expert is the former name of syncnet."""
     format: Format = "onnx"
     """File format. atc, the Ascend compiler, compiles om files from onnx files."""
@@ -55,7 +56,8 @@ class ExportCommand:
     precision: Precision = "fp32"
     """Number format inside the files. Inputs and outputs are float32."""
     size: tuple[int, int] | None = None
-    """Height and width of the images for s3fd, required with a fixed batch size. None: any size."""
+    """Height and width of the images for a detector, required with a fixed batch size; multiples of 32 for
+    retinaface. None: any size."""
     chip: str | None = None
     """Chip by its atc name, such as Ascend310P3 or Ascend910B4. --format onnx prints the atc command.
     None: the first chip that npu-smi lists, for om."""
@@ -95,7 +97,7 @@ class ExportCommand:
             written += [path.with_suffix(f".{OM}") for path in files] if self.format == OM else []
             written += map(manifest_path, files)
         kind = network_named(self.network)
-        is_detector = kind == "s3fd" and self.checkpoint_path == STARTER
+        is_detector = kind in DETECTORS and self.checkpoint_path == STARTER
         weights = [] if is_detector else weights_inputs("--checkpoint_path", self.checkpoint_path, kind)
         check_outputs([OutputPath("--outdir", path) for path in written], [*weights, *detector_inputs()])
 

@@ -183,7 +183,7 @@ def _frames(stats: DatasetStats) -> Iterator[Problem]:
             "gaps",
             f"no face was detected in {share:.0%} of the frames inside the clips, which leaves fewer windows "
             "to train on",
-            "Preprocess again with --detector s3fd, which also detects turned faces.",
+            "Preprocess again with --detector retinaface, which also detects turned faces.",
         )
     yield from _affected_clips(
         [clip for clip in stats.measured if clip.seconds < MIN_SECONDS], stats.measured, "short",

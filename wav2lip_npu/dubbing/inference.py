@@ -90,7 +90,7 @@ def load_models(
     Args:
         checkpoint_path: Weights of a Wav2Lip generator, .pth, .pt or .safetensors; an exported .onnx or .om
             file; or "starter", the small bundled network.
-        detector: "hog", "retinaface", "s3fd", or "auto": s3fd if its weights are installed, else hog.
+        detector: "retinaface", "hog", "s3fd", or "auto": retinaface.
         device: "cpu", "cuda", "cuda:1", "npu", "npu:1", or "auto": the first available of npu, cuda, cpu.
         precision: Number format of the generator: "fp32", "bf16", "fp16", or "fp32_strict", which turns off
             the reduced precision that an accelerator uses for fp32.

@@ -29,7 +29,7 @@ from wav2lip_npu.export.onnx_export import (
     write_onnx,
 )
 from wav2lip_npu.export.onnx_graph import DYNAMIC_SIZE
-from wav2lip_npu.export.options import OM, ONNX, ExportOptions, is_exported
+from wav2lip_npu.export.options import DETECTORS, OM, ONNX, ExportOptions, is_exported
 from wav2lip_npu.models.checkpoint import published_kind
 from wav2lip_npu.models.networks import fold_norms
 from wav2lip_npu.models.numerics import TOLERANCES, Difference, compare_runs
@@ -145,7 +145,7 @@ class SideLoader:
             network=loaded.network,  # type: ignore[arg-type]
             precision="fp16" if self._precision == "fp16" else "fp32",
             batch=batch if chip else None,
-            size=DYNAMIC_SIZE if loaded.network == "s3fd" and chip else None,
+            size=DYNAMIC_SIZE if loaded.network in DETECTORS and chip else None,
         )
         with tempfile.TemporaryDirectory() as folder:
             exported = write_onnx(loaded, Path(folder) / f"{loaded.network}.{ONNX}", options)
@@ -175,7 +175,7 @@ def _check_source(path: str, manifest: Manifest, loaded: LoadedNetwork) -> None:
 
 def _file_side(name: str, manifest: Manifest, run: Session, is_om: bool) -> Side:
     reduced = manifest.precision == "fp16" or is_om
-    fixed_size = manifest.network == "s3fd" and manifest.batch
+    fixed_size = manifest.network in DETECTORS and manifest.batch
     height, width = manifest.inputs["image"][2:] if fixed_size else DYNAMIC_SIZE
     return Side(
         name + (f" b{manifest.batch}" if manifest.batch else ""),

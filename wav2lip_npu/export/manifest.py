@@ -15,33 +15,35 @@ from pathlib import Path
 from typing import Any
 
 from wav2lip_npu.errors import CheckpointError, CheckpointMismatchError, UsageError
-from wav2lip_npu.export.options import PRECISIONS, network_named
+from wav2lip_npu.export.options import DETECTORS, PRECISIONS, network_named
 from wav2lip_npu.models.checkpoint import NAMES, check_mel, published_kind
 from wav2lip_npu.models.weight_formats import MORE
 from wav2lip_npu.storage.regular_files import open_regular, read_limited
 
 OPSET = 13
 OPERATORS = frozenset(
-    {"Add", "Cast", "Concat", "Constant", "Conv", "ConvTranspose", "Div", "Flatten", "Max", "MaxPool", "Mul"}
-    | {"ReduceL2", "ReduceMax", "Relu", "Sigmoid", "Split", "Sub"}
+    {"Add", "Cast", "Concat", "Constant", "Conv", "ConvTranspose", "Div", "Flatten", "LeakyRelu", "Max"}
+    | {"MaxPool", "Mul", "ReduceL2", "ReduceMax", "Relu", "Resize", "Sigmoid", "Split", "Sub"}
 )
 """Operators of all exports. `atc` can compile each of them, see the vendor's list in docs/export.md."""
 FEATURE = "feature_"
 """Prefix of the names of a generator's face features, which are numbered from the finest."""
 DYNAMIC = "batch"
 """Name of a dynamic first dimension."""
-KINDS = {"generator": "generator", "syncnet": "syncnet", "s3fd": "detector"}
+KINDS = {"generator": "generator", "syncnet": "syncnet", "s3fd": "detector", "retinaface": "detector"}
 """Kind of weights of each network."""
 INPUTS: dict[str, dict[str, list[Any]]] = {
     "generator": {"mel": [1, 80, 16], "face": [6, 96, 96]},
     "syncnet": {"mel": [1, 80, 16], "mouths": [15, 48, 96]},
     "s3fd": {"image": [3, "height", "width"]},
+    "retinaface": {"image": [3, "height", "width"]},
 }
 """Names and shapes of the inputs of each network, without the batch dimension."""
 OUTPUTS = {
     "generator": ["picture"],
     "syncnet": ["sound", "picture"],
     "s3fd": [f"{what}_{level}" for level in range(6) for what in ("classes", "offsets")],
+    "retinaface": [f"{what}_{level}" for level in range(3) for what in ("classes", "offsets", "landmarks")],
 }
 """Names of the outputs of each network."""
 _MAX_BATCH = 4096
@@ -54,7 +56,7 @@ class Manifest:
     """Description of an exported network, stored with the network."""
 
     network: str
-    """`generator`, `syncnet` or `s3fd`."""
+    """`generator`, `syncnet`, `s3fd` or `retinaface`."""
     precision: str
     """Number format inside, `fp32` or `fp16`. Inputs and outputs are float32."""
     batch: int | None
@@ -225,7 +227,7 @@ def _checked(manifest: Manifest, network: str | None, source: Path) -> Manifest:
     if manifest.network != network:
         actual, wanted = (NAMES[KINDS[name]] for name in (manifest.network, network))
         raise CheckpointMismatchError(f"{source} is {actual}, not {wanted}. Pass the file of a {network}.")
-    if manifest.mel is None and network != "s3fd":
+    if manifest.mel is None and network not in DETECTORS:
         raise _foreign(source, "its manifest has no mel settings")
     check_mel(manifest.mel, source)
     for name, wanted_shape in INPUTS[network].items():

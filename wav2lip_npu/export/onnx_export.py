@@ -15,17 +15,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wav2lip_npu import __version__
-from wav2lip_npu.errors import ExportError
+from wav2lip_npu.errors import ExportError, UsageError
 from wav2lip_npu.export.engines import Arrays, Session, make_session
 from wav2lip_npu.export.manifest import INPUTS, KINDS, OPSET, OUTPUTS, Manifest, import_onnx, shapes_of
 from wav2lip_npu.export.onnx_graph import DYNAMIC_SIZE, convert_to_fp16, trace_graph
-from wav2lip_npu.export.options import ExportOptions, Network, Precision
+from wav2lip_npu.export.options import DETECTORS, ExportOptions, Network, Precision
+from wav2lip_npu.faces import retinaface
 from wav2lip_npu.faces.detectors import detector_inputs
 from wav2lip_npu.faces.s3fd import S3FD_MEANS, load_s3fd, s3fd_path
 from wav2lip_npu.mel import DEFAULT_MEL
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.bundled import STARTER, weights_inputs
 from wav2lip_npu.models.numerics import Difference, compare_runs
+from wav2lip_npu.models.retinaface import RetinaFace
 from wav2lip_npu.models.weight_formats import MORE
 from wav2lip_npu.options import path_text
 from wav2lip_npu.storage.hashing import sha256_of
@@ -41,7 +43,7 @@ class LoadedNetwork:
     """A network to export."""
 
     network: str
-    """`generator`, `syncnet` or `s3fd`."""
+    """`generator`, `syncnet`, `s3fd` or `retinaface`."""
     module: nn.Module
     """In eval mode, float32, on the CPU."""
     source: Path
@@ -84,14 +86,14 @@ def export_onnx(
         {'mel': ['batch', 1, 80, 16], 'face': ['batch', 6, 96, 96]}
 
     Args:
-        checkpoint_path: Weights: .pth, .pt or .safetensors. `starter` is the bundled network; for S3FD, the
-            installed weights of the detector.
+        checkpoint_path: Weights: .pth, .pt or .safetensors. `starter` is the bundled network; for a
+            detector, its installed weights.
         outfile: File to write.
-        network: `generator`, `syncnet` or `s3fd`.
+        network: `generator`, `syncnet`, `s3fd` or `retinaface`.
         batch: Batch size, 1 to 256. `None` exports a file that accepts any batch size.
         precision: Number format inside the file, `fp32` or `fp16`. Inputs and outputs are float32.
-        size: Height and width of the images for S3FD, required with `batch`. `None` exports a file that
-            accepts any size.
+        size: Height and width of the images for a detector, required with `batch`. `None` exports a file
+            that accepts any size. Sides for RetinaFace are multiples of 32.
 
     Returns:
         The path, the manifest and the largest difference from PyTorch, relative to the largest expected
@@ -100,7 +102,7 @@ def export_onnx(
     Raises:
         UsageError: An option is out of range or conflicts with another one, or onnx is not installed.
         CheckpointError: The weights are missing, damaged, or for another network.
-        FaceError: The weights of S3FD are missing or damaged.
+        FaceError: The weights of the detector are missing or damaged.
         OutputError: The output cannot be written, or is also an input.
         ExportError: The exported network differs from PyTorch. No file is written.
 
@@ -108,20 +110,28 @@ def export_onnx(
     options = ExportOptions(network=network, precision=precision, batch=batch, size=size)
     checkpoint_path = path_text(checkpoint_path, "checkpoint_path")
     outfile = path_text(outfile, "outfile")
-    is_detector = network == "s3fd" and checkpoint_path == STARTER
+    is_detector = network in DETECTORS and checkpoint_path == STARTER
     weights = [] if is_detector else weights_inputs("checkpoint_path", checkpoint_path, network)
     check_outputs([OutputPath("outfile", outfile)], [*weights, *detector_inputs()])
     return write_onnx(load_network(network, checkpoint_path), outfile, options)
 
 
 def load_network(network: str, path: str | os.PathLike[str] = STARTER) -> LoadedNetwork:
-    """Load a network to export; for S3FD, `starter` is the installed weights of the detector.
+    """Load a network to export; for a detector, `starter` is its installed weights.
 
     Raises `CheckpointError` or `FaceError`.
     """
     if network == "s3fd":
         source = s3fd_path() if os.fspath(path) == STARTER else Path(path)
         return LoadedNetwork(network, load_s3fd(source), source, sha256_of(source), None)
+    if network == "retinaface":
+        if os.fspath(path) != STARTER:
+            raise UsageError(
+                f"--checkpoint_path {path}: only the installed weights of retinaface can be exported. "
+                f"Pass {STARTER}."
+            )
+        source = retinaface.weights_path()
+        return LoadedNetwork(network, retinaface.load_retinaface(), source, sha256_of(source), None)
     loaded = checkpoint.load(path, KINDS[network])
     shift = loaded.mel_shift if "mel_shift" in loaded.more else None
     return LoadedNetwork(network, loaded.network(), loaded.source, sha256_of(loaded.source), shift)
@@ -140,7 +150,7 @@ def write_onnx(loaded: LoadedNetwork, path: str | os.PathLike[str], options: Exp
         opset=OPSET,
         inputs=shapes_of(graph.graph.input),
         outputs=shapes_of(graph.graph.output),
-        mel=None if loaded.network == "s3fd" else asdict(DEFAULT_MEL),
+        mel=None if loaded.network in DETECTORS else asdict(DEFAULT_MEL),
         mel_shift=loaded.mel_shift,
         checkpoint=loaded.source.name,
         sha256=loaded.sha256,
@@ -174,7 +184,7 @@ def example_inputs(network: str, batch: int, size: tuple[int, int] = DYNAMIC_SIZ
                 values = random.uniform(-4, 4, (batch, channels, *rest))
                 values[: batch // 2 if smooth else 0] = -4
             else:
-                height, width = size if network == "s3fd" else rest
+                height, width = size if network in DETECTORS else rest
                 values = _images(random, (batch, channels, height, width), smooth)
                 if name == "face" and smooth:
                     values[:, :3, height // 2 :] = 0
@@ -195,7 +205,7 @@ def run_module(network: str, module: nn.Module, inputs: Sequence[Tensor]) -> lis
     """Run a PyTorch network with the inputs and outputs of its exported graph."""
     if network == "s3fd":
         inputs = [inputs[0] - torch.tensor(S3FD_MEANS, device=inputs[0].device).view(1, 3, 1, 1)]
-    outputs = module(*inputs)
+    outputs = module.raw(*inputs) if isinstance(module, RetinaFace) else module(*inputs)
     return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
 

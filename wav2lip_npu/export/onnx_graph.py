@@ -15,11 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from wav2lip_npu.export.manifest import DYNAMIC, FEATURE, INPUTS, OPSET, OUTPUTS, import_onnx
+from wav2lip_npu.export.options import DETECTORS
 from wav2lip_npu.faces.s3fd import S3FD_MEANS
 from wav2lip_npu.models.networks import SyncNet, Wav2Lip, fold_norms
+from wav2lip_npu.models.retinaface import RetinaFace
 
 _SMALLEST = 1e-4
 _HALF = "_half"
@@ -32,7 +35,7 @@ def trace_graph(
 ) -> Any:
     """Return the graph (`onnx.ModelProto`) of a network in eval mode, float32.
 
-    `batch` and, for S3FD, `size` (height, width) fix the input shape; `None` leaves it dynamic.
+    `batch` and, for a detector, `size` (height, width) fix the input shape; `None` leaves it dynamic.
     """
     onnx = import_onnx()
     traced = _traceable(network, copy.deepcopy(module))
@@ -40,10 +43,10 @@ def trace_graph(
     names = [*INPUTS[network], *OUTPUTS[network], *features]
     height, width = size or DYNAMIC_SIZE
     examples = tuple(
-        torch.zeros(batch or 2, shape[0], *([height, width] if network == "s3fd" else shape[1:]))
+        torch.zeros(batch or 2, shape[0], *([height, width] if network in DETECTORS else shape[1:]))
         for shape in INPUTS[network].values()
     )
-    free_size = network == "s3fd" and not size
+    free_size = network in DETECTORS and not size
     axes = {name: _dynamic_axes(name, batch is None, free_size) for name in names}
     with torch.inference_mode(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # deprecated in favour of an exporter for opset 18 and later
@@ -74,12 +77,15 @@ def _dynamic_axes(name: str, batch: bool, size: bool) -> dict[int, str]:
 
 
 def convert_to_fp16(model: Any) -> None:
-    """Convert a graph to float16 in place. Its inputs and outputs stay float32."""
+    """Convert a graph to float16 in place. Its inputs, outputs and scales of sizes stay float32."""
     onnx = import_onnx()
     graph, cast = model.graph, onnx.helper.make_node
     float_, half = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
-    constants = [item.t for node in graph.node for item in node.attribute if item.HasField("t")]
-    for tensor in [*graph.initializer, *constants]:
+    scales = {name for node in graph.node if node.op_type == "Resize" for name in node.input[1:]}
+    initializers = [tensor for tensor in graph.initializer if tensor.name not in scales]
+    nodes = [node for node in graph.node if node.output[0] not in scales]
+    constants = [item.t for node in nodes for item in node.attribute if item.HasField("t")]
+    for tensor in [*initializers, *constants]:
         if tensor.data_type == float_:
             values = onnx.numpy_helper.to_array(tensor).astype("float16")
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
@@ -103,6 +109,7 @@ def _traceable(network: str, module: nn.Module) -> nn.Module:
         "generator": _Generator,
         "syncnet": _SyncNet,
         "s3fd": _S3fd,
+        "retinaface": _RetinaFace,
     }
     return wrap[network](module).eval()
 
@@ -147,6 +154,23 @@ class _S3fd(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         with _PlainChunks():
             return tuple(self.network(images - self.means))
+
+
+class _RetinaFace(nn.Module):
+    """RetinaFace before anchors, for images whose sides are multiples of 32."""
+
+    def __init__(self, network: RetinaFace) -> None:
+        super().__init__()
+        self.network = network
+        network.enlarged = _doubled  # type: ignore[method-assign]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return self.network.raw(images)
+
+
+def _doubled(coarse: Tensor, fine: Tensor) -> Tensor:
+    """Return `coarse` at twice its size: without the arithmetic on shapes of `RetinaFace.enlarged`."""
+    return functional.interpolate(coarse, scale_factor=2.0)
 
 
 class _PlainChunks(TorchFunctionMode):

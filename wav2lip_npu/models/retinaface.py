@@ -82,23 +82,12 @@ class RetinaFace(nn.Module):
         Images are BGR in [0, 255]. Boxes are x1 y1 x2 y2 in pixels. Landmarks are eyes, nose and corners of
         the mouth, each from left to right in the image.
         """
-        images = images - images.new_tensor(MEANS).view(1, 3, 1, 1)
-        first = self.stage1(images)
-        second = self.stage2(first)
-        third = self.stage3(second)
-        fine, middle, coarse = self.output1(first), self.output2(second), self.output3(third)
-        middle = self.merge2(middle + functional.interpolate(coarse, size=middle.shape[2:]))
-        fine = self.merge1(fine + functional.interpolate(middle, size=fine.shape[2:]))
-        levels = self.ssh1(fine), self.ssh2(middle), self.ssh3(coarse)
+        levels = self.raw(images)
         classes, offsets, points = (
-            torch.cat([_rows(head(level), values) for head, level in zip(heads, levels, strict=True)], dim=1)
-            for heads, values in (
-                (self.class_head, 2),
-                (self.bbox_head, 4),
-                (self.landmark_head, 2 * _POINTS),
-            )
+            torch.cat([_rows(level, values) for level in levels[start::3]], dim=1)
+            for start, values in enumerate((2, 4, 2 * _POINTS))
         )
-        centres, sides = self.anchors([level.shape[2:] for level in levels], images.device)
+        centres, sides = self.anchors([level.shape[2:] for level in levels[::3]], images.device)
         centre = centres + offsets[..., :2] * _VARIANCES[0] * sides
         half = sides * torch.exp(offsets[..., 2:] * _VARIANCES[1]) / 2
         landmarks = (
@@ -106,6 +95,27 @@ class RetinaFace(nn.Module):
         )
         scores = torch.softmax(classes, dim=2)[..., 1]
         return scores, torch.cat([centre - half, centre + half], dim=2), landmarks
+
+    def raw(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return classes, offsets and landmarks of each level, finest first, before anchors.
+
+        Two anchors per cell: [B, 2 * 2, h, w], [B, 2 * 4, h, w] and [B, 2 * 10, h, w].
+        """
+        images = images - images.new_tensor(MEANS).view(1, 3, 1, 1)
+        first = self.stage1(images)
+        second = self.stage2(first)
+        third = self.stage3(second)
+        fine, middle, coarse = self.output1(first), self.output2(second), self.output3(third)
+        middle = self.merge2(middle + self.enlarged(coarse, middle))
+        fine = self.merge1(fine + self.enlarged(middle, fine))
+        levels = self.ssh1(fine), self.ssh2(middle), self.ssh3(coarse)
+        heads = zip(self.class_head, self.bbox_head, self.landmark_head, strict=True)
+        return tuple(head(level) for level, trio in zip(levels, heads, strict=True) for head in trio)
+
+    @staticmethod
+    def enlarged(coarse: Tensor, fine: Tensor) -> Tensor:
+        """Return `coarse` at the size of `fine`, by nearest neighbour."""
+        return functional.interpolate(coarse, size=fine.shape[2:])
 
     @staticmethod
     def anchors(sizes: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,7 @@ class PreprocessOptions:
 
     clip: ClipOptions = field(default_factory=ClipOptions)
     detector: DetectorName = "auto"
-    """Face detector. auto: s3fd if its weights are installed, else hog. retinaface sees turned faces too."""
+    """Face detector. auto: retinaface. hog: dlib's, for frontal faces. s3fd: the original's, needs a file."""
     batch_size: int = 32
     """Frames per detector call."""
     ngpu: int = 1
