@@ -371,7 +371,7 @@ def test_default_models_are_the_bundled_ones(face_video, tmp_path, monkeypatch):
     audio = write_audio(tmp_path / "speech.wav", 0.2)
     report = pipeline.dub(face_video, audio, "out.mp4")
     assert report.checkpoint.endswith("generator.safetensors")
-    assert (report.detector, report.frames) == ("hog", 5)
+    assert (report.detector, report.frames) == ("retinaface", 5)
 
 
 def test_models_are_loaded_after_the_files_are_checked(face_video, tmp_path):
