@@ -25,10 +25,29 @@ from wav2lip_npu import device as devices
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
-TESTS = ["tests/data", "tests/training", "tests/models", "tests/dubbing"]
+TESTS = [
+    "tests/data/test_device_augmentation.py",
+    "tests/data/test_resident_samples.py",
+    "tests/models",
+    "tests/training/test_data_on.py",
+    "tests/training/test_graph.py",
+    "tests/training/test_loop.py",
+    "tests/training/test_resume.py",
+    "tests/dubbing",
+]
 QUICK_TESTS = ["tests/data/test_device_augmentation.py"]
 
-QUICK_TRAINING = ["--batch", "8", "--clips", "6", "--seconds", "0.3", "--amp", "off"]
+SHORT = ["--seconds", "2", "--clips", "60"]
+VARIANTS: list[tuple[int, str, list[str]]] = [
+    (32, "off", [*SHORT, "--full"]),
+    (32, "on", [*SHORT, "--end_to_end"]),
+    (16, "on", [*SHORT, "--end_to_end"]),
+    (16, "off", [*SHORT, "--end_to_end"]),
+]
+"""Width, compilation and further flags of the trainings."""
+QUICK_VARIANTS: list[tuple[int, str, list[str]]] = [
+    (2, "off", ["--batch", "8", "--clips", "6", "--seconds", "0.2", "--amp", "off"]),
+]
 
 
 class Part(NamedTuple):
@@ -43,28 +62,23 @@ class Part(NamedTuple):
 
 
 def parts(given: argparse.Namespace) -> Iterator[Part]:
-    """Yield the programs, the most important figures first."""
+    """Yield the programs, the most important ones first."""
     out: Path = given.out
-    tests = QUICK_TESTS if given.quick else TESTS
-    shared = ["--seconds", "3"]
-    variants: list[tuple[int, str, list[str]]] = [
-        (32, "off", ["--full"]), (16, "off", []), (32, "on", []), (16, "on", []),
-    ]  # fmt: skip
-    if given.quick:
-        shared, variants = QUICK_TRAINING, [(2, "off", [])]
+    pytest = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--maxfail=20"]
+    pytest += QUICK_TESTS if given.quick else TESTS
+    yield Part("device tests", pytest, 100, None, {"TEST_DEVICE": given.device.partition(":")[0]})
+    variants = QUICK_VARIANTS if given.quick else VARIANTS
     for width, compiled, more in variants:
-        name = f"training, width {width}, compile {compiled}"
         file = out / f"train_{width}_{compiled}.json"
         words = ["--device", given.device, "--width", str(width), "--compile", compiled, "--json", str(file)]
-        if given.original is not None and width == variants[0][0] and compiled == "off":
+        if given.original is not None and (width, compiled) == variants[0][:2]:
             words += ["--original", str(given.original)]
-        yield Part(name, [PYTHON, "benchmarks/train.py", *words, *shared, *more], 120, file)
+        command = [PYTHON, "benchmarks/train.py", *words, *more]
+        yield Part(f"training, width {width}, compile {compiled}", command, 100, file)
     file = out / "acceptance.json"
-    words = ["--device", given.device, "--out", str(file), "--parts", "throughput", "dub"]
+    words = ["--device", given.device, "--out", str(file), "--parts", "dub", "throughput"]
     words += ["--width", "2"] if given.quick else []
     yield Part("dubs", [PYTHON, "benchmarks/npu_acceptance.py", *words], 90, file)
-    pytest = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x", "--maxfail=20", *tests]
-    yield Part("device tests", pytest, 150, None, {"TEST_DEVICE": given.device.partition(":")[0]})
 
 
 def run(part: Part, seconds: float) -> dict[str, Any]:

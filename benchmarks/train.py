@@ -221,13 +221,11 @@ def measure(kind: str, given: argparse.Namespace, clips: Clips, folder: Path) ->
     batch = given.batch or KINDS[kind]["batch_size"]
     shared = {"batch_size": batch, "data_on": given.data_on, "compile": given.compile}
     full = step_seconds(kind, given, clips, **shared)
-    with replaced_stream(same_batch(kind, devices.resolve(given.device))):
-        alone = step_seconds(kind, given, clips, **shared)
-    seconds = {
-        "end to end": full,
-        "step alone": alone,
-        "data alone": data_seconds(kind, given, clips, **shared),
-    }
+    seconds = {"end to end": full}
+    if not given.end_to_end:
+        with replaced_stream(same_batch(kind, devices.resolve(given.device))):
+            seconds["step alone"] = step_seconds(kind, given, clips, **shared)
+        seconds["data alone"] = data_seconds(kind, given, clips, **shared)
     if given.full:
         seconds["data on the host"] = step_seconds(kind, given, clips, **{**shared, "data_on": "host"})
     parts = [name for name in WITHOUT if given.full and not (kind == "train_syncnet" and name == "expert")]
@@ -254,6 +252,7 @@ def main() -> None:
     parser.add_argument("--data_on", default="auto", choices=["auto", "device", "host"])
     parser.add_argument("--num_workers", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=5, help="of each figure")
+    parser.add_argument("--end_to_end", action="store_true", help="no figures of step and data alone")
     parser.add_argument("--full", action="store_true", help="also host loading, and what each part costs")
     parser.add_argument("--data_root", type=Path)
     parser.add_argument("--filelists", type=Path, default=Path("filelists"))

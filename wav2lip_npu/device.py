@@ -391,7 +391,11 @@ def memory(device: torch.device) -> tuple[int, int]:
 
     if device.type == "cpu":
         free, total = (os.sysconf(f"SC_{which}_PAGES") for which in ("AVPHYS", "PHYS"))
-        return free * resource.getpagesize(), total * resource.getpagesize()
+        free, total = free * resource.getpagesize(), total * resource.getpagesize()
+        with contextlib.suppress(OSError, StopIteration), open("/proc/meminfo") as file:
+            # Includes the file cache, which makes way for other data.
+            free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
+        return free, total
     free, total = getattr(torch, device.type).mem_get_info(device)
     return int(free), int(total)
 
