@@ -27,7 +27,7 @@ def names(options: type) -> set[str]:
 
 SHARED = (
     "data_root checkpoint_dir checkpoint_path filelists weights_only no_face_cache device "
-    "batch_size learning_rate nepochs steps checkpoint_interval eval_interval log_interval num_workers "
+    "batch_size learning_rate nepochs steps checkpoint_interval eval_interval log_interval num_workers data_on compile "
     "save_optimizer_state keep patience seed warmup_steps accumulate clip_grad_norm average amp loss_scale "
     "sync_batchnorm width"
 )
