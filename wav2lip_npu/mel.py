@@ -155,7 +155,10 @@ def import_librosa() -> Any:
         start = perf_counter()
         try:
             _import_parts(librosa)
-        except RuntimeError:  # numba can write its cache neither into the package nor into the home directory
+        except RuntimeError as error:
+            if "cannot cache" not in str(error):  # such as: the interpreter is shutting down
+                raise
+            # numba can write its cache neither into the package nor into the home directory
             from numba import config
 
             settings: Any = config

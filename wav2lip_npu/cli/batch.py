@@ -34,6 +34,7 @@ class BatchCommand:
     """Dub many videos. Run the same command again to resume.
 
     wav2lip-npu batch jobs.csv
+
     wav2lip-npu batch --faces "talks/*.mp4" --audios speech.wav --pair product --outdir dubbed
     """
 

@@ -31,7 +31,9 @@ class CompareCommand:
     """Compare two engines or devices on the same inputs: output differences and time per batch.
 
     wav2lip-npu compare cpu npu
+
     wav2lip-npu compare cpu onnx --checkpoint_path wav2lip.pth
+
     wav2lip-npu compare exported/generator_b8.onnx exported/generator_b8.om --checkpoint_path wav2lip.pth
     """
 

@@ -40,6 +40,7 @@ class ExportCommand:
     """Export a network as ONNX files, and as .om files for an Ascend chip where atc is installed.
 
     wav2lip-npu export --checkpoint_path wav2lip.pth --batch 1 8 32
+
     wav2lip-npu export --checkpoint_path wav2lip.pth --format om --chip Ascend310P3
     """
 

@@ -36,10 +36,11 @@ class FacesCommand:
     """List the people of a video: when they are seen, how large, from which side, and how to select them.
 
     wav2lip-npu faces talk.mp4
+
     wav2lip-npu faces talk.mp4 --sheet people.png --json people.json
     """
 
-    video: tyro.conf.Positional[str]
+    video: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="VIDEO")]
     """Video or image."""
     sheet: str = "results/faces.png"
     """Contact sheet to write, one row per person: .png, .jpg or .webp."""

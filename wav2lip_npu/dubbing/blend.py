@@ -121,7 +121,7 @@ def _blend(plane: NDArray[np.uint8], patch: Array, box: Box, mask: Mask) -> NDAr
 def _detail(under: Array, box: Box, grid: tuple[int, ...]) -> Array:
     """Return the detail of an image that a patch of `grid` (rows, columns) in the box cannot have.
 
-    Half the mouth over half the skin has half the grain of the skin. Added there, the detail restores it.
+    Blending halves the grain of the skin; adding this detail restores it.
     """
     height, width = under.shape
     down, across = (box[3] - box[1]) / grid[0], (box[2] - box[0]) / grid[1]

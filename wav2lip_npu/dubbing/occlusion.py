@@ -1,4 +1,4 @@
-"""Find what is in front of a mouth: hands, microphones, cups, hair.
+"""Find what is in front of a mouth: hands, microphones, cups.
 
 A small network compares each face with the mean and the deviation of the same face in earlier frames of the
 shot. What is in front stays as filmed; if it covers the mouth, or cannot be separated from it, so does the
@@ -32,7 +32,7 @@ class Front:
     weights: Weights | None
     """Opacity of what is in front, float32 [S, S] in [0, 1] over the box of the face; None: nothing."""
     hides_mouth: bool
-    """Whether the mouth cannot be seen, or not be told from what is in front."""
+    """Whether the mouth is mostly covered, or cannot be separated from what covers it."""
 
 
 class Occlusion(Protocol):
@@ -63,7 +63,7 @@ _GUIDE, _GUIDE_NOISE = 4, 1e-3
 """Of the filter that moves edges to those of the image: radius in pixels, and the variance that is flat."""
 _UNCLEAR = 0.25
 """Probabilities this far from 0 and 1 are not clear."""
-_COVERED, _DOUBTFUL = 0.6, 0.2
+_COVERED, _DOUBTFUL = 0.6, 0.35
 """Shares of the mouth: covered by what is in front, and neither clearly free nor clearly covered. Above
 either, the frame stays as filmed."""
 _MOUTH_CENTRE, _MOUTH_RADII = (0.5, 0.78), (0.22, 0.13)

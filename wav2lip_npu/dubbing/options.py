@@ -68,7 +68,7 @@ class DubOptions:
     rest_threshold: float = 16
     """Audio this many dB below the loud parts of the recording counts as a pause."""
     occlusion: Literal["auto", "off"] = "auto"
-    """auto: what is in front of the mouth, such as a hand or a microphone, stays as filmed, except with
+    """auto: keep recognised objects in front of the mouth, such as a hand or a microphone, except with
     --blend hard. off: the mouth is generated over it."""
     occlusion_mask: str | None = None
     """ONNX file of a network that masks faces, such as XSeg, used for --occlusion. None: the bundled one."""

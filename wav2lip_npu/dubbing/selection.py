@@ -1,4 +1,4 @@
-"""Select the frames that get a mouth, and its opacity next to those that stay as filmed."""
+"""Decide which frames are dubbed, and fade the mouth in and out next to those that stay as filmed."""
 
 from __future__ import annotations
 
@@ -45,11 +45,12 @@ class FaceLimits:
     """
 
     max_yaw: float = 50
-    """Degrees to the left or right beyond which a face is turned away and stays as filmed. 180: no limit."""
+    """Faces turned to the side by more degrees stay as filmed. 180: no limit. All limits need the detector
+    retinaface."""
     max_pitch: float = 45
-    """The same for a face that looks up or down."""
+    """The same for faces that look up or down."""
     min_face: float = 24
-    """Pixels of the width of a face below which it stays as filmed. 0: no limit."""
+    """Faces narrower than this, in pixels, stay as filmed. 0: no limit."""
 
     def __post_init__(self) -> None:
         """Check the values."""

@@ -153,7 +153,7 @@ def import_onnx() -> Any:
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            f"exported .onnx files need the package {error.name}. Run pip install 'wav2lip-npu[export]'."
+            f"exported .onnx files need the package {error.name}. Run pip install onnx onnxruntime."
         ) from None
     return onnx
 

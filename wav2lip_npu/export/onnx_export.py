@@ -77,7 +77,7 @@ def export_onnx(
     """Export a network as an ONNX file (opset 13, batch norms folded, one file without external data).
 
     The file is run by onnxruntime and compared with PyTorch in float32 before it is written. `dub` and
-    `batch` accept the file of a generator as `checkpoint_path`. Requires `pip install 'wav2lip-npu[export]'`.
+    `batch` accept the file of a generator as `checkpoint_path`. Requires `pip install onnx onnxruntime`.
 
     Example:
         >>> import wav2lip_npu

@@ -41,7 +41,7 @@ class HeadPose:
 
 
 def head_pose(landmarks: NDArray[np.float32]) -> HeadPose:
-    """Return the direction of a face, for which the mean shape of a face fits its landmarks best.
+    """Return the head pose for which a mean face shape best fits the landmarks.
 
     Fits a scaled orthographic projection with Gauss-Newton steps. Individual shapes of the face cause errors
     of some 10 degrees.

@@ -59,7 +59,7 @@ class View:
 
 @dataclass
 class Person:
-    """A person, in all shots in which they were recognized."""
+    """A person, in all shots in which they were recognised."""
 
     spans: list[tuple[int, int]] = field(default_factory=list)
     """First and last examined frame of each span in which the person is seen."""
@@ -102,7 +102,7 @@ def find_people(
     """Return the people of a video, the one seen most first.
 
     Faces are detected five times per second and connected by their places within a shot. Shots are connected
-    by the look of the faces, if it is very similar, so one person may be listed several times.
+    by the appearance of the faces, if it is very similar, so one person may be listed several times.
 
     Args:
         frames: Frames of the video.
