@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from wav2lip_npu.dubbing.options import DubOptions
+from wav2lip_npu.dubbing.selection import MAX_FADE
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.media.container import VideoInfo
 from wav2lip_npu.media.video_reader import Frame, Loop, read_frames
@@ -81,11 +82,13 @@ class Extent:
 def face_frames(info: VideoInfo, options: DubOptions, audio_frames: int) -> Iterator[Frame]:
     """Yield the frames of a video as `extend` requires; for `static` and images, one frame endlessly.
 
-    `audio_frames` is the length of the longest audio.
+    `audio_frames` is the length of the longest audio. The frames of one cross-fade follow, so that the
+    opacity of the last mouths does not depend on that length.
     """
     if options.static:
         first = next(read_frames(info, geometry=options.geometry))
         yield from (Frame(index, first.yuv, first.source) for index in itertools.count())
+    end = audio_frames + MAX_FADE
     for frame in read_frames(
         info,
         fps=options.output_fps(info),
@@ -93,7 +96,7 @@ def face_frames(info: VideoInfo, options: DubOptions, audio_frames: int) -> Iter
         geometry=options.geometry,
         start=options.section(info)[0],
     ):
-        if options.extend == "silence" and frame.is_repeated and frame.index >= audio_frames:
+        if options.extend == "silence" and frame.is_repeated and frame.index >= end:
             return
         yield frame
         del frame

@@ -26,7 +26,7 @@ _IN_WORDS: dict[Reason, str] = {
 }
 _FADE_S = 0.12
 """Seconds of the cross-fade at each end of a span. With a shorter one, the mouth visibly jumps."""
-_MAX_FADE = 25
+MAX_FADE = 25
 """Frames of the cross-fade, which are held in memory."""
 _RETURN_DEGREES, _RETURN_S = 5.0, 0.2
 """A face has turned back when it has stayed this much below the limit for this long. A covered mouth is free
@@ -109,7 +109,7 @@ def select_frames(
         occlusion: Finds what is in front of a mouth; None: nothing is.
 
     """
-    fade = min(round(_FADE_S * fps), _MAX_FADE)
+    fade = min(round(_FADE_S * fps), MAX_FADE)
     judge = _Judge(limits, skipped, fps)
     pending: deque[_Judged] = deque()
     since = fade + 1
