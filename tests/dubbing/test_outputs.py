@@ -187,6 +187,7 @@ def test_ctrl_c_stops_all_outputs(models, face_video, audio_files, tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("extend", "nosmooth"), [("loop", False), ("pingpong", True), ("hold", False)])
 def test_known_faces_are_not_detected_again(models, audio_files, tmp_path, extend, nosmooth):
     video = tmp_path / "two_scenes.mp4"

@@ -121,6 +121,7 @@ def test_om_file_is_compiled_for_the_comparison(command, monkeypatch):
     assert "om needs atc on the PATH" in command("cpu", "om", "--chip", "Ascend310P3")[2]
 
 
+@pytest.mark.slow
 def test_fp16_and_bf16_are_within_tolerance(command):
     assert command("cpu", "onnx", "--precision", "fp16", "--batch", 1)[0] == 0
     code, out, _ = command("cpu", "cpu", "--precision", "bf16", "--batch", 1)

@@ -21,6 +21,7 @@ from wav2lip_npu.media import video_reader
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_videos_to_dub(tmp_path, face_video, speech, monkeypatch, caplog, capsys, one_thread):
     """Run the scripts of the original in one folder: clips, SyncNet, generator with discriminator, resume, dub."""

@@ -145,7 +145,7 @@ def test_generator_and_new_discriminator(clips, tmp_path, rates):
     assert rates == pytest.approx([1e-4 / CONTINUED_WARMUP])
 
 
-@pytest.mark.parametrize("words", [SYNCNET, GENERATOR])
+@pytest.mark.parametrize("words", [pytest.param(SYNCNET, marks=pytest.mark.slow), GENERATOR])
 def test_width_that_differs_from_the_checkpoint(clips, tmp_path, words, capsys):
     """F7: --width is refused if the checkpoint has another width, and may be omitted."""
     out = train(clips, tmp_path / "out", words, steps=1)

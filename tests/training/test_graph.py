@@ -25,7 +25,11 @@ def replayed(function, _device):
 
 
 @pytest.mark.parametrize(
-    ("words", "flags"), [(SYNCNET, {"accumulate": 2}), (GENERATOR, {"sync_gate": 100, "expert_bn": "batch"})]
+    ("words", "flags"),
+    [
+        pytest.param(SYNCNET, {"accumulate": 2}, marks=pytest.mark.slow),
+        (GENERATOR, {"sync_gate": 100, "expert_bn": "batch"}),
+    ],
 )
 def test_captured_steps_equal_plain_ones(clips, tmp_path, monkeypatch, words, flags):
     """The runs before the capture change nothing, and a risen sync weight is captured again."""

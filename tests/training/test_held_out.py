@@ -224,6 +224,7 @@ def test_commands_log_their_progress(clips, tmp_path, monkeypatch, caplog):
 # End of a run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [SYNCNET, GENERATOR])
 def test_run_that_ends_early_has_figures(clips, tmp_path, words):
     """F5: a run of fewer steps than --eval_interval is evaluated at its end, which changes no later step."""
