@@ -34,7 +34,14 @@ def test_threads_share_models(capsys):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("detector", "engine"),
-    [("hog", "torch"), ("s3fd", "torch"), ("hog", "onnx"), ("square", "bench"), ("square", "acl")],
+    [
+        ("retinaface", "torch"),
+        ("hog", "torch"),
+        ("s3fd", "torch"),
+        ("hog", "onnx"),
+        ("square", "bench"),
+        ("square", "acl"),
+    ],
 )
 def test_forty_dubs_with_each_detector_and_engine(detector, engine):
     """A1: eight threads; `bench` and `acl` are fake runtimes of .om files."""
