@@ -142,6 +142,7 @@ class _Run:
         self._options, self._devices, self._report, self._progress = options, devices, report, progress
         self._watched = WatchFolder(Path(options.watch), report.path) if options.watch else None
         self._cache = FaceCache.at(options.cache)
+        self._started: list[Job] = []
         self._unfinished: dict[str, Job] = {}
         self._counts = JobCount(0, 0)
         self.defaults = Job(
@@ -187,6 +188,7 @@ class _Run:
             done=self._counts.done + done,
             failed=self._counts.failed + rejected,
         )
+        self._started += remaining
         self._unfinished.update((name_of(job), job) for job in remaining)
         return remaining
 
@@ -231,8 +233,8 @@ class _Run:
         self._report.close()
 
     def remove_partial_files(self) -> None:
-        """Remove partial files of workers that have ended."""
-        remove_partial_outputs(self._unfinished.values())
+        """Remove partial files and locks of workers that have ended. Finished outputs may have locks too."""
+        remove_partial_outputs(self._started)
         self._cache.remove_partial_files()
 
     def _work(self, remaining: Sequence[Job]) -> None:
