@@ -65,8 +65,8 @@ class Job:
     def __post_init__(self) -> None:
         """Check the values and convert paths to `str`."""
         check_types(self)
-        if self.voice == "":
-            raise UsageError("--voice is empty. Pass a path.")
+        if self.voice is not None:
+            path_text(self.voice, "--voice")
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from wav2lip_npu import __version__
-from wav2lip_npu.cli.json_output import STDOUT, write_json
+from wav2lip_npu.cli.json_output import STDOUT, json_outputs, write_json
 from wav2lip_npu.device import Precision
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.export.options import MAX_BATCH, NETWORKS, is_exported, network_named
 from wav2lip_npu.faces.detectors import detector_inputs
 from wav2lip_npu.models.bundled import STARTER, weights_inputs
-from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
+from wav2lip_npu.storage.outputs import InputPath, check_outputs
 
 if TYPE_CHECKING:
     from wav2lip_npu.export.compare import Comparison
@@ -69,8 +69,7 @@ class CompareCommand:
     def run(self) -> int:
         """Compare and print a table. Return 1 if a difference exceeds rounding."""
         log.info("wav2lip-npu %s", __version__)
-        if self.json is not None and self.json != STDOUT:
-            check_outputs([OutputPath("--json", self.json)], self._inputs())
+        check_outputs(json_outputs(self.json), self._inputs())
         from wav2lip_npu.export.compare import SideLoader, compare
 
         loader = SideLoader((self.a, self.b), self.precision, self.chip)

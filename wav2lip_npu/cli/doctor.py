@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from wav2lip_npu import __version__
-from wav2lip_npu.cli.json_output import STDOUT, write_json
+from wav2lip_npu.cli.json_output import json_outputs, write_json
 from wav2lip_npu.cli.progress_bar import progress_bar
 from wav2lip_npu.data.clip_layout import CLIP_FILES
 from wav2lip_npu.data.file_lists import LISTS
@@ -77,9 +77,7 @@ class DoctorCommand:
 
     def _check_outputs(self) -> None:
         """Check all output files. Raises `OutputError`."""
-        outputs, inputs = [], detector_inputs()
-        if self.json is not None and self.json != STDOUT:
-            outputs.append(OutputPath("--json", self.json))
+        outputs, inputs = json_outputs(self.json), detector_inputs()
         if self.writes_lists:
             outputs += [OutputPath("--outdir", os.path.join(self.outdir, name)) for name in LISTS]
         if self.data_root is not None:

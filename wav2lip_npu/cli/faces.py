@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from wav2lip_npu import __version__
-from wav2lip_npu.cli.json_output import STDOUT, write_json
+from wav2lip_npu.cli.json_output import STDOUT, json_outputs, write_json
 from wav2lip_npu.cli.progress_bar import progress_bar
 from wav2lip_npu.dubbing.selection import FaceLimits
 from wav2lip_npu.errors import FaceError, UsageError
@@ -64,9 +65,7 @@ class FacesCommand:
     def run(self) -> None:
         """Find the people and write the list."""
         log.info("wav2lip-npu %s", __version__)
-        outputs = [OutputPath("--sheet", self.sheet)]
-        if self.json is not None and self.json != STDOUT:
-            outputs.append(OutputPath("--json", self.json))
+        outputs = [OutputPath("--sheet", self.sheet), *json_outputs(self.json)]
         check_outputs(outputs, [InputPath("VIDEO", self.video), *detector_inputs()])
         from wav2lip_npu import device
         from wav2lip_npu.faces.detectors import load_detector
@@ -78,9 +77,7 @@ class FacesCommand:
         target = device.resolve(self.device)
         device.activate(target)
         detector = load_detector(self.detector, str(target))
-        frames = read_frames(info)
-        if info.is_image:
-            frames = iter([next(frames)])
+        frames = itertools.islice(read_frames(info), 1 if info.is_image else None)
         count = 0
         with progress_bar("frame") as show:
 

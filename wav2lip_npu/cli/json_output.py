@@ -7,11 +7,16 @@ import logging
 import sys
 from typing import Any
 
-from wav2lip_npu.storage.outputs import write_output
+from wav2lip_npu.storage.outputs import OutputPath, write_output
 
 log = logging.getLogger(__name__)
 
 STDOUT = "-"
+
+
+def json_outputs(target: str | None) -> list[OutputPath]:
+    """Return the file of `--json`, if it is one, for `check_outputs`."""
+    return [] if target in (None, STDOUT) else [OutputPath("--json", target)]
 
 
 def write_json(content: Any, target: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,13 +20,6 @@ class WindowBatch(NamedTuple):
     clips: Tensor
     """Number of the clip that each row comes from, [B]."""
 
-    @classmethod
-    def of(cls, batch: Batch[WindowRows], device: torch.device) -> WindowBatch:
-        """Return the rows of a batch, copied to the device unless they are there."""
-        if isinstance(batch.samples, cls):
-            return batch.samples
-        return cls(**devices.upload({**batch.samples._asdict(), "clips": batch.clips}, device))
-
 
 class PairBatch(NamedTuple):
     """`PairSample` rows."""
@@ -34,13 +27,6 @@ class PairBatch(NamedTuple):
     mels: Tensor
     faces: Tensor
     in_sync: Tensor
-
-    @classmethod
-    def of(cls, batch: Batch[PairRows], device: torch.device) -> PairBatch:
-        """Return the rows of a batch, copied to the device unless they are there."""
-        if isinstance(batch.samples, cls):
-            return batch.samples
-        return cls(**devices.upload(batch.samples._asdict(), device))
 
 
 class TargetBatch(NamedTuple):
@@ -52,15 +38,17 @@ class TargetBatch(NamedTuple):
     mels: Tensor
     judged: Tensor
 
-    @classmethod
-    def of(cls, batch: Batch[TargetRows], device: torch.device) -> TargetBatch:
-        """Return the rows of a batch, copied to the device unless they are there."""
-        if isinstance(batch.samples, cls):
-            return batch.samples
-        return cls(**devices.upload(batch.samples._asdict(), device))
-
 
 WindowRows: TypeAlias = WindowSample | WindowBatch
 PairRows: TypeAlias = PairSample | PairBatch
 TargetRows: TypeAlias = TargetSample | TargetBatch
 """Rows that are still on the host or already on the device."""
+DeviceRows = TypeVar("DeviceRows", WindowBatch, PairBatch, TargetBatch)
+
+
+def on_device(batch: Batch[Any], kind: type[DeviceRows], device: torch.device) -> DeviceRows:
+    """Return the rows of a batch as this kind, copied to the device unless they are there."""
+    if isinstance(batch.samples, kind):
+        return batch.samples
+    arrays = {**batch.samples._asdict(), "clips": batch.clips}
+    return kind(**devices.upload({name: arrays[name] for name in kind._fields}, device))

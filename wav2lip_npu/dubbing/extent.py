@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from wav2lip_npu.dubbing.options import DubOptions
-from wav2lip_npu.dubbing.selection import MAX_FADE
+from wav2lip_npu.dubbing.selection import num_fade_frames
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.media.container import VideoInfo
 from wav2lip_npu.media.video_reader import Frame, Loop, read_frames
@@ -88,10 +88,11 @@ def face_frames(info: VideoInfo, options: DubOptions, audio_frames: int) -> Iter
     if options.static:
         first = next(read_frames(info, geometry=options.geometry))
         yield from (Frame(index, first.yuv, first.source) for index in itertools.count())
-    end = audio_frames + MAX_FADE
+    fps = options.output_fps(info)
+    end = audio_frames + num_fade_frames(fps)
     for frame in read_frames(
         info,
-        fps=options.output_fps(info),
+        fps=fps,
         loop=_LOOPS[options.extend],
         geometry=options.geometry,
         start=options.section(info)[0],

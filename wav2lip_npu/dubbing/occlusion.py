@@ -143,8 +143,9 @@ def load_occlusion(mask_file: str | None, size: int) -> Occlusion:
     return MaskFileOcclusion(mask_file, size)
 
 
+@cache
 def load_network() -> Network:
-    """Return the bundled network, on the CPU."""
+    """Return the bundled network, on the CPU: one for all dubs of a process."""
     import torch
 
     from wav2lip_npu.models.occlusion import load_occlusion

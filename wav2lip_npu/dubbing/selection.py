@@ -26,7 +26,7 @@ _IN_WORDS: dict[Reason, str] = {
 }
 _FADE_S = 0.12
 """Seconds of the cross-fade at each end of a span. With a shorter one, the mouth visibly jumps."""
-MAX_FADE = 25
+_MAX_FADE = 25
 """Frames of the cross-fade, which are held in memory."""
 _RETURN_DEGREES, _RETURN_S = 5.0, 0.2
 """A face has turned back when it has stayed this much below the limit for this long. A covered mouth is free
@@ -89,6 +89,11 @@ class SelectedFrame:
     """Opacity of what is in front of the mouth, see `Front`."""
 
 
+def num_fade_frames(fps: Fraction) -> int:
+    """Return the number of frames of a cross-fade."""
+    return min(round(_FADE_S * fps), _MAX_FADE)
+
+
 def select_frames(
     frames: Iterable[TrackedFrame],
     limits: FaceLimits,
@@ -109,7 +114,7 @@ def select_frames(
         occlusion: Finds what is in front of a mouth; None: nothing is.
 
     """
-    fade = min(round(_FADE_S * fps), MAX_FADE)
+    fade = num_fade_frames(fps)
     judge = _Judge(limits, skipped, fps)
     pending: deque[_Judged] = deque()
     since = fade + 1

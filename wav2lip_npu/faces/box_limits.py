@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wav2lip_npu.faces.detection import Landmarks
+from wav2lip_npu.faces.detection import Landmarks, eyes_and_mouth
 from wav2lip_npu.media.yuv_image import Box
 
 _EYES_TO_MOUTH = (0.305, 0.445)
@@ -20,7 +20,7 @@ _ASPECT = (0.67, 0.97)
 
 def within_limits(box: Box, landmarks: Landmarks) -> Box:
     """Return the nearest box whose size and position relative to the landmarks are within the limits."""
-    eyes, mouth = landmarks[:2].mean(axis=0), landmarks[3:].mean(axis=0)
+    eyes, mouth = eyes_and_mouth(landmarks)
     distance, (x, y) = float(np.hypot(*(mouth - eyes))), (eyes + mouth) / 2
     width, height = (float(side) for side in box[2:] - box[:2])
     limited = min(max(height, distance / _EYES_TO_MOUTH[1]), distance / _EYES_TO_MOUTH[0])
@@ -33,7 +33,7 @@ def within_limits(box: Box, landmarks: Landmarks) -> Box:
 
 def is_plausible(box: Box, landmarks: Landmarks) -> bool:
     """Return whether the landmarks are about where those of a face are in its box."""
-    eyes, mouth = landmarks[:2].mean(axis=0), landmarks[3:].mean(axis=0)
+    eyes, mouth = eyes_and_mouth(landmarks)
     sides = np.maximum(box[2:] - box[:2], 1e-6)
     x, y = ((eyes + mouth) / 2 - box[:2]) / sides
     distance = float(np.hypot(*(mouth - eyes))) / float(sides[1])

@@ -86,6 +86,11 @@ def _scaled(frame: YuvImage, short_side: int) -> Image:
     return frame.scaled(max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
 
 
+def eyes_and_mouth(landmarks: Landmarks) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the points in the middle between the eyes and between the corners of the mouth, [2] each."""
+    return landmarks[:2].mean(axis=0), landmarks[3:].mean(axis=0)
+
+
 def overlap(a: Box, b: Box) -> float:
     """Return the intersection over union of two boxes."""
     common = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0))

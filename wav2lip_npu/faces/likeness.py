@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wav2lip_npu.faces.detection import Landmarks
+from wav2lip_npu.faces.detection import Landmarks, eyes_and_mouth
 from wav2lip_npu.media.yuv_image import Box, Image
 
 MAX_LIKENESS = 0.8
-"""Likeness from which two looks are of one person, whoever else is in the shot."""
+"""Likeness from which two looks are of one person, even if a face beside it is more similar."""
 Look = NDArray[np.float32]
 """float32 [24, 24, 3] of norm 1, each channel of mean 0: a face with eyes and mouth at fixed positions"""
 _SIZE = 24
@@ -27,7 +27,7 @@ _EYES_TO_MOUTH = 10.0
 
 def look(image: Image, landmarks: Landmarks) -> Look | None:
     """Return the look of a face in a BGR image; None if its eyes are at its mouth."""
-    eyes, mouth = landmarks[:2].mean(axis=0), landmarks[3:].mean(axis=0)
+    eyes, mouth = eyes_and_mouth(landmarks)
     down = (mouth - eyes) / _EYES_TO_MOUTH
     if float(np.hypot(*down)) < 0.1:
         return None

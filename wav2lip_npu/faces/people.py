@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from wav2lip_npu import signals
-from wav2lip_npu.faces.detection import Detection, Detector, Landmarks, overlap, search_frames
+from wav2lip_npu.faces.detection import Detection, Detector, overlap, search_frames
 from wav2lip_npu.faces.find_faces import MIN_SCORE
 from wav2lip_npu.faces.head_pose import HeadPose, head_pose
+from wav2lip_npu.faces.likeness import Look, likeness, look
 from wav2lip_npu.faces.scene_cuts import SceneCuts
 from wav2lip_npu.media.video_reader import Frame
 from wav2lip_npu.media.yuv_image import Box, Image, YuvImage
@@ -30,11 +29,10 @@ VIEW_SIDE = 128
 _MAX_VIEWS = 12
 _WIDER = 1.5
 """Side of a view relative to that of the box."""
-_LOOK_SIDE = 32
 _MIN_LIKENESS = 0.92
 """Correlation of the most similar views above which two tracks show the same person."""
-# Eyes, nose and corners of the mouth as fractions of the side of an aligned face.
-_ALIGNED = np.array([[0.3, 0.35], [0.7, 0.35], [0.5, 0.57], [0.34, 0.78], [0.66, 0.78]], np.float32)
+# Of a face whose detector gives none: eyes, nose and corners of the mouth as fractions of the box.
+_LANDMARKS = np.array([[0.3, 0.36], [0.7, 0.36], [0.5, 0.55], [0.35, 0.74], [0.65, 0.74]], np.float32)
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,7 @@ class View:
 
     frame: int
     image: Image
-    look: NDArray[np.float32]
-    """The aligned face as a vector of length 1 with mean 0."""
+    look: Look | None
 
 
 @dataclass
@@ -177,13 +174,16 @@ def _most_similar(people: Sequence[Person], track: _Track) -> Person | None:
     others = [person for person in people if all(last < start or first > end for start, end in person.spans)]
     if not others:
         return None
-    best = max(others, key=lambda person: likeness(person.views, track.views))
-    return best if likeness(best.views, track.views) >= _MIN_LIKENESS else None
+    best = max(others, key=lambda person: similarity(person.views, track.views))
+    return best if similarity(best.views, track.views) >= _MIN_LIKENESS else None
 
 
-def likeness(a: Sequence[View], b: Sequence[View]) -> float:
-    """Return the correlation of the two most similar views, -1 to 1."""
-    return max(float(one.look @ other.look) for one, other in itertools.product(a, b))
+def similarity(a: Sequence[View], b: Sequence[View]) -> float:
+    """Return the likeness of the two most similar views, -1 to 1."""
+    pairs = itertools.product((view.look for view in a), (view.look for view in b))
+    return max(
+        (likeness(one, other) for one, other in pairs if one is not None and other is not None), default=-1.0
+    )
 
 
 def _view(number: int, detection: Detection, planes: YuvImage) -> View:
@@ -191,21 +191,7 @@ def _view(number: int, detection: Detection, planes: YuvImage) -> View:
     half = _WIDER * max(x2 - x1, y2 - y1) / 2
     corner = np.array([(x1 + x2) / 2 - half, (y1 + y2) / 2 - half], np.float32)
     image = planes.crop(np.concatenate([corner, corner + 2 * half]), VIEW_SIDE)
-    unit = VIEW_SIDE / (2 * half)
-    points = None if detection.landmarks is None else (detection.landmarks - corner) * unit
-    return View(number, image, _look(image, points))
-
-
-def _look(image: Image, landmarks: Landmarks | None) -> NDArray[np.float32]:
-    """Return the face as a vector of length 1, aligned to its landmarks if they are known."""
-    matrix = None
-    if landmarks is not None:
-        matrix, _ = cv2.estimateAffinePartial2D(landmarks, _ALIGNED * _LOOK_SIDE)
-    if matrix is None:
-        margin = round(VIEW_SIDE * (1 - 1 / _WIDER) / 2)
-        face = cv2.resize(image[margin:-margin, margin:-margin], (_LOOK_SIDE, _LOOK_SIDE))
-    else:
-        face = cv2.warpAffine(image, matrix, (_LOOK_SIDE, _LOOK_SIDE), flags=cv2.INTER_AREA)
-    look = cv2.GaussianBlur(face, (0, 0), 1).astype(np.float32).ravel()
-    look -= look.mean()
-    return np.asarray(look / max(float(np.linalg.norm(look)), 1e-6), np.float32)
+    landmarks = detection.landmarks
+    if landmarks is None:
+        landmarks = detection.box[:2] + _LANDMARKS * (detection.box[2:] - detection.box[:2])
+    return View(number, image, look(image, (landmarks - corner) * (VIEW_SIDE / (2 * half))))

@@ -19,7 +19,7 @@ from torch.nn import functional
 from wav2lip_npu import device as devices
 from wav2lip_npu import signals
 from wav2lip_npu.data.augmentation import Augmentation
-from wav2lip_npu.data.device_batch import TargetBatch, TargetRows
+from wav2lip_npu.data.device_batch import TargetBatch, TargetRows, on_device
 from wav2lip_npu.data.resident_samples import ResidentTargets
 from wav2lip_npu.data.samples import MEL_SHIFT, Batch, Samples, TargetSample, batches, draw_target
 from wav2lip_npu.models.inputs import face_windows, generator_input, images_of_faces, syncnet_input
@@ -182,7 +182,7 @@ class GeneratorObjective:
 
     def step(self, batch: Batch[TargetRows]) -> Iterator[Losses]:
         """Yield the generator's loss, w sync + d quality + (1 - w - d) L1, then the discriminator's."""
-        rows = TargetBatch.of(batch, self._state.device)
+        rows = on_device(batch, TargetBatch, self._state.device)
         target = face_windows(rows.targets)
         with self._autocast():
             pairs = generator_input(target, face_windows(rows.references))
@@ -244,7 +244,7 @@ class GeneratorObjective:
         sheet = None
         with contextlib.closing(stream):
             for number, batch in enumerate(itertools.islice(stream, count)):
-                rows = TargetBatch.of(batch, state.device)
+                rows = on_device(batch, TargetBatch, state.device)
                 target = face_windows(rows.targets)
                 pairs = generator_input(target, face_windows(rows.references))
                 generated = state.main.network(rows.frame_mels[:, :, None], pairs)

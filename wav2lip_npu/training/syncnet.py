@@ -18,7 +18,7 @@ from wav2lip_npu import signals
 from wav2lip_npu.data.augmentation import Augmentation
 from wav2lip_npu.data.clip import Clip, ClipError
 from wav2lip_npu.data.clip_index import ClipIndex
-from wav2lip_npu.data.device_batch import PairBatch, PairRows, WindowBatch, WindowRows
+from wav2lip_npu.data.device_batch import PairBatch, PairRows, WindowBatch, WindowRows, on_device
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.resident_samples import ResidentPairs, ResidentWindows
 from wav2lip_npu.data.samples import Batch, draw_pair, draw_windows
@@ -154,7 +154,7 @@ def _task(
 
 def pair_step(state: TrainState, amp: str, batch: Batch[PairRows]) -> Iterator[Losses]:
     """Yield the loss of the original's recipe."""
-    rows = PairBatch.of(batch, state.device)
+    rows = on_device(batch, PairBatch, state.device)
     audio, faces = _embeddings(state, amp, rows.mels, rows.faces)
     loss = pair_loss(audio, faces, rows.in_sync)
     right = ((cosine(audio, faces) > 0.5) == (rows.in_sync > 0.5)).float().mean()
@@ -165,7 +165,7 @@ def all_pairs_step(
     state: TrainState, amp: str, same_clip: float | None, batch: Batch[WindowRows]
 ) -> Iterator[Losses]:
     """Yield the loss of the default recipe; `same_clip` is that of `all_pairs_loss`."""
-    rows = WindowBatch.of(batch, state.device)
+    rows = on_device(batch, WindowBatch, state.device)
     audio, faces = (
         gather_rows(rows_of_rank, state.ranks)
         for rows_of_rank in _embeddings(state, amp, rows.mels, rows.faces)
