@@ -25,7 +25,7 @@ from wav2lip_npu.storage.hashing import sha256_of
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_DISTINCTIVE_KEYS = {
+DISTINCTIVE_KEYS = {
     "generator": "output_block.1.weight",
     "syncnet": "face_encoder.0.conv_block.0.weight",
     "discriminator": "binary_pred.0.weight",
@@ -177,7 +177,7 @@ def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
 
     from wav2lip_npu.models.networks import FULL_WIDTH, NETWORKS
 
-    actual_kind = next((name for name, key in _DISTINCTIVE_KEYS.items() if key in weights), "")
+    actual_kind = next((name for name, key in DISTINCTIVE_KEYS.items() if key in weights), "")
     if actual_kind != kind:
         unknown = f"an unknown network with tensors such as {next(iter(weights))!r:.60}"
         actual = NAMES.get(actual_kind) or other_network(weights) or unknown
@@ -191,7 +191,7 @@ def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
                 f"{source} stores {key!r:.100} in an unsupported form ({form}). "
                 "Pass the weights as plain float32 or float16."
             )
-    first = _DISTINCTIVE_KEYS[kind] if kind == "syncnet" else "face_encoder_blocks.0.0.conv_block.0.weight"
+    first = DISTINCTIVE_KEYS[kind] if kind == "syncnet" else "face_encoder_blocks.0.0.conv_block.0.weight"
     full = 16 if kind == "generator" else 32
     width = len(weights[first]) * FULL_WIDTH // full if first in weights and weights[first].dim() else 0
     if not 2 <= width <= 8 * FULL_WIDTH or width % 2:

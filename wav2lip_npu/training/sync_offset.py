@@ -62,17 +62,8 @@ class Similarities:
         return self.cosines[rows[complete], complete[:, None]]
 
     def offset(self) -> tuple[int, float]:
-        """Return the frames by which the audio is late, and the confidence.
-
-        A positive offset means that the matching audio comes later in the file. The result is (0, 0.0) for a
-        clip with fewer than 35 consecutive frames. Among equally good offsets, the smallest is chosen.
-        """
-        table = self.by_offset()
-        if not len(table):
-            return 0, 0.0
-        mean = table.mean(dim=0)
-        best = int((mean - _TIE * _OFFSETS.abs()).argmax())
-        return int(_OFFSETS[best]), float(mean[best] - mean.median())
+        """Return `best_offset` of the clip; (0, 0.0) if it has fewer than 35 consecutive frames."""
+        return best_offset(self.by_offset())
 
     def significant_offset(self) -> int:
         """Return the offset if it is significantly better than 0, else 0.
@@ -89,6 +80,19 @@ class Similarities:
         gain = table[:, MAX_OFFSET + offset] - table[:, MAX_OFFSET]
         error = gain.std() / (len(gain) / WINDOW) ** 0.5
         return offset if gain.mean() > (2 if abs(offset) == 1 else 1) * error else 0
+
+
+def best_offset(table: Tensor) -> tuple[int, float]:
+    """Return the frames by which the audio is late, and the confidence, of cosines [M, 31] by offset.
+
+    A positive offset means that the matching audio comes later in the file. Among equally good offsets, the
+    smallest is chosen. The result is (0, 0.0) without a window.
+    """
+    if not len(table):
+        return 0, 0.0
+    mean = table.mean(dim=0)
+    best = int((mean - _TIE * _OFFSETS.abs()).argmax())
+    return int(_OFFSETS[best]), float(mean[best] - mean.median())
 
 
 def similarities(
