@@ -31,7 +31,8 @@ Array = NDArray[np.float64]
 
 def int16(wav: Wav) -> NDArray[np.int16]:
     """Return audio in [-1, 1] as 16-bit integers, as FFmpeg converts it."""
-    return np.clip(np.rint(wav * 32768.0), -32768, 32767).astype(np.int16)
+    scaled = np.rint(wav * 32768.0)
+    return np.asarray(np.clip(scaled, -32768, 32767), np.int16)
 
 
 def mfcc(samples: NDArray[np.int16]) -> Array:
@@ -76,7 +77,7 @@ def _windows(samples: NDArray[np.int16], count: int, before: int | None) -> NDAr
 
 def _emphasised(samples: Array, before: float | None) -> Array:
     """Return the samples after pre-emphasis. `before` is the sample before them; None at the beginning."""
-    emphasised = samples.copy()
+    emphasised: Array = samples.copy()
     emphasised[1:] -= _PREEMPHASIS * samples[:-1]
     if before is not None:
         emphasised[0] -= _PREEMPHASIS * before
@@ -89,15 +90,15 @@ def _columns(emphasised: Array) -> Array:
     power = np.square(np.abs(np.fft.rfft(frames, _N_FFT))) / _N_FFT
     energy = _not_zero(power.sum(axis=1))
     bands = np.log(_not_zero(power @ _filter_bank().T))
-    coefficients = (
-        bands @ _cosines().T * (1 + _LIFTER / 2 * np.sin(np.pi * np.arange(_COEFFICIENTS) / _LIFTER))
-    )
+    lifter = 1 + _LIFTER / 2 * np.sin(np.pi * np.arange(_COEFFICIENTS) / _LIFTER)
+    coefficients: Array = bands @ _cosines().T * lifter
     coefficients[:, 0] = np.log(energy)
     return coefficients
 
 
 def _not_zero(values: Array) -> Array:
-    return np.where(values == 0, np.finfo(float).eps, values)
+    positive: Array = np.where(values == 0, np.finfo(float).eps, values)
+    return positive
 
 
 @cache
@@ -107,17 +108,16 @@ def _filter_bank() -> Array:
     hertz = 700 * (10 ** (np.linspace(0, top, _FILTERS + 2) / 2595) - 1)
     edges = np.floor((_N_FFT + 1) * hertz / SAMPLE_RATE)
     bins = np.arange(_N_FFT // 2 + 1)
-    low, centre, high = (edges[offset : offset + _FILTERS, None] for offset in range(3))
+    low, centre, high = (np.asarray(edges[offset : offset + _FILTERS, None]) for offset in range(3))
     rising = (bins - low) / np.maximum(centre - low, 1)
     falling = (high - bins) / np.maximum(high - centre, 1)
     inside = (bins >= low) & (bins < high)
-    return np.where(inside, np.where(bins < centre, rising, falling), 0.0)
+    return np.asarray(np.where(inside, np.where(bins < centre, rising, falling), 0.0))
 
 
 @cache
 def _cosines() -> Array:
     """Return the orthonormal DCT-II float64 [13, 26]."""
-    rows, columns = np.arange(_COEFFICIENTS)[:, None], np.arange(_FILTERS)
+    rows, columns = np.arange(_COEFFICIENTS)[:, None], np.arange(_FILTERS)[None]
     scale = np.where(rows == 0, np.sqrt(1 / _FILTERS), np.sqrt(2 / _FILTERS))
-    cosines: Array = scale * np.cos(np.pi * rows * (2 * columns + 1) / (2 * _FILTERS))
-    return cosines
+    return np.asarray(scale * np.cos(np.pi * rows * (2 * columns + 1) / (2 * _FILTERS)))

@@ -83,16 +83,14 @@ class OffsetScores:
             audio = audio.masked_fill(torch.from_numpy(after).to(audio.device)[..., None], 0)
             exists &= ~after
         self._tables.append(self._score(faces[:, None], audio).float().cpu().numpy())
-        self._complete.append(exists.all(axis=1))
+        self._complete.append(np.asarray(exists.all(axis=1)))
         self._numbers.append(np.asarray(numbers, np.int64))
 
     def finish(self) -> tuple[NDArray[np.int64], Table, NDArray[np.bool_]]:
         """Return the first frame of each window, its scores, and whether it has audio at all offsets."""
         if not self._tables:
             return np.empty(0, np.int64), np.empty((0, OFFSETS), np.float32), np.empty(0, np.bool_)
-        parts = self._numbers, self._tables, self._complete
-        numbers, tables, complete = (np.concatenate(part) for part in parts)  # type: ignore[arg-type]
-        return numbers, tables, complete
+        return (np.concatenate(self._numbers), np.concatenate(self._tables), np.concatenate(self._complete))
 
 
 def distances(faces: Tensor, audio: Tensor) -> Tensor:

@@ -112,10 +112,8 @@ class SyncNetRunner:
     @torch.inference_mode()
     def faces(self, strip: Tensor) -> Tensor:
         """Return features [N - 4, 32 * width] of consecutive crops, BGR uint8 [N, 224, 224, 3]."""
-        frames = strip.to(self.device).permute(0, 3, 1, 2).float()
-        count = len(frames) - FRAMES + 1
-        windows = torch.stack([frames[number : number + count] for number in range(FRAMES)], dim=1)
-        features: Tensor = self._lips(windows.flatten(1, 2).contiguous(memory_format=self._layout))
+        windows = strip.to(self.device).unfold(0, FRAMES, 1).permute(0, 4, 3, 1, 2).flatten(1, 2).float()
+        features: Tensor = self._lips(windows.contiguous(memory_format=self._layout))
         return features
 
     @torch.inference_mode()
