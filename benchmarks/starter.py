@@ -41,7 +41,7 @@ from wav2lip_npu.parallel.threads import map_in_threads
 from wav2lip_npu.storage.outputs import OutputPath, check_outputs, write_output
 from wav2lip_npu.training.losses import cosines
 from wav2lip_npu.training.sync_offset import MAX_OFFSET, Similarities, embed, similarities
-from wav2lip_npu.training.syncnet import held_out_figures
+from wav2lip_npu.training.syncnet_figures import held_out_figures
 
 FPS = Fraction(25)
 MOUTH = FACE_SIZE // 2

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from wav2lip_npu.preprocessing.run import preprocess as preprocess
     from wav2lip_npu.training.generator import train_generator as train_generator
     from wav2lip_npu.training.loop import TrainResult as TrainResult
-    from wav2lip_npu.training.options import GeneratorOptions as GeneratorOptions
+    from wav2lip_npu.training.loss_options import GeneratorOptions as GeneratorOptions
     from wav2lip_npu.training.options import SyncNetTrainOptions as SyncNetTrainOptions
     from wav2lip_npu.training.options import TrainOptions as TrainOptions
     from wav2lip_npu.training.syncnet import train_syncnet as train_syncnet
@@ -87,7 +87,8 @@ _MODULES = {
     "preprocessing.report": ("PreprocessSummary", "VideoResult"),
     "training.syncnet": ("train_syncnet",),
     "training.generator": ("train_generator",),
-    "training.options": ("SyncNetTrainOptions", "TrainOptions", "GeneratorOptions"),
+    "training.options": ("SyncNetTrainOptions", "TrainOptions"),
+    "training.loss_options": ("GeneratorOptions",),
     "training.loop": ("TrainResult",),
     "data.augmentation": ("Augmentation",),
     "export.onnx_export": ("export_onnx", "ExportedFile"),

@@ -244,6 +244,20 @@ def _replaced(options: Any, values: Mapping[str, Any]) -> Any:
     return dataclasses.replace(options, **changes)
 
 
+def check_minimum(options: Any, name: str, minimum: int) -> None:
+    """Raise `UsageError` if an option is below a minimum; `None` is not."""
+    value = getattr(options, name)
+    if value is not None and value < minimum:
+        raise UsageError(f"--{name} {value} is out of range. Pass {minimum} or more.")
+
+
+def check_positive(options: Any, name: str) -> None:
+    """Raise `UsageError` if an option is not a finite number above 0; `None` is."""
+    value = getattr(options, name)
+    if value is not None and not 0 < value < math.inf:
+        raise UsageError(f"--{name} {value:g} is out of range. Pass a number above 0.")
+
+
 def expect(options: Options | None, kind: type[Options], name: str = "options") -> Options:
     """Return the options that a caller passed as argument `name`; those by default for `None`.
 

@@ -143,7 +143,7 @@ def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> 
 
 def task_of(step: Any) -> Any:
     """Return a task with the fields that `loop._advance` uses."""
-    return SimpleNamespace(step=step)
+    return SimpleNamespace(step=step, begin=lambda step: None)
 
 
 def readback_of(state: TrainState, lag: int = 0) -> Readback:

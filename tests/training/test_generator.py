@@ -30,9 +30,12 @@ from wav2lip_npu.data.samples import Batch, TargetSample
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.inputs import face_windows, generator_input, syncnet_input
 from wav2lip_npu.models.networks import QualityDiscriminator, SyncNet, Wav2Lip
-from wav2lip_npu.training.generator import GeneratorObjective, SyncSchedule, _sheet, train_generator
+from wav2lip_npu.training.generator import train_generator
+from wav2lip_npu.training.generator_objective import GeneratorObjective, _sheet
 from wav2lip_npu.training.loop import _advance
-from wav2lip_npu.training.options import GeneratorOptions, TrainOptions
+from wav2lip_npu.training.loss_options import GeneratorOptions
+from wav2lip_npu.training.loss_schedule import LossSchedule
+from wav2lip_npu.training.options import TrainOptions
 from wav2lip_npu.training.state import TrainState
 from wav2lip_npu.training.trained_network import trained_network
 
@@ -69,7 +72,7 @@ def training_of(
         for kind, network in networks.items()
     }
     state = TrainState(trained, DEVICE, device.grad_scaler(DEVICE, options.amp, options.loss_scale))
-    schedule = SyncSchedule(losses.syncnet_wt, losses.sync_gate, losses.risen_weight)
+    schedule = LossSchedule(losses)
     syncnet = golden_weights(SyncNet(2)).to(DEVICE)
     return state, GeneratorObjective(state, syncnet, schedule, losses, options.amp)
 
@@ -222,16 +225,16 @@ def test_two_accumulated_batches_equal_one_large_batch():
 
 
 def test_schedule_rises_for_good():
-    schedule = SyncSchedule(0.0, 0.75, 0.03)
+    schedule = LossSchedule(GeneratorOptions(sync_weight=0.03))
     for held_out, weight in ((0.9, 0), (0.75, 0), (float("nan"), 0), (0.74, 0.03), (0.9, 0.03)):
         assert schedule.update({"sync": held_out}) == {"sync_weight": weight}
-        assert schedule.weight == weight
-    again = SyncSchedule(0.0, 0.75, 0.05)  # the current options win
+        assert schedule.sync_weight == weight
+    again = LossSchedule(GeneratorOptions(sync_weight=0.05))  # the current options win
     again.load_state_dict(schedule.state_dict())
-    assert again.weight == 0.05
-    high = SyncSchedule(0.2, 0.75, 0.01)
+    assert again.sync_weight == 0.05
+    high = LossSchedule(GeneratorOptions(syncnet_wt=0.2, sync_weight=0.01))
     high.update({"sync": 0.1})
-    assert high.weight == 0.2  # it never falls
+    assert high.sync_weight == 0.2  # it never falls
     assert GeneratorOptions().risen_weight == 0.01
     assert GeneratorOptions(disc_wt=0.07).risen_weight == 0.03
     assert GeneratorOptions(disc_wt=0.07, sync_weight=0.2).risen_weight == 0.2

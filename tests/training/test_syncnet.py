@@ -20,18 +20,13 @@ from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.samples import Batch, PairSample
 from wav2lip_npu.errors import DataError, UsageError
 from wav2lip_npu.models.networks import SyncNet
-from wav2lip_npu.training import syncnet
+from wav2lip_npu.training import syncnet_figures
 from wav2lip_npu.training.loop import TrainResult, _advance
 from wav2lip_npu.training.options import SyncNetTrainOptions, TrainOptions
 from wav2lip_npu.training.state import TrainState
 from wav2lip_npu.training.sync_offset import Similarities
-from wav2lip_npu.training.syncnet import (
-    PlateauMonitor,
-    evaluate_syncnet,
-    held_out_figures,
-    pair_step,
-    train_syncnet,
-)
+from wav2lip_npu.training.syncnet import pair_step, train_syncnet
+from wav2lip_npu.training.syncnet_figures import PlateauMonitor, evaluate_syncnet, held_out_figures
 from wav2lip_npu.training.trained_network import trained_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -141,8 +136,8 @@ def test_clips_are_diagnosed_once(clips, tmp_path, caplog, monkeypatch):
         return check_clips(*arguments, **options)
 
     monkeypatch.setattr(dataset, "check_clips", counting)
-    monkeypatch.setattr(syncnet, "_PLATEAU_LOSS", 0.0)
-    monkeypatch.setattr(syncnet, "_PLATEAU_ACCURACY", 1.1)
+    monkeypatch.setattr(syncnet_figures, "_PLATEAU_LOSS", 0.0)
+    monkeypatch.setattr(syncnet_figures, "_PLATEAU_ACCURACY", 1.1)
     train(clips, tmp_path, SYNCNET, steps=3, eval_interval=1)
     assert len(calls) == 1
     assert caplog.text.count("SyncNet is still guessing") == 1

@@ -8,7 +8,7 @@ perturbation (Jaitly and Hinton, 2013).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -31,8 +31,17 @@ BEST_JPEG = 95
 WORST_JPEG = 5
 LEVEL_PER_DB = 2 * DEFAULT_MEL.max_abs / -DEFAULT_MEL.min_level_db
 _MAXIMA = {"turn": 45, "blur": 10, "noise": 64, "loudness": 40, "tilt": 40}
-_SHARES = ("flip", "jpeg", "colour", "gamma", "untouched")
-_DEFAULT_MAXIMUM = 0.5
+_SIZES = ("stretch", "shift", "bend", "formants")
+_MAX_SIZE = 0.5
+_MAX_MEL_NOISE = 4
+
+
+def _check_ranges(options: Any, maxima: Mapping[str, float]) -> None:
+    check_types(options)
+    for option in fields(options):
+        value, limit = getattr(options, option.name), maxima.get(option.name, 1)
+        if not 0 <= value <= limit:
+            raise UsageError(f"--{option.name} {value:g} is out of range. Pass 0 to {limit:g}.")
 
 
 @nested_by_name
@@ -72,12 +81,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         """Raise `UsageError` if an amount is out of range."""
-        check_types(self)
-        for option in fields(self):
-            value = getattr(self, option.name)
-            limit = _MAXIMA.get(option.name, 1 if option.name in _SHARES else _DEFAULT_MAXIMUM)
-            if not 0 <= value <= limit:
-                raise UsageError(f"--{option.name} {value:g} is out of range. Pass 0 to {limit:g}.")
+        _check_ranges(self, {**dict.fromkeys(_SIZES, _MAX_SIZE), **_MAXIMA})
 
     def drawn(self, random: Generator) -> Augmentation:
         """Return the augmentation of one sample: this one, or `UNCHANGED` for a share of `untouched`."""
@@ -152,6 +156,44 @@ class Augmentation:
 
 
 UNCHANGED = Augmentation()
+
+
+@nested_by_name
+@dataclass(frozen=True, kw_only=True)
+class WindowChanges:
+    """Changes of SyncNet's windows on the device, so that it judges the motion of the lips."""
+
+    grey: float = 0.0
+    """Share of windows whose faces become grey."""
+    hide_patch: float = 0.0
+    """Share of windows in which a patch of the mouth region is hidden."""
+    hide_band: float = 0.0
+    """Share of windows in which ten neighbouring mel bands are hidden."""
+    mel_noise: float = 0.0
+    """Standard deviation of noise on the mels, whose values are -4 to 4."""
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` if an amount is out of range."""
+        _check_ranges(self, {"mel_noise": _MAX_MEL_NOISE})
+
+
+@nested_by_name
+@dataclass(frozen=True, kw_only=True)
+class TargetChanges:
+    """Changes of the generator's samples on the device, so that the mouth comes from the audio alone."""
+
+    reference_mouth_warp: float = 0.0
+    """Random change of the mouth of the reference, so that it does not show the mouth to generate; 1 for 0.5
+    to 1.5 times its height and 0.8 to 1.2 times its width."""
+    reference_paste: float = 0.0
+    """Share of samples whose reference is the target with the mouth of the reference."""
+    silence: float = 0.0
+    """Share of samples in which the audio of frames without speech becomes silence, so that silence closes
+    the mouth."""
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` if an amount is out of range."""
+        _check_ranges(self, {})
 
 
 def _half_the_time(random: Generator, maximum: float) -> float:

@@ -29,17 +29,26 @@ DISTINCTIVE_KEYS = {
     "generator": "output_block.1.weight",
     "syncnet": "face_encoder.0.conv_block.0.weight",
     "discriminator": "binary_pred.0.weight",
+    "patch_discriminator": "layers.0.parametrizations.weight.original",
     "detector": "conv3_3_norm.weight",
 }
 NAMES = {
     "generator": "a Wav2Lip generator",
     "syncnet": "a SyncNet",
     "discriminator": "a quality discriminator",
+    "patch_discriminator": "a patch discriminator",
     "detector": "an S3FD face detector",
 }
 """Description of each kind of network."""
 
 
+_FIRST_LAYERS = {
+    "generator": ("face_encoder_blocks.0.0.conv_block.0.weight", 16),
+    "syncnet": (DISTINCTIVE_KEYS["syncnet"], 32),
+    "discriminator": ("face_encoder_blocks.0.0.conv_block.0.weight", 32),
+    "patch_discriminator": (DISTINCTIVE_KEYS["patch_discriminator"], 96),
+}
+"""First layer of each kind, and its channels at full width."""
 _PUBLISHED_KINDS = {"syncnet": "expert"}
 
 
@@ -48,7 +57,7 @@ class Checkpoint:
     """Weights of one network, on the CPU."""
 
     kind: str
-    """`generator`, `syncnet` or `discriminator`."""
+    """`generator`, `syncnet`, `discriminator` or `patch_discriminator`."""
     weights: dict[str, Tensor]
     width: int
     """Channel scale of the network, 32 for the published ones."""
@@ -85,7 +94,7 @@ class Checkpoint:
 
 
 def load(path: str | os.PathLike[str], kind: str) -> Checkpoint:
-    """Load the checkpoint of a `generator`, `syncnet` or `discriminator`; `starter` is the bundled one.
+    """Load the checkpoint of a kind of network, such as `generator`; `starter` is the bundled one.
 
     Raises `CheckpointError` if the file is missing, damaged, not a weights file, or for another network.
     """
@@ -191,8 +200,7 @@ def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
                 f"{source} stores {key!r:.100} in an unsupported form ({form}). "
                 "Pass the weights as plain float32 or float16."
             )
-    first = DISTINCTIVE_KEYS[kind] if kind == "syncnet" else "face_encoder_blocks.0.0.conv_block.0.weight"
-    full = 16 if kind == "generator" else 32
+    first, full = _FIRST_LAYERS[kind]
     width = len(weights[first]) * FULL_WIDTH // full if first in weights and weights[first].dim() else 0
     if not 2 <= width <= 8 * FULL_WIDTH or width % 2:
         raise CheckpointMismatchError(

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wav2lip_npu.models.patch_discriminator import PatchDiscriminator
+
 FACE_SIZE = 96
 FULL_WIDTH = 32
 """`width` of the published networks; channel counts scale with it."""
@@ -256,10 +258,11 @@ class QualityDiscriminator(nn.Module):
         return y.flatten(1)
 
 
-NETWORKS: dict[str, type[Wav2Lip] | type[SyncNet] | type[QualityDiscriminator]] = {
+NETWORKS: dict[str, type[Wav2Lip | SyncNet | QualityDiscriminator | PatchDiscriminator]] = {
     "generator": Wav2Lip,
     "syncnet": SyncNet,
     "discriminator": QualityDiscriminator,
+    "patch_discriminator": PatchDiscriminator,
 }
 
 

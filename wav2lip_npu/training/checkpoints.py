@@ -14,7 +14,7 @@ from wav2lip_npu.storage.atomic import remove_stale_parts
 
 log = logging.getLogger(__name__)
 
-_PREFIXES = {"discriminator": "disc_"}
+_PREFIXES = {"discriminator": "disc_", "patch_discriminator": "disc_"}
 _CHECKPOINT = re.compile(r"checkpoint_step(\d{9}|[1-9]\d{9,})\.pth", re.ASCII)
 """Names that `path_of` returns."""
 OUTPUT_FILES = re.compile(r"(disc_)?checkpoint_step\d{9,}\.pth|samples_step\d{9,}\.jpg", re.ASCII)

@@ -19,7 +19,7 @@ Gradients: TypeAlias = Callable[[Iterable[Batch[Any]]], dict[str, Tensor]]
 class GraphedGradients:
     """Captures the computation of gradients for its first batches, and replays it for all later ones.
 
-    `host_values` returns what the host decides in a step, such as the weight of the sync loss. If it changes,
+    `host_values` returns what the host decides in a step, such as which losses are used. If it changes,
     the graph is captured again.
     """
 

@@ -95,6 +95,7 @@ def fit(
                 )
             )
         )
+        prepared = map(task.prepare, stream)
         curves = Curves(directory, state.step) if ranks.is_first else None
         if curves is not None:
             stack.callback(curves.close)
@@ -114,7 +115,7 @@ def fit(
             saved = None if verdict.save else saved
         while not (evaluations.interrupted_by or stopped_by or verdict.stop or is_finished):
             with pace.step():
-                results = _advance(state, stream, task, options, readback, gradients, pace)
+                results = _advance(state, prepared, task, options, readback, gradients, pace)
                 state.epoch = state.position // epoch_size
                 is_finished = state.step >= last or state.epoch >= options.nepochs
                 stopped_by = max((result.stopped_by for result in results), default=0)
@@ -172,6 +173,7 @@ def _advance(
     for trained in state.networks.values():
         for group in trained.optimizer.param_groups:
             group["lr"] = trained.rate(state.step)
+    task.begin(state.step)
     used: list[Batch[Any]] = []
 
     def drawn() -> Iterator[Batch[Any]]:
@@ -185,6 +187,8 @@ def _advance(
     failed = readback.queue(sums, used)
     results = readback.read()
     for trained in state.networks.values():
+        if not trained.has_gradients:  # a discriminator that is used later
+            continue
         if options.clip_grad_norm is not None:
             state.scaler.unscale_(trained.optimizer)
             nn.utils.clip_grad_norm_(trained.network.parameters(), options.clip_grad_norm)

@@ -12,6 +12,8 @@ from torch.nn import functional
 
 _MOUTH, _MOUTH_SPREAD = (0.5, 0.77), (0.16, 0.12)
 """Centre and standard deviation of the mouth, across and down, as fractions of the face."""
+_NOSE = 0.42
+"""Height above which image gradients do not count, as a share of the face."""
 _EPS = 1e-6
 """Rounding can push a cosine past 1, where the logarithm of the BCE is undefined."""
 
@@ -58,10 +60,23 @@ def _mean(values: Tensor, chosen: Tensor) -> Tensor:
     return (values * chosen).sum() / chosen.sum().clamp(min=1)
 
 
-def mouth_loss(generated: Tensor, target: Tensor, mouth_weight: float) -> Tensor:
-    """Return the L1 loss of faces [B, 3, T, S, S] with the weights of `mouth_weights`."""
-    weights = mouth_weights(generated.shape[-1], mouth_weight, generated.device)
+def mouth_loss(generated: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Return the L1 loss of faces [B, 3, T, S, S] with weights of pixels [S, S]."""
     return ((generated - target).abs() * weights).mean()
+
+
+def gradient_loss(generated: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Return the L1 loss of the image gradients of faces [B, 3, T, S, S], from the nose down: sharp edges."""
+    error, top = generated - target, int(_NOSE * len(weights))
+    across = error[..., top:, :].diff(dim=-1).abs() * weights[top:, 1:]
+    down = error[..., top:, :].diff(dim=-2).abs() * weights[top + 1 :]
+    return across.mean() + down.mean()
+
+
+def motion_loss(generated: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Return the L1 loss of the differences between frames of the mouth regions of faces [B, 3, T, S, S]."""
+    error, top = generated - target, len(weights) // 2
+    return (error[..., top:, :].diff(dim=2).abs() * weights[top:]).mean()
 
 
 def mouth_weights(size: int, mouth_weight: float, device: torch.device) -> Tensor:
@@ -99,3 +114,8 @@ def real_loss(probability: Tensor) -> Tensor:
 def fake_loss(probability: Tensor) -> Tensor:
     """Return the BCE of a discriminator's probabilities [B * T, 1] against generated."""
     return functional.binary_cross_entropy(probability, probability.new_zeros(probability.shape))
+
+
+def hinge_loss(scores: Tensor, *, real: bool) -> Tensor:
+    """Return the hinge loss of a patch discriminator's scores of real or of generated faces."""
+    return functional.relu(1 - scores if real else 1 + scores).mean()

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from wav2lip_npu.data.augmentation import Augmentation
+from wav2lip_npu.data.augmentation import Augmentation, TargetChanges, WindowChanges
 from wav2lip_npu.device import Amp
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.bundled import STARTER
-from wav2lip_npu.options import check_types, group, nested_by_name
+from wav2lip_npu.options import check_minimum, check_positive, check_types, group, nested_by_name
+from wav2lip_npu.training.loss_options import GeneratorOptions
 from wav2lip_npu.training.recipes import RECIPES, RecipeName
 
-NormMode = Literal["eval", "batch"]
 Switch = Literal["off", "on"]
 DataPlace = Literal["auto", "device", "host"]
 _MIN_WINDOWS = 2
@@ -86,6 +85,10 @@ class TrainOptions:
     warmup_steps: int | None = None
     """Steps over which the learning rate rises from 0. None: 0, or 20 with --recipe default, or 100 from a
     checkpoint without optimizer state."""
+    cosine_steps: int | None = None
+    """Step at which the learning rate has fallen to 2 % along a cosine. None: it stays constant."""
+    weight_decay: float = 0.0
+    """Weight decay; above 0, the optimizer is AdamW instead of Adam."""
     accumulate: int = 1
     """Batches whose gradients are accumulated for one step."""
     clip_grad_norm: float | None = None
@@ -121,12 +124,15 @@ class TrainOptions:
             "patience": 1,
             "seed": 0,
             "warmup_steps": 0,
+            "cosine_steps": 1,
             "accumulate": 1,
         }
         for name, minimum in minima.items():
-            _check_minimum(self, name, minimum)
-        _check_positive(self, "learning_rate")
-        _check_positive(self, "clip_grad_norm")
+            check_minimum(self, name, minimum)
+        check_positive(self, "learning_rate")
+        check_positive(self, "clip_grad_norm")
+        if not 0 <= self.weight_decay <= 1:
+            raise UsageError(f"--weight_decay {self.weight_decay:g} is out of range. Pass 0 to 1.")
         if self.average is not None and not 0 <= self.average < 1:
             raise UsageError(f"--average {self.average:g} is out of range. Pass 0 to 0.9999.")
         if self.width is not None and (self.width < 2 or self.width % 2 or self.width > 256):
@@ -161,7 +167,7 @@ class SyncNetTrainOptions(TrainOptions):
     def __post_init__(self) -> None:
         """Raise `UsageError` if a value is out of range."""
         super().__post_init__()
-        _check_minimum(self, "eval_clips", 1)
+        check_minimum(self, "eval_clips", 1)
         windows = RECIPES[self.recipe].windows_per_clip
         if self.same_clip is not None:
             if not 0 <= self.same_clip <= 1:
@@ -177,69 +183,6 @@ class SyncNetTrainOptions(TrainOptions):
             raise UsageError(f"--batch_size {self.batch_size}: {_NO_BATCH_STATISTICS}")
 
 
-@nested_by_name
-@dataclass(frozen=True, kw_only=True)
-class GeneratorOptions:
-    """Losses of the generator, and the discriminator."""
-
-    syncnet_wt: float = 0.0
-    """Initial weight of the sync loss."""
-    sync_gate: float = 0.75
-    """Held-out sync loss below which the weight of the sync loss rises."""
-    sync_weight: float | None = None
-    """Risen weight of the sync loss. None: 0.01, or 0.03 with the discriminator."""
-    sync_floor: float = 0.0
-    """SyncNet's cosine below which the gradient of the sync loss stops growing; 0 is the original's loss. The
-    held-out sync loss is always the original's."""
-    disc_wt: float = 0.0
-    """Weight of the visual-quality discriminator; 0 trains without one. The original's hq training
-    uses 0.07."""
-    disc_initial_learning_rate: float = 1e-4
-    """Learning rate of the discriminator's Adam."""
-    mouth_weight: float = 1.0
-    """Weight of the middle of the mouth in the L1 loss, relative to the rest of the face. The curves show
-    the plain L1."""
-    expert_bn: NormMode = "eval"
-    """Batch norm mode of SyncNet: eval uses running statistics, batch those of each batch, as in the
-    original."""
-    reference_distance: int = 0
-    """Minimum number of frames between target and reference in clips that are long enough."""
-    eval_batches: int = 40
-    """Held-out batches per evaluation, always the same ones."""
-
-    def __post_init__(self) -> None:
-        """Raise `UsageError` if a value is out of range."""
-        check_types(self)
-        ranges = {
-            "syncnet_wt": (0, 1),
-            "disc_wt": (0, 1),
-            "sync_weight": (0, 1),
-            "sync_floor": (0, 1),
-            "mouth_weight": (1, 100),
-        }
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise UsageError(f"--{name} {value:g} is out of range. Pass {low} to {high}.")
-        if self.disc_wt + max(self.syncnet_wt, self.risen_weight) > 1:
-            raise UsageError(
-                f"the weights of the sync loss and the discriminator add up to more than 1: --disc_wt "
-                f"{self.disc_wt:g} and {max(self.syncnet_wt, self.risen_weight):g}. Lower one."
-            )
-        if not 0 <= self.sync_gate < math.inf:
-            raise UsageError(f"--sync_gate {self.sync_gate:g} is out of range. Pass 0 or more.")
-        _check_positive(self, "disc_initial_learning_rate")
-        _check_minimum(self, "reference_distance", 0)
-        _check_minimum(self, "eval_batches", 1)
-
-    @property
-    def risen_weight(self) -> float:
-        """Weight of the sync loss once the gate is passed."""
-        if self.sync_weight is not None:
-            return self.sync_weight
-        return 0.03 if self.disc_wt else 0.01
-
-
 @dataclass(frozen=True, kw_only=True)
 class SyncNetSettings:
     """All options of a SyncNet training run."""
@@ -247,6 +190,7 @@ class SyncNetSettings:
     paths: Annotated[TrainPaths, group("file and device")]
     train: Annotated[SyncNetTrainOptions, group("training")] = field(default_factory=SyncNetTrainOptions)
     augment: Annotated[Augmentation, group("augmentation")] = field(default_factory=Augmentation)
+    windows: Annotated[WindowChanges, group("SyncNet augmentation")] = field(default_factory=WindowChanges)
 
     def __post_init__(self) -> None:
         """Raise `UsageError` if a value has another type."""
@@ -265,6 +209,7 @@ class GeneratorSettings:
     train: Annotated[TrainOptions, group("training")] = field(default_factory=TrainOptions)
     generator: Annotated[GeneratorOptions, group("generator loss")] = field(default_factory=GeneratorOptions)
     augment: Annotated[Augmentation, group("augmentation")] = field(default_factory=Augmentation)
+    targets: Annotated[TargetChanges, group("generator augmentation")] = field(default_factory=TargetChanges)
 
     def __post_init__(self) -> None:
         """Raise `UsageError` if options conflict."""
@@ -273,17 +218,5 @@ class GeneratorSettings:
             raise UsageError(
                 f"--batch_size {self.train.batch_size} --expert_bn batch: {_NO_BATCH_STATISTICS}"
             )
-        if self.disc_checkpoint_path is not None and not self.generator.disc_wt:
+        if self.disc_checkpoint_path is not None and self.generator.discriminator is None:
             raise UsageError("--disc_checkpoint_path has no effect without --disc_wt. Pass --disc_wt 0.07.")
-
-
-def _check_minimum(options: Any, name: str, minimum: int) -> None:
-    value = getattr(options, name)
-    if value is not None and value < minimum:
-        raise UsageError(f"--{name} {value} is out of range. Pass {minimum} or more.")
-
-
-def _check_positive(options: Any, name: str) -> None:
-    value = getattr(options, name)
-    if value is not None and not 0 < value < math.inf:
-        raise UsageError(f"--{name} {value:g} is out of range. Pass a number above 0.")

@@ -14,7 +14,10 @@ from wav2lip_npu.training.options import TrainOptions, TrainPaths
 
 
 def load_checkpoints(paths: TrainPaths, kinds: list[str], disc: str | None) -> dict[str, Checkpoint]:
-    """Load the checkpoints to resume from, by kind. Raises `CheckpointError`."""
+    """Load the checkpoints to resume from, by kind. Raises `CheckpointError`.
+
+    `kinds` are the main network and the discriminator, if there is one, whose file may be `disc`.
+    """
     loaded = {}
     if paths.checkpoint_path in (None, STARTER):
         loaded = newest(Path(paths.checkpoint_dir), kinds)
@@ -22,10 +25,10 @@ def load_checkpoints(paths: TrainPaths, kinds: list[str], disc: str | None) -> d
         path = Path(paths.checkpoint_path)
         loaded = {kinds[0]: checkpoint.load(path, kinds[0])}
         disc_path = path.with_name(f"disc_{path.name}")
-        if "discriminator" in kinds and disc is None and disc_path.exists():
-            loaded["discriminator"] = checkpoint.load(disc_path, "discriminator")
+        if len(kinds) > 1 and disc is None and disc_path.exists():
+            loaded[kinds[1]] = checkpoint.load(disc_path, kinds[1])
     if disc is not None:
-        loaded["discriminator"] = checkpoint.load(disc, "discriminator")
+        loaded[kinds[1]] = checkpoint.load(disc, kinds[1])
     return loaded
 
 

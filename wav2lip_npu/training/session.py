@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,15 @@ import torch
 from wav2lip_npu import __version__
 from wav2lip_npu import device as devices
 from wav2lip_npu.data.augmentation import UNCHANGED
+from wav2lip_npu.data.batch_changes import Changes, Prepare
 from wav2lip_npu.data.clip_index import ClipIndex, index_clips
 from wav2lip_npu.data.clip_layout import CLIP_FILES
+from wav2lip_npu.data.device_batch import DeviceRows
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.file_lists import LISTS, TRAIN, VAL, read_list
 from wav2lip_npu.data.resident_clips import ResidentClips
 from wav2lip_npu.data.resident_samples import ResidentDraw, ResidentSamples
-from wav2lip_npu.data.samples import Draw, Sample, Samples, SampleSource
+from wav2lip_npu.data.samples import Batch, Draw, Sample, Samples, SampleSource
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.bundled import weights_inputs
@@ -84,6 +86,15 @@ class Session:
         resident = ResidentClips(clips, self.reader, self.device)
         return ResidentSamples(clips, resident, resident_draw, seed=seed, shift=self.shift)
 
+    def prepare(
+        self, kind: type[DeviceRows], changes: Changes[DeviceRows]
+    ) -> Callable[[Batch[Any]], Batch[DeviceRows]]:
+        """Return a function that changes the batches of this rank on the device."""
+        return Prepare(
+            kind, changes, self.device, seed=self.options.seed, samples=len(self.train.clips),
+            rank=self.ranks.rank, ranks=self.ranks.size,
+        )  # fmt: skip
+
     def held_out_samples(self, draw: Draw[Sample]) -> Samples[Sample]:
         """Return samples of the held-out clips, the same in each run."""
         return Samples(self.held_out.clips, draw, seed=_HELD_OUT_SEED, shift=self.shift, reader=self.reader)
@@ -93,7 +104,6 @@ class Session:
 
         A rate of `None` is the one in the options.
         """
-        betas = (0.5, 0.999) if "discriminator" in rates else (0.9, 0.999)
         widths = {kind: loaded.width for kind, loaded in self.checkpoints.items()}
         networks = {
             kind: trained_network(
@@ -103,7 +113,7 @@ class Session:
                 self.device,
                 self.ranks,
                 learning_rate=rate,
-                betas=betas,
+                betas=_betas(kind, list(rates)),
             )
             for kind, rate in rates.items()
         }
@@ -221,6 +231,13 @@ def open_session(
             reader=reader,
             data_on=data_on,
         )
+
+
+def _betas(kind: str, kinds: list[str]) -> tuple[float, float]:
+    """Return the decays of Adam's moments; with its discriminator, the original uses others."""
+    if kind == "patch_discriminator":
+        return 0.5, 0.99
+    return (0.5, 0.999) if "discriminator" in kinds else (0.9, 0.999)
 
 
 def check_files(settings: SyncNetSettings | GeneratorSettings) -> None:

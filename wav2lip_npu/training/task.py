@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,5 +53,9 @@ class Task(Generic[Sample]):
     monitor: Monitor
     judge: nn.Module | None = None
     """Frozen network that the steps use."""
+    prepare: Callable[[Batch[Any]], Batch[Any]] = lambda batch: batch
+    """Changes a loaded batch on the device."""
+    begin: Callable[[int], None] = lambda step: None
+    """Prepares the step after a number of steps, such as the weights of its losses."""
     host_values: Callable[[], object] = lambda: None
-    """Returns what the host decides in a step, such as the weight of the sync loss."""
+    """Returns what the host decides in a step, such as which losses have a weight."""

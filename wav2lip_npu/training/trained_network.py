@@ -17,13 +17,16 @@ from wav2lip_npu.training.distributed import SINGLE, Ranks
 from wav2lip_npu.training.ema import Average
 from wav2lip_npu.training.options import TrainOptions
 
+_LAST_RATE = 0.02
+"""Share of the learning rate at the end of a cosine."""
+
 
 @dataclass
 class TrainedNetwork:
     """A network in training, with its optimizer."""
 
     kind: str
-    """`generator`, `syncnet` or `discriminator`."""
+    """Kind of the network, such as `generator`."""
     network: nn.Module
     """On the device, with the weights of the latest step."""
     optimizer: torch.optim.Optimizer
@@ -35,12 +38,23 @@ class TrainedNetwork:
     """Steps over which the learning rate rises from 0."""
     first_step: int = 0
     """Step at which the warm-up begins, because the optimizer had no state."""
+    cosine_steps: int | None = None
+    """Step at which the learning rate has fallen along a cosine."""
 
     def rate(self, step: int) -> float:
         """Return the learning rate after a number of steps."""
-        if not self.warmup_steps:
-            return self.learning_rate
-        return self.learning_rate * min(1.0, (step - self.first_step + 1) / self.warmup_steps)
+        rate, steps = self.learning_rate, step - self.first_step
+        if self.warmup_steps:
+            rate *= min(1.0, (steps + 1) / self.warmup_steps)
+        if self.cosine_steps is not None:
+            share = min(1.0, steps / max(1, self.cosine_steps - self.first_step))
+            rate *= _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * share)) / 2
+        return rate
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether a loss of the current step trains this network."""
+        return any(parameter.grad is not None for parameter in self.network.parameters())
 
     @contextlib.contextmanager
     def evaluation(self) -> Iterator[nn.Module]:
@@ -63,18 +77,29 @@ def trained_network(
     learning_rate: float | None = None,
     betas: tuple[float, float] = (0.9, 0.999),
 ) -> TrainedNetwork:
-    """Move a network to the device and create its optimizer."""
+    """Move a network to the device and create its optimizer.
+
+    With a `learning_rate`, that of the options, their schedule and weight decay do not apply.
+    """
     if options.sync_batchnorm:
         network = distributed.sync_batchnorm(network, ranks)
     network = network.to(device, memory_format=devices.memory_format(device))  # type: ignore[call-overload]
     network.train()
+    is_main = learning_rate is None
     rate = options.learning_rate if learning_rate is None else learning_rate
-    optimizer = torch.optim.Adam(network.parameters(), rate, betas, **devices.adam_options(device))
+    given: dict[str, Any] = {"lr": rate, "betas": betas, **devices.adam_options(device)}
+    optimizer: torch.optim.Optimizer
+    if is_main and options.weight_decay:
+        optimizer = torch.optim.AdamW(network.parameters(), weight_decay=options.weight_decay, **given)
+    else:
+        optimizer = torch.optim.Adam(network.parameters(), **given)
     average = Average(network, options.average) if options.average else None
     wrapped = distributed.wrap(network, ranks)
     if options.compile == "on":
         wrapped = devices.compiled(wrapped, device)
-    return TrainedNetwork(kind, network, optimizer, rate, wrapped, average, options.warmup_steps or 0)
+    trained = TrainedNetwork(kind, network, optimizer, rate, wrapped, average, options.warmup_steps or 0)
+    trained.cosine_steps = options.cosine_steps if is_main else None
+    return trained
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
