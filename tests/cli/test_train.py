@@ -29,20 +29,24 @@ SHARED = (
     "data_root checkpoint_dir checkpoint_path filelists weights_only no_face_cache device "
     "batch_size learning_rate nepochs steps checkpoint_interval eval_interval log_interval num_workers data_on compile "
     "save_optimizer_state keep patience seed warmup_steps accumulate clip_grad_norm average amp loss_scale "
-    "sync_batchnorm width"
+    "sync_batchnorm width balance_speakers weight_decay cosine_steps"
 )
 
 
+SYNCNET_AUGMENT = "grey hide_patch hide_band mel_noise"
+GENERATOR_AUGMENT = "reference_mouth_warp reference_paste silence"
 AUGMENT = "flip stretch shift turn bend colour gamma blur noise jpeg formants loudness tilt untouched"
 
 
 def test_every_flag_is_known():
     """A new flag needs an entry here and in the docs."""
-    assert names(TrainSyncnetCommand) == set(f"{SHARED} {AUGMENT} recipe same_clip eval_clips".split())
+    assert names(TrainSyncnetCommand) == set(
+        f"{SHARED} {AUGMENT} {SYNCNET_AUGMENT} recipe same_clip eval_clips".split()
+    )
     assert names(TrainCommand) == set(
-        f"{SHARED} {AUGMENT} syncnet_checkpoint_path disc_checkpoint_path syncnet_wt sync_gate sync_weight disc_wt "
+        f"{SHARED} {AUGMENT} {GENERATOR_AUGMENT} syncnet_checkpoint_path disc_checkpoint_path syncnet_wt sync_gate sync_weight disc_wt "
         "disc_initial_learning_rate expert_bn eval_batches reference_distance mouth_weight "
-        "sync_floor".split()
+        "sync_floor sync_from sync_augmented patch_disc_wt disc_from ramp_steps gradient_weight motion_weight".split()
     )
 
 
@@ -184,6 +188,9 @@ def test_bad_values(refused, tmp_path):
     refused(ORIGINAL, "--same_clip has no effect with --recipe original", same_clip=0.5)
     refused(SYNCNET, "--same_clip 1.5", same_clip=1.5)
     refused(SYNCNET, "--flip 2", flip=2)
+    refused(SYNCNET, "--grey 1.5", grey=1.5)
+    refused(SYNCNET, "--weight_decay 2", weight_decay=2)
+    refused(GENERATOR, "--silence -1", silence=-1)
     refused(GENERATOR, "--mouth_weight 0", mouth_weight=0)
     refused(GENERATOR, "--sync_floor 1.2", sync_floor=1.2)
     refused(GENERATOR, "--reference_distance -1", reference_distance=-1)

@@ -15,11 +15,12 @@ from wav2lip_npu.data import resident_clips
 from wav2lip_npu.data.augmentation import UNCHANGED, Augmentation
 from wav2lip_npu.data.clip import Clip, mel_columns
 from wav2lip_npu.data.clip_index import index_clips
+from wav2lip_npu.data.clip_order import ClipOrder
 from wav2lip_npu.data.counter_random import uniforms
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.resident_clips import ResidentClips, size_of, substitutes
 from wav2lip_npu.data.resident_samples import ResidentPairs, ResidentSamples, ResidentTargets, ResidentWindows
-from wav2lip_npu.data.samples import MEL_SHIFT, batches, epoch_order
+from wav2lip_npu.data.samples import MEL_SHIFT, batches
 from wav2lip_npu.data.window_table import WindowTable
 from wav2lip_npu.errors import DataError
 
@@ -180,7 +181,7 @@ def test_untouched_samples_keep_their_bits_and_only_they_are_judged(clips, resid
 def test_order_is_that_of_the_samples_from_files(clips, resident):
     for epoch in (0, 1):
         (batch,) = first(samples_of(clips, resident, ResidentPairs(), seed=5), 1, epoch * 4, size=4)
-        assert batch.clips.tolist() == epoch_order(5, epoch, 4).tolist()
+        assert batch.clips.tolist() == ClipOrder(clips, 5)(epoch).tolist()
 
 
 def test_next_clip_replaces_an_unreadable_one(root, clips, caplog, monkeypatch):
@@ -195,7 +196,7 @@ def test_next_clip_replaces_an_unreadable_one(root, clips, caplog, monkeypatch):
     loaded = ResidentClips(clips, FaceReader(cache=False), DEVICE)
     assert caplog.text.count("b is skipped: its mel is damaged.") == 1
     samples = samples_of(clips, loaded, ResidentPairs())
-    order = epoch_order(0, 0, 4).tolist()
+    order = ClipOrder(clips, 0)(0).tolist()
     after = order[(order.index(1) + 1) % 4]
     (batch,) = first(samples, 1, size=4)
     assert batch.clips.tolist() == [after if number == 1 else number for number in order]

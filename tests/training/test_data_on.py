@@ -22,23 +22,45 @@ from wav2lip_npu.data.face_reader import FaceReader
 pytestmark = pytest.mark.any_device
 
 AUGMENTATION = {"flip": 0.5, "turn": 5, "colour": 0.2, "blur": 0.5, "noise": 3, "jpeg": 0.5, "formants": 0.05}
+RECIPE = {
+    "recipe of SyncNet": (
+        [*SYNCNET, "--balance_speakers"],
+        {"grey": 0.5, "hide_patch": 0.3, "hide_band": 0.3, "mel_noise": 0.1, "weight_decay": 0.05,
+         "cosine_steps": 5, "same_clip": 0.6, "accumulate": 2},
+    ),
+    "recipe of the generator": (
+        [*GENERATOR, "--balance_speakers"],
+        {**AUGMENTATION, "untouched": 0.4, "reference_mouth_warp": 1, "reference_paste": 0.35, "silence": 0.5,
+         "gradient_weight": 0.5, "motion_weight": 0.5, "mouth_weight": 4, "sync_weight": 0.05, "sync_from": 1,
+         "sync_augmented": 0.5, "sync_floor": 0.3, "patch_disc_wt": 0.3, "disc_from": 1, "ramp_steps": 4,
+         "cosine_steps": 5, "clip_grad_norm": 1, "average": 0.9},
+    ),
+}  # fmt: skip
+"""The options of recipes/starter. Losses begin before and after the first run ends."""
 KINDS = {
-    "syncnet": (SYNCNET, {"accumulate": 2}),
-    "original": (ORIGINAL, {"clip_grad_norm": 1}),
-    "with_disc": (WITH_DISC, {**AUGMENTATION, "untouched": 0.3, "syncnet_wt": 0.1, "reference_distance": 3}),
+    "original": (ORIGINAL, {"clip_grad_norm": 1, "data_on": "device"}),
+    "with_disc": (
+        WITH_DISC,
+        {**AUGMENTATION, "untouched": 0.3, "syncnet_wt": 0.1, "reference_distance": 3, "data_on": "device"},
+    ),
+    **{
+        f"{name} on the {place}": (words, {**flags, "data_on": place})
+        for name, (words, flags) in RECIPE.items()
+        for place in ("device", "host")
+    },
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_resumed_training_equals_an_uninterrupted_one(clips, tmp_path, kind):
     words, flags = KINDS[kind]
-    flags = {"eval_interval": 3, "data_on": "device", **flags}
+    flags = {"eval_interval": 3, **flags}
     once = train(clips, tmp_path / "once", words, steps=4, **flags)
     twice = train(clips, tmp_path / "twice", words, steps=2, **flags)
     train(clips, twice, words, steps=4, **flags)
     assert_same_checkpoints(once, twice, 4)
     more = read(once / "checkpoint_step000000004.pth")["wav2lip_npu"]
-    assert more["data_on"] == "device"
+    assert more.get("data_on", "host") == flags["data_on"]
     assert more["position"] == 4 * flags.get("accumulate", 1) * (4 if kind == "original" else 2)
 
 

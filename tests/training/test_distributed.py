@@ -36,7 +36,7 @@ def records(training_set, tmp_path_factory):
     return load
 
 
-@pytest.mark.parametrize("name", ["syncnet", "resumed", "resident", "disc"])
+@pytest.mark.parametrize("name", ["syncnet", "resumed", "resident", "patches", "disc"])
 def test_both_ranks_end_with_the_same_networks(records, name):
     one, other = records(name)
     assert one["code"] == other["code"] == 0, one["stderr"] + other["stderr"]

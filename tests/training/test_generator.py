@@ -30,6 +30,7 @@ from wav2lip_npu.data.samples import Batch, TargetSample
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.inputs import face_windows, generator_input, syncnet_input
 from wav2lip_npu.models.networks import QualityDiscriminator, SyncNet, Wav2Lip
+from wav2lip_npu.models.patch_discriminator import PatchDiscriminator
 from wav2lip_npu.training.generator import train_generator
 from wav2lip_npu.training.generator_objective import GeneratorObjective, _sheet
 from wav2lip_npu.training.loop import _advance
@@ -67,6 +68,8 @@ def training_of(
     networks: dict[str, nn.Module] = {"generator": golden_weights(Wav2Lip(2))}
     if losses.disc_wt:
         networks["discriminator"] = golden_weights(QualityDiscriminator(2))
+    if losses.patch_disc_wt:
+        networks["patch_discriminator"] = PatchDiscriminator(2)
     trained = {
         kind: trained_network(kind, network, options, DEVICE, betas=betas)
         for kind, network in networks.items()
@@ -77,8 +80,12 @@ def training_of(
     return state, GeneratorObjective(state, syncnet, schedule, losses, options.amp)
 
 
-def advance(state: TrainState, step, batches, options: TrainOptions = TrainOptions()) -> dict[str, float]:
-    return _advance(state, iter(batches), task_of(step), options, readback_of(state))[0].losses
+def advance(
+    state: TrainState, objective: GeneratorObjective, batches, options: TrainOptions = TrainOptions()
+) -> dict[str, float]:
+    task = task_of(objective.step)
+    task.begin = objective.begin
+    return _advance(state, iter(batches), task, options, readback_of(state))[0].losses
 
 
 def original_training(
@@ -147,7 +154,7 @@ def test_two_steps_match_the_original(sync, disc, expert_bn, monkeypatch):
         network.double()
     for batch in batches:
         doubles = {name: getattr(batch.samples, name).astype(np.float64) for name in ("mels", "frame_mels")}
-        advance(state, objective.step, [with_arrays(batch, **doubles)])
+        advance(state, objective, [with_arrays(batch, **doubles)])
     for kind, original in (("generator", generator), *([("discriminator", critic)] if disc else [])):
         start = golden_weights(type(original)(2)).state_dict()
         assert difference(start, original.state_dict()) > 1e-4
@@ -216,7 +223,7 @@ def test_two_accumulated_batches_equal_one_large_batch():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
         state.main.optimizer.step = lambda: None
-        values = advance(state, objective.step, batches, options)
+        values = advance(state, objective, batches, options)
         found.append((values, [p.grad.clone() for p in state.main.network.parameters()]))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     for one, other in zip(found[0][1], found[1][1], strict=True):
@@ -238,6 +245,54 @@ def test_schedule_rises_for_good():
     assert GeneratorOptions().risen_weight == 0.01
     assert GeneratorOptions(disc_wt=0.07).risen_weight == 0.03
     assert GeneratorOptions(disc_wt=0.07, sync_weight=0.2).risen_weight == 0.2
+
+
+def test_weights_rise_at_a_step():
+    schedule = LossSchedule(
+        GeneratorOptions(sync_weight=0.04, sync_from=10, disc_wt=0.1, disc_from=30, ramp_steps=4)
+    )
+    found = []
+    for step in (0, 9, 10, 11, 13, 29, 30, 40):
+        schedule.begin(step)
+        found.append(schedule.weights)
+    assert [weights.sync for weights in found] == pytest.approx([0, 0, 0.01, 0.02, 0.04, 0.04, 0.04, 0.04])
+    assert [weights.quality for weights in found] == pytest.approx([0] * 6 + [0.025, 0.1])
+    assert [sum(weights) for weights in found] == pytest.approx([1] * len(found))
+    assert schedule.update({"sync": 0.1}) == {"sync_weight": 0.04}
+    assert schedule.state_dict()["passed"] is False, "the step decides, not the gate"
+    patches = LossSchedule(GeneratorOptions(patch_disc_wt=0.3)).weights
+    assert (patches.pixels, patches.quality) == (1, 0.3), "the weight of a gradient takes none from the L1"
+
+
+@pytest.mark.any_device
+def test_patches_push_as_hard_as_the_pixels():
+    _, objective = training_of(GeneratorOptions(patch_disc_wt=0.3, mouth_weight=4))
+    critic = objective._critic
+    target = torch.rand(2, 3, 5, 96, 96).to(DEVICE)
+    generated = (target + 0.1).requires_grad_()
+    quality = critic.quality(generated)
+    (push,) = torch.autograd.grad(quality.term, generated)
+    assert not push[..., :48, :].any()
+    pixels, _ = objective._pixel_losses(generated, target)
+    (l1,) = torch.autograd.grad(pixels, generated)
+    assert float(push.norm()) == pytest.approx(float(l1[..., 48:, :].norm()), rel=1e-4)
+    assert all(p.grad is None and p.requires_grad for p in critic._trained.network.parameters())
+    own = critic.losses(target, generated)
+    own.total.backward()
+    assert generated.grad is None
+    assert set(own.parts) == {"disc_real", "disc_fake"}
+
+
+@pytest.mark.any_device
+def test_discriminator_starts_at_its_step():
+    state, objective = training_of(GeneratorOptions(patch_disc_wt=0.3, disc_from=1))
+    network = state.networks["patch_discriminator"].network
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    first = advance(state, objective, [batch_of(0)])
+    assert "quality" not in first and all(torch.equal(before[n], p) for n, p in network.named_parameters())
+    second = advance(state, objective, [batch_of(1)])
+    assert {"quality", "disc_real", "disc_fake"} < set(second)
+    assert any(not torch.equal(before[n], p) for n, p in network.named_parameters())
 
 
 @pytest.mark.slow
@@ -328,6 +383,8 @@ def test_batch_norms_of_syncnet(mode):
         ({"disc_wt": 1.5}, "--disc_wt 1.5"),
         ({"syncnet_wt": -0.1}, "--syncnet_wt -0.1"),
         ({"disc_wt": 0.6, "sync_weight": 0.6}, "--disc_wt 0.6"),
+        ({"disc_wt": 0.07, "patch_disc_wt": 0.3}, "--patch_disc_wt"),
+        ({"sync_from": -1}, "--sync_from -1"),
         ({"eval_batches": 0}, "--eval_batches 0"),
     ],
 )

@@ -29,10 +29,15 @@ def replayed(function, _device):
     [
         pytest.param(SYNCNET, {"accumulate": 2}, marks=pytest.mark.slow),
         (GENERATOR, {"sync_gate": 100, "expert_bn": "batch"}),
+        (
+            GENERATOR,
+            {"sync_from": 2, "disc_from": 3, "ramp_steps": 3, "patch_disc_wt": 0.3, "gradient_weight": 0.5,
+             "motion_weight": 0.5, "reference_mouth_warp": 1, "silence": 0.5, "weight_decay": 0.1},
+        ),
     ],
-)
+)  # fmt: skip
 def test_captured_steps_equal_plain_ones(clips, tmp_path, monkeypatch, words, flags):
-    """The runs before the capture change nothing, and a risen sync weight is captured again."""
+    """The runs before the capture change nothing, and a loss that begins is captured again."""
     flags = {"data_on": "device", "steps": 4, "eval_interval": 2, **flags}
     plain = train(clips, tmp_path / "plain", words, **flags)
     captures = []
@@ -42,7 +47,7 @@ def test_captured_steps_equal_plain_ones(clips, tmp_path, monkeypatch, words, fl
     monkeypatch.setattr(device, "captured", lambda *given: captures.append(given) or replayed(*given))
     graphed = train(clips, tmp_path / "graphed", words, compile="on", **flags)
     assert_same_checkpoints(plain, graphed, 4)
-    assert len(captures) == (1 if words == SYNCNET else 2)
+    assert len(captures) == (1 if words == SYNCNET else 3 if "disc_from" in flags else 2)
 
 
 def test_compiled_training_without_a_compiler(clips, tmp_path, monkeypatch, capsys):

@@ -292,6 +292,22 @@ def test_mouth_weight():
     torch.testing.assert_close(losses.mouth_loss(in_mouth, target, torch.ones(96, 96)), plain)
 
 
+def test_losses_of_edges_and_motion_ignore_constant_errors():
+    target, weights = torch.rand(2, 3, 5, 96, 96), torch.ones(96, 96)
+    for loss in (losses.gradient_loss, losses.motion_loss):
+        torch.testing.assert_close(loss(target + 0.1, target, weights), torch.tensor(0.0), atol=1e-6, rtol=0)
+    stripe, flash = target.clone(), target.clone()
+    stripe[..., 60:, 48] += 0.5
+    flash[:, :, 2, 60:] += 0.5
+    edges = float(losses.gradient_loss(stripe, target, weights))
+    across, down = 36 * 2 * 0.5 / (56 * 95), 0.5 / (55 * 96)
+    assert edges == pytest.approx(across + down, rel=1e-4)
+    assert float(losses.motion_loss(stripe, target, weights)) < 1e-7
+    assert float(losses.motion_loss(flash, target, weights)) == pytest.approx(0.5 * 2 / 4 * 36 / 48, rel=1e-4)
+    heavy = losses.mouth_weights(96, 4, torch.device("cpu"))
+    assert float(losses.gradient_loss(stripe, target, heavy)) > 1.5 * edges
+
+
 @pytest.mark.any_device
 def test_average_of_weights():
     network = nn.BatchNorm1d(2)
@@ -334,3 +350,15 @@ def test_sync_batchnorm_needs_several_ranks():
     converted = sync_batchnorm(network, Ranks(0, 2))
     assert any(isinstance(module, nn.SyncBatchNorm) for module in converted.modules())
     assert list(converted.state_dict()) == keys
+
+
+def test_cosine_ends_at_its_step():
+    options = TrainOptions(learning_rate=1e-3, cosine_steps=100, warmup_steps=10, weight_decay=0.1)
+    trained = trained_network("syncnet", golden_weights(SyncNet(2)), options, DEVICE)
+    rates = [trained.rate(step) for step in (0, 4, 9, 50, 100, 1000)]
+    assert rates[:2] == pytest.approx([1e-4, 5e-4], rel=0.01)
+    assert rates[3:] == pytest.approx([0.51e-3, 2e-5, 2e-5], rel=0.01)
+    assert trained.optimizer.param_groups[0]["weight_decay"] == 0.1
+    disc = trained_network("discriminator", golden_weights(SyncNet(2)), options, DEVICE, learning_rate=1e-4)
+    assert disc.rate(50) == disc.rate(100) == 1e-4
+    assert disc.optimizer.param_groups[0]["weight_decay"] == 0

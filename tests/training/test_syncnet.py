@@ -72,11 +72,16 @@ def test_figures_of_a_known_table():
     cosines = torch.full((40, 40), 0.25) + torch.eye(40) * 0.5
     figures = held_out_figures([table(cosines), table(cosines[:10, :10])], DEVICE)
     assert figures["bce"] == pytest.approx(-math.log(0.75), abs=1e-5)
-    assert (figures["accuracy"], figures["retrieval"], figures["clip_retrieval"]) == (1, 1, 1)
+    assert (figures["auc"], figures["accuracy"], figures["retrieval"], figures["clip_retrieval"]) == (
+        1,
+        1,
+        1,
+        1,
+    )
     assert (figures["in_sync"], figures["out_of_sync"]) == pytest.approx((0.75, 0.25))
     half = torch.full((10, 10), 0.5)
     assert held_out_figures([table(half)], DEVICE) == pytest.approx(
-        {"bce": math.log(2), "accuracy": 0.5, "in_sync": 0.5, "out_of_sync": 0.5}
+        {"bce": math.log(2), "auc": 0.5, "accuracy": 0.5, "in_sync": 0.5, "out_of_sync": 0.5}
     )
     late = torch.roll(cosines, 5, dims=0)  # the best audio is five windows away
     assert held_out_figures([table(late)], DEVICE)["retrieval"] == 0
@@ -146,7 +151,7 @@ def test_clips_are_diagnosed_once(clips, tmp_path, caplog, monkeypatch):
 def test_curves_hold_the_figures(clips, tmp_path):
     out = train(clips, tmp_path, SYNCNET, steps=2, eval_interval=1, log_interval=1)
     (row, _) = lines(out, "held_out")
-    assert set(row) == {"part", "step", "bce", "accuracy", "in_sync", "out_of_sync"}
+    assert set(row) == {"part", "step", "bce", "auc", "accuracy", "in_sync", "out_of_sync"}
     assert set(lines(out, "train")[0]) == {"part", "step", "bce", "in_sync", "out_of_sync", "skipped"}
     assert list(out.glob("events.out.tfevents.*"))
 

@@ -22,11 +22,12 @@ from wav2lip_npu.data.amounts import FACE_RANDOMS, MEL_AMOUNTS, face_amounts, me
 from wav2lip_npu.data.augmentation import UNCHANGED, Augmentation
 from wav2lip_npu.data.clip import Clip, Indices, first_column
 from wav2lip_npu.data.clip_layout import FACE_SIZE, WINDOW
+from wav2lip_npu.data.clip_order import ClipOrder
 from wav2lip_npu.data.counter_random import uniforms
 from wav2lip_npu.data.device_augmentation import DeviceAugmentation
 from wav2lip_npu.data.device_batch import PairBatch, TargetBatch, WindowBatch
 from wav2lip_npu.data.resident_clips import ResidentClips, substitutes
-from wav2lip_npu.data.samples import MEL_SHIFT, Batch, describe_batch, epoch_order
+from wav2lip_npu.data.samples import MEL_SHIFT, Batch, describe_batch
 from wav2lip_npu.data.window_table import Uniforms, WindowTable
 
 Rows = TypeVar("Rows", bound=tuple[Any, ...])
@@ -72,7 +73,7 @@ class Places:
 
 
 class ResidentSamples(Generic[Rows]):
-    """The samples of an epoch, one per clip, in the order of `Samples`."""
+    """The samples of an epoch, as many as clips, in the order of `Samples`."""
 
     uses_threads = False
 
@@ -84,8 +85,10 @@ class ResidentSamples(Generic[Rows]):
         *,
         seed: int,
         shift: int,
+        balance_speakers: bool = False,
     ) -> None:
         self.clips = clips
+        self._drawn_order = ClipOrder(clips, seed, balance_speakers=balance_speakers)
         self._resident, self._draw, self._seed = resident, draw, seed
         table = WindowTable.of(clips, shift, draw.reference_distance)
         self._places = Places(table, resident.first_face, resident.first_column)
@@ -114,7 +117,7 @@ class ResidentSamples(Generic[Rows]):
         return describe_batch(self.clips, batch)
 
     def _substituted_order(self, epoch: int) -> Indices:
-        return substitutes(epoch_order(self._seed, epoch, len(self)), self._resident.is_readable)
+        return substitutes(self._drawn_order(epoch), self._resident.is_readable)
 
 
 class ResidentWindows:

@@ -13,7 +13,6 @@ import logging
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -24,6 +23,7 @@ from wav2lip_npu.data.augmentation import UNCHANGED, Augmentation
 from wav2lip_npu.data.buffers import Buffers
 from wav2lip_npu.data.clip import Clip, ClipError, Faces, Indices, mel_columns
 from wav2lip_npu.data.clip_layout import FACE_SIZE, WINDOW
+from wav2lip_npu.data.clip_order import ClipOrder
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.errors import DataError
 from wav2lip_npu.mel import DEFAULT_MEL, Mel
@@ -98,7 +98,7 @@ class Batch(Generic[Rows]):
 
 
 class SampleSource(Protocol[Sample]):
-    """The samples of an epoch, one per clip, in a different order every epoch."""
+    """The samples of an epoch, as many as clips, in a different order every epoch."""
 
     uses_threads: bool
     """Whether batches are loaded ahead in threads, or when they are consumed."""
@@ -126,8 +126,10 @@ class Samples(Generic[Sample]):
         shift: int,
         reader: FaceReader,
         is_augmented: bool = False,
+        balance_speakers: bool = False,
     ) -> None:
         self.clips = clips
+        self._order = ClipOrder(clips, seed, balance_speakers=balance_speakers)
         self._draw, self._seed, self._shift, self._reader = draw, seed, shift, reader
         self._is_augmented = is_augmented
         self._buffers, self._light_lanes = Buffers(), threading.BoundedSemaphore(_LIGHT_LANES)
@@ -144,7 +146,7 @@ class Samples(Generic[Sample]):
         clips are unreadable.
         """
         epoch, i = position
-        order = epoch_order(self._seed, epoch, len(self.clips))
+        order = self._order(epoch)
         error: Exception | None = None
         for index in range(i, i + min(len(order), MAX_UNREADABLE)):
             number = int(order[index % len(order)])
@@ -174,7 +176,7 @@ class Samples(Generic[Sample]):
         if self._is_augmented:
             return False
         places = (divmod(index, len(self)) for index in own)
-        numbers = (epoch_order(self._seed, epoch, len(self))[i] for epoch, i in places)
+        numbers = (self._order(epoch)[i] for epoch, i in places)
         return all(self._reader.is_cached(self.clips[number]) for number in numbers)
 
     def _warn_once(self, number: int, error: Exception) -> None:
@@ -189,12 +191,6 @@ def describe_batch(clips: Sequence[Clip], batch: Batch[Any]) -> str:
     """Return the positions and clip names of a batch."""
     names = (clips[number].name for number in dict.fromkeys(batch.clips.tolist()))
     return f"{batch.first} to {batch.after - 1} ({', '.join(names)})"
-
-
-@lru_cache(maxsize=8)
-def epoch_order(seed: int, epoch: int, count: int) -> Indices:
-    """Return the order of the clips in an epoch."""
-    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def batches(

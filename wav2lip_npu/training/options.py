@@ -69,6 +69,8 @@ class TrainOptions:
     limit."""
     log_interval: int = 50
     """Steps averaged into one point of the training curves."""
+    balance_speakers: bool = False
+    """Draw speakers, the folders above the clips, by the square root of their time, of at most a minute."""
     num_workers: int = 16
     """Threads that load samples, at most one per core."""
     data_on: DataPlace = "auto"

@@ -42,7 +42,7 @@ from wav2lip_npu.training.options import GeneratorSettings, SyncNetSettings, Tra
 from wav2lip_npu.training.resumed import check_width, is_resumed, load_checkpoints
 from wav2lip_npu.training.state import Stateful, TrainState
 from wav2lip_npu.training.task import Task
-from wav2lip_npu.training.trained_network import trained_network
+from wav2lip_npu.training.trained_network import betas_of, trained_network
 
 log = logging.getLogger(__name__)
 
@@ -77,14 +77,17 @@ class Session:
 
     def train_samples(self, draw: Draw[Any], resident_draw: ResidentDraw[Any]) -> SampleSource[Any]:
         """Return the samples of the training clips, drawn on the host or on the device."""
-        clips, seed = self.train.clips, self.options.seed
+        clips, seed, is_balanced = self.train.clips, self.options.seed, self.options.balance_speakers
         if self.data_on == data_place.HOST:
             is_augmented = resident_draw.augmentation != UNCHANGED
             return Samples(
-                clips, draw, seed=seed, shift=self.shift, reader=self.reader, is_augmented=is_augmented
-            )
+                clips, draw, seed=seed, shift=self.shift, reader=self.reader, is_augmented=is_augmented,
+                balance_speakers=is_balanced,
+            )  # fmt: skip
         resident = ResidentClips(clips, self.reader, self.device)
-        return ResidentSamples(clips, resident, resident_draw, seed=seed, shift=self.shift)
+        return ResidentSamples(
+            clips, resident, resident_draw, seed=seed, shift=self.shift, balance_speakers=is_balanced
+        )
 
     def prepare(
         self, kind: type[DeviceRows], changes: Changes[DeviceRows]
@@ -113,7 +116,7 @@ class Session:
                 self.device,
                 self.ranks,
                 learning_rate=rate,
-                betas=_betas(kind, list(rates)),
+                betas=betas_of(kind, list(rates)),
             )
             for kind, rate in rates.items()
         }
@@ -231,13 +234,6 @@ def open_session(
             reader=reader,
             data_on=data_on,
         )
-
-
-def _betas(kind: str, kinds: list[str]) -> tuple[float, float]:
-    """Return the decays of Adam's moments; with its discriminator, the original uses others."""
-    if kind == "patch_discriminator":
-        return 0.5, 0.99
-    return (0.5, 0.999) if "discriminator" in kinds else (0.9, 0.999)
 
 
 def check_files(settings: SyncNetSettings | GeneratorSettings) -> None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wav2lip_npu import signals
 from wav2lip_npu.data.clip import Clip, ClipError
@@ -28,7 +28,7 @@ _PLATEAU_LOSS, _PLATEAU_ACCURACY = math.log(2) - 0.03, 0.56
 """A held-out loss above and an accuracy below these mean that SyncNet has not learned anything yet."""
 _PATIENCE = 2
 """Consecutive evaluations on the plateau after which a warning is logged."""
-_PER_CLIP = ("bce", "accuracy", "in_sync", "out_of_sync")
+_PER_CLIP = ("bce", "auc", "accuracy", "in_sync", "out_of_sync")
 
 
 def evaluate_syncnet(
@@ -64,7 +64,8 @@ def held_out_figures(
     """Return the figures of SyncNet from the cosines of held-out clips, weighted equally.
 
     `bce` is the expected value of the original's loss: half of the pairs are in sync, half combine audio
-    with the faces of any other window of its clip. `retrieval` is the share of windows, `clip_retrieval`
+    with the faces of any other window of its clip. `auc` is the probability that a pair in sync has a higher
+    cosine than another pair of the same clip. `retrieval` is the share of windows, `clip_retrieval`
     that of clips, whose best offset within 15 frames is -1, 0 or 1. Raises `DataError` without a table.
     """
     sums = dict.fromkeys((*_PER_CLIP, "clips", "retrieval", "windows", "clip_retrieval", "long_clips"), 0.0)
@@ -73,6 +74,7 @@ def held_out_figures(
         by_offset = table.by_offset()
         sums["clips"] += 1
         sums["bce"] -= float(in_sync.log().mean() + (1 - out_of_sync).log().mean()) / 2
+        sums["auc"] += _auc(in_sync, out_of_sync)
         sums["accuracy"] += float((in_sync > 0.5).float().mean() + (out_of_sync <= 0.5).float().mean()) / 2
         sums["in_sync"] += float(in_sync.mean())
         sums["out_of_sync"] += float(out_of_sync.mean())
@@ -89,6 +91,13 @@ def held_out_figures(
         figures["retrieval"] = sums["retrieval"] / sums["windows"]
         figures["clip_retrieval"] = sums["clip_retrieval"] / sums["long_clips"]
     return figures
+
+
+def _auc(in_sync: Tensor, out_of_sync: Tensor) -> float:
+    """Return the probability that a pair in sync has a higher cosine than one that is not, 0.5 by chance."""
+    others, values = out_of_sync.sort().values, in_sync.contiguous()
+    below, not_above = (torch.searchsorted(others, values, right=right) for right in (False, True))
+    return float((below + not_above).double().mean() / 2 / len(others))
 
 
 class PlateauMonitor:

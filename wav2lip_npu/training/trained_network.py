@@ -102,6 +102,13 @@ def trained_network(
     return trained
 
 
+def betas_of(kind: str, kinds: list[str]) -> tuple[float, float]:
+    """Return the decays of Adam's moments; with its discriminator, the original uses others."""
+    if kind == "patch_discriminator":
+        return 0.5, 0.99
+    return (0.5, 0.999) if "discriminator" in kinds else (0.9, 0.999)
+
+
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     """Restore moments and step counts after checking their shapes; learning rates do not change."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
