@@ -13,6 +13,7 @@ import pytest
 import soundfile
 
 from support.faces import face_frames, write_audio
+from support.marks import slow
 from wav2lip_npu.dubbing import outputs, pipeline
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.outputs import Output
@@ -55,7 +56,7 @@ def together(models, face, audio_files, folder, options=OPTIONS, memory=None) ->
     return [out.read_bytes() for out in outs]
 
 
-@pytest.mark.parametrize("extend", ["loop", "pingpong", "hold"])
+@pytest.mark.parametrize("extend", [slow("loop"), "pingpong", slow("hold")])
 def test_outputs_equal_single_dubs(models, tmp_path, extend):
     """With audio that is shorter and longer than the video."""
     face = tmp_path / "face.mp4"
@@ -68,7 +69,8 @@ def test_outputs_equal_single_dubs(models, tmp_path, extend):
 
 
 @pytest.mark.parametrize(
-    "options", [replace(OPTIONS, blend="hard"), replace(OPTIONS, static=True), replace(OPTIONS, fps=30)]
+    "options",
+    [replace(OPTIONS, blend="hard"), slow(replace(OPTIONS, static=True)), slow(replace(OPTIONS, fps=30))],
 )
 def test_outputs_equal_single_dubs_for_images_and_options(models, face_video, audio_files, tmp_path, options):
     expected = alone(models, face_video, audio_files[:2], tmp_path / "alone", options)

@@ -18,6 +18,7 @@ import torch
 
 from support.devices import DEVICE
 from support.faces import SquareDetector, face_frames, write_audio
+from support.marks import slow
 from support.networks import copying_generator
 from wav2lip_npu.dubbing import inference, outputs, pipeline
 from wav2lip_npu.dubbing.blend import load_mask
@@ -83,7 +84,7 @@ def test_frame_rate_of_the_video_is_kept(models, speech, tmp_path, fps):
     assert abs(video_end - audio_end) <= 1 / Fraction(fps)
 
 
-@pytest.mark.parametrize("fps", [23.976, 25, 29.97, 30, 50, 60])
+@pytest.mark.parametrize("fps", [23.976, 25, slow(29.97), slow(30), slow(50), 60])
 def test_fps_of_a_video_is_resampled(models, face_video, speech, tmp_path, fps):
     out = tmp_path / "out.mp4"
     report = pipeline.dub(face_video, speech, out, models=models, fps=fps, crf=0, preset="ultrafast")

@@ -18,6 +18,7 @@ from media.test_colour import write_raw
 from media.test_deinterlace import combing
 
 from support.faces import face_frames
+from support.marks import slow
 from support.media_files import chirp, save_image, to_pillow, write_frames, write_wav
 from wav2lip_npu.batch.job_checks import check_jobs
 from wav2lip_npu.batch.jobs import Job, read_jobs
@@ -76,7 +77,7 @@ def test_still_images_have_25_fps(dub, tmp_path, form):
     assert (probe(tmp_path / "o.mp4").fps, probe(tmp_path / "o.mp4").frames) == (30, 64)
 
 
-@pytest.mark.parametrize("blend", ["soft", "hard"])
+@pytest.mark.parametrize("blend", ["soft", slow("hard")])
 @pytest.mark.parametrize(
     "codec, pix_fmt", [("libx264", "yuv420p"), ("libx264", "gray"), ("ffv1", "gray10le")]
 )

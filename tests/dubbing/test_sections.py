@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from support.faces import face_frames, write_audio
+from support.marks import slow
 from wav2lip_npu.dubbing import pipeline
 from wav2lip_npu.dubbing.outputs import Output
 from wav2lip_npu.errors import FaceError, UsageError
@@ -80,7 +81,7 @@ def test_part_equals_the_same_frames_of_the_whole(
 
 
 @pytest.mark.parametrize("fps", ["24000/1001", "30000/1001", "50"])
-@pytest.mark.parametrize("seconds", [0.001, 0.3, 1])
+@pytest.mark.parametrize("seconds", [0.001, slow(0.3), 1])
 def test_duration_gives_an_exact_number_of_frames(models, speech, tmp_path, fps, seconds):
     fps = Fraction(fps)
     face = tmp_path / "face.mp4"
@@ -209,7 +210,7 @@ def test_still_faces_last_as_long_as_the_audio(models, short_video, speech, tmp_
 # Spans that stay as filmed
 
 
-@pytest.mark.parametrize("blend", ["soft", "hard"])
+@pytest.mark.parametrize("blend", ["soft", slow("hard")])
 def test_skipped_frames_are_as_filmed(models, face_video, speech, tmp_path, blend):
     out, plain = tmp_path / "out.mp4", tmp_path / "plain.mp4"
     options = {"models": models, "blend": blend, **LOSSLESS}

@@ -19,6 +19,7 @@ import torch
 from support import fake_cann
 from support.exports import export, export_generator
 from support.faces import SquareDetector, face_frames
+from support.marks import slow
 from support.networks import golden_weights
 from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.batch.runner import run_jobs
@@ -180,7 +181,7 @@ def test_last_batch_is_padded():
 # Dubs
 
 
-@pytest.mark.parametrize("blend", ["soft", "hard"])
+@pytest.mark.parametrize("blend", ["soft", slow("hard")])
 @pytest.mark.parametrize("name", ["any", "three"])
 def test_dub_has_the_frames_of_torch(files, tiny_checkpoint, face_video, speech, tmp_path, blend, name):
     options = replace(LOSSLESS, blend=blend)

@@ -17,6 +17,7 @@ import torch
 
 from support.exports import export, export_generator
 from support.fake_cann import install_program
+from support.marks import slow
 from support.networks import golden_weights
 from wav2lip_npu.cli import main
 from wav2lip_npu.errors import CheckpointError, ExportError, UsageError
@@ -98,7 +99,7 @@ def off(network: str, result: list[np.ndarray], expected: list[np.ndarray]) -> f
     return max(float(np.abs(a - b).max()) for a, b in zip(result, expected, strict=True))
 
 
-@pytest.mark.parametrize("batch", [1, 8, 32])
+@pytest.mark.parametrize("batch", [slow(1), 8, slow(32)])
 @pytest.mark.parametrize("network", ["generator", "syncnet"])
 def test_fixed_batch_agrees_with_torch(weights, tmp_path, network, batch):
     path = tmp_path / "file.onnx"

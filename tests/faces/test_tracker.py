@@ -11,6 +11,7 @@ from faces.test_find_faces import HEIGHT, NO_PADS, WIDTH, RedDetector, follow, s
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.marks import slow
 from support.title_film import SCENE, title_frames
 from wav2lip_npu.faces import tracker
 from wav2lip_npu.faces.box_limits import is_plausible, within_limits
@@ -112,7 +113,7 @@ class TwoPeople(RedDetector):
         return found
 
 
-@pytest.mark.parametrize("speed", [2, 4, 7])
+@pytest.mark.parametrize("speed", [slow(2), 4, slow(7)])
 @pytest.mark.parametrize("tracked_in_front", [False, True])
 def test_track_does_not_jump_to_another_person(speed: int, tracked_in_front: bool) -> None:
     count = 60 + 200 // speed

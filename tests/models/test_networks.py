@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from support.marks import slow
 from support.networks import copying_generator, golden_weights
 from wav2lip_npu.models.networks import NETWORKS, ConvBlock, LeakyBlock, Wav2Lip, fold_norms
 
@@ -68,7 +69,7 @@ def test_golden_parameter_names(kind: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("form", ["plain", "folded", "folded, channels_last"])
+@pytest.mark.parametrize("form", ["plain", slow("folded"), "folded, channels_last"])
 def test_golden_outputs(form: str, full: dict[str, nn.Module], inputs: dict[str, torch.Tensor]) -> None:
     golden = np.load(GOLDEN / "forward.npz")
     networks = dict(full)

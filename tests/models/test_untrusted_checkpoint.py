@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from support.marks import slow
 from support.networks import golden_weights
 from wav2lip_npu.cli import main
 from wav2lip_npu.errors import CheckpointError, CheckpointMismatchError
@@ -93,7 +94,7 @@ def test_archive_without_check_sums(tmp_path):
 
 
 @pytest.mark.parametrize("torchscript", [False, True])
-@pytest.mark.parametrize("name", ["data.pkl", "data/0", "extra"])
+@pytest.mark.parametrize("name", ["data.pkl", slow("data/0"), slow("extra")])
 def test_small_file_that_inflates_to_gigabytes(name, torchscript, tmp_path):
     """A8: the directory of the archive contains the sizes."""
     with zipfile.ZipFile(tmp_path / "x.pth", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:

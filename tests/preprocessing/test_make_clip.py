@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from support.marks import slow
 from support.media_files import chirp, lag_of, write_frames
 from support.talk import FAST, SPEED, face_images, write_talk
 from wav2lip_npu.cli import main
@@ -101,7 +102,7 @@ def test_second_pass_over_a_long_video_gives_the_same_bytes(tmp_path, make, monk
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("fps", ["30", "24000/1001", "50", "12"])
+@pytest.mark.parametrize("fps", [slow("30"), "24000/1001", slow("50"), "12"])
 def test_any_fps_becomes_25(tmp_path, make, fps):
     _, content = make(write_talk(tmp_path / "a.mp4", 1.2, fps=Fraction(fps)))
     assert len(content["frames"]) in (29, 30)

@@ -15,6 +15,7 @@ import torch
 from hypothesis import strategies as st
 
 from support.devices import DEVICE
+from support.marks import slow
 from support.networks import golden_weights
 from support.trainings import (
     GENERATOR,
@@ -166,7 +167,7 @@ def two_steps(clips, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["checkpoint_step000000002.pth", "disc_checkpoint_step000000002.pth"])
-@pytest.mark.parametrize("place", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("place", [slow(0.3), 0.5, slow(0.8)])
 def test_inverted_bytes_in_the_newest_checkpoint(clips, two_steps, tmp_path, caplog, name, place):
     """A6: it is reported as damaged, and the previous one is used."""
     out = shutil.copytree(two_steps, tmp_path / "out")
@@ -196,13 +197,13 @@ def first_step(clips, tmp_path_factory) -> Path:
     "changes",
     [
         {"position": 1 << 60},
-        {"position": -5},
-        {"position": float("inf")},
-        {"best": "low"},
+        slow({"position": -5}),
+        slow({"position": float("inf")}),
+        slow({"best": "low"}),
         {"best": float("nan")},
         {"best_step": None},
-        {"rng": 3},
-        {"warmup": "ab"},
+        slow({"rng": 3}),
+        slow({"warmup": "ab"}),
         {"average": -1},
         {"extras": 5},
         {"position": "9" * 5000},

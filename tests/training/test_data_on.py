@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support.devices import DEVICE
+from support.marks import slow_on_npu
 from support.trainings import (
     GENERATOR,
     ORIGINAL,
@@ -51,7 +52,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [slow_on_npu("syncnet"), slow_on_npu("original"), "with_disc"])
 def test_resumed_training_equals_an_uninterrupted_one(clips, tmp_path, kind):
     words, flags = KINDS[kind]
     flags = {"eval_interval": 3, **flags}

@@ -14,6 +14,7 @@ from wav2lip_npu.training.losses import all_pairs_loss
 
 pytestmark = [
     pytest.mark.any_device,
+    pytest.mark.slow_on_npu,
     pytest.mark.skipif(DEVICE.type == "cuda" and torch.cuda.device_count() < 2, reason="needs two GPUs"),
 ]
 TORCHRUN = "-m torch.distributed.run --standalone --nproc_per_node 2"

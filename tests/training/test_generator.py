@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from support.devices import DEVICE
+from support.marks import slow
 from support.networks import golden_weights
 from support.trainings import (
     GENERATOR,
@@ -138,9 +139,9 @@ def original_training(
     ("sync", "disc", "expert_bn"),
     [
         (0.03, 0.07, "eval"),
-        pytest.param(0.4, 0.3, "batch", marks=pytest.mark.slow),
-        (0.0, 0.0, "eval"),
-        pytest.param(1.0, 0.0, "eval", marks=pytest.mark.slow),
+        slow(0.4, 0.3, "batch"),
+        slow(0.0, 0.0, "eval"),
+        slow(1.0, 0.0, "eval"),
     ],
 )
 def test_two_steps_match_the_original(sync, disc, expert_bn, monkeypatch):

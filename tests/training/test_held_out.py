@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from support.marks import slow
 from support.networks import golden_weights
 from support.trainings import (
     GENERATOR,
@@ -66,7 +67,7 @@ def test_first_look_after_minutes():
     assert not FirstLook(is_needed=False, clock=lambda: now[0] + 300).is_due()
 
 
-@pytest.mark.parametrize("words", [SYNCNET, GENERATOR])
+@pytest.mark.parametrize("words", [slow(SYNCNET), GENERATOR])
 def test_first_checkpoint_figures_and_samples(clips, tmp_path, monkeypatch, words):
     """F5: a checkpoint, held-out figures and, for a generator, sample images; once."""
     monkeypatch.setattr(first_look, "_AFTER_S", 0.0)
@@ -91,7 +92,7 @@ def test_first_checkpoint_figures_and_samples(clips, tmp_path, monkeypatch, word
     ]  # no first evaluation, but one at the end
 
 
-@pytest.mark.parametrize("words", [SYNCNET, GENERATOR])
+@pytest.mark.parametrize("words", [slow(SYNCNET), GENERATOR])
 def test_first_look_does_not_change_the_training(clips, tmp_path, monkeypatch, words):
     """F5: it depends on the clock, the training must not."""
     flags = (
@@ -143,7 +144,7 @@ def test_rising_held_out_loss_is_reported_once(caplog, training, held_out, warne
         assert "--patience" in caplog.text
 
 
-@pytest.mark.parametrize("patience", [1, 2])
+@pytest.mark.parametrize("patience", [slow(1), 2])
 def test_patience(clips, tmp_path, caplog, held_out_losses, patience):
     """F8: training stops after some evaluations without improvement, and keeps the best checkpoint."""
     held_out_losses[:] = [0.5, 0.4, 0.45, 0.6, 0.7]
