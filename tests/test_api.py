@@ -69,7 +69,7 @@ def test_unknown_option_names_the_nearest_one():
 @pytest.fixture
 def example_folder(tmp_path, face_video, speech, training_set, monkeypatch):
     """Provide the files of the examples."""
-    for name in ("talk.mp4", "videos/a.mp4"):
+    for name in ("talk.mp4", "dubbed.mp4", "videos/a.mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(face_video, tmp_path / name)
     for name in ("speech", "monday", "tuesday", "es", "de"):

@@ -40,6 +40,11 @@ if TYPE_CHECKING:
     from wav2lip_npu.errors import TrainingError as TrainingError
     from wav2lip_npu.errors import UsageError as UsageError
     from wav2lip_npu.errors import Wav2LipError as Wav2LipError
+    from wav2lip_npu.evaluation.inputs import Pair as Pair
+    from wav2lip_npu.evaluation.options import EvaluateOptions as EvaluateOptions
+    from wav2lip_npu.evaluation.report import EvaluationReport as EvaluationReport
+    from wav2lip_npu.evaluation.report import VideoEvaluation as VideoEvaluation
+    from wav2lip_npu.evaluation.run import evaluate as evaluate
     from wav2lip_npu.export.onnx_export import ExportedFile as ExportedFile
     from wav2lip_npu.export.onnx_export import export_onnx as export_onnx
     from wav2lip_npu.faces.find_faces import FaceOptions as FaceOptions
@@ -92,6 +97,10 @@ _MODULES = {
     "training.loop": ("TrainResult",),
     "data.augmentation": ("Augmentation",),
     "export.onnx_export": ("export_onnx", "ExportedFile"),
+    "evaluation.run": ("evaluate",),
+    "evaluation.options": ("EvaluateOptions",),
+    "evaluation.inputs": ("Pair",),
+    "evaluation.report": ("EvaluationReport", "VideoEvaluation"),
     "errors": (
         "Wav2LipError",
         "MediaError",

@@ -18,6 +18,8 @@ def use() -> None:
     trained: wav2lip_npu.TrainResult = wav2lip_npu.train_syncnet("clips", "syncnet", steps=10)
     trained = wav2lip_npu.train_generator("clips", "generator", steps=10)
     exported: wav2lip_npu.ExportedFile = wav2lip_npu.export_onnx("starter", "generator.onnx")
+    evaluation: wav2lip_npu.EvaluationReport = wav2lip_npu.evaluate("c.mp4", truth="a.mp4")
+    ssim: float | None = evaluation.figures["ssim_mouth"].generated
     try:
         pass
     except wav2lip_npu.Wav2LipError as error:

@@ -43,6 +43,9 @@ COMMANDS = {
     "train": Command("train", "TrainCommand", "train the generator"),
     "export": Command("export", "ExportCommand", "export networks to ONNX and compile them for an NPU"),
     "compare": Command("compare", "CompareCommand", "compare two engines or devices on the same inputs"),
+    "evaluate": Command(
+        "evaluate", "EvaluateCommand", "measure generated videos, beside their original recordings"
+    ),
     "doctor": Command("doctor", "DoctorCommand", "check this machine, or clips before training on them"),
 }
 _JSON = "--json"

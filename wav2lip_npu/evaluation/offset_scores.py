@@ -32,16 +32,16 @@ class AudioStrip:
         self._held: Tensor | None = None
         self._begin = 0
 
-    def around(self, numbers: Sequence[int]) -> tuple[Tensor, NDArray[np.bool_]]:
+    def around(self, numbers: Sequence[int]) -> tuple[Tensor, NDArray[np.bool_]] | None:
         """Return the features [M, 31, D] around windows in ascending order, and which of them exist [M, 31].
 
-        Features that do not exist are 0.
+        Features that do not exist are 0. The result is None if the audio is shorter than a window.
         """
         wanted = np.asarray(numbers)[:, None] + np.arange(-MAX_OFFSET, MAX_OFFSET + 1)
         self._read_to(int(wanted.max()) + 1, int(wanted.min()))
         held = self._held
         if held is None:
-            raise ValueError("the audio is shorter than a window")
+            return None
         end = self._begin + len(held)
         exists = (wanted >= 0) & (wanted < end)
         rows = torch.from_numpy((wanted - self._begin).clip(0, len(held) - 1)).to(held.device)
@@ -77,7 +77,10 @@ class OffsetScores:
         if not numbers:
             return
         signals.check()
-        audio, exists = self._audio.around(numbers)
+        around = self._audio.around(numbers)
+        if around is None:
+            return
+        audio, exists = around
         if last is not None:
             after = np.asarray(numbers)[:, None] + np.arange(-MAX_OFFSET, MAX_OFFSET + 1) > last
             audio = audio.masked_fill(torch.from_numpy(after).to(audio.device)[..., None], 0)

@@ -222,9 +222,15 @@ class SyncNet(nn.Module):
         Mouths are the mouth regions of five faces, frame by frame. Both embeddings end in a ReLU, so their
         cosine is in [0, 1].
         """
-        audio = self.audio_encoder(mels).flatten(1)
-        mouth = self.face_encoder(mouths).flatten(1)
-        return functional.normalize(audio), functional.normalize(mouth)
+        return self.encode_audio(mels), self.encode_faces(mouths)
+
+    def encode_audio(self, mels: Tensor) -> Tensor:
+        """Return unit embeddings [B, 16 * width] of mels [B, 1, 80, 16]."""
+        return functional.normalize(self.audio_encoder(mels).flatten(1))
+
+    def encode_faces(self, mouths: Tensor) -> Tensor:
+        """Return unit embeddings [B, 16 * width] of mouths [B, 15, S/2, S]."""
+        return functional.normalize(self.face_encoder(mouths).flatten(1))
 
 
 class QualityDiscriminator(nn.Module):

@@ -1,0 +1,183 @@
+"""The command and the function `evaluate` on small videos."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import wav2lip_npu
+from support.devices import DEVICE
+from support.networks import golden_weights
+from support.talk import write_talk
+from wav2lip_npu.cli.main import main
+from wav2lip_npu.errors import UsageError
+from wav2lip_npu.evaluation.inputs import Pair, pair_videos, read_original_list
+from wav2lip_npu.models.syncnet_v2 import SyncNetV2
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory) -> Path:
+    """A video of 2.2 s with a face of about 110 px and audio."""
+    return write_talk(tmp_path_factory.mktemp("talk") / "talk.mp4", 2.2)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """An empty working folder with tiny weights of SyncNet v2 in checkpoints/."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(golden_weights(SyncNetV2(2)).state_dict(), tmp_path / "checkpoints" / "syncnet_v2.model")
+    return tmp_path
+
+
+@pytest.mark.any_device
+def test_same_file_in_all_figures(talk, folder, capsys, caplog):
+    files = ["--report", "out/eval.json", "--page", "out/eval.html"]
+    words = ["--truth", str(talk), "--silent", str(talk), "--min_track", "20", "--device", str(DEVICE)]
+    assert main(["evaluate", str(talk), *words, *files]) == 0
+    assert "lse_d" in capsys.readouterr().out and "checkpoints/syncnet_v2.model" in caplog.text
+    report = json.loads((folder / "out" / "eval.json").read_text())
+    (video,) = report["videos"]
+    figures = video["figures"]
+    assert video["frames"] == 55 and video["faces"] > 45
+    for name in ("lse_d", "lse_c", "lse_offset", "expert_confidence", "expert_offset", "jitter", "sharpness"):
+        assert figures[name]["generated"] == figures[name]["truth"]
+    assert figures["psnr_face"]["generated"] == figures["outside_psnr"]["generated"] == "inf"
+    assert figures["ssim_mouth"]["generated"] == pytest.approx(1)
+    assert figures["lmd"]["generated"] == figures["seam"]["generated"] == 0
+    assert figures["leak"]["generated"] == pytest.approx(1)
+    assert abs(figures["tail"]["generated"]) < 0.05
+    assert report["judges"]["crop"] == "upstream" and "not the published" in report["judges"]["syncnet"]
+    assert "--reports" in report["skipped"]["frames"]
+    page = (folder / "out" / "eval.html").read_text()
+    assert "data:image/jpeg" in page and "<polyline" in page and "talk.mp4" in page
+    assert "http" not in page and "<script" not in page
+
+
+def test_missing_weights_and_audio_are_skipped(talk, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    silent = write_talk(tmp_path / "silent.mkv", 1, audio=None)
+    report = wav2lip_npu.evaluate([talk, silent], device="cpu", metrics=("sync", "expert", "timing"))
+    assert "--syncnet" in report.skipped["sync"] and "expert" not in report.skipped
+    by_name = {Path(video.video).name: video for video in report.videos}
+    assert "no audio" in by_name["silent.mkv"].skipped["expert"]
+    assert report.videos[0] is by_name["talk.mp4"]  # unknown scores come last
+    assert report.figures["tail"].truth is None
+
+
+def test_broken_video_does_not_stop_the_others(talk, tmp_path, capsys):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    shutil.copy(talk, videos / "b.mp4")
+    (videos / "a.mp4").write_bytes(b"no video")
+    assert (
+        main(
+            [
+                "evaluate",
+                str(videos),
+                "--metrics",
+                "timing",
+                "--device",
+                "cpu",
+                "--report",
+                str(tmp_path / "r"),
+            ]
+        )
+        == 1
+    )
+    report = json.loads((tmp_path / "r").read_text())
+    assert list(report["failed"]) == [str(videos / "a.mp4")] and len(report["videos"]) == 1
+
+
+def test_table_of_a_batch(talk, tmp_path, capsys):
+    shutil.copy(talk, tmp_path / "out.mp4")
+    (tmp_path / "jobs.csv").write_text(f"face,audio,outfile\n{talk},{talk},out.mp4\n")
+    words = ["--metrics", "timing", "--device", "cpu", "--report", str(tmp_path / "r.json")]
+    assert main(["evaluate", str(tmp_path / "jobs.csv"), *words]) == 0
+    (video,) = json.loads((tmp_path / "r.json").read_text())["videos"]
+    assert (video["video"], video["truth"]) == (str(tmp_path / "out.mp4"), str(talk))
+
+
+def test_report_must_not_replace_a_video(talk, capsys):
+    before = talk.read_bytes()
+    assert main(["evaluate", str(talk), "--report", str(talk)]) == 2
+    assert "--report" in capsys.readouterr().err and talk.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["nowhere.mp4"], "nowhere.mp4"),
+        ([], "videos"),
+        (["{talk}", "--min_track", "-1"], "--min_track"),
+        (["{talk}", "--truth", "nowhere"], "--truth"),
+        (["{talk}", "--data_root", "x"], "--data_root"),
+        (["{talk}", "--filelist", "x"], "--filelist"),
+        (["{talk}", "--face_select", "tallest"], "--face_select"),
+        (["{talk}", "--syncnet", "nowhere.model"], "nowhere.model"),
+    ],
+)
+def test_bad_flags(talk, words, named, capsys):
+    assert main(["evaluate", *(word.format(talk=talk) for word in words), "--device", "cpu"]) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_videos_belong_to_originals_of_the_same_name(tmp_path):
+    for name in (
+        "dubbed/a.mp4",
+        "dubbed/b__es.mp4",
+        "dubbed/c.mp4",
+        "dubbed/notes.txt",
+        "talks/a.mkv",
+        "talks/b.mp4",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    pairs = pair_videos(tmp_path / "dubbed", tmp_path / "talks", tmp_path / "talks" / "a.mkv")
+    assert [Path(pair.generated).name for pair in pairs] == ["a.mp4", "b__es.mp4", "c.mp4"]
+    assert [pair.truth and Path(pair.truth).name for pair in pairs] == ["a.mkv", "b.mp4", None]
+    assert {pair.silent for pair in pairs} == {str(tmp_path / "talks" / "a.mkv")}
+    assert pair_videos(pairs[0]) == pairs[:1]
+    with pytest.raises(UsageError):
+        pair_videos(tmp_path)
+    with pytest.raises(UsageError):
+        Pair(generated="")
+
+
+def test_lists_of_the_original(tmp_path):
+    root, results = tmp_path / "lrs2", tmp_path / "results"
+    for path in (root / "63/2.mp4", root / "c.mp4", results / "1.mp4", results / "2.mp4"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    lists = tmp_path / "lrs2.txt", tmp_path / "random_pairs.txt"
+    lists[0].write_text("63/1 64/1\n63/1 63/2\n63/3 64/4\n")
+    lists[1].write_text("a.mp4 b.mp4\nc.mp4 b.wav\nb.mp4 c.mp4\n")
+    for filelist, truth in zip(lists, (root / "63/2.mp4", root / "c.mp4"), strict=True):
+        pairs, missing = read_original_list(filelist, root, results)
+        assert missing == [str(results / "0.mp4")]
+        assert [pair.truth for pair in pairs] == [str(truth), None]
+    (tmp_path / "bad.txt").write_text("63/1\n")
+    with pytest.raises(UsageError, match="line 1"):
+        read_original_list(tmp_path / "bad.txt", root, results)
+    with pytest.raises(UsageError, match="no video"):
+        read_original_list(lists[0], root, tmp_path)
+
+
+def test_means_of_lse_are_over_tracks():
+    from wav2lip_npu.evaluation.published_judge import TrackScore
+    from wav2lip_npu.evaluation.report import VideoEvaluation, mean_figures, shown
+
+    def video(*scores):
+        tracks = [TrackScore(0, 100, 95, d, 1, 0, []) for d in scores]
+        return VideoEvaluation(
+            video="a", truth=None, frames=1, faces=1, figures={}, skipped={}, tracks={"generated": tracks}
+        )
+
+    assert mean_figures([video(6, 8, 10), video(4)])["lse_d"].generated == 7
+    assert shown(math.inf, 2) == "inf"

@@ -1,0 +1,61 @@
+"""Options of an evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from wav2lip_npu.errors import UsageError
+from wav2lip_npu.evaluation.face_crops import Crop
+from wav2lip_npu.faces.detectors import DetectorName
+from wav2lip_npu.faces.find_faces import FaceOptions
+from wav2lip_npu.models.bundled import STARTER
+from wav2lip_npu.options import check_types, nested_by_name
+
+Group = Literal["sync", "expert", "picture", "skin", "mouth", "track", "timing", "frames"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+
+
+@nested_by_name
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Options of an evaluation.
+
+    Raises:
+        UsageError: A value is unknown or out of range.
+
+    """
+
+    metrics: tuple[Group, ...] = GROUPS
+    """Groups of figures to measure, see docs/evaluate.md."""
+    syncnet: str | None = None
+    """Weights of SyncNet v2 for LSE-D and LSE-C: syncnet_v2.model. None: searched in checkpoints/."""
+    crop: Crop = "upstream"
+    """Face crop for LSE: upstream (the published one), latentsync (the same, tracks from 50 frames), or whole
+    (the whole frame, for videos that are face crops, such as LRS2)."""
+    min_track: int | None = None
+    """LSE is measured on tracks with more frames than this. None: 100 (upstream), 50 (latentsync), 0
+    (whole)."""
+    expert_checkpoint_path: str = STARTER
+    """SyncNet of Wav2Lip or of this package for the figures `expert_...`; starter is the bundled one."""
+    detector: DetectorName = "auto"
+    """Face detector, see `dub`."""
+    face_select: str = "largest"
+    """Face to evaluate if there are several, see `dub`."""
+    device: str = "auto"
+    """Device of the networks: cpu, cuda, cuda:1, npu, npu:1, or auto: the first available of npu, cuda,
+    cpu."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_types(self)
+        if not self.metrics:
+            raise UsageError(f"--metrics is empty. Pass some of: {', '.join(GROUPS)}.")
+        if self.min_track is not None and self.min_track < 0:
+            raise UsageError(f"--min_track {self.min_track} is out of range. Pass at least 0 frames.")
+        self.faces  # noqa: B018 checks face_select
+
+    @property
+    def faces(self) -> FaceOptions:
+        """Options of the face tracker. Boxes are not padded."""
+        return FaceOptions(detector=self.detector, face_select=self.face_select, pads=(0, 0, 0, 0))
