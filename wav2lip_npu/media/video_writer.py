@@ -4,49 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import av
 import numpy as np
 
 from wav2lip_npu import signals
-from wav2lip_npu.errors import MediaError, UsageError
+from wav2lip_npu.errors import MediaError
 from wav2lip_npu.media.audio_reader import AudioSource
 from wav2lip_npu.media.audio_track import AudioTrack, Soundtrack
+from wav2lip_npu.media.encoders import PRESETS as PRESETS
+from wav2lip_npu.media.encoders import EncodeOptions as EncodeOptions
+from wav2lip_npu.media.encoders import VideoEncoder, VideoFormat
 from wav2lip_npu.media.source_errors import SourceError, from_source
 from wav2lip_npu.media.yuv_image import YuvImage
-from wav2lip_npu.options import check_types, nested_by_name
 from wav2lip_npu.storage.atomic import replacing
 from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}
-Preset = Literal[
-    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
-]
-PRESETS: tuple[str, ...] = get_args(Preset)
 _TOO_LARGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-@nested_by_name
-@dataclass(frozen=True, kw_only=True)
-class EncodeOptions:
-    """Options of the H.264 encoder."""
-
-    crf: int = 18
-    """Constant rate factor, 0 (lossless) to 51 (worst). 18 is visually lossless."""
-    preset: Preset = "veryfast"
-    """Speed of the x264 encoder. A slower preset gives a smaller file of the same quality."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        if not 0 <= self.crf <= 51:
-            raise UsageError(f"--crf {self.crf} is out of range. Pass 0 (lossless) to 51.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,62 +117,40 @@ def _encode(
     options: EncodeOptions,
     tags: VideoTags,
 ) -> int:
-    video: Any = None
+    video: VideoEncoder | None = None
     track = None
     count = 0
     with contextlib.ExitStack() as stack:
         for count, yuv in enumerate(images, start=1):
             signals.check()
             if video is None:
-                video = _video_stream(container, yuv, fps, options, tags)
+                video = _encoder(container, yuv, fps, options, tags)
                 if audio is not None:
                     track = stack.enter_context(contextlib.closing(AudioTrack(container, audio)))
             frame = _frame_of(yuv)
             frame.pts = count - 1
             frame.time_base = 1 / fps
-            container.mux(video.encode(frame))
+            video.write(frame)
             if track is not None:
                 track.write_until(count / fps)
         if video is None:
             raise MediaError("the source has no frames to write. Check the face video in a player.")
-        container.mux(video.encode(None))
+        video.write(None)
         if track is not None:
             track.finish(count / fps, 1 / fps)
     return count
 
 
-def _video_stream(
+def _encoder(
     container: Any, first: YuvImage, fps: Fraction, options: EncodeOptions, tags: VideoTags
-) -> Any:
-    x264 = {"crf": str(options.crf), "preset": options.preset, **_x264_code()}
-    stream = container.add_stream("libx264", rate=fps, options=x264)
-    stream.width, stream.height = first.width, first.height
-    stream.pix_fmt = "yuv420p"
-    stream.time_base = 1 / fps
-    context = stream.codec_context
-    context.sample_aspect_ratio = tags.pixel_aspect
-    context.color_range, context.colorspace, context.color_primaries, context.color_trc = first.colour.labels
+) -> VideoEncoder:
     try:
-        context.open()
+        return VideoEncoder(container, VideoFormat(first, fps, tags.pixel_aspect), options)
     except av.error.FFmpegError as error:
         raise MediaError(
             f"H.264 cannot encode {tags.source}: {first.width}x{first.height} at {float(fps):g} fps "
             f"({error.strerror}). Pass --resize_factor, --crop or --fps."
         ) from error
-    return stream
-
-
-@functools.cache
-def _x264_code() -> dict[str, str]:
-    """Return options that keep x264 from using AVX-512, whose output differs from run to run.
-
-    The AVX-512 code reads uninitialised memory, which affects the last blocks of a row. AVX2 is as fast.
-    """
-    try:
-        cpu = Path("/proc/cpuinfo").read_text(errors="replace")
-    except OSError:
-        return {}
-    return {"x264-params": "asm=AVX2"} if " avx512f " in cpu else {}
 
 
 def _frame_of(yuv: YuvImage) -> av.VideoFrame:
