@@ -186,7 +186,7 @@ def generating(runner: Any, count: int) -> Callable[[], int]:
     """Return a function that generates mouths for `count` noise inputs as a dub does."""
     import numpy as np
 
-    from wav2lip_npu.parallel.thread_counts import shared_cores
+    from wav2lip_npu.parallel.thread_counts import one_core_each
     from wav2lip_npu.parallel.threads import map_in_threads
 
     random = np.random.default_rng(0)
@@ -195,7 +195,7 @@ def generating(runner: Any, count: int) -> Callable[[], int]:
     batches = [slice(first, first + runner.batch) for first in range(0, count, runner.batch)]
 
     def run() -> int:
-        with shared_cores(runner.device) as prepare:
+        with one_core_each(runner.device) as prepare:
             mouths = map_in_threads(
                 lambda part: runner(faces[part], mels[part]), batches, runner.lanes, prepare
             )

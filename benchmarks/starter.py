@@ -36,7 +36,7 @@ from wav2lip_npu.mel import Mel, log_mel, mel_window
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.inputs import face_batch, generator_input, images_of_faces
 from wav2lip_npu.models.networks import SyncNet
-from wav2lip_npu.parallel.thread_counts import shared_cores
+from wav2lip_npu.parallel.thread_counts import one_core_each
 from wav2lip_npu.parallel.threads import map_in_threads
 from wav2lip_npu.storage.outputs import OutputPath, check_outputs, write_output
 from wav2lip_npu.training.losses import cosines
@@ -220,7 +220,7 @@ def speed(models: Models, test: Sentence, seconds: float = 10.0) -> float:
     mels = [mel_window(test.mel, number, FPS) for number in range(len(faces))]
     work = [(faces, mels)] * (2 * runner.lanes)
     done, started = 0, time.perf_counter()
-    with shared_cores(CPU) as prepare:
+    with one_core_each(CPU) as prepare:
         while time.perf_counter() - started < seconds:
             for generated in map_in_threads(lambda batch: runner(*batch), work, runner.lanes, prepare):
                 done += len(generated)

@@ -53,7 +53,7 @@ BACKENDS = {
 }
 NPU, HOST = "npu", "cpu"
 """Device types by name, for the other modules."""
-_MOST_LANES = 4
+_MOST_LANES, _ACCELERATOR_LANES = 16, 2
 _RUNS_BEFORE_CAPTURE = 3
 NEVER = 2**31 - 1
 """Growth interval of a gradient scaler with a constant scale."""
@@ -277,15 +277,9 @@ def upload(arrays: dict[str, NDArray[Any]], device: torch.device) -> dict[str, t
 
 def reading(values: torch.Tensor, device: torch.device) -> Callable[[], list[float]]:
     """Start to copy values to the host, and return a function that waits for them and returns them."""
-    import torch
-
     if not readback_lag(device):  # the caller reads them at once
         return values.tolist
-    module: Any = getattr(torch, device.type)
-    copied = torch.empty(values.shape, dtype=values.dtype).pin_memory()
-    copied.copy_(values, non_blocking=True)
-    event = module.Event()
-    event.record()
+    copied, event = _copying(values)
 
     def wait() -> list[float]:
         event.synchronize()
@@ -293,6 +287,26 @@ def reading(values: torch.Tensor, device: torch.device) -> Callable[[], list[flo
         return numbers
 
     return wait
+
+
+def download(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor on the host. Waits for its values, not for what other threads have queued since."""
+    if tensor.device.type == "cpu":
+        return tensor
+    copied, event = _copying(tensor)
+    event.synchronize()
+    return copied
+
+
+def _copying(tensor: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    """Start to copy a tensor to the host; return the copy, and the event after which it has its values."""
+    import torch
+
+    copied = torch.empty(tensor.shape, dtype=tensor.dtype).pin_memory()
+    copied.copy_(tensor, non_blocking=True)
+    event = getattr(torch, tensor.device.type).Event()
+    event.record()
+    return copied, event
 
 
 def seed_all(seed: int) -> None:
@@ -350,10 +364,11 @@ def release_memory(device: torch.device) -> None:
 def lanes(device: torch.device) -> int:
     """Return how many batches to run concurrently, each in its own thread ("lane").
 
-    On a CPU several small batches with one core each are faster than one batch on all cores, whose threads
-    wait for each other. An accelerator has its own queue and gets one lane.
+    On a CPU each lane has one core: small batches are faster than one on all cores, whose threads wait for
+    each other, and the results do not depend on the number of cores. An accelerator gets two lanes: it works
+    for one while the other prepares its inputs and unpacks its results.
     """
-    return min(_MOST_LANES, cpu_count()) if device.type == "cpu" else 1
+    return min(_MOST_LANES, cpu_count()) if device.type == "cpu" else _ACCELERATOR_LANES
 
 
 def shared_runtime_threads() -> int:

@@ -20,12 +20,13 @@ from support.devices import DEVICE
 from support.faces import SquareDetector, face_frames, write_audio
 from support.marks import slow
 from support.networks import copying_generator
+from wav2lip_npu import device as devices
 from wav2lip_npu.dubbing import inference, outputs, pipeline
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.errors import FaceError, MediaError, UsageError
 from wav2lip_npu.faces.find_faces import FaceOptions
-from wav2lip_npu.media import audio_reader, container, video_reader
+from wav2lip_npu.media import audio_reader, container, encoders, video_reader
 from wav2lip_npu.media.geometry import Geometry
 from wav2lip_npu.media.video_writer import EncodeOptions, write_video
 from wav2lip_npu.media.yuv_image import Colour, YuvImage
@@ -177,6 +178,19 @@ def test_batch_size_does_not_change_the_frames(models, face_video, speech, tmp_p
             assert np.abs(a.yuv.y.astype(int) - b.yuv.y).max() <= 1
 
 
+def test_cores_and_batch_size_do_not_change_the_file(models, face_video, speech, tmp_path, monkeypatch):
+    files = set()
+    for cores, batch in ((1, None), (2, 3), (16, 8)):
+        for module in (devices, encoders):
+            monkeypatch.setattr(module, "cpu_count", lambda cores=cores: cores)
+        out = tmp_path / f"{cores}.mp4"
+        pipeline.dub(
+            face_video, speech, out, models=models, wav2lip_batch_size=batch, crf=0, preset="ultrafast"
+        )
+        files.add(out.read_bytes())
+    assert len(files) == 1
+
+
 def test_out_of_memory_halves_the_batch(models, face_video, speech, tmp_path, monkeypatch):
     sizes = []
     decode = models.generator.decode
@@ -219,7 +233,7 @@ def test_still_image_is_encoded_once(models, speech, tmp_path, monkeypatch):
     report = pipeline.dub(photo, speech, tmp_path / "out.mp4", models=models, options=DubOptions(fps=30))
     assert report.frames == 18
     assert report.fps == "30"
-    assert encoded == [1]
+    assert encoded == [models.batch]
 
 
 def test_static_uses_the_first_frame_only(models, face_video, speech, tmp_path):
@@ -295,6 +309,10 @@ def test_report_and_metadata(models, face_video, speech, tmp_path):
     assert written["checkpoint_sha256"] == models.digest
     assert set(written["seconds_per_stage"]) == {"decode", "faces", "generate", "blend", "encode"}
     assert all(spent >= 0 for spent in written["seconds_per_stage"].values())
+    assert written["bound_by"] in written["stages"]
+    for name, stage in written["stages"].items():
+        assert set(stage) == {"busy", "starved", "waiting"}
+        assert stage["busy"] == written["seconds_per_stage"][name] <= written["seconds"]
     assert written["peak_memory_bytes"] > 50e6
     assert written["versions"]["torch"] == version("torch")
     with av.open(str(out)) as container:

@@ -222,7 +222,7 @@ def test_still_face_is_encoded_once_for_all_outputs(files, speech, tmp_path, mon
     )
     takes = [Output(speech, tmp_path / f"{number}.mkv") for number in range(2)]
     dub_many(photo, takes, models=loaded(files["any"]), options=replace(LOSSLESS, static=True))
-    assert seen == [1]
+    assert len(seen) == 1
     assert_same_frames(tmp_path / "0.mkv", tmp_path / "1.mkv", levels=0)
 
 

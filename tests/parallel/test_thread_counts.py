@@ -6,7 +6,7 @@ import threading
 
 import torch
 
-from wav2lip_npu.parallel.thread_counts import SharedThreadCount, shared_cores
+from wav2lip_npu.parallel.thread_counts import SharedThreadCount, one_core_each
 
 
 def test_concurrent_changes_of_a_thread_count_are_undone():
@@ -33,7 +33,7 @@ def test_threads_that_share_cores_restore_the_default_of_new_threads():
     counts: list[int] = []
 
     def dub(wait: bool) -> None:
-        with shared_cores(torch.device("cpu")) as prepare:
+        with one_core_each(torch.device("cpu")) as prepare:
             lane = threading.Thread(target=prepare)
             lane.start()
             lane.join()

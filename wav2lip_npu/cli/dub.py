@@ -47,7 +47,7 @@ class DubCommand:
     engine: Literal["auto", "torch", "onnx", "om"] = "auto"
     """Runtime of the generator. auto: chosen by the file type."""
     report: str | None = None
-    """JSON file for the report: frames, spans without a face, seconds per stage."""
+    """JSON file for the report: frames, spans without a face, and where the time went in each stage."""
 
     def run(self) -> None:
         """Load the models and dub."""
@@ -79,10 +79,11 @@ class DubCommand:
         if self.report is not None:
             report.write(self.report)
         log.info(
-            "%d frames in %.1f s (%.1f per second): %s",
+            "%d frames in %.1f s (%.1f per second, slowest stage: %s): %s",
             report.frames,
             report.seconds,
             report.frames_per_second,
+            report.bound_by,
             self.outfile,
         )
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from wav2lip_npu.models.networks import Wav2Lip, fold_norms
 from wav2lip_npu.options import expect_text, path_text
 
 log = logging.getLogger(__name__)
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,9 @@ def _load_exported(engine: str, path: Path, detector: str, device: str, precisio
 class GeneratorRunner:
     """Runs a generator on batches of faces and mel windows. Thread-safe.
 
-    When the device runs out of memory, the batch is halved permanently and the call continues.
+    The last bits of a result depend on the size of its batch. So all batches have one size, the last one with
+    repeated faces, and on a CPU that size is not an option. When the device runs out of memory, the batch is
+    halved permanently and the call continues.
     """
 
     def __init__(self, models: Models, batch: int | None, mask: Mask) -> None:
@@ -181,10 +184,13 @@ class GeneratorRunner:
         self._models = models
         self._mask = mask
         self._opacity = None if mask.exact else MouthOpacity(mask, models.device)
-        self._batch = models.batch if batch is None else max(1, batch // self.lanes)
+        if batch is None or not devices.is_accelerator(models.device):
+            self._batch = models.batch
+        else:
+            self._batch = max(1, batch // self.lanes)
         self._batch_lock = threading.Lock()
-        self._still: tuple[Image, list[Tensor]] | None = None
-        """The latest still image and its features."""
+        self._still: tuple[Image, Tensor, list[Tensor]] | None = None
+        """The latest still image, on the device, and its features."""
         self._still_lock = threading.Lock()
 
     @property
@@ -214,11 +220,11 @@ class GeneratorRunner:
             batch = self.batch
             part = slice(done, done + batch)
             try:
-                results = self._run(faces[part], [windows[part] for windows in mels])
+                results = self._run(faces[part], [windows[part] for windows in mels], batch)
             except (RuntimeError, MemoryError) as error:
                 if batch == 1 or not devices.is_out_of_memory(error):
                     raise
-                self._halve(min(batch, len(faces)))
+                self._halve(batch)
                 continue
             for all_images, images in zip(mouths, results, strict=True):
                 all_images.extend(images)
@@ -233,47 +239,38 @@ class GeneratorRunner:
         devices.release_memory(self.device)
 
     @torch.inference_mode()
-    def _run(self, faces: list[Image], mels: list[list[Mel]]) -> list[list[Image]]:
-        tensor, features = self._encode_images(faces)
-        mouths: list[list[Image]] = []
-        for windows in mels:
-            if not windows:
-                mouths.append([])
-            elif len(windows) == len(faces):
-                mouths.append(self._decode(windows, tensor, features))
-            else:  # results depend on the batch size in their last bits: run as if this were the only output
-                end = len(windows)
-                mouths.append(self._decode(windows, *self._encode_images(faces[:end])))
-        return mouths
+    def _run(self, faces: list[Image], mels: list[list[Mel]], batch: int) -> list[list[Image]]:
+        tensor, features = self._encode_images(faces, batch)
+        return [self._decode(windows, tensor, features, batch) if windows else [] for windows in mels]
 
-    def _encode_images(self, faces: list[Image]) -> tuple[Tensor, list[Tensor]]:
+    def _encode_images(self, faces: list[Image], batch: int) -> tuple[Tensor, list[Tensor]]:
         """Return faces [B, 3, S, S], B = 1 for a still image, and their features."""
-        is_still = all(face is faces[0] for face in faces)
-        tensor = self._to_device(faces[:1] if is_still else faces)
-        if is_still:
-            return tensor, self._encode_still(faces[0], tensor, len(faces))
-        return tensor, self._encode(tensor)
-
-    def _encode_still(self, face: Image, tensor: Tensor, count: int) -> list[Tensor]:
-        """Return the features of a face for `count` frames; keep them for the next call if it may repeat."""
+        if any(face is not faces[0] for face in faces):
+            return self._encode(faces, batch)
         with self._still_lock:
-            may_repeat = count > 1 or self._still is not None
-            if may_repeat and (self._still is None or self._still[0] is not face):
-                self._still = (face, self._encode(tensor))
-            if self._still is not None:
-                return self._still[1]
-        return self._encode(tensor)
+            if self._still is None or self._still[0] is not faces[0]:
+                tensor, features = self._encode(faces, batch)
+                self._still = faces[0], tensor[:1].clone(), [feature[:1].clone() for feature in features]
+            return self._still[1:]
 
-    def _encode(self, faces: Tensor) -> list[Tensor]:
-        return self._models.generator.encode_faces(generator_input(faces, faces))
+    def _encode(self, faces: list[Image], batch: int) -> tuple[Tensor, list[Tensor]]:
+        tensor = self._to_device(_filled(faces, batch))
+        return tensor, self._models.generator.encode_faces(generator_input(tensor, tensor))
 
-    def _decode(self, mels: list[Mel], faces: Tensor, features: list[Tensor]) -> list[Image]:
-        audio = torch.from_numpy(np.stack(mels)[:, None]).to(faces.device, faces.dtype)
+    def _decode(self, mels: list[Mel], faces: Tensor, features: list[Tensor], batch: int) -> list[Image]:
+        windows: list[Mel] = _filled(mels, batch)
+        audio = devices.upload({"mels": np.stack(windows)[:, None]}, faces.device)["mels"].to(faces.dtype)
         mouths = self._models.generator.decode(audio, features, top_row=self._mask.top_row)
         if self._opacity is not None:
             mouths = self._opacity(mouths, faces[:, :, self._mask.top_row :])
-        return list(images_of_faces(mouths).cpu().numpy())
+        return list(devices.download(images_of_faces(mouths[: len(mels)])).numpy())
 
     def _to_device(self, images: list[Image]) -> Tensor:
         """Return images as [B, 3, S, S] in [0, 1], in the memory layout of the device."""
-        return face_batch(torch.from_numpy(np.stack(images)).to(self.device), self._models.precision)
+        uploaded = devices.upload({"faces": np.stack(images)}, self.device)
+        return face_batch(uploaded["faces"], self._models.precision)
+
+
+def _filled(items: list[Item], size: int) -> list[Item]:
+    """Return the items, the last one repeated up to a size."""
+    return items + [items[-1]] * (size - len(items))

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wav2lip_npu.dubbing.selection import SelectedFrame
+from wav2lip_npu.dubbing.stopwatch import Stopwatch
 from wav2lip_npu.errors import Wav2LipError
 from wav2lip_npu.media.yuv_image import Image, YuvImage
 from wav2lip_npu.mel import Mel
-from wav2lip_npu.parallel.thread_counts import shared_cores
+from wav2lip_npu.parallel.thread_counts import one_core_each
 from wav2lip_npu.parallel.threads import map_in_threads
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ class DubbedFrame:
 
 
 def generate(
-    selected: Iterable[SelectedFrame], outputs: Sequence[MelWindows], runner: GeneratorRunner
+    selected: Iterable[SelectedFrame],
+    outputs: Sequence[MelWindows],
+    runner: GeneratorRunner,
+    stopwatch: Stopwatch,
 ) -> Iterator[DubbedFrame]:
     """Yield each frame with its mouths, generated batch by batch. Frames that stay as filmed get none."""
 
@@ -50,9 +54,10 @@ def generate(
             for item in batch.frames
         ]
 
-    with shared_cores(runner.device) as prepare:
+    with one_core_each(runner.device) as prepare:
         batches = _batches(selected, outputs, runner.batch)
-        for dubbed in map_in_threads(run, batches, runner.lanes, prepare):
+        run_measured = stopwatch.lane("generate", run, runner.lanes)
+        for dubbed in map_in_threads(run_measured, batches, runner.lanes, prepare):
             dubbed.reverse()
             while dubbed:  # pop: the list would keep frames alive that the consumer has released
                 yield dubbed.pop()

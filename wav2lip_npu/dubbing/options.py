@@ -79,7 +79,7 @@ class DubOptions:
     """Audio track to use if --audio has several, from 0 as in FFmpeg's 0:a:N. None: the track that
     FFmpeg prefers, usually the one flagged as default."""
     wav2lip_batch_size: int | None = None
-    """Faces per generator batch. None: chosen for the device."""
+    """Faces per generator batch of an accelerator. None: chosen for the device. On a CPU it has no effect."""
 
     def __post_init__(self) -> None:
         """Check the values, and convert pairs of numbers in `skip` to text."""

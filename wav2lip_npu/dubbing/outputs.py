@@ -18,8 +18,9 @@ from wav2lip_npu.dubbing.extent import Extent
 from wav2lip_npu.dubbing.mel_stream import MelStream
 from wav2lip_npu.dubbing.mouths import FACE_SIZE, DubbedFrame
 from wav2lip_npu.dubbing.options import DubOptions
-from wav2lip_npu.dubbing.report import DubReport, FrameRecorder, Stopwatch
+from wav2lip_npu.dubbing.report import DubReport, FrameRecorder
 from wav2lip_npu.dubbing.selection import SelectedFrame
+from wav2lip_npu.dubbing.stopwatch import StageTime, Stopwatch, bound_by
 from wav2lip_npu.dubbing.temporal_smoothing import SilenceDamper
 from wav2lip_npu.errors import Wav2LipError
 from wav2lip_npu.media.audio_reader import measure_audio
@@ -27,11 +28,11 @@ from wav2lip_npu.media.audio_track import Soundtrack
 from wav2lip_npu.media.container import VideoInfo, open_media
 from wav2lip_npu.media.streams import audio_stream
 from wav2lip_npu.media.video_writer import VideoTags, check_target, video_output, write_video
-from wav2lip_npu.media.yuv_image import YuvImage
+from wav2lip_npu.media.yuv_image import Image, YuvImage
 from wav2lip_npu.mel import Mel
 from wav2lip_npu.options import path_text
 from wav2lip_npu.parallel.log_lines import one_line
-from wav2lip_npu.parallel.threads import prefetch
+from wav2lip_npu.parallel.threads import map_in_threads, prefetch
 from wav2lip_npu.storage.outputs import InputPath, check_outputs
 
 if TYPE_CHECKING:
@@ -39,6 +40,14 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 """Called with the number of frames written so far and the total."""
+Mouth = Image | None
+_CORES_PER_BLEND_LANE, _MAX_BLEND_LANES = 4, 4
+"""The other cores encode, track and run the generator."""
+
+
+def blend_lanes() -> int:
+    """Return the number of threads that blend frames."""
+    return max(1, min(_MAX_BLEND_LANES, device.cpu_count() // _CORES_PER_BLEND_LANE))
 
 
 @dataclass(frozen=True)
@@ -136,13 +145,16 @@ class OutputWriter:
         stopwatch = Stopwatch()
         must_have_face = self._options.faces.no_face == "error"
         recorder = FrameRecorder(self._info.path, self._fps, must_have_face, start=self.extent.first)
-        needed = itertools.islice(self._needed(stopwatch.wait("blend", dubbed)), self.extent.limit)
-        blended = prefetch(stopwatch.work("blend", self._blend(needed, number)), depth)
+        needed = itertools.islice(self._needed(dubbed), self.extent.limit)
+        lanes = max(1, blend_lanes() // num_outputs)
+        show = stopwatch.lane("blend", self._show, lanes)
+        shown = map_in_threads(show, self._damped(recorder.record(needed), number), lanes)
+        blended = prefetch(stopwatch.work("blend", shown), depth)
         start = perf_counter()
         try:
             with contextlib.closing(blended), self._cancelling():
                 write_video(
-                    self._with_progress(recorder.record(stopwatch.wait("encode", blended))),
+                    self._with_progress(stopwatch.wait("encode", blended)),
                     self._output.outfile,
                     fps=self._fps,
                     audio=Soundtrack(
@@ -160,7 +172,7 @@ class OutputWriter:
         finally:
             self._closed.set()
         stopwatch.add("encode", perf_counter() - start)
-        stages = {**self._stopwatch.seconds, **stopwatch.seconds}
+        stages = {**self._stopwatch.times, **stopwatch.times}
         report = self._report(recorder, stages, num_outputs)
         if self._output.on_done is not None:
             self._output.on_done(report)
@@ -183,8 +195,8 @@ class OutputWriter:
             yield item
             del item
 
-    def _blend(self, dubbed: Iterable[DubbedFrame], number: int) -> Iterator[tuple[SelectedFrame, YuvImage]]:
-        """Yield the images with their mouths; frames that stay as filmed are passed on unchanged."""
+    def _damped(self, dubbed: Iterable[DubbedFrame], number: int) -> Iterator[tuple[SelectedFrame, Mouth]]:
+        """Yield the frames with their mouths, damped in pauses. Raises the error of the audio."""
         damper: SilenceDamper | None = None
         for item in dubbed:
             selected, mouth = item.selected, item.mouths[number]
@@ -194,13 +206,17 @@ class OutputWriter:
             if self._options.pause_threshold is not None:
                 damper = damper or SilenceDamper(self._mel.pauses(), self._fps, self._mel.shift)
                 mouth = damper(self.extent.first + tracked.frame.index, mouth, tracked.cut)
-            yuv = tracked.frame.yuv
-            if tracked.box is not None and mouth is not None:
-                pasted = paste(yuv, mouth, tracked.box, self._mask, selected.front)
-                yuv = pasted if selected.opacity == 1 else fade(yuv, pasted, selected.opacity)
-                del pasted
-            yield selected, yuv
-            del item, selected, tracked, yuv  # the consumer decides how long a frame is held
+            yield selected, mouth
+            del item, selected, tracked, mouth  # the consumer decides how long a frame is held
+
+    def _show(self, frame: tuple[SelectedFrame, Mouth]) -> YuvImage:
+        """Return the image of a frame with its mouth; one that stays as filmed is returned unchanged."""
+        selected, mouth = frame
+        yuv, box = selected.tracked.frame.yuv, selected.tracked.box
+        if box is None or mouth is None:
+            return yuv
+        pasted = paste(yuv, mouth, box, self._mask, selected.front)
+        return pasted if selected.opacity == 1 else fade(yuv, pasted, selected.opacity)
 
     def _with_progress(self, images: Iterable[YuvImage]) -> Iterator[YuvImage]:
         progress = self._output.progress
@@ -218,7 +234,7 @@ class OutputWriter:
         comment = f", {self._output.comment}" if self._output.comment else ""
         return f"Lips synchronised to the sound by {about}{comment}"
 
-    def _report(self, recorder: FrameRecorder, stages: dict[str, float], num_outputs: int) -> DubReport:
+    def _report(self, recorder: FrameRecorder, stages: dict[str, StageTime], num_outputs: int) -> DubReport:
         models = self._models
         seconds = perf_counter() - self._start
         return DubReport(
@@ -243,7 +259,9 @@ class OutputWriter:
             cuts=recorder.cuts,
             takes=num_outputs,
             seconds=round(seconds, 3),
-            seconds_per_stage={stage: round(spent, 3) for stage, spent in stages.items()},
+            seconds_per_stage={name: stage.busy for name, stage in stages.items()},
+            stages=stages,
+            bound_by=bound_by(stages),
             frames_per_second=round(recorder.frames / seconds, 2),
             peak_memory_bytes=device.peak_memory(),
             device_peak_memory_bytes=device.device_peak_memory(models.device),

@@ -24,8 +24,9 @@ from wav2lip_npu.dubbing.extent import face_frames
 from wav2lip_npu.dubbing.mouths import FACE_SIZE, generate
 from wav2lip_npu.dubbing.options import DubOptions as DubOptions
 from wav2lip_npu.dubbing.outputs import Output, OutputWriter, Progress
-from wav2lip_npu.dubbing.report import DubReport, Stopwatch
+from wav2lip_npu.dubbing.report import DubReport
 from wav2lip_npu.dubbing.selection import select_frames
+from wav2lip_npu.dubbing.stopwatch import Stopwatch
 from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.faces.find_faces import find_faces
 from wav2lip_npu.faces.memory import FaceMemory
@@ -271,8 +272,7 @@ def _write_all(
         # the length of the audio.
         selected = stage("faces", itertools.islice(selected, longest))
         windows = [writer.mel_window for writer in writers]
-        dubbed = generate(stopwatch.wait("generate", selected), windows, runner)
-        dubbed = stage("generate", dubbed)
+        dubbed = stage("generate", generate(selected, windows, runner, stopwatch))
         output_depth = max(2, depth // len(writers))
         consumers = [
             functools.partial(writer.write, number=number, num_outputs=len(writers), depth=output_depth)

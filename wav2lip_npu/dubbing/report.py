@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
-from time import perf_counter
-from typing import Any, TypeVar
 
-from wav2lip_npu.dubbing.selection import Reason, SelectedFrame
+from wav2lip_npu.dubbing.mouths import DubbedFrame
+from wav2lip_npu.dubbing.selection import Reason
+from wav2lip_npu.dubbing.stopwatch import StageTime
 from wav2lip_npu.errors import FaceError, UsageError
-from wav2lip_npu.media.yuv_image import YuvImage
 from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs, write_output
 from wav2lip_npu.versions import versions
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +58,10 @@ class DubReport:
     """Wall time."""
     seconds_per_stage: dict[str, float]
     """Time of each stage, excluding the time it waits for other stages. The stages run concurrently."""
+    stages: dict[str, StageTime]
+    """Seconds that each stage worked, and waited for the previous and for the next one."""
+    bound_by: str
+    """The stage that worked longest: `decode`, `faces`, `generate`, `blend` or `encode`."""
     frames_per_second: float
     """Frames of the output per second of wall time."""
     peak_memory_bytes: int
@@ -80,55 +80,6 @@ class DubReport:
         inputs = [InputPath(name, file) for name, file in files.items() if file is not None]
         check_outputs([OutputPath("report", path)], inputs)
         write_output(path, json.dumps(asdict(self), indent=2, ensure_ascii=True) + "\n")
-
-
-class Stopwatch:
-    """Seconds of work of each stage in a chain of generators, excluding waits for the previous one.
-
-    Thread-safe: each stage counts in its own thread.
-    """
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-        self._lock = threading.Lock()
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Seconds of each stage so far."""
-        with self._lock:
-            return dict(self._seconds)
-
-    def add(self, stage: str, seconds: float) -> None:
-        """Add seconds to a stage."""
-        with self._lock:
-            self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
-
-    def work(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield the items; the time until each arrives is added to the stage."""
-        return self._count(stage, items, 1)
-
-    def wait(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield the items; the time until each arrives is subtracted from the stage."""
-        return self._count(stage, items, -1)
-
-    def _count(self, stage: str, items: Iterable[Item], sign: int) -> Iterator[Item]:
-        self.add(stage, 0.0)
-        source = iter(items)
-        try:
-            while True:
-                start = perf_counter()
-                try:
-                    item = next(source)
-                except StopIteration:
-                    return
-                finally:
-                    self.add(stage, sign * (perf_counter() - start))
-                yield item
-                del item
-        finally:
-            close: Any = getattr(source, "close", None)
-            if close is not None:
-                close()
 
 
 class FrameRecorder:
@@ -152,14 +103,15 @@ class FrameRecorder:
         """First and last frame of each span without a face."""
         return [(first, last) for first, last, reason in self.unchanged_spans if reason == "no_face"]
 
-    def record(self, frames: Iterable[tuple[SelectedFrame, YuvImage]]) -> Iterator[YuvImage]:
-        """Yield the images of the output. Raises `FaceError`."""
+    def record(self, frames: Iterable[DubbedFrame]) -> Iterator[DubbedFrame]:
+        """Yield the frames of the output. Raises `FaceError`."""
         index = first = last = source = -1
         is_usable = is_second_pass = False
-        for selected, yuv in frames:
+        for item in frames:
+            selected = item.selected
             frame, cut = selected.tracked.frame, selected.tracked.cut
             index = frame.index
-            self.width, self.height = yuv.width, yuv.height
+            self.width, self.height = frame.yuv.width, frame.yuv.height
             if cut and index:
                 self.cuts.append(index)
             is_second_pass = is_second_pass or frame.source <= source
@@ -174,8 +126,9 @@ class FrameRecorder:
                 self.dubbed_frames += 1
                 self._check_span(index)
             self.frames += 1
-            yield yuv
-            del frame, selected, yuv  # the consumer decides how long a frame is held
+            del frame, selected
+            yield item
+            del item  # the consumer decides how long a frame is held
         if index < 0:
             start = float(self._start / self._fps)
             raise UsageError(f"--start {start:g} is after the end of {self._face}. Pass fewer seconds.")

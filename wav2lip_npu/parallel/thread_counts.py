@@ -56,19 +56,17 @@ def _torch_threads() -> SharedThreadCount:
 
 
 @contextlib.contextmanager
-def shared_cores(device: torch.device) -> Iterator[Callable[[], None]]:
-    """Divide the CPU cores among the lanes. Yields a function that the thread of each lane calls first.
+def one_core_each(device: torch.device) -> Iterator[Callable[[], None]]:
+    """Give each lane one core. Yields a function that the thread of each lane calls first.
 
     PyTorch has a thread count per thread and a default for new threads; that of the calling thread is
     restored on exit, and the default when no other thread is in such a block.
     """
     import torch
 
-    threads = max(1, devices.cpu_count() // devices.lanes(device))
-
     def prepare() -> None:
         devices.activate(device)
-        torch.set_num_threads(threads)
+        torch.set_num_threads(1)
 
     with _torch_threads().borrowed() as before:
         try:

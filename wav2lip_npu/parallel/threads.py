@@ -84,11 +84,15 @@ def map_in_threads(
     threads: int,
     prepare: Callable[[], None] = lambda: None,
 ) -> Generator[Result, None, None]:
-    """Yield `function(item)` for each item in order, computed in several threads.
+    """Yield `function(item)` for each item in order, computed in several threads; one is the calling thread.
 
     At most `threads` + 1 items are read ahead of the consumer. An exception of `items` is raised after the
     results of the items before it. `prepare` runs once in each thread. The threads end with this generator.
     """
+    if threads == 1:
+        prepare()
+        yield from _map_here(function, items)
+        return
     running: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="map", initializer=prepare) as pool:
         failure: Exception | None = None
@@ -114,6 +118,17 @@ def map_in_threads(
             for future in running:
                 future.cancel()
             _close(items)
+
+
+def _map_here(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    try:
+        for item in items:
+            result = function(item)
+            del item
+            yield result
+            del result
+    finally:
+        _close(items)
 
 
 def result_of(future: Future[Result]) -> Result:
