@@ -32,7 +32,7 @@ from wav2lip_npu.faces.find_faces import find_faces
 from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.media.container import VideoInfo, probed
 from wav2lip_npu.options import expect, with_values
-from wav2lip_npu.parallel.thread_counts import SharedThreadCount
+from wav2lip_npu.parallel.thread_counts import SharedThreadCount, one_core_each
 from wav2lip_npu.parallel.threads import fan_out, prefetch
 from wav2lip_npu.storage.atomic import real_name
 from wav2lip_npu.storage.outputs import InputPath
@@ -48,6 +48,8 @@ _MAX_QUEUE = 16
 _MEL_THREADS = 2
 """Number of recordings whose pauses are computed concurrently."""
 _OPENCV_THREADS = SharedThreadCount(cv2.getNumThreads, cv2.setNumThreads)
+_LARGE_DETECTORS = ("s3fd",)
+"""Networks that several cores make faster. The others are small, and give the same results on one core."""
 _OF_MODELS = ("checkpoint_path", "device", "precision", "engine")
 """Options of `load_models` that `dub` does not accept."""
 
@@ -270,7 +272,11 @@ def _write_all(
         selected = select_frames(tracked, options.limits, skipped, fps, options.load_occlusion())
         # Cut off after tracking, not before: the last boxes depend on later frames, and must not depend on
         # the length of the audio.
-        selected = stage("faces", itertools.islice(selected, longest))
+        selected = itertools.islice(selected, longest)
+        if models.detector.name not in _LARGE_DETECTORS:
+            prepare = stack.enter_context(one_core_each(models.device))
+            selected = _prepared(prepare, selected)
+        selected = stage("faces", selected)
         windows = [writer.mel_window for writer in writers]
         dubbed = stage("generate", generate(selected, windows, runner, stopwatch))
         output_depth = max(2, depth // len(writers))
@@ -279,3 +285,9 @@ def _write_all(
             for number, writer in enumerate(writers)
         ]
         return fan_out(dubbed, consumers, output_depth)
+
+
+def _prepared(prepare: Callable[[], None], items: Iterator[Item]) -> Iterator[Item]:
+    """Yield the items, after a call of `prepare` in the thread that asks for them."""
+    prepare()
+    yield from items
