@@ -28,8 +28,8 @@ from tracked_clips import Clip, aligned, clips, in_crop, sheet
 
 from wav2lip_npu.dubbing.blend import load_mask, paste
 from wav2lip_npu.dubbing.inference import load_models
-from wav2lip_npu.dubbing.mouths import FACE_SIZE
 from wav2lip_npu.dubbing.opacity import MouthOpacity
+from wav2lip_npu.dubbing.selection import FACE_SIZE
 from wav2lip_npu.faces.detectors import load_detector
 from wav2lip_npu.media.audio_reader import measure_audio, read_audio
 from wav2lip_npu.media.yuv_image import Image, YuvImage

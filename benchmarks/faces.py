@@ -60,7 +60,8 @@ class Timed:
 
     def __init__(self, detector: Detector) -> None:
         self._detector, self.seconds, self.name = detector, 0.0, detector.name
-        self.short_side, self.face_side, self.views = detector.short_side, detector.face_side, detector.views
+        self.short_side, self.face_side = detector.short_side, detector.face_side
+        self.views, self.cell = detector.views, detector.cell
 
     def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
         """See `Detector`."""

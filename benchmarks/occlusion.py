@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from tracked_clips import Clip, clips, sheet
 
 from wav2lip_npu.dubbing.blend import load_mask
-from wav2lip_npu.dubbing.mouths import FACE_SIZE
 from wav2lip_npu.dubbing.occlusion import Front, LearnedOcclusion, load_network
+from wav2lip_npu.dubbing.selection import FACE_SIZE
 from wav2lip_npu.faces.detectors import load_detector
 from wav2lip_npu.media.container import probed
 from wav2lip_npu.media.video_reader import read_frames
@@ -115,7 +115,7 @@ def figures(pairs: Sequence[tuple[Front, Array]]) -> dict[str, float]:
 def measure(clip: Clip, hands: Sequence[Array], network: Any, out: Path, number: int) -> dict[str, Any]:
     """Return the figures of a clip, and write its sheet."""
     random = np.random.default_rng(number)
-    finder = LearnedOcclusion(network, FACE_SIZE)
+    finder = LearnedOcclusion(network)
     start = time.process_time()
     fronts = [finder.look(face) for face in clip.faces]
     milliseconds = 1000 * (time.process_time() - start) / len(fronts)
@@ -136,7 +136,7 @@ def measure(clip: Clip, hands: Sequence[Array], network: Any, out: Path, number:
             width = random.uniform(0.8, 1.3) if kind == "hand" else random.uniform(1, 2)
             turn = random.uniform(-60, 60) + (90 if name == "from below" else 0)
             scene = list(covered(clip.faces, occluder, path, width, turn, 0 if name == "at the chin" else 15))
-            finder = LearnedOcclusion(network, FACE_SIZE)
+            finder = LearnedOcclusion(network)
             pairs = [(finder.look(face), truth) for face, truth in scene]
             result[f"{kind} {name}"] = figures(pairs)
             rows.append([_marked(scene[i][0], pairs[i][0]) for i in shown])

@@ -14,11 +14,21 @@ import pytest
 from onnx import TensorProto, helper
 
 from support.talk import face
+from wav2lip_npu.dubbing import occlusion_file
 from wav2lip_npu.dubbing.blend import load_mask, paste
-from wav2lip_npu.dubbing.occlusion import NOTHING, Front, LearnedOcclusion, front_of, load_network
+from wav2lip_npu.dubbing.occlusion import (
+    NOTHING,
+    Front,
+    LearnedOcclusion,
+    Occlusion,
+    front_of,
+    load_network,
+    load_occlusion,
+)
 from wav2lip_npu.dubbing.occlusion_file import MaskFileOcclusion
 from wav2lip_npu.dubbing.selection import FaceLimits, select_frames
 from wav2lip_npu.errors import CheckpointError
+from wav2lip_npu.export.engines import make_file_session
 from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.yuv_image import Colour, YuvImage
 
@@ -26,6 +36,7 @@ SIZE = 96
 BOX = np.array([50, 50, 132, 164], np.float32)
 """The face in `support.talk.face()`."""
 MASK = load_mask("soft", SIZE)
+YUV = YuvImage.from_image(face(), Colour())
 MOUTH = np.pad(MASK.weights, ((MASK.top_row, 0), (0, 0))) > 0.5
 
 
@@ -33,6 +44,11 @@ def crops(count: int) -> list[np.ndarray]:
     """Return face crops of a head that sways a little."""
     yuv = YuvImage.from_image(face(), Colour())
     return [yuv.crop(BOX + np.float32(1.5 * np.sin(number / 3)), SIZE) for number in range(count)]
+
+
+def examine(finder: Occlusion, yuv: YuvImage, box: np.ndarray = BOX, *, cut: bool = False) -> Front:
+    """Return what is in front of a face in the next frame."""
+    return finder(TrackedFrame(SimpleNamespace(yuv=yuv), box, cut), yuv.crop(box, SIZE))
 
 
 def bar(crop: np.ndarray, left: float, colour: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -49,7 +65,7 @@ def network():
 
 
 def test_free_face_is_free(network):
-    finder = LearnedOcclusion(network, SIZE)
+    finder = LearnedOcclusion(network)
     fronts = [finder.look(crop) for crop in crops(20)]
     assert not any(front.hides_mouth for front in fronts)
     assert sum(front.weights is not None and (front.weights > 0.5)[MOUTH].mean() for front in fronts) < 0.02
@@ -58,7 +74,7 @@ def test_free_face_is_free(network):
 @pytest.mark.parametrize("colour", [(25, 25, 25), (110, 150, 205)], ids=["microphone", "finger"])
 def test_bar_stays_in_front(network, colour):
     """B6."""
-    finder = LearnedOcclusion(network, SIZE)
+    finder = LearnedOcclusion(network)
     both = either = 0
     for number, crop in enumerate(crops(40)):
         if number < 15:
@@ -74,13 +90,13 @@ def test_bar_stays_in_front(network, colour):
 
 def test_new_shot_forgets_the_face(network):
     """Another person is not an object in front of the first."""
-    finder = LearnedOcclusion(network, SIZE)
+    finder = LearnedOcclusion(network)
     frame = YuvImage.from_image(face(), Colour())
     other = YuvImage.from_image(np.ascontiguousarray(255 - face()), Colour())
-    fresh = LearnedOcclusion(network, SIZE)(TrackedFrame(SimpleNamespace(yuv=other), BOX, True))
+    fresh = examine(LearnedOcclusion(network), other, cut=True)
     for _ in range(5):
-        finder(TrackedFrame(SimpleNamespace(yuv=frame), BOX, False))
-    again = finder(TrackedFrame(SimpleNamespace(yuv=other), BOX, True))
+        examine(finder, frame)
+    again = examine(finder, other, cut=True)
     assert again.hides_mouth == fresh.hides_mouth
     assert (again.weights is None) == (fresh.weights is None)
 
@@ -99,9 +115,11 @@ def test_covered_span_has_its_reason_and_a_cross_fade():
     fronts = (
         [NOTHING] * 10 + [Front(np.ones((SIZE, SIZE), np.float32), hides_mouth=True)] * 5 + [NOTHING] * 15
     )
-    frames = [TrackedFrame(SimpleNamespace(index=number), BOX, number == 0) for number in range(30)]
+    frames = [
+        TrackedFrame(SimpleNamespace(index=number, yuv=YUV.copy()), BOX, number == 0) for number in range(30)
+    ]
     order = iter(fronts)
-    chosen = list(select_frames(frames, FaceLimits(), (), Fraction(25), lambda frame: next(order)))
+    chosen = list(select_frames(frames, FaceLimits(), (), Fraction(25), lambda *_: next(order)))
     reasons = [item.reason for item in chosen]
     assert reasons[:10] == [None] * 10 and reasons[10:15] == ["covered"] * 5 and reasons[25:] == [None] * 5
     assert [item.opacity for item in chosen[6:11]] == [1, 0.75, 0.5, 0.25, 0]
@@ -148,15 +166,37 @@ def test_mask_file(tmp_path, shape):
     """Blue, green, red; 1 is the face."""
     image = np.zeros((100, 100, 3), np.uint8)
     image[:, 60:] = (0, 0, 255)
-    frame = TrackedFrame(
-        SimpleNamespace(yuv=YuvImage.from_image(image, Colour())),
-        np.array([0, 0, 100, 100], np.float32),
-        True,
-    )
-    front = MaskFileOcclusion(write_mask(tmp_path / "m.onnx", shape, 2), SIZE)(frame)
+    finder = MaskFileOcclusion(write_mask(tmp_path / "m.onnx", shape, 2))
+    front = examine(finder, YuvImage.from_image(image, Colour()), np.array([0, 0, 100, 100], np.float32))
     assert front.weights is not None
     assert front.weights[:, 62:].max() < 0.1 and front.weights[:, :52].min() > 0.9
     assert front.hides_mouth
+
+
+def test_mask_file_is_loaded_once_unless_it_changes(tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(
+        occlusion_file,
+        "make_file_session",
+        lambda path, *_: loaded.append(path) or make_file_session(path, *_),
+    )
+    path = write_mask(tmp_path / "m.onnx", [1, 256, 256, 3], 2)
+    load_occlusion(str(path)), load_occlusion(str(path))
+    assert loaded == [path]
+    write_mask(path, [1, 3, 256, 256], 2)
+    assert load_occlusion(str(path)) and len(loaded) == 2
+
+
+def test_still_image_is_cropped_and_examined_once():
+    faces = []
+
+    def nothing(frame, face):
+        faces.append(face)
+        return NOTHING
+
+    frames = [TrackedFrame(SimpleNamespace(index=number, yuv=YUV), BOX, False) for number in range(9)]
+    chosen = list(select_frames(frames, FaceLimits(), (), Fraction(25), nothing))
+    assert len(faces) == 1 and all(item.face is faces[0] for item in chosen)
 
 
 def test_refused_mask_files(tmp_path):
@@ -181,4 +221,4 @@ def test_refused_mask_files(tmp_path):
     ]
     for file in files:
         with pytest.raises(CheckpointError, match=file.name):
-            MaskFileOcclusion(file, SIZE)
+            MaskFileOcclusion(file)

@@ -13,7 +13,9 @@ from support.landmarks import projected
 from wav2lip_npu.dubbing.selection import FaceLimits, select_frames
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.faces.tracker import TrackedFrame
+from wav2lip_npu.media.yuv_image import Colour, YuvImage
 
+YUV = YuvImage.from_image(np.zeros((240, 320, 3), np.uint8), Colour())
 BOX = np.array([100, 100, 200, 220], np.float32)
 
 
@@ -22,7 +24,7 @@ def frames(yaws, *, cuts=(), box=BOX, pitch=0.0):
     for index, yaw in enumerate(yaws):
         landmarks = None if yaw is None else projected(yaw, pitch, 0)
         found = None if yaw is None else box
-        yield TrackedFrame(SimpleNamespace(index=index), found, index in cuts, landmarks)
+        yield TrackedFrame(SimpleNamespace(index=index, yuv=YUV), found, index in cuts, landmarks)
 
 
 def select(tracked, limits=FaceLimits(), skipped=(), fps=25):
@@ -64,7 +66,7 @@ def test_no_cross_fade_over_a_cut():
 
 
 def test_faces_without_landmarks_have_no_limits():
-    tracked = [TrackedFrame(SimpleNamespace(index=i), BOX / 10, False, None) for i in range(3)]
+    tracked = [TrackedFrame(SimpleNamespace(index=i, yuv=YUV), BOX / 10, False, None) for i in range(3)]
     assert select(tracked)[0] == [None] * 3
 
 
@@ -112,3 +114,20 @@ def test_few_frames_are_held():
 def test_invalid_limits_are_refused(values, flag):
     with pytest.raises(UsageError, match=flag):
         FaceLimits(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "detector", "has_box", "expected"),
+    [
+        ({"max_yaw": 31}, "hog", False, ["--max_yaw 31", "--detector hog"]),
+        ({"max_pitch": 32, "min_face": 7}, "s3fd", False, ["--max_pitch 32", "--min_face 7", "s3fd"]),
+        ({"min_face": 8}, "retinaface", True, ["--min_face 8", "--box"]),
+        ({"min_face": 9}, "retinaface", False, []),
+        ({}, "hog", True, []),
+    ],
+)
+def test_limits_without_effect_are_reported_once(caplog, values, detector, has_box, expected):
+    for _ in range(2):
+        FaceLimits(**values).warn_if_unused(detector, has_constant_box=has_box)
+    assert len(caplog.records) == bool(expected)
+    assert all(text in caplog.text for text in expected)

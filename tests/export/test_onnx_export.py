@@ -90,8 +90,7 @@ def of_torch(weights: onnx_export.LoadedNetwork, arrays: Arrays) -> list[np.ndar
         given = [torch.from_numpy(item) for item in arrays.values()]
         if weights.network == "s3fd":
             given = [given[0] - torch.tensor(S3FD_MEANS).view(1, 3, 1, 1)]
-        forward = weights.module.raw if weights.network == "retinaface" else weights.module
-        result = forward(*given)
+        result = weights.module(*given)
     return [item.numpy() for item in ([result] if isinstance(result, torch.Tensor) else result)]
 
 

@@ -10,9 +10,10 @@ import pytest
 import skimage.data
 
 from support.faces import SHARED, face_frames
+from wav2lip_npu.cli.faces import contact_sheet
 from wav2lip_npu.cli.main import main
 from wav2lip_npu.faces.detection import Detection
-from wav2lip_npu.faces.people import find_people
+from wav2lip_npu.faces.people import VIEW_SIDE, Person, View, find_people
 from wav2lip_npu.media.video_reader import Frame, read_frames
 from wav2lip_npu.media.video_writer import EncodeOptions, write_video
 from wav2lip_npu.media.yuv_image import Colour, YuvImage
@@ -82,6 +83,15 @@ def test_command_writes_list_and_pictures(tmp_path, monkeypatch, capsys):
     assert f"--face_select {person['face_select']}" in capsys.readouterr().out
     height, width = cv2.imread(str(tmp_path / "results/faces.png")).shape[:2]
     assert height == 128 and width > 500
+
+
+def test_sheet_shows_the_time_of_each_view():
+    views = [View(frame, np.full((VIEW_SIDE, VIEW_SIDE, 3), 90, np.uint8), None) for frame in (0, 0, 50)]
+    sheet = cv2.imdecode(np.frombuffer(contact_sheet([Person(views=views)], FPS, ".png"), np.uint8), 1)
+    first, same, later = (
+        sheet[:, VIEW_SIDE // 2 + VIEW_SIDE * column :][:, :VIEW_SIDE] for column in range(3)
+    )
+    assert (first == same).all() and (first != later).any() and first.max() == 255
 
 
 def test_command_lists_a_photo(tmp_path, capsys):

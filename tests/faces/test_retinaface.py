@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import onnxruntime
 import pytest
+import scipy.special
 import torch
 from skimage import data
 
@@ -16,6 +17,7 @@ from wav2lip_npu.errors import CheckpointError, FaceError
 from wav2lip_npu.faces import retinaface
 from wav2lip_npu.faces.detectors import load_detector
 from wav2lip_npu.faces.find_faces import FaceOptions, find_faces
+from wav2lip_npu.faces.retinaface import decode
 from wav2lip_npu.media.video_reader import Frame
 from wav2lip_npu.media.yuv_image import Colour, YuvImage
 from wav2lip_npu.models.onnx_weights import convolution_weights
@@ -41,18 +43,31 @@ def test_outputs_equal_those_of_onnxruntime(size):
     )
     network = retinaface.load_retinaface()
     with torch.inference_mode():
-        scores, boxes, landmarks = (output.numpy() for output in network(torch.from_numpy(image)))
-    np.testing.assert_allclose(scores, classes[..., 1], atol=1e-4)
-    rows = [np.ceil(np.array(size[::-1]) / stride).astype(int) for stride in (8, 16, 32)]
-    centres, sides = (x.numpy() for x in network.anchors(rows, torch.device("cpu")))
-    np.testing.assert_allclose(
-        boxes[..., :2] + boxes[..., 2:], 2 * (centres + 0.1 * offsets[..., :2] * sides), atol=1e-2
+        heads = [head.permute(0, 2, 3, 1).flatten(1) for head in network(torch.from_numpy(image))]
+    scores, boxes, landmarks = (
+        torch.cat(heads[start::3], dim=1).reshape(1, -1, values).numpy()
+        for start, values in enumerate((2, 4, 10))
     )
-    np.testing.assert_allclose(
-        boxes[..., 2:] - boxes[..., :2], sides * np.exp(0.2 * offsets[..., 2:]), rtol=1e-4
-    )
-    expected = centres[:, None] + 0.1 * points.reshape(*points.shape[:2], 5, 2) * sides[:, None]
-    np.testing.assert_allclose(landmarks, expected, atol=1e-2)
+    np.testing.assert_allclose(scipy.special.softmax(scores, axis=2), classes, atol=1e-4)
+    np.testing.assert_allclose(boxes, offsets, atol=1e-3)
+    np.testing.assert_allclose(landmarks, points, atol=1e-3)
+
+
+def test_decoded_box_and_landmarks():
+    """One face of the anchor of 64 px in row 1, column 2 of the second level of the second image."""
+    sizes = [(8, 8), (4, 4), (2, 2)]
+    heads = [np.zeros((2, 2 * values, *size), np.float32) for size in sizes for values in (2, 4, 10)]
+    for classes in heads[::3]:
+        classes[:, ::2] = 9
+    heads[3][1, 1, 1, 2] = 20
+    heads[4][1, :4, 1, 2] = (0.5, -1, 5 * np.log(1.5), 5 * np.log(1.25))
+    heads[5][1, :10, 1, 2] = np.arange(10)
+    nothing, (rows, landmarks) = decode(heads)
+    assert len(nothing[0]) == 0
+    centre, half = np.array([40 + 3.2, 24 - 6.4]), np.array([1.1 * 48, 40])
+    np.testing.assert_allclose(rows[0, :4], [*(centre - half), *(centre + half)], atol=1e-3)
+    assert rows.shape == (1, 6) and rows[0, 4] > 0.99
+    np.testing.assert_allclose(landmarks[0, 3], [40 + 6.4 * 6, 24 + 6.4 * 7], atol=1e-3)
 
 
 def test_box_and_landmarks_of_a_photo(detector):

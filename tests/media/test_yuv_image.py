@@ -94,3 +94,21 @@ def test_half_a_pixel():
 def test_border_pixel_is_repeated_outside_the_image():
     cut = YuvImage.from_image(scene(), Colour()).crop(np.array([-96, -64, 0, 32], np.float32), 96)
     assert max_difference(cut[:64], np.broadcast_to(scene()[0, 0], (64, 96, 3))) <= 3
+
+
+@pytest.mark.parametrize("side", [287.5, 300, 611.3, 1300])
+@pytest.mark.parametrize("x", [-40.3, 0, 101.7])
+def test_large_crop_is_the_mean_of_its_areas(side, x):
+    """Waves, whose means over areas are known. They are dithered, so that rounding is unbiased."""
+    length = 400
+    wave = 120 + 60 * np.sin(2 * np.pi * (np.arange(900) + 0.5) / length)
+    dither = np.random.default_rng(0).uniform(0, 1, (700, 900))
+    image = np.repeat((wave + dither).astype(np.uint8)[..., None], 3, axis=2)
+    yuv = YuvImage.from_image(image, Colour())
+    cut = yuv.crop(np.array([x, 20, x + side, 20 + side], np.float32), 96)
+    edges = x + side * np.arange(97) / 96
+    inside = (edges[:-1] >= 2) & (edges[1:] <= 898)
+    middles = (edges[:-1] + edges[1:]) / 2
+    expected = 120 + 60 * np.sinc(side / 96 / length) * np.sin(2 * np.pi * middles / length)
+    assert abs((cut[30, :, 1] - expected)[inside].mean()) < 1
+    assert np.abs(cut[30, :, 1] - expected)[inside].max() < 3

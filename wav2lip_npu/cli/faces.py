@@ -22,6 +22,8 @@ from wav2lip_npu.options import group
 from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs, write_output
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     from wav2lip_npu.faces.people import Person
     from wav2lip_npu.media.container import VideoInfo
 
@@ -77,6 +79,7 @@ class FacesCommand:
         target = device.resolve(self.device)
         device.activate(target)
         detector = load_detector(self.detector, str(target))
+        self.limits.warn_if_unused(detector.name)
         frames = itertools.islice(read_frames(info), 1 if info.is_image else None)
         count = 0
         with progress_bar("frame") as show:
@@ -89,7 +92,8 @@ class FacesCommand:
             people = find_people(frames, detector, info.fps, report)
         if not people:
             raise FaceError(f"no face in {self.video}. Pass another --detector, or a video with a face.")
-        write_output(self.sheet, _contact_sheet(people, os.path.splitext(self.sheet)[1]))
+        suffix = os.path.splitext(self.sheet)[1]
+        write_output(self.sheet, contact_sheet(people, info.fps, suffix))
         entries = [self._entry(number, person, info) for number, person in enumerate(people, start=1)]
         if self.json is not None:
             about = {"version": __version__, "video": self.video, "detector": detector.name}
@@ -140,12 +144,25 @@ def _line(entry: dict[str, Any]) -> str:
     )
 
 
-def _contact_sheet(people: Sequence[Person], suffix: str) -> bytes:
-    """Return a picture with a row of views per person."""
+def contact_sheet(people: Sequence[Person], fps: Fraction, suffix: str) -> bytes:
+    """Return a picture with a row of views per person, each with its time in seconds."""
     import cv2
     import numpy as np
 
     from wav2lip_npu.faces.people import VIEW_SIDE
+
+    def write(image: Any, text: str, place: tuple[int, int], size: float, width: int) -> None:
+        for colour, extra in ((0, 2), (255, 0)):  # white with a black rim
+            cv2.putText(
+                image,
+                text,
+                place,
+                cv2.FONT_HERSHEY_SIMPLEX,
+                size,
+                (colour, colour, colour),
+                width + extra,
+                cv2.LINE_AA,
+            )
 
     rows = []
     for number, person in enumerate(people[:_SHEET_PEOPLE], start=1):
@@ -154,10 +171,11 @@ def _contact_sheet(people: Sequence[Person], suffix: str) -> bytes:
         )
         row = np.full((VIEW_SIDE, VIEW_SIDE * _SHEET_VIEWS, 3), 32, np.uint8)
         for column, index in enumerate(chosen):
-            row[:, column * VIEW_SIDE : (column + 1) * VIEW_SIDE] = person.views[index].image
+            view = person.views[index]
+            tile = row[:, column * VIEW_SIDE : (column + 1) * VIEW_SIDE]
+            tile[:] = view.image
+            write(tile, f"{float(view.frame / fps):.1f} s", (4, VIEW_SIDE - 6), 0.45, 1)
         label = np.full((VIEW_SIDE, VIEW_SIDE // 2, 3), 32, np.uint8)
-        cv2.putText(
-            label, str(number), (12, 74), cv2.FONT_HERSHEY_SIMPLEX, 1, (255, 255, 255), 2, cv2.LINE_AA
-        )
+        write(label, str(number), (12, 74), 1, 2)
         rows.append(np.hstack([label, row]))
     return bytes(cv2.imencode(suffix, np.vstack(rows))[1])

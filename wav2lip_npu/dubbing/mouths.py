@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from wav2lip_npu.dubbing.selection import SelectedFrame
 from wav2lip_npu.dubbing.stopwatch import Stopwatch
 from wav2lip_npu.errors import Wav2LipError
-from wav2lip_npu.media.yuv_image import Image, YuvImage
+from wav2lip_npu.media.yuv_image import Image
 from wav2lip_npu.mel import Mel
 from wav2lip_npu.parallel.thread_counts import one_core_each
 from wav2lip_npu.parallel.threads import map_in_threads
@@ -18,8 +18,6 @@ from wav2lip_npu.parallel.threads import map_in_threads
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import GeneratorRunner
 
-FACE_SIZE = 96
-"""Same as in `models.networks`, whose import would load torch."""
 MelWindows = Callable[[int], Mel | Wav2LipError | None]
 """Returns the mel window float32 [80, 16] of a frame index. It is called in one thread, with frames in order.
 After the end of the output it returns None; if the audio cannot be read, it returns the error."""
@@ -90,17 +88,12 @@ class _Batch:
 
 def _batches(selected: Iterable[SelectedFrame], outputs: Sequence[MelWindows], size: int) -> Iterator[_Batch]:
     batch = _Batch(outputs)
-    last: YuvImage | None = None
     failure: Exception | None = None
     try:
         for item in selected:
             batch.frames.append(item)
-            frame, box = item.tracked.frame, item.tracked.box
-            if box is not None and not item.reason:
-                if frame.yuv is not last:  # a still image is cropped once
-                    last = frame.yuv
-                    face = last.crop(box, FACE_SIZE)
-                batch.add_face(face, frame.index)
+            if item.face is not None and not item.reason:
+                batch.add_face(item.face, item.tracked.frame.index)
             if len(batch.faces) == size or len(batch.frames) == 2 * size:
                 yield batch
                 batch = _Batch(outputs)

@@ -38,8 +38,8 @@ class Front:
 class Occlusion(Protocol):
     """Finds what is in front of the face in each frame of a video, in order."""
 
-    def __call__(self, frame: TrackedFrame) -> Front:
-        """Return what is in front of the face of the next frame."""
+    def __call__(self, frame: TrackedFrame, face: Image | None) -> Front:
+        """Return what is in front of the face of the next frame, cropped: BGR uint8 [S, S, 3]."""
         ...
 
 
@@ -73,9 +73,8 @@ _MOUTH_CENTRE, _MOUTH_RADII = (0.5, 0.78), (0.22, 0.13)
 class LearnedOcclusion:
     """Finds what is in front by the network, for one video."""
 
-    def __init__(self, network: Network, size: int) -> None:
+    def __init__(self, network: Network) -> None:
         self._network = network
-        self._size = size
         self._restart()
 
     def _restart(self) -> None:
@@ -84,13 +83,11 @@ class LearnedOcclusion:
         self._shown: Weights = np.zeros((_GRID, _GRID), np.float32)
         self._count = 0
 
-    def __call__(self, frame: TrackedFrame) -> Front:
+    def __call__(self, frame: TrackedFrame, face: Image | None) -> Front:
         """See `Occlusion`."""
         if frame.cut:
             self._restart()
-        if frame.box is None:
-            return NOTHING
-        return self.look(frame.frame.yuv.crop(frame.box, self._size))
+        return NOTHING if face is None else self.look(face)
 
     def look(self, face: Image) -> Front:
         """Return what is in front of the next face of the shot, BGR uint8 [S, S, 3]."""
@@ -104,8 +101,7 @@ class LearnedOcclusion:
         self._learn(now, found, is_free=not shown.any())
         if not shown.any():
             return NOTHING
-        size = (self._size, self._size)
-        large = cv2.resize(shown, size, interpolation=cv2.INTER_LINEAR).astype(np.float32)
+        large = cv2.resize(shown, face.shape[1::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32)
         return front_of(_guided(large, face[..., 1].astype(np.float32) / np.float32(255)).clip(0, 1))
 
     def _learn(self, now: Weights, found: Weights, *, is_free: bool) -> None:
@@ -131,16 +127,16 @@ def front_of(shown: Weights) -> Front:
     return Front(shown, hides_mouth=covered > _COVERED or doubtful > _DOUBTFUL)
 
 
-def load_occlusion(mask_file: str | None, size: int) -> Occlusion:
-    """Return a finder for one video with faces of this size: a mask file, or the bundled network.
+def load_occlusion(mask_file: str | None) -> Occlusion:
+    """Return a finder for one video: a mask file, or the bundled network.
 
     Raises what `MaskFileOcclusion` raises.
     """
     if mask_file is None:
-        return LearnedOcclusion(load_network(), size)
+        return LearnedOcclusion(load_network())
     from wav2lip_npu.dubbing.occlusion_file import MaskFileOcclusion
 
-    return MaskFileOcclusion(mask_file, size)
+    return MaskFileOcclusion(mask_file)
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from wav2lip_npu.export.engines import Session, make_file_session
 from wav2lip_npu.export.manifest import damaged_file, has_external_data, import_onnx, is_plain, shapes_of
 from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.yuv_image import Image
+from wav2lip_npu.storage.hashing import FileState, state_of
 from wav2lip_npu.storage.regular_files import read_limited
 
 _SIZE, _CHANNELS = 256, 3
@@ -39,20 +41,21 @@ class MaskFileOcclusion:
 
     """
 
-    def __init__(self, path: str | os.PathLike[str], size: int) -> None:
-        self._path, self._face_size = Path(path), size
-        model, self._input = _read(self._path)
-        self._channels_first = shapes_of(model.graph.input)[self._input][1] == _CHANNELS
-        self._session: Session = make_file_session(path, model.SerializeToString(), shared_runtime_threads())
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        try:
+            state = state_of(path)
+        except OSError as error:
+            raise _unreadable(self._path, error) from None
+        self._session, self._input, self._channels_first = _load(self._path, state)
         self._mask(np.zeros((_SIZE, _SIZE, 3), np.uint8))
 
-    def __call__(self, frame: TrackedFrame) -> Front:
+    def __call__(self, frame: TrackedFrame, face: Image | None) -> Front:
         """See `Occlusion`."""
-        if frame.box is None:
+        if frame.box is None or face is None:
             return NOTHING
         covered = 1 - self._mask(frame.frame.yuv.crop(frame.box, _SIZE))
-        size = (self._face_size, self._face_size)
-        return front_of(np.asarray(cv2.resize(covered, size, interpolation=cv2.INTER_AREA)))
+        return front_of(np.asarray(cv2.resize(covered, face.shape[1::-1], interpolation=cv2.INTER_AREA)))
 
     def _mask(self, face: Image) -> Weights:
         """Return the mask of a face, float32 [256, 256] in [0, 1]."""
@@ -69,15 +72,29 @@ class MaskFileOcclusion:
         return np.asarray(np.nan_to_num(shown).clip(0, 1), np.float32)
 
 
+@lru_cache(maxsize=1)
+def _load(path: Path, state: FileState) -> tuple[Session, str, bool]:
+    """Return session, name of the input, and whether channels come first: one for all dubs of a process.
+
+    A file whose `state` has changed is loaded again.
+    """
+    model, name = _read(path)
+    channels_first = shapes_of(model.graph.input)[name][1] == _CHANNELS
+    session = make_file_session(path, model.SerializeToString(), shared_runtime_threads())
+    return session, name, channels_first
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"cannot read --occlusion_mask {path}: {error.strerror or error}. Check its path.")
+
+
 def _read(path: Path) -> tuple[Any, str]:
     """Return the graph of a mask network, and the name of its input."""
     onnx = import_onnx()
     try:
         content = read_limited(path, _MAX_BYTES)
     except OSError as error:
-        raise CheckpointError(
-            f"cannot read --occlusion_mask {path}: {error.strerror or error}. Check its path."
-        ) from None
+        raise _unreadable(path, error) from None
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # of any type: the parser raises many for a damaged file

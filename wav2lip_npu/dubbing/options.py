@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 import tyro
 
 from wav2lip_npu.dubbing.blend import Blend
-from wav2lip_npu.dubbing.mouths import FACE_SIZE
 from wav2lip_npu.dubbing.occlusion import Occlusion, load_occlusion
 from wav2lip_npu.dubbing.selection import FaceLimits
 from wav2lip_npu.dubbing.spans import SkippedFrames, canonical_spans, section
@@ -121,7 +120,7 @@ class DubOptions:
         """Return what finds objects in front of the mouth of one video; None if they are not looked for."""
         if self.occlusion == "off" or self.blend == "hard":
             return None
-        return load_occlusion(self.occlusion_mask, FACE_SIZE)
+        return load_occlusion(self.occlusion_mask)
 
     def section(self, info: VideoInfo) -> tuple[int, int | None]:
         """Return the first frame to write and the frame after the last, see `spans.section`."""

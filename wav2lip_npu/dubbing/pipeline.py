@@ -21,11 +21,11 @@ import cv2
 from wav2lip_npu import signals
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.extent import face_frames
-from wav2lip_npu.dubbing.mouths import FACE_SIZE, generate
+from wav2lip_npu.dubbing.mouths import generate
 from wav2lip_npu.dubbing.options import DubOptions as DubOptions
 from wav2lip_npu.dubbing.outputs import Output, OutputWriter, Progress
 from wav2lip_npu.dubbing.report import DubReport
-from wav2lip_npu.dubbing.selection import select_frames
+from wav2lip_npu.dubbing.selection import FACE_SIZE, select_frames
 from wav2lip_npu.dubbing.stopwatch import Stopwatch
 from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.faces.find_faces import find_faces
@@ -248,6 +248,7 @@ def _write_all(
     """Run the chain of stages: decode, track, generate, and in each writer blend and encode."""
     from wav2lip_npu.dubbing.inference import GeneratorRunner
 
+    options.limits.warn_if_unused(models.detector.name, has_constant_box=options.faces.has_constant_box)
     depth = min(_MAX_QUEUE, max(2, _QUEUE_BYTES * 2 // (3 * info.width * info.height)))
     limits = [writer.extent.limit for writer in writers]
     longest = max(sys.maxsize if limit is None else limit for limit in limits)

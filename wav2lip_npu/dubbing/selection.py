@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, deque
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
+from functools import cache
 from typing import Literal
 
 from wav2lip_npu.dubbing.occlusion import NOTHING, Front, Occlusion, Weights
 from wav2lip_npu.errors import UsageError
+from wav2lip_npu.faces.detectors import WITHOUT_LANDMARKS
 from wav2lip_npu.faces.head_pose import HeadPose, head_pose
 from wav2lip_npu.faces.tracker import TrackedFrame
+from wav2lip_npu.media.yuv_image import Image, YuvImage
 from wav2lip_npu.options import check_types, nested_by_name
 
+log = logging.getLogger(__name__)
+
+FACE_SIZE = 96
+"""Same as in `models.networks`, whose import would load torch."""
 Reason = Literal["skip", "no_face", "turned", "small", "covered"]
 """Why a frame stays as filmed: `--skip`, no face, a face that is turned away or too small, or a mouth that is
 covered by a hand or an object."""
@@ -67,6 +75,23 @@ class FaceLimits:
         """Return by how many degrees a face is beyond a limit; a negative number within the limits."""
         return max(abs(pose.yaw) - self.max_yaw, abs(pose.pitch) - self.max_pitch)
 
+    def warn_if_unused(self, detector: str, *, has_constant_box: bool = False) -> None:
+        """Log a warning, once per process, about limits that have no effect without landmarks."""
+        values = ((field.name, getattr(self, field.name), field.default) for field in fields(self))
+        given = ", ".join(f"--{name} {value:g}" for name, value, default in values if value != default)
+        if given and has_constant_box:
+            _warn_once(f"{given}: no effect with --box, whose face has no landmarks. Remove one of them.")
+        elif given and detector in WITHOUT_LANDMARKS:
+            _warn_once(
+                f"{given}: no effect with --detector {detector}, which gives no landmarks. "
+                "Pass --detector retinaface."
+            )
+
+
+@cache
+def _warn_once(message: str) -> None:
+    log.warning(message)
+
 
 def count_text(spans: Iterable[tuple[int, int, Reason]]) -> str:
     """Return the numbers of frames that stay as filmed, such as `12 without a face, 3 turned away`."""
@@ -85,6 +110,8 @@ class SelectedFrame:
     """Why the frame stays as filmed; None if it gets a mouth."""
     opacity: float
     """Opacity of the mouth: 0 in a span that stays as filmed, a ramp next to it, 1 elsewhere."""
+    face: Image | None
+    """The face, BGR uint8 [96, 96, 3]: one object for all frames of a still image. None without a face."""
     front: Weights | None = None
     """Opacity of what is in front of the mouth, see `Front`."""
 
@@ -122,14 +149,20 @@ def select_frames(
     def pop() -> SelectedFrame:
         """Return the oldest pending frame; `since` is its distance to the last frame as filmed."""
         nonlocal since
-        tracked, reason, weights = pending.popleft()
+        tracked, reason, face, weights = pending.popleft()
         since = 0 if reason else fade + 1 if tracked.cut else since + 1
         distance = min(since, _distance_to_kept(pending, fade))
-        return SelectedFrame(tracked, reason, min(1.0, distance / (fade + 1)), weights)
+        return SelectedFrame(tracked, reason, min(1.0, distance / (fade + 1)), face, weights)
 
+    last: YuvImage | None = None
+    face: Image | None = None
+    front = NOTHING
     for frame in frames:
-        front = NOTHING if occlusion is None else occlusion(frame)
-        pending.append((frame, judge(frame, front), front.weights))
+        if frame.frame.yuv is not last:  # a still image is cropped and examined once
+            last = frame.frame.yuv
+            face = None if frame.box is None else last.crop(frame.box, FACE_SIZE)
+            front = NOTHING if occlusion is None else occlusion(frame, face)
+        pending.append((frame, judge(frame, front), face, front.weights))
         del frame
         if len(pending) > fade:
             yield pop()
@@ -137,12 +170,12 @@ def select_frames(
         yield pop()
 
 
-_Judged = tuple[TrackedFrame, Reason | None, Weights | None]
+_Judged = tuple[TrackedFrame, Reason | None, Image | None, Weights | None]
 
 
 def _distance_to_kept(later: Iterable[_Judged], fade: int) -> int:
     """Return the distance to the next frame that stays as filmed; `fade` + 1 if it is far or after a cut."""
-    for distance, (tracked, reason, _) in enumerate(later, start=1):
+    for distance, (tracked, reason, *_) in enumerate(later, start=1):
         if tracked.cut:
             break
         if reason:

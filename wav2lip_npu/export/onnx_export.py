@@ -27,7 +27,6 @@ from wav2lip_npu.mel import DEFAULT_MEL
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.bundled import STARTER, weights_inputs
 from wav2lip_npu.models.numerics import Difference, compare_runs
-from wav2lip_npu.models.retinaface import RetinaFace
 from wav2lip_npu.models.weight_formats import MORE
 from wav2lip_npu.options import path_text
 from wav2lip_npu.storage.hashing import sha256_of
@@ -205,7 +204,7 @@ def run_module(network: str, module: nn.Module, inputs: Sequence[Tensor]) -> lis
     """Run a PyTorch network with the inputs and outputs of its exported graph."""
     if network == "s3fd":
         inputs = [inputs[0] - torch.tensor(S3FD_MEANS, device=inputs[0].device).view(1, 3, 1, 1)]
-    outputs = module.raw(*inputs) if isinstance(module, RetinaFace) else module(*inputs)
+    outputs = module(*inputs)
     return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
 

@@ -157,7 +157,7 @@ class _S3fd(nn.Module):
 
 
 class _RetinaFace(nn.Module):
-    """RetinaFace before anchors, for images whose sides are multiples of 32."""
+    """RetinaFace for images whose sides are multiples of 32."""
 
     def __init__(self, network: RetinaFace) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class _RetinaFace(nn.Module):
         network.enlarged = _doubled  # type: ignore[method-assign]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return self.network.raw(images)
+        return tuple(self.network(images))
 
 
 def _doubled(coarse: Tensor, fine: Tensor) -> Tensor:

@@ -59,8 +59,10 @@ class Detector(Protocol):
     views: int
     """Crops at slightly different scales and positions whose boxes are averaged into one.
 
-    Above 1 for a detector that scans an image pyramid, whose boxes come in coarse steps.
+    Above 1 for a detector whose boxes depend on where the face lies on the grid of its cells.
     """
+    cell: int
+    """Pixels after which that grid repeats: views are shifted over this distance. Unused for one view."""
 
     def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
         """Return the faces of each image, BGR uint8 [H, W, 3], in its pixels.

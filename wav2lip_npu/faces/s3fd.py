@@ -47,7 +47,7 @@ class S3fdDetector(TorchDetector):
     # The finest anchors are 16 px, so 320 px still detects a face of a twentieth of the short side.
     short_side = 320
     face_side = 96
-    views = 1
+    views = cell = 1
 
     def _normalised(self, batch: Tensor) -> Tensor:
         return batch - batch.new_tensor(S3FD_MEANS).view(1, 3, 1, 1)

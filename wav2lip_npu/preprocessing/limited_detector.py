@@ -22,7 +22,7 @@ class LimitedDetector:
 
     def __init__(self, detector: Detector, batch_size: int, device: str) -> None:
         self.name, self.short_side, self.face_side = detector.name, detector.short_side, detector.face_side
-        self.views = min(detector.views, _VIEWS)
+        self.views, self.cell = min(detector.views, _VIEWS), detector.cell
         self._detector, self._batch_size, self._device = detector, batch_size, device
 
     def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:
