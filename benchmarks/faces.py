@@ -1,7 +1,8 @@
 """Accuracy and cost of face detection and tracking: python benchmarks/faces.py [FOLDER] [--detectors hog ...]
 
 Known paths: a photo is panned, zoomed, shaken and turned along a known path, so that the true box of each
-frame is known; it is the mean of the detector's own boxes on 96 crops of the photo. "raw" is the detector
+frame is known; it is the mean of the detector's own boxes on 384 crops of the photo, whose positions
+fill one cell of the detector's grid. "raw" is the detector
 alone on each frame, "tracked" is `find_faces`. Clips: all videos of FOLDER; files whose name contains
 "no_face" are known to have none. Milliseconds are CPU time of one thread, without decoding.
 """
@@ -127,29 +128,29 @@ def _noise(second_differences: Sequence[NDArray[np.float32]]) -> float:
 
 
 def measure_photo(photo: Image, detector: Detector) -> Box:
-    """Return the detector's box of the photo's face, averaged over scales and positions."""
+    """Return the detector's box of the photo's face, averaged over its steps of size and its cells."""
     planes = YuvImage.from_image(photo, Colour())
-    guess = max(search_frames([planes], detector)[0], key=lambda detection: detection.score).box
-    side = float(guess[3] - guess[1])
-    boxes = []
+    box = max(search_frames([planes], detector)[0], key=lambda detection: detection.score).box
     rng = np.random.default_rng(0)
-    for view in range(96):
-        half = 0.9 * side * 1.2 ** (view / 96 - 0.5)
-        middle = (guess[:2] + guess[2:]) / 2 + rng.uniform(-0.045, 0.045, 2) * side
-        crop = np.concatenate([middle - half, middle + half]).astype(np.float32)
-        size = round(1.8 * detector.face_side)
-        faces = detector([planes.crop(crop, size)])[0]
-        boxes += [detection.from_crop(crop, size).box for detection in faces[:1]]
-    return np.mean(boxes, axis=0).astype(np.float32)
+    size = round(1.7 * detector.face_side)
+    for _ in range(3):  # the first box is that of one scale and one position
+        side, boxes = float(max(box[2:] - box[:2])), []
+        for zoom in 1.2 ** (np.arange(384) / 384 - 0.5):
+            half = 0.85 * side * zoom
+            shift = rng.uniform(-0.5, 0.5, 2) * detector.cell / detector.face_side * side
+            middle = (box[:2] + box[2:]) / 2 + shift
+            crop = np.concatenate([middle - half, middle + half]).astype(np.float32)
+            faces = detector([planes.crop(crop, size)])[0]
+            boxes += [detection.from_crop(crop, size).box for detection in faces[:1]]
+        box = np.mean(boxes, axis=0).astype(np.float32)
+    return box
 
 
-def error(box: Box | None, true: Box) -> float:
-    """Return the largest error of centre x, centre y, width and height in % of the height, NaN for no box."""
-    if box is None:
-        return float("nan")
-    difference = box - true
-    parts = [*(difference[:2] + difference[2:]) / 2, *(difference[2:] - difference[:2])]
-    return float(100 * np.max(np.abs(parts)) / (true[3] - true[1]))
+def errors(box: Box | None, true: Box) -> NDArray[np.float32]:
+    """Return the errors of centre x, centre y, width and height in % of the height, NaN for no box."""
+    difference = np.full(4, np.nan, np.float32) if box is None else box - true
+    parts = [(difference[:2] + difference[2:]) / 2, difference[2:] - difference[:2]]
+    return np.asarray(100 * np.concatenate(parts) / (true[3] - true[1]), np.float32)
 
 
 def lag(boxes: Sequence[Box | None], true: Sequence[Box]) -> float:
@@ -166,22 +167,31 @@ def known_paths(detector: Detector) -> None:
     face = measure_photo(photo, detector)
     print(
         f"\n| {detector.name}: path of a photo | raw error, mean / max | tracked error, mean / max "
-        "| lag in frames | jitter | lost | ms |\n|---|---|---|---|---|---|---|"
+        "| mean offset of x, y, width, height | lag in frames | jitter | lost | ms |"
+        "\n|---|---|---|---|---|---|---|---|"
     )
     for name, path in PATHS.items():
         frames, true = moving_photo(photo, face, lambda i, path=path: path(i / 25), 125)  # type: ignore[misc]
         raw = []
         for frame, box in zip(frames[::5], true[::5], strict=True):
             best = rank(search_frames([frame.yuv], detector)[0], NO_PADS, *SIZE)[:1]
-            raw.append(error(best[0].box if best else None, box))
+            raw.append(errors(best[0].box if best else None, box))
         tracked = Tracked(frames, detector)
-        errors = [error(box, box_true) for box, box_true in zip(tracked.boxes, true, strict=True)]
+        parts = np.array([errors(*pair) for pair in zip(tracked.boxes, true, strict=True)])
+        lost = int(np.isnan(parts).any(axis=1).sum())
         print(
-            f"| {name} | {np.nanmean(raw):.1f} / {np.nanmax(raw):.1f} % "
-            f"| {np.nanmean(errors):.2f} / {np.nanmax(errors):.1f} % | {lag(tracked.boxes, true):.2f} "
-            f"| {tracked.jitter()[0]:.3f} % | {int(np.isnan(errors).sum())} | {tracked.total_ms:.1f} |",
+            f"| {name} | {_mean_and_max(raw, 1)} | {_mean_and_max(parts, 2)} "
+            f"| {', '.join(f'{value:+.2f}' for value in np.nanmean(parts, axis=0))} % "
+            f"| {lag(tracked.boxes, true):.2f} "
+            f"| {tracked.jitter()[0]:.3f} % | {lost} | {tracked.total_ms:.1f} |",
             flush=True,
         )
+
+
+def _mean_and_max(parts: Sequence[NDArray[np.float32]] | NDArray[np.float32], digits: int) -> str:
+    """Return mean and maximum over frames of the largest of the errors [N, 4]."""
+    largest = np.abs(parts).max(axis=1)
+    return f"{np.nanmean(largest):.{digits}f} / {np.nanmax(largest):.1f} %"
 
 
 def clips(folder: Path, detectors: Sequence[Detector], limit: int) -> None:
