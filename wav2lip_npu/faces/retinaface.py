@@ -59,7 +59,7 @@ def decode(outputs: Sequence[NDArray[np.float32]]) -> Iterator[tuple[NDArray[np.
     `outputs` are classes, offsets and landmarks of each level, as the network returns them.
     """
     levels = [
-        _decode_level(*outputs[3 * level : 3 * level + 3], stride, sides)
+        _decode_level(outputs[3 * level : 3 * level + 3], stride, sides)
         for level, (stride, sides) in enumerate(_LEVELS)
     ]
     image, rows, points = (np.concatenate(parts) for parts in zip(*levels, strict=True))
@@ -69,13 +69,10 @@ def decode(outputs: Sequence[NDArray[np.float32]]) -> Iterator[tuple[NDArray[np.
 
 
 def _decode_level(
-    classes: NDArray[np.float32],
-    offsets: NDArray[np.float32],
-    points: NDArray[np.float32],
-    stride: int,
-    sides: Sequence[int],
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    heads: Sequence[NDArray[np.float32]], stride: int, sides: Sequence[int]
+) -> tuple[NDArray[np.int64], NDArray[np.float32], Landmarks]:
     """Return image [N], box and score [N, 5] and landmarks [N, 5, 2] of the candidates of a level."""
+    classes, offsets, points = heads
     by_anchor, cells = (len(classes), len(sides), -1), classes.shape[2:]
     classes, offsets = classes.reshape(*by_anchor, *cells), offsets.reshape(*by_anchor, *cells)
     points = points.reshape(*by_anchor, 2, *cells)
