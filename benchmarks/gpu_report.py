@@ -26,10 +26,12 @@ from wav2lip_npu import device as devices
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
 TESTS = [
+    "tests/data/test_batch_changes.py",
     "tests/data/test_device_augmentation.py",
     "tests/data/test_resident_samples.py",
     "tests/models",
     "tests/training/test_data_on.py",
+    "tests/training/test_generator.py",
     "tests/training/test_graph.py",
     "tests/training/test_loop.py",
     "tests/training/test_resume.py",
@@ -39,14 +41,16 @@ QUICK_TESTS = ["tests/data/test_device_augmentation.py"]
 
 SHORT = ["--seconds", "2", "--clips", "60"]
 VARIANTS: list[tuple[int, str, list[str]]] = [
+    (16, "graph", [*SHORT, "--recipe", "--end_to_end"]),
+    (16, "on", [*SHORT, "--recipe", "--end_to_end"]),
     (32, "off", [*SHORT, "--full"]),
     (32, "on", [*SHORT, "--end_to_end"]),
     (16, "on", [*SHORT, "--end_to_end"]),
-    (16, "off", [*SHORT, "--end_to_end"]),
 ]
 """Width, compilation and further flags of the trainings."""
 QUICK_VARIANTS: list[tuple[int, str, list[str]]] = [
     (2, "off", ["--batch", "8", "--clips", "6", "--seconds", "0.2", "--amp", "off"]),
+    (2, "off", ["--batch", "8", "--clips", "6", "--seconds", "0.2", "--amp", "off", "--recipe"]),
 ]
 
 
@@ -69,12 +73,13 @@ def parts(given: argparse.Namespace) -> Iterator[Part]:
     yield Part("device tests", pytest, 100, None, {"TEST_DEVICE": given.device.partition(":")[0]})
     variants = QUICK_VARIANTS if given.quick else VARIANTS
     for width, compiled, more in variants:
-        file = out / f"train_{width}_{compiled}.json"
+        name = f"width {width}, compile {compiled}{', recipe' if '--recipe' in more else ''}"
+        file = out / f"train_{name.replace(', ', '_').replace(' ', '_')}.json"
         words = ["--device", given.device, "--width", str(width), "--compile", compiled, "--json", str(file)]
-        if given.original is not None and (width, compiled) == variants[0][:2]:
+        if given.original is not None and "--full" in more:
             words += ["--original", str(given.original)]
         command = [PYTHON, "benchmarks/train.py", *words, *more]
-        yield Part(f"training, width {width}, compile {compiled}", command, 100, file)
+        yield Part(f"training, {name}", command, 100, file)
     file = out / "acceptance.json"
     words = ["--device", given.device, "--out", str(file), "--parts", "dub", "throughput"]
     words += ["--width", "2"] if given.quick else []

@@ -1,11 +1,13 @@
 """Measure the speed of training: windows per second end to end, of a step and of the data alone.
 
     python benchmarks/train.py [--device cuda] [--width 32] [--kinds train_syncnet train] [--json FILE]
-                               [--data_root CLIPS --filelists LISTS] [--original FOLDER]
+                               [--data_root CLIPS --filelists LISTS] [--recipe] [--original FOLDER]
 
 Every row is a training through `train_syncnet` or `train_generator`, timed between its steps, so that start,
 compilation and evaluation do not count. `cost` is the time of a step that a part takes: the full training
 against one without the part. Without --data_root the clips are noise, with which the speed is the same.
+
+--recipe trains with all options and losses of recipes/starter, from the first step on.
 
 --original is a folder with the original's repository. Its scripts run unchanged on the same clips, with the
 batch size of their hparams.py; librosa's old way of calling `filters.mel` is restored for them.
@@ -14,6 +16,7 @@ batch size of their hparams.py; librosa's old way of calling `filters.mel` is re
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import itertools
 import json
@@ -33,7 +36,7 @@ import numpy as np
 
 from wav2lip_npu import device as devices
 from wav2lip_npu import train_generator, train_syncnet
-from wav2lip_npu.data.device_batch import TargetBatch, WindowBatch
+from wav2lip_npu.data.device_batch import TargetBatch, WindowBatch, on_device
 from wav2lip_npu.data.samples import batches
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import SyncNet
@@ -46,6 +49,18 @@ AUGMENTATION = {
 KINDS: dict[str, dict[str, Any]] = {
     "train_syncnet": {"batch_size": 512, "average": 0.99},
     "train": {"batch_size": 64, "average": 0.99, "syncnet_wt": 0.03},
+}
+RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "starter"
+RECIPE_FLAGS = {
+    "train_syncnet": ("syncnet.flags", {"batch_size": 512}),
+    "train": ("generator.flags", {"batch_size": 128, "sync_from": 0, "disc_from": 0}),
+}
+RECIPE_WITHOUT: dict[str, dict[str, dict[str, Any]]] = {
+    "train_syncnet": {"changes": {"grey": 0, "hide_patch": 0, "hide_band": 0, "mel_noise": 0}},
+    "train": {
+        "changes": {"reference_mouth_warp": 0, "reference_paste": 0, "silence": 0},
+        "discriminator": {"patch_disc_wt": 0},
+    },
 }
 WITHOUT: dict[str, dict[str, Any]] = {
     "augmentation": dict.fromkeys(AUGMENTATION, 0),
@@ -105,9 +120,21 @@ class Timer:
         return (self._now - self._begun) / self._count
 
 
+def recipe(kind: str) -> dict[str, Any]:
+    """Return the options of recipes/starter, without the width."""
+    name, values = RECIPE_FLAGS[kind]
+    flags: dict[str, Any] = {}
+    for word in (RECIPE / name).read_text().split():
+        if word.startswith("--"):
+            flags[flag := word[2:]] = True
+        else:
+            flags[flag] = ast.literal_eval(word)
+    return {name: value for name, value in {**flags, **values}.items() if name != "width"}
+
+
 def step_seconds(kind: str, given: argparse.Namespace, clips: Clips, **flags: Any) -> float:
     """Train for some seconds, and return the seconds of a step."""
-    values = {**KINDS[kind], **AUGMENTATION, **flags}
+    values = {**(recipe(kind) if given.recipe else {**KINDS[kind], **AUGMENTATION}), **flags}
     if kind == "train_syncnet":
         values = {name: value for name, value in values.items() if name not in ("syncnet_wt", "sync_weight")}
     timer = Timer(given.seconds)
@@ -138,7 +165,7 @@ def same_batch(kind: str, device: Any) -> Any:
     def stream(*given: Any, **options: Any) -> Iterator[Any]:
         with contextlib.closing(batches(*given, **options)) as real:
             first = next(real)
-        yield from itertools.repeat(replace(first, samples=ROWS[kind].of(first, device)))
+        yield from itertools.repeat(replace(first, samples=on_device(first, ROWS[kind], device)))
 
     return stream
 
@@ -153,7 +180,7 @@ def data_seconds(kind: str, given: argparse.Namespace, clips: Clips, **flags: An
             if number == WARM_STEPS:
                 devices.synchronize(device)
                 begun = time.perf_counter()
-            ROWS[kind].of(next(stream), device)
+            on_device(next(stream), ROWS[kind], device)
             if number > WARM_STEPS and time.perf_counter() - begun > given.seconds:
                 devices.synchronize(device)
                 result.append((time.perf_counter() - begun) / (number - WARM_STEPS + 1))
@@ -218,7 +245,7 @@ def original_rate(kind: str, given: argparse.Namespace, clips: Clips, folder: Pa
 
 def measure(kind: str, given: argparse.Namespace, clips: Clips, folder: Path) -> dict[str, Any]:
     """Return windows per second of each part, and the milliseconds that parts of a step cost."""
-    batch = given.batch or KINDS[kind]["batch_size"]
+    batch = given.batch or (recipe(kind) if given.recipe else KINDS[kind])["batch_size"]
     shared = {"batch_size": batch, "data_on": given.data_on, "compile": given.compile}
     full = step_seconds(kind, given, clips, **shared)
     seconds = {"end to end": full}
@@ -228,8 +255,10 @@ def measure(kind: str, given: argparse.Namespace, clips: Clips, folder: Path) ->
         seconds["data alone"] = data_seconds(kind, given, clips, **shared)
     if given.full:
         seconds["data on the host"] = step_seconds(kind, given, clips, **{**shared, "data_on": "host"})
-    parts = [name for name in WITHOUT if given.full and not (kind == "train_syncnet" and name == "expert")]
-    cost = {name: full - step_seconds(kind, given, clips, **{**shared, **WITHOUT[name]}) for name in parts}
+    parts = {**WITHOUT, **(RECIPE_WITHOUT[kind] if given.recipe else {})} if given.full else {}
+    if kind == "train_syncnet":
+        parts.pop("expert", None)
+    cost = {name: full - step_seconds(kind, given, clips, **{**shared, **off}) for name, off in parts.items()}
     rates: dict[str, float | None] = {name: batch / value for name, value in seconds.items()}
     if given.original is not None:
         rates["original"] = original_rate(kind, given, clips, folder)
@@ -246,13 +275,14 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--width", type=int, default=32)
-    parser.add_argument("--batch", type=int, help="default: 512 for SyncNet, 64 for the generator")
+    parser.add_argument("--batch", type=int, help="default: 512 for SyncNet; 64 for the generator, or 128")
     parser.add_argument("--amp", default="bf16")
-    parser.add_argument("--compile", default="off", choices=["off", "on"])
+    parser.add_argument("--compile", default="off", choices=["off", "graph", "on"])
     parser.add_argument("--data_on", default="auto", choices=["auto", "device", "host"])
     parser.add_argument("--num_workers", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=5, help="of each figure")
     parser.add_argument("--end_to_end", action="store_true", help="no figures of step and data alone")
+    parser.add_argument("--recipe", action="store_true", help="the options of recipes/starter")
     parser.add_argument("--full", action="store_true", help="also host loading, and what each part costs")
     parser.add_argument("--data_root", type=Path)
     parser.add_argument("--filelists", type=Path, default=Path("filelists"))

@@ -238,6 +238,12 @@ def captures_graphs(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def check_graphs(device: torch.device) -> None:
+    """Raise `DeviceError` if the kernels of a step cannot be captured."""
+    if not captures_graphs(device):
+        raise DeviceError(f"--compile graph needs CUDA, not {device}. Pass --compile on or off.")
+
+
 def captured(function: Callable[[], Result], device: torch.device) -> Callable[[], Result]:
     """Return a function that replays the kernels of another one, and returns its result with new values.
 

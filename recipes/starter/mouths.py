@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from lists import HELD_OUT_PEOPLE
+from lists import SHOWN_PEOPLE
 
 from wav2lip_npu.data.clip import read_clip
 from wav2lip_npu.data.face_reader import FaceReader
@@ -40,8 +40,9 @@ def main(clips: Path, weights: str = "starter") -> int:
     begins = [window_start(number, TRAINING_FPS, models.mel_shift) for number in at]  # type: ignore[arg-type]
     mels = [mel[:, max(0, begin) : max(0, begin) + 16] for begin in begins]
     rows = []
-    for name in HELD_OUT_PEOPLE:
-        clip = read_clip(name, clips / name)
+    for name in SHOWN_PEOPLE:
+        folder = next(path.parent for path in clips.rglob("audio.wav") if name in path.parts)
+        clip = read_clip(name, folder)
         faces = list(FaceReader(cache=False).pick(clip, at % len(clip.frames)))
         rows.append(np.hstack([mouth[MOUTH] for mouth in runner(faces, mels)]))
     sheet = cv2.resize(np.vstack(rows), None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC)

@@ -1,4 +1,4 @@
-"""Recipes: held-out clips are not in any training list, and the demo's camera keeps the face in view."""
+"""Recipes: the bundled networks are trained and packed, and the demo's camera keeps the face in view."""
 
 from __future__ import annotations
 
@@ -8,138 +8,125 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
 from support.clip_folders import write_clip
-from wav2lip_npu.data.clip import mel_columns, read_clip
-from wav2lip_npu.data.face_reader import FaceReader
-from wav2lip_npu.data.file_lists import read_names
-from wav2lip_npu.data.samples import MEL_SHIFT
+from support.trainings import GENERATOR, SYNCNET, train
+from wav2lip_npu.cli import main
+from wav2lip_npu.cli.train import TrainCommand, TrainSyncnetCommand
 from wav2lip_npu.models import checkpoint
+from wav2lip_npu.models.bundled import STARTER, weights_path
 from wav2lip_npu.models.networks import Wav2Lip
+from wav2lip_npu.training.session import load_syncnet
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-NETWORKS = ("syncnet", "judge", "generator")
-SENTENCES = [f"grid/s1/s{number}" for number in range(200)]
-PEOPLE = [
-    *(f"clips/{name}" for name in ("man_512", "man_844", "vox_00104", "woman_elderly_524", "woman_512")),
-    *(f"grid/others/{name}" for name in ("lbbc2a", "brbk7n")),
-]
-FOREIGN = ["clips/man_30fps_1080x1920", "clips/woman_30s_silent_480", "clips/lecturer_tiny_face_720"]
-
-
-@pytest.fixture(scope="module")
-def lists(tmp_path_factory):
-    work = tmp_path_factory.mktemp("starter lists")
-    for name in (*SENTENCES, *PEOPLE, *FOREIGN):
-        (work / "clips" / name).mkdir(parents=True)
-        (work / "clips" / name / "clip.json").touch()
-    script = [sys.executable, RECIPES / "starter" / "lists.py", work / "clips", work / "lists"]
-    subprocess.run(
-        script, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(RECIPES.parent)}
-    )
-    return work / "lists"
-
-
-def test_held_out_clips_are_not_trained_on(lists):
-    test, people = (set(read_names(lists / f"{name}.txt")) for name in ("test", "people"))
-    assert 10 <= len(test) <= 32 and test <= set(SENTENCES)
-    assert people == {"clips/man_844", "clips/vox_00104", "clips/woman_elderly_524", "grid/others/lbbc2a"}
-    for network in (*NETWORKS, "generator_late", "syncnet_late"):
-        train, val = (set(read_names(lists / network / f"{part}.txt")) for part in ("train", "val"))
-        assert not train & val and not (train | val) & (test | people)
-        assert not (train | val) & set(FOREIGN)
-        assert train | val | test | people | set(FOREIGN) == {*SENTENCES, *PEOPLE, *FOREIGN}
-
-
-def test_judge_holds_out_other_sentences(lists):
-    assert set(read_names(lists / "judge" / "val.txt")) <= set(read_names(lists / "syncnet" / "train.txt"))
-
-
-def test_short_speakers_are_repeated(lists):
-    for network, times in {"generator": 20, "generator_late": 6, "syncnet_late": 1}.items():
-        names = read_names(lists / network / "train.txt")
-        assert names.count("clips/man_512") == names.count("grid/others/brbk7n") == times
-        assert max(names.count(name) for name in SENTENCES) == 1
+PEOPLE = [f"speaker{number}/{clip}" for number in range(40) for clip in "ab"]
 
 
 @pytest.fixture
-def card(monkeypatch):
-    """The modules of the recipe for a GPU."""
-    monkeypatch.syspath_prepend(str(RECIPES / "starter" / "card"))
-    names = ("augmentation", "device_clips", "train")
-    for name in names:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    return SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+def starter(monkeypatch):
+    """A function that imports a file of recipes/starter."""
+    monkeypatch.syspath_prepend(str(RECIPES / "starter"))
+
+    def load(name: str) -> ModuleType:
+        for other in ("lists", "pack", "state"):
+            monkeypatch.delitem(sys.modules, other, raising=False)
+        return importlib.import_module(name)
+
+    return load
 
 
-@pytest.fixture
-def two_clips(tmp_path):
-    folders = [
-        write_clip(tmp_path / "clips" / name, 40, seed=seed) for seed, name in enumerate(("a/1", "b/1"))
-    ]
-    (tmp_path / "train.txt").write_text("a/1\nb/1\n")
-    (tmp_path / "val.txt").write_text("b/1 1\n")
-    return [read_clip(name, folder) for name, folder in zip(("a/1", "b/1"), folders, strict=True)]
+def test_held_out_speakers_are_not_trained_on(starter):
+    names = [*PEOPLE, "man_844/1", "clips/vox_00104", "clips/woman_30s_silent_480", "clips/other"]
+    train_names, val = starter("lists").split(names)
+    assert set(train_names) | set(val) == set(names) - {"clips/woman_30s_silent_480"}
+    assert not set(train_names) & set(val)
+    assert {"man_844/1", "clips/vox_00104"} < set(val)
+    speakers = [{name.split("/")[0] for name in part if name in PEOPLE} for part in (train_names, val)]
+    assert not speakers[0] & speakers[1] and 2 <= len(speakers[1]) <= 6
+    alone = [f"videos/{number}" for number in range(20)]
+    train_names, val = starter("lists").split(alone)
+    assert len(val) == 2 and len(train_names) == 18
 
 
-def test_windows_on_the_device_are_those_of_the_clips(card, two_clips, tmp_path):
-    clips = card.device_clips.read_clips(tmp_path / "clips", tmp_path / "train.txt", torch.device("cpu"))
-    drawn, frames = torch.tensor([0, 1, 1]), torch.tensor([1, 9, 20])
-    faces, mels, frame_mels = (
-        clips.windows(drawn, frames),
-        clips.window_mels(drawn, frames),
-        clips.frame_mels(drawn, frames),
-    )
-    for number, (clip, frame) in enumerate(zip(drawn.tolist(), frames.tolist(), strict=True)):
-        expected = FaceReader(cache=False)(two_clips[clip], frame)
-        np.testing.assert_array_equal(faces[number], expected)
-        np.testing.assert_array_equal(mels[number], mel_columns(two_clips[clip].mel(), frame))
-        np.testing.assert_array_equal(
-            frame_mels[number, 2], mel_columns(two_clips[clip].mel(), frame + 2 + MEL_SHIFT)
-        )
+@pytest.mark.parametrize(("name", "command"), [("syncnet", TrainSyncnetCommand), ("generator", TrainCommand)])
+def test_flags_are_options_of_the_training(monkeypatch, name, command):
+    seen: list[object] = []
+    monkeypatch.setattr(command, "run", lambda self: seen.append(self))
+    words = (RECIPES / "starter" / f"{name}.flags").read_text().split()
+    kind = "train" if name == "generator" else "train_syncnet"
+    assert main.main([kind, "--data_root", "x", "--checkpoint_dir", "y", *words, "--width", "4"]) == 0
+    (options,) = seen
+    assert options.train.width == 4 and options.train.balance_speakers
 
 
-def test_augmentation_of_windows_and_reference_mouths(card):
-    torch.manual_seed(0)
-    windows = torch.randint(0, 256, (8, 5, 96, 96, 3), dtype=torch.uint8)
-    changed = card.augmentation.Augmentation(torch.device("cpu")).faces(windows, 0.0, windows)
-    plain = windows.permute(0, 1, 4, 2, 3) / 255
-    torch.testing.assert_close(changed.faces, plain.clamp(1e-4, 1), atol=1e-3, rtol=0)
-    off = (changed.references - plain).abs().mean((0, 1, 2))
-    assert off[70:80, 40:56].mean() > 5 * off[:10].mean()
-
-
-def test_amplified_audio_moves_embeddings_away_from_silence(card):
-    torch.manual_seed(0)
+def test_amplified_audio_moves_embeddings_away_from_silence(starter):
     network = Wav2Lip(width=2).eval()
     mels = torch.rand(4, 1, 80, 16) * 8 - 4
     silence = torch.full((1, 1, 80, 16), -4.0)
     with torch.no_grad():
         before, quiet = network.audio_encoder(mels), network.audio_encoder(silence)
-        card.train.amplify_audio(network, 1.5)
+        starter("pack").amplify_audio(network, 1.5)
         after = network.audio_encoder(mels)
         torch.testing.assert_close(network.audio_encoder(silence), quiet)
     torch.testing.assert_close(after, (quiet + 1.5 * (before - quiet)).clamp(min=0))
 
 
+def test_packed_networks_and_their_state(starter, clips, tmp_path):
+    work = tmp_path / "work"
+    (work / "lists").mkdir(parents=True)
+    (work / "lists" / "val.txt").write_text((clips / "lists" / "val.txt").read_text())
+    for name, words in (("syncnet", SYNCNET), ("generator", GENERATOR)):
+        train(clips, work / name, words, steps=2, eval_interval=1, checkpoint_interval=1)
+    pack = starter("pack")
+    assert pack.main(work) == 0
+    state = json.loads((work / "weights" / "state.json").read_text())
+    assert state["held_out_clips"] == 2
+    assert (state["syncnet"]["steps"], state["syncnet"]["windows"]) == (2, 32)
+    assert (state["generator"]["steps"], state["generator"]["windows"]) == (2, 4)
+    assert 0 <= state["syncnet"]["best_held_out"]["auc"] <= 1
+    packed = checkpoint.load(work / "weights" / "generator.safetensors", "generator")
+    assert packed.mel_shift == -1 and packed.more["steps"] == 2
+    assert "research and evaluation only" in packed.more["licence"]
+    plain = pack.newest(work / "generator", "generator")
+    bias = "audio_encoder.12.conv_block.1.bias"
+    assert not torch.equal(packed.weights[bias], plain.weights[bias])
+
+
+def test_run_that_continues_adds_to_the_bundled_state(starter, clips, tmp_path, caplog):
+    words = ["--checkpoint_path", "starter", "--eval_clips", "1", "--amp", "bf16"]
+    out = train(clips, tmp_path / "syncnet", [*SYNCNET, *words], steps=1, width=None, learning_rate=0.5)
+    load_syncnet(STARTER)
+    assert caplog.text.count("research and evaluation only") == 2
+    state = starter("state")
+    bundled = json.loads(state.BUNDLED.read_text())
+    assert state.newest(out, "syncnet").more["continued"]
+    assert state.best(out) == weights_path(STARTER, "syncnet"), "no evaluation was better than the start"
+    loaded = checkpoint.load(STARTER, "syncnet")
+    assert loaded.more["windows"] == bundled["syncnet"]["windows"]
+    assert loaded.more["steps"] == bundled["syncnet"]["steps"]
+
+
 @pytest.mark.slow
-def test_recipe_for_a_gpu_trains_both_networks(two_clips, tmp_path):
-    script = [
-        sys.executable,
-        RECIPES / "starter" / "card" / "train.py",
-        tmp_path / "clips",
-        tmp_path,
-        tmp_path / "out",
-    ]
-    flags = ["--minutes", "0.1", "--width", "2", "--batch", "4", "--device", "cpu"]
-    subprocess.run([*script, *flags], check=True, env={**os.environ, "PYTHONPATH": str(RECIPES.parent)})
-    assert checkpoint.load(tmp_path / "out" / "generator.pth", "generator").mel_shift == -1
-    assert checkpoint.load(tmp_path / "out" / "syncnet.pth", "syncnet").width == 2
+def test_recipe_trains_packs_and_measures(tmp_path):
+    for seed in range(4):
+        write_clip(tmp_path / "clips" / f"speaker{seed}" / "1", 60, seed=seed)
+    flags = {"DEVICE": "cpu", "BATCH": "2", "SHARE": "1e-6", "AMP": "off", "MORE": "--width 2"}
+    done = subprocess.run(
+        [RECIPES / "starter" / "run.sh", tmp_path / "clips", tmp_path / "work"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **flags, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for kind in ("generator", "syncnet"):
+        assert checkpoint.load(tmp_path / "work" / "weights" / f"{kind}.safetensors", kind).width == 2
+    assert "| SyncNet: BCE |" in (tmp_path / "work" / "figures.md").read_text()
+    assert "generator" in json.loads((tmp_path / "work" / "figures.json").read_text())
 
 
 def test_demo_camera_keeps_the_face_in_view():
@@ -157,12 +144,3 @@ def test_demo_camera_keeps_the_face_in_view():
         assert (shot[[0, -1]].max() < 200) and (shot[:, [0, -1]].max() < 200), "the face is cut"
         assert (shot > 200).all(axis=2).mean() > 0.05
     assert np.abs(shots[0].astype(int) - shots[20]).mean() > 3, "the camera stands still"
-
-
-def test_stored_curves_fall():
-    curves = json.loads((RECIPES / "starter" / "curves.json").read_text())
-    assert set(curves) == set(NETWORKS)
-    for parts in curves.values():
-        for points in parts.values():
-            steps = [step for step, _ in points]
-            assert steps == sorted(set(steps)) and points[-1][1] < points[0][1]

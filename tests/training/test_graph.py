@@ -32,20 +32,20 @@ def replayed(function, _device):
         (
             GENERATOR,
             {"sync_from": 2, "disc_from": 3, "ramp_steps": 3, "patch_disc_wt": 0.3, "gradient_weight": 0.5,
-             "motion_weight": 0.5, "reference_mouth_warp": 1, "silence": 0.5, "weight_decay": 0.1},
+             "motion_weight": 0.5, "reference_mouth_warp": 1, "silence": 0.5, "weight_decay": 0.1, "compile": "graph"},
         ),
     ],
 )  # fmt: skip
 def test_captured_steps_equal_plain_ones(clips, tmp_path, monkeypatch, words, flags):
     """The runs before the capture change nothing, and a loss that begins is captured again."""
-    flags = {"data_on": "device", "steps": 4, "eval_interval": 2, **flags}
-    plain = train(clips, tmp_path / "plain", words, **flags)
+    flags = {"data_on": "device", "steps": 4, "eval_interval": 2, "compile": "on", **flags}
+    plain = train(clips, tmp_path / "plain", words, **{**flags, "compile": "off"})
     captures = []
     monkeypatch.setattr(device, "check_compile", lambda device: None)
     monkeypatch.setattr(device, "compiled", lambda network, device: network)
     monkeypatch.setattr(device, "captures_graphs", lambda device: True)
     monkeypatch.setattr(device, "captured", lambda *given: captures.append(given) or replayed(*given))
-    graphed = train(clips, tmp_path / "graphed", words, compile="on", **flags)
+    graphed = train(clips, tmp_path / "graphed", words, **flags)
     assert_same_checkpoints(plain, graphed, 4)
     assert len(captures) == (1 if words == SYNCNET else 3 if "disc_from" in flags else 2)
 
@@ -57,6 +57,12 @@ def test_compiled_training_without_a_compiler(clips, tmp_path, monkeypatch, caps
     assert main.main(command(clips, tmp_path / "out", SYNCNET, steps=1, compile="on")) == 2
     message = capsys.readouterr().err
     assert "--compile" in message and ("torchair" if DEVICE.type == "npu" else "compiler") in message
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="CUDA captures graphs")
+def test_graphs_without_cuda(clips, tmp_path, capsys):
+    assert main.main(command(clips, tmp_path / "out", SYNCNET, steps=1, compile="graph")) == 2
+    assert "--compile graph" in capsys.readouterr().err
 
 
 @pytest.mark.slow

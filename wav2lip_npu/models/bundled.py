@@ -10,10 +10,8 @@ from wav2lip_npu.storage.outputs import InputPath
 
 STARTER = "starter"
 """Name to pass instead of a path to use a bundled network."""
-ABOUT = (
-    "the small bundled network, trained on research corpora: for research and evaluation only. "
-    "For other weights, pass --checkpoint_path"
-)
+TERMS = "trained on research corpora: for research and evaluation only"
+ABOUT = f"the small bundled network, {TERMS}. For other weights, pass --checkpoint_path"
 _FOLDER = Path(__file__).resolve().parents[1] / "weights"
 
 

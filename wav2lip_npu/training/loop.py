@@ -208,7 +208,7 @@ def _advance(
 def _gradients_of(state: TrainState, task: Task[Any], options: TrainOptions) -> Gradients:
     """Return the computation of gradients, captured as a graph where --compile and the device allow it."""
     gradients = functools.partial(_gradients, state, task, options)
-    is_graphed = options.compile == "on" and state.data_on == "device" and state.ranks.size == 1
+    is_graphed = options.compile != "off" and state.data_on == "device" and state.ranks.size == 1
     if not (is_graphed and devices.captures_graphs(state.device)):
         return gradients
     modules = [trained.network for trained in state.networks.values()]

@@ -15,7 +15,7 @@ from wav2lip_npu.options import check_minimum, check_positive, check_types, grou
 from wav2lip_npu.training.loss_options import GeneratorOptions
 from wav2lip_npu.training.recipes import RECIPES, RecipeName
 
-Switch = Literal["off", "on"]
+Compilation = Literal["off", "graph", "on"]
 DataPlace = Literal["auto", "device", "host"]
 _MIN_WINDOWS = 2
 _NO_BATCH_STATISTICS = "SyncNet's batch norms need at least 2 windows. Pass --batch_size 2 or more."
@@ -100,9 +100,10 @@ class TrainOptions:
     0.99 with --recipe default."""
     amp: Amp = "off"
     """Mixed precision: bf16, fp16, or off for float32. Losses and weights stay float32."""
-    compile: Switch = "off"
-    """on: the networks are compiled for the device, which takes minutes before the first step. With CUDA and
-    the data on the device, the kernels of a step also form one graph. An NPU needs torchair."""
+    compile: Compilation = "off"
+    """on: the networks are compiled for the device, which takes minutes before the first step; an NPU needs
+    torchair. graph, and with CUDA also on: the kernels of a step form one graph, if the data are on the
+    device."""
     loss_scale: str = "dynamic"
     """Loss scale with --amp fp16: dynamic, or a constant such as 1024."""
     sync_batchnorm: bool = False

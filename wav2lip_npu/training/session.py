@@ -27,7 +27,7 @@ from wav2lip_npu.data.resident_samples import ResidentDraw, ResidentSamples
 from wav2lip_npu.data.samples import Batch, Draw, Sample, Samples, SampleSource
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models import checkpoint
-from wav2lip_npu.models.bundled import weights_inputs
+from wav2lip_npu.models.bundled import STARTER, TERMS, weights_inputs, weights_path
 from wav2lip_npu.models.checkpoint import Checkpoint
 from wav2lip_npu.models.networks import FULL_WIDTH, NETWORKS, SyncNet
 from wav2lip_npu.options import resolved
@@ -131,6 +131,8 @@ class Session:
             )
             source = self.checkpoints[state.main.kind].source
             log.info("resuming from step %d of %s", state.step, source)
+            if source == weights_path(STARTER, state.main.kind):
+                log.info("%s: the bundled network, %s", STARTER, TERMS)
             self._warn_of_later_steps(state.step)
             for kind in rates.keys() - self.checkpoints.keys():
                 log.warning("no %s checkpoint next to it: the %s starts from scratch", kind, kind)
@@ -191,6 +193,8 @@ def open_session(
     devices.check_training(device, options.amp, options.loss_scale, options.sync_batchnorm)
     if options.compile == "on":
         devices.check_compile(device)
+    elif options.compile == "graph":
+        devices.check_graphs(device)
     with distributed.process_group(device) as ranks, contextlib.ExitStack() as stack:
         if not ranks.is_first:
             logger = logging.getLogger("wav2lip_npu")
@@ -284,6 +288,8 @@ def _format_steps(steps: Mapping[str, str]) -> str:
 def load_syncnet(path: str) -> SyncNet:
     """Load the SyncNet that judges a generator. Raises `CheckpointError`."""
     loaded = checkpoint.load(path, "syncnet")
+    if path == STARTER:
+        log.info("SyncNet %s: the bundled network, %s", STARTER, TERMS)
     syncnet = SyncNet(loaded.width)
     syncnet.load_state_dict(loaded.weights)
     return syncnet.eval()
