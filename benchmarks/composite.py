@@ -23,13 +23,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from references import REFERENCES
-from skimage.color import rgb2lab
-from tracked_clips import Clip, aligned, clips, in_crop, sheet
+from tracked_clips import Clip, clips, in_crop, sheet
 
 from wav2lip_npu.dubbing.blend import load_mask, paste
 from wav2lip_npu.dubbing.inference import load_models
 from wav2lip_npu.dubbing.opacity import MouthOpacity
 from wav2lip_npu.dubbing.selection import FACE_SIZE
+from wav2lip_npu.evaluation.mouth_motion import mouth_of, sharpness_of
+from wav2lip_npu.evaluation.picture import LIPS, colour_error, region
+from wav2lip_npu.evaluation.skin import JAW, RIM, Flicker, luma_face
 from wav2lip_npu.faces.detectors import load_detector
 from wav2lip_npu.media.audio_reader import measure_audio, read_audio
 from wav2lip_npu.media.yuv_image import Image, YuvImage
@@ -43,20 +45,8 @@ MASK = load_mask("soft", FACE_SIZE)
 Plane = NDArray[np.float32]
 
 
-def _region(x1: float, x2: float, y1: float, y2: float) -> NDArray[np.bool_]:
-    y, x = (np.mgrid[0:FACE_SIZE, 0:FACE_SIZE] + 0.5) / FACE_SIZE
-    return np.asarray((x > x1) & (x < x2) & (y > y1) & (y < y2))
-
-
-_WEIGHTS = np.pad(MASK.weights, ((MASK.top_row, 0), (0, 0)))
-REGIONS = {
-    "under the lip": _region(0.4, 0.6, 0.84, 0.92),
-    "jaw": _region(0.18, 0.32, 0.7, 0.88) | _region(0.68, 0.82, 0.7, 0.88),
-    "rim": (_WEIGHTS > 0.02) & (_WEIGHTS < 0.98) & _region(0.1, 0.9, 0.3, 0.98),
-}
+REGIONS = {"under the lip": region(0.4, 0.6, 0.84, 0.92), "jaw": JAW, "rim": RIM}
 """Parts of a face; the rim is that of the mask."""
-STILL = REGIONS["jaw"] | REGIONS["rim"]
-"""Skin that speech moves little."""
 
 
 def foreign_mouths(clip: Clip) -> list[Image]:
@@ -105,9 +95,9 @@ def measure_composite(clip: Clip, out: Path) -> dict[str, Any]:
         for name, frames in (("now", pasted), ("plain", plain))
     }
     figures: dict[str, Any] = {}
-    for region, where in REGIONS.items():
-        errors = {name: colour_error(images, clip.faces, where) for name, images in crops.items()}
-        figures[f"dE {region}"] = [
+    for name, where in REGIONS.items():
+        errors = {kind: mean_colour_error(images, clip.faces, where) for kind, images in crops.items()}
+        figures[f"dE {name}"] = [
             round(errors["now"], 2),
             round(errors["plain"], 2),
             round(errors["now"] / max(errors["plain"], 1e-6), 2),
@@ -116,8 +106,7 @@ def measure_composite(clip: Clip, out: Path) -> dict[str, Any]:
         round(sharpness(frames, clip, REGIONS["rim"]), 2) for frames in (pasted, plain)
     ]
     figures["flicker"] = [
-        round(flicker(frames, clip, STILL) / flicker(clip.frames, clip, STILL), 2)
-        for frames in (pasted, plain)
+        round(flicker(frames, clip) / flicker(clip.frames, clip), 2) for frames in (pasted, plain)
     ]
     figures["tint of grey"] = max(tint_of_grey(clip, mouths, number) for number in range(0, len(mouths), 10))
     shown = range(0, len(pasted), max(1, len(pasted) // 8))
@@ -128,13 +117,10 @@ def measure_composite(clip: Clip, out: Path) -> dict[str, Any]:
     return figures
 
 
-def colour_error(images: Sequence[Image], filmed: Sequence[Image], where: NDArray[np.bool_]) -> float:
-    """Return the mean dE between images and filmed faces, without their detail."""
-    errors = []
-    for pair in list(zip(images, filmed, strict=True))[::4]:
-        labs = [rgb2lab(cv2.GaussianBlur(image, (0, 0), 3)[..., ::-1]) for image in pair]
-        errors.append(float(np.linalg.norm(labs[0] - labs[1], axis=2)[where].mean()))
-    return float(np.mean(errors))
+def mean_colour_error(images: Sequence[Image], filmed: Sequence[Image], where: NDArray[np.bool_]) -> float:
+    """Return the mean colour error of every fourth face."""
+    pairs = list(zip(images, filmed, strict=True))[::4]
+    return float(np.mean([colour_error(image, other, where) for image, other in pairs]))
 
 
 def planes_of(frames: Sequence[YuvImage], clip: Clip, size: int) -> NDArray[np.float32]:
@@ -156,11 +142,13 @@ def sharpness(frames: Sequence[YuvImage], clip: Clip, where: NDArray[np.bool_]) 
     return float(energy[0] / energy[1])
 
 
-def flicker(frames: Sequence[YuvImage], clip: Clip, where: NDArray[np.bool_]) -> float:
-    """Return the temporal high-pass of skin in a region, RMS in levels."""
-    planes = planes_of(frames, clip, FACE_SIZE)
-    jumps = planes[1:-1] - (planes[:-2] + planes[2:]) / 2
-    return float(np.sqrt(np.square(jumps[:, where]).mean()))
+def flicker(frames: Sequence[YuvImage], clip: Clip) -> float:
+    """Return the flicker of still skin, RMS in levels."""
+    measure = Flicker()
+    for frame, box in zip(frames, clip.boxes, strict=True):
+        measure.add(luma_face(frame, box))
+    assert measure.value is not None
+    return measure.value
 
 
 def tint_of_grey(clip: Clip, mouths: Sequence[Image], number: int) -> int:
@@ -183,25 +171,25 @@ def measure_references(clip: Clip, models: Any, speech: Any, out: Path) -> dict[
         "speech": [mel_window(speech, i, fps, models.mel_shift) for i in range(len(clip.faces))],
         "silent": [np.full((80, 16), -4, np.float32)] * len(clip.faces),
     }
-    filmed = mouth_of(clip.frames, clip)
+    filmed = mouths_of(clip.frames, clip)
     figures, rows = {}, [[large(clip.frames[i], clip, i) for i in range(0, len(clip.faces), 8)]]
     for name, choose in REFERENCES.items():
         references = choose(clip)
         dubs = {kind: dub(clip, references, windows, models) for kind, windows in mels.items()}
-        mouths = {kind: mouth_of(frames, clip) for kind, frames in dubs.items()}
+        mouths = {kind: mouths_of(frames, clip) for kind, frames in dubs.items()}
         deviation = {kind: float(values.std(0).mean()) for kind, values in mouths.items()}
         added = float((mouths["speech"] - mouths["silent"]).std(0).mean())
         figures[name] = {
             "leak": round(deviation["silent"] / deviation["speech"], 3),
             "own": round(added / float(filmed.std(0).mean()), 3),
-            "sharpness": round(sharpness_of(mouths["speech"]) / sharpness_of(filmed), 3),
-            "flicker": round(flicker(dubs["speech"], clip, STILL) / flicker(clip.frames, clip, STILL), 3),
+            "sharpness": round(mean_sharpness(mouths["speech"]) / mean_sharpness(filmed), 3),
+            "flicker": round(flicker(dubs["speech"], clip) / flicker(clip.frames, clip), 3),
             "identity": round(likeness(mouths["speech"], filmed), 3),
             "dE lips": round(
-                colour_error(
+                mean_colour_error(
                     [f.crop(b, FACE_SIZE) for f, b in zip(dubs["speech"], clip.boxes, strict=True)],
                     clip.faces,
-                    _region(0.3, 0.7, 0.65, 0.92),
+                    LIPS,
                 ),
                 2,
             ),
@@ -232,15 +220,14 @@ def dub(clip: Clip, references: Sequence[Image], mels: Sequence[Any], models: An
     return frames
 
 
-def mouth_of(frames: Sequence[YuvImage], clip: Clip) -> NDArray[np.float32]:
+def mouths_of(frames: Sequence[YuvImage], clip: Clip) -> NDArray[np.float32]:
     """Return the luma of the aligned mouth region, slightly blurred, float32 [N, 44, 56]."""
-    faces = aligned(frames, clip.landmarks)[:, 60:104, 20:76]
-    return np.array([cv2.GaussianBlur(face, (0, 0), 1) for face in faces])
+    return np.array([mouth_of(frame, points) for frame, points in zip(frames, clip.landmarks, strict=True)])
 
 
-def sharpness_of(mouths: NDArray[np.float32]) -> float:
-    """Return the mean deviation of the detail of mouths."""
-    return float(np.mean([(mouth - cv2.GaussianBlur(mouth, (0, 0), 2)).std() for mouth in mouths]))
+def mean_sharpness(mouths: NDArray[np.float32]) -> float:
+    """Return the mean sharpness of mouths."""
+    return float(np.mean([sharpness_of(mouth) for mouth in mouths]))
 
 
 def likeness(mouths: NDArray[np.float32], filmed: NDArray[np.float32]) -> float:

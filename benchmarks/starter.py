@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from skimage.metrics import structural_similarity
 
 from wav2lip_npu.data.clip import Clip, first_column, mel_columns, read_clip
 from wav2lip_npu.data.clip_index import clip_folder
@@ -32,6 +31,7 @@ from wav2lip_npu.dubbing.inference import GeneratorRunner, Models, load_models
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.pauses import find_pauses, loudness, rest_weights, with_silence
 from wav2lip_npu.dubbing.temporal_smoothing import SilenceDamper
+from wav2lip_npu.evaluation.picture import psnr, squared_error, ssim
 from wav2lip_npu.mel import Mel, log_mel, mel_window
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.inputs import face_batch, generator_input, images_of_faces
@@ -133,9 +133,8 @@ def half_away(count: int) -> np.ndarray:
 def likeness(generated: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """Return PSNR in dB and SSIM of the mouth regions of faces."""
     a, b = generated[:, MOUTH:], truth[:, MOUTH:]
-    error = np.square(a.astype(np.float32) - b).mean()
-    ssim = np.mean([structural_similarity(x, y, channel_axis=2) for x, y in zip(a[::3], b[::3], strict=True)])
-    return 10 * np.log10(255**2 / max(error, 1e-6)), float(ssim)
+    similarity = np.mean([ssim(x, y) for x, y in zip(a[::3], b[::3], strict=True)])
+    return psnr(squared_error(a, b)), float(similarity)
 
 
 def motion(faces: np.ndarray, part: tuple[slice, slice] = LIPS) -> float:

@@ -22,8 +22,6 @@ from wav2lip_npu.media.yuv_image import Box, Image, YuvImage
 
 Array = NDArray[Any]
 _CROP = 1.7
-ALIGNED = np.array([[30, 34], [66, 34], [48, 56]], np.float32)
-"""Eyes and nose of an aligned face of 96 x 112 pixels."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +85,6 @@ def find_landmarks(
     )
     padded = np.pad(filled, ((2, 2), (0, 0), (0, 0)), "edge")
     return np.mean([padded[i : i + len(filled)] for i in range(5)], axis=0).astype(np.float32)
-
-
-def aligned(frames: Sequence[YuvImage], landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the luma of faces aligned by eyes and nose, float32 [N, 112, 96]."""
-    rows = []
-    for frame, points in zip(frames, landmarks, strict=True):
-        warp, _ = cv2.estimateAffinePartial2D(points[:3], ALIGNED)
-        rows.append(
-            cv2.warpAffine(frame.y, warp, (96, 112), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)
-        )
-    return np.array(rows, np.float32)
 
 
 def in_crop(points: NDArray[np.float32], box: Box, size: int = FACE_SIZE) -> NDArray[np.float32]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from wav2lip_npu.dubbing.outputs import Output as Output
     from wav2lip_npu.dubbing.pipeline import dub as dub
     from wav2lip_npu.dubbing.pipeline import dub_many as dub_many
+    from wav2lip_npu.dubbing.report import CheckResult as CheckResult
     from wav2lip_npu.dubbing.report import DubReport as DubReport
     from wav2lip_npu.errors import CheckpointError as CheckpointError
     from wav2lip_npu.errors import CheckpointMismatchError as CheckpointMismatchError
@@ -73,7 +74,7 @@ _MODULES = {
     "dubbing.options": ("DubOptions",),
     "dubbing.inference": ("load_models", "Models"),
     "dubbing.outputs": ("Output",),
-    "dubbing.report": ("DubReport",),
+    "dubbing.report": ("DubReport", "CheckResult"),
     "faces.find_faces": ("FaceOptions",),
     "media.geometry": ("Geometry",),
     "media.video_writer": ("EncodeOptions",),

@@ -8,6 +8,7 @@ import pytest
 from skimage.color import rgb2lab
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from support.frame_pairs import BOX, POINTS, texture, tracked
 from support.media_files import chirp, numbered, write_frames
 from wav2lip_npu.dubbing.blend import load_mask, paste
 from wav2lip_npu.evaluation.frame_pair import FACE_SIZE, FramePair
@@ -21,24 +22,12 @@ from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.video_reader import Frame
 from wav2lip_npu.media.yuv_image import Colour, YuvImage
 
-BOX = np.array([40, 30, 120, 130], np.float32)
-POINTS = np.array([[62, 66], [98, 66], [80, 86], [66, 104], [94, 104]], np.float32)
-
-
-def texture(seed: int = 0, size: tuple[int, int] = (160, 160)) -> np.ndarray:
-    small = np.random.default_rng(seed).integers(30, 220, (20, 20, 3), np.uint8)
-    return cv2.resize(small, size, interpolation=cv2.INTER_CUBIC)
-
 
 def with_mouth(level: int, image: np.ndarray | None = None) -> np.ndarray:
     """Return an image whose mouth has a brightness."""
     image = texture() if image is None else image.copy()
     image[98:112, 66:96] = level
     return image
-
-
-def tracked(image: np.ndarray, index: int = 0, box=BOX, points=POINTS) -> TrackedFrame:
-    return TrackedFrame(Frame(index, YuvImage.from_image(image, Colour()), index), box, False, points)
 
 
 def figures(measure, generated, truth=None, silent=None):

@@ -54,6 +54,7 @@ def test_same_file_in_all_figures(talk, folder, capsys, caplog):
     assert abs(figures["tail"]["generated"]) < 0.05
     assert report["judges"]["crop"] == "upstream" and "not the published" in report["judges"]["syncnet"]
     assert "--reports" in report["skipped"]["frames"]
+    assert {"lpips", "fid", "identity"} <= report["skipped"].keys()
     page = (folder / "out" / "eval.html").read_text()
     assert "data:image/jpeg" in page and "<polyline" in page and "talk.mp4" in page
     assert "http" not in page and "<script" not in page

@@ -27,8 +27,10 @@ _ALWAYS = {
 }
 # fmt: on
 """Options of 0.6.0. A key contains later options only if they differ from their defaults."""
-_WITHOUT_EFFECT = {"wav2lip_batch_size", "face_det_batch_size", "occlusion_mask"}
-"""Options that change the speed but not the output, and a path: the content of its file is hashed."""
+_WITHOUT_EFFECT = {
+    "wav2lip_batch_size", "face_det_batch_size", "occlusion_mask", "check", "min_confidence",
+}  # fmt: skip
+"""Options that do not change the output, and a path: the content of its file is hashed."""
 
 
 def job_key(job: Job) -> str:

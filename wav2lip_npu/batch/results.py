@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,10 @@ class JobResult:
     """First and last frame of each span without a face, whose frames stay unchanged."""
     unchanged_spans: list[tuple[int, int, Reason]] | None = None
     """First and last frame of each span that stays as filmed, and the reason, see `DubReport`."""
+    suspect: bool = False
+    """Whether the confidence of the check is below `min_confidence`. The job is not failed."""
+    check: dict[str, Any] | None = None
+    """Result of the option `check`, see `DubReport`; None without it, and for outputs of earlier runs."""
     device: str | None = None
     detector: str | None = None
     settings: dict[str, Any]
@@ -121,6 +125,8 @@ def finished_result(job: Job, key: str, report: DubReport) -> JobResult:
         dubbed_frames=report.dubbed_frames,
         faceless_spans=report.faceless_spans,
         unchanged_spans=report.unchanged_spans,
+        suspect=report.check is not None and report.check.suspect,
+        check=None if report.check is None else asdict(report.check),
         device=report.device,
         detector=report.detector,
         **_output_fields(job, key),

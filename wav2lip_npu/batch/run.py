@@ -218,13 +218,10 @@ class _Run:
             self._work(remaining)
         results = self._report.results()
         failed = sum(result.status == FAILED for result in results)
-        log.info(
-            "%d of %d jobs are done, %d failed: %s",
-            len(results) - failed,
-            len(results),
-            failed,
-            self._report.path,
-        )
+        suspect = sum(result.suspect for result in results)
+        counts = f"{failed} failed" + (f", {suspect} suspect" if suspect else "")
+        done = len(results) - failed
+        log.info("%d of %d jobs are done, %s: %s", done, len(results), counts, self._report.path)
         return results
 
     def close(self) -> None:

@@ -167,4 +167,7 @@ def _summary(result: JobResult) -> str:
         return f"ok: {result.job} existed"
     counts = count_text(result.unchanged_spans or ())
     suffix = f" ({counts})" if counts else ""
-    return f"ok: {result.job}, {result.frames} frames in {result.seconds:.1f} s{suffix}"
+    state = "suspect" if result.suspect else "ok"
+    confidence = (result.check or {}).get("confidence")
+    judged = "" if confidence is None else f", confidence {confidence:.3f}"
+    return f"{state}: {result.job}, {result.frames} frames in {result.seconds:.1f} s{suffix}{judged}"

@@ -18,6 +18,7 @@ from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
+    from wav2lip_npu.dubbing.report import CheckResult
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,8 @@ class DubCommand:
             unchanged = report.frames - report.dubbed_frames
             counts = count_text(report.unchanged_spans)
             log.info("%d of %d frames stay as filmed: %s", unchanged, report.frames, counts)
+        if report.check is not None:
+            log.info("%s", _check_text(report.check))
         if self.report is not None:
             report.write(self.report)
         log.info(
@@ -119,3 +122,14 @@ class DubCommand:
             log.info("mel_shift=%g, the value that %s was trained with", models.mel_shift, models.weights)
         log.info("%s", resolved(self))
         return models
+
+
+def _check_text(check: CheckResult) -> str:
+    """Return the result of `--check` as a line of the log."""
+    state = "suspect" if check.suspect else "checked"
+    if check.confidence is None:
+        return f"{state}: too few dubbed frames to judge the lip-sync"
+    return (
+        f"{state}: confidence {check.confidence:.3f}, offset {check.offset}, tail {check.tail:.2f} s, "
+        "by the bundled SyncNet"
+    )

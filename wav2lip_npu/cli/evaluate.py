@@ -14,7 +14,7 @@ from wav2lip_npu import __version__
 from wav2lip_npu.batch.job_table import TABLE_SUFFIXES
 from wav2lip_npu.cli.progress_bar import progress_bar
 from wav2lip_npu.errors import UsageError
-from wav2lip_npu.evaluation.options import EvaluateOptions
+from wav2lip_npu.evaluation.options import WEIGHTS, EvaluateOptions
 from wav2lip_npu.faces.detectors import detector_inputs
 from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
 
@@ -122,6 +122,7 @@ class EvaluateCommand:
         inputs = [InputPath("GENERATED", path) for path in self.generated]
         named = ("truth", "silent", "reports", "filelist")
         inputs += [InputPath(f"--{name}", getattr(self, name)) for name in named if getattr(self, name)]
-        if self.options.syncnet is not None:
-            inputs.append(InputPath("--syncnet", self.options.syncnet))
+        for name in WEIGHTS:
+            if (path := getattr(self.options, name)) is not None:
+                inputs.append(InputPath(f"--{name}", path))
         check_outputs(outputs, [*inputs, *detector_inputs()])

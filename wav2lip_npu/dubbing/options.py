@@ -77,6 +77,10 @@ class DubOptions:
     audio_track: int | None = None
     """Audio track to use if --audio has several, from 0 as in FFmpeg's 0:a:N. None: the track that
     FFmpeg prefers, usually the one flagged as default."""
+    check: bool = False
+    """Judge the output as it is written: lip-sync by the bundled SyncNet, jitter and timing, for --report."""
+    min_confidence: float | None = None
+    """Like --check, and mark outputs below this confidence, 0 to 1, as suspect in the report. None: none."""
     wav2lip_batch_size: int | None = None
     """Faces per generator batch of an accelerator. None: chosen for the device. On a CPU it has no effect."""
 
@@ -92,6 +96,8 @@ class DubOptions:
             raise UsageError(f"--start {self.start:g} is out of range. Pass at least 0 seconds.")
         if self.duration is not None and not 0 < self.duration < math.inf:
             raise UsageError(f"--duration {self.duration:g} is out of range. Pass more than 0 seconds.")
+        if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
+            raise UsageError(f"--min_confidence {self.min_confidence:g} is out of range. Pass 0 to 1.")
         if not 0 < self.rest_threshold <= _MAX_DB:
             raise UsageError(
                 f"--rest_threshold {self.rest_threshold:g} is out of range. Pass dB above 0, up to {_MAX_DB}."
@@ -115,6 +121,11 @@ class DubOptions:
     def pause_threshold(self) -> float | None:
         """Level of a pause below the loud parts, in dB; None if pauses are not detected."""
         return None if self.rest == "off" or self.blend == "hard" else self.rest_threshold
+
+    @property
+    def checks_output(self) -> bool:
+        """Whether outputs are judged as they are written."""
+        return self.check or self.min_confidence is not None
 
     def load_occlusion(self) -> Occlusion | None:
         """Return what finds objects in front of the mouth of one video; None if they are not looked for."""

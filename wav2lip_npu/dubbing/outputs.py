@@ -6,9 +6,9 @@ import contextlib
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ from wav2lip_npu.storage.outputs import InputPath, check_outputs
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
+    from wav2lip_npu.evaluation.output_check import OutputCheck
 
 Progress = Callable[[int, int], None]
 """Called with the number of frames written so far and the total."""
@@ -107,10 +108,11 @@ class OutputWriter:
         self._fps = options.output_fps(info)
         self._audio = measure_audio(output.audio, options.audio_track)
         voice = None if output.voice is None else measure_audio(output.voice)
+        self._voice = voice or self._audio
         shift = models.mel_shift if options.mel_shift is None else options.mel_shift
         self.extent = Extent.of(options, info, self._audio.duration, self._audio.path)
         self._mel = MelStream(
-            voice or self._audio,
+            self._voice,
             self._fps,
             shift,
             pool,
@@ -150,11 +152,16 @@ class OutputWriter:
         show = stopwatch.lane("blend", self._show, lanes)
         shown = map_in_threads(show, self._damped(recorder.record(needed), number), lanes)
         blended = prefetch(stopwatch.work("blend", shown), depth)
+        check = self._new_check() if self._options.checks_output else None
+        images = _images(blended)
+        if check is not None:
+            watched = check.watch(stopwatch.wait("check", blended))
+            images = prefetch(stopwatch.work("check", watched), depth)
         start = perf_counter()
         try:
-            with contextlib.closing(blended), self._cancelling():
+            with contextlib.closing(blended), contextlib.closing(images), self._cancelling():
                 write_video(
-                    self._with_progress(stopwatch.wait("encode", blended)),
+                    self._with_progress(stopwatch.wait("encode", images)),
                     self._output.outfile,
                     fps=self._fps,
                     audio=Soundtrack(
@@ -174,9 +181,18 @@ class OutputWriter:
         stopwatch.add("encode", perf_counter() - start)
         stages = {**self._stopwatch.times, **stopwatch.times}
         report = self._report(recorder, stages, num_outputs)
+        if check is not None:
+            result = check.result(self._output.outfile, self._options.min_confidence)
+            report = replace(report, check=result)
         if self._output.on_done is not None:
             self._output.on_done(report)
         return report
+
+    def _new_check(self) -> OutputCheck:
+        from wav2lip_npu.evaluation.output_check import OutputCheck
+
+        start, device = self.extent.first / self._fps, str(self._models.device)
+        return OutputCheck(self._voice, self._fps, start, self._options.faces, device)
 
     @contextlib.contextmanager
     def _cancelling(self) -> Iterator[None]:
@@ -209,14 +225,14 @@ class OutputWriter:
             yield selected, mouth
             del item, selected, tracked, mouth  # the consumer decides how long a frame is held
 
-    def _show(self, frame: tuple[SelectedFrame, Mouth]) -> YuvImage:
-        """Return the image of a frame with its mouth; one that stays as filmed is returned unchanged."""
+    def _show(self, frame: tuple[SelectedFrame, Mouth]) -> tuple[SelectedFrame, YuvImage]:
+        """Return a frame, and its image with the mouth; one that stays as filmed is returned unchanged."""
         selected, mouth = frame
         yuv, box = selected.tracked.frame.yuv, selected.tracked.box
         if box is None or mouth is None:
-            return yuv
+            return selected, yuv
         pasted = paste(yuv, mouth, box, self._mask, selected.front)
-        return pasted if selected.opacity == 1 else fade(yuv, pasted, selected.opacity)
+        return selected, pasted if selected.opacity == 1 else fade(yuv, pasted, selected.opacity)
 
     def _with_progress(self, images: Iterable[YuvImage]) -> Iterator[YuvImage]:
         progress = self._output.progress
@@ -266,3 +282,10 @@ class OutputWriter:
             peak_memory_bytes=device.peak_memory(),
             device_peak_memory_bytes=device.device_peak_memory(models.device),
         )
+
+
+def _images(frames: Iterable[tuple[SelectedFrame, YuvImage]]) -> Generator[YuvImage, None, None]:
+    for selected, yuv in frames:
+        del selected  # do not hold the filmed frame
+        yield yuv
+        del yuv

@@ -17,6 +17,30 @@ from wav2lip_npu.versions import versions
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckResult:
+    """Figures of an output, by the bundled SyncNet and from its time stamps. See docs/evaluate.md."""
+
+    confidence: float | None
+    """Confidence of the bundled SyncNet that mouth and audio match; None if too few frames are dubbed."""
+    cosine: float | None
+    """Its mean cosine of mouth and audio at offset 0."""
+    offset: int | None
+    """Frames of 1/25 s by which the audio is early."""
+    windows: int
+    """Windows of five frames that were judged."""
+    jitter: float | None
+    """Jitter of the face box in percent of its height."""
+    audio_start: float
+    """Seconds by which the audio starts late."""
+    tail: float
+    """Seconds by which the audio ends after the video."""
+    suspect: bool
+    """Whether the confidence is below `min_confidence`, or unknown."""
+    judge: str
+    """The SyncNet and the first digits of its SHA-256."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DubReport:
     """One dubbed video, as returned by `dub` and written by `--report`."""
 
@@ -68,6 +92,8 @@ class DubReport:
     """Peak memory of the process."""
     device_peak_memory_bytes: int | None
     """Peak memory on the device, None on a CPU."""
+    check: CheckResult | None = None
+    """Result of the option `check`; None without it."""
     versions: dict[str, str] = field(default_factory=versions)
     """Versions of wav2lip-npu, Python and the libraries."""
 

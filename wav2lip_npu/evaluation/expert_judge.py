@@ -61,6 +61,7 @@ class Expert:
     @torch.inference_mode()
     def faces(self, mouths: list[Image]) -> Tensor:
         """Return unit embeddings [B, D] of windows of lower faces uint8 [5, S/2, S, 3]."""
+        devices.activate(self.device)
         images = torch.from_numpy(np.stack(mouths)).to(self.device)
         return self.network.encode_faces(syncnet_input_of_images(images)).float()
 
@@ -80,6 +81,7 @@ class Expert:
 
     @torch.inference_mode()
     def _embed(self, mels: Mel) -> Tensor:
+        devices.activate(self.device)
         return self.network.encode_audio(torch.from_numpy(mels).to(self.device)[:, None]).float()
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wav2lip_npu.evaluation.options import Crop
 from wav2lip_npu.media.yuv_image import Box, Image, YuvImage
 from wav2lip_npu.models.syncnet_v2 import SIZE
 
-Crop = Literal["upstream", "latentsync", "whole"]
 MIN_TRACK: dict[Crop, int] = {"upstream": 100, "latentsync": 50, "whole": 0}
 """A track must have more frames than this. LatentSync's evaluation differs from the published one only in
 this."""

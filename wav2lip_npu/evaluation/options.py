@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from wav2lip_npu.errors import UsageError
-from wav2lip_npu.evaluation.face_crops import Crop
 from wav2lip_npu.faces.detectors import DetectorName
 from wav2lip_npu.faces.find_faces import FaceOptions
 from wav2lip_npu.models.bundled import STARTER
 from wav2lip_npu.options import check_types, nested_by_name
 
-Group = Literal["sync", "expert", "picture", "skin", "mouth", "track", "timing", "frames"]
+Crop = Literal["upstream", "latentsync", "whole"]
+Group = Literal[
+    "sync", "expert", "picture", "skin", "mouth", "track", "timing", "frames", "identity", "lpips", "fid"
+]
 GROUPS: tuple[Group, ...] = get_args(Group)
+WEIGHTS = ("syncnet", "alexnet", "lpips", "inception", "identity")
+"""Options that name files of weights."""
 
 
 @nested_by_name
@@ -38,6 +42,15 @@ class EvaluateOptions:
     (whole)."""
     expert_checkpoint_path: str = STARTER
     """SyncNet of Wav2Lip or of this package for the figures `expert_...`; starter is the bundled one."""
+    alexnet: str | None = None
+    """Weights of AlexNet for LPIPS: alexnet-owt-7be5be79.pth. None: searched in checkpoints/."""
+    lpips: str | None = None
+    """Linear weights of LPIPS 0.1 for AlexNet: alex.pth. None: checkpoints/lpips_alex.pth."""
+    inception: str | None = None
+    """Weights of Inception for FID: pt_inception-2015-12-05-6726825d.pth. None: searched in checkpoints/."""
+    identity: str | None = None
+    """Weights of dlib's face descriptor: dlib_face_recognition_resnet_model_v1.dat. None: searched in
+    checkpoints/."""
     detector: DetectorName = "auto"
     """Face detector, see `dub`."""
     face_select: str = "largest"

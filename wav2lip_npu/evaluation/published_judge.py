@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wav2lip_npu.evaluation.face_crops import MIN_TRACK, Crop, FaceCrops, whole
+from wav2lip_npu.evaluation.face_crops import MIN_TRACK, FaceCrops, whole
 from wav2lip_npu.evaluation.mfcc import SAMPLE_RATE, SAMPLES_PER_FRAME, mfcc_windows
 from wav2lip_npu.evaluation.offset_scores import Delayed, OffsetScores, Table, distances
+from wav2lip_npu.evaluation.options import Crop
 from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.audio_reader import AudioInfo, read_mono
 from wav2lip_npu.media.yuv_image import Image

@@ -77,7 +77,7 @@ class EvaluationReport:
     judges: dict[str, str]
     """Networks that judged, with their SHA-256, the crop and the detector."""
     figures: dict[str, Figure]
-    """Means over the videos; LSE over all tracks, as in the published scripts."""
+    """Means over the videos; LSE over all tracks, as in the published scripts; FID over all frames."""
     skipped: dict[str, str]
     """Groups of figures that could not be measured in any video, and why."""
     seconds: float

@@ -11,7 +11,7 @@ from typing import Any
 from wav2lip_npu import signals
 from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.evaluation.inputs import Pair, PathLike, pair_videos, read_original_list
-from wav2lip_npu.evaluation.judges import Judges, load_judges
+from wav2lip_npu.evaluation.judges import Judges, fid_figure, load_judges
 from wav2lip_npu.evaluation.options import EvaluateOptions
 from wav2lip_npu.evaluation.report import EvaluationReport, VideoEvaluation, mean_figures
 from wav2lip_npu.evaluation.video import evaluate_video
@@ -84,12 +84,18 @@ def evaluate(
             failed[pair.generated] = str(error)
     if progress is not None:
         progress(len(pairs), len(pairs))
+    figures = mean_figures(videos)
+    fid, remark = fid_figure(judges)
+    if fid is not None:
+        figures["fid"] = fid
+    if remark is not None:
+        log.warning("%s", remark)
     return EvaluationReport(
         videos=sorted(videos, key=lambda video: video.score),
         failed=failed,
         missing=missing,
         judges=judges.names,
-        figures=mean_figures(videos),
+        figures=figures,
         skipped=_skipped(judges, videos),
         seconds=perf_counter() - started,
     )

@@ -13,11 +13,13 @@ from wav2lip_npu import signals
 from wav2lip_npu.evaluation.audio_track import AudioTrack, read_track
 from wav2lip_npu.evaluation.expert_judge import ExpertJudge, ExpertScore
 from wav2lip_npu.evaluation.frame_pair import FACE_SIZE, Figure, FramePair, Measure
+from wav2lip_npu.evaluation.identity import IdentityMeasure
 from wav2lip_npu.evaluation.inputs import Pair
 from wav2lip_npu.evaluation.judges import Judges
 from wav2lip_npu.evaluation.listed_frames import ListedFrames, find_report, read_kept_spans
 from wav2lip_npu.evaluation.mouth_motion import MouthMeasure
 from wav2lip_npu.evaluation.options import EvaluateOptions
+from wav2lip_npu.evaluation.perceptual import LpipsMeasure
 from wav2lip_npu.evaluation.picture import PictureMeasure
 from wav2lip_npu.evaluation.published_judge import PublishedJudge, TrackScore
 from wav2lip_npu.evaluation.report import VideoEvaluation
@@ -47,25 +49,23 @@ def evaluate_video(pair: Pair, judges: Judges, options: EvaluateOptions) -> Vide
     sides = {"generated": _Side(info, judges, options)}
     if truth is not None:
         sides["truth"] = _Side(truth, judges, options)
-    measures = _Measures(pair, sides, options)
+    measures = _Measures(pair, sides, judges, options)
     frames = faces = 0
     thumbnails = _Thumbnails()
     with contextlib.ExitStack() as stack:
-        streams = [_tracked(info, judges, options, stack)]
-        others = [None if truth is None else _tracked(truth, judges, options, stack)]
-        quiet = None if silent is None else _images(silent, stack)
-        for index, generated in enumerate(streams[0]):
+        tracked = _tracked(info, judges, options, stack)
+        originals = iter(()) if truth is None else _tracked(truth, judges, options, stack)
+        quiet = iter(()) if silent is None else _images(silent, stack)
+        for index, generated in enumerate(tracked):
             signals.check()
-            original = None if others[0] is None else next(others[0], None)
-            other = None if quiet is None else next(quiet, None)
-            frame_pair = FramePair(index, generated, original, other)
+            original = next(originals, None)
             sides["generated"].add(generated)
             if original is not None:
                 sides["truth"].add(original)
-            measures.add(frame_pair)
+            measures.add(FramePair(index, generated, original, next(quiet, None)))
             thumbnails.add(generated)
             frames, faces = frames + 1, faces + (generated.box is not None)
-            del generated, original, other, frame_pair
+            del generated, original
     return _result(pair, sides, measures, thumbnails, frames, faces)
 
 
@@ -127,9 +127,9 @@ class _Side:
 
 
 class _Measures:
-    """The measures that need no weights."""
+    """The measures of frame pairs."""
 
-    def __init__(self, pair: Pair, sides: dict[str, _Side], options: EvaluateOptions) -> None:
+    def __init__(self, pair: Pair, sides: dict[str, _Side], judges: Judges, options: EvaluateOptions) -> None:
         self.skipped: dict[str, str] = {}
         self._pair, self._wanted = pair, options.metrics
         self.picture = PictureMeasure()
@@ -139,6 +139,12 @@ class _Measures:
         self._set("skin", SkinMeasure())
         self._set("mouth", MouthMeasure(*pauses))
         self._set("track", TrackMeasure())
+        if judges.identity is not None:
+            self._set("identity", IdentityMeasure(judges.identity))
+        if judges.lpips is not None:
+            self._set("lpips", LpipsMeasure(judges.lpips))
+        if judges.fid is not None:
+            self._set("fid", judges.fid)
         report = find_report(pair.report, pair.generated)
         spans = None if report is None else read_kept_spans(report, pair.generated)
         if spans is not None:
@@ -159,7 +165,7 @@ class _Measures:
         for group, measure in self._measures.items():
             figures = measure.figures()
             found |= figures
-            if not figures:
+            if not figures and group != "fid":
                 self.skipped[group] = self._reason(group)
         if "frames" in self._wanted and "frames" not in self._measures:
             self.skipped["frames"] = "no report of the dub: pass --reports"
@@ -169,7 +175,7 @@ class _Measures:
         return found
 
     def _reason(self, group: str) -> str:
-        if self._pair.truth is None and group in ("picture", "frames"):
+        if self._pair.truth is None and group in ("picture", "frames", "identity", "lpips"):
             return "no original recording: pass --truth"
         if group == "mouth":
             return "no face with landmarks in frames of the same size"

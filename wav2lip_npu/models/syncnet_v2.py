@@ -172,11 +172,6 @@ class SyncNetWeights:
         return self.sha256 == PUBLISHED_SHA256
 
 
-def find_weights() -> Path | None:
-    """Return the first of `PATHS` that exists."""
-    return next((path for path in PATHS if path.exists()), None)
-
-
 def load(path: str | os.PathLike[str]) -> SyncNetWeights:
     """Load the weights of SyncNet v2. Only tensors are read from the file.
 
