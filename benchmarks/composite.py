@@ -26,8 +26,8 @@ from references import REFERENCES
 from tracked_clips import Clip, clips, in_crop, sheet
 
 from wav2lip_npu.dubbing.blend import load_mask, paste
+from wav2lip_npu.dubbing.finish import MouthFinish
 from wav2lip_npu.dubbing.inference import load_models
-from wav2lip_npu.dubbing.opacity import MouthOpacity
 from wav2lip_npu.dubbing.selection import FACE_SIZE
 from wav2lip_npu.evaluation.mouth_motion import mouth_of, sharpness_of
 from wav2lip_npu.evaluation.picture import LIPS, colour_error, region
@@ -78,11 +78,11 @@ def foreign_mouths(clip: Clip) -> list[Image]:
 
 def visible(faces: Sequence[Image], mouths: Sequence[Image]) -> list[Image]:
     """Return the rows of mouths that are pasted, with their opacity."""
-    opacity = MouthOpacity(MASK, CPU)
+    finish = MouthFinish(MASK, CPU)
     tensors = [
         face_batch(torch.from_numpy(np.stack(images)))[:, :, MASK.top_row :] for images in (mouths, faces)
     ]
-    return list(images_of_faces(opacity(*tensors)).numpy())
+    return list(images_of_faces(finish(*tensors)).numpy())
 
 
 def measure_composite(clip: Clip, out: Path) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def measure_references(clip: Clip, models: Any, speech: Any, out: Path) -> dict[
 def dub(clip: Clip, references: Sequence[Image], mels: Sequence[Any], models: Any) -> list[YuvImage]:
     """Return the frames with mouths generated from these references."""
     frames: list[YuvImage] = []
-    opacity = MouthOpacity(MASK, CPU)
+    finish = MouthFinish(MASK, CPU)
     for first in range(0, len(mels), 16):
         part = slice(first, first + 16)
         faces, shown = (
@@ -213,7 +213,7 @@ def dub(clip: Clip, references: Sequence[Image], mels: Sequence[Any], models: An
         features = models.generator.encode_faces(generator_input(faces, shown))
         audio = torch.from_numpy(np.stack(mels[part])[:, None])
         mouths = models.generator.decode(audio, features, top_row=MASK.top_row)
-        images = images_of_faces(opacity(mouths, faces[:, :, MASK.top_row :])).numpy()
+        images = images_of_faces(finish(mouths, faces[:, :, MASK.top_row :])).numpy()
         frames += [
             paste(f, m, b, MASK) for f, m, b in zip(clip.frames[part], images, clip.boxes[part], strict=True)
         ]

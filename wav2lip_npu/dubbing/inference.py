@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wav2lip_npu import device as devices
 from wav2lip_npu.dubbing.blend import Mask
-from wav2lip_npu.dubbing.opacity import MouthOpacity
+from wav2lip_npu.dubbing.finish import MouthFinish
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.export.engines import FILE_BATCH, OmEngine, OnnxEngine, load_engine
 from wav2lip_npu.export.options import TORCH, engine_of
@@ -183,7 +183,7 @@ class GeneratorRunner:
         """Number of threads that call this object concurrently to use the device fully."""
         self._models = models
         self._mask = mask
-        self._opacity = None if mask.exact else MouthOpacity(mask, models.device)
+        self._finish = None if mask.exact else MouthFinish(mask, models.device)
         if batch is None or not devices.is_accelerator(models.device):
             self._batch = models.batch
         else:
@@ -261,8 +261,8 @@ class GeneratorRunner:
         windows: list[Mel] = _filled(mels, batch)
         audio = devices.upload({"mels": np.stack(windows)[:, None]}, faces.device)["mels"].to(faces.dtype)
         mouths = self._models.generator.decode(audio, features, top_row=self._mask.top_row)
-        if self._opacity is not None:
-            mouths = self._opacity(mouths, faces[:, :, self._mask.top_row :])
+        if self._finish is not None:
+            mouths = self._finish(mouths, faces[:, :, self._mask.top_row :])
         return list(devices.download(images_of_faces(mouths[: len(mels)])).numpy())
 
     def _to_device(self, images: list[Image]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Opacity of generated mouths."""
+"""Sharpness and opacity of generated mouths."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from wav2lip_npu.dubbing.blend import load_mask
-from wav2lip_npu.dubbing.opacity import MouthOpacity
+from wav2lip_npu.dubbing.finish import MouthFinish
 
 MASK = load_mask("soft", 96)
 INSIDE = torch.from_numpy(MASK.weights) > 0
@@ -23,27 +23,62 @@ def faces(count: int = 2) -> torch.Tensor:
     return torch.from_numpy(np.array(large))
 
 
-def fitted(mouths: torch.Tensor, faces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    both = MouthOpacity(MASK, torch.device("cpu"))(mouths, faces)
+def finished(mouths: torch.Tensor, faces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    both = MouthFinish(MASK, torch.device("cpu"))(mouths, faces)
     return both[:, :3], both[:, 3]
 
 
 def test_equal_mouth_is_transparent():
-    mouths, shown = fitted(faces(), faces())
+    mouths, shown = finished(faces(), faces())
     torch.testing.assert_close(mouths, faces())
     assert shown.max() == 0
 
 
 def test_colours_of_the_generator_are_kept():
     """C3: a wall or collar at the rim of the mask does not tint the mouth."""
-    mouths, _ = fitted(faces() + 0.1, faces())
+    mouths, _ = finished(faces() + 0.1, faces())
     torch.testing.assert_close(mouths, faces() + 0.1)
+
+
+def blurred(images: torch.Tensor, sigma: float) -> torch.Tensor:
+    rows = [cv2.GaussianBlur(i.permute(1, 2, 0).numpy(), (0, 0), sigma) for i in images]
+    return torch.from_numpy(np.array(rows)).permute(0, 3, 1, 2)
+
+
+def detailed_faces() -> torch.Tensor:
+    """Return images with edges: a nose above, lips below."""
+    images = faces()
+    images[..., 5:9, 40:44] = images[..., 5:9, 52:56] = 0.1
+    images[..., 26:30, 36:60] = 0.2
+    return blurred(images, 0.7)
+
+
+def detail(images: torch.Tensor) -> torch.Tensor:
+    return (images - blurred(images, 2))[LIPS].std()
+
+
+@pytest.mark.parametrize("sigma", [1, 1.5, 2.5])
+def test_blurred_mouth_is_sharpened(sigma):
+    """C4: towards the detail of the filmed face."""
+    filmed = detailed_faces()
+    given = blurred(filmed, sigma)
+    mouths, shown = finished(given, filmed)
+    assert 1.3 < detail(mouths) / detail(given) < 2.6
+    assert detail(mouths) < 1.1 * detail(filmed)
+    assert shown[:, :12].max() < 0.15, "the nose stays as filmed"
+
+
+def test_sharp_mouth_stays_as_generated():
+    filmed = detailed_faces()
+    given = filmed.flip(3)
+    mouths, _ = finished(given, filmed)
+    torch.testing.assert_close(mouths, given, atol=0.02, rtol=0)
 
 
 def test_moved_mouth_is_opaque_and_skin_around_it_transparent():
     mouth = faces()
     mouth[LIPS] = 0.05
-    _, shown = fitted(mouth, faces())
+    _, shown = finished(mouth, faces())
     assert shown[LIPS[0], LIPS[2], LIPS[3]].min() > 0.95
     assert shown[:, :, :20].max() < 0.01 and shown[:, :, 76:].max() < 0.01
     assert (shown.diff(dim=1).abs().max() < 0.35) and (shown.diff(dim=2).abs().max() < 0.35), "no hard edge"
@@ -51,7 +86,7 @@ def test_moved_mouth_is_opaque_and_skin_around_it_transparent():
 
 def test_smoother_skin_is_transparent():
     grain = torch.from_numpy(np.random.default_rng(0).normal(0, 0.03, faces().shape).astype(np.float32))
-    _, shown = fitted(faces(), faces() + grain)
+    _, shown = finished(faces(), faces() + grain)
     assert shown[..., INSIDE].mean() < 0.1
 
 
@@ -73,7 +108,7 @@ def test_background_next_to_the_face_is_kept(wall, light):
     mouth = filmed.clone()
     mouth[..., :20] = 0.5 * (filmed[..., :20] + SKIN[:, None, None])
     mouth[LIPS] = 0.05
-    _, shown = fitted(mouth, filmed)
+    _, shown = finished(mouth, filmed)
     assert shown[:, :, :14].max() < 0.02
     assert shown[LIPS[0], LIPS[2], LIPS[3]].min() > 0.95
     assert shown.diff(dim=2).abs().max() < 0.35, "no hard edge"
@@ -81,8 +116,8 @@ def test_background_next_to_the_face_is_kept(wall, light):
 
 def test_shaded_cheek_is_face():
     filmed = in_front_of(SKIN, 0, light=0.25)
-    _, shown = fitted(filmed + torch.linspace(-0.3, 0.3, 52)[:, None], filmed)
-    _, plain = fitted(
+    _, shown = finished(filmed + torch.linspace(-0.3, 0.3, 52)[:, None], filmed)
+    _, plain = finished(
         filmed[..., -1:].expand_as(filmed) + torch.linspace(-0.3, 0.3, 52)[:, None],
         filmed[..., -1:].expand_as(filmed),
     )
@@ -94,11 +129,11 @@ def test_lips_are_never_background():
     for colour in ([0.2, 0.2, 0.8], [0.9, 0.9, 0.9], [0.02, 0.02, 0.02]):
         filmed = in_front_of(SKIN, 0)
         filmed[LIPS] = torch.tensor(colour)[:, None, None]
-        _, shown = fitted(in_front_of(SKIN, 0), filmed)
+        _, shown = finished(in_front_of(SKIN, 0), filmed)
         assert shown[LIPS[0], LIPS[2], LIPS[3]].min() > 0.95
 
 
 def test_half_precision_is_computed_in_float32():
-    exact = torch.cat([result.flatten() for result in fitted(faces() + 0.2, faces())])
-    halves = torch.cat([result.flatten() for result in fitted((faces() + 0.2).half(), faces().half())])
+    exact = torch.cat([result.flatten() for result in finished(faces() + 0.2, faces())])
+    halves = torch.cat([result.flatten() for result in finished((faces() + 0.2).half(), faces().half())])
     torch.testing.assert_close(halves, exact, atol=0.03, rtol=0)
