@@ -5,7 +5,8 @@
 #
 # DATA has videos or preprocessed clips, in one folder per speaker. LISTS has train.txt and val.txt with different
 # speakers; without it, a tenth of the speakers is held out. WORK receives everything, the weights in WORK/weights.
-# About nine minutes on one H100; days on a CPU, where SHARE and FROM help. Variables:
+# The trainings see as many windows as those of the bundled weights, which took nine minutes on one H100. A CPU takes
+# days: use SHARE and FROM there. Variables:
 #
 #     FROM=starter   continue from the bundled weights     SHARE=0.1   a tenth of the windows
 #     DEVICE=auto    --device of all commands              AMP=off     on a processor without bf16
@@ -72,7 +73,7 @@ train judge train_syncnet "$count" --batch_size $((4 * batch)) --compile "$graph
 count=$(steps $windows_generator "$batch")
 train generator train "$count" --batch_size "$batch" --compile "$compile" $(<$recipe/generator.flags) \
     --syncnet_checkpoint_path "$(best "$work/syncnet")" --warmup_steps $((count * 3 / 100)) \
-    --sync_from $((count * 8 / 100)) --disc_from $((count * 60 / 100)) --ramp_steps $((count * 8 / 100)) ${from:+--checkpoint_path $from}
+    --sync_from $((count * 8 / 100)) --disc_from $((count * 60 / 100)) --ramp_steps $((count * 8 / 100)) ${from:+--checkpoint_path $from --learning_rate 2e-4}
 
 step pack "$python" $recipe/pack.py "$work"
 step figures "$python" benchmarks/starter.py --clips "$clips" --list "$work/lists/val.txt" --sentences 16 \

@@ -200,7 +200,22 @@ def test_fp32_strict_turns_hf32_off(tiny_checkpoint, simulation):
     assert settings.of("option.ACL_PRECISION_MODE").value == "must_keep_origin_dtype"
 
 
-@pytest.mark.parametrize("words", [SYNCNET, GENERATOR], ids=["syncnet", "generator"])
+RECIPE = {
+    name: (ROOT / "recipes" / "starter" / f"{name}.flags").read_text().split()
+    for name in ("syncnet", "generator")
+}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        SYNCNET,
+        GENERATOR,
+        [*SYNCNET, *RECIPE["syncnet"], "--cosine_steps", 9],
+        [*GENERATOR, *RECIPE["generator"], "--sync_from", 0, "--ramp_steps", 9],
+    ],
+    ids=["syncnet", "generator", "recipe of syncnet", "recipe of the generator"],
+)
 def test_training_step_synchronizes_once(clips, tmp_path, words, simulation):
     """It reads the losses, which are checked before the weights change."""
     waits = []
