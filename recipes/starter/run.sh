@@ -59,7 +59,8 @@ fi
 # Clips whose sound is early or late are shifted, if the bundled SyncNet can judge these people.
 if [[ ! -e $work/lists/train.txt ]]; then
     step offsets wav2lip doctor "$clips" --filelists "$lists" --device "$device" --fix_offset \
-        --syncnet_checkpoint_path starter --outdir "$work/lists" || { mkdir -p "$work/lists" && cp "$lists"/*.txt "$work/lists"; }
+        --syncnet_checkpoint_path starter --outdir "$work/lists" ||
+        { mkdir -p "$work/lists" && cp "$lists"/*.txt "$work/lists"; }
 fi
 
 count=$(steps $windows_syncnet $((4 * batch)))
@@ -73,7 +74,8 @@ train judge train_syncnet "$count" --batch_size $((4 * batch)) --compile "$graph
 count=$(steps $windows_generator "$batch")
 train generator train "$count" --batch_size "$batch" --compile "$compile" $(<$recipe/generator.flags) \
     --syncnet_checkpoint_path "$(best "$work/syncnet")" --warmup_steps $((count * 3 / 100)) \
-    --sync_from $((count * 8 / 100)) --disc_from $((count * 60 / 100)) --ramp_steps $((count * 8 / 100)) ${from:+--checkpoint_path $from --learning_rate 2e-4}
+    --sync_from $((count * 8 / 100)) --disc_from $((count * 60 / 100)) --ramp_steps $((count * 8 / 100)) \
+    ${from:+--checkpoint_path $from --learning_rate 2e-4}
 
 step pack "$python" $recipe/pack.py "$work"
 step figures "$python" benchmarks/starter.py --clips "$clips" --list "$work/lists/val.txt" --sentences 16 \

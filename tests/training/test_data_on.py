@@ -39,7 +39,7 @@ RECIPE = {
 }  # fmt: skip
 """The options of recipes/starter. Losses begin before and after the first run ends."""
 KINDS = {
-    "original": (ORIGINAL, {"clip_grad_norm": 1, "data_on": "device"}),
+    "original": (ORIGINAL, {"clip_grad_norm": 1, "grey": 0.5, "data_on": "device"}),
     "with_disc": (
         WITH_DISC,
         {**AUGMENTATION, "untouched": 0.3, "syncnet_wt": 0.1, "reference_distance": 3, "data_on": "device"},
