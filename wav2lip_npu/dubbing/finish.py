@@ -3,10 +3,10 @@
 Sharpness: a generator is more blurred than the film. How much is measured on nose and cheeks, which both
 images show alike; the mouths of the bundled weights are about twice as blurred again.
 
-Opacity: the generated mouth is visible where the two images differ. Lips are compared in detail. Nose and
-cheeks do not take part in speech: they are compared under a wider blur and otherwise stay as filmed, sharp.
-Background, hair and collar next to the face also stay as filmed. Their chromaticity, which does not depend on
-shading, differs from that of the nose.
+Opacity: the generated mouth is visible where the two images differ. Lips and chin are compared in detail.
+Nose and cheeks do not take part in speech: they are compared under a wider blur and otherwise stay as
+filmed, sharp. Background, hair and collar next to the face also stay as filmed. Their chromaticity, which
+does not depend on shading, differs from that of the nose.
 
 The generator's colours are not corrected. A correction fitted at the rim of the mask also picked up wall,
 hair and collar: on 15 held-out speakers, the colour error of the lips was 6.8 dE with it and 4.5 dE without.
@@ -28,8 +28,10 @@ _WIDE_BLUR = 0.05
 _LIPS_DIFFER = (0.01, 0.035)
 _FACES_DIFFER = (0.03, 0.07)
 """Differences as fractions of white between which the opacity rises from 0 to 1."""
-_MOUTH_CENTRE, _MOUTH_RADII = (0.5, 0.76), (0.27, 0.13)
-"""Ellipse around the lips, in fractions of the face; its rim is 40 % of the radii wide."""
+_MOUTH = (0.5, 0.76)
+_WIDTH, _HEIGHT_ABOVE, _HEIGHT_BELOW = 0.27, 0.13, 0.2
+"""Centre of the lips and radii of an ellipse around lips and chin, in fractions of the face. Its rim is 40 %
+of the radii wide."""
 _SHARPENING = 2.0
 """Gain of the detail per excess of filmed over generated detail on nose and cheeks."""
 _MAX_GAIN = 1.5
@@ -53,9 +55,9 @@ class MouthFinish:
         weights = torch.from_numpy(mask.weights).to(device)
         size = weights.shape[1]
         self._detail_blur, self._wide_blur = _Blur(weights, _DETAIL_BLUR), _Blur(weights, _WIDE_BLUR)
-        x = (torch.arange(size, device=device) + 0.5) / size - _MOUTH_CENTRE[0]
-        y = (torch.arange(mask.top_row, size, device=device)[:, None] + 0.5) / size - _MOUTH_CENTRE[1]
-        reach = torch.hypot(x / _MOUTH_RADII[0], y / _MOUTH_RADII[1])
+        x = (torch.arange(size, device=device) + 0.5) / size - _MOUTH[0]
+        y = (torch.arange(mask.top_row, size, device=device)[:, None] + 0.5) / size - _MOUTH[1]
+        reach = torch.hypot(x / _WIDTH, y / torch.where(y < 0, _HEIGHT_ABOVE, _HEIGHT_BELOW))
         self._lips = _ramp(1.4 - reach, (0, 0.4))
         self._above = torch.where(y < 0, (1 - self._lips) * weights, 0.0)
         self._sides = _ramp(x.abs(), _SIDES)
