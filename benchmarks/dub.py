@@ -1,39 +1,58 @@
-"""Measure speed and memory of a whole dub and of its parts alone, in one run on this machine.
+"""Measure speed and memory of a whole dub and of its stages alone, in one run on this machine.
 
     python benchmarks/dub.py --face talk.mp4 [--audio speech.wav] [--checkpoint_path wav2lip.pth]
+                             [--device cuda] [--original FOLDER] [--json out.json]
 
-Without --checkpoint_path the full-size network with seeded random weights is used; speed does not depend on
-the weights. Each part runs in its own process, so that its memory peak is its own.
+Without --face a clip of --size is drawn. Without --checkpoint_path the full-size network with seeded random
+weights is used; speed does not depend on the weights. Each stage runs in its own process.
 
-floor = CPU seconds of (the generator alone on as many faces as there are frames
-        + decoding alone + encoding alone with the same settings) / cores
+--original is a folder with the original's repository. Its inference.py runs beside each dub, with the box of
+the face given. Without ffmpeg on the PATH its last step is missing.
+
+floor = the larger of: seconds of the slowest stage alone, with the cores that it may use;
+        CPU seconds of all stages / cores
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from fractions import Fraction
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from dub_parts import PARTS, STAGES, write_clip  # noqa: E402 a neighbour of this file
+
+RUN_ORIGINAL = """
+import runpy, sys
+import librosa
+mel = librosa.filters.mel  # its arguments have become keywords since the original was written
+librosa.filters.mel = lambda sr, n_fft, **more: mel(sr=sr, n_fft=n_fft, **more)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def main() -> None:
     """Run the parts one after the other and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--face", required=True)
+    parser.add_argument("--face", help="default: a drawn clip")
+    parser.add_argument("--size", default="1080x1920", help="of the drawn clip, WIDTHxHEIGHT")
+    parser.add_argument("--seconds", type=float, default=10, help="of the drawn clip")
     parser.add_argument("--audio", help="default: the audio of --face")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--encoder", default="x264")
+    parser.add_argument("--original", type=Path, help="folder of the original's repository")
+    parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--checkpoint_path", help="default: random weights of the full-size network")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument(
@@ -46,6 +65,9 @@ def main() -> None:
         json.dump(PARTS[arguments.part](arguments), sys.stdout)
         return
     with tempfile.TemporaryDirectory() as folder:
+        if not arguments.face:
+            arguments.face = os.path.join(folder, "drawn.mp4")
+            write_clip(arguments.face, arguments.size, arguments.seconds)
         arguments.audio = arguments.audio or arguments.face
         if not arguments.checkpoint_path:
             arguments.checkpoint_path = os.path.join(folder, "random.pth")
@@ -56,34 +78,48 @@ def main() -> None:
 def report(arguments: argparse.Namespace, folder: str) -> None:
     """Measure and print. Parts and whole alternate, so that drift of the machine affects both."""
     cores = len(os.sched_getaffinity(0))
-    print(f"{processor()}, {cores} cores, torch {version('torch')}, median of {arguments.runs} rounds")
+    machine = f"{processor()}, {cores} cores, {arguments.device}, torch {version('torch')}"
+    print(f"{machine}, median of {arguments.runs} rounds")
     rounds = []
     for _ in range(arguments.runs):
         parts = {name: part(arguments, name) for name in PARTS}
-        floor = sum(parts[name]["cpu"] for name in ("decode", "encode", "generate")) / cores
+        slowest = max(STAGES, key=lambda name: parts[name]["wall"])
+        shared = sum(parts[name]["cpu"] for name in STAGES) / cores
+        floor = max(parts[slowest]["wall"], shared)
         dub = whole_dub(arguments, arguments.audio, folder)
-        loaded, whole, cpu = dub["report"]["seconds"], dub["seconds"], dub["cpu"] / cores
-        rounds.append(
-            {
-                "decode alone, CPU s": parts["decode"]["cpu"],
-                "encode alone, CPU s": parts["encode"]["cpu"],
-                "generator alone, CPU s": parts["generate"]["cpu"],
-                "generator alone, frames/s": parts["generate"]["fps"],
-                "plain eager, frames/s": parts["eager"]["fps"],
-                "generator / eager": parts["generate"]["fps"] / parts["eager"]["fps"],
-                "floor, s": floor,
-                "dub, models loaded, s": loaded,
-                "dub, models loaded / floor": loaded / floor,
-                "whole command, s": whole,
-                "whole command / floor": whole / floor,
-                "whole command, CPU s / cores": cpu,
-                "peak memory, GB": dub["peak"] / 1e9,
+        loaded, whole = dub["report"]["seconds"], dub["seconds"]
+        figures = {f"{name} alone, s": parts[name]["wall"] for name in STAGES}
+        figures |= {f"{name} alone, CPU s": parts[name]["cpu"] for name in STAGES}
+        figures |= {
+            "generator alone, frames/s": parts["generate"]["fps"],
+            "generator / plain eager": parts["generate"]["fps"] / parts["eager"]["fps"],
+            "encoder, PSNR dB": parts["encode"]["psnr"],
+            "encoder, MB": parts["encode"]["mb"],
+            "slowest stage alone, s": parts[slowest]["wall"],
+            "CPU s of all stages / cores": shared,
+            "floor, s": floor,
+            "dub, models loaded, s": loaded,
+            "dub, models loaded / floor": loaded / floor,
+            "dub, frames/s": dub["report"]["frames_per_second"],
+            "whole command, s": whole,
+            "whole command / floor": whole / floor,
+            "whole command, CPU s / cores": dub["cpu"] / cores,
+            "peak memory, GB": dub["peak"] / 1e9,
+        }
+        if arguments.original is not None:
+            original = run_original(arguments, folder)
+            figures |= {
+                "original, s": original["seconds"],
+                "original, CPU s / cores": original["cpu"] / cores,
+                "original, peak memory, GB": original["peak"] / 1e9,
             }
-        )
+        rounds.append(figures)
     for name in rounds[0]:
         show(name, [figures[name] for figures in rounds])
     show("--help, s", [help_seconds()])
-    print("frames:", dub["report"]["frames"], "seconds per stage:", dub["report"]["seconds_per_stage"])
+    print(f"slowest stage alone: {slowest}; of the dub: {dub['report']['bound_by']}")
+    for name, stage in dub["report"]["stages"].items():
+        print(f"  {name:<10}" + ", ".join(f"{kind} {seconds:.1f} s" for kind, seconds in stage.items()))
     if arguments.longer:
         long = whole_dub(arguments, lengthened(arguments.audio, arguments.longer, folder), folder)
         print(
@@ -91,12 +127,16 @@ def report(arguments: argparse.Namespace, folder: str) -> None:
             f"{long['report']['frames_per_second']:.1f} frames/s, peak {long['peak'] / 1e9:.2f} GB "
             f"= {long['peak'] / dub['peak']:.2f} x"
         )
+    if arguments.json is not None:
+        found = {"machine": machine, "rounds": rounds, "report": dub["report"]}
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def part(arguments: argparse.Namespace, name: str) -> dict[str, float]:
     """Run one part in its own process and return its figures."""
     words = [sys.executable, __file__, "--part", name, "--face", arguments.face, "--audio", arguments.audio]
     words += ["--checkpoint_path", arguments.checkpoint_path, "--precision", arguments.precision]
+    words += ["--device", arguments.device, "--encoder", arguments.encoder]
     figures: dict[str, float] = json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
     return figures
 
@@ -107,13 +147,36 @@ def whole_dub(arguments: argparse.Namespace, audio: str, folder: str) -> dict[st
     words = ["dub", "--face", arguments.face, "--audio", audio]
     words += ["--checkpoint_path", arguments.checkpoint_path, "--outfile", os.path.join(folder, "out.mp4")]
     words += ["--report", record, "--precision", arguments.precision]
-    return {**command(words), "report": json.loads(Path(record).read_text())}
+    words += ["--device", arguments.device, "--encoder", arguments.encoder]
+    return {**our_command(words), "report": json.loads(Path(record).read_text())}
 
 
-def command(words: list[str]) -> dict[str, float]:
-    """Run a command as a user does; return wall and CPU seconds and peak memory in bytes."""
+def run_original(arguments: argparse.Namespace, folder: str) -> dict[str, float]:
+    """Run the original's inference.py, with the box of the face; return seconds and peak memory."""
+    from wav2lip_npu.faces.detectors import load_detector
+    from wav2lip_npu.media.video_reader import read_frames
+
+    image = next(read_frames(arguments.face)).image
+    x1, y1, x2, y2 = (str(round(float(edge))) for edge in load_detector("auto", "cpu")([image])[0][0].box)
+    work = Path(folder, "original")
+    (work / "temp").mkdir(parents=True, exist_ok=True)
+    words = ["--checkpoint_path", arguments.checkpoint_path, "--face", os.path.abspath(arguments.face)]
+    words += ["--audio", lengthened(arguments.audio, 1, folder), "--outfile", str(work / "out.mp4")]
+    words += ["--box", y1, y2, x1, x2]
+    source = arguments.original.resolve()
+    env = {**os.environ, "PYTHONPATH": str(source)}
+    return command([sys.executable, "-c", RUN_ORIGINAL, str(source / "inference.py"), *words], work, env)
+
+
+def our_command(words: list[str]) -> dict[str, float]:
+    """Run a command of the package as a user does."""
+    return command([sys.executable, "-m", "wav2lip_npu", *words], ROOT)
+
+
+def command(words: list[str], cwd: Path, env: dict[str, str] | None = None) -> dict[str, float]:
+    """Run a program; return wall and CPU seconds and peak memory in bytes."""
     start = time.perf_counter()
-    child = subprocess.Popen([sys.executable, "-m", "wav2lip_npu", *words], cwd=ROOT, stderr=subprocess.PIPE)
+    child = subprocess.Popen(words, cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert child.stderr is not None
     messages = child.stderr.read().decode()
     _, status, usage = os.wait4(child.pid, 0)
@@ -131,100 +194,6 @@ def show(name: str, values: Iterable[float]) -> None:
     """Print median and range."""
     ordered = sorted(values)
     print(f"{name:<38}{ordered[len(ordered) // 2]:8.2f}   ({ordered[0]:.2f} to {ordered[-1]:.2f})")
-
-
-def count_frames(arguments: argparse.Namespace) -> tuple[int, Any]:
-    """Return the number of frames of the dub, and the face video."""
-    from wav2lip_npu.media import audio_reader, container
-
-    info = container.probe(arguments.face)
-    return round(audio_reader.measure_audio(arguments.audio).duration * info.fps), info
-
-
-def timed(work: Callable[[], int]) -> dict[str, float]:
-    """Return CPU and wall seconds of `work`, which returns its number of frames."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    frames = work()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return {"cpu": cpu, "wall": wall, "fps": frames / wall}
-
-
-def decode(arguments: argparse.Namespace) -> dict[str, float]:
-    """Decode the frames of the dub."""
-    from wav2lip_npu.media import video_reader
-
-    count, info = count_frames(arguments)
-    return timed(lambda: sum(1 for _ in itertools.islice(video_reader.read_frames(info, loop="loop"), count)))
-
-
-def encode(arguments: argparse.Namespace) -> dict[str, float]:
-    """Encode the already decoded frames of the dub with the default options."""
-    from wav2lip_npu.media import video_reader
-    from wav2lip_npu.media.video_writer import write_video
-
-    count, info = count_frames(arguments)
-    frames = video_reader.read_frames(info, loop="loop")
-    images = [frame.yuv for frame in itertools.islice(frames, count)]
-    with tempfile.TemporaryDirectory() as folder:
-        out = os.path.join(folder, "out.mp4")
-        return timed(lambda: write_video(images, out, fps=Fraction(info.fps), audio=arguments.audio))
-
-
-def generate(arguments: argparse.Namespace) -> dict[str, float]:
-    """Run the generator as a dub does."""
-    from wav2lip_npu.dubbing.blend import load_mask
-    from wav2lip_npu.dubbing.inference import GeneratorRunner, load_models
-
-    count, _ = count_frames(arguments)
-    models = load_models(arguments.checkpoint_path, precision=arguments.precision)
-    runner = GeneratorRunner(models, None, load_mask("soft", 96))
-    generating(runner, min(count, 4 * runner.batch))()
-    return timed(generating(runner, count))
-
-
-def generating(runner: Any, count: int) -> Callable[[], int]:
-    """Return a function that generates mouths for `count` noise inputs as a dub does."""
-    import numpy as np
-
-    from wav2lip_npu.parallel.thread_counts import one_core_each
-    from wav2lip_npu.parallel.threads import map_in_threads
-
-    random = np.random.default_rng(0)
-    faces = list(random.integers(0, 255, (count, 96, 96, 3), np.uint8))
-    mels = list(random.uniform(-4, 4, (count, 80, 16)).astype(np.float32))
-    batches = [slice(first, first + runner.batch) for first in range(0, count, runner.batch)]
-
-    def run() -> int:
-        with one_core_each(runner.device) as prepare:
-            mouths = map_in_threads(
-                lambda part: runner(faces[part], mels[part]), batches, runner.lanes, prepare
-            )
-            return sum(len(part) for part in mouths)
-
-    return run
-
-
-def eager(arguments: argparse.Namespace) -> dict[str, float]:
-    """Run the unmodified network in PyTorch, with the best of four batch sizes."""
-    import torch
-
-    from wav2lip_npu.models import checkpoint
-
-    network = checkpoint.load(arguments.checkpoint_path, "generator").network()
-    best: dict[str, float] = {"fps": 0, "cpu": 0}
-    for batch in (4, 8, 16, 32):
-        mels, faces = torch.rand(batch, 1, 80, 16), torch.rand(batch, 6, 96, 96)
-
-        def run(mels: Any = mels, faces: Any = faces) -> int:
-            with torch.inference_mode():
-                return sum(len(network(mels, faces)) for _ in range(96 // len(faces)))
-
-        run()
-        best = max(best, timed(run), key=lambda figures: figures["fps"])
-    return best
-
-
-PARTS = {"decode": decode, "encode": encode, "generate": generate, "eager": eager}
 
 
 def save_random(path: str) -> None:

@@ -1,10 +1,11 @@
-"""Tests and figures of one GPU in one report, within six minutes: for a bare machine that is lent briefly.
+"""Tests and figures of one GPU in one report, within nine minutes: for a bare machine that is lent briefly.
 
-    python benchmarks/gpu_report.py [--device cuda] [--out build/gpu_report] [--minutes 6] [--original FOLDER]
+    python benchmarks/gpu_report.py [--device cuda] [--out build/gpu_report] [--minutes 9] [--original FOLDER]
 
-Runs trainings of two widths, eager and compiled (`benchmarks/train.py`), the generator alone and a whole dub
-(`benchmarks/npu_acceptance.py`), and the device tests. A part that fails or does not fit in the time is
-reported as such, and the others still run. Writes report.json and report.md.
+Runs the device tests, dubs of two sizes with each stage alone (`benchmarks/dub.py`), trainings of two widths,
+eager and compiled (`benchmarks/train.py`), and the generator alone (`benchmarks/npu_acceptance.py`).
+A part that fails or does not fit in the time is reported as such, and the others still run.
+Writes report.json and report.md.
 Needs no data. `--device cpu --quick` runs the same parts on a CPU, each as short as possible.
 """
 
@@ -39,6 +40,9 @@ TESTS = [
 ]
 QUICK_TESTS = ["tests/data/test_device_augmentation.py"]
 
+DUBS = [("1080x1920", "12"), ("512x512", "40")]
+"""Sizes and seconds."""
+QUICK_DUBS = [("192x256", "1")]
 SHORT = ["--seconds", "2", "--clips", "60"]
 VARIANTS: list[tuple[int, str, list[str]]] = [
     (16, "graph", [*SHORT, "--recipe", "--end_to_end"]),
@@ -71,6 +75,14 @@ def parts(given: argparse.Namespace) -> Iterator[Part]:
     pytest = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--maxfail=20"]
     pytest += QUICK_TESTS if given.quick else TESTS
     yield Part("device tests", pytest, 100, None, {"TEST_DEVICE": given.device.partition(":")[0]})
+    for size, seconds in QUICK_DUBS if given.quick else DUBS:
+        file = out / f"dub_{size}.json"
+        words = ["--device", given.device, "--size", size, "--seconds", seconds, "--json", str(file)]
+        words += ["--runs", "1", "--longer", "0"]
+        words += ["--checkpoint_path", "starter"] if given.quick else []
+        if given.original is not None:
+            words += ["--original", str(given.original)]
+        yield Part(f"dub {size}", [PYTHON, "benchmarks/dub.py", *words], 110, file)
     variants = QUICK_VARIANTS if given.quick else VARIANTS
     for width, compiled, more in variants:
         name = f"width {width}, compile {compiled}{', recipe' if '--recipe' in more else ''}"
@@ -124,6 +136,8 @@ def markdown(report: dict[str, Any]) -> str:
                 rows.append(f"| {name} | {kind} | {found['batch']} | {row} | {rate} windows/s |")
             for row, cost in (found or {}).get("cost_ms", {}).items():
                 rows.append(f"| {name} | {kind} | {found['batch']} | {row} | {cost} ms per step |")
+        for what, figure in (result["figures"] or {}).get("rounds", [{}])[-1].items():
+            rows.append(f"| {name} | dub | | {what} | {figure:.2f} |")
         figures = result["figures"] or {}
         if speed := figures.get("dub", {}).get("report", {}).get("frames_per_second"):
             rows.append(f"| {name} | dub | | whole dub of a short clip | {speed} frames/s |")
@@ -144,7 +158,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu_report")
-    parser.add_argument("--minutes", type=float, default=6)
+    parser.add_argument("--minutes", type=float, default=9)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--original", type=Path, help="folder of the original's repository")
     given = parser.parse_args()

@@ -23,4 +23,8 @@ def test_quick_report_of_the_cpu(tmp_path):
     for kind in ("train_syncnet", "train"):
         assert set(training[kind]["windows_per_second"]) == {"end to end", "step alone", "data alone"}
         assert all(rate > 0 for rate in training[kind]["windows_per_second"].values())
+    (figures,) = report["parts"]["dub 192x256"]["figures"]["rounds"]
+    stages = [figures[f"{stage} alone, s"] for stage in ("decode", "faces", "generate", "blend", "encode")]
+    assert figures["floor, s"] >= max(stages) > 0
+    assert figures["dub, frames/s"] > 0
     assert "frames/s" in (tmp_path / "report.md").read_text()

@@ -184,10 +184,9 @@ class GeneratorRunner:
         self._models = models
         self._mask = mask
         self._finish = None if mask.exact else MouthFinish(mask, models.device)
-        if batch is None or not devices.is_accelerator(models.device):
-            self._batch = models.batch
-        else:
-            self._batch = max(1, batch // self.lanes)
+        self._batch = models.batch
+        if devices.is_accelerator(models.device):
+            self._batch = max(1, (batch or models.batch) // self.lanes)
         self._batch_lock = threading.Lock()
         self._still: tuple[Image, Tensor, list[Tensor]] | None = None
         """The latest still image, on the device, and its features."""

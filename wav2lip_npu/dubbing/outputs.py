@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wav2lip_npu import __version__, device
 from wav2lip_npu.dubbing.blend import fade, load_mask, paste
@@ -150,10 +150,10 @@ class OutputWriter:
         needed = itertools.islice(self._needed(dubbed), self.extent.limit)
         lanes = max(1, blend_lanes() // num_outputs)
         show = stopwatch.lane("blend", self._show, lanes)
-        shown = map_in_threads(show, self._damped(recorder.record(needed), number), lanes)
-        blended = prefetch(stopwatch.work("blend", shown), depth)
+        pasted = map_in_threads(show, self._damped(recorder.record(needed), number), lanes)
         check = self._new_check() if self._options.checks_output else None
-        images = _images(blended)
+        blended: Any = stopwatch.work("blend", pasted)
+        images = blended = prefetch(_images(blended) if check is None else blended, depth)
         if check is not None:
             watched = check.watch(stopwatch.wait("check", blended))
             images = prefetch(stopwatch.work("check", watched), depth)
@@ -285,7 +285,8 @@ class OutputWriter:
 
 
 def _images(frames: Iterable[tuple[SelectedFrame, YuvImage]]) -> Generator[YuvImage, None, None]:
+    """Yield the images, without the filmed frames, which would wait in memory for the encoder."""
     for selected, yuv in frames:
-        del selected  # do not hold the filmed frame
+        del selected
         yield yuv
         del yuv

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-_QUEUE_BYTES = 24 << 20
+_QUEUE_BYTES = 10 << 20
 """Bytes of frames that may wait between two stages."""
 _MAX_QUEUE = 16
 _MEL_THREADS = 2
