@@ -196,15 +196,13 @@ def test_total_is_the_weighted_sum():
 
 @pytest.mark.any_device
 def test_sync_loss_is_of_the_judged_samples():
-    _, objective = training_of(GeneratorOptions(syncnet_wt=0.1))
-    both, first, second, none = (
-        float(
-            next(objective.step(with_arrays(batch_of(0), judged=np.array(rows, np.float32))))
-            .parts["sync"]
-            .detach()
-        )
-        for rows in ([1, 1], [1, 0], [0, 1], [0, 0])
-    )
+    def of_rows(rows: list[int], **options: float) -> float:
+        _, objective = training_of(GeneratorOptions(syncnet_wt=0.1, **options))
+        batch = with_arrays(batch_of(0), judged=np.array(rows, np.float32))
+        return next(objective.step(batch)).parts["sync"].item()
+
+    both, first, second, none = (of_rows(rows) for rows in ([1, 1], [1, 0], [0, 1], [0, 0]))
+    assert of_rows([1, 0], sync_augmented=0.5) == pytest.approx((first + second / 2) / 1.5, rel=1e-5)
     assert both == pytest.approx((first + second) / 2, rel=1e-5)
     assert first != second and none == 0
 

@@ -46,9 +46,9 @@ def train_generator(
         generator: Weights of the losses, and the discriminator.
         augmentation: Augmentation of the samples. Default: none.
         progress: Called on the first rank after each step with its number and its losses.
-        **values: Fields of these options and of `TrainPaths` by name, such as `steps`, `disc_wt`,
-            `filelists`, `checkpoint_path` or `device`; also `syncnet_checkpoint_path` (default: the bundled
-            SyncNet) and `disc_checkpoint_path`.
+        **values: Fields of these options, of `TargetChanges` and of `TrainPaths` by name, such as `steps`,
+            `disc_wt`, `filelists`, `checkpoint_path` or `device`; also `syncnet_checkpoint_path` (default:
+            the bundled SyncNet) and `disc_checkpoint_path`.
 
     Returns:
         The final step, the newest and the best checkpoint, and the latest held-out figures.
