@@ -50,22 +50,21 @@ REGIONS = {"under the lip": region(0.4, 0.6, 0.84, 0.92), "jaw": JAW, "rim": RIM
 
 
 def foreign_mouths(clip: Clip) -> list[Image]:
-    """Return faces uint8 [96, 96, 3]: those `LATER` frames later (or earlier), aligned by eyes and nose.
+    """Return faces uint8 [96, 96, 3] for all frames but the last `LATER`: those `LATER` frames later.
 
-    The points are smoothed, so that the mouth does not shake.
+    They are aligned by eyes and nose. The points are smoothed over two seconds, so that the alignment itself
+    does not flicker; the boxes of the two frames already follow the motion of the head.
     """
     points = np.array([in_crop(row[:3], box) for row, box in zip(clip.landmarks, clip.boxes, strict=True)])
-    points = cv2.blur(points.reshape(len(points), -1), (1, 9), borderType=cv2.BORDER_REPLICATE).reshape(
-        points.shape
-    )
+    flat = points.reshape(len(points), -1)
+    points = cv2.blur(flat, (1, 51), borderType=cv2.BORDER_REFLECT).reshape(points.shape)
     result = []
-    for now, here in enumerate(points):
-        other = now + LATER if now + LATER < len(points) else now - LATER
-        warp, _ = cv2.estimateAffinePartial2D(points[other], here)
+    for face, there, here in zip(clip.faces[LATER:], points[LATER:], points[:-LATER], strict=True):
+        warp, _ = cv2.estimateAffinePartial2D(there, here)
         result.append(
             np.asarray(
                 cv2.warpAffine(
-                    clip.faces[other],
+                    face,
                     warp,
                     (FACE_SIZE, FACE_SIZE),
                     flags=cv2.INTER_CUBIC,
@@ -87,7 +86,9 @@ def visible(faces: Sequence[Image], mouths: Sequence[Image]) -> list[Image]:
 
 def measure_composite(clip: Clip, out: Path) -> dict[str, Any]:
     """Return the figures of the composite of a clip, and write its sheet."""
-    mouths = visible(clip.faces, foreign_mouths(clip))
+    foreign = foreign_mouths(clip)
+    clip = clip.first(len(foreign))
+    mouths = visible(clip.faces, foreign)
     pasted = [paste(f, m, b, MASK) for f, m, b in zip(clip.frames, mouths, clip.boxes, strict=True)]
     plain = [paste(f, m[..., :3], b, MASK) for f, m, b in zip(clip.frames, mouths, clip.boxes, strict=True)]
     crops = {
@@ -108,6 +109,9 @@ def measure_composite(clip: Clip, out: Path) -> dict[str, Any]:
     figures["flicker"] = [
         round(flicker(frames, clip) / flicker(clip.frames, clip), 2) for frames in (pasted, plain)
     ]
+    figures["flicker of the mouth"] = round(
+        flicker_of([face[..., 1].astype(np.float32) for face in foreign]) / flicker(clip.frames, clip), 2
+    )
     figures["tint of grey"] = max(tint_of_grey(clip, mouths, number) for number in range(0, len(mouths), 10))
     shown = range(0, len(pasted), max(1, len(pasted) // 8))
     sheet(
@@ -144,9 +148,14 @@ def sharpness(frames: Sequence[YuvImage], clip: Clip, where: NDArray[np.bool_]) 
 
 def flicker(frames: Sequence[YuvImage], clip: Clip) -> float:
     """Return the flicker of still skin, RMS in levels."""
+    return flicker_of([luma_face(frame, box) for frame, box in zip(frames, clip.boxes, strict=True)])
+
+
+def flicker_of(faces: Sequence[Plane]) -> float:
+    """Return the flicker of the luma of faces [96, 96]."""
     measure = Flicker()
-    for frame, box in zip(frames, clip.boxes, strict=True):
-        measure.add(luma_face(frame, box))
+    for face in faces:
+        measure.add(face)
     assert measure.value is not None
     return measure.value
 

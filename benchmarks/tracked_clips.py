@@ -36,6 +36,16 @@ class Clip:
     landmarks: NDArray[np.float32]
     """[N, 5, 2], smoothed over five frames."""
 
+    def first(self, count: int) -> Clip:
+        """Return the clip without the frames after the first `count`."""
+        return Clip(
+            self.name,
+            self.frames[:count],
+            self.boxes[:count],
+            self.faces[:count],
+            self.landmarks[:count],
+        )
+
 
 def clips(folder: Path, detector: Detector, num_frames: int) -> Iterator[Clip]:
     """Yield the longest part with a face of the first shot of each clip that has one."""

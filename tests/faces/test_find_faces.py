@@ -69,7 +69,7 @@ class RedDetector:
     short_side, face_side = 180, 96
 
     def __init__(self, coarse: bool = False) -> None:
-        self.coarse, self.views, self.cell = coarse, 6 if coarse else 1, 8
+        self.coarse, self.views, self.cell = coarse, 6 if coarse else 1, 10
         self.calls: list[int] = []
 
     def __call__(self, images: Sequence[Image]) -> list[list[Detection]]:

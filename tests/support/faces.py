@@ -41,7 +41,7 @@ class SquareDetector:
     name = "square"
     short_side = 240
     face_side = 96
-    views = 1
+    views = cell = 1
 
     def __init__(self) -> None:
         self.calls = 0

@@ -89,7 +89,7 @@ class FaceMeter:
         square = _square(box, _CROP)
         if self._detector.views == 1:
             return square
-        zoom, *shift = (_SPREAD * self._views + 0.5) % 1 - 0.5
+        zoom, *shift = _SPREAD * self._views % 1 - 0.5
         self._views += 1
         half = (square[2:] - square[:2]) / 2
         cell = self._detector.cell / self._detector.face_side

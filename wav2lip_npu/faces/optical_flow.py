@@ -25,6 +25,8 @@ _FACE_PX = 90
 """Size to which a face is shrunk for tracking: enough for a precision of 1/50 pixel per point."""
 _MAX_POINTS = 60
 _MIN_POINTS = 8
+_CORNER_MARGIN = 4
+"""Pixels around the upper face that affect its corners."""
 _FLOW = {
     "winSize": (17, 17),
     "maxLevel": 3,
@@ -145,20 +147,30 @@ def _lattice(edge: float, step: int, limit: int) -> int:
 
 
 def _shrink(image: Luma, step: int) -> Luma:
-    if step == 1:
-        return np.ascontiguousarray(image)
-    size = (image.shape[1] // step, image.shape[0] // step)
-    return cast(Luma, cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+    """Return the means of squares of `step` pixels. OpenCV is several times faster for squares of 2."""
+    while step > 1:
+        factor = 2 if step % 2 == 0 else step
+        size = (image.shape[1] // factor, image.shape[0] // factor)
+        image, step = cast(Luma, cv2.resize(image, size, interpolation=cv2.INTER_AREA)), step // factor
+    return np.ascontiguousarray(image)
 
 
 def _corners(image: Luma, centre: complex, side: float) -> Array | None:
     """Return corners of the upper face, float32 [P, 1, 2], away from mouth, hair and background."""
-    mask = np.zeros_like(image)
-    middle = (round(centre.real), round(centre.imag - 0.10 * side))
-    cv2.ellipse(mask, middle, (round(0.36 * side), round(0.30 * side)), 0, 0, 360, 255, -1)
+    middle = np.array([round(centre.real), round(centre.imag - 0.10 * side)])
+    radii = np.array([round(0.36 * side), round(0.30 * side)])
+    left, top = (int(edge) for edge in np.maximum(middle - radii - _CORNER_MARGIN, 0))
+    right, bottom = (int(edge) for edge in np.maximum(middle + radii + _CORNER_MARGIN, 0))
+    part = image[top:bottom, left:right]
+    if not part.size:
+        return None
+    mask = np.zeros_like(part)
+    cv2.ellipse(mask, (middle - [left, top]).tolist(), radii.tolist(), 0, 0, 360, 255, -1)
     spacing = max(2.0, side / 22)
-    points = cv2.goodFeaturesToTrack(image, _MAX_POINTS, 0.005, spacing, mask=mask, blockSize=5)
-    return None if points is None or len(points) < _MIN_POINTS else points
+    points = cv2.goodFeaturesToTrack(part, _MAX_POINTS, 0.005, spacing, mask=mask, blockSize=5)
+    if points is None or len(points) < _MIN_POINTS:
+        return None
+    return cast(Array, points + np.array([left, top], np.float32))
 
 
 def _complex(points: Array) -> Array:
@@ -171,7 +183,7 @@ def _similarity(source: Array, target: Array) -> tuple[complex, complex, int]:
     flow = target - source
     turn, offset = 1 + 0j, complex(_median(flow.real), _median(flow.imag))
     residual = np.abs(flow - offset)
-    for _ in range(6):
+    for _ in range(4):  # `_refine` does the rest
         width = max(0.15, 1.5 * _median(residual))
         weight = 1 / (1 + (residual / width) ** 2) ** 2
         weight /= weight.sum()
@@ -205,10 +217,10 @@ def _refine(
     down, across = np.gradient(template)
     x, y = _PATCH_X, _PATCH_Y
     columns = [across, down, across * x + down * y, down * x - across * y, template, np.ones_like(template)]
-    design = np.stack([column[_PATCH_MASK] for column in columns])
-    flat = template[_PATCH_MASK]
+    design = np.stack([column.ravel()[_PATCH_MASK] for column in columns])
+    flat = template.ravel()[_PATCH_MASK]
     for _ in range(4):
-        difference = _patch(new, centre + turn * away + offset, turn, unit)[_PATCH_MASK] - flat
+        difference = _patch(new, centre + turn * away + offset, turn, unit).ravel()[_PATCH_MASK] - flat
         size = np.abs(difference - _median(difference))
         weighted = design / (1 + (size / max(2.0, 2 * _median(size))) ** 2)
         normal = weighted @ design.T
@@ -225,15 +237,17 @@ def _refine(
             return None
         if abs(step) < 0.003 and abs(change) < 1e-4:
             break
-    now = _patch(new, centre + turn * away + offset, turn, unit)[_PATCH_MASK]
-    correlation = float(np.corrcoef(flat, now)[0, 1]) if min(flat.std(), now.std()) > 0.5 else 0.0
-    return (turn, offset) if correlation > 0.7 else None
+    now = _patch(new, centre + turn * away + offset, turn, unit).ravel()[_PATCH_MASK]
+    flat, now = flat - flat.mean(), now - now.mean()
+    norms = float(np.linalg.norm(flat)), float(np.linalg.norm(now))
+    is_flat = min(norms) <= 0.5 * math.sqrt(len(flat))
+    return None if is_flat or float(flat @ now) <= 0.7 * norms[0] * norms[1] else (turn, offset)
 
 
 _PATCH = 48
 _PATCH_Y, _PATCH_X = np.mgrid[:_PATCH, :_PATCH].astype(np.float32) - (_PATCH - 1) / 2
 # From hairline to nostrils and from ear to ear: mostly rigid, unlike the brows alone.
-_PATCH_MASK = (_PATCH_X / (0.5 * _PATCH)) ** 2 + (_PATCH_Y / (0.35 * _PATCH)) ** 2 < 1
+_PATCH_MASK = np.flatnonzero((_PATCH_X / (0.5 * _PATCH)) ** 2 + (_PATCH_Y / (0.35 * _PATCH)) ** 2 < 1)
 
 
 def _patch(image: Luma, middle: complex, turn: complex, unit: float) -> NDArray[np.float32]:

@@ -36,13 +36,16 @@ class SceneCuts:
 
 
 def thumbnail(luma: Luma) -> Luma:
-    """Return a copy, uint8, whose short side is about 96 px."""
-    height, width = luma.shape
-    stride = max(1, min(height, width) // (3 * _SHORT_SIDE))
+    """Return a copy, uint8, whose short side is about 96 px.
+
+    It is the mean of squares of an integer number of pixels, which OpenCV computes fastest.
+    """
+    stride = max(1, min(luma.shape) // (3 * _SHORT_SIDE))
     thinned = luma[::stride, ::stride]
-    scale = min(1.0, _SHORT_SIDE / min(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cast(Luma, cv2.resize(np.ascontiguousarray(thinned), size, interpolation=cv2.INTER_AREA))
+    factor = max(1, round(min(thinned.shape) / _SHORT_SIDE))
+    height, width = (side // factor for side in thinned.shape)
+    whole = np.ascontiguousarray(thinned[: height * factor, : width * factor])
+    return cast(Luma, cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA))
 
 
 def is_cut(before: Luma, after: Luma) -> bool:

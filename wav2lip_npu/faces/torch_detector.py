@@ -45,10 +45,14 @@ class TorchDetector(ABC):
         return batch
 
     def _forward(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """Return the outputs, which leave the device in one copy."""
         import torch
 
         with torch.inference_mode():
             batch = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float()
             batch = batch.contiguous(memory_format=memory_format(batch.device))
             outputs: Sequence[Tensor] = self._network(self._normalised(batch))
-            return [output.float().cpu().numpy() for output in outputs]
+            rows = torch.cat([output.flatten(1) for output in outputs], dim=1).float().cpu().numpy()
+        ends = np.cumsum([output[0].numel() for output in outputs])
+        parts = np.split(rows, ends[:-1], axis=1)
+        return [part.reshape(output.shape) for part, output in zip(parts, outputs, strict=True)]
