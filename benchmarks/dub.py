@@ -106,8 +106,8 @@ def report(arguments: argparse.Namespace, folder: str) -> None:
             "whole command, CPU s / cores": dub["cpu"] / cores,
             "peak memory, GB": dub["peak"] / 1e9,
         }
-        if arguments.original is not None:
-            original = run_original(arguments, folder)
+        original = None if arguments.original is None else run_original(arguments, folder)
+        if original is not None:
             figures |= {
                 "original, s": original["seconds"],
                 "original, CPU s / cores": original["cpu"] / cores,
@@ -151,8 +151,11 @@ def whole_dub(arguments: argparse.Namespace, audio: str, folder: str) -> dict[st
     return {**our_command(words), "report": json.loads(Path(record).read_text())}
 
 
-def run_original(arguments: argparse.Namespace, folder: str) -> dict[str, float]:
-    """Run the original's inference.py, with the box of the face; return seconds and peak memory."""
+def run_original(arguments: argparse.Namespace, folder: str) -> dict[str, float] | None:
+    """Run the original's inference.py, with the box of the face; return None if it fails.
+
+    It reads only full-size networks in PyTorch files.
+    """
     from wav2lip_npu.faces.detectors import load_detector
     from wav2lip_npu.media.video_reader import read_frames
 
@@ -165,7 +168,11 @@ def run_original(arguments: argparse.Namespace, folder: str) -> dict[str, float]
     words += ["--box", y1, y2, x1, x2]
     source = arguments.original.resolve()
     env = {**os.environ, "PYTHONPATH": str(source)}
-    return command([sys.executable, "-c", RUN_ORIGINAL, str(source / "inference.py"), *words], work, env)
+    try:
+        return command([sys.executable, "-c", RUN_ORIGINAL, str(source / "inference.py"), *words], work, env)
+    except SystemExit as error:
+        print(f"the original did not run: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        return None
 
 
 def our_command(words: list[str]) -> dict[str, float]:

@@ -318,6 +318,19 @@ def test_memory_is_bounded(tmp_path, loop, monkeypatch):
     assert 1 <= most <= 12
 
 
+def test_decoded_frames_are_freed_without_garbage_collection(tmp_path):
+    path = write_frames(tmp_path / "a.mp4", [scene()] * 30)
+    gc.collect()
+    gc.disable()
+    try:
+        for frame in read_frames(path):
+            del frame
+        kept = [item for item in gc.get_objects() if isinstance(item, av.VideoFrame)]
+    finally:
+        gc.enable()
+    assert not kept
+
+
 def test_file_that_changes_during_reading_raises(tmp_path):
     path = count_video(tmp_path / "a.mp4", 10)
     frames = read_frames(path, loop="loop")

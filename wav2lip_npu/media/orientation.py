@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import VideoFrame
 
+_SIDE_DATA: Any = SideDataContainer
+"""Not `frame.side_data`, which the frame keeps: then only the garbage collector frees the frame."""
 _LARGEST_TILT = 1.0
 """Degrees by which a rotation may differ from a quarter turn without a warning, as in ffplay."""
 
@@ -35,8 +38,7 @@ UPRIGHT = Orientation()
 def orientation_of(frame: VideoFrame) -> Orientation:
     """Return the orientation of a decoded frame; upright without a usable display matrix."""
     try:
-        side_data: Any = frame.side_data
-        matrix = side_data.get("DISPLAYMATRIX")
+        matrix = _SIDE_DATA(frame).get("DISPLAYMATRIX")
     except ValueError:  # PyAV does not support other side data, such as EXIF
         return Orientation(quarters=round(frame.rotation / 90) % 4)
     if matrix is None:
