@@ -37,6 +37,7 @@ TESTS = [
     "tests/training/test_loop.py",
     "tests/training/test_resume.py",
     "tests/dubbing",
+    "tests/evaluation",
 ]
 QUICK_TESTS = ["tests/data/test_device_augmentation.py"]
 

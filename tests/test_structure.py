@@ -21,7 +21,7 @@ def test_imports_point_down():
 
 def test_help_imports_no_torch():
     """`--help` imports the options of a command; torch alone would take a second."""
-    code = "import sys, wav2lip_npu.cli.dub, wav2lip_npu.cli.train, wav2lip_npu.cli.main; sys.exit(any(m in sys.modules for m in ('torch', 'librosa')))"
+    code = "import sys, wav2lip_npu.cli.dub, wav2lip_npu.cli.train, wav2lip_npu.cli.evaluate, wav2lip_npu.cli.main; sys.exit(any(m in sys.modules for m in ('torch', 'librosa')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0
 
 

@@ -52,7 +52,7 @@ def test_same_file_in_all_figures(talk, folder, capsys, caplog):
     assert figures["lmd"]["generated"] == figures["seam"]["generated"] == 0
     assert figures["leak"]["generated"] == pytest.approx(1)
     assert abs(figures["tail"]["generated"]) < 0.05
-    assert report["judges"]["crop"] == "upstream" and "not the published" in report["judges"]["syncnet"]
+    assert "upstream" in report["judges"]["crop"] and "not the published" in report["judges"]["syncnet"]
     assert "--reports" in report["skipped"]["frames"]
     assert {"lpips", "fid", "identity"} <= report["skipped"].keys()
     page = (folder / "out" / "eval.html").read_text()

@@ -135,6 +135,7 @@ class ExpertJudge:
         """Return the score; None if fewer than 15 windows have audio at all offsets."""
         self._run()
         numbers, table, complete = self._scores.finish()
+        self._scores.close()
         if complete.sum() < MIN_WINDOWS:
             return None
         late, confidence = best_offset(torch.from_numpy(table[complete]))

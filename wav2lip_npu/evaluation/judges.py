@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from wav2lip_npu import device as devices
 from wav2lip_npu.evaluation.expert_judge import Expert, load_expert
+from wav2lip_npu.evaluation.face_crops import MIN_TRACK
 from wav2lip_npu.evaluation.frame_pair import Figure
 from wav2lip_npu.evaluation.identity import PATHS as IDENTITY_PATHS
 from wav2lip_npu.evaluation.identity import Descriptor
@@ -65,7 +66,8 @@ def load_judges(options: EvaluateOptions) -> Judges:
             weights = syncnet_v2.load(path)
             runner = SyncNetRunner(weights.network, device)
             names["syncnet"] = _describe(weights)
-            names["crop"] = options.crop
+            frames = options.min_track if options.min_track is not None else MIN_TRACK[options.crop]
+            names["crop"] = f"{options.crop}, tracks of more than {frames} frames"
     if "expert" in options.metrics:
         expert = load_expert(options.expert_checkpoint_path, str(device))
         names["expert"] = expert.name

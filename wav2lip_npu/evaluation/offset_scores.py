@@ -6,7 +6,7 @@ Features of faces and audio are computed once and held only as long as they are 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -48,6 +48,12 @@ class AudioStrip:
         mask = torch.from_numpy(exists).to(held.device, held.dtype)
         return held[rows] * mask[..., None], exists
 
+    def close(self) -> None:
+        """Close the stream and the file that it reads."""
+        if isinstance(self._batches, Generator):
+            self._batches.close()
+        self._batches = self._held = None
+
     def _read_to(self, end: int, keep: int) -> None:
         """Read batches until `end`; drop the windows before `keep`."""
         while self._batches is not None and (self._held is None or self._begin + len(self._held) < end):
@@ -88,6 +94,10 @@ class OffsetScores:
         self._tables.append(self._score(faces[:, None], audio).float().cpu().numpy())
         self._complete.append(np.asarray(exists.all(axis=1)))
         self._numbers.append(np.asarray(numbers, np.int64))
+
+    def close(self) -> None:
+        """Close the audio."""
+        self._audio.close()
 
     def finish(self) -> tuple[NDArray[np.int64], Table, NDArray[np.bool_]]:
         """Return the first frame of each window, its scores, and whether it has audio at all offsets."""

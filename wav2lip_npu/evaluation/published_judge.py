@@ -90,6 +90,7 @@ class PublishedJudge:
         self.longest_track = max(self.longest_track, track.count)
         is_usable = track.count > self._min_track and (self._crop == "whole" or track.crops.is_large)
         score = track.finish() if is_usable else None
+        track.close()
         if score is not None:
             self._scores.append(score)
 
@@ -129,6 +130,10 @@ class _Track:
         self._score(self._delayed.rest(count), count - 1)
         _, table, _ = self._scores.finish()
         return score_of(table, self._first, self.count)
+
+    def close(self) -> None:
+        """Close the audio, whose generator refers to this track: it would stay open until a collection."""
+        self._scores.close()
 
     def _run(self, size: int) -> None:
         """Compute the windows of the first `size` pending crops."""
