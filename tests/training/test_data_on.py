@@ -52,7 +52,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", [slow_on_npu("syncnet"), slow_on_npu("original"), "with_disc"])
+@pytest.mark.parametrize("kind", [kind if kind.endswith("device") else slow_on_npu(kind) for kind in KINDS])
 def test_resumed_training_equals_an_uninterrupted_one(clips, tmp_path, kind):
     words, flags = KINDS[kind]
     flags = {"eval_interval": 3, **flags}
