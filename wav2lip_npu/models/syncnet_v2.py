@@ -67,7 +67,7 @@ class SyncNetV2(nn.Module):
 
 
 def _audio(in_: int, out: int, kernel: int | tuple[int, int] = 3, padding: int = 1) -> list[nn.Module]:
-    return [nn.Conv2d(in_, out, kernel, padding=padding), nn.BatchNorm2d(out), nn.ReLU()]
+    return [nn.Conv2d(in_, out, kernel, padding=padding), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
 
 
 def _lips(
@@ -77,7 +77,7 @@ def _lips(
     stride: tuple[int, int, int] = (1, 1, 1),
     padding: tuple[int, int, int] = (0, 0, 0),
 ) -> list[nn.Module]:
-    return [nn.Conv3d(in_, out, kernel, stride, padding), nn.BatchNorm3d(out), nn.ReLU()]
+    return [nn.Conv3d(in_, out, kernel, stride, padding), nn.BatchNorm3d(out), nn.ReLU(inplace=True)]
 
 
 def _head(features: int) -> nn.Sequential:
@@ -112,8 +112,10 @@ class SyncNetRunner:
     @torch.inference_mode()
     def faces(self, strip: Tensor) -> Tensor:
         """Return features [N - 4, 32 * width] of consecutive crops, BGR uint8 [N, 224, 224, 3]."""
-        windows = strip.to(self.device).unfold(0, FRAMES, 1).permute(0, 4, 3, 1, 2).flatten(1, 2).float()
-        features: Tensor = self._lips(windows.contiguous(memory_format=self._layout))
+        frames, count = strip.to(self.device), len(strip) - FRAMES + 1
+        windows = torch.cat([frames[number : number + count] for number in range(FRAMES)], dim=-1)
+        images = windows.float().permute(0, 3, 1, 2).contiguous(memory_format=self._layout)
+        features: Tensor = self._lips(images)
         return features
 
     @torch.inference_mode()
