@@ -19,7 +19,7 @@ ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "npu_adapter"
 PYTHON = BUILD / "venv" / "bin" / "python"
 # The packages of the extras `dev` and `npu` that these tests need.
-NEEDED = ("pytest", "pytest-timeout", "scikit-image", "soundfile", "pyyaml")
+NEEDED = ("pytest", "pytest-timeout", "hypothesis", "scikit-image", "soundfile", "pyyaml")
 TORCH_NPU = "torch_npu==2.13.0"
 CPU_TORCH = """
 import os, sys

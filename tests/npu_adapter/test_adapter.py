@@ -259,7 +259,7 @@ def test_out_of_memory(npu):
 
 READ = """
 import sys, torch
-from wav2lip_npu import checkpoint
+from wav2lip_npu.models import checkpoint
 for path in sys.argv[1:]:
     try:
         weights = torch.load(path, weights_only=True)

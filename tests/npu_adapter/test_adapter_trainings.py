@@ -95,10 +95,11 @@ def test_resumed_training_equals_uninterrupted_training(clips, tmp_path, npu):
 
 
 def test_training_moves_between_devices(clips, tmp_path, same_layout):
-    cpu = train(clips, tmp_path / "cpu", SYNCNET, steps=4, device="cpu")
-    moved = train(clips, tmp_path / "moved", SYNCNET, steps=2, device="npu")
-    train(clips, moved, SYNCNET, steps=3, device="cpu")
-    train(clips, moved, SYNCNET, steps=4, device="npu")
+    flags = {"eval_interval": 1, "data_on": "host"}
+    cpu = train(clips, tmp_path / "cpu", SYNCNET, steps=4, device="cpu", **flags)
+    moved = train(clips, tmp_path / "moved", SYNCNET, steps=2, device="npu", **flags)
+    train(clips, moved, SYNCNET, steps=3, device="cpu", **flags)
+    train(clips, moved, SYNCNET, steps=4, device="npu", **flags)
     assert_close(cpu, moved, 4)
 
 
@@ -167,7 +168,7 @@ def test_dub_equals_the_cpu(face_video, speech, tiny_checkpoint, tmp_path, same_
 def test_full_memory_halves_the_batch(tmp_path, npu, caplog):
     path = tmp_path / "generator.pth"
     checkpoint.save(path, golden_weights(Wav2Lip(width=8)))
-    speaker = GeneratorRunner(load_models(path, detector="hog", device="npu"), 16, load_mask("soft", 96))
+    speaker = GeneratorRunner(load_models(path, detector="hog", device="npu"), 32, load_mask("soft", 96))
     random = np.random.default_rng(0)
     faces = list(random.integers(255, size=(16, 96, 96, 3), dtype=np.uint8))
     mels = list(random.normal(size=(16, 80, 16)).astype(np.float32))
@@ -181,7 +182,7 @@ def test_full_memory_halves_the_batch(tmp_path, npu, caplog):
             made = speaker(faces, mels)
     finally:
         torch.npu.set_per_process_memory_fraction(1.0, npu)
-    assert "out of memory on npu:0, going on with batches of" in caplog.text
+    assert "out of memory on npu:0" in caplog.text
     assert speaker.batch < 16
     assert max(np.abs(a.astype(int) - b).max() for a, b in zip(expected, made, strict=True)) <= 1
 
