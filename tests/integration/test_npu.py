@@ -44,7 +44,7 @@ from wav2lip_npu.media import video_reader
 from wav2lip_npu.media.video_writer import EncodeOptions
 from wav2lip_npu.parallel import processes
 from wav2lip_npu.parallel.work_queue import Failure
-from wav2lip_npu.training import generator, losses
+from wav2lip_npu.training import generator_objective, losses
 
 pytestmark = [pytest.mark.any_device, pytest.mark.npu_only]
 LOSSLESS = EncodeOptions(crf=0, preset="ultrafast")
@@ -301,8 +301,8 @@ def test_tensor_on_the_wrong_device_is_detected(clips, tmp_path, monkeypatch):
 
 
 def test_syncnet_input_on_the_wrong_device_is_detected(clips, tmp_path, monkeypatch):
-    real = generator.syncnet_input
-    monkeypatch.setattr(generator, "syncnet_input", lambda faces: real(faces).cpu())
+    real = generator_objective.syncnet_input
+    monkeypatch.setattr(generator_objective, "syncnet_input", lambda faces: real(faces).cpu())
     with pytest.raises(RuntimeError, match="same device|on npu"):
         train(clips, tmp_path, GENERATOR, steps=1, syncnet_wt=0.03)
 

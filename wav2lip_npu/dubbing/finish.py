@@ -57,7 +57,8 @@ class MouthFinish:
         self._detail_blur, self._wide_blur = _Blur(weights, _DETAIL_BLUR), _Blur(weights, _WIDE_BLUR)
         x = (torch.arange(size, device=device) + 0.5) / size - _MOUTH[0]
         y = (torch.arange(mask.top_row, size, device=device)[:, None] + 0.5) / size - _MOUTH[1]
-        reach = torch.hypot(x / _WIDTH, y / torch.where(y < 0, _HEIGHT_ABOVE, _HEIGHT_BELOW))
+        height = torch.where(y < 0, _HEIGHT_ABOVE, _HEIGHT_BELOW)
+        reach = ((x / _WIDTH).square() + (y / height).square()).sqrt()  # torch_npu has no hypot
         self._lips = _ramp(1.4 - reach, (0, 0.4))
         self._above = torch.where(y < 0, (1 - self._lips) * weights, 0.0)
         self._sides = _ramp(x.abs(), _SIDES)
