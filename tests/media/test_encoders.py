@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 
+from wav2lip_npu.errors import MediaError
 from wav2lip_npu.media import encoders
 from wav2lip_npu.media.encoders import EncodeOptions
 from wav2lip_npu.media.video_reader import read_frames
@@ -81,6 +82,16 @@ def test_hardware_that_answers(tmp_path, monkeypatch, caplog):
         )
         assert error < {5: 2, 40: 40, 0: 1e-9}[crf]
     assert paths[5].stat().st_size > 2 * paths[40].stat().st_size
+
+
+def test_hardware_that_fails_later(tmp_path, monkeypatch):
+    def fail(self: encoders.VideoEncoder, frame: av.VideoFrame | None) -> None:
+        raise av.error.FFmpegError(5, "device lost")
+
+    monkeypatch.setattr(encoders, "_HARDWARE", {"nvenc": fake(preset="ultrafast")})
+    monkeypatch.setattr(encoders.VideoEncoder, "write", fail)
+    with pytest.raises(MediaError, match="device lost.*--encoder x264"):
+        encoded(tmp_path / "a.mp4", moving(2), EncodeOptions(encoder="nvenc"))
 
 
 @pytest.mark.parametrize("name", list(encoders._HARDWARE))

@@ -101,7 +101,8 @@ def write_video(
             ) from None
         raise MediaError(f"cannot write {target}: {error.strerror or error}.") from error
     except av.error.FFmpegError as error:
-        raise MediaError(f"cannot write {target}: {error.strerror or error}.") from error
+        way_out = "" if options.encoder == "x264" else " Pass --encoder x264."
+        raise MediaError(f"cannot write {target}: {error.strerror or error}.{way_out}") from error
 
 
 def _open_output(part: Path, form: str) -> av.container.OutputContainer:
