@@ -86,7 +86,13 @@ def _decode_level(
     half = side / 2 * np.exp(np.minimum(np.float32(_VARIANCES[1]) * offset[:, 2:], _MAX_GROWTH))
     half[:, 0] *= _WIDER
     landmarks = cell[:, None] + np.float32(_VARIANCES[0]) * point * side[:, None]
-    return image, np.column_stack([centre - half, centre + half, scores[at]]), landmarks
+    boxes = np.column_stack([centre - half, centre + half])
+    return image, np.column_stack([_rounded(boxes), _rounded(scores[at], 1024)]), _rounded(landmarks)
+
+
+def _rounded(values: NDArray[np.float32], steps: int = 256) -> NDArray[np.float32]:
+    """Return the values in steps that hide differences between batch sizes, threads and devices."""
+    return np.asarray(np.rint(values * np.float32(steps)) / np.float32(steps))
 
 
 def load_retinaface() -> RetinaFace:
