@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from support.devices import DEVICE
 from support.networks import golden_weights
 from support.talk import write_talk
 from wav2lip_npu.cli.main import main
-from wav2lip_npu.errors import UsageError
+from wav2lip_npu.errors import DataError, UsageError
 from wav2lip_npu.evaluation.inputs import Pair, pair_videos, read_original_list
+from wav2lip_npu.evaluation.listed_frames import find_report, read_kept_spans
 from wav2lip_npu.models.syncnet_v2 import SyncNetV2
 
 
@@ -168,6 +170,35 @@ def test_lists_of_the_original(tmp_path):
         read_original_list(tmp_path / "bad.txt", root, results)
     with pytest.raises(UsageError, match="no video"):
         read_original_list(lists[0], root, tmp_path)
+
+
+def test_list_of_the_original_is_evaluated(talk, tmp_path, capsys):
+    (tmp_path / "results").mkdir()
+    shutil.copy(talk, tmp_path / "results" / "1.mp4")
+    (tmp_path / "lrs2.txt").write_text(f"a b\na {talk.stem}\n")
+    words = ["--filelist", str(tmp_path / "lrs2.txt"), "--data_root", str(talk.parent), "--metrics", "timing"]
+    code = main(
+        ["evaluate", str(tmp_path / "results"), *words, "--device", "cpu", "--report", str(tmp_path / "r")]
+    )
+    report = json.loads((tmp_path / "r").read_text())
+    assert code == 1 and report["missing"] == [str(tmp_path / "results" / "0.mp4")]
+    assert report["videos"][0]["truth"] == str(talk)
+
+
+def test_spans_of_a_batch_report_count_at_the_rate_of_the_video(tmp_path):
+    rows = [
+        {"job": str(tmp_path / name), "status": "ok", "unchanged_spans": [[15, 29, "skip"]]} for name in "ab"
+    ]
+    (tmp_path / "report.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = find_report(str(tmp_path), str(tmp_path / "b"))
+    assert report is not None
+    assert read_kept_spans(report, str(tmp_path / "b"), Fraction(30)) == [(0.5, 1.0)]
+    assert read_kept_spans(report, str(tmp_path / "c"), Fraction(30)) is None
+    (tmp_path / "c.json").write_text('{"outfile": "c", "fps": "25", "unchanged_spans": [[0, 24, "no_face"]]}')
+    assert read_kept_spans(find_report(str(tmp_path), "c.mp4"), "c.mp4", Fraction(30)) == [(0.0, 1.0)]
+    (tmp_path / "c.json").write_text("no report")
+    with pytest.raises(DataError, match=r"c\.json"):
+        read_kept_spans(tmp_path / "c.json", "c.mp4", Fraction(30))
 
 
 def test_means_of_lse_are_over_tracks():

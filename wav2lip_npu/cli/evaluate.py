@@ -12,6 +12,7 @@ import tyro
 
 from wav2lip_npu import __version__
 from wav2lip_npu.batch.job_table import TABLE_SUFFIXES
+from wav2lip_npu.batch.results import REPORT_FILE
 from wav2lip_npu.cli.progress_bar import progress_bar
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.evaluation.options import WEIGHTS, EvaluateOptions
@@ -44,7 +45,7 @@ class EvaluateCommand:
     silent: str | None = None
     """The same videos generated with silent audio, to measure leak: a video or a folder."""
     reports: str | None = None
-    """Reports of the dubs: a file, or a folder with NAME.json or report.jsonl."""
+    """Reports of the dubs: a file, or a folder with NAME.json or report.jsonl. None: those of a table."""
     filelist: str | None = None
     """List of Wav2Lip's evaluation, such as lrs2.txt; GENERATED is then the folder of its results."""
     data_root: str | None = None
@@ -111,8 +112,10 @@ class EvaluateCommand:
             jobs, problems = read_jobs(item, Job(face="", audio="", outfile=""))
             for problem in problems:
                 log.warning("%s, row %d: %s", item, problem.row, problem.text)
+            beside = os.path.join(os.path.dirname(item), REPORT_FILE)
+            reports = self.reports or (beside if os.path.exists(beside) else None)
             for job in jobs:
-                inputs.append(Pair(generated=job.outfile, truth=job.face, report=job.report or self.reports))
+                inputs.append(Pair(generated=job.outfile, truth=job.face, report=job.report or reports))
         return inputs
 
     def _check_outputs(self) -> None:

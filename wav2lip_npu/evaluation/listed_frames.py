@@ -28,10 +28,10 @@ Spans = list[tuple[float, float]]
 """First and last second of each span."""
 
 
-def read_kept_spans(path: str | os.PathLike[str], generated: str) -> Spans | None:
+def read_kept_spans(path: str | os.PathLike[str], generated: str, fps: Fraction) -> Spans | None:
     """Return the spans that a report lists as left as filmed; None if it does not describe this video.
 
-    The report is that of `dub --report`, or the `report.jsonl` of a batch.
+    The report is that of `dub --report`, or the `report.jsonl` of a batch, whose frames count at `fps`.
 
     Raises:
         DataError: The file cannot be read.
@@ -52,15 +52,15 @@ def read_kept_spans(path: str | os.PathLike[str], generated: str) -> Spans | Non
     for row in reversed(rows):
         name = row.get("outfile", row.get("job")) if isinstance(row, dict) else None
         if isinstance(name, str) and (len(rows) == 1 or os.path.realpath(name) == wanted):
-            return _spans(row)
+            return _spans(row, fps)
     return None
 
 
-def _spans(row: dict[str, Any]) -> Spans | None:
-    spans, fps = row.get("unchanged_spans"), row.get("fps", TRAINING_FPS)
+def _spans(row: dict[str, Any], fps: Fraction) -> Spans | None:
+    spans = row.get("unchanged_spans")
     if not isinstance(spans, list):
         return None
-    rate = float(Fraction(str(fps)))
+    rate = float(Fraction(str(row.get("fps", fps))))
     return [(int(span[0]) / rate, (int(span[1]) + 1) / rate) for span in spans]
 
 

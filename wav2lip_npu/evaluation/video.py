@@ -49,7 +49,7 @@ def evaluate_video(pair: Pair, judges: Judges, options: EvaluateOptions) -> Vide
     sides = {"generated": _Side(info, judges, options)}
     if truth is not None:
         sides["truth"] = _Side(truth, judges, options)
-    measures = _Measures(pair, sides, judges, options)
+    measures = _Measures(pair, info, sides, judges, options)
     frames = faces = 0
     thumbnails = _Thumbnails()
     with contextlib.ExitStack() as stack:
@@ -129,7 +129,14 @@ class _Side:
 class _Measures:
     """The measures of frame pairs."""
 
-    def __init__(self, pair: Pair, sides: dict[str, _Side], judges: Judges, options: EvaluateOptions) -> None:
+    def __init__(
+        self,
+        pair: Pair,
+        info: VideoInfo,
+        sides: dict[str, _Side],
+        judges: Judges,
+        options: EvaluateOptions,
+    ) -> None:
         self.skipped: dict[str, str] = {}
         self._pair, self._wanted = pair, options.metrics
         self.picture = PictureMeasure()
@@ -146,7 +153,7 @@ class _Measures:
         if judges.fid is not None:
             self._set("fid", judges.fid)
         report = find_report(pair.report, pair.generated)
-        spans = None if report is None else read_kept_spans(report, pair.generated)
+        spans = None if report is None else read_kept_spans(report, pair.generated, info.fps)
         if spans is not None:
             self._set("frames", ListedFrames(spans))
 
