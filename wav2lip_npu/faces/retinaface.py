@@ -87,12 +87,12 @@ def _decode_level(
     half[:, 0] *= _WIDER
     landmarks = cell[:, None] + np.float32(_VARIANCES[0]) * point * side[:, None]
     boxes = np.column_stack([centre - half, centre + half])
-    return image, np.column_stack([_rounded(boxes), _rounded(scores[at], 1024)]), _rounded(landmarks)
+    return image, np.column_stack([_rounded(boxes), scores[at]]), _rounded(landmarks)
 
 
-def _rounded(values: NDArray[np.float32], steps: int = 256) -> NDArray[np.float32]:
-    """Return the values in steps that hide differences between batch sizes, threads and devices."""
-    return np.asarray(np.rint(values * np.float32(steps)) / np.float32(steps))
+def _rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return pixels in steps that hide differences between batch sizes, threads and devices."""
+    return np.asarray(np.rint(values * np.float32(256)) / np.float32(256))
 
 
 def load_retinaface() -> RetinaFace:
