@@ -13,9 +13,10 @@ from scipy.signal import medfilt
 
 from support.devices import DEVICE
 from support.networks import golden_weights
+from wav2lip_npu.errors import CheckpointError
 from wav2lip_npu.evaluation.face_crops import FaceCrops, crop, whole
 from wav2lip_npu.evaluation.mfcc import mfcc
-from wav2lip_npu.evaluation.published_judge import PublishedJudge, TrackScore
+from wav2lip_npu.evaluation.published_judge import PublishedJudge, TrackScore, score_of
 from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.audio_reader import measure_audio
 from wav2lip_npu.media.video_reader import Frame
@@ -200,3 +201,11 @@ def test_crop_of_a_constant_box():
     outside = crop(yuv, 50, 20, 20)
     assert (outside[:20, :20] == 110).all() and outside.shape == (224, 224, 3)
     assert whole(yuv).shape == (224, 224, 3)
+
+
+def test_infinite_distances_are_an_error_and_not_a_score():
+    table = np.ones((4, 31), np.float32)
+    assert score_of(table, 0, 9).lse_d == 1
+    table[2, 5] = np.nan
+    with pytest.raises(CheckpointError, match="--syncnet"):
+        score_of(table, 0, 9)

@@ -106,10 +106,34 @@ def test_table_of_a_batch(talk, tmp_path, capsys):
     assert (video["video"], video["truth"]) == (str(tmp_path / "out.mp4"), str(talk))
 
 
-def test_report_must_not_replace_a_video(talk, capsys):
-    before = talk.read_bytes()
-    assert main(["evaluate", str(talk), "--report", str(talk)]) == 2
-    assert "--report" in capsys.readouterr().err and talk.read_bytes() == before
+def test_truth_of_the_command_line_replaces_that_of_a_table(talk, tmp_path, capsys):
+    for name in ("out.mp4", "other.mp4"):
+        shutil.copy(talk, tmp_path / name)
+    (tmp_path / "jobs.csv").write_text(f"face,audio,outfile\n{talk},{talk},out.mp4\n{talk},,out.mp4\n")
+    words = ["--truth", str(tmp_path / "other.mp4"), "--silent", str(talk), "--metrics", "mouth"]
+    code = main(
+        [
+            "evaluate",
+            str(tmp_path / "jobs.csv"),
+            *words,
+            "--device",
+            "cpu",
+            "--report",
+            str(tmp_path / "r.json"),
+        ]
+    )
+    (video,) = json.loads((tmp_path / "r.json").read_text())["videos"]
+    assert code == 1 and video["truth"] == str(tmp_path / "other.mp4")  # the second row has no audio
+    assert video["figures"]["leak"]["generated"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("place", ["file", "folder", "table"])
+def test_report_must_not_replace_a_video(talk, tmp_path, place, capsys):
+    video = Path(shutil.copy(talk, tmp_path / "a.mp4"))
+    (tmp_path / "jobs.csv").write_text("face,audio,outfile\na.mp4,a.mp4,b.mp4\n")
+    given = {"file": video, "folder": tmp_path, "table": tmp_path / "jobs.csv"}[place]
+    assert main(["evaluate", str(given), "--report", str(video), "--device", "cpu"]) == 2
+    assert "--report" in capsys.readouterr().err and video.read_bytes() == talk.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -121,6 +145,8 @@ def test_report_must_not_replace_a_video(talk, capsys):
         (["{talk}", "--truth", "nowhere"], "--truth"),
         (["{talk}", "--data_root", "x"], "--data_root"),
         (["{talk}", "--filelist", "x"], "--filelist"),
+        (["{talk}", "{talk}", "--filelist", "x", "--data_root", "."], "--filelist"),
+        (["{talk}", "--filelist", "{talk}", "--data_root", "nowhere"], "--data_root nowhere"),
         (["{talk}", "--face_select", "tallest"], "--face_select"),
         (["{talk}", "--syncnet", "nowhere.model"], "nowhere.model"),
     ],
@@ -147,6 +173,13 @@ def test_videos_belong_to_originals_of_the_same_name(tmp_path):
     assert [pair.truth and Path(pair.truth).name for pair in pairs] == ["a.mkv", "b.mp4", None]
     assert {pair.silent for pair in pairs} == {str(tmp_path / "talks" / "a.mkv")}
     assert pair_videos(pairs[0]) == pairs[:1]
+    assert (
+        pair_videos(Pair(generated="x__my__es.mp4", truth="y"), tmp_path / "talks" / "b.mp4")[0].truth == "y"
+    )
+    (tmp_path / "dubbed" / "a__my__es.mp4").touch()
+    assert pair_videos(tmp_path / "dubbed" / "a__my__es.mp4", tmp_path / "talks")[0].truth == pairs[0].truth
+    with pytest.raises(UsageError, match=r"--truth.*c\.mp4"):
+        pair_videos(tmp_path / "dubbed" / "c.mp4", tmp_path / "talks")
     with pytest.raises(UsageError):
         pair_videos(tmp_path)
     with pytest.raises(UsageError):
@@ -196,14 +229,22 @@ def test_spans_of_a_batch_report_count_at_the_rate_of_the_video(tmp_path):
     assert read_kept_spans(report, str(tmp_path / "c"), Fraction(30)) is None
     (tmp_path / "c.json").write_text('{"outfile": "c", "fps": "25", "unchanged_spans": [[0, 24, "no_face"]]}')
     assert read_kept_spans(find_report(str(tmp_path), "c.mp4"), "c.mp4", Fraction(30)) == [(0.0, 1.0)]
-    (tmp_path / "c.json").write_text("no report")
-    with pytest.raises(DataError, match=r"c\.json"):
-        read_kept_spans(tmp_path / "c.json", "c.mp4", Fraction(30))
+    for text in (
+        "no report",
+        '{"outfile": "c", "fps": 0, "unchanged_spans": [[0, 24]]}',
+        '{"outfile": "c", "fps": null, "unchanged_spans": [[0, 24]]}',
+        '{"outfile": "c", "unchanged_spans": [[0], 1]}',
+        "[" * 100_000,
+    ):
+        (tmp_path / "c.json").write_text(text)
+        with pytest.raises(DataError, match=r"c\.json"):
+            read_kept_spans(tmp_path / "c.json", "c.mp4", Fraction(30))
 
 
 def test_means_of_lse_are_over_tracks():
+    from wav2lip_npu.evaluation.frame_pair import Figure
     from wav2lip_npu.evaluation.published_judge import TrackScore
-    from wav2lip_npu.evaluation.report import VideoEvaluation, mean_figures, shown
+    from wav2lip_npu.evaluation.report import VideoEvaluation, figure_as_dict, mean_figures, shown
 
     def video(*scores):
         tracks = [TrackScore(0, 100, 95, d, 1, 0, []) for d in scores]
@@ -213,3 +254,4 @@ def test_means_of_lse_are_over_tracks():
 
     assert mean_figures([video(6, 8, 10), video(4)])["lse_d"].generated == 7
     assert shown(math.inf, 2) == "inf"
+    assert figure_as_dict(Figure(math.inf, math.nan)) == {"generated": "inf", "truth": None}

@@ -96,6 +96,11 @@ def test_broken_weights_are_refused(tmp_path):
     torch.save(state, tmp_path / "a.model")
     with pytest.raises(CheckpointError, match=r"netfclip\.3\.bias"):
         syncnet_v2.load(tmp_path / "a.model")
+    weight = SyncNetV2(2).state_dict()["netfclip.3.weight"]
+    for form in (weight.to_sparse(), weight.to(torch.complex64), weight.int()):
+        torch.save({**SyncNetV2(2).state_dict(), "netfclip.3.weight": form}, tmp_path / "b.model")
+        with pytest.raises(CheckpointError, match=r"netfclip\.3\.weight"):
+            syncnet_v2.load(tmp_path / "b.model")
 
 
 def test_missing_weights_are_not_found(tmp_path, monkeypatch):

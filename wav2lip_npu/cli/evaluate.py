@@ -17,6 +17,7 @@ from wav2lip_npu.cli.progress_bar import progress_bar
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.evaluation.options import WEIGHTS, EvaluateOptions
 from wav2lip_npu.faces.detectors import detector_inputs
+from wav2lip_npu.preprocessing.find_videos import VIDEO_FILES
 from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ class EvaluateCommand:
     generated: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="GENERATED")]
     """Videos, folders of videos, or job tables of batch."""
     truth: str | None = None
-    """Original recordings: a video, or a folder with videos of the same names. None: none, or the face videos
-    of a table."""
+    """Original recordings: a video, or a folder with videos of the same names. None: the face videos of a
+    table, else none."""
     silent: str | None = None
     """The same videos generated with silent audio, to measure leak: a video or a folder."""
     reports: str | None = None
@@ -60,18 +61,20 @@ class EvaluateCommand:
         """Check the values."""
         if not self.generated:
             raise UsageError("no videos to evaluate. Pass files, folders or a table.")
+        if self.filelist is not None and len(self.generated) > 1:
+            raise UsageError("--filelist needs one folder of generated videos. Pass one GENERATED.")
 
     def run(self) -> int:
-        """Evaluate the videos and print the table. Return 1 if a video failed, else 0."""
+        """Evaluate the videos and print the table. Return 1 if a video or a row failed, else 0."""
         log.info("wav2lip-npu %s", __version__)
-        self._check_outputs()
+        generated, bad_rows = self._inputs()
+        self._check_outputs(generated)
         from wav2lip_npu.evaluation.page import write_page
         from wav2lip_npu.evaluation.run import evaluate
 
-        generated = self.generated[0] if self.filelist is not None else self._inputs()
         with progress_bar("video") as show:
             report = evaluate(
-                generated,
+                generated if self.filelist is None else self.generated[0],
                 truth=self.truth,
                 silent=self.silent,
                 reports=self.reports,
@@ -97,35 +100,51 @@ class EvaluateCommand:
         if self.page is not None:
             write_page(report, self.page)
             log.info("page: %s", self.page)
-        return 1 if report.failed or report.missing else 0
+        return 1 if report.failed or report.missing or bad_rows else 0
 
-    def _inputs(self) -> list[str | Pair]:
-        """Return the videos and folders, and a pair for each row of a table."""
+    def _inputs(self) -> tuple[list[str | Pair], int]:
+        """Return the videos and folders, a pair for each row of a table, and the number of bad rows."""
         from wav2lip_npu.batch.jobs import Job, read_jobs
         from wav2lip_npu.evaluation.inputs import Pair
 
         inputs: list[str | Pair] = []
+        bad_rows = 0
         for item in self.generated:
             if not item.lower().endswith(TABLE_SUFFIXES):
                 inputs.append(item)
                 continue
             jobs, problems = read_jobs(item, Job(face="", audio="", outfile=""))
+            bad_rows += len(problems)
             for problem in problems:
                 log.warning("%s, row %d: %s", item, problem.row, problem.text)
             beside = os.path.join(os.path.dirname(item), REPORT_FILE)
-            reports = self.reports or (beside if os.path.exists(beside) else None)
+            reports = beside if os.path.exists(beside) else None
             for job in jobs:
-                inputs.append(Pair(generated=job.outfile, truth=job.face, report=job.report or reports))
-        return inputs
+                inputs.append(
+                    Pair(
+                        generated=job.outfile,
+                        truth=job.face if self.truth is None else None,
+                        report=(job.report or reports) if self.reports is None else None,
+                    )
+                )
+        return inputs, bad_rows
 
-    def _check_outputs(self) -> None:
+    def _check_outputs(self, generated: list[str | Pair]) -> None:
         """Check all output files. Raises `OutputError`."""
         written = {"--report": self.report, "--page": self.page}
         outputs = [OutputPath(name, path) for name, path in written.items() if path is not None]
-        inputs = [InputPath("GENERATED", path) for path in self.generated]
-        named = ("truth", "silent", "reports", "filelist")
-        inputs += [InputPath(f"--{name}", getattr(self, name)) for name in named if getattr(self, name)]
-        for name in WEIGHTS:
+        named: list[tuple[str, str | None]] = [("GENERATED", path) for path in self.generated]
+        for pair in generated:
+            if not isinstance(pair, str):
+                named += [("GENERATED", path) for path in (pair.generated, pair.truth, pair.report)]
+        for name in ("truth", "silent", "reports", "filelist", "data_root"):
+            named.append((f"--{name}", getattr(self, name)))
+        inputs = [
+            InputPath(name, path, VIDEO_FILES if os.path.isdir(path) else None)
+            for name, path in named
+            if path
+        ]
+        for name in (*WEIGHTS, "expert_checkpoint_path"):
             if (path := getattr(self.options, name)) is not None:
                 inputs.append(InputPath(f"--{name}", path))
         check_outputs(outputs, [*inputs, *detector_inputs()])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -12,6 +13,8 @@ from wav2lip_npu.errors import UsageError
 from wav2lip_npu.options import path_text
 from wav2lip_npu.preprocessing.find_videos import SUFFIXES
 from wav2lip_npu.storage.regular_files import read_limited
+
+log = logging.getLogger(__name__)
 
 _MAX_LIST = 64 << 20
 """Size limit of a list of the original, in bytes. The largest one has 2 MB."""
@@ -49,10 +52,11 @@ def pair_videos(
 ) -> list[Pair]:
     """Return the videos to evaluate. Files in folders belong together if they have the same name.
 
-    `talk__speech.mp4`, as `batch` names its outputs, also belongs to `talk.mp4`.
+    `talk__speech.mp4`, as `batch` names its outputs, also belongs to `talk.mp4`. What a `Pair` names itself
+    comes before `truth`, `silent` and `reports`.
 
     Raises:
-        UsageError: A path does not exist, or a folder has no videos.
+        UsageError: A path does not exist, a folder has no videos, or none of them belongs to a video.
 
     """
     items = [generated] if isinstance(generated, (Pair, str, os.PathLike)) else list(generated)
@@ -60,19 +64,21 @@ def pair_videos(
     for item in items:
         if isinstance(item, Pair):
             pairs.append(item)
-            continue
-        for path in _videos(path_text(item, "the generated video")):
-            pairs.append(
-                Pair(
-                    generated=path,
-                    truth=_partner(path, truth, "--truth"),
-                    silent=_partner(path, silent, "--silent"),
-                    report=None if reports is None else os.fspath(reports),
-                )
-            )
+        else:
+            pairs += [Pair(generated=path) for path in _videos(path_text(item, "the generated video"))]
     if not pairs:
         raise UsageError("no videos to evaluate. Pass files, folders or a table.")
-    return pairs
+    names = [pair.generated for pair in pairs]
+    truths, silents = _partners(names, truth, "--truth"), _partners(names, silent, "--silent")
+    return [
+        Pair(
+            generated=pair.generated,
+            truth=pair.truth or original,
+            silent=pair.silent or quiet,
+            report=pair.report or (None if reports is None else path_text(reports, "--reports")),
+        )
+        for pair, original, quiet in zip(pairs, truths, silents, strict=True)
+    ]
 
 
 def _videos(path: str) -> list[str]:
@@ -91,18 +97,32 @@ def _is_video(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("._")
 
 
-def _partner(path: str, other: PathLike | None, flag: str) -> str | None:
-    """Return the file of another folder that belongs to a video; None if there is none."""
+def _partners(paths: Sequence[str], other: PathLike | None, flag: str) -> list[str | None]:
+    """Return for each video the file `other`, or the one in that folder that belongs to it, if any."""
     if other is None:
-        return None
+        return [None] * len(paths)
+    other = path_text(other, flag)
     if os.path.isfile(other):
-        return os.fspath(other)
+        return [other] * len(paths)
     if not os.path.isdir(other):
         raise UsageError(f"{flag} {other} does not exist. Pass a video or a folder of videos.")
-    stem = Path(path).stem
     by_stem = {Path(name).stem: name for name in sorted(os.listdir(other), reverse=True) if _is_video(name)}
-    name = by_stem.get(stem) or by_stem.get(stem.rpartition("__")[0])
-    return None if name is None else os.path.join(other, name)
+    names = [_name_of(Path(path).stem, by_stem) for path in paths]
+    if not any(names):
+        raise UsageError(
+            f"{flag} {other} has no video named like {os.path.basename(paths[0])}. Pass a folder with videos "
+            "of the same names."
+        )
+    if lacking := names.count(None):
+        log.warning("%s has no video named like %d of %d videos", flag, lacking, len(names))
+    return [None if name is None else os.path.join(other, name) for name in names]
+
+
+def _name_of(stem: str, by_stem: Mapping[str, str]) -> str | None:
+    """Return the video with this stem, or else with the longest part of it that ends before `__`."""
+    while stem not in by_stem and stem:
+        stem = stem.rpartition("__")[0]
+    return by_stem.get(stem)
 
 
 def read_original_list(
@@ -114,9 +134,11 @@ def read_original_list(
     lrw.txt is `AUDIO VIDEO` without suffixes; one of ReSyncED is `VIDEO AUDIO` with suffixes.
 
     Raises:
-        UsageError: The list cannot be read, or no video exists.
+        UsageError: The list cannot be read, `data_root` is not a folder, or no video exists.
 
     """
+    if not os.path.isdir(data_root):
+        raise UsageError(f"--data_root {data_root} is not a folder. Pass that of the videos of --filelist.")
     try:
         lines = read_limited(filelist, _MAX_LIST).decode().splitlines()
     except OSError as error:
@@ -133,6 +155,8 @@ def read_original_list(
             pairs.append(Pair(generated=video, truth=truth if os.path.exists(truth) else None))
     if not pairs:
         raise UsageError(f"{generated} has no video of {filelist}, such as 0.mp4 for its first line.")
+    if lacking := sum(pair.truth is None for pair in pairs):
+        log.warning("--data_root %s lacks the original recordings of %d videos", data_root, lacking)
     return pairs, missing
 
 

@@ -46,13 +46,16 @@ def read_kept_spans(path: str | os.PathLike[str], generated: str, fps: Fraction)
         )
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}. Check --reports.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a report of dub or batch ({error}). Check --reports.") from None
     wanted = os.path.realpath(generated)
     for row in reversed(rows):
         name = row.get("outfile", row.get("job")) if isinstance(row, dict) else None
         if isinstance(name, str) and (len(rows) == 1 or os.path.realpath(name) == wanted):
-            return _spans(row, fps)
+            try:
+                return _spans(row, fps)
+            except (ValueError, TypeError, IndexError, ArithmeticError):
+                raise DataError(f"{path} has invalid spans or a bad frame rate. Check --reports.") from None
     return None
 
 

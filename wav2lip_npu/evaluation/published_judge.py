@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from wav2lip_npu.errors import CheckpointError
 from wav2lip_npu.evaluation.face_crops import MIN_TRACK, FaceCrops, whole
 from wav2lip_npu.evaluation.mfcc import SAMPLE_RATE, SAMPLES_PER_FRAME, mfcc_windows
 from wav2lip_npu.evaluation.offset_scores import Delayed, OffsetScores, Table, distances
@@ -151,8 +152,13 @@ class _Track:
 
 
 def score_of(table: Table, first: int, frames: int) -> TrackScore:
-    """Return the score of a track from its distances [N, 31]."""
+    """Return the score of a track from its distances [N, 31].
+
+    Raises `CheckpointError` if a distance is not finite.
+    """
     mean = table.mean(axis=0, dtype=np.float64)
+    if not np.isfinite(mean).all():
+        raise CheckpointError("the weights of SyncNet v2 give infinite distances. Pass others as --syncnet.")
     best = int(mean.argmin())
     median = float(np.median(mean))
     return TrackScore(

@@ -148,12 +148,12 @@ def shown(value: float | None, digits: int) -> str:
 
 
 def figure_as_dict(figure: Figure) -> Mapping[str, float | str | None]:
-    """Return a figure for JSON, in which infinity is the word `inf`."""
+    """Return a figure for JSON, in which infinity is the word `inf`, and NaN is null."""
 
     def plain(value: float | None) -> float | str | None:
-        if value is None or math.isfinite(value):
-            return None if value is None else round(value, 6)
-        return "inf"
+        if value is None or math.isnan(value):
+            return None
+        return "inf" if math.isinf(value) else round(value, 6)
 
     known = {"generated": plain(figure.generated)}
     return known if figure.truth is None else {**known, "truth": plain(figure.truth)}

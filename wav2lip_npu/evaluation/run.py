@@ -88,6 +88,8 @@ def evaluate(
     fid, remark = fid_figure(judges)
     if fid is not None:
         figures["fid"] = fid
+    elif judges.fid is not None:
+        judges.skipped["fid"] = "no two faces in frames of the same size as in an original: pass --truth"
     if remark is not None:
         log.warning("%s", remark)
     return EvaluationReport(

@@ -152,10 +152,18 @@ class _Measures:
             self._set("lpips", LpipsMeasure(judges.lpips))
         if judges.fid is not None:
             self._set("fid", judges.fid)
-        report = find_report(pair.report, pair.generated)
-        spans = None if report is None else read_kept_spans(report, pair.generated, info.fps)
+        if "frames" in self._wanted:
+            self._read_report(info.fps)
+
+    def _read_report(self, fps: Fraction) -> None:
+        report = find_report(self._pair.report, self._pair.generated)
+        spans = None if report is None else read_kept_spans(report, self._pair.generated, fps)
         if spans is not None:
             self._set("frames", ListedFrames(spans))
+        elif report is None:
+            self.skipped["frames"] = "no report of the dub: pass --reports"
+        else:
+            self.skipped["frames"] = f"{report} does not describe this video"
 
     def _set(self, group: str, measure: Measure) -> None:
         if group in self._wanted:
@@ -174,8 +182,6 @@ class _Measures:
             found |= figures
             if not figures and group != "fid":
                 self.skipped[group] = self._reason(group)
-        if "frames" in self._wanted and "frames" not in self._measures:
-            self.skipped["frames"] = "no report of the dub: pass --reports"
         if "timing" in self._wanted:
             timing = measure_timing(self._pair.generated)
             found["audio_start"], found["tail"] = Figure(timing.start_s), Figure(timing.tail_s)

@@ -191,15 +191,7 @@ def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
         unknown = f"an unknown network with tensors such as {next(iter(weights))!r:.60}"
         actual = NAMES.get(actual_kind) or other_network(weights) or unknown
         raise CheckpointMismatchError(f"{source} is {actual}, not {NAMES[kind]}. Pass the file of a {kind}.")
-    types = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-    for key, value in weights.items():
-        plain = value.layout is torch.strided and value.device.type == HOST
-        if not plain or (value.dtype not in types and not key.endswith("num_batches_tracked")):
-            form = f"{value.dtype}, {value.layout}, {value.device}".replace("torch.", "")
-            raise CheckpointError(
-                f"{source} stores {key!r:.100} in an unsupported form ({form}). "
-                "Pass the weights as plain float32 or float16."
-            )
+    check_form(weights, source)
     first, full = _FIRST_LAYERS[kind]
     width = len(weights[first]) * FULL_WIDTH // full if first in weights and weights[first].dim() else 0
     if not 2 <= width <= 8 * FULL_WIDTH or width % 2:
@@ -216,11 +208,30 @@ def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
             f"{source} is {NAMES[kind]} with another architecture: {len(wrong)} of its tensors differ, "
             f"first {wrong[0]!r:.100}. Pass 96 px weights."
         )
+    check_finite(weights, source, "the training diverged. Pass an earlier checkpoint.")
+    return width
+
+
+def check_form(weights: Mapping[str, Tensor], source: Path) -> None:
+    """Raise `CheckpointError` unless all weights are plain tensors of floating point numbers."""
+    import torch
+
+    types = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+    for key, value in weights.items():
+        plain = value.layout is torch.strided and value.device.type == HOST
+        if not plain or (value.dtype not in types and not key.endswith("num_batches_tracked")):
+            form = f"{value.dtype}, {value.layout}, {value.device}".replace("torch.", "")
+            raise CheckpointError(
+                f"{source} stores {key!r:.100} in an unsupported form ({form}). "
+                "Pass the weights as plain float32 or float16."
+            )
+
+
+def check_finite(weights: Mapping[str, Tensor], source: Path, advice: str) -> None:
+    """Raise `CheckpointError`, which ends with `advice`, if a weight is NaN or infinite."""
+    import torch
+
     # A sum is finite only if all terms are. This is ten times faster than isfinite on every element.
     broken = [key for key, value in weights.items() if not value.sum(dtype=torch.float64).isfinite()]
     if broken:
-        raise CheckpointError(
-            f"{source} has NaN or infinite weights, first in {broken[0]!r}: the training diverged. "
-            "Pass an earlier checkpoint."
-        )
-    return width
+        raise CheckpointError(f"{source} has NaN or infinite weights, first in {broken[0]!r:.100}: {advice}")

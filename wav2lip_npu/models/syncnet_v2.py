@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from wav2lip_npu import device as devices
-from wav2lip_npu.errors import CheckpointError, CheckpointMismatchError
+from wav2lip_npu.errors import CheckpointMismatchError
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import FULL_WIDTH
 from wav2lip_npu.storage.hashing import sha256_of
@@ -198,11 +198,9 @@ def load(path: str | os.PathLike[str]) -> SyncNetWeights:
             f"{source} is {other or 'another network'}, not SyncNet v2: {len(wrong)} of its tensors differ, "
             f"first {wrong[0]!r:.80}. Pass the syncnet_v2.model of SyncNet's authors as --syncnet."
         )
+    checkpoint.check_form(weights, source)
+    checkpoint.check_finite(weights, source, "the file is damaged. Download it again.")
     tensors = {name: weights[name].float() for name in shapes}
     tensors |= {name: torch.zeros((), dtype=torch.long) for name in counters}
-    if broken := [name for name in shapes if not tensors[name].sum(dtype=torch.float64).isfinite()]:
-        raise CheckpointError(
-            f"{source} has NaN or infinite weights, first in {broken[0]!r}. Download it again."
-        )
     network.load_state_dict(tensors, assign=True)
     return SyncNetWeights(network, source, sha256_of(source))

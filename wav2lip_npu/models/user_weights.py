@@ -44,6 +44,8 @@ def load_network(
             f"{path} is not {name}: {len(wrong)} of its tensors differ, first {wrong[0]!r:.80}. "
             f"Pass another file as {flag}."
         )
+    checkpoint.check_form(weights, Path(path))
+    checkpoint.check_finite(weights, Path(path), "the file is damaged. Download it again.")
     tensors = {key: weights[key].float() for key in expected.keys() - counters}
     tensors |= {key: torch.zeros((), dtype=torch.long) for key in counters}
     module.load_state_dict(tensors, assign=True)
