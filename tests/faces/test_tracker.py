@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -68,6 +69,14 @@ def test_face_in_large_frames_is_tracked(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [item.box is not None for item in follow(video(shots))] == [i >= 5 for i in range(30)]
     monkeypatch.setattr(tracker, "LOOK_AHEAD_BYTES", 1)
     assert [item.box is not None for item in follow(video(shots))][8:] == [True] * 22
+
+
+def test_face_is_tracked_under_flashing_light() -> None:
+    """The light changes before three detections can agree."""
+    bright = scene([(*HEAD, True)])
+    dark = replace(bright, y=bright.y // 2)
+    tracked = follow(video([bright if i // 3 % 2 else dark for i in range(30)]))
+    assert all(item.box is not None for item in tracked)
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])

@@ -25,6 +25,8 @@ _FACE_PX = 90
 """Size to which a face is shrunk for tracking: enough for a precision of 1/50 pixel per point."""
 _MAX_POINTS = 60
 _MIN_POINTS = 8
+_CHANGE_OF_LIGHT = 20
+"""Difference of two mean levels above which points cannot be tracked without correction."""
 _CORNER_MARGIN = 4
 """Pixels around the upper face that affect its corners."""
 _FLOW = {
@@ -103,6 +105,7 @@ def _by_points(before: Luma, after: Luma, pose: Pose, guess: tuple[float, float]
     if min(right - left, bottom - top) < 24 * step:
         return None
     old, new = (_shrink(image[top:bottom, left:right], step) for image in (before, after))
+    new = _in_light_of(old, new)
     centre = complex((pose.x - left) / step - 0.5, (pose.y - top) / step - 0.5)
     side = pose.side / step
 
@@ -153,6 +156,16 @@ def _shrink(image: Luma, step: int) -> Luma:
         size = (image.shape[1] // factor, image.shape[0] // factor)
         image, step = cast(Luma, cv2.resize(image, size, interpolation=cv2.INTER_AREA)), step // factor
     return np.ascontiguousarray(image)
+
+
+def _in_light_of(old: Luma, new: Luma) -> Luma:
+    """Return `new` with the mean and contrast of `old` if its light differs much: a flash or a strobe."""
+    mean, new_mean = cv2.mean(old)[0], cv2.mean(new)[0]
+    if abs(new_mean - mean) < _CHANGE_OF_LIGHT:
+        return new
+    spread, new_spread = old.std(), max(1.0, new.std())
+    levels = (np.arange(256) - new_mean) * (spread / new_spread) + mean
+    return cast(Luma, cv2.LUT(new, np.clip(np.rint(levels), 0, 255).astype(np.uint8)))
 
 
 def _corners(image: Luma, centre: complex, side: float) -> Array | None:
