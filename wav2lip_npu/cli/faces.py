@@ -36,7 +36,7 @@ _SHEET_PEOPLE, _SHEET_VIEWS = 40, 6
 
 @dataclass(frozen=True, kw_only=True)
 class FacesCommand:
-    """List the people of a video: when they are seen, how large, from which side, and how to select them.
+    """List the people in a video: when they appear, how large, seen from which side, and how to select them.
 
     wav2lip-npu faces talk.mp4
 
@@ -50,7 +50,7 @@ class FacesCommand:
     json: str | None = None
     """Write the list to this JSON file; without a file name, or with -, to standard output."""
     detector: DetectorName = "auto"
-    """Face detector, see `dub`."""
+    """Face detector. auto: retinaface. hog: dlib's, for frontal faces. s3fd: the original's, needs a file."""
     limits: Annotated[FaceLimits, group("faces that stay as filmed")] = field(default_factory=FaceLimits)
     """Limits beyond which a dub leaves the face as filmed."""
     device: str = "auto"

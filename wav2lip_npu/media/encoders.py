@@ -44,7 +44,7 @@ class EncodeOptions:
     """Speed of the x264 encoder. A slower preset gives a smaller file of the same quality."""
     encoder: Encoder = "x264"
     """x264 writes the same bytes on every machine. nvenc (NVIDIA), qsv (Intel) and amf (AMD) are hardware,
-    auto is the first that answers. Without it, and with --crf 0, x264 is used."""
+    auto is the first of them that works. If none works, or with --crf 0, x264 is used."""
 
     def __post_init__(self) -> None:
         check_types(self)
