@@ -19,10 +19,10 @@ YUV = YuvImage.from_image(np.zeros((240, 320, 3), np.uint8), Colour())
 BOX = np.array([100, 100, 200, 220], np.float32)
 
 
-def frames(yaws, *, cuts=(), box=BOX, pitch=0.0):
+def frames(yaws, *, cuts=(), box=BOX, pitch=0.0, roll=0.0):
     """Yield one frame per yaw in degrees; None is a frame without a face."""
     for index, yaw in enumerate(yaws):
-        landmarks = None if yaw is None else projected(yaw, pitch, 0)
+        landmarks = None if yaw is None else projected(yaw, pitch, roll)
         found = None if yaw is None else box
         yield TrackedFrame(SimpleNamespace(index=index, yuv=YUV), found, index in cuts, landmarks)
 
@@ -44,11 +44,19 @@ def test_turned_face_stays_as_filmed():
     assert opacities[back - 1 : back + 4] == [0, 0.25, 0.5, 0.75, 1]
 
 
+@pytest.mark.parametrize("roll", [-90, -45, 45, 90])
+def test_face_that_lies_on_its_side_stays_as_filmed(roll):
+    """A mouth is generated upright: it came to lie on cheek and eye."""
+    assert select(frames([0] * 3, roll=roll))[0] == ["turned"] * 3
+    assert select(frames([0] * 3, roll=roll), FaceLimits(max_roll=180))[0] == [None] * 3
+
+
 def test_limits_are_options():
     assert select(frames([40] * 3), FaceLimits(max_yaw=30))[0] == ["turned"] * 3
     assert select(frames([-40] * 3), FaceLimits(max_yaw=30))[0] == ["turned"] * 3
     assert select(frames([80] * 3), FaceLimits(max_yaw=180))[0] == [None] * 3
     assert select(frames([0] * 3, pitch=-35), FaceLimits(max_pitch=30))[0] == ["turned"] * 3
+    assert select(frames([0] * 3, roll=20), FaceLimits(max_roll=15))[0] == ["turned"] * 3
     assert select(frames([0] * 3), FaceLimits(min_face=101))[0] == ["small"] * 3
     assert select(frames([0] * 3), FaceLimits(min_face=100))[0] == [None] * 3
 
@@ -107,6 +115,7 @@ def test_few_frames_are_held():
         ({"max_yaw": 0}, "--max_yaw"),
         ({"max_yaw": 181}, "--max_yaw"),
         ({"max_pitch": float("nan")}, "--max_pitch"),
+        ({"max_roll": 0}, "--max_roll"),
         ({"min_face": -1}, "--min_face"),
         ({"min_face": float("inf")}, "--min_face"),
     ],

@@ -166,8 +166,9 @@ class FrameRecorder:
         reasons = {reason for _, _, reason in self.unchanged_spans}
         if "turned" in reasons:
             return (
-                f"the face in {self._face}{span} is turned too far. "
-                "Pass --max_yaw and --max_pitch with more degrees, or another video."
+                f"the face in {self._face}{span}{',' if span else ''} is turned or tilted too far. "
+                "Pass --max_yaw, --max_pitch or --max_roll with more degrees, --rotate for a video that lies "
+                "on its side, or another video."
             )
         if "small" in reasons:
             return f"the face in {self._face}{span} is too small. Pass --min_face with fewer pixels."

@@ -57,13 +57,15 @@ class FaceLimits:
     retinaface."""
     max_pitch: float = 45
     """The same for faces that look up or down."""
+    max_roll: float = 30
+    """The same for heads that are tilted, and for faces in a video that lies on its side."""
     min_face: float = 24
     """Faces narrower than this, in pixels, stay as filmed. 0: no limit."""
 
     def __post_init__(self) -> None:
         """Check the values."""
         check_types(self)
-        for name in ("max_yaw", "max_pitch"):
+        for name in ("max_yaw", "max_pitch", "max_roll"):
             if not 0 < (value := getattr(self, name)) <= _MAX_DEGREES:
                 raise UsageError(
                     f"--{name} {value:g} is out of range. Pass degrees above 0, up to {_MAX_DEGREES}."
@@ -73,7 +75,9 @@ class FaceLimits:
 
     def excess(self, pose: HeadPose) -> float:
         """Return by how many degrees a face is beyond a limit; a negative number within the limits."""
-        return max(abs(pose.yaw) - self.max_yaw, abs(pose.pitch) - self.max_pitch)
+        return max(
+            abs(pose.yaw) - self.max_yaw, abs(pose.pitch) - self.max_pitch, abs(pose.roll) - self.max_roll
+        )
 
     def warn_if_unused(self, detector: str, *, has_constant_box: bool = False) -> None:
         """Log a warning, once per process, about limits that have no effect without landmarks."""
