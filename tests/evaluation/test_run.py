@@ -8,13 +8,14 @@ import shutil
 from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
 import wav2lip_npu
 from support.devices import DEVICE
 from support.networks import golden_weights
-from support.talk import write_talk
+from support.talk import face, write_talk
 from wav2lip_npu.cli.main import main
 from wav2lip_npu.errors import DataError, UsageError
 from wav2lip_npu.evaluation.inputs import Pair, pair_videos, read_original_list
@@ -60,6 +61,22 @@ def test_same_file_in_all_figures(talk, folder, capsys, caplog):
     page = (folder / "out" / "eval.html").read_text()
     assert "data:image/jpeg" in page and "<polyline" in page and "talk.mp4" in page
     assert "http" not in page and "<script" not in page
+
+
+def test_figures_of_both_are_of_the_frames_that_both_have(talk, tmp_path):
+    short = write_talk(tmp_path / "short.mp4", 1)
+    report = wav2lip_npu.evaluate(talk, truth=short, device="cpu", metrics=("mouth", "skin", "track"))
+    for name in ("motion", "sharpness", "flicker"):
+        assert report.figures[name].generated == pytest.approx(report.figures[name].truth, rel=0.05)
+
+
+def test_photo_is_no_original(talk, tmp_path):
+    cv2.imwrite(str(tmp_path / "photo.png"), face())
+    report = wav2lip_npu.evaluate(
+        talk, truth=tmp_path / "photo.png", device="cpu", metrics=("mouth", "picture")
+    )
+    assert report.videos[0].truth is None and "picture" in report.skipped
+    assert report.figures["motion"].generated > 0 and report.figures["motion"].truth is None
 
 
 def test_missing_weights_and_audio_are_skipped(talk, tmp_path, monkeypatch, caplog):

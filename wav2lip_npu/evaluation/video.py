@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 
 import cv2
@@ -45,6 +46,8 @@ def evaluate_video(pair: Pair, judges: Judges, options: EvaluateOptions) -> Vide
     """Return the figures of one video. Raises `MediaError` and `DataError`."""
     info = probed(pair.generated)
     truth = None if pair.truth is None else probed(pair.truth)
+    if truth is not None and truth.is_image:  # of which a batch made a video: its mouth does not move
+        pair, truth = replace(pair, truth=None), None
     silent = None if pair.silent is None else probed(pair.silent)
     sides = {"generated": _Side(info, judges, options)}
     if truth is not None:
@@ -62,7 +65,8 @@ def evaluate_video(pair: Pair, judges: Judges, options: EvaluateOptions) -> Vide
             sides["generated"].add(generated)
             if original is not None:
                 sides["truth"].add(original)
-            measures.add(FramePair(index, generated, original, next(quiet, None)))
+            if truth is None or original is not None:
+                measures.add(FramePair(index, generated, original, next(quiet, None)))
             thumbnails.add(generated)
             frames, faces = frames + 1, faces + (generated.box is not None)
             del generated, original
