@@ -74,7 +74,7 @@ def test_face_in_large_frames_is_tracked(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_face_is_tracked_under_flashing_light() -> None:
     """The light changes before three detections can agree."""
     bright = scene([(*HEAD, True)])
-    dark = replace(bright, y=bright.y // 2)
+    dark = replace(bright, y=bright.y // 4)
     tracked = follow(video([bright if i // 3 % 2 else dark for i in range(30)]))
     assert all(item.box is not None for item in tracked)
 
