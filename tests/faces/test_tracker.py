@@ -24,6 +24,8 @@ from wav2lip_npu.media.yuv_image import Box, Colour, Image, YuvImage
 HEAD = (150.0, 90.0, 70.0)
 POINTS = np.array([[0.33, 0.4], [0.67, 0.4], [0.5, 0.58], [0.37, 0.76], [0.63, 0.76]], np.float32)
 """Landmarks in fractions of a box."""
+ROWS = 10_000
+"""Height of a frame that cuts no face off."""
 
 
 # The start of a track.
@@ -154,8 +156,20 @@ def box_around(points: np.ndarray, width: float, height: float) -> Box:
 def test_ordinary_boxes_are_unchanged() -> None:
     points = 100 + 80 * POINTS
     box = box_around(points, 66, 80)
-    np.testing.assert_allclose(within_limits(box, points), box, atol=1e-3)
+    np.testing.assert_allclose(within_limits(box, points, ROWS), box, atol=1e-3)
     assert is_plausible(box, points)
+
+
+def test_box_of_a_cut_chin_continues_below_the_frame() -> None:
+    """B2: RetinaFace's box of such a face is too short, so the mouth would lie too low in it."""
+    points = 100 + 80 * POINTS
+    short = box_around(points, 66, 80)
+    short[3] -= 7
+    limited = [within_limits(short, points, rows) for rows in range(200, 150, -1)]
+    heights = np.array([box[3] - box[1] for box in limited])
+    assert heights[0] == pytest.approx(73, abs=0.1)
+    assert heights[-1] == pytest.approx(80 * 0.58 / 0.55, abs=0.5)
+    assert np.diff(heights).min() >= 0 and np.diff(heights).max() < 4, "no jump at the edge"
 
 
 @given(
@@ -166,11 +180,11 @@ def test_ordinary_boxes_are_unchanged() -> None:
 def test_boxes_are_kept_within_limits(wide: float, high: float, shift: tuple[float, float]) -> None:
     points = 100 + 80 * POINTS
     box = box_around(points, 66 * wide, 80 * high) + np.float32([*shift, *shift]) * 80
-    limited = within_limits(box, points)
+    limited = within_limits(box, points, ROWS)
     width, height = limited[2:] - limited[:2]
     assert 0.3 < 0.36 * 80 / height < 0.45 and 0.66 < width / height < 0.98
     middle = (points[:2].mean(axis=0) + points[3:].mean(axis=0)) / 2
     x, y = (middle - limited[:2]) / (width, height)
     assert 0.27 < x < 0.77 and 0.47 < y < 0.63
-    np.testing.assert_allclose(within_limits(limited, points), limited, atol=0.02)
+    np.testing.assert_allclose(within_limits(limited, points, ROWS), limited, atol=0.02)
     assert is_plausible(limited, points)

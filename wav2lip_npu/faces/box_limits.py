@@ -18,12 +18,18 @@ _CENTRE_X, _CENTRE_Y = (0.42, 0.6), (0.475, 0.625)
 """Middle between eyes and mouth in the box."""
 _ASPECT = (0.67, 0.97)
 """Width over height."""
+_USUAL_Y, _CUT = 0.55, 0.05
+"""Usual middle between eyes and mouth, and the share of a box below the frame from which it is used."""
 
 
-def within_limits(box: Box, landmarks: Landmarks) -> Box:
-    """Return the nearest box whose size and position relative to the landmarks are within the limits."""
+def within_limits(box: Box, landmarks: Landmarks, rows: int) -> Box:
+    """Return the nearest box whose size and position relative to the landmarks are within the limits.
+
+    `rows` is the height of the frame.
+    """
     eyes, mouth = eyes_and_mouth(landmarks)
     distance, (x, y) = float(np.hypot(*(mouth - eyes))), (eyes + mouth) / 2
+    box = _uncut(box, y, rows)
     width, height = (float(side) for side in box[2:] - box[:2])
     limited = min(max(height, distance / _EYES_TO_MOUTH[1]), distance / _EYES_TO_MOUTH[0])
     width = min(max(width * limited / height, _ASPECT[0] * limited), _ASPECT[1] * limited)
@@ -31,6 +37,14 @@ def within_limits(box: Box, landmarks: Landmarks) -> Box:
     left = min(max(middle_x - width / 2, x - _CENTRE_X[1] * width), x - _CENTRE_X[0] * width)
     top = min(max(middle_y - limited / 2, y - _CENTRE_Y[1] * limited), y - _CENTRE_Y[0] * limited)
     return np.array([left, top, left + width, top + limited], np.float32)
+
+
+def _uncut(box: Box, middle: float, rows: int) -> Box:
+    """Return a box that continues below the frame, where detectors see a face that is too short."""
+    top, bottom = float(box[1]), float(box[3])
+    cut = min(max((bottom - rows) / (_CUT * (bottom - top)), 0.0), 1.0)
+    bottom += cut * max(0.0, top + (middle - top) / _USUAL_Y - bottom)
+    return np.array([box[0], top, box[2], bottom], np.float32)
 
 
 def is_plausible(box: Box, landmarks: Landmarks) -> bool:

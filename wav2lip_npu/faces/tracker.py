@@ -145,7 +145,7 @@ class FaceTracker:
             box = track.box(now.number, pose) if track.is_face else None
             landmarks = None if box is None else track.landmarks(now.number, pose)
         if box is not None and landmarks is not None:
-            box = within_limits(box, landmarks)
+            box = within_limits(box, landmarks, now.frame.yuv.height)
         return TrackedFrame(now.frame, box, now.cut, landmarks)
 
     def _advance(self, now: _Pending, pose: Pose | None) -> None:
