@@ -678,7 +678,9 @@ def python(code: str, *arguments: str, **environment: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_fresh_process() -> None:
+    """On a busy machine, PyTorch's autograd threads sometimes abort a process that ends just after their start."""
     lines = python(FRESH, simulated.FOLDER, PYTHONPATH="", NPU_SIM_DEVICES="3", NPU_SIM_CHIP="910A")
     assert lines == ["[('set_compile_mode.jit_compile', False, True), ('conv.allow_hf32', False, False)]"]
 
