@@ -1,0 +1,98 @@
+"""The SQLite database of the service, which its processes and their threads share."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from wav2lip_npu.errors import DataError
+
+_FORMAT = 1
+"""Number of the schema."""
+_BUSY_S = 60.0
+"""Seconds to wait for another process that is writing. A transaction takes milliseconds."""
+_SCHEMA = """
+CREATE TABLE files (
+    id TEXT PRIMARY KEY, sha256 TEXT NOT NULL, name TEXT NOT NULL, bytes INTEGER NOT NULL,
+    created_at INTEGER NOT NULL, used_at INTEGER NOT NULL, media TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE videos (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, model TEXT NOT NULL,
+    status TEXT NOT NULL DEFAULT 'queued', stage TEXT NOT NULL DEFAULT 'waiting',
+    progress INTEGER NOT NULL DEFAULT 0, revision INTEGER NOT NULL DEFAULT 1,
+    created_at INTEGER NOT NULL, started_at INTEGER, completed_at INTEGER, expires_at INTEGER,
+    face_id TEXT NOT NULL, audio_id TEXT NOT NULL, options TEXT NOT NULL, error TEXT,
+    frames INTEGER, frames_done INTEGER NOT NULL DEFAULT 0, fps REAL, seconds_left REAL,
+    seconds REAL, size TEXT, report TEXT, client TEXT NOT NULL,
+    deaths INTEGER NOT NULL DEFAULT 0, interruptions INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX videos_of_status ON videos (status, number);
+CREATE INDEX videos_of_face ON videos (face_id);
+CREATE INDEX videos_of_audio ON videos (audio_id);
+CREATE TABLE requests (
+    client TEXT NOT NULL, key TEXT NOT NULL, body_hash TEXT NOT NULL, video_id TEXT NOT NULL,
+    created_at INTEGER NOT NULL, PRIMARY KEY (client, key)
+) WITHOUT ROWID;
+CREATE TABLE totals (name TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE workers (
+    name TEXT PRIMARY KEY, state TEXT NOT NULL, detail TEXT NOT NULL, changed_at INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+class Database:
+    """A database file, with one connection per thread.
+
+    Raises:
+        DataError: The file cannot be opened, or belongs to another version or program.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+        try:
+            with self.transaction() as connection:
+                (number,) = connection.execute("PRAGMA user_version").fetchone()
+                if number == 0:
+                    for statement in _SCHEMA.split(";"):
+                        connection.execute(statement)
+                    connection.execute(f"PRAGMA user_version = {_FORMAT}")
+        except sqlite3.Error as error:
+            raise DataError(f"cannot use {path}: {error}. Pass another --data.") from None
+        if number not in (0, _FORMAT):
+            raise DataError(f"{path} was written by another version of wav2lip-npu. Pass another --data.")
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection of this thread, for reading."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None)
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode = WAL")
+            self._local.connection = connection
+        return connection
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Keep other writers out during the block, and write all of its changes at its end, or none."""
+        connection = self.connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        """Close the connection of this thread."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is not None:
+            self._local.connection = None
+            connection.close()

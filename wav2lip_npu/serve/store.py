@@ -1,0 +1,291 @@
+"""The store of the service: uploaded files, videos and their queue, in a folder.
+
+Its methods may be called in any thread of any process. What a method has returned survives a killed process
+and a power failure. `queue` has the other half: what the engine does with the videos.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from time import time
+from typing import Any, Literal, get_args
+
+from wav2lip_npu.errors import OutputError
+from wav2lip_npu.serve import rows
+from wav2lip_npu.serve.database import Database
+from wav2lip_npu.serve.records import (
+    ConflictError,
+    Event,
+    NotFoundError,
+    Status,
+    StoredFile,
+    Video,
+    Worker,
+)
+
+DATABASE = "serve.sqlite3"
+OUTPUT, REPORT, THUMBNAIL = "out.mp4", "report.json", "thumbnail.jpg"
+"""Files in the folder of a video."""
+
+
+class Store:
+    """The files and videos in a folder.
+
+    Args:
+        folder: Folder of the service, created if it does not exist.
+        keep: Seconds after which a finished video, and a file that no video uses, are removed; None: never.
+
+    Raises:
+        OutputError: The folder cannot be created.
+        DataError: Its database cannot be used.
+
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], keep: float | None = None) -> None:
+        self.folder, self.keep = Path(folder), keep
+        try:
+            for name in ("files", "videos", "uploads"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write {folder}: {error.strerror}. Pass another --data.") from None
+        self.database = Database(self.folder / DATABASE)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str], keep: float | None = None) -> Store:
+        """Return the store in a folder, see the class."""
+        return cls(folder, keep)
+
+    # ---- files ----
+
+    def upload_path(self) -> Path:
+        """Return a new path for an upload, for `add_file`."""
+        return self.folder / "uploads" / secrets.token_hex(12)
+
+    def add_file(self, upload: Path, *, sha256: str, name: str, media: Mapping[str, Any]) -> StoredFile:
+        """Move a complete upload into the store; one with the content of a stored file replaces it.
+
+        Args:
+            upload: Path from `upload_path`.
+            sha256: Hash of its content, 64 hex digits.
+            name: Name that the client gave.
+            media: Properties of its content, as JSON.
+
+        """
+        file_id = f"file_{sha256[:24]}"
+        with open(upload, "rb") as file:
+            os.fsync(file.fileno())
+            size = os.fstat(file.fileno()).st_size
+        with self.database.transaction() as connection:
+            target = self.folder / "files" / sha256
+            if target.exists():  # a worker may be reading it
+                upload.unlink()
+            else:
+                os.replace(upload, target)
+            now = int(time())
+            values = file_id, sha256, name, size, now, now, json.dumps(dict(media))
+            connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+        stored = self.file(file_id)
+        if stored is None:
+            raise NotFoundError(f"the file {file_id} was deleted during its upload. Upload it again.")
+        return stored
+
+    def file(self, file_id: str) -> StoredFile | None:
+        """Return a file; None if there is none with this ID."""
+        row = self.database.connection.execute("SELECT * FROM files WHERE id = ?", (file_id,)).fetchone()
+        return None if row is None else rows.file(row)
+
+    def content(self, file: StoredFile) -> Path:
+        """Return the path of the content of a file."""
+        return self.folder / "files" / file.sha256
+
+    def delete_file(self, file_id: str) -> bool:
+        """Delete a file; return False if there is none with this ID.
+
+        Raises:
+            ConflictError: A job that has not ended uses it.
+
+        """
+        with self.database.transaction() as connection:
+            row = connection.execute("SELECT * FROM files WHERE id = ?", (file_id,)).fetchone()
+            if row is None:
+                return False
+            (uses,) = connection.execute(
+                "SELECT count(*) FROM videos WHERE (face_id = ?1 OR audio_id = ?1) "
+                "AND status IN ('queued', 'in_progress')",
+                (file_id,),
+            ).fetchone()
+            if uses:
+                jobs = (
+                    "1 job that has not ended uses" if uses == 1 else f"{uses} jobs that have not ended use"
+                )
+                raise ConflictError(f"{jobs} the file {file_id}. Cancel or await them first.")
+            connection.execute("DELETE FROM files WHERE id = ?", (file_id,))
+            self.content(rows.file(row)).unlink(missing_ok=True)
+        return True
+
+    # ---- videos ----
+
+    def create(
+        self,
+        *,
+        model: str,
+        face_id: str,
+        audio_id: str,
+        options: Mapping[str, Any],
+        client: str = "",
+        seconds: float | None = None,
+        size: str | None = None,
+        idempotency_key: str | None = None,
+        body_hash: str = "",
+        max_queue: int | None = None,
+        max_jobs: int | None = None,
+    ) -> Video:
+        """Queue a job.
+
+        Args:
+            model: Name of the weights.
+            face_id: File with the face.
+            audio_id: File with the audio.
+            options: Options of the dub by name, as JSON.
+            client: Name of the client.
+            seconds: Expected duration of the output.
+            size: Expected size of the output, such as `1080x1920`.
+            idempotency_key: Key of the request. A second one with the same key returns the first video.
+            body_hash: Hash of the request.
+            max_queue: Maximum number of waiting jobs.
+            max_jobs: Maximum number of jobs of this client that have not ended.
+
+        Raises:
+            NotFoundError: A file does not exist.
+            ConflictError: A request with this key had another body.
+            QueueFullError: A maximum would be exceeded.
+
+        """
+        now = int(time())
+        video_id = f"video_{secrets.token_hex(12)}"
+        with self.database.transaction() as connection:
+            if idempotency_key is not None:
+                earlier = rows.earlier_video(connection, client, idempotency_key, body_hash)
+                if earlier is not None:
+                    return rows.video(connection.execute(f"{rows.VIDEO} WHERE id = ?", (earlier,)).fetchone())
+            for file_id in (face_id, audio_id):
+                used = connection.execute("UPDATE files SET used_at = ? WHERE id = ?", (now, file_id))
+                if not used.rowcount:
+                    raise NotFoundError(f"there is no file {file_id}. Upload it first.")
+            rows.check_room(connection, client, max_queue, max_jobs)
+            connection.execute(
+                "INSERT INTO videos "
+                "(id, model, created_at, face_id, audio_id, options, client, seconds, size) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (video_id, model, now, face_id, audio_id, rows.to_json(options), client, seconds, size),
+            )
+            if idempotency_key is not None:
+                request = client, idempotency_key, body_hash, video_id, now
+                connection.execute("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?)", request)
+            return rows.video(connection.execute(f"{rows.VIDEO} WHERE id = ?", (video_id,)).fetchone())
+
+    def video(self, video_id: str) -> Video | None:
+        """Return a video; None if there is none with this ID."""
+        row = self.database.connection.execute(f"{rows.VIDEO} WHERE id = ?", (video_id,)).fetchone()
+        return None if row is None else rows.video(row)
+
+    def videos(
+        self,
+        *,
+        limit: int = 20,
+        after: str | None = None,
+        order: Literal["asc", "desc"] = "desc",
+        status: Status | None = None,
+        client: str | None = None,
+    ) -> list[Video]:
+        """Return videos in the order of their creation, newest first; with `after`, those after that video.
+
+        Raises:
+            NotFoundError: There is no video `after`.
+
+        """
+        conditions, values = ["TRUE"], list[Any]()
+        if after is not None:
+            row = self.database.connection.execute(
+                "SELECT number FROM videos WHERE id = ?", (after,)
+            ).fetchone()
+            if row is None:
+                raise NotFoundError(f"there is no video {after}. Pass the ID of a listed one as after.")
+            conditions.append("number < ?" if order == "desc" else "number > ?")
+            values.append(row["number"])
+        for name, value in (("status", status), ("client", client)):
+            if value is not None:
+                conditions.append(f"{name} = ?")
+                values.append(value)
+        direction = "DESC" if order == "desc" else "ASC"
+        found = self.database.connection.execute(
+            f"{rows.VIDEO} WHERE {' AND '.join(conditions)} ORDER BY number {direction} LIMIT ?",
+            (*values, limit),
+        )
+        return [rows.video(row) for row in found]
+
+    def events(self, video_id: str, after: int = 0) -> list[Event]:
+        """Return what has changed since event `after`: at most one event, the newest state of the job.
+
+        Raises:
+            NotFoundError: The video does not exist, or was deleted.
+
+        """
+        video = self.video(video_id)
+        if video is None:
+            raise NotFoundError(f"there is no video {video_id}.")
+        kind: Literal["done", "progress"] = "done" if video.is_final else "progress"
+        return [Event(video.revision, kind, video)] if video.revision > after else []
+
+    def cancel(self, video_id: str) -> Video | None:
+        """Cancel a job that has not ended, and return it; None if there is none with this ID.
+
+        The engine stops a running one within seconds.
+        """
+        with self.database.transaction() as connection:
+            before = connection.execute(f"{rows.VIDEO} WHERE id = ?", (video_id,)).fetchone()
+            if before is not None and before["status"] in ("queued", "in_progress"):
+                rows.end(connection, video_id, "cancelled", self.keep)
+                rows.move_up(connection)
+        return self.video(video_id)
+
+    def delete(self, video_id: str) -> bool:
+        """Delete a video and its files; return False if there is none with this ID. A running job stops."""
+        with self.database.transaction() as connection:
+            if not connection.execute("DELETE FROM videos WHERE id = ?", (video_id,)).rowcount:
+                return False
+            rows.move_up(connection)
+        shutil.rmtree(self.video_folder(video_id), ignore_errors=True)
+        return True
+
+    def video_folder(self, video_id: str) -> Path:
+        """Return the folder of a video with its `OUTPUT`, `REPORT` and `THUMBNAIL`."""
+        return self.folder / "videos" / video_id
+
+    # ---- state of the service ----
+
+    def counts(self) -> dict[Status, int]:
+        """Return the number of videos of each status."""
+        counted = self.database.connection.execute("SELECT status, count(*) FROM videos GROUP BY status")
+        return dict.fromkeys(get_args(Status), 0) | dict(map(tuple, counted))
+
+    def totals(self) -> dict[str, float]:
+        """Return what was ever done: jobs `completed`, `failed` and `cancelled`, `frames` and `seconds`."""
+        return dict(tuple(row) for row in self.database.connection.execute("SELECT name, value FROM totals"))
+
+    def oldest_queued(self) -> float | None:
+        """Return the age in seconds of the job that has waited longest; None if none waits."""
+        (created,) = self.database.connection.execute(
+            "SELECT min(created_at) FROM videos WHERE status = 'queued'"
+        ).fetchone()
+        return None if created is None else max(0.0, time() - created)
+
+    def workers(self) -> list[Worker]:
+        """Return the workers of the running engine, by name; none if it does not run."""
+        listed = self.database.connection.execute("SELECT * FROM workers ORDER BY name")
+        return [Worker(**dict(row)) for row in listed]
