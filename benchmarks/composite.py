@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from references import REFERENCES
 from tracked_clips import Clip, clips, in_crop, sheet
 
+from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.dubbing.blend import load_mask, paste
 from wav2lip_npu.dubbing.finish import MouthFinish
 from wav2lip_npu.dubbing.inference import load_models
-from wav2lip_npu.dubbing.selection import FACE_SIZE
 from wav2lip_npu.evaluation.mouth_motion import mouth_of, sharpness_of
 from wav2lip_npu.evaluation.picture import LIPS, colour_error, region
 from wav2lip_npu.evaluation.skin import JAW, RIM, Flicker, luma_face

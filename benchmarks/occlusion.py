@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tracked_clips import Clip, clips, sheet
 
+from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.occlusion import Front, LearnedOcclusion, load_network
-from wav2lip_npu.dubbing.selection import FACE_SIZE
 from wav2lip_npu.faces.detectors import load_detector
 from wav2lip_npu.media.container import probed
 from wav2lip_npu.media.video_reader import read_frames

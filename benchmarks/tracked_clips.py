@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wav2lip_npu.dubbing.selection import FACE_SIZE
+from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.errors import Wav2LipError
 from wav2lip_npu.faces.detection import Detector
 from wav2lip_npu.faces.find_faces import FaceOptions, find_faces

@@ -10,8 +10,9 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from support.frame_pairs import BOX, POINTS, texture, tracked
 from support.media_files import chirp, numbered, write_frames
+from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.dubbing.blend import load_mask, paste
-from wav2lip_npu.evaluation.frame_pair import FACE_SIZE, FramePair
+from wav2lip_npu.evaluation.frame_pair import FramePair
 from wav2lip_npu.evaluation.listed_frames import ListedFrames
 from wav2lip_npu.evaluation.mouth_motion import MouthMeasure
 from wav2lip_npu.evaluation.picture import LIPS, PictureMeasure, colour_error, psnr, squared_error, ssim

@@ -61,6 +61,7 @@ class MouthFinish:
         reach = ((x / _WIDTH).square() + (y / height).square()).sqrt()  # torch_npu has no hypot
         self._lips = _ramp(1.4 - reach, (0, 0.4))
         self._above = torch.where(y < 0, (1 - self._lips) * weights, 0.0)
+        self._least = _LEAST_DETAIL * self._above.sum().sqrt()
         self._sides = _ramp(x.abs(), _SIDES)
 
     def __call__(self, mouths: Tensor, faces: Tensor) -> Tensor:
@@ -81,8 +82,7 @@ class MouthFinish:
             (detail.square() * self._above).sum(dim=(1, 2, 3), keepdim=True).sqrt()
             for detail in (generated, filmed)
         )
-        least = _LEAST_DETAIL * self._above.sum().sqrt()
-        return (_SHARPENING * (wanted / (made + least) - 1)).clamp(0, _MAX_GAIN)
+        return (_SHARPENING * (wanted / (made + self._least) - 1)).clamp(0, _MAX_GAIN)
 
     def _opacity(self, of_detail: Tensor, difference: Tensor) -> Tensor:
         """Return [B, 1, rows, columns] from the difference of the images, blurred (`of_detail`) and not."""

@@ -13,13 +13,14 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from wav2lip_npu import __version__, device
+from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.dubbing.blend import fade, load_mask, paste
 from wav2lip_npu.dubbing.extent import Extent
 from wav2lip_npu.dubbing.mel_stream import MelStream
 from wav2lip_npu.dubbing.mouths import DubbedFrame
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.report import DubReport, FrameRecorder
-from wav2lip_npu.dubbing.selection import FACE_SIZE, SelectedFrame
+from wav2lip_npu.dubbing.selection import SelectedFrame
 from wav2lip_npu.dubbing.stopwatch import StageTime, Stopwatch, bound_by
 from wav2lip_npu.dubbing.temporal_smoothing import SilenceDamper
 from wav2lip_npu.errors import Wav2LipError

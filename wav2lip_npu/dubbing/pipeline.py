@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import cv2
 
 from wav2lip_npu import signals
+from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.extent import face_frames
 from wav2lip_npu.dubbing.mouths import generate
 from wav2lip_npu.dubbing.options import DubOptions as DubOptions
 from wav2lip_npu.dubbing.outputs import Output, OutputWriter, Progress
 from wav2lip_npu.dubbing.report import DubReport
-from wav2lip_npu.dubbing.selection import FACE_SIZE, select_frames
+from wav2lip_npu.dubbing.selection import select_frames
 from wav2lip_npu.dubbing.stopwatch import Stopwatch
 from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.faces.find_faces import find_faces

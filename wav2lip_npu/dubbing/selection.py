@@ -10,6 +10,7 @@ from fractions import Fraction
 from functools import cache
 from typing import Literal
 
+from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.dubbing.occlusion import NOTHING, Front, Occlusion, Weights
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.faces.detectors import WITHOUT_LANDMARKS
@@ -20,8 +21,6 @@ from wav2lip_npu.options import check_types, nested_by_name
 
 log = logging.getLogger(__name__)
 
-FACE_SIZE = 96
-"""Same as in `models.networks`, whose import would load torch."""
 Reason = Literal["skip", "no_face", "turned", "small", "covered"]
 """Why a frame stays as filmed: `--skip`, no face, a face that is turned away or too small, or a mouth that is
 covered by a hand or an object."""

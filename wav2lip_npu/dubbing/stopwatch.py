@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
+
+from wav2lip_npu.parallel.threads import close_items
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -67,40 +69,23 @@ class Stopwatch:
     def work(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
         """Yield the items of a stage, and count the time until each arrives and until the next is wanted."""
         stage = self._stage(name)
-        source = iter(items)
-        try:
-            while True:
-                start = perf_counter()
-                try:
-                    item = next(source)
-                except StopIteration:
-                    return
-                finally:
-                    stage.inside += perf_counter() - start
-                start = perf_counter()
-                yield item
-                del item
-                stage.outside += perf_counter() - start
-        finally:
-            _close(source)
+
+        def arrived(seconds: float) -> None:
+            stage.inside += seconds
+
+        def wanted(seconds: float) -> None:
+            stage.outside += seconds
+
+        yield from _timed(items, arrived, wanted)
 
     def wait(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
         """Yield the items that a stage takes from the previous one, and count the time until each arrives."""
         stage = self._stage(name)
-        source = iter(items)
-        try:
-            while True:
-                start = perf_counter()
-                try:
-                    item = next(source)
-                except StopIteration:
-                    return
-                finally:
-                    stage.starved += perf_counter() - start
-                yield item
-                del item
-        finally:
-            _close(source)
+
+        def arrived(seconds: float) -> None:
+            stage.starved += seconds
+
+        yield from _timed(items, arrived)
 
     def lane(
         self, name: str, function: Callable[Arguments, Result], lanes: int
@@ -125,7 +110,24 @@ def bound_by(times: dict[str, StageTime]) -> str:
     return max(times, key=lambda name: times[name].busy)
 
 
-def _close(source: Iterator[Any]) -> None:
-    close: Any = getattr(source, "close", None)
-    if close is not None:
-        close()
+def _timed(
+    items: Iterable[Item], arrived: Callable[[float], None], wanted: Callable[[float], None] | None = None
+) -> Iterator[Item]:
+    """Yield items; pass on the seconds until each arrives, and those until the next is wanted."""
+    source = iter(items)
+    try:
+        while True:
+            start = perf_counter()
+            try:
+                item = next(source)
+            except StopIteration:
+                return
+            finally:
+                arrived(perf_counter() - start)
+            start = perf_counter()
+            yield item
+            del item
+            if wanted is not None:
+                wanted(perf_counter() - start)
+    finally:
+        close_items(source)

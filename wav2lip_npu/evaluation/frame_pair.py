@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
+from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.faces.detection import Landmarks
 from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.yuv_image import Box, Image, YuvImage
-
-FACE_SIZE = 96
-"""Pixels of the face crops that are compared, as the generator makes them."""
 
 
 @dataclass(frozen=True)

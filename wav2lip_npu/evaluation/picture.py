@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wav2lip_npu.evaluation.frame_pair import FACE_SIZE, Figure, FramePair
+from wav2lip_npu.data.clip_layout import FACE_SIZE
+from wav2lip_npu.evaluation.frame_pair import Figure, FramePair
 from wav2lip_npu.media.yuv_image import Image
 
 _PEAK = 255.0

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.dubbing.blend import load_mask
-from wav2lip_npu.evaluation.frame_pair import FACE_SIZE, Figure, FramePair
+from wav2lip_npu.evaluation.frame_pair import Figure, FramePair
 from wav2lip_npu.evaluation.picture import Plane, psnr, region
 from wav2lip_npu.media.yuv_image import Box, YuvImage
 

@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 
 from wav2lip_npu import signals
+from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.evaluation.audio_track import AudioTrack, read_track
 from wav2lip_npu.evaluation.expert_judge import ExpertJudge, ExpertScore
-from wav2lip_npu.evaluation.frame_pair import FACE_SIZE, Figure, FramePair, Measure
+from wav2lip_npu.evaluation.frame_pair import Figure, FramePair, Measure
 from wav2lip_npu.evaluation.identity import IdentityMeasure
 from wav2lip_npu.evaluation.inputs import Pair
 from wav2lip_npu.evaluation.judges import Judges
@@ -116,7 +117,7 @@ class _Side:
             self.expert.add(tracked)
 
     def scores(self) -> tuple[list[TrackScore], ExpertScore | None]:
-        """Return the scores, and note why there is none."""
+        """Return the scores; `skipped` gets the reason of a missing one."""
         tracks = [] if self.published is None else self.published.finish()
         if self.published is not None and not tracks:
             longest = self.published.longest_track

@@ -21,6 +21,7 @@ from wav2lip_npu.faces.tracker import FaceTracker, TrackedFrame
 from wav2lip_npu.media.video_reader import Frame
 from wav2lip_npu.media.yuv_image import Box, YuvImage
 from wav2lip_npu.options import check_types, nested_by_name
+from wav2lip_npu.parallel.threads import close_items
 
 MIN_SCORE = 0.5
 """Minimum score of a detection that starts a track."""
@@ -128,8 +129,7 @@ def find_faces(
             del item  # the consumer decides how long a frame is held
 
     with contextlib.ExitStack() as stack:
-        if (close := getattr(frames, "close", None)) is not None:
-            stack.callback(close)
+        stack.callback(close_items, frames)
         for frame in frames:
             if memory.knows(frame.source):
                 yield from finished(stage.flush())

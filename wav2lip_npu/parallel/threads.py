@@ -47,7 +47,7 @@ def prefetch(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
                         return
                     del item  # do not hold a frame while waiting for the next one
             finally:
-                _close(items)
+                close_items(items)
         except BaseException as error:
             put(end, error)
         else:
@@ -117,7 +117,7 @@ def map_in_threads(
         finally:
             for future in running:
                 future.cancel()
-            _close(items)
+            close_items(items)
 
 
 def _map_here(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -128,7 +128,7 @@ def _map_here(function: Callable[[Item], Result], items: Iterable[Item]) -> Iter
             yield result
             del result
     finally:
-        _close(items)
+        close_items(items)
 
 
 def result_of(future: Future[Result]) -> Result:
@@ -155,7 +155,7 @@ def fan_out(
         except Exception as error:
             return [error]
         finally:
-            _close(items)
+            close_items(items)
     failure: BaseException | None = None
     with ThreadPoolExecutor(len(consumers), thread_name_prefix="fan-out") as pool:
         feeds: list[_Feed[Item]] = [_Feed(depth) for _ in consumers]
@@ -171,7 +171,7 @@ def fan_out(
             failure = error
         for feed in feeds:
             feed.put(None, failure or StopIteration())
-    _close(items)
+    close_items(items)
     if failure is not None and not isinstance(failure, Exception):
         raise failure
     return [future.result() for future in futures]
@@ -217,7 +217,7 @@ class _Feed(Generic[Item]):
             del item
 
 
-def _close(items: Iterable[Any]) -> None:
+def close_items(items: Iterable[Any]) -> None:
     """Close the items if they are a generator."""
     close = getattr(items, "close", None)
     if close is not None:
