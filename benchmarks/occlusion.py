@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,15 @@ def covered(
         yield (face * (1 - alpha) + placed[..., :3]).round().clip(0, 255).astype(np.uint8), alpha[..., 0]
 
 
+def look(finder: LearnedOcclusion, faces: Iterable[Image]) -> Iterator[Front]:
+    """Yield what is in front of each face; a mouth is hidden only if it is in the last frame, too."""
+    was_hidden = False
+    for face in faces:
+        front = finder.look(face)
+        yield Front(front.weights, hides_mouth=front.hides_mouth and was_hidden)
+        was_hidden = front.hides_mouth
+
+
 def figures(pairs: Sequence[tuple[Front, Array]]) -> dict[str, float]:
     """Return the figures of one clip with an occluder."""
     both = either = over = total = wrong = free = hidden = 0.0
@@ -115,9 +124,8 @@ def figures(pairs: Sequence[tuple[Front, Array]]) -> dict[str, float]:
 def measure(clip: Clip, hands: Sequence[Array], network: Any, out: Path, number: int) -> dict[str, Any]:
     """Return the figures of a clip, and write its sheet."""
     random = np.random.default_rng(number)
-    finder = LearnedOcclusion(network)
     start = time.process_time()
-    fronts = [finder.look(face) for face in clip.faces]
+    fronts = list(look(LearnedOcclusion(network), clip.faces))
     milliseconds = 1000 * (time.process_time() - start) / len(fronts)
     kept = [
         0.0 if front.weights is None else float((front.weights * WEIGHTS).sum() / WEIGHTS.sum())
@@ -136,8 +144,8 @@ def measure(clip: Clip, hands: Sequence[Array], network: Any, out: Path, number:
             width = random.uniform(0.8, 1.3) if kind == "hand" else random.uniform(1, 2)
             turn = random.uniform(-60, 60) + (90 if name == "from below" else 0)
             scene = list(covered(clip.faces, occluder, path, width, turn, 0 if name == "at the chin" else 15))
-            finder = LearnedOcclusion(network)
-            pairs = [(finder.look(face), truth) for face, truth in scene]
+            fronts_of_scene = look(LearnedOcclusion(network), (face for face, _ in scene))
+            pairs = list(zip(fronts_of_scene, (truth for _, truth in scene), strict=True))
             result[f"{kind} {name}"] = figures(pairs)
             rows.append([_marked(scene[i][0], pairs[i][0]) for i in shown])
     sheet(rows, out / f"occlusion {clip.name}.png", 112)

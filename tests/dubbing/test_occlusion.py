@@ -111,19 +111,39 @@ def test_covered_mouth_and_doubt_keep_the_frame():
     assert front_of(np.full((SIZE, SIZE), 0.55, np.float32)).hides_mouth
 
 
-def test_covered_span_has_its_reason_and_a_cross_fade():
-    fronts = (
-        [NOTHING] * 10 + [Front(np.ones((SIZE, SIZE), np.float32), hides_mouth=True)] * 5 + [NOTHING] * 15
-    )
+COVERED = Front(np.ones((SIZE, SIZE), np.float32), hides_mouth=True)
+
+
+def selected(fronts, cuts=(0,)):
+    """Return 25 fps frames selected with these fronts."""
     frames = [
-        TrackedFrame(SimpleNamespace(index=number, yuv=YUV.copy()), BOX, number == 0) for number in range(30)
+        TrackedFrame(SimpleNamespace(index=number, yuv=YUV.copy()), BOX, number in cuts)
+        for number in range(len(fronts))
     ]
     order = iter(fronts)
-    chosen = list(select_frames(frames, FaceLimits(), (), Fraction(25), lambda *_: next(order)))
+    return list(select_frames(frames, FaceLimits(), (), Fraction(25), lambda *_: next(order)))
+
+
+def test_covered_span_has_its_reason_and_a_cross_fade():
+    chosen = selected([NOTHING] * 10 + [COVERED] * 5 + [NOTHING] * 15)
     reasons = [item.reason for item in chosen]
     assert reasons[:10] == [None] * 10 and reasons[10:15] == ["covered"] * 5 and reasons[25:] == [None] * 5
     assert [item.opacity for item in chosen[6:11]] == [1, 0.75, 0.5, 0.25, 0]
     assert sum(a != b for a, b in itertools.pairwise(reasons)) == 2
+
+
+@pytest.mark.parametrize(
+    ("fronts", "covered"),
+    [
+        ([NOTHING, COVERED, NOTHING, COVERED, NOTHING], []),
+        ([COVERED, COVERED, NOTHING], [0, 1, 2]),
+        ([NOTHING, NOTHING, COVERED, COVERED], []),  # the second is in the next shot
+    ],
+    ids=["single frames", "first frames", "cut"],
+)
+def test_only_two_covered_frames_in_a_row_begin_a_span(fronts, covered):
+    reasons = [item.reason for item in selected(fronts, cuts=(0, 3))]
+    assert [number for number, reason in enumerate(reasons) if reason == "covered"] == covered
 
 
 def test_pixels_in_front_keep_their_values():

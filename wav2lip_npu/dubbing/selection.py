@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.dubbing.occlusion import NOTHING, Front, Occlusion, Weights
@@ -133,8 +133,8 @@ def select_frames(
 ) -> Iterator[SelectedFrame]:
     """Yield each frame with the reason why it stays as filmed, or the opacity of its mouth.
 
-    Holds the frames of one cross-fade, because the mouth fades out before a span begins. There is no
-    cross-fade over a cut.
+    Holds the frames of one cross-fade and one more: the mouth fades out before a span begins, and whether a
+    mouth is covered is decided with the next frame. There is no cross-fade over a cut.
 
     Args:
         frames: Tracked frames, in order.
@@ -165,15 +165,22 @@ def select_frames(
             last = frame.frame.yuv
             face = None if frame.box is None else last.crop(frame.box, FACE_SIZE)
             front = NOTHING if occlusion is None else occlusion(frame, face)
-        pending.append((frame, judge(frame, front), face, front.weights))
+        reason = judge(frame, front)
+        if reason == "covered" and pending and pending[-1].reason is None:
+            pending[-1] = pending[-1]._replace(reason=reason)  # the first of two frames with a covered mouth
+        pending.append(_Judged(frame, reason, face, front.weights))
         del frame
-        if len(pending) > fade:
+        if len(pending) > fade + 1:
             yield pop()
     while pending:
         yield pop()
 
 
-_Judged = tuple[TrackedFrame, Reason | None, Image | None, Weights | None]
+class _Judged(NamedTuple):
+    tracked: TrackedFrame
+    reason: Reason | None
+    face: Image | None
+    front: Weights | None
 
 
 def _distance_to_kept(later: Iterable[_Judged], fade: int) -> int:
@@ -194,6 +201,8 @@ class _Judge:
         self._wait = max(1, round(_RETURN_S * fps))
         self._turned = self._covered = 0
         """Frames until a face that turns back, or a mouth that is free again, is dubbed; 0 if it is now."""
+        self._was_hidden = False
+        """Whether the mouth of the last frame seemed to be covered. A single such frame is noise."""
 
     def __call__(self, frame: TrackedFrame, front: Front) -> Reason | None:
         is_turned, is_covered = self._is_turned(frame), self._is_covered(frame, front)
@@ -209,8 +218,9 @@ class _Judge:
 
     def _is_covered(self, frame: TrackedFrame, front: Front) -> bool:
         self._covered = 0 if frame.cut else max(0, self._covered - 1)
-        if front.hides_mouth:
+        if front.hides_mouth and self._was_hidden and not frame.cut:
             self._covered = self._wait + 1
+        self._was_hidden = front.hides_mouth
         return self._covered > 0
 
     def _is_turned(self, frame: TrackedFrame) -> bool:
