@@ -104,14 +104,18 @@ def name_of(job: Job) -> str:
 
 def failed_result(job: Job, error: Exception | str, reason: str | None = None) -> JobResult:
     """Return the result of a job that failed with an error."""
-    reasons = (word for kind, word in _REASONS if isinstance(error, kind))
     detail = str(error) if isinstance(error, (str, Wav2LipError)) else f"{type(error).__name__}: {error}"
     return JobResult(
         **_common_fields(job),
         status=FAILED,
-        reason=reason or next(reasons, "bug"),
+        reason=reason or reason_of(error),
         detail=" ".join(detail.split("\n")),
     )
+
+
+def reason_of(error: Exception | str) -> str:
+    """Return the `reason` of a job that failed with an error."""
+    return next((word for kind, word in _REASONS if isinstance(error, kind)), "bug")
 
 
 def finished_result(job: Job, key: str, report: DubReport) -> JobResult:

@@ -127,14 +127,24 @@ def group_jobs(jobs: Iterable[Job]) -> list[JobGroup]:
     ]
 
 
+def never(job: Job) -> bool:
+    """Return False: no job is cancelled."""
+    return False
+
+
 def run_groups(
     groups: Sequence[JobGroup],
     models: Models | Callable[[Job], Models],
     *,
     cache: FaceCache,
     in_flight: int = 1,
+    is_cancelled: Callable[[Job], bool] = never,
 ) -> Iterator[JobResult | JobProgress | JobBusy]:
-    """Run groups of jobs like `run_jobs`; yield progress, and one result or `JobBusy` per job."""
+    """Run groups of jobs like `run_jobs`; yield progress, and one result or `JobBusy` per job.
+
+    `is_cancelled` is called in other threads, twice a second while a job runs. A job for which it returns
+    True ends without a result, and without affecting the others of its pass.
+    """
     load = models if callable(models) else lambda job: models
     waiting: SimpleQueue[JobGroup] = SimpleQueue()
     for group in groups:
@@ -148,7 +158,7 @@ def run_groups(
         try:
             while not cancelled.is_set():
                 group = waiting.get_nowait()
-                _Pass(group, load, cache, events.put, cancelled).run()
+                _Pass(group, load, cache, events.put, cancelled, is_cancelled).run()
         except Empty:
             pass
         except BaseException as error:
@@ -179,7 +189,7 @@ def run_groups(
 
 
 class _CancelledError(Exception):
-    """The consumer has closed the generator of results."""
+    """The job was cancelled, or the consumer has closed the generator of results."""
 
 
 @dataclass(frozen=True)
@@ -191,12 +201,15 @@ class _Pass:
     cache: FaceCache
     emit: Callable[[JobResult | JobProgress | JobBusy], None]
     cancelled: threading.Event
+    is_cancelled: Callable[[Job], bool]
 
     def run(self) -> None:
         """Dub the jobs whose outputs are not up to date and not being written by another batch."""
         with ExitStack() as locks:
             keys: dict[Job, str] = {}
             for job in self.group:
+                if self.is_cancelled(job):
+                    continue
                 try:
                     key = self._start(job, locks)
                 except Exception as error:
@@ -258,8 +271,10 @@ class _Pass:
             nonlocal last
             if self.cancelled.is_set():
                 raise _CancelledError
-            if monotonic() - last > _PROGRESS_S:
+            if frames == total or monotonic() - last > _PROGRESS_S:
                 last = monotonic()
+                if self.is_cancelled(job):
+                    raise _CancelledError
                 self.emit(JobProgress(results.name_of(job), frames, total))
 
         def finished(report: DubReport) -> None:

@@ -16,7 +16,7 @@ from wav2lip_npu.batch.face_cache import FaceCache
 from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.batch.progress import JobBusy, JobProgress
 from wav2lip_npu.batch.results import JobResult
-from wav2lip_npu.batch.runner import JobGroup, group_jobs, run_groups
+from wav2lip_npu.batch.runner import JobGroup, group_jobs, never, run_groups
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
@@ -33,6 +33,8 @@ class StartBatchWorker:
     cache: FaceCache
     in_flight: int | None = None
     """Concurrent passes; `None` is the default of the device."""
+    is_cancelled: Callable[[Job], bool] = never
+    """See `run_groups`."""
 
     def __call__(self, name: str) -> Callable[[JobGroup], Iterator[JobResult | JobProgress | JobBusy]]:
         """Return the function that runs a group of jobs on the device `name`."""
@@ -41,7 +43,13 @@ class StartBatchWorker:
         models(self.first)
         cv2.setNumThreads(1)
         in_flight = self.in_flight or default_in_flight([name])
-        return lambda jobs: run_groups(group_jobs(jobs), models, cache=self.cache, in_flight=in_flight)
+        return lambda jobs: run_groups(
+            group_jobs(jobs),
+            models,
+            cache=self.cache,
+            in_flight=in_flight,
+            is_cancelled=self.is_cancelled,
+        )
 
 
 def default_in_flight(devices: Iterable[str]) -> int:

@@ -76,20 +76,21 @@ def run_in_processes(
     """Process the items of a source in one process for each name in `workers`.
 
     Yields `(item, result)` as results arrive, then `(item, None)` or `(item, Failure)` when an item ends.
-    A process that dies, or that takes longer than `timeout(item)` seconds, is replaced. The next item is
-    taken from the source after each item, so the consumer may put failed items back. A `Wav2LipError` of a
-    worker is raised here. The processes are killed when this generator is closed or this process dies.
+    A process that dies, or that takes longer than `timeout(item)` seconds, is replaced; `timeout` is called
+    again and again, so it may shorten the time of an item that is running. The next item is taken from the
+    source after each item, so the consumer may put failed items back. A `Wav2LipError` of a worker is raised
+    here. The processes are killed when this generator is closed or this process dies.
 
     Raises:
         DeviceError: A worker died `MAX_STARTS` times before it was ready.
 
     """
-    pool: dict[Connection, _Process] = {}
+    pool: dict[Connection, WorkerProcess] = {}
     starts = dict.fromkeys(workers, 0)
 
     def start(name: str) -> None:
         starts[name] += 1
-        process = _Process(name, start_worker)
+        process = WorkerProcess(name, start_worker, timeout)
         pool[process.pipe] = process
 
     def kill_all() -> None:
@@ -105,7 +106,7 @@ def run_in_processes(
             signals.check()
             for process in pool.values():
                 if process.is_free and (item := source.take(process.name)) is not None:
-                    process.send(item, timeout(item))
+                    process.send(item)
             if not source.is_open and all(process.is_free for process in pool.values()):
                 return
             for process in _processes_with_answers(pool):
@@ -141,7 +142,7 @@ def answers(work: Work[Item, Result], item: Item) -> Iterator[tuple[str, Any]]:
         yield "done", None
 
 
-def _processes_with_answers(pool: dict[Connection, _Process]) -> list[_Process]:
+def _processes_with_answers(pool: dict[Connection, WorkerProcess]) -> list[WorkerProcess]:
     """Return the processes that have an answer or have timed out; wait briefly for one."""
     left = min((process.seconds_left for process in pool.values()), default=_POLL_S)
     readable = wait(list(pool), min(_POLL_S, max(0, left)))
@@ -175,27 +176,38 @@ def _map_in_this_process(
         yield item, result
 
 
-class _Process:
-    """A worker process, its pipe and its current item."""
+def spawn(
+    name: str, target: Callable[..., object], *values: Any, daemon: bool = True
+) -> tuple[Any, Connection]:
+    """Start a process that calls `target(pipe, *values)`; return it and the other end of the pipe.
 
-    def __init__(self, name: str, start_worker: StartWorker[Any, Any]) -> None:
+    Stop signals are blocked in it: on Ctrl-C, this process ends it. Only a process that is no `daemon` can
+    start further ones; it must end by itself, see `exit_with_parent`.
+    """
+    context = multiprocessing.get_context("spawn")
+    pipe, child_pipe = context.Pipe()
+    process = context.Process(target=target, args=(child_pipe, *values), name=name, daemon=daemon)
+    with signals.blocked():
+        resource_tracker.ensure_running()  # its start unblocks signals
+    with signals.blocked():
+        try:
+            process.start()
+        finally:
+            child_pipe.close()  # now only the child has this end open, so its death closes the pipe
+    return process, pipe
+
+
+class WorkerProcess:
+    """A worker process, its pipe and its current item; see `run_in_processes`."""
+
+    def __init__(
+        self, name: str, start_worker: StartWorker[Any, Any], timeout: Callable[[Any], float | None]
+    ) -> None:
         self.name = name
         self.item: Any = _NOTHING
         self._is_ready = False
-        self._deadline = float("inf")
-        self._seconds: float | None = None
-        context = multiprocessing.get_context("spawn")
-        self.pipe, child_pipe = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(child_pipe, name, start_worker), name=f"worker-{name}", daemon=True
-        )
-        with signals.blocked():
-            resource_tracker.ensure_running()  # its start unblocks signals
-        with signals.blocked():  # also in the child: on Ctrl-C, this process kills it
-            try:
-                self._process.start()
-            finally:
-                child_pipe.close()  # now only the child has this end open, so its death closes the pipe
+        self._timeout, self._sent = timeout, 0.0
+        self._process, self.pipe = spawn(f"worker-{name}", _serve, name, start_worker)
 
     @property
     def is_free(self) -> bool:
@@ -205,20 +217,19 @@ class _Process:
     @property
     def seconds_left(self) -> float:
         """Seconds until the item times out."""
-        return self._deadline - time.monotonic()
+        seconds = None if self.item is _NOTHING else self._timeout(self.item)
+        return float("inf") if seconds is None else self._sent + seconds - time.monotonic()
 
-    def send(self, item: Any, seconds: float | None) -> None:
-        """Send an item, with a timeout in seconds."""
-        self.item = item
-        self._seconds = seconds
-        self._deadline = float("inf") if seconds is None else time.monotonic() + seconds
+    def send(self, item: Any) -> None:
+        """Send an item."""
+        self.item, self._sent = item, time.monotonic()
         with contextlib.suppress(OSError):  # `receive` reports a dead process
             self.pipe.send(item)
 
     def receive(self) -> tuple[str, Any]:
         """Return `ready`, a kind of `answers`, `timeout` or `died`, with its value."""
         if not self.pipe.poll() and self.seconds_left <= 0:
-            return "timeout", timeout_detail(self._seconds)
+            return "timeout", timeout_detail(self._timeout(self.item))
         try:
             answer: tuple[str, Any] = self.pipe.recv()
         except (EOFError, OSError):
@@ -227,8 +238,6 @@ class _Process:
             cause = f"signal {-code}: {signal.strsignal(-code)}" if code < 0 else f"exit code {code}"
             return "died", f"its process died ({cause})"
         self._is_ready = True
-        if answer[0] in ("done", "bug"):
-            self._deadline = float("inf")
         return answer
 
     def kill(self) -> None:
@@ -246,7 +255,7 @@ def timeout_detail(seconds: float | None) -> str:
 def _serve(pipe: Connection, name: str, start_worker: StartWorker[Any, Any]) -> None:
     """Run a worker process: process items from the pipe until the parent closes it."""
     signals.ignore()
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    exit_with_parent()
     log_to_stderr()
     with contextlib.suppress(EOFError, BrokenPipeError):
         try:
@@ -262,12 +271,16 @@ def _serve(pipe: Connection, name: str, start_worker: StartWorker[Any, Any]) -> 
                     return
 
 
-def _exit_with_parent() -> None:
-    """Exit this process as soon as its parent has ended for any reason."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-    os._exit(1)
+def exit_with_parent() -> None:
+    """Let this process exit as soon as its parent has ended for any reason."""
+
+    def wait_for_parent() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait_for_parent, daemon=True).start()
 
 
 def _describe(error: Exception) -> str:

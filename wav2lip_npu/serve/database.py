@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from wav2lip_npu.errors import DataError
+from wav2lip_npu.errors import DataError, OutputError
 
 _FORMAT = 1
 """Number of the schema."""
@@ -61,7 +61,7 @@ class Database:
                     for statement in _SCHEMA.split(";"):
                         connection.execute(statement)
                     connection.execute(f"PRAGMA user_version = {_FORMAT}")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OutputError) as error:
             raise DataError(f"cannot use {path}: {error}. Pass another --data.") from None
         if number not in (0, _FORMAT):
             raise DataError(f"{path} was written by another version of wav2lip-npu. Pass another --data.")
@@ -79,15 +79,20 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Keep other writers out during the block, and write all of its changes at its end, or none."""
+        """Keep other writers out during the block, and write all of its changes at its end, or none.
+
+        Raises `OutputError` if the disk is full.
+        """
         connection = self.connection
-        connection.execute("BEGIN IMMEDIATE")
         try:
+            connection.execute("BEGIN IMMEDIATE")
             yield connection
             connection.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError):
+                raise OutputError(f"cannot write {self._path}: {error}. Free space on its disk.") from error
             raise
 
     def close(self) -> None:

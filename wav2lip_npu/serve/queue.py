@@ -141,6 +141,8 @@ class JobQueue:
         self._back(ids, ", deaths = deaths + 1")
 
     def _back(self, ids: Sequence[str], more: str) -> None:
+        if not ids:
+            return
         with self.store.database.transaction() as connection:
             for video_id in ids:
                 connection.execute(f"{_BACK}{more} WHERE id = ? AND status = 'in_progress'", (video_id,))

@@ -1,0 +1,104 @@
+"""Videos of the service as jobs of a batch, and what a batch reports in the words of the service."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from wav2lip_npu.batch.jobs import Job
+from wav2lip_npu.dubbing.options import DubOptions
+from wav2lip_npu.errors import CheckpointError, MediaError, UsageError
+from wav2lip_npu.models.bundled import STARTER
+from wav2lip_npu.serve.records import Video
+from wav2lip_npu.serve.store import OUTPUT, REPORT, Store
+
+_OF_SERVICE = (
+    "face", "audio", "outfile", "voice", "checkpoint_path", "device", "report", "row", "dub", "check",
+    "occlusion_mask", "faces", "limits", "geometry", "encode",
+)  # fmt: skip
+"""Fields of a job that no option sets: files of the server, and what the service chooses itself."""
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise `UsageError` if options of a video are unknown, out of range, or of another type."""
+    for name in options:
+        if name in _OF_SERVICE:
+            raise UsageError(f"{name} is not an option of a video. Remove it.")
+    Job(face="face", audio="audio", outfile=OUTPUT, **options)
+
+
+def weights_of(model: str, checkpoints: str | None) -> str:
+    """Return the weights of a model: a file in the folder `checkpoints`, or `starter`.
+
+    Raises `CheckpointError` if there is none of this name.
+    """
+    if model == STARTER:
+        return STARTER
+    path = os.path.join(checkpoints or "", model)
+    if checkpoints is None or os.path.basename(model) != model or not os.path.isfile(path):
+        raise CheckpointError(f"there is no model {model!r:.80}. GET /v1/models lists those of this server.")
+    return path
+
+
+def job_of(video: Video, store: Store, checkpoints: str | None) -> Job:
+    """Return the job that makes a video.
+
+    Raises:
+        UsageError: An option is unknown or out of range.
+        CheckpointError: The model is unknown.
+        MediaError: A file was deleted.
+
+    """
+    check_options(video.options)
+    folder = store.video_folder(video.id)
+    face, audio = (_content_of(file_id, store) for file_id in (video.face_id, video.audio_id))
+    return Job(
+        face=face,
+        audio=audio,
+        outfile=os.fspath(folder / OUTPUT),
+        report=os.fspath(folder / REPORT),
+        checkpoint_path=weights_of(video.model, checkpoints),
+        dub=DubOptions(check=True),
+        **video.options,
+    )
+
+
+def video_id_of(outfile: str) -> str:
+    """Return the ID of the video with this output."""
+    return os.path.basename(os.path.dirname(outfile))
+
+
+def public_text(text: str, video: Video, store: Store, checkpoints: str | None) -> str:
+    """Return a message with the names that the client knows instead of paths of the server."""
+    for path, name in _names(video, store, checkpoints).items():
+        text = text.replace(path, name)
+    return text
+
+
+def public_report(
+    report: Mapping[str, Any], video: Video, store: Store, checkpoints: str | None
+) -> dict[str, Any]:
+    """Return the report of a dub with the names that the client knows instead of paths of the server."""
+    names = _names(video, store, checkpoints)
+    files = {name: report[name] for name in ("face", "audio", "outfile", "checkpoint") if name in report}
+    return {**report, **{name: names.get(path, os.path.basename(path)) for name, path in files.items()}}
+
+
+def _names(video: Video, store: Store, checkpoints: str | None) -> dict[str, str]:
+    """Return the names of the files of a job by their paths."""
+    names = {os.fspath(store.video_folder(video.id) / name): name for name in (OUTPUT, REPORT)}
+    for file_id in (video.face_id, video.audio_id):
+        file = store.file(file_id)
+        if file is not None:
+            names[os.fspath(store.content(file))] = file.name
+    if checkpoints is not None:
+        names[os.path.join(checkpoints, video.model)] = video.model
+    return names
+
+
+def _content_of(file_id: str, store: Store) -> str:
+    file = store.file(file_id)
+    if file is None:
+        raise MediaError(f"the file {file_id} was deleted. Upload it again.")
+    return os.fspath(store.content(file))
