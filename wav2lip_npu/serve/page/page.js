@@ -1,0 +1,183 @@
+/** The page: two inputs and options on the left, the result and recent videos on the right. */
+import { Problem, get, isOver, post, request } from "./api.js";
+import { Faces, facesAt } from "./faces.js";
+import { Options } from "./options.js";
+import { Recent, filesOf, namesOf } from "./recent.js";
+import { Source, acceptDrops } from "./source.js";
+import { Stage } from "./stage.js";
+import { onLanguage, setLanguage, showError, t, writeLanguage } from "./texts.js";
+import { Wave } from "./wave.js";
+
+const [form, banner] = [document.getElementById("work"), document.getElementById("banner")];
+const limits = {};
+const [faces, wave, options] = [new Faces(), new Wave(), new Options()];
+const restored = JSON.parse(sessionStorage.getItem("inputs") ?? "{}");
+let testing = null;
+
+const stage = new Stage({
+  onMoment: (time) => test(time),
+  onLost: (isLost) => {
+    banner.hidden = !isLost;
+    banner.textContent = isLost ? t("lost") : "";
+  },
+  onChange: (video) => {
+    if (!video) sessionStorage.removeItem("shown");
+    recent.refresh();
+  },
+  onProgress: (video) => recent.update(video),
+  onUse: useAgain,
+});
+const recent = new Recent({ onOpen: (video) => show(video, true) });
+const face = new Source("face", limits, (file) => {
+  faces.show(file, file && restored.face === file.id ? restored.select : null);
+  inputsChanged();
+});
+const audio = new Source("audio", limits, (file) => {
+  wave.show(file);
+  inputsChanged();
+});
+
+/** Keep the inputs for a reload, and drop a test frame of others. */
+function inputsChanged() {
+  const inputs = { face: face.file?.id, audio: audio.file?.id, select: faces.select };
+  sessionStorage.setItem("inputs", JSON.stringify(inputs));
+  form.classList.toggle("ready", Boolean(face.file && audio.file));
+  showError(document.getElementById("work-error"), null);
+  testing?.abort();
+  if (["tested", "testing"].includes(stage.state)) stage.clear();
+}
+
+/** Return the body of a request; shows what is missing, and returns null. */
+function body() {
+  const error = document.getElementById("work-error");
+  showError(error, null);
+  const missing = [face, audio].find((source) => !source.file);
+  if (missing) {
+    showError(error, new Problem(t(`${missing.kind}_first`)));
+    missing.find(".choose").focus();
+    return null;
+  }
+  try {
+    const chosen = { ...options.values(), ...(faces.faceSelect ? { face_select: faces.faceSelect } : {}) };
+    return { face_id: face.file.id, audio_id: audio.file.id, model: options.model, options: chosen };
+  } catch (problem) {
+    showError(error, problem);
+    return null;
+  }
+}
+
+/** Make one test frame, at the loudest moment unless a time is given. */
+async function test(time) {
+  const asked = body();
+  if (!asked) return;
+  testing?.abort();
+  const { signal } = (testing = new AbortController());
+  const { kind, seconds } = face.file.media;
+  const length = kind === "video" && seconds ? seconds : Infinity;
+  const end = Math.min(length, audio.file.media.seconds ?? 0);
+  stage.testing();
+  reveal();
+  try {
+    const moment = time ?? wave.loudest(end);
+    const reply = await request("POST", "previews", { json: { ...asked, time: moment }, signal });
+    const at = Number(reply.headers.get("X-Time") ?? moment);
+    const dubbed = URL.createObjectURL(await reply.blob());
+    const start = Number(asked.options.start ?? 0);
+    const original = await facesAt(face.file.id, kind === "video" ? (start + at) % length : 0, signal);
+    stage.tested({ dubbed, original: original.url, time: at, end });
+  } catch (error) {
+    if (error.name !== "AbortError") stage.clear(error);
+  }
+}
+
+async function generate() {
+  const asked = body();
+  if (!asked) return;
+  const button = document.getElementById("generate");
+  button.disabled = true;
+  testing?.abort();
+  try {
+    const headers = { "Idempotency-Key": crypto.getRandomValues(new Uint32Array(4)).join("-") };
+    const video = await post("videos", asked, { headers });
+    recent.add(video);
+    await show(video, true);
+    recent.refresh();
+  } catch (error) {
+    showError(document.getElementById("work-error"), error);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+async function show(video, scroll = false) {
+  sessionStorage.setItem("shown", video.id);
+  recent.mark(video.id);
+  if (scroll) reveal();
+  await stage.show(isOver(video) ? await get(`videos/${video.id}`) : video, await namesOf(video));
+}
+
+/** Scroll to the result if it is not in view, as on a phone. */
+function reveal() {
+  const { top, bottom } = stage.root.getBoundingClientRect();
+  const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  if (top > innerHeight - 160 || bottom < 160) stage.root.scrollIntoView({ behavior: isCalm ? "auto" : "smooth" });
+}
+
+async function useAgain(video) {
+  const [oldFace, oldAudio] = await filesOf(video);
+  options.set(video.options ?? {}, video.model);
+  Object.assign(restored, { face: video.face_id, select: video.options?.face_select ?? null });
+  if (oldFace) face.use(oldFace);
+  if (oldAudio) audio.use(oldAudio);
+  form.scrollIntoView();
+  form.focus();
+}
+
+/** Show the inputs and the result from before a reload. */
+async function restore() {
+  for (const [source, id] of [[face, restored.face], [audio, restored.audio]]) {
+    const file = id && (await get(`files/${id}`).catch(() => null)); // removed meanwhile: the input stays empty
+    if (file && !source.file) source.use(file);
+  }
+  const shown = sessionStorage.getItem("shown");
+  const newest = recent.videos.find((video) => video.id === shown);
+  if (newest && stage.state === "empty") await show(newest);
+}
+
+function writeService() {
+  document.getElementById("promise").textContent = t("promise", limits.keep_seconds);
+  const devices = (limits.devices ?? []).join(", ");
+  document.getElementById("service").textContent = limits.version ? t("service", limits.version, devices) : "";
+}
+
+async function begin() {
+  writeLanguage();
+  writeService();
+  face.show("drop");
+  audio.show("drop");
+  acceptDrops(face, audio);
+  try {
+    Object.assign(limits, await get("limits"));
+    for (const part of [face, audio]) part.write();
+    writeService();
+    options.offer((await get("models")).data);
+  } catch (error) {
+    banner.textContent = error.message;
+    banner.hidden = false;
+    return;
+  }
+  await recent.refresh();
+  await restore();
+}
+
+for (const button of document.querySelectorAll("[data-language]")) {
+  button.onclick = () => setLanguage(button.dataset.language);
+}
+document.getElementById("test").onclick = () => test();
+form.onsubmit = (event) => {
+  event.preventDefault();
+  generate();
+};
+faces.boxes.addEventListener("change", inputsChanged);
+onLanguage(writeService);
+begin();
