@@ -39,7 +39,7 @@ class StartBatchWorker:
     def __call__(self, name: str) -> Callable[[JobGroup], Iterator[JobResult | JobProgress | JobBusy]]:
         """Return the function that runs a group of jobs on the device `name`."""
         _limit_malloc_arenas()
-        models = _ModelHolder(name)
+        models = ModelHolder(name)
         models(self.first)
         cv2.setNumThreads(1)
         in_flight = self.in_flight or default_in_flight([name])
@@ -57,7 +57,7 @@ def default_in_flight(devices: Iterable[str]) -> int:
     return 1 if any(name == device.HOST for name in devices) else 2
 
 
-class _ModelHolder:
+class ModelHolder:
     """Loads the models of jobs on one device, and keeps those of the last job; the passes share it."""
 
     def __init__(self, device_name: str) -> None:
@@ -66,6 +66,7 @@ class _ModelHolder:
         self._lock = threading.Lock()
 
     def __call__(self, job: Job) -> Models:
+        """Return the models of a job. Raises the errors of `load_models`."""
         from wav2lip_npu.dubbing.inference import load_models
 
         wanted = job.checkpoint_path, job.dub.faces.detector, job.precision

@@ -42,13 +42,17 @@ def find_pauses(loudness_of_columns: NDArray[np.float32], threshold: float) -> P
     return np.asarray(loudness_of_columns < (np.inf if loud < _SILENCE else loud - threshold / _DB_PER_UNIT))
 
 
+def long_pauses(pauses: Pauses) -> list[tuple[int, int]]:
+    """Return the first column of each pause of at least 200 ms, and that after its last."""
+    edges = np.flatnonzero(np.diff(pauses, prepend=False, append=False)).tolist()
+    spans = zip(edges[::2], edges[1::2], strict=True)
+    return [(first, end) for first, end in spans if end - first >= min(_SHORTEST, len(pauses))]
+
+
 def rest_weights(pauses: Pauses) -> NDArray[np.float32]:
     """Return the weight of silence in each mel column, float32 [T]: 1 in a pause, 0 in speech, with ramps."""
-    edges = np.flatnonzero(np.diff(pauses, prepend=False, append=False))
     weights = np.zeros(len(pauses), np.float32)
-    for first, end in zip(edges[::2], edges[1::2], strict=True):
-        if end - first < min(_SHORTEST, len(pauses)):
-            continue
+    for first, end in long_pauses(pauses):
         columns = np.arange(first, end)
         rise = (columns + 1 - first - _AFTER) / (_RAMP + 1) if first > 0 else np.ones(len(columns))
         fall = (end - _BEFORE - columns) / (_RAMP + 1) if end < len(pauses) else np.ones(len(columns))

@@ -97,6 +97,31 @@ def read_frames(
         yield Frame(next(indices), yuv, number, is_repeated=True)
 
 
+def frame_at(info: VideoInfo, seconds: float) -> YuvImage:
+    """Return the frame that is shown at a time, found by its time stamp; after the end, the last one.
+
+    Only the frames from the key frame before it are decoded. Raises `MediaError`.
+    """
+    if info.is_image:
+        return _still_image(info)
+    with containers.open_probed(info) as container:
+        stream = containers.video_stream(container, info.path)
+        first = stream.start_time or 0
+        target = first + round(Fraction(seconds) / stream.time_base)
+    shown: VideoFrame | None = None
+    for seek_to in (target, None):  # once more from the beginning, if nothing can be decoded from there on
+        for frame in _decode(info, seek_to):
+            is_later = frame.pts is not None and frame.pts > target
+            if shown is not None and is_later:
+                break
+            shown = frame
+            if is_later:
+                break
+        if shown is not None:
+            return _upright(info, shown, (shown.width, shown.height))
+    raise containers.no_frame(info.path)
+
+
 def _repeated(video: _Video, loop: Loop, start: int) -> Iterator[_Numbered]:
     """Yield number and image of the frames after the first pass, beginning at frame `start` of the output."""
     length = video.length

@@ -110,6 +110,7 @@ def run_in_processes(
             if not source.is_open and all(process.is_free for process in pool.values()):
                 return
             for process in _processes_with_answers(pool):
+                item = process.item
                 kind, value = process.receive()
                 if kind == "stop":
                     raise value
@@ -120,13 +121,9 @@ def run_in_processes(
                     if starts[process.name] >= MAX_STARTS:
                         raise DeviceError(f"a worker could not start: {value}. Use fewer workers.")
                     start(process.name)
-                if process.item is not _NOTHING:
-                    item = process.item
-                    if kind == "result":
-                        yield item, value
-                    else:
-                        process.item = _NOTHING
-                        yield item, None if kind == "done" else Failure(value, kind)
+                if item is not _NOTHING:
+                    ended = None if kind == "done" else Failure(value, kind)
+                    yield item, value if kind == "result" else ended
 
 
 def answers(work: Work[Item, Result], item: Item) -> Iterator[tuple[str, Any]]:
@@ -228,6 +225,12 @@ class WorkerProcess:
 
     def receive(self) -> tuple[str, Any]:
         """Return `ready`, a kind of `answers`, `timeout` or `died`, with its value."""
+        kind, value = self._receive()
+        if kind != "result":
+            self.item = _NOTHING
+        return kind, value
+
+    def _receive(self) -> tuple[str, Any]:
         if not self.pipe.poll() and self.seconds_left <= 0:
             return "timeout", timeout_detail(self._timeout(self.item))
         try:

@@ -8,7 +8,6 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from time import monotonic, time
@@ -23,6 +22,7 @@ from wav2lip_npu.errors import OutputError, Wav2LipError
 from wav2lip_npu.media.container import probe
 from wav2lip_npu.parallel.processes import run_in_processes
 from wav2lip_npu.parallel.work_queue import Failure
+from wav2lip_npu.serve.engine_options import EngineOptions
 from wav2lip_npu.serve.jobs import job_of, public_report, public_text, video_id_of
 from wav2lip_npu.serve.queue import JobQueue
 from wav2lip_npu.serve.records import Stage, Video, Worker
@@ -37,24 +37,6 @@ _LOOK_EVERY_S = 1.0
 """Seconds between two looks for cancelled jobs."""
 _MAX_DELAY_S = 60.0
 """Longest time before a device that failed is tried again."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """Options of the engine."""
-
-    folder: str
-    """Folder of the service."""
-    devices: tuple[str, ...] = ("auto",)
-    """Devices, see `BatchOptions.devices`."""
-    checkpoints: str | None = None
-    """Folder with the weights of all models but `starter`."""
-    keep: float | None = None
-    """Seconds after which finished videos and unused files are removed; None: never."""
-    timeout: float | None = None
-    """Maximum seconds per job; None: no limit."""
-    in_flight: int | None = None
-    """Passes that each device runs concurrently; None: 2 on an accelerator, 1 on a CPU."""
 
 
 class DeviceLoop:
