@@ -1,0 +1,123 @@
+"""The ASGI application: its parts, its routes and what surrounds them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from anyio import CapacityLimiter
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from wav2lip_npu import __version__
+from wav2lip_npu.device import cpu_count
+from wav2lip_npu.serve import files, page_routes, system, videos
+from wav2lip_npu.serve.auth import Guard, Tokens
+from wav2lip_npu.serve.events import EventHub
+from wav2lip_npu.serve.metrics import Measured, Metrics
+from wav2lip_npu.serve.options import ServeOptions
+from wav2lip_npu.serve.probe import MediaLimits, Probe
+from wav2lip_npu.serve.problems import ProblemObject, handle_problems
+from wav2lip_npu.serve.service import Interactive, Service
+from wav2lip_npu.serve.store import Store
+
+log = logging.getLogger(__name__)
+
+_SECURITY = {
+    b"content-security-policy": (
+        b"default-src 'self'; img-src 'self' blob:; media-src 'self' blob:; frame-ancestors 'none'; "
+        b"base-uri 'none'; form-action 'self'"
+    ),
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"cross-origin-resource-policy": b"same-origin",
+}
+_QUESTIONS = 8
+_ABOUT = (
+    "Lip-sync videos to audio. Upload a face and an audio file, create a video, wait for its events and "
+    "download it. The shapes are those of OpenAI's videos API, so its clients work. With a token, send "
+    "Authorization: Bearer TOKEN or X-API-Key: TOKEN. Errors are application/problem+json."
+)
+
+
+def create_app(options: ServeOptions, store: Store, interactive: Interactive) -> FastAPI:
+    """Return the application.
+
+    Raises:
+        UsageError: The tokens cannot be read.
+
+    """
+    tokens = Tokens(options.tokens())
+    metrics = Metrics()
+    app = FastAPI(
+        title="wav2lip-npu",
+        version=__version__,
+        description=_ABOUT,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan,
+    )
+    app.state.service = Service(
+        options=options,
+        tokens=tokens,
+        store=store,
+        probe=Probe(MediaLimits(options.max_seconds, options.max_pixels)),
+        interactive=interactive,
+        hub=EventHub(store),
+        metrics=metrics,
+        probes=CapacityLimiter(max(2, cpu_count())),
+        questions=CapacityLimiter(_QUESTIONS),
+    )
+    for part in (videos, files, system, page_routes):
+        app.include_router(part.router)
+    handle_problems(app)
+    app.add_middleware(Guard, tokens=tokens, host=options.host)
+    app.add_middleware(_Headers)
+    app.add_middleware(Measured, metrics=metrics)
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    service: Service = app.state.service
+    yield
+    await service.hub.close()
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI document, with the object of errors and the ways to authenticate."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        parts = document["components"]
+        parts["schemas"]["ProblemObject"] = ProblemObject.model_json_schema()
+        parts["securitySchemes"] = {
+            "token": {"type": "http", "scheme": "bearer"},
+            "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        }
+        document["security"] = [{"token": []}, {"key": []}, {}]
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+class _Headers:
+    """ASGI middleware that adds headers which restrict what a browser does with a response."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = list(message.get("headers", ()))
+                present = {name.lower() for name, _ in headers}
+                headers += [(name, value) for name, value in _SECURITY.items() if name not in present]
+                message["headers"] = headers
+            await send(message)
+
+        await self._app(scope, receive, with_headers)

@@ -1,0 +1,83 @@
+"""What the routes of the service share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+from anyio import CapacityLimiter
+from fastapi import Depends, Request
+
+from wav2lip_npu.serve.auth import Tokens
+from wav2lip_npu.serve.events import EventHub
+from wav2lip_npu.serve.metrics import Metrics
+from wav2lip_npu.serve.options import ServeOptions
+from wav2lip_npu.serve.probe import Probe
+from wav2lip_npu.serve.problems import not_found
+from wav2lip_npu.serve.records import StoredFile, Video
+from wav2lip_npu.serve.store import Store
+from wav2lip_npu.serve.uploads import UploadLimits
+
+
+class Interactive(Protocol):
+    """Answers questions about a file within seconds, in another process. Its methods block."""
+
+    def faces(self, path: Path, time: float) -> dict[str, Any]:
+        """Return the `FaceList` of the frame at a time. Raises `Wav2LipError`."""
+
+    def preview(
+        self, face: Path, audio: Path, *, model: str, options: dict[str, Any], time: float
+    ) -> tuple[bytes, float]:
+        """Return a dubbed frame as JPEG, and its time in seconds. Raises `Wav2LipError`."""
+
+    def envelope(self, path: Path, points: int) -> dict[str, Any]:
+        """Return the `Envelope` of the audio of a file. Raises `Wav2LipError`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """The parts of a running service."""
+
+    options: ServeOptions
+    tokens: Tokens
+    store: Store
+    probe: Probe
+    interactive: Interactive
+    hub: EventHub
+    metrics: Metrics
+    probes: CapacityLimiter
+    """Files that are probed at once."""
+    questions: CapacityLimiter
+    """Questions to the interactive process that wait at once."""
+
+    @property
+    def upload_limits(self) -> UploadLimits:
+        """Limits of a request with files."""
+        options = self.options
+        return UploadLimits(
+            new_path=self.store.upload_path, max_bytes=options.upload_bytes, floor_bytes=options.floor_bytes
+        )
+
+    def file(self, file_id: str) -> StoredFile:
+        """Return a file. Raises the problem of an unknown ID."""
+        stored = self.store.file(file_id)
+        if stored is None:
+            raise not_found("file", file_id)
+        return stored
+
+    def video(self, video_id: str) -> Video:
+        """Return a video. Raises the problem of an unknown ID."""
+        video = self.store.video(video_id)
+        if video is None:
+            raise not_found("video", video_id)
+        return video
+
+
+def _of_request(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+TheService = Annotated[Service, Depends(_of_request)]
+"""Parameter of a route: the service."""

@@ -1,0 +1,146 @@
+"""Routes of the service itself: health, metrics, models, limits, and the session of the page."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+
+from wav2lip_npu import __version__
+from wav2lip_npu.serve.auth import COOKIE
+from wav2lip_npu.serve.job_requests import check_files, parse_options
+from wav2lip_npu.serve.objects import (
+    FaceList,
+    FacesRequest,
+    Limits,
+    ModelList,
+    PreviewRequest,
+    SessionRequest,
+)
+from wav2lip_npu.serve.problems import Problem, documented
+from wav2lip_npu.serve.service import TheService
+from wav2lip_npu.serve.weights import model_objects, model_path
+
+router = APIRouter()
+
+_TEXT: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Metrics"}
+}
+_JPEG: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The frame",
+        "headers": {"X-Time": {"schema": {"type": "number"}, "description": "Its time in seconds."}},
+        "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+@router.get("/healthz", tags=["health"])
+async def health() -> dict[str, str]:
+    """Report that the process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", tags=["health"], responses=documented(503))
+def readiness(service: TheService) -> dict[str, str]:
+    """Report whether jobs can run: a worker has loaded its models, and the disk has space."""
+    free, floor = shutil.disk_usage(service.store.folder).free, service.options.floor_bytes
+    if free < floor:
+        raise Problem(503, f"{free:,} bytes are free on the disk, and {floor:,} are the floor.")
+    workers = service.store.workers()
+    if not any(worker.state == "ready" for worker in workers):
+        details = " ".join(worker.detail for worker in workers if worker.detail) or "It is starting."
+        raise Problem(503, f"no worker is ready. {details}")
+    return {"status": "ready"}
+
+
+@router.get(
+    "/metrics", tags=["health"], response_class=PlainTextResponse, responses={**_TEXT, **documented()}
+)
+async def metrics(service: TheService) -> PlainTextResponse:
+    """Return counters in Prometheus' text format."""
+    text = await to_thread.run_sync(service.metrics.text, service.store, service.hub.streams)
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+
+@router.get("/v1/models", tags=["models"], responses={200: {"model": ModelList}, **documented(422)})
+def list_models(service: TheService) -> JSONResponse:
+    """Return the generators that jobs can name."""
+    return JSONResponse({"object": "list", "data": model_objects(service.options.checkpoints)})
+
+
+@router.get("/v1/limits", tags=["models"], responses={200: {"model": Limits}})
+def get_limits(service: TheService) -> JSONResponse:
+    """Return what the service accepts. Needs no token."""
+    options = service.options
+    return JSONResponse(
+        {
+            "object": "limits",
+            "max_upload": options.upload_bytes,
+            "max_seconds": options.max_seconds,
+            "max_pixels": options.max_pixels,
+            "max_queue": options.max_queue,
+            "max_per_client": options.max_per_client,
+            "keep_seconds": options.keep_seconds,
+            "needs_token": bool(service.tokens),
+            "devices": [worker.name for worker in service.store.workers()],
+            "version": __version__,
+        }
+    )
+
+
+@router.post("/v1/session", tags=["session"], status_code=204, responses=documented(422))
+async def start_session(body: SessionRequest, request: Request, service: TheService) -> Response:
+    """Set a cookie for the page, whose media elements cannot send a token in a header."""
+    value = service.tokens.cookie_for(body.token)
+    if value is None:
+        raise Problem(401, "the token is wrong.")
+    response = Response(status_code=204)
+    response.set_cookie(
+        COOKIE, value, httponly=True, samesite="strict", secure=request.url.scheme == "https", path="/"
+    )
+    return response
+
+
+@router.delete("/v1/session", tags=["session"], status_code=204, responses=documented())
+async def end_session() -> Response:
+    """Delete the cookie."""
+    response = Response(status_code=204)
+    response.delete_cookie(COOKIE, path="/")
+    return response
+
+
+@router.post("/v1/faces", tags=["preview"], responses={200: {"model": FaceList}, **documented(404, 422, 503)})
+async def find_faces(body: FacesRequest, service: TheService) -> JSONResponse:
+    """Return the faces of one frame of a file, and the values of face_select that select them."""
+    stored = await to_thread.run_sync(service.file, body.file_id)
+    path = service.store.content(stored)
+    result = await to_thread.run_sync(service.interactive.faces, path, body.time, limiter=service.questions)
+    return JSONResponse(result)
+
+
+@router.post(
+    "/v1/previews",
+    tags=["preview"],
+    response_class=Response,
+    responses={**_JPEG, **documented(404, 422, 503)},
+)
+async def preview(body: PreviewRequest, service: TheService) -> Response:
+    """Return one dubbed frame."""
+    face = await to_thread.run_sync(service.file, body.face_id)
+    audio = await to_thread.run_sync(service.file, body.audio_id)
+    check_files(face, audio)
+    _, options = parse_options(body.options)
+    model_path(body.model, service.options.checkpoints)
+
+    def dubbed() -> tuple[bytes, float]:
+        content = service.store.content
+        return service.interactive.preview(
+            content(face), content(audio), model=body.model, options=options, time=body.time
+        )
+
+    picture, time = await to_thread.run_sync(dubbed, limiter=service.questions)
+    return Response(picture, media_type="image/jpeg", headers={"X-Time": f"{time:.3f}"})

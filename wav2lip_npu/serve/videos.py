@@ -1,0 +1,253 @@
+"""Routes of jobs and their videos, in the shape of OpenAI's videos API."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from anyio import to_thread
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from wav2lip_npu.serve import job_requests
+from wav2lip_npu.serve.auth import client_name
+from wav2lip_npu.serve.downloads import download
+from wav2lip_npu.serve.files import store_upload
+from wav2lip_npu.serve.job_requests import JobRequest
+from wav2lip_npu.serve.objects import Deleted, VideoList, VideoObject, video_json
+from wav2lip_npu.serve.problems import Problem, documented, not_found
+from wav2lip_npu.serve.records import Status, StoredFile, Video
+from wav2lip_npu.serve.schemas import CREATE_VIDEO
+from wav2lip_npu.serve.service import Service, TheService
+from wav2lip_npu.serve.store import OUTPUT, THUMBNAIL
+from wav2lip_npu.serve.uploads import received_form
+from wav2lip_npu.serve.weights import model_path
+
+router = APIRouter(prefix="/v1/videos", tags=["videos"])
+
+_MAX_JSON = 1 << 20
+_MAX_KEY = 255
+_EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Events progress and done, with the ID of the event",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+    204: {"description": "The job has ended, and the client has seen its last event"},
+}
+_CONTENT: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The file",
+        "content": {
+            kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("video/mp4", "image/jpeg")
+        }
+        | {"application/json": {"schema": {"type": "object"}}},
+    },
+    206: {"description": "A part of the file"},
+    304: {"description": "The client has this file"},
+}
+
+
+@router.post(
+    "",
+    openapi_extra={"requestBody": CREATE_VIDEO},
+    responses={200: {"model": VideoObject}, **documented(400, 404, 409, 413, 415, 422, 429, 507)},
+)
+async def create_video(
+    request: Request,
+    service: TheService,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            max_length=_MAX_KEY, description="A second request within 24 h with this key returns its job."
+        ),
+    ] = None,
+) -> JSONResponse:
+    """Create a job. Fields: face or face_id, audio or audio_id, model, and the options of dub by name."""
+    client = client_name(request)
+    async with _received(request, service) as (fields, files):
+        job = job_requests.parse_request(fields)
+        face, audio = files.get("face"), files.get("audio")
+        if face is None:
+            face = await _named_file(service, job, "face")
+        if audio is None:
+            audio = await _named_file(service, job, "audio")
+        video = await to_thread.run_sync(_create, service, job, face, audio, client, idempotency_key)
+    return JSONResponse(video_json(video))
+
+
+@router.get("", responses={200: {"model": VideoList}, **documented(404, 422)})
+def list_videos(
+    service: TheService,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: str | None = None,
+    order: Literal["asc", "desc"] = "desc",
+    status: Status | None = None,
+) -> JSONResponse:
+    """Return jobs in the order of their creation."""
+    videos = service.store.videos(limit=limit + 1, after=after, order=order, status=status)
+    page = [video_json(video) for video in videos[:limit]]
+    ids = [video["id"] for video in page]
+    return JSONResponse(
+        {
+            "object": "list",
+            "data": page,
+            "first_id": ids[0] if ids else None,
+            "last_id": ids[-1] if ids else None,
+            "has_more": len(videos) > limit,
+        }
+    )
+
+
+@router.get("/{video_id}", responses={200: {"model": VideoObject}, **documented(404)})
+def get_video(video_id: str, service: TheService) -> JSONResponse:
+    """Return a job."""
+    return JSONResponse(video_json(service.video(video_id)))
+
+
+@router.delete("/{video_id}", responses={200: {"model": Deleted}, **documented(404)})
+def delete_video(video_id: str, service: TheService) -> JSONResponse:
+    """Delete a job and its video. A running job is cancelled."""
+    if not service.store.delete(video_id):
+        raise not_found("video", video_id)
+    return JSONResponse({"id": video_id, "object": "video.deleted", "deleted": True})
+
+
+@router.post("/{video_id}/cancel", responses={200: {"model": VideoObject}, **documented(404, 409)})
+def cancel_video(video_id: str, service: TheService) -> JSONResponse:
+    """Cancel a job that has not ended."""
+    before = service.video(video_id)
+    if before.is_final and before.status != "cancelled":
+        raise Problem(409, f"the video {video_id} is {before.status} and cannot be cancelled. Delete it.")
+    video = service.store.cancel(video_id)
+    if video is None:
+        raise not_found("video", video_id)
+    return JSONResponse(video_json(video))
+
+
+@router.get(
+    "/{video_id}/events", response_class=StreamingResponse, responses={**_EVENTS, **documented(404, 422)}
+)
+async def get_events(
+    video_id: str, service: TheService, last_event_id: Annotated[str | None, Header()] = None
+) -> Response:
+    """Stream the progress of a job as server-sent events; Last-Event-ID continues a stream."""
+    after = (
+        int(last_event_id) if last_event_id and last_event_id.isdecimal() and len(last_event_id) < 16 else 0
+    )
+    video = await to_thread.run_sync(service.video, video_id)
+    if video.is_final and video.revision <= after:
+        return Response(status_code=204)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(
+        service.hub.stream(video_id, after), media_type="text/event-stream", headers=headers
+    )
+
+
+@router.get(
+    "/{video_id}/content", response_class=Response, responses={**_CONTENT, **documented(404, 409, 416, 422)}
+)
+def get_content(
+    video_id: str,
+    service: TheService,
+    variant: Literal["video", "thumbnail", "report"] = "video",
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Return the video, its first frame or its report; ranges are supported."""
+    video = service.video(video_id)
+    if video.status != "completed":
+        message = f": {video.error['message']}" if video.error else ""
+        raise Problem(409, f"the video {video_id} is {video.status}, so it has no content{message}.")
+    if variant == "report":
+        return JSONResponse(
+            video.report, headers={"Content-Disposition": f'inline; filename="{video_id}.json"'}
+        )
+    is_video = variant == "video"
+    name = f"{video_id}.mp4" if is_video else f"{video_id}.jpg"
+    return download(
+        service.store.video_folder(video_id) / (OUTPUT if is_video else THUMBNAIL),
+        media_type="video/mp4" if is_video else "image/jpeg",
+        etag=f"{video_id}-{variant}-{video.completed_at}",
+        name=name,
+        if_none_match=if_none_match,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _received(
+    request: Request, service: Service
+) -> AsyncIterator[tuple[dict[str, Any], dict[str, StoredFile]]]:
+    """Yield the fields of a request, and its stored files by purpose."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        yield await _json_body(request), {}
+        return
+    async with received_form(request, service.upload_limits) as form:
+        job = job_requests.parse_request({**form.fields, **dict.fromkeys(form.files, "-")})
+        files: dict[str, StoredFile] = {}
+        for purpose, (name, _) in job.files.items():
+            if name in form.files:
+                if name not in ("face", "audio", "input_reference"):
+                    raise Problem(422, f"{name} is the ID of a file, not a file. Send the file as {purpose}.")
+                files[purpose] = await store_upload(service, form.files[name])
+        stray = set(form.files) - {name for name, _ in job.files.values()}
+        if stray:
+            raise Problem(422, f"{min(stray)!r:.80} is not a file of a job. Send face and audio.")
+        yield dict(form.fields), files
+
+
+async def _json_body(request: Request) -> dict[str, Any]:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_JSON:
+            raise Problem(413, f"the JSON is larger than {_MAX_JSON:,} bytes. Upload files as files.")
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, f"the body is not JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise Problem(422, "the body is not a JSON object.")
+    return content
+
+
+async def _named_file(service: Service, job: JobRequest, purpose: str) -> StoredFile:
+    """Return the stored file that a request names. Raises `Problem`."""
+    name, value = job.files.get(purpose, ("", ""))
+    if not name:
+        raise Problem(422, f"{purpose} is missing. Send it as a file, or {purpose}_id of an upload.")
+    if name == f"{purpose}_id":
+        return await to_thread.run_sync(service.file, value)
+    if name == f"{purpose}_url":
+        raise Problem(422, f"{name} {value!r:.80} is not allowed. Upload the file, see --allow_urls.")
+    raise Problem(
+        422, f"{name} {value!r:.80} is not a file. Send it as a file of the form; paths are not read."
+    )
+
+
+def _create(
+    service: Service, job: JobRequest, face: StoredFile, audio: StoredFile, client: str, key: str | None
+) -> Video:
+    """Check a request, and queue its job. Raises `Problem` and `Wav2LipError`."""
+    options = service.options
+    if job.webhook_url is not None:
+        raise Problem(422, f"webhook_url {job.webhook_url!r:.80} is not allowed, see --webhook_hosts.")
+    model_path(job.model, options.checkpoints)
+    job_requests.check_files(face, audio)
+    seconds = job_requests.output_seconds(face, audio, job.dub)
+    if not seconds:
+        raise Problem(422, f"nothing is left of {audio.name} after --start {job.dub.start:g}.")
+    return service.store.create(
+        model=job.model,
+        face_id=face.id,
+        audio_id=audio.id,
+        options=job.options,
+        client=client,
+        seconds=round(seconds, 3),
+        size=job_requests.output_size(face, job.dub),
+        idempotency_key=key,
+        body_hash=job.body_hash(face, audio),
+        max_queue=options.max_queue,
+        max_jobs=options.max_per_client,
+    )
