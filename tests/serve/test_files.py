@@ -56,11 +56,7 @@ def test_other_content_is_refused_without_a_path(service, content):
     answer = upload(service, content, "a/fake.mp4")
     problem = answer.json()
     assert (answer.status_code, problem["code"]) == (422, "media")
-    assert (
-        "fake.mp4" in problem["detail"]
-        and "/" not in problem["detail"]
-       
-    )
+    assert "fake.mp4" in problem["detail"] and "/" not in problem["detail"]
     assert list((service.store.folder / "uploads").iterdir()) == []
 
 

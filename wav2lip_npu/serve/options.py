@@ -55,6 +55,8 @@ class ServeOptions:
     """Most jobs that wait. Further ones are refused until one has ended."""
     max_per_client: int | None = None
     """Most unfinished jobs of one token, or of one address without tokens. None: no limit but --max_queue."""
+    timeout: float | None = None
+    """Maximum seconds per job, from its start. None: no limit."""
     keep: str = "24h"
     """Time after which finished jobs, their videos and unused uploads are deleted, such as 30m or 7d."""
     disk_floor: str = "1GiB"
@@ -72,6 +74,7 @@ class ServeOptions:
         if not 0 <= self.port < 1 << 16:
             raise UsageError(f"--port {self.port} is out of range. Pass 0 to 65535.")
         check_positive(self, "max_seconds")
+        check_positive(self, "timeout")
         for name in ("max_pixels", "max_queue", "max_per_client"):
             check_minimum(self, name, 1)
         _bytes_of("max_upload", self.max_upload)

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from wav2lip_npu import __version__
 from wav2lip_npu.serve.auth import COOKIE
 from wav2lip_npu.serve.job_requests import check_files, parse_options
+from wav2lip_npu.serve.jobs import weights_of
 from wav2lip_npu.serve.objects import (
     FaceList,
     FacesRequest,
@@ -22,7 +23,7 @@ from wav2lip_npu.serve.objects import (
 )
 from wav2lip_npu.serve.problems import Problem, documented
 from wav2lip_npu.serve.service import TheService
-from wav2lip_npu.serve.weights import model_objects, model_path
+from wav2lip_npu.serve.weights import model_objects
 
 router = APIRouter()
 
@@ -134,7 +135,7 @@ async def preview(body: PreviewRequest, service: TheService) -> Response:
     audio = await to_thread.run_sync(service.file, body.audio_id)
     check_files(face, audio)
     _, options = parse_options(body.options)
-    model_path(body.model, service.options.checkpoints)
+    weights_of(body.model, service.options.checkpoints)
 
     def dubbed() -> tuple[bytes, float]:
         content = service.store.content

@@ -16,6 +16,7 @@ from wav2lip_npu.serve.auth import client_name
 from wav2lip_npu.serve.downloads import download
 from wav2lip_npu.serve.files import store_upload
 from wav2lip_npu.serve.job_requests import JobRequest
+from wav2lip_npu.serve.jobs import weights_of
 from wav2lip_npu.serve.objects import Deleted, VideoList, VideoObject, video_json
 from wav2lip_npu.serve.problems import Problem, documented, not_found
 from wav2lip_npu.serve.records import Status, StoredFile, Video
@@ -23,7 +24,6 @@ from wav2lip_npu.serve.schemas import CREATE_VIDEO
 from wav2lip_npu.serve.service import Service, TheService
 from wav2lip_npu.serve.store import OUTPUT, THUMBNAIL
 from wav2lip_npu.serve.uploads import received_form
-from wav2lip_npu.serve.weights import model_path
 
 router = APIRouter(prefix="/v1/videos", tags=["videos"])
 
@@ -233,7 +233,7 @@ def _create(
     options = service.options
     if job.webhook_url is not None:
         raise Problem(422, f"webhook_url {job.webhook_url!r:.80} is not allowed, see --webhook_hosts.")
-    model_path(job.model, options.checkpoints)
+    weights_of(job.model, options.checkpoints)
     job_requests.check_files(face, audio)
     seconds = job_requests.output_seconds(face, audio, job.dub)
     if not seconds:

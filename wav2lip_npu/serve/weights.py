@@ -8,7 +8,6 @@ from typing import Any
 
 from wav2lip_npu.errors import CheckpointError
 from wav2lip_npu.models.bundled import STARTER, weights_path
-from wav2lip_npu.options import closest
 from wav2lip_npu.storage import hashing
 
 _SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -21,15 +20,6 @@ def model_paths(folder: str | None) -> dict[str, Path]:
         files = [path for path in Path(folder).iterdir() if path.suffix.lower() in _SUFFIXES]
         paths |= {path.name: path for path in sorted(files)}
     return paths
-
-
-def model_path(name: str, folder: str | None) -> Path:
-    """Return the weights with a name. Raises `CheckpointError` if there are none."""
-    paths = model_paths(folder)
-    if name not in paths:
-        advice = closest(name, paths) or f"The models are {', '.join(paths)}."
-        raise CheckpointError(f"unknown model {name!r:.80}. {advice}")
-    return paths[name]
 
 
 def model_objects(folder: str | None) -> list[dict[str, Any]]:

@@ -1,0 +1,125 @@
+"""Run the service: HTTP in this process, jobs and questions in others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from wav2lip_npu import signals
+from wav2lip_npu.errors import UsageError
+from wav2lip_npu.serve.app import create_app
+from wav2lip_npu.serve.device_loop import EngineOptions
+from wav2lip_npu.serve.engine import running_engine
+from wav2lip_npu.serve.options import ServeOptions
+from wav2lip_npu.serve.problems import Problem
+from wav2lip_npu.serve.store import Store
+from wav2lip_npu.storage.locks import lock_folder
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.1
+_CLOSE_S = 5
+"""Seconds for open requests at the end."""
+_BACKLOG = 2048
+
+
+def run_server(options: ServeOptions) -> None:
+    """Serve until a signal; jobs that run then are continued by the next start.
+
+    Raises:
+        UsageError: The address is in use, or another service uses the folder.
+
+    """
+    options.tokens(), options.webhook_secret()  # before anything is started
+    with lock_folder(options.folder) as is_locked:
+        if not is_locked:
+            raise UsageError(f"--data {options.folder} is used by another service. Pass another folder.")
+        with _listen(options) as listener:
+            store = Store(options.folder, options.keep_seconds)
+            app = create_app(options, store, _NoInteractive())
+            with running_engine(_engine_options(options)):
+                _serve(app, listener, options)
+
+
+class _NoInteractive:
+    def faces(self, path: Path, time: float) -> dict[str, Any]:
+        raise Problem(503, "not yet")
+
+    def preview(
+        self, face: Path, audio: Path, *, model: str, options: dict[str, Any], time: float
+    ) -> tuple[bytes, float]:
+        raise Problem(503, "not yet")
+
+    def envelope(self, path: Path, points: int) -> dict[str, Any]:
+        raise Problem(503, "not yet")
+
+
+def _engine_options(options: ServeOptions) -> EngineOptions:
+    return EngineOptions(
+        folder=os.fspath(options.folder),
+        devices=options.devices,
+        checkpoints=options.checkpoints,
+        keep=options.keep_seconds,
+        timeout=options.timeout,
+    )
+
+
+def _listen(options: ServeOptions) -> socket.socket:
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((options.host, options.port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise UsageError(
+            f"cannot listen on --host {options.host} --port {options.port}: {error.strerror}. Pass another."
+        ) from None
+    return listener
+
+
+def _serve(app: FastAPI, listener: socket.socket, options: ServeOptions) -> None:
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=_CLOSE_S,
+        server_header=False,
+        backlog=_BACKLOG,
+    )
+    server = _Server(config)
+    shown = f"[{options.host}]" if ":" in options.host else options.host
+    log.info("page: http://%s:%d/  documentation: /docs", shown, listener.getsockname()[1])
+    with signals.held("ending; running jobs continue with the next start") as hold:
+        asyncio.run(_run(server, listener, hold, app))
+    log.info("ended")
+
+
+async def _run(server: _Server, listener: socket.socket, hold: signals.Hold, app: FastAPI) -> None:
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not serving.done():
+        await asyncio.wait([serving], timeout=_POLL_S)
+        if hold.number is not None and not server.should_exit:
+            await app.state.service.hub.close()  # streams would keep the server waiting
+            server.should_exit = True
+    serving.result()
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves the handling of signals to the command."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Change no handler."""
+        yield
