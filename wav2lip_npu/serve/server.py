@@ -17,8 +17,8 @@ from fastapi import FastAPI
 from wav2lip_npu import signals
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.serve.app import create_app
-from wav2lip_npu.serve.device_loop import EngineOptions
 from wav2lip_npu.serve.engine import running_engine
+from wav2lip_npu.serve.engine_options import EngineOptions
 from wav2lip_npu.serve.options import ServeOptions
 from wav2lip_npu.serve.problems import Problem
 from wav2lip_npu.serve.store import Store
