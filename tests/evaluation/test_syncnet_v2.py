@@ -66,6 +66,11 @@ def test_features_are_those_of_the_published_layers():
     runner = SyncNetRunner(network, DEVICE)
     torch.testing.assert_close(runner.faces(strip).cpu(), faces, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(runner.audio(sounds).cpu(), audio, rtol=1e-3, atol=1e-3)
+    rounded = SyncNetRunner(network, DEVICE, torch.bfloat16)
+    for exact, feature in ((faces, rounded.faces(strip)), (audio, rounded.audio(sounds))):
+        assert feature.dtype == torch.float32
+        error = (feature.cpu() - exact).norm() / exact.norm()
+        assert 0 < error < 0.05
 
 
 def test_weights_file_is_loaded_and_identified(weights):

@@ -64,8 +64,8 @@ def load_judges(options: EvaluateOptions) -> Judges:
             skipped["sync"] = "no weights of SyncNet v2: pass --syncnet syncnet_v2.model"
         else:
             weights = syncnet_v2.load(path)
-            runner = SyncNetRunner(weights.network, device)
-            names["syncnet"] = _describe(weights)
+            runner = SyncNetRunner(weights.network, device, devices.dtype_of(options.precision))
+            names["syncnet"] = f"{_describe(weights)}, {options.precision}"
             frames = options.min_track if options.min_track is not None else MIN_TRACK[options.crop]
             names["crop"] = f"{options.crop}, tracks of more than {frames} frames"
     if "expert" in options.metrics:

@@ -55,6 +55,9 @@ class EvaluateOptions:
     """Face detector, see `dub`."""
     face_select: str = "largest"
     """Face to evaluate if there are several, see `dub`."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format of SyncNet v2: fp32 for figures to publish. bf16 is faster on accelerators and on CPUs
+    with AMX, and rounds LSE, see docs/evaluate.md."""
     device: str = "auto"
     """Device of the networks: cpu, cuda, cuda:1, npu, npu:1, or auto: the first available of npu, cuda,
     cpu."""

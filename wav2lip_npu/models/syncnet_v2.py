@@ -6,6 +6,7 @@ Its weights, `syncnet_v2.model`, are the user's. Parameter names match that file
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,14 +92,14 @@ class SyncNetRunner:
 
     The published network has 3-D convolutions, but only the first of them extends over time. It is run as a
     2-D convolution over the stacked frames of a window, with the batch norms folded in: the features are the
-    same up to rounding, and every device has fast 2-D convolutions.
+    same up to rounding, and every device has fast 2-D convolutions. bfloat16 holds grey levels exactly.
     """
 
-    def __init__(self, network: SyncNetV2, device: torch.device) -> None:
+    def __init__(self, network: SyncNetV2, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         devices.activate(device)
-        self.device = device
+        self.device, self._dtype = device, dtype
         self._layout = devices.memory_format(device)
-        network = network.eval()
+        network = deepcopy(network).eval()
         lips = [_flat(layer) for layer in _fused(network.netcnnlip)]
         self._lips = self._moved(nn.Sequential(*lips, nn.Flatten(), *_fused(network.netfclip)))
         self._audio = self._moved(
@@ -106,25 +107,24 @@ class SyncNetRunner:
         )
 
     def _moved(self, layers: nn.Sequential) -> nn.Sequential:
-        moved: nn.Sequential = layers.eval().requires_grad_(False).to(self.device)
+        moved: nn.Sequential = layers.eval().requires_grad_(False).to(self.device, self._dtype)
         return moved.to(memory_format=self._layout)  # type: ignore[call-overload, no-any-return]
 
     @torch.inference_mode()
     def faces(self, strip: Tensor) -> Tensor:
-        """Return features [N - 4, 32 * width] of consecutive crops, BGR uint8 [N, 224, 224, 3]."""
+        """Return features float32 [N - 4, 32 * width] of consecutive crops, BGR uint8 [N, 224, 224, 3]."""
         frames, count = strip.to(self.device), len(strip) - FRAMES + 1
         windows = torch.cat([frames[number : number + count] for number in range(FRAMES)], dim=-1)
-        images = windows.float().permute(0, 3, 1, 2).contiguous(memory_format=self._layout)
+        images = windows.to(self._dtype).permute(0, 3, 1, 2).contiguous(memory_format=self._layout)
         features: Tensor = self._lips(images)
-        return features
+        return features.float()
 
     @torch.inference_mode()
     def audio(self, windows: Tensor) -> Tensor:
-        """Return features [N, 32 * width] of MFCC windows float32 [N, 13, 20]."""
-        features: Tensor = self._audio(
-            windows.to(self.device)[:, None].contiguous(memory_format=self._layout)
-        )
-        return features
+        """Return features float32 [N, 32 * width] of MFCC windows float32 [N, 13, 20]."""
+        images = windows.to(self.device, self._dtype)[:, None].contiguous(memory_format=self._layout)
+        features: Tensor = self._audio(images)
+        return features.float()
 
 
 def _fused(layers: nn.Sequential) -> list[nn.Module]:
