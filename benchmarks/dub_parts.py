@@ -111,7 +111,7 @@ def blend(given: argparse.Namespace) -> dict[str, float]:
     import numpy as np
 
     from wav2lip_npu.dubbing.blend import load_mask, paste
-    from wav2lip_npu.dubbing.outputs import blend_lanes
+    from wav2lip_npu.dubbing.output_frames import blend_lanes
     from wav2lip_npu.parallel.threads import map_in_threads
 
     cv2.setNumThreads(1)

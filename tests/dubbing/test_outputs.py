@@ -14,7 +14,7 @@ import soundfile
 
 from support.faces import face_frames, write_audio
 from support.marks import slow
-from wav2lip_npu.dubbing import outputs, pipeline
+from wav2lip_npu.dubbing import output_frames, outputs, pipeline, stages
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.outputs import Output
 from wav2lip_npu.dubbing.pipeline import dub_many
@@ -158,7 +158,7 @@ def test_video_without_face_fails_all_outputs(models, faceless_video, audio_file
 
 
 def test_bug_is_returned_with_its_traceback(models, face_video, audio_files, tmp_path, monkeypatch):
-    monkeypatch.setattr(outputs, "paste", lambda *_: 1 / 0)
+    monkeypatch.setattr(output_frames, "paste", lambda *_: 1 / 0)
     results = dub_many(
         face_video,
         [Output(audio_files[0], tmp_path / f"{i}.mp4") for i in "ab"],
@@ -170,7 +170,7 @@ def test_bug_is_returned_with_its_traceback(models, face_video, audio_files, tmp
 
 
 def test_ctrl_c_stops_all_outputs(models, face_video, audio_files, tmp_path, monkeypatch):
-    real = pipeline.find_faces
+    real = stages.find_faces
 
     def interrupted(*arguments):
         for number, item in enumerate(real(*arguments)):
@@ -178,7 +178,7 @@ def test_ctrl_c_stops_all_outputs(models, face_video, audio_files, tmp_path, mon
                 raise KeyboardInterrupt
             yield item
 
-    monkeypatch.setattr(pipeline, "find_faces", interrupted)
+    monkeypatch.setattr(stages, "find_faces", interrupted)
     with pytest.raises(KeyboardInterrupt):
         dub_many(
             face_video,

@@ -10,6 +10,8 @@ def use() -> None:
     models: wav2lip_npu.Models = wav2lip_npu.load_models(device="cpu")
     report: wav2lip_npu.DubReport = wav2lip_npu.dub("a.mp4", "b.wav", "c.mp4", models=models, crf=20)
     spans: list[tuple[int, int]] = report.faceless_spans
+    for frame in wav2lip_npu.dub_frames([], "b.wav", fps=25, models=models):
+        mask_height: int = frame.mask.shape[0]
     options = wav2lip_npu.DubOptions(extend="hold", encode=wav2lip_npu.EncodeOptions(crf=20))
     for result in wav2lip_npu.run_jobs([wav2lip_npu.Job(face="a", audio="b", outfile="c")], models):
         status: str = result.status

@@ -62,16 +62,10 @@ def paste(
     BGRA; the mask is multiplied by A. Where `front`, float32 [S, S] over the box, is 1, the image stays as
     filmed. In tinted film, see `tint_of`, the mouth takes the chroma of the film.
     """
-    rows, size = mask.weights.shape
-    x1, y1, x2, y2 = np.round(box) if mask.exact else box
-    below = np.array([x1, y1 + (y2 - y1) * (size - rows) / size, x2, y2], np.float32)
-    if below[2] <= below[0] or below[3] <= below[1]:
+    below, mask = _placed(mouth, box, mask, front)
+    if below is None:
         return yuv
-    if mouth.shape[2] == _BGRA:
-        mask = replace(mask, weights=mask.weights * (mouth[:, :, 3] / np.float32(255)))
-        mouth = mouth[:, :, :3]
-    if front is not None:
-        mask = replace(mask, weights=mask.weights * (1 - front[-rows:]))
+    mouth = mouth[:, :, :3]
     luma, *chroma = cv2.split(to_yuv(mouth.astype(np.float32), yuv.colour))
     tint = tint_of(yuv, box)
     if tint is not None:
@@ -88,6 +82,21 @@ def paste(
     )
 
 
+def coverage(
+    height: int, width: int, mouth: Image, box: Box, mask: Mask, front: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Return float32 [height, width]: the weight that `paste` gives the mouth in each pixel of an image."""
+    weights = np.zeros((height, width), np.float32)
+    below, mask = _placed(mouth, box, mask, front)
+    part = None if below is None else _part(weights, below)
+    if part is not None:
+        under, inside = part
+        size = (under.shape[1], under.shape[0])
+        soft = _resize(mask.weights, inside, size, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT)
+        under[:] = 1 if mask.exact else soft
+    return weights
+
+
 def fade(before: YuvImage, after: YuvImage, opacity: float) -> YuvImage:
     """Return a cross-fade of two images; equal pixels keep their values."""
     y, u, v = (
@@ -97,18 +106,39 @@ def fade(before: YuvImage, after: YuvImage, opacity: float) -> YuvImage:
     return replace(after, y=np.asarray(y, np.uint8), u=np.asarray(u, np.uint8), v=np.asarray(v, np.uint8))
 
 
-def _blend(plane: NDArray[np.uint8], patch: Array, box: Box, mask: Mask) -> NDArray[np.uint8]:
-    """Return the plane with `patch` float32 [rows, columns] in the box, weighted by the mask."""
+def _placed(mouth: Image, box: Box, mask: Mask, front: NDArray[np.float32] | None) -> tuple[Box | None, Mask]:
+    """Return the part of the box below `mask.top_row`, None if it is empty, and the mask of the mouth."""
+    rows, size = mask.weights.shape
+    x1, y1, x2, y2 = np.round(box) if mask.exact else box
+    below = np.array([x1, y1 + (y2 - y1) * (size - rows) / size, x2, y2], np.float32)
+    if below[2] <= below[0] or below[3] <= below[1]:
+        return None, mask
+    if mouth.shape[2] == _BGRA:
+        mask = replace(mask, weights=mask.weights * (mouth[:, :, 3] / np.float32(255)))
+    if front is not None:
+        mask = replace(mask, weights=mask.weights * (1 - front[-rows:]))
+    return below, mask
+
+
+def _part(plane: Array, box: Box) -> tuple[Array, Box] | None:
+    """Return the pixels of a plane that a box touches, and the box in them; None if there are none."""
     height, width = plane.shape
     left, top = np.maximum(np.floor(box[:2]).astype(int), 0)
     right, bottom = np.minimum(np.ceil(box[2:]).astype(int), (width, height))
     if right <= left or bottom <= top:
-        return plane
-    size = (int(right - left), int(bottom - top))
-    inside = box - np.array([left, top, left, top], np.float32)
-    resized = _resize(patch, inside, size, cv2.INTER_CUBIC, cv2.BORDER_REPLICATE)
+        return None
+    return plane[top:bottom, left:right], box - np.array([left, top, left, top], np.float32)
+
+
+def _blend(plane: NDArray[np.uint8], patch: Array, box: Box, mask: Mask) -> NDArray[np.uint8]:
+    """Return the plane with `patch` float32 [rows, columns] in the box, weighted by the mask."""
     result: NDArray[np.uint8] = plane.copy()
-    under = result[top:bottom, left:right]
+    part = _part(result, box)
+    if part is None:
+        return plane
+    under, inside = part
+    size = (under.shape[1], under.shape[0])
+    resized = _resize(patch, inside, size, cv2.INTER_CUBIC, cv2.BORDER_REPLICATE)
     if not mask.exact:
         # linear: the overshoot of cubic interpolation would change pixels outside the mask
         weights = _resize(mask.weights, inside, size, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT)

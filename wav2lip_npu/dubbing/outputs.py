@@ -1,11 +1,9 @@
-"""Write one output of a dub: read its audio, paste its mouths, encode its video file."""
+"""Write one output of a dub: the video file with its frames and its audio."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -13,24 +11,17 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from wav2lip_npu import __version__, device
-from wav2lip_npu.data.clip_layout import FACE_SIZE
-from wav2lip_npu.dubbing.blend import fade, load_mask, paste
-from wav2lip_npu.dubbing.extent import Extent
-from wav2lip_npu.dubbing.mel_stream import MelStream
 from wav2lip_npu.dubbing.mouths import DubbedFrame
 from wav2lip_npu.dubbing.options import DubOptions
+from wav2lip_npu.dubbing.output_frames import OutputFrames, blend_lanes
 from wav2lip_npu.dubbing.report import DubReport, FrameRecorder
 from wav2lip_npu.dubbing.selection import SelectedFrame
 from wav2lip_npu.dubbing.stopwatch import StageTime, Stopwatch, bound_by
-from wav2lip_npu.dubbing.temporal_smoothing import SilenceDamper
-from wav2lip_npu.errors import Wav2LipError
-from wav2lip_npu.media.audio_reader import measure_audio
 from wav2lip_npu.media.audio_track import Soundtrack
 from wav2lip_npu.media.container import VideoInfo, open_media
 from wav2lip_npu.media.streams import audio_stream
 from wav2lip_npu.media.video_writer import VideoTags, check_target, video_output, write_video
-from wav2lip_npu.media.yuv_image import Image, YuvImage
-from wav2lip_npu.mel import Mel
+from wav2lip_npu.media.yuv_image import YuvImage
 from wav2lip_npu.options import path_text
 from wav2lip_npu.parallel.log_lines import one_line
 from wav2lip_npu.parallel.threads import map_in_threads, prefetch
@@ -42,14 +33,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 """Called with the number of frames written so far and the total."""
-Mouth = Image | None
-_CORES_PER_BLEND_LANE, _MAX_BLEND_LANES = 4, 4
-"""The other cores encode, track and run the generator."""
-
-
-def blend_lanes() -> int:
-    """Return the number of threads that blend frames."""
-    return max(1, min(_MAX_BLEND_LANES, device.cpu_count() // _CORES_PER_BLEND_LANE))
 
 
 @dataclass(frozen=True)
@@ -84,7 +67,7 @@ class Output:
                 audio_stream(container, self.voice)
 
 
-class OutputWriter:
+class OutputWriter(OutputFrames):
     """Writes one output of a pass over a face video.
 
     `stopwatch` holds the times of the stages that all outputs share. Raises `MediaError` if the audio cannot
@@ -101,43 +84,9 @@ class OutputWriter:
         pool: Executor,
     ) -> None:
         check_outputs([video_output(output.outfile)], [InputPath("the weights", models.weights)])
-        self._output, self._info, self._models, self._options = output, info, models, options
-        self._stopwatch = stopwatch
+        super().__init__(output.audio, output.voice, info, models, options, pool)
+        self._output, self._models, self._stopwatch = output, models, stopwatch
         self._start = perf_counter()
-        self._closed = threading.Event()
-        self._mask = load_mask(options.blend, FACE_SIZE)
-        self._fps = options.output_fps(info)
-        self._audio = measure_audio(output.audio, options.audio_track)
-        voice = None if output.voice is None else measure_audio(output.voice)
-        self._voice = voice or self._audio
-        shift = models.mel_shift if options.mel_shift is None else options.mel_shift
-        self.extent = Extent.of(options, info, self._audio.duration, self._audio.path)
-        self._mel = MelStream(
-            self._voice,
-            self._fps,
-            shift,
-            pool,
-            pause_threshold=options.pause_threshold,
-            is_endless=voice is not None or self.extent.follows_video,
-        )
-
-    def close(self) -> None:
-        """Close the audio. All stages of the pass must have ended."""
-        self._mel.close()
-
-    def mel_window(self, index: int) -> Mel | Wav2LipError | None:
-        """Return the mel window of a frame, or the error of its audio.
-
-        Returns None after the last frame and after the output has failed. Call it in one thread, with frames
-        in order.
-        """
-        if self.extent.has_ended(index) or self._closed.is_set():
-            return None
-        try:
-            return self._mel.window(self.extent.first + index)
-        except Wav2LipError as error:
-            self._closed.set()
-            return error
 
     def write(self, dubbed: Iterator[DubbedFrame], number: int, num_outputs: int, depth: int) -> DubReport:
         """Write the video with the mouths at position `number`, that of this output in the pass.
@@ -146,12 +95,10 @@ class OutputWriter:
         then unchanged.
         """
         stopwatch = Stopwatch()
-        must_have_face = self._options.faces.no_face == "error"
-        recorder = FrameRecorder(self._info.path, self._fps, must_have_face, start=self.extent.first)
-        needed = itertools.islice(self._needed(dubbed), self.extent.limit)
+        recorder = self.recorder()
         lanes = max(1, blend_lanes() // num_outputs)
-        show = stopwatch.lane("blend", self._show, lanes)
-        pasted = map_in_threads(show, self._damped(recorder.record(needed), number), lanes)
+        show = stopwatch.lane("blend", self.show, lanes)
+        pasted = map_in_threads(show, self.damped(dubbed, number, recorder), lanes)
         check = self._new_check() if self._options.checks_output else None
         blended: Any = stopwatch.work("blend", pasted)
         images = blended = prefetch(_images(blended) if check is None else blended, depth)
@@ -159,26 +106,23 @@ class OutputWriter:
             watched = check.watch(stopwatch.wait("check", blended))
             images = prefetch(stopwatch.work("check", watched), depth)
         start = perf_counter()
-        try:
-            with contextlib.closing(blended), contextlib.closing(images), self._cancelling():
-                write_video(
-                    self._with_progress(stopwatch.wait("encode", images)),
-                    self._output.outfile,
-                    fps=self._fps,
-                    audio=Soundtrack(
-                        source=self._audio,
-                        start=self.extent.first / self._fps,
-                        fit=self._options.fits_audio,
-                    ),
-                    options=self._options.encode,
-                    tags=VideoTags(
-                        comment=self._comment(),
-                        pixel_aspect=self._info.pixel_aspect,
-                        source=self._info.path,
-                    ),
-                )
-        finally:
-            self._closed.set()
+        with contextlib.closing(blended), contextlib.closing(images), self.cancelling():
+            write_video(
+                self._with_progress(stopwatch.wait("encode", images)),
+                self._output.outfile,
+                fps=self._fps,
+                audio=Soundtrack(
+                    source=self._audio,
+                    start=self.extent.first / self._fps,
+                    fit=self._options.fits_audio,
+                ),
+                options=self._options.encode,
+                tags=VideoTags(
+                    comment=self._comment(),
+                    pixel_aspect=self._info.pixel_aspect,
+                    source=self._info.path,
+                ),
+            )
         stopwatch.add("encode", perf_counter() - start)
         stages = {**self._stopwatch.times, **stopwatch.times}
         report = self._report(recorder, stages, num_outputs)
@@ -194,46 +138,6 @@ class OutputWriter:
 
         start, device = self.extent.first / self._fps, str(self._models.device)
         return OutputCheck(self._voice, self._fps, start, self._options.faces, device)
-
-    @contextlib.contextmanager
-    def _cancelling(self) -> Iterator[None]:
-        """If the block fails, cancel the search for pauses, for which the blending stage may be waiting."""
-        try:
-            yield
-        except BaseException:
-            self._mel.cancel()
-            raise
-
-    def _needed(self, dubbed: Iterable[DubbedFrame]) -> Iterator[DubbedFrame]:
-        """Yield the frames up to the end of the output."""
-        for item in dubbed:
-            if self.extent.is_after_both(item.selected.tracked.frame):
-                return
-            yield item
-            del item
-
-    def _damped(self, dubbed: Iterable[DubbedFrame], number: int) -> Iterator[tuple[SelectedFrame, Mouth]]:
-        """Yield the frames with their mouths, damped in pauses. Raises the error of the audio."""
-        damper: SilenceDamper | None = None
-        for item in dubbed:
-            selected, mouth = item.selected, item.mouths[number]
-            tracked = selected.tracked
-            if isinstance(mouth, Wav2LipError):
-                raise mouth
-            if self._options.pause_threshold is not None:
-                damper = damper or SilenceDamper(self._mel.pauses(), self._fps, self._mel.shift)
-                mouth = damper(self.extent.first + tracked.frame.index, mouth, tracked.cut)
-            yield selected, mouth
-            del item, selected, tracked, mouth  # the consumer decides how long a frame is held
-
-    def _show(self, frame: tuple[SelectedFrame, Mouth]) -> tuple[SelectedFrame, YuvImage]:
-        """Return a frame, and its image with the mouth; one that stays as filmed is returned unchanged."""
-        selected, mouth = frame
-        yuv, box = selected.tracked.frame.yuv, selected.tracked.box
-        if box is None or mouth is None:
-            return selected, yuv
-        pasted = paste(yuv, mouth, box, self._mask, selected.front)
-        return selected, pasted if selected.opacity == 1 else fade(yuv, pasted, selected.opacity)
 
     def _with_progress(self, images: Iterable[YuvImage]) -> Iterator[YuvImage]:
         progress = self._output.progress

@@ -8,49 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import os
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import cv2
+from typing import TYPE_CHECKING, Any
 
 from wav2lip_npu import signals
-from wav2lip_npu.data.clip_layout import FACE_SIZE
-from wav2lip_npu.dubbing.blend import load_mask
-from wav2lip_npu.dubbing.extent import face_frames
-from wav2lip_npu.dubbing.mouths import generate
 from wav2lip_npu.dubbing.options import DubOptions as DubOptions
 from wav2lip_npu.dubbing.outputs import Output, OutputWriter, Progress
 from wav2lip_npu.dubbing.report import DubReport
-from wav2lip_npu.dubbing.selection import select_frames
+from wav2lip_npu.dubbing.stages import mouths_of
 from wav2lip_npu.dubbing.stopwatch import Stopwatch
 from wav2lip_npu.errors import UsageError, Wav2LipError
-from wav2lip_npu.faces.find_faces import find_faces
 from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.media.container import VideoInfo, probed
 from wav2lip_npu.options import expect, with_values
-from wav2lip_npu.parallel.thread_counts import SharedThreadCount, one_core_each
-from wav2lip_npu.parallel.threads import fan_out, prefetch
+from wav2lip_npu.parallel.threads import fan_out
 from wav2lip_npu.storage.atomic import real_name
 from wav2lip_npu.storage.outputs import InputPath
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
 
-Item = TypeVar("Item")
-
-_QUEUE_BYTES = 10 << 20
-"""Bytes of frames that may wait between two stages."""
-_MAX_QUEUE = 16
 _MEL_THREADS = 2
 """Number of recordings whose pauses are computed concurrently."""
-_OPENCV_THREADS = SharedThreadCount(cv2.getNumThreads, cv2.setNumThreads)
-_LARGE_DETECTORS = ("s3fd",)
-"""Networks that several cores make faster. The others are small, and give the same results on one core."""
 _OF_MODELS = ("checkpoint_path", "device", "precision", "engine")
 """Options of `load_models` that `dub` does not accept."""
 
@@ -103,11 +85,11 @@ def dub(
 
     """
     output = Output(audio, outfile, progress=progress, voice=voice)
-    options = _options(options, values)
+    options = with_dub_options(options, values)
     info = probed(face)
     output.check(_inputs(info, [output], options), audio_track=options.audio_track)
     signals.check()
-    (result,) = _dub_all(info, [output], _models(models, options), options, None)
+    (result,) = _dub_all(info, [output], loaded_models(models, options), options, None)
     if isinstance(result, Exception):
         raise result
     return result
@@ -151,7 +133,7 @@ def dub_many(
         ...     print(result if isinstance(result, Exception) else result.outfile)
 
     """
-    options = _options(options, values)
+    options = with_dub_options(options, values)
     wanted = [_output(item) for item in outputs]
     for name, count in Counter(real_name(output.outfile) for output in wanted).items():
         if count > 1:
@@ -167,7 +149,7 @@ def dub_many(
         except Wav2LipError as error:
             results[number] = error
     if checked:
-        dubbed = _dub_all(info, list(checked.values()), _models(models, options), options, memory)
+        dubbed = _dub_all(info, list(checked.values()), loaded_models(models, options), options, memory)
         results |= zip(checked, dubbed, strict=True)
     return [results[number] for number in range(len(wanted))]
 
@@ -194,14 +176,16 @@ def _output(item: Output | tuple[str | os.PathLike[str], str | os.PathLike[str]]
     return Output(*item)
 
 
-def _options(options: DubOptions | None, values: Mapping[str, Any]) -> DubOptions:
+def with_dub_options(options: DubOptions | None, values: Mapping[str, Any]) -> DubOptions:
+    """Return the options with values by name. Raises `UsageError` for an unknown one."""
     for name in values:
         if name in _OF_MODELS:
             raise UsageError(f"{name} is an option of load_models. Pass models=load_models({name}=...).")
     return with_values(expect(options, DubOptions), values)
 
 
-def _models(models: Models | Callable[[], Models] | None, options: DubOptions) -> Models:
+def loaded_models(models: Models | Callable[[], Models] | None, options: DubOptions) -> Models:
+    """Return the argument `models` of a dub, loaded."""
     from wav2lip_npu.dubbing.inference import expect_models, load_models
 
     if models is None:
@@ -246,50 +230,10 @@ def _write_all(
     memory: FaceMemory | None,
     stopwatch: Stopwatch,
 ) -> list[DubReport | Exception]:
-    """Run the chain of stages: decode, track, generate, and in each writer blend and encode."""
-    from wav2lip_npu.dubbing.inference import GeneratorRunner
-
-    options.limits.warn_if_unused(models.detector.name, has_constant_box=options.faces.has_constant_box)
-    depth = min(_MAX_QUEUE, max(2, _QUEUE_BYTES * 2 // (3 * info.width * info.height)))
-    limits = [writer.extent.limit for writer in writers]
-    longest = max(sys.maxsize if limit is None else limit for limit in limits)
-    if options.section(info)[0]:
-        memory = None  # its frame numbers count from the beginning of the video
-    if memory is not None:
-        memory.expect_frames(longest)
-    runner = GeneratorRunner(models, options.wav2lip_batch_size, load_mask(options.blend, FACE_SIZE))
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_OPENCV_THREADS.borrowed(1))  # the stages already use all cores
-
-        def stage(name: str, items: Iterator[Item]) -> Iterator[Item]:
-            """Run a stage in its own thread, which ends with this function at the latest."""
-            running = prefetch(stopwatch.work(name, items), depth)
-            stack.callback(running.close)
-            return running
-
-        audio_frames = max(writer.extent.audio_frames for writer in writers)
-        frames = stage("decode", face_frames(info, options, audio_frames))
-        tracked = find_faces(stopwatch.wait("faces", frames), models.detector, options.faces, memory)
-        fps, skipped = options.output_fps(info), options.skipped_frames(info)
-        selected = select_frames(tracked, options.limits, skipped, fps, options.load_occlusion())
-        # Cut off after tracking, not before: the last boxes depend on later frames, and must not depend on
-        # the length of the audio.
-        selected = itertools.islice(selected, longest)
-        if models.detector.name not in _LARGE_DETECTORS:
-            prepare = stack.enter_context(one_core_each(models.device))
-            selected = _prepared(prepare, selected)
-        selected = stage("faces", selected)
-        windows = [writer.mel_window for writer in writers]
-        dubbed = stage("generate", generate(selected, windows, runner, stopwatch))
-        output_depth = max(2, depth // len(writers))
+    """Run the stages up to the mouths once, and those of each writer: blend and encode."""
+    with mouths_of(info, writers, models, options, stopwatch, memory) as (dubbed, depth):
         consumers = [
-            functools.partial(writer.write, number=number, num_outputs=len(writers), depth=output_depth)
+            functools.partial(writer.write, number=number, num_outputs=len(writers), depth=depth)
             for number, writer in enumerate(writers)
         ]
-        return fan_out(dubbed, consumers, output_depth)
-
-
-def _prepared(prepare: Callable[[], None], items: Iterator[Item]) -> Iterator[Item]:
-    """Yield the items, after a call of `prepare` in the thread that asks for them."""
-    prepare()
-    yield from items
+        return fan_out(dubbed, consumers, depth)

@@ -1,4 +1,4 @@
-"""Read frames from videos of any container, rate and orientation, and from images.
+"""Read frames from videos of any container, rate and orientation, from images and from memory.
 
 Frames are upright and come at a constant rate. They stay in YUV (`Frame.yuv`) until `Frame.image` converts
 them to BGR, which the networks were trained on.
@@ -22,6 +22,7 @@ from wav2lip_npu.media import container as containers
 from wav2lip_npu.media.container import VideoInfo
 from wav2lip_npu.media.deinterlace import deinterlaced
 from wav2lip_npu.media.frame_rate import at_constant_rate
+from wav2lip_npu.media.frame_sequence import FrameSequence, Numbered
 from wav2lip_npu.media.geometry import Geometry, upright
 from wav2lip_npu.media.heif import decode_grid, read_grid
 from wav2lip_npu.media.images import read_image, read_webp
@@ -35,8 +36,6 @@ _SEEK_LEAD = 16
 _REVERSE_BYTES = 96 << 20
 """Bytes of frames that are decoded at once for reverse playback."""
 _ORIGINAL = Geometry()
-_Numbered = tuple[int, YuvImage]
-"""Number of a frame in the face video, and its image."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def read_frames(
         yuv = geometry.apply(_still_image(info))
         yield from (Frame(index, yuv, 0) for index in itertools.count())
         return
-    video = _Video(info, fps or info.fps, geometry)
+    video = info if isinstance(info, FrameSequence) else _Video(info, fps or info.fps, geometry)
     indices = itertools.count()
     for number, yuv in video.first_pass(start):
         yield Frame(next(indices), yuv, number)
@@ -122,7 +121,7 @@ def frame_at(info: VideoInfo, seconds: float) -> YuvImage:
     raise containers.no_frame(info.path)
 
 
-def _repeated(video: _Video, loop: Loop, start: int) -> Iterator[_Numbered]:
+def _repeated(video: _Video | FrameSequence, loop: Loop, start: int) -> Iterator[Numbered]:
     """Yield number and image of the frames after the first pass, beginning at frame `start` of the output."""
     length = video.length
     offset = max(0, start - length)
@@ -155,7 +154,7 @@ class _Video:
         self._size: tuple[int, int] | None = None
         self._converted: tuple[VideoFrame, YuvImage] | None = None
 
-    def first_pass(self, start: int = 0) -> Iterator[_Numbered]:
+    def first_pass(self, start: int = 0) -> Iterator[Numbered]:
         """Yield number and image of all frames from `start` on, and store all time stamps for `replay`.
 
         Raises `MediaError` at the end if no frame was decoded, or far fewer than the file states.
@@ -176,12 +175,12 @@ class _Video:
         containers.check_complete(self._info.path, "video", seconds, self._info.duration)
 
     @property
-    def last(self) -> _Numbered:
+    def last(self) -> Numbered:
         """Number and image of the last frame, after the first pass."""
         assert self._last is not None
         return self.length - 1, self._convert(self._last)
 
-    def replay(self, start: int, stop: int) -> Iterator[_Numbered]:
+    def replay(self, start: int, stop: int) -> Iterator[Numbered]:
         """Yield number and image of frames start..stop again, identical to the first pass."""
         wanted = start
         if self._stamps is not None and start > _SEEK_LEAD:
@@ -203,7 +202,7 @@ class _Video:
             f"{self._info.path} changed or became unreadable while it was being read. Run the command again."
         )
 
-    def backwards(self, start: int, stop: int) -> Iterator[_Numbered]:
+    def backwards(self, start: int, stop: int) -> Iterator[Numbered]:
         """Yield number and image of frames start..stop from last to first, decoded in bounded pieces."""
         piece = 8
         while stop > start:
@@ -229,6 +228,8 @@ class _Video:
 
 
 def _still_image(info: VideoInfo) -> YuvImage:
+    if isinstance(info, FrameSequence):
+        return info.last[1]
     if info.kind == "image":
         return YuvImage.from_image(read_image(info.path), SCREEN)
     grid = read_grid(info.path)

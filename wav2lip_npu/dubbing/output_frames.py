@@ -1,0 +1,146 @@
+"""The frames of one output: its audio, its length, and its mouths in the frames of the face video."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING
+
+from wav2lip_npu import device
+from wav2lip_npu.data.clip_layout import FACE_SIZE
+from wav2lip_npu.dubbing.blend import fade, load_mask, paste
+from wav2lip_npu.dubbing.extent import Extent
+from wav2lip_npu.dubbing.mel_stream import MelStream
+from wav2lip_npu.dubbing.mouths import DubbedFrame
+from wav2lip_npu.dubbing.options import DubOptions
+from wav2lip_npu.dubbing.report import FrameRecorder
+from wav2lip_npu.dubbing.selection import SelectedFrame
+from wav2lip_npu.dubbing.temporal_smoothing import SilenceDamper
+from wav2lip_npu.errors import Wav2LipError
+from wav2lip_npu.media.audio_reader import measure_audio
+from wav2lip_npu.media.container import VideoInfo
+from wav2lip_npu.media.yuv_image import Image, YuvImage
+from wav2lip_npu.mel import Mel
+
+if TYPE_CHECKING:
+    from wav2lip_npu.dubbing.inference import Models
+
+Mouth = Image | None
+_CORES_PER_BLEND_LANE, _MAX_BLEND_LANES = 4, 4
+"""The other cores encode, track and run the generator."""
+
+
+def blend_lanes() -> int:
+    """Return the number of threads that blend frames."""
+    return max(1, min(_MAX_BLEND_LANES, device.cpu_count() // _CORES_PER_BLEND_LANE))
+
+
+class OutputFrames:
+    """The frames of one output of a pass over a face video.
+
+    Raises `MediaError` if the audio cannot be read.
+    """
+
+    def __init__(
+        self,
+        audio: str | os.PathLike[str],
+        voice: str | os.PathLike[str] | None,
+        info: VideoInfo,
+        models: Models,
+        options: DubOptions,
+        pool: Executor,
+    ) -> None:
+        self._info, self._options = info, options
+        self._closed = threading.Event()
+        self._mask = load_mask(options.blend, FACE_SIZE)
+        self._fps = options.output_fps(info)
+        self._audio = measure_audio(audio, options.audio_track)
+        separate = None if voice is None else measure_audio(voice)
+        self._voice = separate or self._audio
+        shift = models.mel_shift if options.mel_shift is None else options.mel_shift
+        self.extent = Extent.of(options, info, self._audio.duration, self._audio.path)
+        self._mel = MelStream(
+            self._voice,
+            self._fps,
+            shift,
+            pool,
+            pause_threshold=options.pause_threshold,
+            is_endless=separate is not None or self.extent.follows_video,
+        )
+
+    def close(self) -> None:
+        """Close the audio. All stages of the pass must have ended."""
+        self._mel.close()
+
+    def mel_window(self, index: int) -> Mel | Wav2LipError | None:
+        """Return the mel window of a frame, or the error of its audio.
+
+        Returns None after the last frame and after the output has failed. Call it in one thread, with frames
+        in order.
+        """
+        if self.extent.has_ended(index) or self._closed.is_set():
+            return None
+        try:
+            return self._mel.window(self.extent.first + index)
+        except Wav2LipError as error:
+            self._closed.set()
+            return error
+
+    def recorder(self) -> FrameRecorder:
+        """Return what records the frames of `damped`."""
+        must_have_face = self._options.faces.no_face == "error"
+        return FrameRecorder(self._info.path, self._fps, must_have_face, start=self.extent.first)
+
+    def damped(
+        self, dubbed: Iterator[DubbedFrame], number: int, recorder: FrameRecorder
+    ) -> Iterator[tuple[SelectedFrame, Mouth]]:
+        """Yield the frames of the output with the mouths at position `number`, damped in pauses.
+
+        Raises `FaceError`, and the error of the audio.
+        """
+        damper: SilenceDamper | None = None
+        for item in recorder.record(itertools.islice(self._needed(dubbed), self.extent.limit)):
+            selected, mouth = item.selected, item.mouths[number]
+            tracked = selected.tracked
+            if isinstance(mouth, Wav2LipError):
+                raise mouth
+            if self._options.pause_threshold is not None:
+                damper = damper or SilenceDamper(self._mel.pauses(), self._fps, self._mel.shift)
+                mouth = damper(self.extent.first + tracked.frame.index, mouth, tracked.cut)
+            yield selected, mouth
+            del item, selected, tracked, mouth  # the consumer decides how long a frame is held
+
+    def show(self, frame: tuple[SelectedFrame, Mouth]) -> tuple[SelectedFrame, YuvImage]:
+        """Return a frame, and its image with the mouth; one that stays as filmed is returned unchanged."""
+        selected, mouth = frame
+        yuv, box = selected.tracked.frame.yuv, selected.tracked.box
+        if box is None or mouth is None:
+            return selected, yuv
+        pasted = paste(yuv, mouth, box, self._mask, selected.front)
+        return selected, pasted if selected.opacity == 1 else fade(yuv, pasted, selected.opacity)
+
+    @contextlib.contextmanager
+    def cancelling(self) -> Iterator[None]:
+        """After the block, give no more mel windows. If it fails, cancel the search for pauses, too.
+
+        The blending stage may be waiting for it.
+        """
+        try:
+            yield
+        except BaseException:
+            self._mel.cancel()
+            raise
+        finally:
+            self._closed.set()
+
+    def _needed(self, dubbed: Iterable[DubbedFrame]) -> Iterator[DubbedFrame]:
+        """Yield the frames up to the end of the output."""
+        for item in dubbed:
+            if self.extent.is_after_both(item.selected.tracked.frame):
+                return
+            yield item
+            del item
