@@ -21,7 +21,7 @@ from support.faces import SquareDetector, face_frames, write_audio
 from support.marks import slow
 from support.networks import copying_generator
 from wav2lip_npu import device as devices
-from wav2lip_npu.dubbing import inference, output_frames, pipeline
+from wav2lip_npu.dubbing import inference, output_frames, outputs, pipeline, stages
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.errors import FaceError, MediaError, UsageError
@@ -150,7 +150,7 @@ def test_result_without_prefetch_is_identical(models, face_video, speech, tmp_pa
     pipeline.dub(
         face_video, speech, tmp_path / "ahead.mp4", models=models, options=DubOptions(encode=LOSSLESS)
     )
-    for module in (pipeline, outputs):
+    for module in (stages, outputs):
         monkeypatch.setattr(module, "prefetch", lambda items, depth: items)
     pipeline.dub(
         face_video, speech, tmp_path / "plain.mp4", models=models, options=DubOptions(encode=LOSSLESS)
@@ -402,7 +402,7 @@ def test_models_are_loaded_after_the_files_are_checked(face_video, tmp_path):
 
 
 def test_face_size_matches_the_networks():
-    assert pipeline.FACE_SIZE == FACE_SIZE
+    assert stages.FACE_SIZE == FACE_SIZE
 
 
 @pytest.mark.any_device

@@ -65,7 +65,15 @@ def test_same_file_in_all_figures(talk, folder, capsys, caplog):
 
 def test_figures_of_both_are_of_the_frames_that_both_have(talk, tmp_path):
     short = write_talk(tmp_path / "short.mp4", 1)
-    report = wav2lip_npu.evaluate(talk, truth=short, device="cpu", metrics=("mouth", "skin", "track"))
+    counts: list[tuple[int, int]] = []
+    report = wav2lip_npu.evaluate(
+        talk,
+        truth=short,
+        device="cpu",
+        metrics=("mouth", "skin", "track"),
+        frame_progress=lambda *count: counts.append(count),
+    )
+    assert counts == [(number, 55) for number in range(1, 56)]
     for name in ("motion", "sharpness", "flicker"):
         assert report.figures[name].generated == pytest.approx(report.figures[name].truth, rel=0.05)
 

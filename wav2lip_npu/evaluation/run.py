@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from time import perf_counter
 from typing import Any
 
@@ -14,12 +14,10 @@ from wav2lip_npu.evaluation.inputs import Pair, PathLike, pair_videos, read_orig
 from wav2lip_npu.evaluation.judges import Judges, fid_figure, load_judges
 from wav2lip_npu.evaluation.options import EvaluateOptions
 from wav2lip_npu.evaluation.report import EvaluationReport, VideoEvaluation, mean_figures
-from wav2lip_npu.evaluation.video import evaluate_video
+from wav2lip_npu.evaluation.video import Progress, evaluate_video
 from wav2lip_npu.options import expect, with_values
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
 
 
 @signals.deferred()
@@ -32,6 +30,7 @@ def evaluate(
     filelist: PathLike | None = None,
     data_root: PathLike | None = None,
     progress: Progress | None = None,
+    frame_progress: Progress | None = None,
     options: EvaluateOptions | None = None,
     **values: Any,
 ) -> EvaluationReport:
@@ -51,6 +50,8 @@ def evaluate(
             results.
         data_root: Folder of the videos of `filelist`.
         progress: Called with the number of videos done and the total.
+        frame_progress: Called with the number of frames of the current video done, 25 per second, and their
+            expected total.
         options: Options of the evaluation. Default: `EvaluateOptions()`.
         **values: Options by name, such as `metrics=("expert", "picture")`. They override `options`.
 
@@ -78,7 +79,7 @@ def evaluate(
         if progress is not None:
             progress(number, len(pairs))
         try:
-            videos.append(evaluate_video(pair, judges, options))
+            videos.append(evaluate_video(pair, judges, options, frame_progress))
         except Wav2LipError as error:
             log.warning("%s is skipped: %s", pair.generated, error)
             failed[pair.generated] = str(error)

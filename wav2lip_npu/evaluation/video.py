@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 
-import cv2
 import numpy as np
 
 from wav2lip_npu import signals
-from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.evaluation.audio_track import AudioTrack, read_track
 from wav2lip_npu.evaluation.expert_judge import ExpertJudge, ExpertScore
 from wav2lip_npu.evaluation.frame_pair import Figure, FramePair, Measure
@@ -26,6 +24,7 @@ from wav2lip_npu.evaluation.picture import PictureMeasure
 from wav2lip_npu.evaluation.published_judge import PublishedJudge, TrackScore
 from wav2lip_npu.evaluation.report import VideoEvaluation
 from wav2lip_npu.evaluation.skin import SkinMeasure
+from wav2lip_npu.evaluation.thumbnails import Thumbnails
 from wav2lip_npu.evaluation.timing import measure_timing
 from wav2lip_npu.evaluation.track_figures import TrackMeasure
 from wav2lip_npu.faces.find_faces import find_faces
@@ -39,12 +38,19 @@ from wav2lip_npu.parallel.threads import prefetch
 FPS = Fraction(TRAINING_FPS)
 _QUEUE_BYTES = 24 << 20
 _MAX_QUEUE = 16
-_THUMBNAILS = 12
 _CURVE_POINTS = 600
 
 
-def evaluate_video(pair: Pair, judges: Judges, options: EvaluateOptions) -> VideoEvaluation:
-    """Return the figures of one video. Raises `MediaError` and `DataError`."""
+Progress = Callable[[int, int], None]
+
+
+def evaluate_video(
+    pair: Pair, judges: Judges, options: EvaluateOptions, progress: Progress | None = None
+) -> VideoEvaluation:
+    """Return the figures of one video. Raises `MediaError` and `DataError`.
+
+    `progress` is called with the number of frames done and the expected total.
+    """
     info = probed(pair.generated)
     truth = None if pair.truth is None else probed(pair.truth)
     if truth is not None and truth.is_image:  # of which a batch made a video: its mouth does not move
@@ -55,7 +61,7 @@ def evaluate_video(pair: Pair, judges: Judges, options: EvaluateOptions) -> Vide
         sides["truth"] = _Side(truth, judges, options)
     measures = _Measures(pair, info, sides, judges, options)
     frames = faces = 0
-    thumbnails = _Thumbnails()
+    thumbnails = Thumbnails()
     with contextlib.ExitStack() as stack:
         tracked = _tracked(info, judges, options, stack)
         originals = iter(()) if truth is None else _tracked(truth, judges, options, stack)
@@ -71,6 +77,8 @@ def evaluate_video(pair: Pair, judges: Judges, options: EvaluateOptions) -> Vide
             thumbnails.add(generated)
             frames, faces = frames + 1, faces + (generated.box is not None)
             del generated, original
+            if progress is not None:
+                progress(frames, max(frames, round((info.duration or 0) * FPS)))
     return _result(pair, sides, measures, thumbnails, frames, faces)
 
 
@@ -200,31 +208,11 @@ class _Measures:
         return "no face, or frames of different sizes"
 
 
-class _Thumbnails:
-    """Up to twelve evenly spaced pictures of the face."""
-
-    def __init__(self) -> None:
-        self.images: list[tuple[int, bytes]] = []
-        self._stride, self._count = 1, 0
-
-    def add(self, tracked: TrackedFrame) -> None:
-        """Add a frame; every `_stride`-th with a face is kept."""
-        if tracked.box is None:
-            return
-        if self._count % self._stride == 0:
-            face = tracked.frame.yuv.crop(tracked.box, FACE_SIZE)
-            jpeg = bytes(cv2.imencode(".jpg", face, [cv2.IMWRITE_JPEG_QUALITY, 85])[1])
-            self.images.append((tracked.frame.index, jpeg))
-            if len(self.images) > _THUMBNAILS:
-                self.images, self._stride = self.images[::2], 2 * self._stride
-        self._count += 1
-
-
 def _result(
     pair: Pair,
     sides: dict[str, _Side],
     measures: _Measures,
-    thumbnails: _Thumbnails,
+    thumbnails: Thumbnails,
     frames: int,
     faces: int,
 ) -> VideoEvaluation:
