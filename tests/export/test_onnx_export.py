@@ -378,7 +378,7 @@ def test_bad_input_is_one_line(command, tmp_path, words, expected_text):
 
 
 @pytest.mark.parametrize(
-    ("flag", "value"), [("--network", "discriminator"), ("--format", "tflite"), ("--precision", "int8")]
+    ("flag", "value"), [("--network", "discriminator"), ("--format", "tflite"), ("--precision", "int4")]
 )
 def test_unknown_choice_is_refused(command, flag, value):
     code, _, err = command(flag, value)
@@ -407,7 +407,10 @@ def test_example_inputs_have_the_shapes_of_the_manifest():
         {"batch": 0},
         {"batch": 257},
         {"network": "discriminator"},
-        {"precision": "int8"},
+        {"precision": "int4"},
+        {"precision": "int8", "network": "syncnet"},
+        {"calibration_face": "talk.mp4"},
+        {"precision": "int8", "calibration_audio": "speech.wav"},
         {"size": (64, 64)},
         {"network": "s3fd", "batch": 1},
         {"network": "s3fd", "size": (31, 64)},

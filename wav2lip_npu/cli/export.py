@@ -16,10 +16,12 @@ from wav2lip_npu.errors import UsageError
 from wav2lip_npu.export.manifest import manifest_path
 from wav2lip_npu.export.options import (
     DETECTORS,
+    INT8,
     OM,
     ExportOptions,
     Format,
     Precision,
+    calibration_inputs,
     file_name,
     network_named,
 )
@@ -42,6 +44,8 @@ class ExportCommand:
     wav2lip-npu export --checkpoint_path wav2lip.pth --batch 1 8 32
 
     wav2lip-npu export --checkpoint_path wav2lip.pth --format om --chip Ascend310P3
+
+    wav2lip-npu export --checkpoint_path wav2lip.pth --int8 --calibration_face talk.mp4
     """
 
     checkpoint_path: str = STARTER
@@ -56,6 +60,13 @@ class ExportCommand:
     --format om or --chip, else 0."""
     precision: Precision = "fp32"
     """Number format inside the files. Inputs and outputs are float32."""
+    int8: bool = False
+    """The same as --precision int8: a generator for CPUs with VNNI or AMX. It is written only if its mouths
+    and their sync hardly differ on the calibration clip."""
+    calibration_face: str | None = None
+    """Face video or image for --int8, best of the person to dub. None: a bundled clip."""
+    calibration_audio: str | None = None
+    """Audio file for --calibration_face. None: its own audio."""
     size: tuple[int, int] | None = None
     """Height and width of the images for a detector, required with a fixed batch size; multiples of 32 for
     retinaface. None: any size."""
@@ -72,6 +83,8 @@ class ExportCommand:
             raise UsageError(f"--batch {' '.join(map(str, batches))}: pass every size once.")
         if 0 in batches and self.format == OM:
             raise UsageError("--format om needs a fixed batch size. Pass --batch 1 8.")
+        if self._precision() == INT8 and (self.format == OM or self.chip):
+            raise UsageError("--int8 is for CPUs. Remove --format om and --chip, or --int8.")
         list(self._files())
 
     def run(self) -> None:
@@ -100,7 +113,16 @@ class ExportCommand:
         kind = network_named(self.network)
         is_detector = kind in DETECTORS and self.checkpoint_path == STARTER
         weights = [] if is_detector else weights_inputs("--checkpoint_path", self.checkpoint_path, kind)
-        check_outputs([OutputPath("--outdir", path) for path in written], [*weights, *detector_inputs()])
+        calibration = calibration_inputs(next(self._files())[0])
+        check_outputs(
+            [OutputPath("--outdir", path) for path in written], [*weights, *detector_inputs(), *calibration]
+        )
+
+    def _precision(self) -> Precision:
+        """Return the number format. Raises `UsageError` if two are given."""
+        if self.int8 and self.precision not in ("fp32", INT8):
+            raise UsageError(f"--int8 conflicts with --precision {self.precision}. Pass one of them.")
+        return "int8" if self.int8 else self.precision
 
     def _batches(self) -> tuple[int, ...]:
         return self.batch or ((_OM_BATCH,) if self.format == OM or self.chip else (0,))
@@ -110,9 +132,11 @@ class ExportCommand:
         for batch in self._batches():
             options = ExportOptions(
                 network=network_named(self.network),  # type: ignore[arg-type]
-                precision=self.precision,
+                precision=self._precision(),
                 batch=None if batch == 0 else batch,
                 size=self.size,
+                calibration_face=self.calibration_face,
+                calibration_audio=self.calibration_audio,
             )
             yield options, Path(self.outdir) / file_name(self.network, options)
 
@@ -139,9 +163,7 @@ def _log(exported: ExportedFile, source: Path) -> None:
     manifest = exported.manifest
     shapes = "; ".join(f"{name} {shape}" for name, shape in {**manifest.inputs, **manifest.outputs}.items())
     log.info("%s: opset %d, %s", exported.path, manifest.opset, shapes)
+    difference = exported.quality or f"{exported.difference:.1e}"
     log.info(
-        "  exported from %s (sha256 %s), difference from PyTorch %.1e",
-        source,
-        manifest.sha256[:12],
-        exported.difference,
+        "  exported from %s (sha256 %s), difference from PyTorch %s", source, manifest.sha256[:12], difference
     )

@@ -174,13 +174,13 @@ def _check_source(path: str, manifest: Manifest, loaded: LoadedNetwork) -> None:
 
 
 def _file_side(name: str, manifest: Manifest, run: Session, is_om: bool) -> Side:
-    reduced = manifest.precision == "fp16" or is_om
+    amp = "fp16" if is_om else {"fp32": "off"}.get(manifest.precision, manifest.precision)
     fixed_size = manifest.network in DETECTORS and manifest.batch
     height, width = manifest.inputs["image"][2:] if fixed_size else DYNAMIC_SIZE
     return Side(
         name + (f" b{manifest.batch}" if manifest.batch else ""),
         lambda arrays: run_in_batches(run, manifest.batch, arrays),
-        "fp16" if reduced else "off",
+        amp,
         (int(height), int(width)),
     )
 

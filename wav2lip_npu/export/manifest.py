@@ -25,7 +25,9 @@ OPERATORS = frozenset(
     {"Add", "Cast", "Concat", "Constant", "Conv", "ConvTranspose", "Div", "Flatten", "LeakyRelu", "Max"}
     | {"MaxPool", "Mul", "ReduceL2", "ReduceMax", "Relu", "Resize", "Sigmoid", "Split", "Sub"}
 )
-"""Operators of all exports. `atc` can compile each of them, see the vendor's list in docs/export.md."""
+"""Operators of all exports but int8. `atc` can compile each, see the vendor's list in docs/export.md."""
+INT8_OPERATORS = frozenset({"DequantizeLinear", "QuantizeLinear", "Reshape", "Transpose"})
+"""Further operators of int8 exports."""
 FEATURE = "feature_"
 """Prefix of the names of a generator's face features, which are numbered from the finest."""
 DYNAMIC = "batch"
@@ -58,7 +60,7 @@ class Manifest:
     network: str
     """`generator`, `syncnet`, `s3fd` or `retinaface`."""
     precision: str
-    """Number format inside, `fp32` or `fp16`. Inputs and outputs are float32."""
+    """Number format inside: `fp32`, `fp16` or `int8`. Inputs and outputs are float32."""
     batch: int | None
     """Batch size, `None` for any."""
     opset: int
@@ -128,7 +130,7 @@ def read_onnx(path: str | os.PathLike[str], network: str | None = None) -> tuple
     manifest = _checked(_parsed(text, source), network, source)
     if has_external_data(model, onnx):
         raise _foreign(source, "it refers to other files")
-    if unknown := sorted({_full_name(node) for node in model.graph.node} - OPERATORS):
+    if unknown := sorted({_full_name(node) for node in model.graph.node} - OPERATORS - INT8_OPERATORS):
         raise _foreign(source, f"no export contains the operator {unknown[0]}")
     if not is_plain(model):
         raise _foreign(source, "it contains more than a plain graph")

@@ -16,10 +16,26 @@ from torch.nn import functional
 
 from wav2lip_npu import __version__
 from wav2lip_npu.errors import ExportError, UsageError
-from wav2lip_npu.export.engines import Arrays, Session, make_session
+from wav2lip_npu.export.calibration import BUNDLED_CLIP, read_samples
+from wav2lip_npu.export.engines import FILE_BATCH, Arrays, Session, make_session
+from wav2lip_npu.export.int8_quality import (
+    MAX_CONFIDENCE_CHANGE,
+    MAX_GREY_LEVELS,
+    RANGE_STEP,
+    Int8Quality,
+    measure_quality,
+)
 from wav2lip_npu.export.manifest import INPUTS, KINDS, OPSET, OUTPUTS, Manifest, import_onnx, shapes_of
 from wav2lip_npu.export.onnx_graph import DYNAMIC_SIZE, convert_to_fp16, trace_graph
-from wav2lip_npu.export.options import DETECTORS, ExportOptions, Network, Precision
+from wav2lip_npu.export.onnx_int8 import quantised
+from wav2lip_npu.export.options import (
+    DETECTORS,
+    INT8,
+    ExportOptions,
+    Network,
+    Precision,
+    calibration_inputs,
+)
 from wav2lip_npu.faces import retinaface
 from wav2lip_npu.faces.detectors import detector_inputs
 from wav2lip_npu.faces.s3fd import S3FD_MEANS, load_s3fd, s3fd_path
@@ -61,7 +77,9 @@ class ExportedFile:
     manifest: Manifest
     """Manifest in the metadata of the file."""
     difference: float
-    """Largest difference from PyTorch, relative as in `TOLERANCES`."""
+    """Largest difference from PyTorch, relative as in `TOLERANCES`; of int8, the mean one in the mouth."""
+    quality: Int8Quality | None = None
+    """Figures of an int8 export."""
 
 
 def export_onnx(
@@ -72,6 +90,8 @@ def export_onnx(
     batch: int | None = None,
     precision: Precision = "fp32",
     size: tuple[int, int] | None = None,
+    calibration_face: str | os.PathLike[str] | None = None,
+    calibration_audio: str | os.PathLike[str] | None = None,
 ) -> ExportedFile:
     """Export a network as an ONNX file (opset 13, batch norms folded, one file without external data).
 
@@ -90,13 +110,18 @@ def export_onnx(
         outfile: File to write.
         network: `generator`, `syncnet`, `s3fd` or `retinaface`.
         batch: Batch size, 1 to 256. `None` exports a file that accepts any batch size.
-        precision: Number format inside the file, `fp32` or `fp16`. Inputs and outputs are float32.
+        precision: Number format inside the file, `fp32`, `fp16`, or `int8` for a generator that is fast on
+            CPUs with VNNI or AMX. Inputs and outputs are float32.
         size: Height and width of the images for a detector, required with `batch`. `None` exports a file
             that accepts any size. Sides for RetinaFace are multiples of 32.
+        calibration_face: With `int8`, face video or image by which the ranges are set and the file is
+            compared. `None`: a bundled clip.
+        calibration_audio: Its audio file. `None`: the audio of `calibration_face`.
 
     Returns:
         The path, the manifest and the largest difference from PyTorch, relative to the largest expected
-        output if that is above 1: at most 1e-4, or 2e-2 with `fp16`.
+        output if that is above 1: at most 1e-4, or 2e-2 with `fp16`. With `int8`, `quality` compares the
+        mouths of the clip and their sync.
 
     Raises:
         UsageError: An option is out of range or conflicts with another one, or onnx is not installed.
@@ -106,12 +131,21 @@ def export_onnx(
         ExportError: The exported network differs from PyTorch. No file is written.
 
     """
-    options = ExportOptions(network=network, precision=precision, batch=batch, size=size)
+    texts = {"calibration_face": calibration_face, "calibration_audio": calibration_audio}
+    options = ExportOptions(
+        network=network,
+        precision=precision,
+        batch=batch,
+        size=size,
+        **{name: None if path is None else path_text(path, name) for name, path in texts.items()},
+    )
     checkpoint_path = path_text(checkpoint_path, "checkpoint_path")
     outfile = path_text(outfile, "outfile")
     is_detector = network in DETECTORS and checkpoint_path == STARTER
     weights = [] if is_detector else weights_inputs("checkpoint_path", checkpoint_path, network)
-    check_outputs([OutputPath("outfile", outfile)], [*weights, *detector_inputs()])
+    check_outputs(
+        [OutputPath("outfile", outfile)], [*weights, *detector_inputs(), *calibration_inputs(options)]
+    )
     return write_onnx(load_network(network, checkpoint_path), outfile, options)
 
 
@@ -140,8 +174,13 @@ def write_onnx(loaded: LoadedNetwork, path: str | os.PathLike[str], options: Exp
     """Write an .onnx file. Raises `ExportError` without writing the file if it differs from PyTorch."""
     onnx = import_onnx()
     graph = trace_graph(loaded.network, loaded.module, options.batch, options.size)
+    samples, size = None, options.batch or FILE_BATCH
     if options.precision == "fp16":
         convert_to_fp16(graph)
+    elif options.precision == INT8:
+        face = options.calibration_face or BUNDLED_CLIP
+        samples = read_samples(face, options.calibration_audio or face, loaded.mel_shift or 0.0)
+        graph = quantised(graph, samples.batches(size, RANGE_STEP))
     manifest = Manifest(
         network=loaded.network,
         precision=options.precision,
@@ -159,6 +198,18 @@ def write_onnx(loaded: LoadedNetwork, path: str | os.PathLike[str], options: Exp
     onnx.helper.set_model_props(graph, {MORE: manifest.as_json()})
     onnx.checker.check_model(graph, full_check=True)
     content: bytes = graph.SerializeToString(deterministic=True)
+    name = os.path.basename(path)
+    if samples is not None:
+        expected, measured = (lambda arrays, run=run: run(arrays)[0] for run in _runs(loaded, content))
+        quality = measure_quality(samples, size, expected, measured)
+        if not quality.is_good:
+            raise ExportError(
+                f"{name} differs from PyTorch by {quality}, and was not written: at most {MAX_GREY_LEVELS:g} "
+                f"grey levels and {MAX_CONFIDENCE_CHANGE:g} of confidence at the same offset are accepted. "
+                "Leave out --int8, or pass a clip of the face that you will dub as --calibration_face."
+            )
+        write_output(path, content)
+        return ExportedFile(Path(path), manifest, quality.grey_levels / 255, quality)
     differences = _compare_with_torch(loaded, content, manifest, options.size or DYNAMIC_SIZE)
     worst = max(differences, key=lambda difference: difference.used)
     tolerance = TOLERANCES[options.precision]
@@ -166,7 +217,7 @@ def write_onnx(loaded: LoadedNetwork, path: str | os.PathLike[str], options: Exp
     if not worst.is_small:
         fix = "Pass --precision fp32" if options.precision == "fp16" else "Try another onnxruntime version"
         raise ExportError(
-            f"{os.path.basename(path)} differs from PyTorch by {difference:.1e}, more than {tolerance:g}, "
+            f"{name} differs from PyTorch by {difference:.1e}, more than {tolerance:g}, "
             f"and was not written. {fix}."
         )
     write_output(path, content)
@@ -221,12 +272,17 @@ def _compare_with_torch(
     loaded: LoadedNetwork, content: bytes, manifest: Manifest, size: tuple[int, int]
 ) -> list[Difference]:
     """Compare an exported graph with PyTorch on the example inputs."""
+    batches = [manifest.batch] if manifest.batch else [1, 3]
+    inputs = (arrays for batch in batches for arrays in example_inputs(loaded.network, batch, size))
+    expected, measured = (named_outputs(loaded.network, run) for run in _runs(loaded, content))
+    return compare_runs(inputs, expected, measured, TOLERANCES[manifest.precision])
+
+
+def _runs(loaded: LoadedNetwork, content: bytes) -> tuple[Session, Session]:
+    """Return the network in PyTorch and its exported graph, each as a function of its inputs by name."""
 
     def run_torch(arrays: Arrays) -> list[NDArray[Any]]:
         inputs = [torch.from_numpy(array) for array in arrays.values()]
         return [output.numpy() for output in run_module(loaded.network, loaded.module, inputs)]
 
-    batches = [manifest.batch] if manifest.batch else [1, 3]
-    inputs = (arrays for batch in batches for arrays in example_inputs(loaded.network, batch, size))
-    expected, measured = (named_outputs(loaded.network, run) for run in (run_torch, make_session(content)))
-    return compare_runs(inputs, expected, measured, TOLERANCES[manifest.precision])
+    return run_torch, make_session(content)

@@ -39,14 +39,24 @@ def decoder_part(model: Any) -> Any:
             value.type.tensor_type.shape.dim[2].dim_param = f"rows_of_{value.name}"
     concats = [node for node in graph.node if node.op_type == "Concat"]
     for number, concat in enumerate(reversed(concats[:-1])):
-        whole, start = concat.output[0], f"{_CUT}{number}"
+        last = _quantiser(graph, concat)
+        whole, start = last.output[0], f"{_CUT}{number}"
         cut = f"{whole}_{start}"
         for node in graph.node:
             node.input[:] = [cut if name == whole else name for name in node.input]
         slicing = helper.make_node("Slice", [whole, start, "to_the_end", "rows"], [cut])
-        graph.node.insert(list(graph.node).index(concat) + 1, slicing)
+        graph.node.insert(list(graph.node).index(last) + 1, slicing)
         graph.input.append(helper.make_tensor_value_info(start, kind, [1]))
     return part
+
+
+def _quantiser(graph: Any, node: Any) -> Any:
+    """Return the node that quantises the output of a node, or the node itself if it is not quantised.
+
+    A slice between the two would keep onnxruntime from fusing them.
+    """
+    users = [user for user in graph.node if node.output[0] in user.input]
+    return users[0] if [user.op_type for user in users] == ["QuantizeLinear"] else node
 
 
 class RowSlices(NamedTuple):

@@ -9,13 +9,15 @@ from typing import Literal, get_args
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.checkpoint import published_kind
 from wav2lip_npu.options import check_types
+from wav2lip_npu.storage.outputs import InputPath
 
 Network = Literal["generator", "syncnet", "s3fd", "retinaface"]
 Format = Literal["onnx", "om"]
 Engine = Literal["auto", "torch", "onnx", "om"]
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 TORCH, ONNX, OM = "torch", "onnx", "om"
+INT8 = "int8"
 NETWORKS: tuple[Network, ...] = get_args(Network)
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -43,11 +45,21 @@ class ExportOptions:
     """Batch size; `None` for a file that accepts any."""
     size: tuple[int, int] | None = None
     """Height and width of the images for a detector; `None` for any."""
+    calibration_face: str | None = None
+    """Face video or image for int8; `None` for the bundled clip."""
+    calibration_audio: str | None = None
+    """Its audio file; `None` for the audio of the face video."""
 
     def __post_init__(self) -> None:
         check_types(self)
         if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
             raise UsageError(f"--batch {self.batch} is out of range. Pass 1 to {MAX_BATCH}, 0 for any size.")
+        if self.precision == INT8 and self.network != "generator":
+            raise UsageError(f"--network {self.network} has no int8 export. Pass --network generator.")
+        if self.precision != INT8 and (self.calibration_face or self.calibration_audio):
+            raise UsageError("--calibration_face and --calibration_audio are for int8. Pass --int8.")
+        if self.calibration_audio and not self.calibration_face:
+            raise UsageError("--calibration_audio needs a face. Pass --calibration_face talk.mp4.")
         is_detector = self.network in DETECTORS
         if self.size is not None and not (is_detector and all(n in _SIZES for n in self.size)):
             raise UsageError(
@@ -62,6 +74,12 @@ class ExportOptions:
             raise UsageError(
                 f"--network {self.network} with --batch needs an image size. Pass --size 320 576."
             )
+
+
+def calibration_inputs(options: ExportOptions) -> list[InputPath]:
+    """Return the calibration files as inputs for `check_outputs`."""
+    names = ("calibration_face", "calibration_audio")
+    return [InputPath(f"--{name}", getattr(options, name)) for name in names if getattr(options, name)]
 
 
 def network_named(name: str) -> str:
