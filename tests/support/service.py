@@ -9,7 +9,7 @@ import json
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep, time
@@ -73,7 +73,7 @@ class FakeEngine:
 class FakeInteractive:
     """Answers with constants."""
 
-    def faces(self, path: Path, time: float) -> dict[str, Any]:
+    def faces(self, path: str, time: float) -> dict[str, Any]:
         if time > 100:
             raise FaceError(f"no frame of {path} at {time:g} s. Pass another time.")
         face = {"box": [1, 2, 3, 4], "confidence": 0.9, "pose": None, "face_select": "2,3", "reason": None}
@@ -81,11 +81,11 @@ class FakeInteractive:
         return {"object": "faces", "time": time, **size, "faces": [face], "picture": ""}
 
     def preview(
-        self, face: Path, audio: Path, *, model: str, options: dict[str, Any], time: float
+        self, face: str, audio: str, model: str, options: Mapping[str, Any], time: float
     ) -> tuple[bytes, float]:
         return JPEG, time
 
-    def envelope(self, path: Path, points: int) -> dict[str, Any]:
+    def envelope(self, path: str, points: int) -> dict[str, Any]:
         return {"object": "envelope", "seconds": 1.0, "points": [0.5] * points, "pauses": [[0.2, 0.4]]}
 
 

@@ -88,8 +88,7 @@ async def get_envelope(
     file_id: str, service: TheService, points: Annotated[int, Query(ge=1, le=10_000)] = 1000
 ) -> JSONResponse:
     """Return the level of the audio of a file and its pauses."""
-    stored = await to_thread.run_sync(service.file, file_id)
-    path = service.store.content(stored)
+    path = await to_thread.run_sync(service.content, file_id)
     result = await to_thread.run_sync(service.interactive.envelope, path, points, limiter=service.questions)
     return JSONResponse(result)
 

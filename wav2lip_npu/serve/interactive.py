@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
-from wav2lip_npu.errors import MediaError, Wav2LipError
+from wav2lip_npu.errors import DeviceError, MediaError, Wav2LipError
 from wav2lip_npu.parallel.processes import WorkerProcess
 from wav2lip_npu.serve.engine_options import EngineOptions
 
@@ -44,6 +44,7 @@ class Interactive:
     def __init__(self, options: EngineOptions, timeout: float = 120.0) -> None:
         self._options, self._timeout = options, timeout
         self._lock = threading.Lock()
+        self._closed = threading.Event()
         self._process: WorkerProcess | None = None
         self._idle: threading.Timer | None = None
 
@@ -66,7 +67,12 @@ class Interactive:
         return answer
 
     def close(self) -> None:
-        """End the process."""
+        """End the process. Requests that wait for it fail."""
+        self._closed.set()
+        with self._lock:
+            self._end()
+
+    def _end_idle(self) -> None:
         with self._lock:
             self._end()
 
@@ -79,7 +85,7 @@ class Interactive:
             except BaseException:
                 self._end()
                 raise
-            self._idle = threading.Timer(_IDLE_S, self.close)
+            self._idle = threading.Timer(_IDLE_S, self._end_idle)
             self._idle.daemon = True
             self._idle.start()
         if isinstance(answer, Wav2LipError):
@@ -93,6 +99,8 @@ class Interactive:
             self._process = WorkerProcess("interactive", start, lambda request: self._timeout)
         process, is_sent, result = self._process, False, None
         while True:
+            if self._closed.is_set():
+                raise DeviceError("no answer: the service is ending. Ask again later.")
             if process.is_free and not is_sent:
                 process.send(request)
                 is_sent = True

@@ -8,8 +8,6 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -19,8 +17,8 @@ from wav2lip_npu.errors import UsageError
 from wav2lip_npu.serve.app import create_app
 from wav2lip_npu.serve.engine import running_engine
 from wav2lip_npu.serve.engine_options import EngineOptions
+from wav2lip_npu.serve.interactive import Interactive
 from wav2lip_npu.serve.options import ServeOptions
-from wav2lip_npu.serve.problems import Problem
 from wav2lip_npu.serve.store import Store
 from wav2lip_npu.storage.locks import lock_folder
 
@@ -43,24 +41,12 @@ def run_server(options: ServeOptions) -> None:
     with lock_folder(options.folder) as is_locked:
         if not is_locked:
             raise UsageError(f"--data {options.folder} is used by another service. Pass another folder.")
-        with _listen(options) as listener:
+        interactive = Interactive(_engine_options(options))
+        with _listen(options) as listener, contextlib.closing(interactive):
             store = Store(options.folder, options.keep_seconds)
-            app = create_app(options, store, _NoInteractive())
+            app = create_app(options, store, interactive)
             with running_engine(_engine_options(options)):
                 _serve(app, listener, options)
-
-
-class _NoInteractive:
-    def faces(self, path: Path, time: float) -> dict[str, Any]:
-        raise Problem(503, "not yet")
-
-    def preview(
-        self, face: Path, audio: Path, *, model: str, options: dict[str, Any], time: float
-    ) -> tuple[bytes, float]:
-        raise Problem(503, "not yet")
-
-    def envelope(self, path: Path, points: int) -> dict[str, Any]:
-        raise Problem(503, "not yet")
 
 
 def _engine_options(options: ServeOptions) -> EngineOptions:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from anyio import CapacityLimiter
@@ -23,15 +24,15 @@ from wav2lip_npu.serve.uploads import UploadLimits
 class Interactive(Protocol):
     """Answers questions about a file within seconds, in another process. Its methods block."""
 
-    def faces(self, path: Path, time: float) -> dict[str, Any]:
+    def faces(self, path: str, time: float) -> dict[str, Any]:
         """Return the `FaceList` of the frame at a time. Raises `Wav2LipError`."""
 
     def preview(
-        self, face: Path, audio: Path, *, model: str, options: dict[str, Any], time: float
+        self, face: str, audio: str, model: str, options: Mapping[str, Any], time: float
     ) -> tuple[bytes, float]:
         """Return a dubbed frame as JPEG, and its time in seconds. Raises `Wav2LipError`."""
 
-    def envelope(self, path: Path, points: int) -> dict[str, Any]:
+    def envelope(self, path: str, points: int) -> dict[str, Any]:
         """Return the `Envelope` of the audio of a file. Raises `Wav2LipError`."""
 
 
@@ -65,6 +66,10 @@ class Service:
         if stored is None:
             raise not_found("file", file_id)
         return stored
+
+    def content(self, file_id: str) -> str:
+        """Return the path of the content of a file. Raises the problem of an unknown ID."""
+        return os.fspath(self.store.content(self.file(file_id)))
 
     def video(self, video_id: str) -> Video:
         """Return a video. Raises the problem of an unknown ID."""

@@ -117,8 +117,7 @@ async def end_session() -> Response:
 @router.post("/v1/faces", tags=["preview"], responses={200: {"model": FaceList}, **documented(404, 422, 503)})
 async def find_faces(body: FacesRequest, service: TheService) -> JSONResponse:
     """Return the faces of one frame of a file, and the values of face_select that select them."""
-    stored = await to_thread.run_sync(service.file, body.file_id)
-    path = service.store.content(stored)
+    path = await to_thread.run_sync(service.content, body.file_id)
     result = await to_thread.run_sync(service.interactive.faces, path, body.time, limiter=service.questions)
     return JSONResponse(result)
 
@@ -138,10 +137,8 @@ async def preview(body: PreviewRequest, service: TheService) -> Response:
     weights_of(body.model, service.options.checkpoints)
 
     def dubbed() -> tuple[bytes, float]:
-        content = service.store.content
-        return service.interactive.preview(
-            content(face), content(audio), model=body.model, options=options, time=body.time
-        )
+        paths = service.content(face.id), service.content(audio.id)
+        return service.interactive.preview(*paths, body.model, options, body.time)
 
     picture, time = await to_thread.run_sync(dubbed, limiter=service.questions)
     return Response(picture, media_type="image/jpeg", headers={"X-Time": f"{time:.3f}"})
