@@ -35,8 +35,8 @@ _CANCEL_S = 10.0
 """Seconds in which a worker must notice that a job was cancelled, before it is killed."""
 _LOOK_EVERY_S = 1.0
 """Seconds between two looks for cancelled jobs."""
-_MAX_DELAY_S = 60.0
-"""Longest time before a device that failed is tried again."""
+_FIRST_DELAY_S, _MAX_DELAY_S = 1.0, 60.0
+"""Seconds before a device that failed is tried again, doubled with each failure."""
 
 
 class DeviceLoop:
@@ -61,7 +61,7 @@ class DeviceLoop:
 
     def run(self) -> None:
         """Run jobs until `stopped` is set."""
-        delay = 1.0
+        delay = _FIRST_DELAY_S
         while not self._stopped.is_set():
             self._set_state("starting")
             started = monotonic()
@@ -75,9 +75,10 @@ class DeviceLoop:
             except Wav2LipError as error:
                 self._set_state("failed", str(error))
                 self._died(Failure(str(error)))
-                delay = 1.0 if monotonic() - started > _MAX_DELAY_S else min(_MAX_DELAY_S, 2 * delay)
+                delay = _FIRST_DELAY_S if monotonic() - started > _MAX_DELAY_S else delay
                 log.error("%s: %s It is tried again in %g s.", self.name, error, delay)
                 self._stopped.wait(delay)
+                delay = min(_MAX_DELAY_S, 2 * delay)
 
     # ---- the source of the worker ----
 

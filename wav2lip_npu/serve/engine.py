@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.2
 _STOP_S = 15.0
 """Seconds in which an engine must end when it is told to."""
-_MAX_DELAY_S, _HEALTHY_S = 30.0, 60.0
-"""Longest time before an engine is started again, and the time after which its death is the first again."""
+_FIRST_DELAY_S, _MAX_DELAY_S, _HEALTHY_S = 1.0, 30.0, 60.0
+"""Seconds before an engine is started again, doubled with each death until one has run for a minute."""
 
 
 class Engine:
@@ -52,7 +52,7 @@ class Engine:
         self._thread.join()
 
     def _keep_running(self) -> None:
-        delay = 1.0
+        delay = _FIRST_DELAY_S
         while not self._stopped.is_set():
             started = monotonic()
             self._process, pipe = spawn("engine", _run, self._options, daemon=False)
@@ -64,10 +64,11 @@ class Engine:
                 self._process.kill()
                 self._process.join()
                 return
-            delay = 1.0 if monotonic() - started > _HEALTHY_S else min(_MAX_DELAY_S, 2 * delay)
+            delay = _FIRST_DELAY_S if monotonic() - started > _HEALTHY_S else delay
             code = self._process.exitcode
             log.error("the engine ended with exit code %s, and is started again in %g s", code, delay)
             self._stopped.wait(delay)
+            delay = min(_MAX_DELAY_S, 2 * delay)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,140 @@
+"""Jobs of one device: each ends with its own result, whatever happens to the worker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.batch_jobs import wait_for
+from support.scripted_worker import FRAMES, ScriptedWorker
+from support.serve_jobs import queue_job, wait_until_ended
+from wav2lip_npu.errors import OutputError
+from wav2lip_npu.serve import device_loop
+from wav2lip_npu.serve.device_loop import DeviceLoop
+from wav2lip_npu.serve.engine_options import EngineOptions
+from wav2lip_npu.serve.queue import JobQueue
+from wav2lip_npu.serve.store import OUTPUT, Store
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setattr(device_loop, "StartServeWorker", ScriptedWorker)
+    return Store.open(tmp_path / "data")
+
+
+@pytest.fixture
+def loop(store: Store) -> Iterator[JobQueue]:
+    """The queue of a running loop."""
+    stopped = threading.Event()
+    queue = JobQueue(store)
+    options = EngineOptions(folder=str(store.folder), timeout=None)
+    loop = DeviceLoop("cpu", queue, options, stopped)
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    yield queue
+    stopped.set()
+    thread.join()
+
+
+def test_each_job_ends_with_its_own_result(store: Store, loop: JobQueue) -> None:
+    scripts = ["ok 1", "unreadable", "bug", "die", "once", "device", "ok 2"]
+    ids = {script: queue_job(store, script, face=f"face {script}").id for script in scripts}
+    ids["option"] = queue_job(store, "ok 3", options={"crf": 99}).id
+    ids["reserved"] = queue_job(store, "ok 4", options={"outfile": "x"}).id
+    ids["model"] = queue_job(store, "ok 5", model="../x").id
+    ended = dict(zip(ids, wait_until_ended(store, *ids.values()), strict=True))
+    for script in ("ok 1", "ok 2", "once"):
+        video = ended[script]
+        assert (video.status, video.progress, video.error) == ("completed", 100, None)
+        assert (video.frames, video.seconds, video.size) == (FRAMES, 2.0, "8x6")
+        assert video.report is not None
+        assert (video.report["face"], video.report["outfile"]) == ("talk.mp4", "out.mp4")
+    errors = {script: video.error for script, video in ended.items() if video.error}
+    assert errors["unreadable"] == {
+        "code": "media",
+        "message": "cannot decode talk.mp4, cannot write out.mp4.",
+    }
+    assert errors["bug"] == {"code": "bug", "message": "ZeroDivisionError: division by zero"}
+    assert errors["die"] == {"code": "died", "message": "its process died (signal 9: Killed)"}
+    assert errors["device"] == {"code": "bug", "message": "RuntimeError: the device is lost"}
+    assert "--crf 99" in errors["option"]["message"]
+    assert errors["option"]["code"] == errors["reserved"]["code"] == "options"
+    assert errors["model"]["code"] == "weights"
+    assert store.counts()["completed"] == 3
+    assert not [path for path in store.folder.rglob(OUTPUT) if path.parent.name not in ids.values()]
+
+
+def test_cancelled_job_that_hangs_does_not_harm_the_others_of_its_pass(
+    store: Store, loop: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_loop, "_CANCEL_S", 0.5)
+    monkeypatch.setattr(device_loop, "_LOOK_EVERY_S", 0.1)
+    before, hanging, after = (queue_job(store, script) for script in ("ok 1", "hang", "ok 2"))
+    wait_for(lambda: store.video(before.id).status == "completed")  # type: ignore[union-attr]
+    assert store.video(after.id).status == "in_progress"  # type: ignore[union-attr]
+    store.cancel(hanging.id)
+    assert [video.status for video in wait_until_ended(store, before.id, hanging.id, after.id)] == [
+        "completed",
+        "cancelled",
+        "completed",
+    ]
+    deaths = store.database.connection.execute("SELECT sum(deaths) FROM videos").fetchone()[0]
+    assert deaths == 0
+    wait_for(lambda: not store.video_folder(hanging.id).exists())
+
+
+def test_jobs_wait_for_a_device_that_is_not_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    (store.folder / "no device").touch()
+    video = queue_job(store, "ok")
+    stopped = threading.Event()
+    loop = DeviceLoop("cuda:3", JobQueue(store), EngineOptions(folder=str(store.folder)), stopped)
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    wait_for(lambda: any(worker.state == "failed" for worker in store.workers()))
+    (worker,) = store.workers()
+    assert (worker.name, worker.state) == ("cuda:3", "failed")
+    assert "cuda:3" in worker.detail
+    assert store.video(video.id).status == "queued"  # type: ignore[union-attr]
+    (store.folder / "no device").unlink()
+    wait_until_ended(store, video.id)
+    stopped.set()
+    thread.join()
+
+
+def test_result_is_written_when_the_disk_has_space_again(
+    store: Store, loop: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, progress, failures = loop.finish, loop.progress, []
+
+    def full(*_: object, **__: object) -> None:
+        raise OutputError("the disk is full")
+
+    def full_once(*values: object, **more: object) -> bool:
+        if not failures:
+            failures.append(1)
+            raise OutputError("the disk is full")
+        return finish(*values, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "progress", full)
+    monkeypatch.setattr(loop, "finish", full_once)
+    (video,) = wait_until_ended(store, queue_job(store, "ok").id)
+    assert (video.status, failures) == ("completed", [1])
+    monkeypatch.setattr(loop, "progress", progress)
+
+
+def test_job_that_takes_too_long_fails_alone(store: Store) -> None:
+    stopped = threading.Event()
+    options = EngineOptions(folder=str(store.folder), timeout=0.3)
+    loop = DeviceLoop("cpu", JobQueue(store), options, stopped)
+    hanging, good = queue_job(store, "hang"), queue_job(store, "ok")
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    ended = wait_until_ended(store, hanging.id, good.id)
+    stopped.set()
+    thread.join()
+    assert [video.status for video in ended] == ["failed", "completed"]
+    assert ended[0].error is not None
+    assert ended[0].error["code"] == "timeout"
