@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from wav2lip_npu.batch.run import run_batch as run_batch
     from wav2lip_npu.batch.runner import run_jobs as run_jobs
     from wav2lip_npu.data.augmentation import Augmentation as Augmentation
+    from wav2lip_npu.dubbing.enhance import EnhanceOptions as EnhanceOptions
+    from wav2lip_npu.dubbing.enhance import Enhancer as Enhancer
     from wav2lip_npu.dubbing.frames import DubbedImage as DubbedImage
     from wav2lip_npu.dubbing.frames import dub_frames as dub_frames
     from wav2lip_npu.dubbing.inference import Models as Models
@@ -75,6 +77,7 @@ _MODULES = {
     "dubbing.pipeline": ("dub", "dub_many"),
     "dubbing.frames": ("dub_frames", "DubbedImage"),
     "dubbing.options": ("DubOptions",),
+    "dubbing.enhance": ("EnhanceOptions", "Enhancer"),
     "dubbing.inference": ("load_models", "Models"),
     "dubbing.outputs": ("Output",),
     "dubbing.report": ("DubReport", "CheckResult"),

@@ -53,6 +53,9 @@ BACKENDS = {
 }
 NPU, HOST = "npu", "cpu"
 """Device types by name, for the other modules."""
+HOST_PROVIDER = "CPUExecutionProvider"
+_ONNX_PROVIDERS = {"npu": "CANNExecutionProvider", "cuda": "CUDAExecutionProvider"}
+"""Providers of onnxruntime by device type."""
 _MOST_LANES, _ACCELERATOR_LANES = 16, 2
 _RUNS_BEFORE_CAPTURE = 3
 NEVER = 2**31 - 1
@@ -380,6 +383,16 @@ def lanes(device: torch.device) -> int:
 def shared_runtime_threads() -> int:
     """Return the thread count for a runtime shared by all lanes of a CPU, one thread per lane included."""
     return cpu_count() - min(_MOST_LANES, cpu_count()) + 1
+
+
+def onnx_providers(device: torch.device) -> list[str]:
+    """Return the providers of onnxruntime for a device, the best first; that of the CPU is the last."""
+    import onnxruntime
+
+    wanted = _ONNX_PROVIDERS.get(device.type)
+    if wanted is None or wanted not in onnxruntime.get_available_providers():
+        return [HOST_PROVIDER]
+    return [wanted, HOST_PROVIDER]
 
 
 def npu_index(spec: str) -> int:

@@ -125,6 +125,6 @@ def job_inputs(jobs: Iterable[Job], table: str = "") -> Iterator[InputPath]:
         yield InputPath(f"audio of {row}", job.audio)
         if job.voice is not None:
             yield InputPath(f"voice of {row}", job.voice)
-        if job.dub.occlusion_mask is not None:
-            yield InputPath(f"occlusion_mask of {row}", job.dub.occlusion_mask)
+        for name, path in job.dub.network_files.items():
+            yield InputPath(f"{name} of {row}", path)
         yield from weights_inputs(f"checkpoint_path of {row}", job.checkpoint_path)

@@ -28,9 +28,10 @@ _ALWAYS = {
 # fmt: on
 """Options of 0.6.0. A key contains later options only if they differ from their defaults."""
 _WITHOUT_EFFECT = {
-    "wav2lip_batch_size", "face_det_batch_size", "occlusion_mask", "check", "min_confidence",
+    "wav2lip_batch_size", "face_det_batch_size", "occlusion_mask", "enhance", "check",
+    "min_confidence",
 }  # fmt: skip
-"""Options that do not change the output, and a path: the content of its file is hashed."""
+"""Options that do not change the output, and paths: the content of their files is hashed."""
 
 
 def job_key(job: Job) -> str:
@@ -62,7 +63,7 @@ def _key_settings(job: Job) -> dict[str, Any]:
 
 
 def input_records(job: Job) -> dict[str, dict[str, Any]]:
-    """Return the `file_record` of `face`, `audio`, `weights`, and `voice` and `occlusion_mask` if any.
+    """Return the `file_record` of `face`, `audio`, `weights`, and `voice` and networks if any.
 
     Raises `MediaError`.
     """
@@ -71,8 +72,8 @@ def input_records(job: Job) -> dict[str, dict[str, Any]]:
         "audio": file_record(job.audio),
         "weights": file_record(weights_path(job.checkpoint_path, "generator")),
     }
-    more = {"voice": job.voice, "occlusion_mask": job.dub.occlusion_mask}
-    return records | {name: file_record(path) for name, path in more.items() if path is not None}
+    more = {**({} if job.voice is None else {"voice": job.voice}), **job.dub.network_files}
+    return records | {name: file_record(path) for name, path in more.items()}
 
 
 def file_record(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ Pairing = Literal["zip", "product"]
 Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """One path or several."""
 _FILES = ("face", "audio", "outfile")
-_PATHS = (*_FILES, "voice", "checkpoint_path", "report", "occlusion_mask")
+_PATHS = (*_FILES, "voice", "checkpoint_path", "report", "occlusion_mask", "enhance")
 
 
 @nested_by_name

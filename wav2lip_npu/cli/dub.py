@@ -99,8 +99,7 @@ class DubCommand:
         inputs = [InputPath("--face", self.face), InputPath("--audio", self.audio), *detector_inputs()]
         if self.voice is not None:
             inputs.append(InputPath("--voice", self.voice))
-        if self.dub.occlusion_mask is not None:
-            inputs.append(InputPath("--occlusion_mask", self.dub.occlusion_mask))
+        inputs += [InputPath(f"--{name}", path) for name, path in self.dub.network_files.items()]
         check_outputs(outputs, [*inputs, *weights_inputs("--checkpoint_path", self.checkpoint_path)])
 
     def _load_models(self) -> Models:

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wav2lip_npu import device as devices
 from wav2lip_npu.dubbing.blend import Mask
+from wav2lip_npu.dubbing.enhance import Enhancer
 from wav2lip_npu.dubbing.finish import MouthFinish
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.export.engines import FILE_BATCH, OmEngine, OnnxEngine, load_engine
@@ -51,6 +52,8 @@ class Models:
     """First 12 hex digits of the SHA-256 of the weights; for an exported file, of the original weights."""
     mel_shift: float = 0.0
     """Frames of 1/25 s by which the audio was shifted in training."""
+    enhancer: Enhancer | None = None
+    """Restores the generated mouths of every dub without `enhance`."""
 
     @property
     def engine(self) -> str:
@@ -85,6 +88,7 @@ def load_models(
     device: str = "auto",
     precision: str = "fp32",
     engine: str = "auto",
+    enhancer: Enhancer | None = None,
 ) -> Models:
     """Load the generator and the face detector onto a device, for any number of dubs and threads.
 
@@ -96,6 +100,7 @@ def load_models(
         precision: Number format of the generator: "fp32", "bf16", "fp16", or "fp32_strict", which turns off
             the reduced precision that an accelerator uses for fp32.
         engine: "torch", "onnx", "om", or "auto": chosen by the file type.
+        enhancer: Restores the generated mouths; for files in ONNX format see the option `enhance` of `dub`.
 
     Returns:
         The loaded networks, for `dub(..., models=...)`, `dub_many` and `run_jobs`.
@@ -117,7 +122,8 @@ def load_models(
     checkpoint_path = path_text(checkpoint_path, "checkpoint_path")
     engine = engine_of(checkpoint_path, engine)
     if engine != TORCH:
-        return _load_exported(engine, Path(checkpoint_path), detector, device, precision)
+        exported = _load_exported(engine, Path(checkpoint_path), detector, device, precision)
+        return replace(exported, enhancer=enhancer)
     torch_device = devices.resolve(device)
     dtype = devices.dtype_of(precision)
     devices.activate(torch_device)
@@ -136,6 +142,7 @@ def load_models(
         loaded.source,
         loaded.digest(),
         loaded.mel_shift,
+        enhancer,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,17 @@ from wav2lip_npu.device import shared_runtime_threads
 from wav2lip_npu.dubbing.occlusion import NOTHING, Front, Weights, front_of
 from wav2lip_npu.errors import CheckpointError
 from wav2lip_npu.export.engines import Session, make_file_session
-from wav2lip_npu.export.manifest import damaged_file, has_external_data, import_onnx, is_plain, shapes_of
+from wav2lip_npu.export.foreign_file import ForeignNetwork, read_foreign, state_of_file
+from wav2lip_npu.export.manifest import shapes_of
 from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.yuv_image import Image
-from wav2lip_npu.storage.hashing import FileState, state_of
-from wav2lip_npu.storage.regular_files import read_limited
+from wav2lip_npu.storage.hashing import FileState
 
 _SIZE, _CHANNELS = 256, 3
 _MAX_BYTES = 512 << 20
 _FLOAT = 1
 """`onnx.TensorProto.FLOAT`."""
-_STANDARD = ("", "ai.onnx")
+_FLAG, _ADVICE = "--occlusion_mask", "Pass a mask network such as XSeg."
 
 
 class MaskFileOcclusion:
@@ -43,10 +42,7 @@ class MaskFileOcclusion:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
-        try:
-            state = state_of(path)
-        except OSError as error:
-            raise _unreadable(self._path, error) from None
+        state = state_of_file(_FLAG, path)
         self._session, self._input, self._channels_first = _load(self._path, state)
         self._mask(np.zeros((_SIZE, _SIZE, 3), np.uint8))
 
@@ -66,8 +62,8 @@ class MaskFileOcclusion:
             shown: NDArray[Any] = np.asarray(mask, np.float32).reshape(_SIZE, _SIZE)
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"--occlusion_mask {self._path} does not return a mask of {_SIZE} x {_SIZE} "
-                f"({' '.join(str(error).split()):.120}). Pass a mask network such as XSeg."
+                f"{_FLAG} {self._path} does not return a mask of {_SIZE} x {_SIZE} "
+                f"({' '.join(str(error).split()):.120}). {_ADVICE}"
             ) from None
         return np.asarray(np.nan_to_num(shown).clip(0, 1), np.float32)
 
@@ -78,42 +74,25 @@ def _load(path: Path, state: FileState) -> tuple[Session, str, bool]:
 
     A file whose `state` has changed is loaded again.
     """
-    model, name = _read(path)
-    channels_first = shapes_of(model.graph.input)[name][1] == _CHANNELS
-    session = make_file_session(path, model.SerializeToString(), shared_runtime_threads())
+    network, name = _read(path)
+    channels_first = shapes_of(network.inputs)[name][1] == _CHANNELS
+    session = make_file_session(path, network.content, shared_runtime_threads())
     return session, name, channels_first
 
 
-def _unreadable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(f"cannot read --occlusion_mask {path}: {error.strerror or error}. Check its path.")
+def _read(path: Path) -> tuple[ForeignNetwork, str]:
+    """Return a mask network, and the name of its input."""
+    network = read_foreign(_FLAG, path, max_bytes=_MAX_BYTES, advice=_ADVICE)
+    if reason := _refusal(network):
+        raise CheckpointError(f"{_FLAG} {path} {reason}. {_ADVICE}")
+    return network, network.inputs[0].name
 
 
-def _read(path: Path) -> tuple[Any, str]:
-    """Return the graph of a mask network, and the name of its input."""
-    onnx = import_onnx()
-    try:
-        content = read_limited(path, _MAX_BYTES)
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    try:
-        model = onnx.load_model_from_string(content)
-    except Exception as error:  # of any type: the parser raises many for a damaged file
-        raise damaged_file(path, error) from None
-    initial = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in initial]
-    if reason := _refusal(model, inputs, onnx):
-        raise CheckpointError(f"--occlusion_mask {path} {reason}. Pass a mask network such as XSeg.")
-    return model, inputs[0].name
-
-
-def _refusal(model: Any, inputs: Sequence[Any], onnx: Any) -> str | None:
-    """Return why a model is not accepted as mask network; None if it is."""
-    if has_external_data(model, onnx):
-        return "refers to other files"
-    if not is_plain(model) or any(node.domain not in _STANDARD for node in model.graph.node):
-        return "contains more than a plain graph"
-    if len(inputs) != 1 or len(model.graph.output) != 1:
-        return f"has {len(inputs)} inputs and {len(model.graph.output)} outputs, not one of each"
+def _refusal(network: ForeignNetwork) -> str | None:
+    """Return why a network is not accepted as mask network; None if it is."""
+    inputs, outputs = network.inputs, network.graph.output
+    if len(inputs) != 1 or len(outputs) != 1:
+        return f"has {len(inputs)} inputs and {len(outputs)} outputs, not one of each"
     shape = shapes_of(inputs)[inputs[0].name]
     is_float = inputs[0].type.tensor_type.elem_type == _FLOAT
     if not is_float or shape[1:] not in ([_SIZE, _SIZE, _CHANNELS], [_CHANNELS, _SIZE, _SIZE]):

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from wav2lip_npu.dubbing.blend import Blend
+from wav2lip_npu.dubbing.enhance import EnhanceOptions
 from wav2lip_npu.dubbing.occlusion import Occlusion, load_occlusion
 from wav2lip_npu.dubbing.selection import FaceLimits
 from wav2lip_npu.dubbing.spans import SkippedFrames, canonical_spans, section
@@ -46,6 +47,8 @@ class DubOptions:
     """Changes to the size and orientation of each frame."""
     encode: Annotated[EncodeOptions, group("encoder")] = field(default_factory=EncodeOptions)
     """Compression of the output."""
+    enhancement: Annotated[EnhanceOptions, group("enhancement")] = field(default_factory=EnhanceOptions)
+    """Restoration of the generated mouth by a network of your own."""
     blend: Blend = "soft"
     """How the mouth is pasted: soft (lower face, feathered edge) or hard (whole box, like the original)."""
     extend: Literal["loop", "pingpong", "hold", "cut_off", "silence"] = "loop"
@@ -126,6 +129,12 @@ class DubOptions:
     def checks_output(self) -> bool:
         """Whether outputs are judged as they are written."""
         return self.check or self.min_confidence is not None
+
+    @property
+    def network_files(self) -> dict[str, str]:
+        """Files of networks that the options name, by option."""
+        named = {"occlusion_mask": self.occlusion_mask, "enhance": self.enhancement.enhance}
+        return {name: path for name, path in named.items() if path is not None}
 
     def load_occlusion(self) -> Occlusion | None:
         """Return what finds objects in front of the mouth of one video; None if they are not looked for."""

@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from wav2lip_npu import __version__, device
+from wav2lip_npu.dubbing.enhance import Enhancement, load_enhancer
 from wav2lip_npu.dubbing.mouths import DubbedFrame
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.output_frames import OutputFrames, blend_lanes
@@ -87,6 +88,8 @@ class OutputWriter(OutputFrames):
         super().__init__(output.audio, output.voice, info, models, options, pool)
         self._output, self._models, self._stopwatch = output, models, stopwatch
         self._start = perf_counter()
+        has_box = options.faces.has_constant_box
+        self._enhancer = load_enhancer(options.enhancement, models, has_constant_box=has_box)
 
     def write(self, dubbed: Iterator[DubbedFrame], number: int, num_outputs: int, depth: int) -> DubReport:
         """Write the video with the mouths at position `number`, that of this output in the pass.
@@ -101,6 +104,10 @@ class OutputWriter(OutputFrames):
         pasted = map_in_threads(show, self.damped(dubbed, number, recorder), lanes)
         check = self._new_check() if self._options.checks_output else None
         blended: Any = stopwatch.work("blend", pasted)
+        if self._enhancer is not None:
+            enhance = Enhancement(self._enhancer, self._options.enhancement)
+            waiting = stopwatch.wait("enhance", prefetch(blended, depth))
+            blended = stopwatch.work("enhance", enhance(waiting))
         images = blended = prefetch(_images(blended) if check is None else blended, depth)
         if check is not None:
             watched = check.watch(stopwatch.wait("check", blended))
@@ -156,7 +163,7 @@ class OutputWriter(OutputFrames):
         return f"Lips synchronised to the sound by {about}{comment}"
 
     def _report(self, recorder: FrameRecorder, stages: dict[str, StageTime], num_outputs: int) -> DubReport:
-        models = self._models
+        models, options = self._models, self._options.enhancement
         seconds = perf_counter() - self._start
         return DubReport(
             outfile=os.fspath(self._output.outfile),
@@ -169,6 +176,7 @@ class OutputWriter(OutputFrames):
             detector=models.detector.name,
             device=device.describe(models.device),
             engine=models.engine,
+            enhancer=None if self._enhancer is None else options.enhance or "of models",
             precision=str(models.precision).removeprefix("torch."),
             width=recorder.width,
             height=recorder.height,

@@ -157,8 +157,7 @@ def dub_many(
 def _inputs(info: VideoInfo, outputs: Sequence[Output], options: DubOptions) -> list[InputPath]:
     """Return the input files of the outputs."""
     inputs = [InputPath("--face", info.path)]
-    if options.occlusion_mask is not None:
-        inputs.append(InputPath("--occlusion_mask", options.occlusion_mask))
+    inputs += [InputPath(f"--{name}", path) for name, path in options.network_files.items()]
     for output in outputs:
         inputs.append(InputPath("--audio", output.audio))
         if output.voice is not None:

@@ -92,6 +92,8 @@ class DubReport:
     """Peak memory of the process."""
     device_peak_memory_bytes: int | None
     """Peak memory on the device, None on a CPU."""
+    enhancer: str | None = None
+    """File of the network that restored the mouths, or "of models"; None: none did."""
     check: CheckResult | None = None
     """Result of the option `check`; None without it."""
     versions: dict[str, str] = field(default_factory=versions)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +101,10 @@ def load_engine(engine: str, path: str | os.PathLike[str], device: str) -> OnnxE
     return OnnxEngine(path)
 
 
-def make_session(content: bytes, threads: int = 0) -> Session:
-    """Return a session for an ONNX graph on the CPU; 0 threads means one per core.
+def make_session(
+    content: bytes, threads: int = 0, providers: Sequence[str] = (devices.HOST_PROVIDER,)
+) -> Session:
+    """Return a session for an ONNX graph; 0 threads means one per core.
 
     A call raises `RuntimeError` or `MemoryError` if it fails.
     """
@@ -114,7 +116,7 @@ def make_session(content: bytes, threads: int = 0) -> Session:
     options.log_severity_level = 3
     # Idle threads must not occupy the cores that the other stages of a dub need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(content, options, providers=list(providers))
 
     def run(arrays: Arrays) -> list[NDArray[Any]]:
         try:
@@ -128,10 +130,15 @@ def make_session(content: bytes, threads: int = 0) -> Session:
     return run
 
 
-def make_file_session(path: str | os.PathLike[str], content: bytes, threads: int = 0) -> Session:
+def make_file_session(
+    path: str | os.PathLike[str],
+    content: bytes,
+    threads: int = 0,
+    providers: Sequence[str] = (devices.HOST_PROVIDER,),
+) -> Session:
     """Return a session for the graph of a file. Raises `CheckpointError` if onnxruntime rejects it."""
     try:
-        return make_session(content, threads)
+        return make_session(content, threads, providers)
     except Exception as error:  # of onnxruntime's own types
         raise damaged_file(path, error) from None
 

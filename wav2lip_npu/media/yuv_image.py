@@ -127,6 +127,18 @@ class YuvImage:
             _resample(self.y, box, size), _resample(self.u, box / 2, size), _resample(self.v, box / 2, size)
         )
 
+    def aligned(self, to_image: NDArray[np.float64], size: int) -> Image:
+        """Return a rotated square as BGR uint8 [size, size, 3].
+
+        `to_image` is the affine map float64 [2, 3] from the square, whose pixels have edges 0, 1, 2, ..., to
+        the image. Outside the image the border pixel is repeated.
+        """
+        return self._bgr(
+            _warp(self.y, to_image, size),
+            _warp(self.u, to_image / 2, size),
+            _warp(self.v, to_image / 2, size),
+        )
+
     def _bgr(self, y: Array, u: Array, v: Array) -> Image:
         image: Image = np.asarray(to_bgr(cv2.merge([y, u, v]), self.colour), np.uint8)
         return image
@@ -193,6 +205,24 @@ def grid_to_box(box: Array, columns: int, rows: int) -> Array:
     x1, y1, x2, y2 = (float(edge) for edge in box)
     across, down = (x2 - x1) / columns, (y2 - y1) / rows
     return np.array([[across, 0, x1 + across / 2 - 0.5], [0, down, y1 + down / 2 - 0.5]])
+
+
+def centred(edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return an affine map [2, 3] between centres of pixels, as OpenCV takes it, for one between edges."""
+    return np.column_stack([edges[:, :2], edges @ (0.5, 0.5, 1) - 0.5])
+
+
+def _warp(plane: NDArray[np.uint8], to_plane: NDArray[np.float64], size: int) -> Array:
+    """Return a rotated square of a plane, [size, size]: the mean of samples about one pixel apart."""
+    taps = max(1, round(abs(np.linalg.det(to_plane[:, :2])) ** 0.5))
+    fine: Array = cv2.warpAffine(
+        plane,
+        centred(to_plane / (taps, taps, 1)),
+        (taps * size, taps * size),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return fine if taps == 1 else cv2.resize(fine, (size, size), interpolation=cv2.INTER_AREA)
 
 
 def _resample(plane: NDArray[np.uint8], box: Array, size: int) -> Array:

@@ -18,8 +18,8 @@ from wav2lip_npu.serve.problems import Problem
 from wav2lip_npu.serve.records import StoredFile
 
 _OF_THE_SERVER = {
-    "occlusion_mask", "voice", "checkpoint_path", "checkpoints", "report", "cache", "outfile", "watch",
-    "jobs", "outdir", "data",
+    "occlusion_mask", "enhance", "voice", "checkpoint_path", "checkpoints", "report", "cache", "outfile",
+    "watch", "jobs", "outdir", "data",
 }  # fmt: skip
 """Options of the commands that name files of the server."""
 _OF_THE_SERVICE = {
