@@ -21,7 +21,7 @@ def test_models_are_loaded_once_for_concurrent_passes(monkeypatch):
         return f"models of {weights}"
 
     monkeypatch.setattr(inference, "load_models", load)
-    models = worker._ModelHolder("cpu")
+    models = worker.ModelHolder("cpu")
     both = threading.Barrier(2, timeout=60)
 
     def ask(weights: str) -> Any:

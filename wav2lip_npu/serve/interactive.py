@@ -94,6 +94,8 @@ class Interactive:
 
     def _answer(self, request: _Request) -> Any:
         """Send a request and wait for its answer: a result, or the error to raise."""
+        if self._process is not None and wait([self._process.pipe], 0):
+            self._process = None  # it died while it was idle
         if self._process is None:
             start = functools.partial(_start, self._options)
             self._process = WorkerProcess("interactive", start, lambda request: self._timeout)
