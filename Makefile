@@ -42,7 +42,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	[ ! -x $(BIN)/hadolint ] || $(BIN)/hadolint docker/Dockerfile.ascend
+	[ ! -x $(BIN)/hadolint ] || $(BIN)/hadolint docker/Dockerfile docker/Dockerfile.ascend
 
 bench: $(READY)
 	$(BIN)/python benchmarks/dub.py --face $(FACE)
