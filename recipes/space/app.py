@@ -56,7 +56,10 @@ def dub(
                 check=True,
             )
         except wav2lip_npu.Wav2LipError as error:
-            raise gr.Error(str(error)) from error
+            message = str(error)
+            for path in (face, sound):  # names without the folders of this server
+                message = message.replace(path, Path(path).name)
+            raise gr.Error(message) from error
         check = report.check
         score = "unknown" if check is None or check.confidence is None else f"{check.confidence:.2f}"
         frames = f"{report.dubbed_frames} of {report.frames} frames"

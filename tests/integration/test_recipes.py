@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +17,16 @@ import numpy as np
 import pytest
 import torch
 
+import wav2lip_npu
 from support.clip_folders import write_clip
 from support.trainings import GENERATOR, SYNCNET, train
 from wav2lip_npu.cli import main
 from wav2lip_npu.cli.train import TrainCommand, TrainSyncnetCommand
+from wav2lip_npu.export import manifest
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.bundled import STARTER, weights_path
 from wav2lip_npu.models.networks import Wav2Lip
+from wav2lip_npu.options import fields_of
 from wav2lip_npu.training.session import load_syncnet
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -144,3 +150,30 @@ def test_demo_camera_keeps_the_face_in_view():
         assert (shot[[0, -1]].max() < 200) and (shot[:, [0, -1]].max() < 200), "the face is cut"
         assert (shot > 200).all(axis=2).mean() > 0.05
     assert np.abs(shots[0].astype(int) - shots[20]).mean() > 3, "the camera stands still"
+
+
+def test_triton_model_is_an_exported_generator():
+    text = re.sub(r"#.*", "", (RECIPES / "triton" / "wav2lip" / "config.pbtxt").read_text())
+    given = {
+        part: {
+            name: [int(size) for size in sizes.split(",")]
+            for name, sizes in re.findall(r'name: "(\w+)".*?dims: \[([\d, ]+)\]', block)
+        }
+        for part, block in re.findall(r"^(input|output) \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    }
+    assert given["input"] == manifest.INPUTS["generator"]
+    assert given["output"] == {"picture": [3, 96, 96]} and manifest.OUTPUTS["generator"] == ["picture"]
+
+
+@pytest.mark.parametrize("name", ["space/app.py", "ray_serve.py"])
+def test_recipe_names_what_exists(name):
+    """These recipes need packages that the tests do not have: check what they call in this package."""
+    tree = ast.parse((RECIPES / name).read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    used = {
+        ast.unparse(call.func): call for call in calls if ast.unparse(call.func).startswith("wav2lip_npu.")
+    }
+    assert {"wav2lip_npu.dub", "wav2lip_npu.load_models"} <= used.keys()
+    assert all(hasattr(wav2lip_npu, function.partition(".")[2]) for function in used)
+    known = {*inspect.signature(wav2lip_npu.dub).parameters, *dict(fields_of(wav2lip_npu.DubOptions()))}
+    assert {word.arg for word in used["wav2lip_npu.dub"].keywords} <= known
