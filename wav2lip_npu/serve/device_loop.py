@@ -28,6 +28,8 @@ from wav2lip_npu.serve.queue import JobQueue
 from wav2lip_npu.serve.records import Stage, Video, Worker
 from wav2lip_npu.serve.store import REPORT
 from wav2lip_npu.serve.worker import StartServeWorker
+from wav2lip_npu.storage.atomic import remove_stale_parts
+from wav2lip_npu.storage.locks import remove_stale_lock
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +44,17 @@ _FIRST_DELAY_S, _MAX_DELAY_S = 1.0, 60.0
 class DeviceLoop:
     """The loop of one device, and the source of its worker (a `work_queue.WorkSource`)."""
 
-    def __init__(self, name: str, queue: JobQueue, options: EngineOptions, stopped: threading.Event) -> None:
+    def __init__(
+        self,
+        name: str,
+        queue: JobQueue,
+        options: EngineOptions,
+        stopped: threading.Event,
+        idle: set[str] | None = None,
+    ) -> None:
         self.name = name
+        self._idle = set() if idle is None else idle
+        """Devices without a job; the loops of an engine share it."""
         self._queue, self._store, self._options, self._stopped = queue, queue.store, options, stopped
         self._in_flight = options.in_flight or default_in_flight([name])
         self._videos: dict[str, Video] = {}
@@ -87,11 +98,15 @@ class DeviceLoop:
         jobs: list[Job] = []
         self._videos, self._began, self._cancelled_at = {}, {}, None
         self._busy.clear()
+        self._idle.add(self.name)
+        passes = 0 if self._stopped.is_set() else 1 if len(self._idle) > 1 else self._in_flight
         try:
-            for _ in range(self._in_flight if self.is_open else 0):
+            for _ in range(passes):
                 jobs += self._jobs_of(self._queue.claim(MAX_OUTPUTS))
         except OutputError as error:
             log.error("no job can be started: %s", error)
+        if jobs:
+            self._idle.discard(self.name)
         return tuple(jobs) or None
 
     def _jobs_of(self, videos: Iterable[Video]) -> list[Job]:
@@ -167,6 +182,8 @@ class DeviceLoop:
             frames, size = written["frames"], f"{written['width']}x{written['height']}"
             seconds = float(frames / Fraction(written["fps"]))
             report = public_report(written, video, self._store, self._options.checkpoints)
+        remove_stale_parts(result.job)
+        remove_stale_lock(result.job)  # of a worker that was killed
         self._durably(
             lambda: self._queue.finish(video_id, report=report, frames=frames, seconds=seconds, size=size)
         )

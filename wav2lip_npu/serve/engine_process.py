@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
-from time import sleep, time
+from time import monotonic, sleep, time
 
 from wav2lip_npu import device, signals
 from wav2lip_npu.batch.options import BatchOptions, resolve_devices
@@ -24,6 +25,8 @@ from wav2lip_npu.storage.locks import lock_folder
 
 log = logging.getLogger(__name__)
 
+_NICE = 5
+"""Lower priority of the engine and its workers, so that the HTTP process answers while they use all cores."""
 _EXPIRE_EVERY_S = 60.0
 _STOP_S = 10.0
 """Seconds in which the workers must end."""
@@ -35,6 +38,7 @@ def run_engine(pipe: Connection, options: EngineOptions) -> None:
     signals.ignore()
     exit_with_parent()
     log_to_stderr()
+    os.nice(_NICE)
     queue = JobQueue(Store(options.folder, options.keep))
     with _sole_engine(queue):
         queue.requeue_orphans()
@@ -44,19 +48,28 @@ def run_engine(pipe: Connection, options: EngineOptions) -> None:
             text = " ".join(options.devices)
             queue.set_worker(Worker(name=text, state="failed", detail=str(error), changed_at=int(time())))
             raise SystemExit(str(error)) from None
-        stopped = threading.Event()
-        loops = [DeviceLoop(name, queue, options, stopped) for name in names]
+        stopped, idle = threading.Event(), set[str]()
+        loops = [DeviceLoop(name, queue, options, stopped, idle) for name in names]
         threads = [threading.Thread(target=loop.run, name=loop.name, daemon=True) for loop in loops]
         for thread in threads:
             thread.start()
-        while not pipe.poll(_EXPIRE_EVERY_S):  # nothing is sent: it becomes readable when it is closed
-            try:
-                queue.expire(time())
-            except (Wav2LipError, OSError) as error:
-                log.warning("what is old was not removed: %s", error)
+        expired = 0.0
+        while not pipe.poll(_POLL_S):  # nothing is sent: it becomes readable when it is closed
+            if not all(thread.is_alive() for thread in threads):
+                raise SystemExit("a thread of the engine died.")  # the next engine takes its jobs
+            if monotonic() - expired > _EXPIRE_EVERY_S:
+                _expire(queue)
+                expired = monotonic()
         stopped.set()
         for thread in threads:
             thread.join(_STOP_S)
+
+
+def _expire(queue: JobQueue) -> None:
+    try:
+        queue.expire(time())
+    except (Wav2LipError, OSError) as error:
+        log.warning("what is old was not removed: %s", error)
 
 
 @contextlib.contextmanager

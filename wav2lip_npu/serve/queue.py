@@ -13,8 +13,8 @@ from wav2lip_npu.serve import rows
 from wav2lip_npu.serve.records import Stage, Video, Worker
 from wav2lip_npu.serve.store import Store
 
-MAX_DEATHS = 2
-"""Worker processes that may die over a job, as in a batch."""
+MAX_DEATHS = 4
+"""Worker processes that may die over a job: more than in a batch, which somebody starts again."""
 MAX_INTERRUPTIONS = 10
 """Engines that may die over a job. Each of them ran other jobs too, so a job is rarely the cause."""
 _ALONE_FROM = 3
@@ -128,7 +128,7 @@ class JobQueue:
         self._back(ids, "")
 
     def worker_died(self, ids: Sequence[str], detail: str) -> None:
-        """Put the jobs of a worker that died back into the queue; fail one that had its second chance.
+        """Put the jobs of a worker that died back into the queue; fail one that has had its chances.
 
         Of several jobs, any may be the cause, so each then runs alone.
         """

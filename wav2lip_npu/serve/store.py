@@ -27,6 +27,7 @@ from wav2lip_npu.serve.records import (
     Video,
     Worker,
 )
+from wav2lip_npu.storage.atomic import flush_to_disk
 
 DATABASE = "serve.sqlite3"
 OUTPUT, REPORT, THUMBNAIL = "out.mp4", "report.json", "thumbnail.jpg"
@@ -49,8 +50,10 @@ class Store:
     def __init__(self, folder: str | os.PathLike[str], keep: float | None = None) -> None:
         self.folder, self.keep = Path(folder), keep
         try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
             for name in ("files", "videos", "uploads"):
-                (self.folder / name).mkdir(parents=True, exist_ok=True)
+                (self.folder / name).mkdir(exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot write {folder}: {error.strerror}. Pass another --data.") from None
         self.database = Database(self.folder / DATABASE)
@@ -77,15 +80,15 @@ class Store:
 
         """
         file_id = f"file_{sha256[:24]}"
-        with open(upload, "rb") as file:
-            os.fsync(file.fileno())
-            size = os.fstat(file.fileno()).st_size
+        flush_to_disk(upload)
+        size = upload.stat().st_size
         with self.database.transaction() as connection:
             target = self.folder / "files" / sha256
             if target.exists():  # a worker may be reading it
                 upload.unlink()
             else:
                 os.replace(upload, target)
+                flush_to_disk(target.parent)
             now = int(time())
             values = file_id, sha256, name, size, now, now, json.dumps(dict(media))
             connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", values)

@@ -39,7 +39,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         try:
             yield part
             signals.check()
-            _flush_to_disk(part)
+            flush_to_disk(part)
             signals.check()
             _check_replaceable(target)
             os.replace(part, target)
@@ -106,7 +106,8 @@ def _prefix(target: Path) -> str:
     return f"{target.name[:40]}.{zlib.crc32(os.fsencode(target.name)):08x}."
 
 
-def _flush_to_disk(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """Write a file, or the names in a folder, from the caches of the system to the disk."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
