@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import io
+import json
+import re
 import sys
 import typing
 from dataclasses import replace
@@ -48,7 +50,7 @@ def nodes(comfy, monkeypatch) -> SimpleNamespace:
     spec.loader.exec_module(pack)
     extension = asyncio.run(pack.comfy_entrypoint())
     classes = asyncio.run(extension.get_node_list())
-    return SimpleNamespace(**{node.__name__: node for node in classes}, pack=pack)
+    return SimpleNamespace(**{node.__name__: node for node in classes}, pack=pack, all=classes)
 
 
 @pytest.fixture(scope="module")
@@ -204,3 +206,39 @@ def test_sync_score(nodes, tmp_path):
     offset, confidence = nodes.SyncScore.run(video=VideoFromFile(str(talk)))
     assert isinstance(offset, float) and isinstance(confidence, float)
     assert ProgressBar.bars[-1].current == 55 and -15 <= offset <= 15 and 0 <= confidence <= 1
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PACK / "example_workflows").glob("*.json")), ids=lambda path: path.stem
+)
+def test_example_workflows_fit_the_nodes(nodes, path):
+    """ComfyUI stores the values of widgets by their order, and links by the order of inputs and outputs."""
+    workflow = json.loads(path.read_text())
+    assert path.with_suffix(".jpg").stat().st_size < 100_000
+    schemas = {node.GET_SCHEMA().node_id: node.GET_SCHEMA() for node in nodes.all}
+    graph = {node["id"]: node for node in workflow["nodes"]}
+    for number, origin, output, target, given, kind in workflow["links"]:
+        assert number in graph[origin]["outputs"][output]["links"]
+        assert graph[target]["inputs"][given]["link"] == number
+        assert graph[origin]["outputs"][output]["type"] == kind
+    ours = [node for node in workflow["nodes"] if node["type"] in schemas]
+    assert len(ours) >= 2
+    for node in ours:
+        schema = schemas[node["type"]]
+        widgets = [item for item in schema.inputs if "default" in item.widget]
+        assert len(node["widgets_values"]) == len(widgets)
+        for value, item in zip(node["widgets_values"], widgets, strict=True):
+            assert value == item.widget["default"]
+        types = {item.id: item.io_type for item in schema.inputs}
+        assert {item["name"]: item["type"] for item in node["inputs"]} == types
+        assert [item["type"] for item in node["outputs"]] == [item.io_type for item in schema.outputs]
+
+
+def test_pack_names_the_version_of_the_package_and_pins_nothing_of_comfyui():
+    text = (PACK / "pyproject.toml").read_text()
+    assert f'version = "{wav2lip_npu.__version__}"' in text
+    (dependency,) = re.findall(r"^dependencies = \[(.*)\]$", text, re.MULTILINE)
+    assert dependency.strip('"') == (PACK / "requirements.txt").read_text().strip()
+    assert dependency.startswith('"wav2lip-npu>=') and re.search(
+        r'^requires-comfyui = ">=[\d.]+"$', text, re.MULTILINE
+    )
