@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from time import time
 from typing import Any
 
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wav2lip_npu import __version__
@@ -23,6 +26,7 @@ from wav2lip_npu.serve.probe import MediaLimits, Probe
 from wav2lip_npu.serve.problems import ProblemObject, handle_problems
 from wav2lip_npu.serve.service import Interactive, Service
 from wav2lip_npu.serve.store import Store
+from wav2lip_npu.serve.webhooks import Webhooks
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,8 @@ _SECURITY = {
     b"cross-origin-resource-policy": b"same-origin",
 }
 _QUESTIONS = 8
+_WEBHOOKS_S = 1.0
+"""Seconds between looks for webhooks that are due."""
 _ABOUT = (
     "Lip-sync videos to audio. Upload a face and an audio file, create a video, wait for its events and "
     "download it. The shapes are those of OpenAI's videos API, so its clients work. With a token, send "
@@ -47,7 +53,7 @@ def create_app(options: ServeOptions, store: Store, interactive: Interactive) ->
     """Return the application.
 
     Raises:
-        UsageError: The tokens cannot be read.
+        UsageError: The tokens or the secret of webhooks cannot be read.
 
     """
     tokens = Tokens(options.tokens())
@@ -68,6 +74,7 @@ def create_app(options: ServeOptions, store: Store, interactive: Interactive) ->
         interactive=interactive,
         hub=EventHub(store),
         metrics=metrics,
+        webhooks=Webhooks(store, options.webhook_hosts, options.webhook_secret()),
         probes=CapacityLimiter(max(2, cpu_count())),
         questions=CapacityLimiter(_QUESTIONS),
     )
@@ -84,8 +91,21 @@ def create_app(options: ServeOptions, store: Store, interactive: Interactive) ->
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
+    calling = asyncio.create_task(_call_webhooks(service.webhooks)) if service.webhooks.is_on else None
     yield
+    if calling is not None:
+        calling.cancel()
     await service.hub.close()
+
+
+async def _call_webhooks(webhooks: Webhooks) -> None:
+    """Make the calls that are due, until the service ends."""
+    while True:
+        await asyncio.sleep(_WEBHOOKS_S)
+        try:
+            await to_thread.run_sync(webhooks.deliver, time())
+        except Exception:
+            log.exception("webhooks were not delivered")
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
@@ -95,7 +115,10 @@ def _document(app: FastAPI) -> dict[str, Any]:
             title=app.title, version=app.version, description=app.description, routes=app.routes
         )
         parts = document["components"]
-        parts["schemas"]["ProblemObject"] = ProblemObject.model_json_schema()
+        _, problem = models_json_schema(
+            [(ProblemObject, "serialization")], ref_template="#/components/schemas/{model}"
+        )
+        parts["schemas"] |= problem["$defs"]
         parts["securitySchemes"] = {
             "token": {"type": "http", "scheme": "bearer"},
             "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},

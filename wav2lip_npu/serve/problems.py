@@ -60,6 +60,13 @@ _CODES = {
 }
 
 
+class ErrorObject(BaseModel):
+    """The same for clients of OpenAI's API, which show `message`."""
+
+    message: str
+    code: str
+
+
 class ProblemObject(BaseModel):
     """Body of an error."""
 
@@ -68,6 +75,7 @@ class ProblemObject(BaseModel):
     status: int
     detail: str = Field(description="One line: what is wrong, where, and how to fix it.")
     code: str = Field(description="Kind of the error, for programs.")
+    error: ErrorObject
 
 
 class Problem(Exception):  # noqa: N818 the word of RFC 9457
@@ -91,6 +99,7 @@ class Problem(Exception):  # noqa: N818 the word of RFC 9457
             "status": self.status,
             "detail": self.detail,
             "code": self.code,
+            "error": {"message": self.detail, "code": self.code},
         }
 
     def response(self) -> JSONResponse:

@@ -19,6 +19,7 @@ from wav2lip_npu.serve.problems import not_found
 from wav2lip_npu.serve.records import StoredFile, Video
 from wav2lip_npu.serve.store import Store
 from wav2lip_npu.serve.uploads import UploadLimits
+from wav2lip_npu.serve.webhooks import Webhooks
 
 
 class Interactive(Protocol):
@@ -47,6 +48,7 @@ class Service:
     interactive: Interactive
     hub: EventHub
     metrics: Metrics
+    webhooks: Webhooks
     probes: CapacityLimiter
     """Files that are probed at once."""
     questions: CapacityLimiter

@@ -36,6 +36,11 @@ class UploadLimits:
     floor_bytes: int
     """Free disk space that must remain."""
 
+    def check_disk(self) -> None:
+        """Raise `Problem` if the disk is almost full."""
+        if shutil.disk_usage(self.new_path().parent).free < self.floor_bytes:
+            raise Problem(507, "the disk of the service is almost full. Try again later.")
+
 
 @dataclass(frozen=True)
 class Upload:
@@ -162,9 +167,7 @@ class _Receiver:
 
     def flush(self) -> None:
         """Write what is in memory. Raises `OSError`, and `Problem` if the disk is almost full."""
-        free = shutil.disk_usage(self._limits.new_path().parent).free
-        if free < self._limits.floor_bytes:
-            raise Problem(507, "the disk of the service is almost full. Try again later.")
+        self._limits.check_disk()
         for part in self._files():
             if part.data:
                 part.flush()

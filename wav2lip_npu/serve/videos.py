@@ -20,6 +20,7 @@ from wav2lip_npu.serve.jobs import weights_of
 from wav2lip_npu.serve.objects import Deleted, VideoList, VideoObject, video_json
 from wav2lip_npu.serve.problems import Problem, documented, not_found
 from wav2lip_npu.serve.records import Status, StoredFile, Video
+from wav2lip_npu.serve.remote_files import fetch
 from wav2lip_npu.serve.schemas import CREATE_VIDEO
 from wav2lip_npu.serve.service import Service, TheService
 from wav2lip_npu.serve.store import OUTPUT, THUMBNAIL
@@ -220,10 +221,20 @@ async def _named_file(service: Service, job: JobRequest, purpose: str) -> Stored
     if name == f"{purpose}_id":
         return await to_thread.run_sync(service.file, value)
     if name == f"{purpose}_url":
-        raise Problem(422, f"{name} {value!r:.80} is not allowed. Upload the file, see --allow_urls.")
+        return await _remote_file(service, name, value)
     raise Problem(
         422, f"{name} {value!r:.80} is not a file. Send it as a file of the form; paths are not read."
     )
+
+
+async def _remote_file(service: Service, field: str, url: str) -> StoredFile:
+    """Return a file that was fetched from an allowed host. Raises `Problem` and `Wav2LipError`."""
+    hosts, limits = service.options.allow_urls, service.upload_limits
+    upload = await to_thread.run_sync(fetch, url, hosts, field, limits, limiter=service.questions)
+    try:
+        return await store_upload(service, upload)
+    finally:
+        await to_thread.run_sync(lambda: upload.path.unlink(missing_ok=True))
 
 
 def _create(
@@ -232,13 +243,13 @@ def _create(
     """Check a request, and queue its job. Raises `Problem` and `Wav2LipError`."""
     options = service.options
     if job.webhook_url is not None:
-        raise Problem(422, f"webhook_url {job.webhook_url!r:.80} is not allowed, see --webhook_hosts.")
+        service.webhooks.check(job.webhook_url)
     weights_of(job.model, options.checkpoints)
     job_requests.check_files(face, audio)
     seconds = job_requests.output_seconds(face, audio, job.dub)
     if not seconds:
         raise Problem(422, f"nothing is left of {audio.name} after --start {job.dub.start:g}.")
-    return service.store.create(
+    video = service.store.create(
         model=job.model,
         face_id=face.id,
         audio_id=audio.id,
@@ -251,3 +262,6 @@ def _create(
         max_queue=options.max_queue,
         max_jobs=options.max_per_client,
     )
+    if job.webhook_url is not None:
+        service.webhooks.add(video.id, job.webhook_url)
+    return video
