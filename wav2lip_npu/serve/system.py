@@ -93,7 +93,7 @@ def get_limits(service: TheService) -> JSONResponse:
     )
 
 
-@router.post("/v1/session", tags=["session"], status_code=204, responses=documented(422))
+@router.post("/v1/session", tags=["session"], status_code=204, responses=documented(400, 422))
 async def start_session(body: SessionRequest, request: Request, service: TheService) -> Response:
     """Set a cookie for the page, whose media elements cannot send a token in a header."""
     value = service.tokens.cookie_for(body.token)
@@ -114,7 +114,9 @@ async def end_session() -> Response:
     return response
 
 
-@router.post("/v1/faces", tags=["preview"], responses={200: {"model": FaceList}, **documented(404, 422, 503)})
+@router.post(
+    "/v1/faces", tags=["preview"], responses={200: {"model": FaceList}, **documented(400, 404, 422, 503)}
+)
 async def find_faces(body: FacesRequest, service: TheService) -> JSONResponse:
     """Return the faces of one frame of a file, and the values of face_select that select them."""
     path = await to_thread.run_sync(service.content, body.file_id)
@@ -126,7 +128,7 @@ async def find_faces(body: FacesRequest, service: TheService) -> JSONResponse:
     "/v1/previews",
     tags=["preview"],
     response_class=Response,
-    responses={**_JPEG, **documented(404, 422, 503)},
+    responses={**_JPEG, **documented(400, 404, 422, 503)},
 )
 async def preview(body: PreviewRequest, service: TheService) -> Response:
     """Return one dubbed frame."""
