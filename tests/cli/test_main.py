@@ -25,6 +25,7 @@ from wav2lip_npu.cli import main
 from wav2lip_npu.cli.doctor import DoctorCommand
 from wav2lip_npu.cli.dub import DubCommand
 from wav2lip_npu.cli.preprocess import PreprocessCommand
+from wav2lip_npu.cli.serve import ServeCommand
 from wav2lip_npu.media import container, video_reader
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -337,6 +338,11 @@ def test_flags_are_listed_here():
         "width device json"
     )
     assert names(DoctorCommand) == set(doctor.split())
+    serve = (
+        "host port data devices checkpoints token_file max_upload max_seconds max_pixels max_queue "
+        "max_per_client timeout keep disk_floor allow_urls webhook_hosts webhook_secret_file"
+    )
+    assert names(ServeCommand) == set(serve.split())
 
 
 def test_overview_lists_each_command(capsys):

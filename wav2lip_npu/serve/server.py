@@ -38,6 +38,7 @@ def run_server(options: ServeOptions) -> None:
 
     """
     options.tokens(), options.webhook_secret()  # before anything is started
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # otherwise it warns of each damaged form
     with lock_folder(options.folder) as is_locked:
         if not is_locked:
             raise UsageError(f"--data {options.folder} is used by another service. Pass another folder.")
