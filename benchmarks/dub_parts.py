@@ -63,7 +63,7 @@ def faces(given: argparse.Namespace) -> dict[str, float]:
 
     def run() -> int:
         tracked = find_faces(iter(frames), detector, options.faces)
-        selected = select_frames(tracked, options.limits, (), info.fps, options.load_occlusion())
+        selected = select_frames(tracked, options.limits, (), info.fps, 96, options.load_occlusion())
         return sum(1 for _ in selected)
 
     with one_core_each(target) as prepare:

@@ -121,7 +121,7 @@ def selected(fronts, cuts=(0,)):
         for number in range(len(fronts))
     ]
     order = iter(fronts)
-    return list(select_frames(frames, FaceLimits(), (), Fraction(25), lambda *_: next(order)))
+    return list(select_frames(frames, FaceLimits(), (), Fraction(25), 96, lambda *_: next(order)))
 
 
 def test_covered_span_has_its_reason_and_a_cross_fade():
@@ -215,7 +215,7 @@ def test_still_image_is_cropped_and_examined_once():
         return NOTHING
 
     frames = [TrackedFrame(SimpleNamespace(index=number, yuv=YUV), BOX, False) for number in range(9)]
-    chosen = list(select_frames(frames, FaceLimits(), (), Fraction(25), nothing))
+    chosen = list(select_frames(frames, FaceLimits(), (), Fraction(25), 96, nothing))
     assert len(faces) == 1 and all(item.face is faces[0] for item in chosen)
 
 

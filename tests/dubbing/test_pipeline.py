@@ -19,7 +19,7 @@ import torch
 from support.devices import DEVICE
 from support.faces import SquareDetector, face_frames, write_audio
 from support.marks import slow
-from support.networks import copying_generator
+from support.networks import copying_generator, generator_of
 from wav2lip_npu import device as devices
 from wav2lip_npu.dubbing import inference, output_frames, outputs, pipeline, stages
 from wav2lip_npu.dubbing.blend import load_mask
@@ -32,6 +32,7 @@ from wav2lip_npu.media.video_writer import EncodeOptions, write_video
 from wav2lip_npu.media.yuv_image import Colour, YuvImage
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import FACE_SIZE
+from wav2lip_npu.models.plans import PLANS
 
 LOSSLESS = EncodeOptions(crf=0, preset="ultrafast")
 
@@ -452,3 +453,18 @@ def test_outputs_with_the_same_file_are_refused(models, face_video, speech, tmp_
 def test_wrong_outputs_are_refused(item):
     with pytest.raises(UsageError, match=r"output|outfile"):
         pipeline.dub_many("a.mp4", [item])
+
+
+@pytest.mark.any_device
+@pytest.mark.parametrize("blend", ["soft", slow("hard")])
+def test_faces_of_a_larger_generator(blend: str, face_video: Path, speech: Path, tmp_path: Path) -> None:
+    plan = next(plan for plan in PLANS if plan.name == "sam")
+    checkpoint.save(tmp_path / "x.pth", generator_of(plan))
+    models = inference.load_models(tmp_path / "x.pth", detector="hog", device=str(DEVICE), face_size=192)
+    models = replace(models, detector=SquareDetector())
+    sizes: list[int] = []
+    encode = models.generator.encode_faces
+    models.generator.encode_faces = lambda faces: sizes.append(faces.shape[-1]) or encode(faces)  # type: ignore
+    report = pipeline.dub(face_video, speech, tmp_path / "out.mp4", models=models, blend=blend)
+    assert set(sizes) == {192} and report.face_size == 192
+    assert report.dubbed_frames == report.frames == 15

@@ -28,7 +28,7 @@ def frames(yaws, *, cuts=(), box=BOX, pitch=0.0, roll=0.0):
 
 
 def select(tracked, limits=FaceLimits(), skipped=(), fps=25):
-    chosen = list(select_frames(tracked, limits, skipped, Fraction(fps)))
+    chosen = list(select_frames(tracked, limits, skipped, Fraction(fps), 96))
     assert [item.tracked.frame.index for item in chosen] == list(range(len(chosen)))
     return [item.reason for item in chosen], [item.opacity for item in chosen]
 
@@ -105,7 +105,7 @@ def test_few_frames_are_held():
             taken.append(frame.frame.index)
             yield frame
 
-    for item in select_frames(source(), FaceLimits(), (), Fraction(25)):
+    for item in select_frames(source(), FaceLimits(), (), Fraction(25), 96):
         assert taken[-1] - item.tracked.frame.index <= 4
 
 

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,19 @@ import torch
 from support.exports import export, export_generator
 from support.fake_cann import install_program
 from support.marks import slow
-from support.networks import golden_weights
+from support.networks import generator_of, golden_weights
 from wav2lip_npu.cli import main
 from wav2lip_npu.errors import CheckpointError, ExportError, UsageError
 from wav2lip_npu.export import onnx_export, onnx_graph
-from wav2lip_npu.export.engines import Arrays
+from wav2lip_npu.export.engines import Arrays, OnnxEngine
 from wav2lip_npu.export.manifest import INPUTS, KINDS, OPERATORS, read_onnx
 from wav2lip_npu.export.options import DETECTORS, ExportOptions
 from wav2lip_npu.faces.s3fd import S3FD_MEANS
 from wav2lip_npu.mel import DEFAULT_MEL
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import SyncNet
+from wav2lip_npu.models.plan_choice import Design
+from wav2lip_npu.models.plans import PLANS
 from wav2lip_npu.storage.hashing import sha256_of
 
 if importlib.util.find_spec("onnxruntime") is None:
@@ -39,6 +41,7 @@ import onnx
 pytestmark = pytest.mark.usefixtures("one_thread")
 DOCS = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text()
 SIZE = (64, 96)
+BY_NAME = {plan.name: plan for plan in PLANS}
 ATC = """#!/bin/sh
 echo "$@" > "{folder}/words"
 pwd > "{folder}/where"
@@ -98,6 +101,11 @@ def off(network: str, result: list[np.ndarray], expected: list[np.ndarray]) -> f
     return max(float(np.abs(a - b).max()) for a, b in zip(result, expected, strict=True))
 
 
+def size_of(network: str) -> tuple[int, int]:
+    """Return the size of the images of the example inputs."""
+    return (96, 96) if network == "generator" else SIZE
+
+
 @pytest.mark.parametrize("batch", [slow(1), 8, slow(32)])
 @pytest.mark.parametrize("network", ["generator", "syncnet"])
 def test_fixed_batch_agrees_with_torch(weights, tmp_path, network, batch):
@@ -107,7 +115,7 @@ def test_fixed_batch_agrees_with_torch(weights, tmp_path, network, batch):
     assert [shape[0] for shape in (result.manifest.inputs | result.manifest.outputs).values()] == [batch] * (
         2 + len(result.manifest.outputs)
     )
-    for arrays in onnx_export.example_inputs(network, batch):
+    for arrays in onnx_export.example_inputs(network, batch, size_of(network)):
         assert off(network, run_file(path, arrays), of_torch(weights(network), arrays)) < 1e-4
     assert result.difference < 1e-4
 
@@ -120,8 +128,37 @@ def test_dynamic_file_accepts_any_batch(weights, tmp_path, network):
     export(weights(network), path)
     onnx.checker.check_model(str(path), full_check=True)
     for batch in (2, 5):  # an export is checked with 1 and 3
-        for arrays in onnx_export.example_inputs(network, batch, SIZE):
+        for arrays in onnx_export.example_inputs(network, batch, size_of(network)):
             assert off(network, run_file(path, arrays), of_torch(weights(network), arrays)) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        BY_NAME["288"],
+        slow(BY_NAME["384-leaky"]),
+        replace(BY_NAME["sam"], size=192, audio_refine="normalized"),
+        slow(replace(BY_NAME["sam"], audio_refine="plain")),
+    ],
+    ids=lambda plan: plan.name,
+)
+def test_larger_generator(tmp_path, plan):
+    """Rows, attention and the refined audio of the split graph are those of PyTorch."""
+    checkpoint.save(tmp_path / "x.pth", generator_of(plan))
+    design = Design(face_size=plan.size, audio_refine=plan.audio_refine or "auto")
+    exported = export(onnx_export.load_network("generator", tmp_path / "x.pth", design), tmp_path / "x.onnx")
+    assert exported.manifest.inputs["face"] == ["batch", 6, plan.size, plan.size]
+    engine, network = (
+        OnnxEngine(exported.path),
+        checkpoint.load(tmp_path / "x.pth", "generator", design).network(),
+    )
+    faces, mels = torch.rand(1, 6, plan.size, plan.size), torch.rand(2, 1, 80, 16) * 8 - 4
+    assert engine.face_size == plan.size
+    with torch.inference_mode():
+        for row in (0, plan.size // 2):
+            measured = engine.decode(mels, engine.encode_faces(faces), top_row=row)
+            expected = network.decode(mels, network.encode_faces(faces), top_row=row)
+            torch.testing.assert_close(measured, expected, rtol=0, atol=2e-3)
 
 
 def test_retinaface_accepts_any_size(weights, tmp_path):
@@ -396,7 +433,7 @@ def test_missing_package_is_named(command, monkeypatch, package):
 
 def test_example_inputs_have_the_shapes_of_the_manifest():
     for network, shapes in INPUTS.items():
-        for arrays in onnx_export.example_inputs(network, 2, SIZE):
+        for arrays in onnx_export.example_inputs(network, 2, size_of(network)):
             assert list(arrays) == list(shapes)
             assert all(item.dtype == np.float32 and len(item) == 2 for item in arrays.values())
 

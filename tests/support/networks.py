@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from wav2lip_npu.models.networks import Wav2Lip
+from wav2lip_npu.models.generator import Wav2Lip
+from wav2lip_npu.models.plans import Plan
 
 
 def golden_weights(network: nn.Module) -> nn.Module:
@@ -32,6 +33,17 @@ def golden_weights(network: nn.Module) -> nn.Module:
         state[name] = torch.from_numpy(np.asarray(values)).to(tensor.dtype)
     network.load_state_dict(state)
     return network.eval()
+
+
+def generator_of(plan: Plan, width: int = 4) -> Wav2Lip:
+    """Return a generator of a plan with golden weights. The deepest are damped, as they amplify rounding."""
+    network = golden_weights(Wav2Lip(width, plan))
+    assert isinstance(network, Wav2Lip)
+    if plan.attention:
+        for name, tensor in network.state_dict().items():
+            if name.endswith(("conv_block.1.weight", "conv_block.1.bias")):
+                tensor *= 0.5
+    return network
 
 
 def copying_generator(width: int = 32) -> Wav2Lip:

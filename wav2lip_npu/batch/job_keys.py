@@ -9,7 +9,6 @@ import re
 from typing import Any
 
 from wav2lip_npu.batch.jobs import Job
-from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.errors import MediaError
 from wav2lip_npu.media.container import open_media
 from wav2lip_npu.media.frame_rate import exact_fps
@@ -27,6 +26,7 @@ _ALWAYS = {
 }
 # fmt: on
 """Options of 0.6.0. A key contains later options only if they differ from their defaults."""
+_OF_GENERATOR = ("face_size", "audio_refine")
 _WITHOUT_EFFECT = {
     "wav2lip_batch_size", "face_det_batch_size", "occlusion_mask", "enhance", "check",
     "min_confidence",
@@ -49,7 +49,8 @@ def job_key(job: Job) -> str:
 
 def job_settings(job: Job) -> dict[str, Any]:
     """Return the options of a job that affect its output."""
-    options = {"precision": job.precision, **dict(fields_of(job.dub))}
+    options = {name: getattr(job, name) for name in ("precision", *_OF_GENERATOR)}
+    options |= fields_of(job.dub)
     return {name: value for name, value in options.items() if name not in _WITHOUT_EFFECT}
 
 
@@ -58,7 +59,7 @@ def _key_settings(job: Job) -> dict[str, Any]:
     settings = job_settings(job)
     fps = settings["fps"]
     settings["fps"] = 25 if fps is None else str(exact_fps(fps))  # 25 was the default of 0.6.0
-    defaults = dict(fields_of(DubOptions()))
+    defaults = dict(fields_of(Job(face="", audio="", outfile="")))
     return {name: value for name, value in settings.items() if name in _ALWAYS or value != defaults[name]}
 
 

@@ -17,6 +17,7 @@ from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.spans import canonical_spans
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.bundled import STARTER
+from wav2lip_npu.models.plan_choice import AudioRefineOption
 from wav2lip_npu.options import check_types, nested_by_name, path_text
 from wav2lip_npu.storage.atomic import real_name
 
@@ -55,6 +56,10 @@ class Job:
     """Weights of a Wav2Lip generator, or `starter` for the bundled network."""
     precision: Precision = "fp32"
     """Number format of the generator."""
+    face_size: int | None = None
+    """Size of the faces in pixels, for weights that fit several: 192 or 384. None: as published."""
+    audio_refine: AudioRefineOption = "auto"
+    """Whether a generator uses its layers audio_refine; auto: measured in the weights, see docs/hd.md."""
     device: str | None = None
     """Device to run on; `None` is any device of the batch."""
     report: str | None = None

@@ -13,6 +13,7 @@ from wav2lip_npu.device import Precision
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.bundled import STARTER
+from wav2lip_npu.models.plan_choice import AudioRefineOption
 from wav2lip_npu.options import check_types, group, nested_by_name
 
 
@@ -43,6 +44,10 @@ class BatchOptions:
     """Weights of a Wav2Lip generator: .pth, .pt, .safetensors, or starter, the bundled weights."""
     precision: Precision = "fp32"
     """Number format of the generator. fp32_strict turns off an accelerator's reduced precision for fp32."""
+    face_size: int | None = None
+    """Size of the faces in pixels, for weights that fit several: 192 or 384. None: as published."""
+    audio_refine: AudioRefineOption = "auto"
+    """Whether a generator uses its layers audio_refine; auto: measured in the weights, see docs/hd.md."""
     dub: Annotated[DubOptions, group("dubbing")] = field(default_factory=DubOptions)
 
     def __post_init__(self) -> None:

@@ -153,6 +153,8 @@ class _Run:
             dub=options.dub,
             checkpoint_path=options.checkpoint_path,
             precision=options.precision,
+            face_size=options.face_size,
+            audio_refine=options.audio_refine,
         )
 
     def accept(self, source: str, jobs: Sequence[Job], problems: Sequence[Problem]) -> list[Job]:

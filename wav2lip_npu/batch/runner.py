@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -92,7 +92,8 @@ def run_jobs(
         models = expect_models(models)
 
         weights, precision = os.fspath(models.weights), precision_name(models.precision)
-        jobs = [replace(job, checkpoint_path=weights, precision=precision) for job in jobs]
+        chosen: dict[str, Any] = {"checkpoint_path": weights, "precision": precision, **asdict(models.design)}
+        jobs = [replace(job, **chosen) for job in jobs]
     unique: dict[str, Job] = {}
     for job in jobs:
         if unique.setdefault(real_name(job.outfile), job) is not job:
@@ -119,7 +120,8 @@ def group_jobs(jobs: Iterable[Job]) -> list[JobGroup]:
     """Return groups of up to `MAX_OUTPUTS` jobs that can share a pass, in the order of their first jobs."""
     groups: dict[Any, list[Job]] = {}
     for job in jobs:
-        groups.setdefault((job.face, job.dub, job.checkpoint_path, job.precision, job.device), []).append(job)
+        models = job.checkpoint_path, job.precision, job.face_size, job.audio_refine
+        groups.setdefault((job.face, job.dub, models, job.device), []).append(job)
     return [
         tuple(group[start : start + MAX_OUTPUTS])
         for group in groups.values()

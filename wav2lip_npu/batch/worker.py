@@ -7,7 +7,7 @@ import ctypes
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 
@@ -20,6 +20,7 @@ from wav2lip_npu.batch.runner import JobGroup, group_jobs, never, run_groups
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
+    from wav2lip_npu.models.plan_choice import AudioRefineOption
 
 _M_ARENA_MAX = -8  # of malloc.h
 
@@ -57,25 +58,36 @@ def default_in_flight(devices: Iterable[str]) -> int:
     return 1 if any(name == device.HOST for name in devices) else 2
 
 
+class _ModelChoice(NamedTuple):
+    """Arguments of `load_models`."""
+
+    checkpoint_path: str
+    detector: str
+    precision: str
+    face_size: int | None
+    audio_refine: AudioRefineOption
+
+
 class ModelHolder:
     """Loads the models of jobs on one device, and keeps those of the last job; the passes share it."""
 
     def __init__(self, device_name: str) -> None:
         self._device = device_name
-        self._loaded: tuple[tuple[str, str, str], Models] | None = None
+        self._loaded: tuple[_ModelChoice, Models] | None = None
         self._lock = threading.Lock()
 
     def __call__(self, job: Job) -> Models:
         """Return the models of a job. Raises the errors of `load_models`."""
         from wav2lip_npu.dubbing.inference import load_models
 
-        wanted = job.checkpoint_path, job.dub.faces.detector, job.precision
+        wanted = _ModelChoice(
+            job.checkpoint_path, job.dub.faces.detector, job.precision, job.face_size, job.audio_refine
+        )
         with self._lock:
             if self._loaded is None or self._loaded[0] != wanted:
-                weights, detector, precision = wanted
                 # Frees the memory for the next weights, unless another pass is still using these.
                 self._loaded = None
-                models = load_models(weights, detector=detector, device=self._device, precision=precision)
+                models = load_models(device=self._device, **wanted._asdict())
                 self._loaded = wanted, models
             return self._loaded[1]
 

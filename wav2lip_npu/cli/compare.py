@@ -17,6 +17,7 @@ from wav2lip_npu.errors import UsageError
 from wav2lip_npu.export.options import MAX_BATCH, NETWORKS, is_exported, network_named
 from wav2lip_npu.faces.detectors import detector_inputs
 from wav2lip_npu.models.bundled import STARTER, weights_inputs
+from wav2lip_npu.models.plan_choice import AudioRefineOption, Design
 from wav2lip_npu.storage.outputs import InputPath, check_outputs
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ class CompareCommand:
     """Timed runs per batch size, after a warm-up. The median is reported."""
     precision: Precision = "fp32"
     """Number format of PyTorch; fp16 also applies to files exported for the comparison."""
+    face_size: int | None = None
+    """Size of the faces in pixels, for generator weights that fit several: 192 or 384. None: as published."""
+    audio_refine: AudioRefineOption = "auto"
+    """Whether a generator uses its layers audio_refine; auto: measured in the weights, see docs/hd.md."""
     chip: str | None = None
     """Chip for om, by its atc name, such as Ascend310P3. None: the first chip that npu-smi lists."""
     json: str | None = None
@@ -109,7 +114,7 @@ class CompareCommand:
         for name in dict.fromkeys(names):
             if name == "s3fd" and not self.network and not weights_files()["s3fd"][0].is_file():
                 continue
-            yield load_network(name, paths.get(name, STARTER))
+            yield load_network(name, paths.get(name, STARTER), Design(self.face_size, self.audio_refine))
 
     def _report(self, comparisons: list[Comparison]) -> None:
         as_json: dict[str, Any] = {

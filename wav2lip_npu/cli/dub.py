@@ -13,6 +13,7 @@ from wav2lip_npu.dubbing.selection import count_text
 from wav2lip_npu.faces.detectors import detector_inputs
 from wav2lip_npu.media.video_writer import check_format, video_output
 from wav2lip_npu.models.bundled import ABOUT, STARTER, weights_inputs
+from wav2lip_npu.models.plan_choice import AudioRefineOption
 from wav2lip_npu.options import group, resolved
 from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
 
@@ -47,6 +48,10 @@ class DubCommand:
     """Number format of the generator. fp32_strict turns off an accelerator's reduced precision for fp32."""
     engine: Literal["auto", "torch", "onnx", "om"] = "auto"
     """Runtime of the generator. auto: chosen by the file type."""
+    face_size: int | None = None
+    """Size of the faces in pixels, for weights that fit several: 192 or 384. None: as published."""
+    audio_refine: AudioRefineOption = "auto"
+    """Whether a generator uses its layers audio_refine; auto: measured in the weights, see docs/hd.md."""
     report: str | None = None
     """JSON file for the report: frames, spans without a face, and where the time went in each stage."""
 
@@ -112,6 +117,8 @@ class DubCommand:
             device=self.device,
             precision=self.precision,
             engine=self.engine,
+            face_size=self.face_size,
+            audio_refine=self.audio_refine,
         )
         if self.checkpoint_path == STARTER:
             log.info("weights: %s (sha256 %s), %s", STARTER, models.digest, ABOUT)

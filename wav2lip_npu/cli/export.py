@@ -27,6 +27,7 @@ from wav2lip_npu.export.options import (
 )
 from wav2lip_npu.faces.detectors import detector_inputs
 from wav2lip_npu.models.bundled import STARTER, weights_inputs
+from wav2lip_npu.models.plan_choice import AudioRefineOption, Design
 from wav2lip_npu.storage.outputs import OutputPath, check_outputs
 
 if TYPE_CHECKING:
@@ -70,6 +71,10 @@ class ExportCommand:
     size: tuple[int, int] | None = None
     """Height and width of the images for a detector, required with a fixed batch size; multiples of 32 for
     retinaface. None: any size."""
+    face_size: int | None = None
+    """Size of the faces in pixels, for generator weights that fit several: 192 or 384. None: as published."""
+    audio_refine: AudioRefineOption = "auto"
+    """Whether a generator uses its layers audio_refine; auto: measured in the weights, see docs/hd.md."""
     chip: str | None = None
     """Chip by its atc name, such as Ascend310P3 or Ascend910B4. --format onnx prints the atc command.
     None: the first chip that npu-smi lists, for om."""
@@ -97,7 +102,9 @@ class ExportCommand:
         self._check_outputs([path for _, path in files], compiles=chip is not None)
         from wav2lip_npu.export.onnx_export import load_network, write_onnx
 
-        loaded = load_network(network_named(self.network), self.checkpoint_path)
+        loaded = load_network(
+            network_named(self.network), self.checkpoint_path, Design(self.face_size, self.audio_refine)
+        )
         for options, path in files:
             exported = write_onnx(loaded, path, options)
             _log(exported, loaded.source)

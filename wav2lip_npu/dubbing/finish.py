@@ -42,8 +42,8 @@ _BLACK = 0.06
 _SIDES = (0.2, 0.32)
 """Distances from the centre line as fractions of the width. Up to the first, every pixel is face; above the
 second, any pixel may be background."""
-_SPREAD = 5
-"""Width in pixels of the maximum filter that spreads differences."""
+_SPREAD = 2 / 96
+"""Radius of the maximum filter that spreads differences, as a fraction of the face."""
 _LEAST_DETAIL = 1e-3
 """Detail, as a fraction of white, that counts as none."""
 
@@ -54,6 +54,7 @@ class MouthFinish:
     def __init__(self, mask: Mask, device: torch.device) -> None:
         weights = torch.from_numpy(mask.weights).to(device)
         size = weights.shape[1]
+        self._spread = round(_SPREAD * size)
         self._detail_blur, self._wide_blur = _Blur(weights, _DETAIL_BLUR), _Blur(weights, _WIDE_BLUR)
         x = (torch.arange(size, device=device) + 0.5) / size - _MOUTH[0]
         y = (torch.arange(mask.top_row, size, device=device)[:, None] + 0.5) / size - _MOUTH[1]
@@ -89,7 +90,8 @@ class MouthFinish:
         lips = _ramp(of_detail.abs().amax(dim=1, keepdim=True), _LIPS_DIFFER) * self._lips
         face = _ramp(self._wide_blur(difference).abs().amax(dim=1, keepdim=True), _FACES_DIFFER)
         opacity = torch.maximum(lips, face)
-        return self._detail_blur(functional.max_pool2d(opacity, _SPREAD, stride=1, padding=_SPREAD // 2))
+        spread = functional.max_pool2d(opacity, 2 * self._spread + 1, stride=1, padding=self._spread)
+        return self._detail_blur(spread)
 
     def _background(self, faces: Tensor) -> Tensor:
         """Return a score for each pixel, 0 (face) to 1 (background), [B, 1, rows, columns]."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from wav2lip_npu import device as devices
+from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.dubbing.blend import Mask
 from wav2lip_npu.dubbing.enhance import Enhancer
 from wav2lip_npu.dubbing.finish import MouthFinish
@@ -26,9 +27,11 @@ from wav2lip_npu.faces.detectors import load_detector
 from wav2lip_npu.media.yuv_image import Image
 from wav2lip_npu.mel import Mel
 from wav2lip_npu.models import checkpoint
+from wav2lip_npu.models.blocks import fold_norms
 from wav2lip_npu.models.bundled import STARTER
+from wav2lip_npu.models.generator import Wav2Lip
 from wav2lip_npu.models.inputs import face_batch, generator_input, images_of_faces
-from wav2lip_npu.models.networks import Wav2Lip, fold_norms
+from wav2lip_npu.models.plan_choice import AS_TRAINED, AudioRefineOption, Design
 from wav2lip_npu.options import expect_text, path_text
 
 log = logging.getLogger(__name__)
@@ -54,6 +57,8 @@ class Models:
     """Frames of 1/25 s by which the audio was shifted in training."""
     enhancer: Enhancer | None = None
     """Restores the generated mouths of every dub without `enhance`."""
+    design: Design = AS_TRAINED
+    """The requested design of the generator."""
 
     @property
     def engine(self) -> str:
@@ -61,10 +66,15 @@ class Models:
         return TORCH if isinstance(self.generator, Wav2Lip) else self.generator.name
 
     @property
+    def face_size(self) -> int:
+        """Rows and columns of the faces that the generator takes."""
+        return self.generator.face_size
+
+    @property
     def batch(self) -> int:
-        """Faces per batch: the default of the device, or the size that an exported file accepts."""
+        """Faces per batch: fewer large ones; for an exported file, the size that it accepts."""
         if isinstance(self.generator, Wav2Lip):
-            return devices.BACKENDS[self.device.type].batch
+            return max(1, devices.BACKENDS[self.device.type].batch * FACE_SIZE**2 // self.face_size**2)
         return self.generator.manifest.batch or FILE_BATCH
 
 
@@ -89,6 +99,8 @@ def load_models(
     precision: str = "fp32",
     engine: str = "auto",
     enhancer: Enhancer | None = None,
+    face_size: int | None = None,
+    audio_refine: AudioRefineOption = "auto",
 ) -> Models:
     """Load the generator and the face detector onto a device, for any number of dubs and threads.
 
@@ -101,6 +113,8 @@ def load_models(
             the reduced precision that an accelerator uses for fp32.
         engine: "torch", "onnx", "om", or "auto": chosen by the file type.
         enhancer: Restores the generated mouths; for files in ONNX format see the option `enhance` of `dub`.
+        face_size: Size of the faces in pixels, for weights that fit several. `None`: as published.
+        audio_refine: See docs/hd.md: "off", "plain", "normalized", or "auto": measured in the weights.
 
     Returns:
         The loaded networks, for `dub(..., models=...)`, `dub_many` and `run_jobs`.
@@ -121,7 +135,10 @@ def load_models(
     expect_text(detector=detector, device=device, precision=precision, engine=engine)
     checkpoint_path = path_text(checkpoint_path, "checkpoint_path")
     engine = engine_of(checkpoint_path, engine)
+    design = Design(face_size, audio_refine)
     if engine != TORCH:
+        if design != AS_TRAINED:
+            raise UsageError(f"{checkpoint_path} has a fixed design. Remove --face_size and --audio_refine.")
         exported = _load_exported(engine, Path(checkpoint_path), detector, device, precision)
         return replace(exported, enhancer=enhancer)
     torch_device = devices.resolve(device)
@@ -129,7 +146,7 @@ def load_models(
     devices.activate(torch_device)
     if precision == "fp32_strict":
         devices.full_float32(torch_device)
-    loaded = checkpoint.load(checkpoint_path, "generator")
+    loaded = checkpoint.load(checkpoint_path, "generator", design)
     network = loaded.network()
     assert isinstance(network, Wav2Lip)
     fold_norms(network)
@@ -143,6 +160,7 @@ def load_models(
         loaded.digest(),
         loaded.mel_shift,
         enhancer,
+        design,
     )
 
 

@@ -59,8 +59,9 @@ _SURE = 0.85
 """Probability that a connected part must reach somewhere."""
 _SMALLEST = 0.012
 """Smallest connected part, as a fraction of the box."""
-_GUIDE, _GUIDE_NOISE = 4, 1e-3
-"""Of the filter that moves edges to those of the image: radius in pixels, and the variance that is flat."""
+_GUIDE, _GUIDE_NOISE = 1 / 24, 1e-3
+"""Of the filter that moves edges to those of the image: radius as a fraction of the face, and the variance
+that is flat."""
 _UNCLEAR = 0.25
 """Probabilities this far from 0 and 1 are not clear."""
 _COVERED, _DOUBTFUL = 0.6, 0.35
@@ -169,7 +170,8 @@ def _parts(shown: Weights) -> Weights:
 
 def _guided(weights: Weights, guide: Weights) -> Weights:
     """Return weights whose edges follow those of the guide (He, Sun, Tang 2010)."""
-    size = (2 * _GUIDE + 1, 2 * _GUIDE + 1)
+    radius = round(_GUIDE * len(guide))
+    size = (2 * radius + 1, 2 * radius + 1)
 
     def mean(values: Weights) -> Weights:
         return np.asarray(cv2.blur(values, size))

@@ -11,7 +11,6 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
 from wav2lip_npu import device
-from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.dubbing.blend import fade, load_mask, paste
 from wav2lip_npu.dubbing.extent import Extent
 from wav2lip_npu.dubbing.mel_stream import MelStream
@@ -56,7 +55,7 @@ class OutputFrames:
     ) -> None:
         self._info, self._options = info, options
         self._closed = threading.Event()
-        self._mask = load_mask(options.blend, FACE_SIZE)
+        self._mask = load_mask(options.blend, models.face_size)
         self._fps = options.output_fps(info)
         self._audio = measure_audio(audio, options.audio_track)
         separate = None if voice is None else measure_audio(voice)

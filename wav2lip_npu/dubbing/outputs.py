@@ -178,6 +178,7 @@ class OutputWriter(OutputFrames):
             engine=models.engine,
             enhancer=None if self._enhancer is None else options.enhance or "of models",
             precision=str(models.precision).removeprefix("torch."),
+            face_size=models.face_size,
             width=recorder.width,
             height=recorder.height,
             fps=str(self._fps),

@@ -60,6 +60,8 @@ class DubReport:
     engine: str
     """Runtime of the generator: torch, onnx, or om with its NPU."""
     precision: str
+    face_size: int
+    """Rows and columns of the faces of the generator."""
     width: int
     """Pixels of the output."""
     height: int

@@ -10,7 +10,6 @@ from fractions import Fraction
 from functools import cache
 from typing import Literal, NamedTuple
 
-from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.dubbing.occlusion import NOTHING, Front, Occlusion, Weights
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.faces.detectors import WITHOUT_LANDMARKS
@@ -114,7 +113,7 @@ class SelectedFrame:
     opacity: float
     """Opacity of the mouth: 0 in a span that stays as filmed, a ramp next to it, 1 elsewhere."""
     face: Image | None
-    """The face, BGR uint8 [96, 96, 3]: one object for all frames of a still image. None without a face."""
+    """The face, BGR uint8 [S, S, 3]: one object for all frames of a still image. None without a face."""
     front: Weights | None = None
     """Opacity of what is in front of the mouth, see `Front`."""
 
@@ -129,6 +128,7 @@ def select_frames(
     limits: FaceLimits,
     skipped: Container[int],
     fps: Fraction,
+    face_size: int,
     occlusion: Occlusion | None = None,
 ) -> Iterator[SelectedFrame]:
     """Yield each frame with the reason why it stays as filmed, or the opacity of its mouth.
@@ -141,6 +141,7 @@ def select_frames(
         limits: Limits of size and direction of the face.
         skipped: Indices of the frames of `--skip`.
         fps: Frames per second.
+        face_size: Rows and columns of the faces to crop.
         occlusion: Finds what is in front of a mouth; None: nothing is.
 
     """
@@ -163,7 +164,7 @@ def select_frames(
     for frame in frames:
         if frame.frame.yuv is not last:  # a still image is cropped and examined once
             last = frame.frame.yuv
-            face = None if frame.box is None else last.crop(frame.box, FACE_SIZE)
+            face = None if frame.box is None else last.crop(frame.box, face_size)
             front = NOTHING if occlusion is None else occlusion(frame, face)
         reason = judge(frame, front)
         if reason == "covered" and pending and pending[-1].reason is None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import cv2
 
-from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.extent import face_frames
 from wav2lip_npu.dubbing.mouths import DubbedFrame, generate
@@ -60,7 +59,7 @@ def mouths_of(
         memory = None  # its frame numbers count from the beginning of the video
     if memory is not None:
         memory.expect_frames(longest)
-    runner = GeneratorRunner(models, options.wav2lip_batch_size, load_mask(options.blend, FACE_SIZE))
+    runner = GeneratorRunner(models, options.wav2lip_batch_size, load_mask(options.blend, models.face_size))
     with contextlib.ExitStack() as stack:
         stack.enter_context(_OPENCV_THREADS.borrowed(1))  # the stages already use all cores
 
@@ -74,7 +73,9 @@ def mouths_of(
         frames = stage("decode", face_frames(info, options, audio_frames))
         tracked = find_faces(stopwatch.wait("faces", frames), models.detector, options.faces, memory)
         fps, skipped = options.output_fps(info), options.skipped_frames(info)
-        selected = select_frames(tracked, options.limits, skipped, fps, options.load_occlusion())
+        selected = select_frames(
+            tracked, options.limits, skipped, fps, models.face_size, options.load_occlusion()
+        )
         # Cut off after tracking, not before: the last boxes depend on later frames, and must not depend on
         # the length of the audio.
         selected = itertools.islice(selected, longest)

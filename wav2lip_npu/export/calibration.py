@@ -23,7 +23,6 @@ from wav2lip_npu.media import container, video_reader
 from wav2lip_npu.media.audio_reader import measure_audio, read_mono
 from wav2lip_npu.mel import TRAINING_FPS, Mel, MelReader, mel_blocks
 from wav2lip_npu.models.inputs import face_batch, generator_input
-from wav2lip_npu.models.networks import FACE_SIZE
 from wav2lip_npu.training.sync_offset import MAX_OFFSET, MIN_WINDOWS
 
 BUNDLED_CLIP = Path(__file__).resolve().parents[1] / "weights" / "calibration.mp4"
@@ -41,7 +40,7 @@ class Samples:
     frames: NDArray[np.int64]
     """Frame numbers [N], ascending."""
     faces: NDArray[np.uint8]
-    """BGR [N, 96, 96, 3]."""
+    """BGR [N, S, S, 3]."""
     mels: Mel
     """Mel windows [N, 80, 16]."""
 
@@ -59,7 +58,9 @@ class Samples:
             yield {"mel": self.mels[rows][:, None], "face": stacked}
 
 
-def read_samples(face: str | os.PathLike[str], audio: str | os.PathLike[str], mel_shift: float) -> Samples:
+def read_samples(
+    face: str | os.PathLike[str], audio: str | os.PathLike[str], mel_shift: float, face_size: int
+) -> Samples:
     """Read up to 8 s of a face video or image with an audio file.
 
     Raises `MediaError`, or `UsageError` if fewer than 49 frames (2 s) have a face.
@@ -75,7 +76,7 @@ def read_samples(face: str | os.PathLike[str], audio: str | os.PathLike[str], me
             signals.check()
             if tracked.box is not None:
                 frames.append(tracked.frame.index)
-                faces.append(tracked.frame.yuv.crop(tracked.box, FACE_SIZE))
+                faces.append(tracked.frame.yuv.crop(tracked.box, face_size))
                 mels.append(reader.window(tracked.frame.index, fps, mel_shift))
     if len(frames) < _MIN_FRAMES:
         raise UsageError(

@@ -28,7 +28,7 @@ from wav2lip_npu.export.onnx_export import (
     run_module,
     write_onnx,
 )
-from wav2lip_npu.export.onnx_graph import DYNAMIC_SIZE
+from wav2lip_npu.export.onnx_graph import DYNAMIC_SIZE, image_size
 from wav2lip_npu.export.options import DETECTORS, OM, ONNX, ExportOptions, is_exported
 from wav2lip_npu.models.checkpoint import published_kind
 from wav2lip_npu.models.networks import fold_norms
@@ -47,7 +47,7 @@ class Side:
     amp: str
     """Number format of the computation: a key of `numerics.TOLERANCES`."""
     size: tuple[int, int] = DYNAMIC_SIZE
-    """Height and width of the images for S3FD."""
+    """Height and width of the images for a detector."""
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,9 @@ def _check_source(path: str, manifest: Manifest, loaded: LoadedNetwork) -> None:
 
 def _file_side(name: str, manifest: Manifest, run: Session, is_om: bool) -> Side:
     amp = "fp16" if is_om else {"fp32": "off"}.get(manifest.precision, manifest.precision)
-    fixed_size = manifest.network in DETECTORS and manifest.batch
-    height, width = manifest.inputs["image"][2:] if fixed_size else DYNAMIC_SIZE
+    images = manifest.inputs.get("image" if manifest.network in DETECTORS else "face", [])[2:]
+    is_fixed = images and all(isinstance(side, int) for side in images)
+    height, width = images if is_fixed else DYNAMIC_SIZE
     return Side(
         name + (f" b{manifest.batch}" if manifest.batch else ""),
         lambda arrays: run_in_batches(run, manifest.batch, arrays),
@@ -187,7 +188,8 @@ def _file_side(name: str, manifest: Manifest, run: Session, is_om: bool) -> Side
 
 def compare(loaded: LoadedNetwork, a: Side, b: Side, *, batches: Sequence[int], runs: int = 5) -> Comparison:
     """Compare the outputs of two sides, then time both at each batch size in alternation."""
-    size = next((side.size for side in (a, b) if side.size != DYNAMIC_SIZE), DYNAMIC_SIZE)
+    fixed = (side.size for side in (a, b) if side.size != DYNAMIC_SIZE)
+    size = next(fixed, image_size(loaded.module))
     tolerance = max(TOLERANCES[side.amp][0] for side in (a, b))
     inputs = example_inputs(loaded.network, _COMPARED, size)
     expected, measured = (named_outputs(loaded.network, side.run) for side in (a, b))

@@ -7,6 +7,7 @@ runs on an NPU and is not split.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -43,12 +44,18 @@ class OnnxEngine:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         model, self.manifest = read_onnx(path, "generator")
+        self._features = [value.name for value in model.graph.value_info]
         parts = [decoder_part(model), encoder_part(model)]
         del model  # graphs are large: free each copy once its session exists
         threads = devices.shared_runtime_threads()
         self._encode, self._decode = (
             make_file_session(path, parts.pop().SerializeToString(), threads) for _ in range(2)
         )
+
+    @property
+    def face_size(self) -> int:
+        """See `Wav2Lip.face_size`."""
+        return self.manifest.face_size
 
     def encode_faces(self, faces: Tensor) -> list[Tensor]:
         """See `Wav2Lip.encode_faces`."""
@@ -57,10 +64,11 @@ class OnnxEngine:
 
     def decode(self, mels: Tensor, features: list[Tensor], *, top_row: int = 0) -> Tensor:
         """See `Wav2Lip.decode`."""
-        slices = row_slices(top_row, len(features))
+        levels = sum(name.startswith(FEATURE) for name in self._features)
+        slices = row_slices(top_row, [feature.shape[2] for feature in features[:levels]])
         inputs = {"mel": _array(mels)}
-        for number, (feature, first_row) in enumerate(zip(features, slices.feature_rows, strict=True)):
-            inputs[f"{FEATURE}{number}"] = _array(feature[:, :, first_row:], len(mels))
+        for name, feature, first_row in zip(self._features, features, itertools.cycle(slices.feature_rows)):
+            inputs[name] = _array(feature[:, :, first_row:], len(mels))
         (faces,) = run_in_batches(
             lambda arrays: self._decode({**arrays, **slices.inputs}), self.manifest.batch, inputs
         )
@@ -77,6 +85,11 @@ class OmEngine:
         self.manifest = read_om_manifest(path, "generator")
         self.name = f"{OM} on {devices.NPU}:{index}"
         self._run = make_om_session(path, self.manifest, index)
+
+    @property
+    def face_size(self) -> int:
+        """See `Wav2Lip.face_size`."""
+        return self.manifest.face_size
 
     def encode_faces(self, faces: Tensor) -> list[Tensor]:
         """Return the faces themselves: the file is not split."""

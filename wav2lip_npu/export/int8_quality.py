@@ -14,8 +14,8 @@ from wav2lip_npu.data.clip_layout import WINDOW
 from wav2lip_npu.export.calibration import Samples
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.bundled import STARTER
-from wav2lip_npu.models.inputs import images_of_faces
-from wav2lip_npu.models.networks import FACE_SIZE, SyncNet
+from wav2lip_npu.models.inputs import at_syncnet_size, images_of_faces
+from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.training.losses import cosines
 from wav2lip_npu.training.sync_offset import Similarities, embed
 
@@ -30,7 +30,7 @@ RANGE_STEP = 4
 _BATCH = 64
 
 Run = Callable[[dict[str, NDArray[np.float32]]], NDArray[np.float32]]
-"""Returns generated faces [B, 3, 96, 96] for the inputs `mel` and `face` of a generator."""
+"""Returns generated faces [B, 3, S, S] for the inputs `mel` and `face` of a generator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +65,14 @@ class Int8Quality:
 
 def measure_quality(samples: Samples, batch: int, original: Run, quantised: Run) -> Int8Quality:
     """Run both generators on the frames of a clip, in batches of one size, and compare them."""
-    count, mouths = len(samples.frames), slice(FACE_SIZE // 2, None)
+    count, mouths = len(samples.frames), slice(samples.faces.shape[1] // 2, None)
     differences: list[NDArray[np.float32]] = []
     images: tuple[list[NDArray[np.uint8]], ...] = ([], [])
     for arrays in samples.batches(batch):
         results = [run(arrays)[:, :, mouths] for run in (original, quantised)]
         differences.append(np.abs(results[0] - results[1]).mean(axis=(1, 2, 3)))
         for held, result in zip(images, results, strict=True):
-            held.append(images_of_faces(torch.from_numpy(result)).numpy())
+            held.append(images_of_faces(at_syncnet_size(torch.from_numpy(result))).numpy())
     is_compared = np.arange(count) % RANGE_STEP > 0
     judged = [_judge(samples, np.concatenate(held)[:count]) for held in images]
     return Int8Quality(

@@ -23,24 +23,27 @@ from wav2lip_npu.storage.regular_files import open_regular, read_limited
 OPSET = 13
 OPERATORS = frozenset(
     {"Add", "Cast", "Concat", "Constant", "Conv", "ConvTranspose", "Div", "Flatten", "LeakyRelu", "Max"}
-    | {"MaxPool", "Mul", "ReduceL2", "ReduceMax", "Relu", "Resize", "Sigmoid", "Split", "Sub"}
+    | {"MaxPool", "Mul", "PRelu", "ReduceL2", "ReduceMax", "ReduceMean", "Relu", "Resize", "Sigmoid", "Split"}
+    | {"Sub", "Tanh"}
 )
 """Operators of all exports but int8. `atc` can compile each, see the vendor's list in docs/export.md."""
 INT8_OPERATORS = frozenset({"DequantizeLinear", "QuantizeLinear", "Reshape", "Transpose"})
 """Further operators of int8 exports."""
 FEATURE = "feature_"
 """Prefix of the names of a generator's face features, which are numbered from the finest."""
+ATTENTION = "attention_"
+"""The same for the factors of its pixels."""
 DYNAMIC = "batch"
 """Name of a dynamic first dimension."""
 KINDS = {"generator": "generator", "syncnet": "syncnet", "s3fd": "detector", "retinaface": "detector"}
 """Kind of weights of each network."""
 INPUTS: dict[str, dict[str, list[Any]]] = {
-    "generator": {"mel": [1, 80, 16], "face": [6, 96, 96]},
+    "generator": {"mel": [1, 80, 16], "face": [6, "size", "size"]},
     "syncnet": {"mel": [1, 80, 16], "mouths": [15, 48, 96]},
     "s3fd": {"image": [3, "height", "width"]},
     "retinaface": {"image": [3, "height", "width"]},
 }
-"""Names and shapes of the inputs of each network, without the batch dimension."""
+"""Names and shapes of the inputs of each network, without the batch dimension. Names are sizes that vary."""
 OUTPUTS = {
     "generator": ["picture"],
     "syncnet": ["sound", "picture"],
@@ -49,6 +52,7 @@ OUTPUTS = {
 }
 """Names of the outputs of each network."""
 _MAX_BATCH = 4096
+_FACE_SIZES = range(32, 1025)
 
 Shapes = dict[str, list[Any]]
 
@@ -76,6 +80,11 @@ class Manifest:
     """SHA-256 of the weights file."""
     version: str
     """Version of wav2lip-npu that exported the network."""
+
+    @property
+    def face_size(self) -> int:
+        """Rows and columns of a generator's faces."""
+        return int(self.inputs["face"][-1])
 
     def as_json(self) -> str:
         """Return deterministic JSON; inputs and outputs are in the order of the graph."""
@@ -241,4 +250,6 @@ def _checked(manifest: Manifest, network: str | None, source: Path) -> Manifest:
                 f"{source} takes the input {name} as {shape}, this version passes {wanted_shape}. "
                 "Export the weights again."
             )
+    if network == "generator" and manifest.inputs["face"][2:] not in [[size, size] for size in _FACE_SIZES]:
+        raise _foreign(source, "its faces have no known size")
     return manifest

@@ -25,8 +25,8 @@ from wav2lip_npu.export.int8_quality import (
     Int8Quality,
     measure_quality,
 )
-from wav2lip_npu.export.manifest import INPUTS, KINDS, OPSET, OUTPUTS, Manifest, import_onnx, shapes_of
-from wav2lip_npu.export.onnx_graph import DYNAMIC_SIZE, convert_to_fp16, trace_graph
+from wav2lip_npu.export.manifest import KINDS, OPSET, OUTPUTS, Manifest, import_onnx, shapes_of
+from wav2lip_npu.export.onnx_graph import convert_to_fp16, image_size, input_shapes, trace_graph
 from wav2lip_npu.export.onnx_int8 import quantised
 from wav2lip_npu.export.options import (
     DETECTORS,
@@ -43,6 +43,7 @@ from wav2lip_npu.mel import DEFAULT_MEL
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.bundled import STARTER, weights_inputs
 from wav2lip_npu.models.numerics import Difference, compare_runs
+from wav2lip_npu.models.plan_choice import AS_TRAINED, AudioRefineOption, Design
 from wav2lip_npu.models.weight_formats import MORE
 from wav2lip_npu.options import path_text
 from wav2lip_npu.storage.hashing import sha256_of
@@ -92,6 +93,8 @@ def export_onnx(
     size: tuple[int, int] | None = None,
     calibration_face: str | os.PathLike[str] | None = None,
     calibration_audio: str | os.PathLike[str] | None = None,
+    face_size: int | None = None,
+    audio_refine: AudioRefineOption = "auto",
 ) -> ExportedFile:
     """Export a network as an ONNX file (opset 13, batch norms folded, one file without external data).
 
@@ -117,6 +120,8 @@ def export_onnx(
         calibration_face: With `int8`, face video or image by which the ranges are set and the file is
             compared. `None`: a bundled clip.
         calibration_audio: Its audio file. `None`: the audio of `calibration_face`.
+        face_size: See `load_models`.
+        audio_refine: See `load_models`.
 
     Returns:
         The path, the manifest and the largest difference from PyTorch, relative to the largest expected
@@ -146,10 +151,13 @@ def export_onnx(
     check_outputs(
         [OutputPath("outfile", outfile)], [*weights, *detector_inputs(), *calibration_inputs(options)]
     )
-    return write_onnx(load_network(network, checkpoint_path), outfile, options)
+    design = Design(face_size, audio_refine)
+    return write_onnx(load_network(network, checkpoint_path, design), outfile, options)
 
 
-def load_network(network: str, path: str | os.PathLike[str] = STARTER) -> LoadedNetwork:
+def load_network(
+    network: str, path: str | os.PathLike[str] = STARTER, design: Design = AS_TRAINED
+) -> LoadedNetwork:
     """Load a network to export; for a detector, `starter` is its installed weights.
 
     Raises `CheckpointError` or `FaceError`.
@@ -165,7 +173,7 @@ def load_network(network: str, path: str | os.PathLike[str] = STARTER) -> Loaded
             )
         source = retinaface.weights_path()
         return LoadedNetwork(network, retinaface.load_retinaface(), source, sha256_of(source), None)
-    loaded = checkpoint.load(path, KINDS[network])
+    loaded = checkpoint.load(path, KINDS[network], design)
     shift = loaded.mel_shift if "mel_shift" in loaded.more else None
     return LoadedNetwork(network, loaded.network(), loaded.source, sha256_of(loaded.source), shift)
 
@@ -179,7 +187,9 @@ def write_onnx(loaded: LoadedNetwork, path: str | os.PathLike[str], options: Exp
         convert_to_fp16(graph)
     elif options.precision == INT8:
         face = options.calibration_face or BUNDLED_CLIP
-        samples = read_samples(face, options.calibration_audio or face, loaded.mel_shift or 0.0)
+        samples = read_samples(
+            face, options.calibration_audio or face, loaded.mel_shift or 0.0, image_size(loaded.module)[0]
+        )
         graph = quantised(graph, samples.batches(size, RANGE_STEP))
     manifest = Manifest(
         network=loaded.network,
@@ -210,7 +220,7 @@ def write_onnx(loaded: LoadedNetwork, path: str | os.PathLike[str], options: Exp
             )
         write_output(path, content)
         return ExportedFile(Path(path), manifest, quality.grey_levels / 255, quality)
-    differences = _compare_with_torch(loaded, content, manifest, options.size or DYNAMIC_SIZE)
+    differences = _compare_with_torch(loaded, content, manifest, options.size or image_size(loaded.module))
     worst = max(differences, key=lambda difference: difference.used)
     tolerance = TOLERANCES[options.precision]
     difference = worst.used * tolerance
@@ -224,20 +234,22 @@ def write_onnx(loaded: LoadedNetwork, path: str | os.PathLike[str], options: Exp
     return ExportedFile(Path(path), manifest, difference)
 
 
-def example_inputs(network: str, batch: int, size: tuple[int, int] = DYNAMIC_SIZE) -> Iterator[Arrays]:
-    """Yield two inputs by name: noise, then smooth images with silence in half of the mels."""
+def example_inputs(network: str, batch: int, size: tuple[int, int]) -> Iterator[Arrays]:
+    """Yield two inputs by name: noise, then smooth images with silence in half of the mels.
+
+    `size` is height and width of the images of a detector, or of the faces of a generator.
+    """
     random = np.random.default_rng(0)
     for smooth in (False, True):
         arrays = {}
-        for name, (channels, *rest) in INPUTS[network].items():
+        for name, shape in input_shapes(network, size).items():
             if name == "mel":
-                values = random.uniform(-4, 4, (batch, channels, *rest))
+                values = random.uniform(-4, 4, (batch, *shape))
                 values[: batch // 2 if smooth else 0] = -4
             else:
-                height, width = size if network in DETECTORS else rest
-                values = _images(random, (batch, channels, height, width), smooth)
+                values = _images(random, (batch, *shape), smooth)
                 if name == "face" and smooth:
-                    values[:, :3, height // 2 :] = 0
+                    values[:, :3, shape[1] // 2 :] = 0
             arrays[name] = (values * 255 if name == "image" else values).astype(np.float32)
         yield arrays
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from wav2lip_npu.export.manifest import DYNAMIC, FEATURE, INPUTS, OPSET, OUTPUTS, import_onnx
+from wav2lip_npu.export.manifest import ATTENTION, DYNAMIC, FEATURE, INPUTS, OPSET, OUTPUTS, import_onnx
 from wav2lip_npu.export.options import DETECTORS
 from wav2lip_npu.faces.s3fd import S3FD_MEANS
 from wav2lip_npu.models.networks import SyncNet, Wav2Lip, fold_norms
@@ -39,13 +39,10 @@ def trace_graph(
     """
     onnx = import_onnx()
     traced = _traceable(network, copy.deepcopy(module))
-    features = [f"{FEATURE}{number}" for number in range(7)] if network == "generator" else []
+    features = _feature_names(module) if isinstance(module, Wav2Lip) else []
     names = [*INPUTS[network], *OUTPUTS[network], *features]
-    height, width = size or DYNAMIC_SIZE
-    examples = tuple(
-        torch.zeros(batch or 2, shape[0], *([height, width] if network in DETECTORS else shape[1:]))
-        for shape in INPUTS[network].values()
-    )
+    shapes = input_shapes(network, size or image_size(module))
+    examples = tuple(torch.zeros(batch or 2, *shape) for shape in shapes.values())
     free_size = network in DETECTORS and not size
     axes = {name: _dynamic_axes(name, batch is None, free_size) for name in names}
     with torch.inference_mode(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
@@ -67,6 +64,25 @@ def trace_graph(
     del model.graph.value_info[:]
     model.graph.value_info.extend(inner)
     return model
+
+
+def image_size(module: nn.Module) -> tuple[int, int]:
+    """Return height and width of the images that a network takes; for a detector, those of an example."""
+    return (module.face_size, module.face_size) if isinstance(module, Wav2Lip) else DYNAMIC_SIZE
+
+
+def input_shapes(network: str, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the inputs of a network for images of a size (height, width), without batch."""
+    return {
+        name: (channels, *(size if isinstance(rest[0], str) else rest))
+        for name, (channels, *rest) in INPUTS[network].items()
+    }
+
+
+def _feature_names(network: Wav2Lip) -> list[str]:
+    levels = range(len(network.face_encoder_blocks))
+    kinds = [FEATURE, ATTENTION] if network.plan.attention else [FEATURE]
+    return [f"{kind}{level}" for kind in kinds for level in levels]
 
 
 def _dynamic_axes(name: str, batch: bool, size: bool) -> dict[int, str]:
@@ -120,6 +136,7 @@ class _Generator(nn.Module):
     def __init__(self, network: Wav2Lip) -> None:
         super().__init__()
         self.network = network
+        network.unit = _unit  # type: ignore[method-assign]
 
     def forward(self, mels: Tensor, faces: Tensor) -> tuple[Tensor, ...]:
         features = self.network.encode_faces(faces)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wav2lip_npu.export.manifest import import_onnx
-from wav2lip_npu.models.networks import first_rows
+from wav2lip_npu.models.generator import first_rows
 
 _CUT = "cut_"
 
@@ -70,9 +70,9 @@ class RowSlices(NamedTuple):
     """First row of the output to use."""
 
 
-def row_slices(top_row: int, levels: int) -> RowSlices:
-    """Return the slices that compute the rows from `top_row`, for `levels` features."""
-    firsts = first_rows(top_row, levels)[::-1]
+def row_slices(top_row: int, heights: Sequence[int]) -> RowSlices:
+    """Return the slices that compute the rows from `top_row`, for features of these heights, finest first."""
+    firsts = first_rows(top_row, heights)
     starts = [first // 2 - above for first, above in pairwise(firsts)]
     inputs = {f"{_CUT}{number}": np.array([start]) for number, start in enumerate(starts)}
     return RowSlices(firsts, inputs, top_row - firsts[0])

@@ -11,19 +11,22 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wav2lip_npu.device import HOST
 from wav2lip_npu.errors import CheckpointError, CheckpointMismatchError
 from wav2lip_npu.mel import DEFAULT_MEL
 from wav2lip_npu.models.bundled import weights_path
 from wav2lip_npu.models.content import find_tensors, one_line, other_network
+from wav2lip_npu.models.plan_choice import AS_TRAINED, Design, chosen_plan, plans_like
 from wav2lip_npu.models.weight_formats import MORE, read
 from wav2lip_npu.storage.atomic import replacing
 from wav2lip_npu.storage.hashing import sha256_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from wav2lip_npu.models.plans import Plan
 
 DISTINCTIVE_KEYS = {
     "generator": "output_block.1.weight",
@@ -50,6 +53,9 @@ _FIRST_LAYERS = {
 }
 """First layer of each kind, and its channels at full width."""
 _PUBLISHED_KINDS = {"syncnet": "expert"}
+_OTHERS_BESIDE = ("disc.", "discriminator.", "syncnet.")
+"""Prefixes of other networks in one dict with a generator."""
+_PASS_OTHERS = "Pass 96 px weights.", "Pass weights of a design that docs/hd.md lists."
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,8 @@ class Checkpoint:
     """Other entries of the file: `optimizer`, `global_step`, ..."""
     source: Path
     """The weights file."""
+    plan: Plan | None = None
+    """Design of a generator."""
 
     @property
     def more(self) -> dict[str, Any]:
@@ -81,10 +89,8 @@ class Checkpoint:
         """Return the network with these weights, in eval mode, float32."""
         import torch
 
-        from wav2lip_npu.models.networks import NETWORKS
-
         with torch.device("meta"):
-            network = NETWORKS[self.kind](self.width)
+            network = new_network(self.kind, self.width, self.plan)
         network.load_state_dict(self.weights, assign=True)
         return network.float().eval()
 
@@ -93,10 +99,13 @@ class Checkpoint:
         return sha256_of(self.source)[:12]
 
 
-def load(path: str | os.PathLike[str], kind: str) -> Checkpoint:
+def load(path: str | os.PathLike[str], kind: str, design: Design = AS_TRAINED) -> Checkpoint:
     """Load the checkpoint of a kind of network, such as `generator`; `starter` is the bundled one.
 
-    Raises `CheckpointError` if the file is missing, damaged, not a weights file, or for another network.
+    The design of a generator is told by its weights; `design` decides what they leave open.
+
+    Raises `CheckpointError` if the file is missing, damaged, not a weights file, or for another network, and
+    `UsageError` if the weights cannot have the design.
     """
     source = weights_path(path, kind)
     content = read(source)
@@ -105,9 +114,19 @@ def load(path: str | os.PathLike[str], kind: str) -> Checkpoint:
         tensors = content["state_dict"]
         training = {key: value for key, value in content.items() if key != "state_dict"}
     weights = {key.replace("module.", ""): value for key, value in _tensors_of(tensors, source).items()}
-    width = _check(weights, kind, source)
+    weights = {key: value for key, value in weights.items() if not key.startswith(_OTHERS_BESIDE)}
+    width, plan = _check(weights, kind, source)
     check_mel(_more(training).get("mel"), source)
-    return Checkpoint(kind, weights, width, training, source)
+    if plan is not None:
+        plan = chosen_plan(plan, weights, design, source)
+    return Checkpoint(kind, weights, width, training, source, plan)
+
+
+def new_network(kind: str, width: int, plan: Plan | None = None) -> nn.Module:
+    """Return a network of a kind; `plan` is the design of a generator, `None` that of the paper."""
+    from wav2lip_npu.models.networks import NETWORKS, Wav2Lip
+
+    return NETWORKS[kind](width) if plan is None else Wav2Lip(width, plan)
 
 
 def published_kind(kind: str) -> str:
@@ -180,36 +199,59 @@ def check_mel(settings: Any, source: Path) -> None:
     )
 
 
-def _check(weights: dict[str, Tensor], kind: str, source: Path) -> int:
-    """Return the width. Raises `CheckpointError` unless the weights are exactly those of `kind`."""
-    import torch
-
-    from wav2lip_npu.models.networks import FULL_WIDTH, NETWORKS
-
+def _check(weights: dict[str, Tensor], kind: str, source: Path) -> tuple[int, Plan | None]:
+    """Return width and plan. Raises `CheckpointError` unless the weights are exactly those of `kind`."""
     actual_kind = next((name for name, key in DISTINCTIVE_KEYS.items() if key in weights), "")
     if actual_kind != kind:
         unknown = f"an unknown network with tensors such as {next(iter(weights))!r:.60}"
         actual = NAMES.get(actual_kind) or other_network(weights) or unknown
         raise CheckpointMismatchError(f"{source} is {actual}, not {NAMES[kind]}. Pass the file of a {kind}.")
     check_form(weights, source)
-    first, full = _FIRST_LAYERS[kind]
-    width = len(weights[first]) * FULL_WIDTH // full if first in weights and weights[first].dim() else 0
-    if not 2 <= width <= 8 * FULL_WIDTH or width % 2:
+    plans = plans_like(weights) if kind == "generator" else [None]
+    differences = [_difference(weights, kind, plan) for plan in plans]
+    nearest = min(differences, key=lambda difference: len(difference.names))
+    if not nearest.width:
         raise CheckpointMismatchError(
             f"{source} is {NAMES[kind]} with another architecture: its first layer has another shape. "
-            "Pass 96 px weights."
+            f"{_PASS_OTHERS[kind == 'generator']}"
         )
-    with torch.device("meta"):
-        expected = {key: value.shape for key, value in NETWORKS[kind](width).state_dict().items()}
-    shapes = {key: value.shape for key, value in weights.items()}
-    if shapes != expected:
-        wrong = sorted(key for key in expected.keys() | shapes.keys() if expected.get(key) != shapes.get(key))
+    if nearest.names:
         raise CheckpointMismatchError(
-            f"{source} is {NAMES[kind]} with another architecture: {len(wrong)} of its tensors differ, "
-            f"first {wrong[0]!r:.100}. Pass 96 px weights."
+            f"{source} is {NAMES[kind]} with another architecture: {len(nearest.names)} of its tensors "
+            f"differ, first {nearest.names[0]!r:.100}. {_PASS_OTHERS[kind == 'generator']}"
         )
     check_finite(weights, source, "the training diverged. Pass an earlier checkpoint.")
-    return width
+    return nearest.width, plans[differences.index(nearest)]
+
+
+class _Difference(NamedTuple):
+    """How weights differ from the network of a kind and plan."""
+
+    names: list[str]
+    """Tensors that are missing, superfluous or have another shape."""
+    width: int
+    """Width of the network; 0 if the first layer fits none."""
+
+
+def _difference(weights: Mapping[str, Tensor], kind: str, plan: Plan | None) -> _Difference:
+    import torch
+
+    from wav2lip_npu.models.blocks import FULL_WIDTH
+
+    first, full = _FIRST_LAYERS[kind]
+    full = full if plan is None else plan.encoder[0].channels
+    width = len(weights[first]) * FULL_WIDTH // full if first in weights and weights[first].dim() else 0
+    shapes = {key: value.shape for key, value in weights.items()}
+    if not 2 <= width <= 8 * FULL_WIDTH:
+        return _Difference([*shapes], 0)
+    try:
+        with torch.device("meta"):
+            network = new_network(kind, width, plan)
+    except ValueError:  # no such width
+        return _Difference([*shapes], 0)
+    expected = {key: value.shape for key, value in network.state_dict().items()}
+    names = sorted(key for key in expected.keys() | shapes.keys() if expected.get(key) != shapes.get(key))
+    return _Difference(names, width)
 
 
 def check_form(weights: Mapping[str, Tensor], source: Path) -> None:

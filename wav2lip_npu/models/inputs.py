@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from wav2lip_npu import device as devices
+from wav2lip_npu.models.networks import FACE_SIZE
 
 
 def face_batch(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -35,9 +37,15 @@ def generator_input(faces: Tensor, references: Tensor) -> Tensor:
     return torch.cat([masked, references], dim=1)
 
 
+def at_syncnet_size(mouths: Tensor) -> Tensor:
+    """Return mouths [B, C, S/2, S] at the size of SyncNet's, [B, C, 48, 96]: means of areas."""
+    size = (FACE_SIZE // 2, FACE_SIZE)
+    return mouths if mouths.shape[-2:] == size else functional.interpolate(mouths, size, mode="area")
+
+
 def syncnet_input(faces: Tensor) -> Tensor:
-    """Return SyncNet's input [B, 3 T, S/2, S], the lower halves of windows [B, 3, T, S, S]."""
-    mouths = faces[:, :, :, faces.shape[3] // 2 :].transpose(1, 2).flatten(1, 2)
+    """Return SyncNet's input [B, 3 T, 48, 96], the lower halves of windows [B, 3, T, S, S]."""
+    mouths = at_syncnet_size(faces[:, :, :, faces.shape[3] // 2 :].transpose(1, 2).flatten(1, 2))
     return mouths.contiguous(memory_format=devices.memory_format(faces.device))
 
 
