@@ -11,6 +11,7 @@ import av
 import folder_paths
 import numpy as np
 import torch
+from comfy_api.latest import InputImpl
 
 from wav2lip_npu import UsageError
 
@@ -31,33 +32,32 @@ def temp_path(suffix: str) -> str:
 def video_file(video) -> Iterator[str]:
     """Yield the path of a VIDEO. Its frames are never in memory together.
 
-    A file is used where it lies. A buffer is copied to a temporary file. A trimmed or cropped video, whose
-    source is the whole one, is saved to one by ComfyUI.
+    A file is used where it lies. A buffer is copied to a temporary file. A trimmed or cropped file, whose
+    source is the whole one, and a video of images are saved to one by ComfyUI.
     """
-    source = video.get_stream_source()
-    is_whole = _is_whole(video, source)
-    if is_whole and not hasattr(source, "read"):
+    is_whole = isinstance(video, InputImpl.VideoFromFile) and _is_whole(video)
+    source = video.get_stream_source() if is_whole else None
+    if source is not None and not hasattr(source, "read"):
         yield os.fspath(source)
         return
     path = temp_path(".mp4")
     try:
-        if is_whole:
-            source.seek(0)
+        if source is None:
+            video.save_to(path)
+        else:
             with open(path, "wb") as copy:
                 shutil.copyfileobj(source, copy)
-        else:
-            video.save_to(path)
         yield path
     finally:
         os.unlink(path)
 
 
-def _is_whole(video, source) -> bool:
-    """Return whether a VIDEO shows its whole source. Not all versions of ComfyUI tell what was trimmed."""
+def _is_whole(video) -> bool:
+    """Return whether a file is neither trimmed nor cropped. Not all versions of ComfyUI can be asked."""
     window = getattr(video, "get_active_trim_window", None)
     if window is not None and any(window()):
         return False
-    with av.open(source) as container:
+    with av.open(video.get_stream_source()) as container:
         stream = container.streams.video[0]
         size, seconds = sorted((stream.width, stream.height)), container.duration
     if sorted(video.get_dimensions()) != size:
