@@ -24,6 +24,8 @@ from wav2lip_npu.cli.main import COMMANDS
 from wav2lip_npu.errors import Wav2LipError
 
 DOCS = Path(__file__).resolve().parent
+_WITH_METHODS = ("Models", "FaceStream")
+"""Classes whose methods users call."""
 _MARKED = re.compile(r"(<!-- options: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -162,6 +164,13 @@ def _signature(name: str, function: Any) -> str:
 def _type(name: str, cls: Any) -> Iterator[str]:
     yield from (f"## {name}", "")
     yield from _docstring(inspect.getdoc(cls) or "")
+    methods = [
+        f"| `{method}({', '.join(list(inspect.signature(value).parameters)[1:])})` | {_summary(value)} |"
+        for method, value in vars(cls).items()
+        if name in _WITH_METHODS and inspect.isfunction(value) and not method.startswith("_")
+    ]
+    if methods:
+        yield from ("| method | meaning |", "|---|---|", *methods, "")
     if dataclasses.is_dataclass(cls):
         assert isinstance(cls, type)
         rows = [
@@ -170,6 +179,10 @@ def _type(name: str, cls: Any) -> Iterator[str]:
             if not field.startswith("_")
         ]
         yield from ("| field | type | meaning |", "|---|---|---|", *rows, "")
+
+
+def _summary(method: Any) -> str:
+    return _one_line((inspect.getdoc(method) or "").partition("\n\n")[0])
 
 
 def _type_name(hint: Any) -> str:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from wav2lip_npu.dubbing.pipeline import dub_many as dub_many
     from wav2lip_npu.dubbing.report import CheckResult as CheckResult
     from wav2lip_npu.dubbing.report import DubReport as DubReport
+    from wav2lip_npu.errors import BusyError as BusyError
     from wav2lip_npu.errors import CheckpointError as CheckpointError
     from wav2lip_npu.errors import CheckpointMismatchError as CheckpointMismatchError
     from wav2lip_npu.errors import DataError as DataError
@@ -53,6 +54,10 @@ if TYPE_CHECKING:
     from wav2lip_npu.export.onnx_export import ExportedFile as ExportedFile
     from wav2lip_npu.export.onnx_export import export_onnx as export_onnx
     from wav2lip_npu.faces.find_faces import FaceOptions as FaceOptions
+    from wav2lip_npu.live.frame import LiveFrame as LiveFrame
+    from wav2lip_npu.live.options import StreamOptions as StreamOptions
+    from wav2lip_npu.live.session import StreamStats as StreamStats
+    from wav2lip_npu.live.stream import FaceStream as FaceStream
     from wav2lip_npu.media.geometry import Geometry as Geometry
     from wav2lip_npu.media.video_writer import EncodeOptions as EncodeOptions
     from wav2lip_npu.preprocessing.make_clip import ClipOptions as ClipOptions
@@ -94,6 +99,10 @@ _MODULES = {
         "JobProgress",
     ),
     "batch.face_cache": ("FaceCache",),
+    "live.stream": ("FaceStream",),
+    "live.options": ("StreamOptions",),
+    "live.frame": ("LiveFrame",),
+    "live.session": ("StreamStats",),
     "preprocessing.run": ("preprocess", "PreprocessOptions"),
     "preprocessing.make_clip": ("ClipOptions",),
     "preprocessing.report": ("PreprocessSummary", "VideoResult"),
@@ -121,6 +130,7 @@ _MODULES = {
         "DeviceError",
         "UsageError",
         "ExportError",
+        "BusyError",
     ),
 }
 _OWNERS = {name: module for module, names in _MODULES.items() for name in names}

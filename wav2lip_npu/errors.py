@@ -48,5 +48,9 @@ class UsageError(Wav2LipError):
     """An option is out of range, unknown, or conflicts with another one."""
 
 
+class BusyError(Wav2LipError):
+    """A device holds as many live streams as it can, or a stream has no room for more audio now."""
+
+
 class ExportError(Wav2LipError):
     """A network cannot be exported, or its export cannot be compiled for a chip."""

@@ -108,27 +108,55 @@ def mel_blocks(chunks: Iterable[NDArray[np.float32]], config: MelConfig = DEFAUL
         ValueError: The audio is shorter than half a Fourier window (25 ms).
 
     """
-    half = config.n_fft // 2
-    lead = -(-config.n_fft // config.hop)  # columns before a block, which depend on padding and are dropped
-    held: list[NDArray[np.float32]] = []
-    begin = end = first = 0  # first sample in memory, end of the samples, first column of the next block
+    audio = MelAudio(config)
     for chunk in chunks:
-        held.append(chunk)
-        end += len(chunk)
-        while end >= (first + _BLOCK_COLUMNS - 1) * config.hop + half:
-            wav = held[0] if len(held) == 1 else np.concatenate(held)
-            last = first + _BLOCK_COLUMNS
-            yield _columns(wav, begin, max(first - lead, 0), first, last, config)
-            first = last
-            drop = max((first - lead) * config.hop - 1 - begin, 0)
-            held, begin = [wav[drop:]], begin + drop
-            del wav
-    if end <= half:
-        raise ValueError(f"the audio has {end} samples, at least {half + 1} are needed")
-    wav, columns = np.concatenate(held), columns_of(end, config)
-    for block in range(first, columns, _BLOCK_COLUMNS):
-        last = min(block + _BLOCK_COLUMNS, columns)
-        yield _columns(wav, begin, max(block - lead, 0), block, last, config)
+        audio.push(chunk)
+        while audio.ready >= _BLOCK_COLUMNS:
+            yield audio.take(_BLOCK_COLUMNS)
+    if audio.samples <= config.n_fft // 2:
+        raise ValueError(
+            f"the audio has {audio.samples} samples, at least {config.n_fft // 2 + 1} are needed"
+        )
+    while rest := columns_of(audio.samples, config) - audio.taken:
+        yield audio.take(min(_BLOCK_COLUMNS, rest))
+
+
+class MelAudio:
+    """Mono audio that arrives in parts, and its mel columns in order. Holds what later columns need.
+
+    A column is final when the half of its Fourier window after its centre has arrived, 25 ms of audio.
+    """
+
+    def __init__(self, config: MelConfig = DEFAULT_MEL) -> None:
+        self._config = config
+        self._held: list[NDArray[np.float32]] = []
+        self._begin = 0
+        """First sample in memory."""
+        self.samples = 0
+        """Number of samples pushed so far."""
+        self.taken = 0
+        """Number of columns taken so far."""
+
+    @property
+    def ready(self) -> int:
+        """Number of final columns that can be taken."""
+        return (self.samples - self._config.n_fft // 2) // self._config.hop + 1 - self.taken
+
+    def push(self, samples: NDArray[np.float32]) -> None:
+        """Append samples, float32 [any number]."""
+        self._held.append(samples)
+        self.samples += len(samples)
+
+    def take(self, columns: int) -> Mel:
+        """Return the next columns [80, columns]. Columns that are not final end with reflected audio."""
+        config = self._config
+        lead = -(-config.n_fft // config.hop)  # columns before, which depend on padding and are dropped
+        wav = self._held[0] if len(self._held) == 1 else np.concatenate(self._held)
+        first, self.taken = self.taken, self.taken + columns
+        mel = _columns(wav, self._begin, max(first - lead, 0), first, self.taken, config)
+        drop = max((self.taken - lead) * config.hop - 1 - self._begin, 0)
+        self._held, self._begin = [wav[drop:]], self._begin + drop
+        return mel
 
 
 def _columns(

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wav2lip_npu.dubbing.selection import SelectedFrame
 from wav2lip_npu.dubbing.tint import tint_of
 from wav2lip_npu.media.yuv_image import Array, Box, Image, YuvImage, grid_to_box, to_yuv
 
@@ -51,6 +52,15 @@ def load_mask(blend: Blend, size: int) -> Mask:
     weights = (depth * depth * (3 - 2 * depth)).astype(np.float32)
     top_row = int(np.flatnonzero(weights.any(axis=1))[0])
     return Mask(top_row, weights[top_row:], exact=False)
+
+
+def composite(selected: SelectedFrame, mouth: Image | None, mask: Mask) -> YuvImage:
+    """Return the image of a frame with its mouth; without one it is returned unchanged."""
+    yuv, box = selected.tracked.frame.yuv, selected.tracked.box
+    if box is None or mouth is None:
+        return yuv
+    pasted = paste(yuv, mouth, box, mask, selected.front)
+    return pasted if selected.opacity == 1 else fade(yuv, pasted, selected.opacity)
 
 
 def paste(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +34,12 @@ from wav2lip_npu.models.generator import Wav2Lip
 from wav2lip_npu.models.inputs import face_batch, generator_input, images_of_faces
 from wav2lip_npu.models.plan_choice import AS_TRAINED, AudioRefineOption, Design
 from wav2lip_npu.options import expect_text, path_text
+
+if TYPE_CHECKING:
+    from wav2lip_npu.batch.face_cache import FaceCache
+    from wav2lip_npu.live.options import StreamOptions
+    from wav2lip_npu.live.stream import FaceStream, LiveDevice
+    from wav2lip_npu.media.container import VideoInfo
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -76,6 +83,53 @@ class Models:
         if isinstance(self.generator, Wav2Lip):
             return max(1, devices.BACKENDS[self.device.type].batch * FACE_SIZE**2 // self.face_size**2)
         return self.generator.manifest.batch or FILE_BATCH
+
+    @functools.cached_property
+    def live(self) -> LiveDevice:
+        """What the live streams of these models share."""
+        from wav2lip_npu.live.stream import LiveDevice
+
+        return LiveDevice(self)
+
+    def stream(
+        self,
+        face: str | os.PathLike[str] | VideoInfo,
+        *,
+        options: StreamOptions | None = None,
+        cache: FaceCache | None = None,
+        **values: Any,
+    ) -> FaceStream:
+        """Open a live stream: audio chunks in, speaking frames out, see `FaceStream`.
+
+        The face is tracked first, which takes some seconds for a video; streams of the same face with the
+        same options share the result.
+
+        Args:
+            face: Video or image with the face.
+            options: Options of the stream. Default: `StreamOptions()`.
+            cache: Cache of the faces found in videos. Default: none.
+            **values: Options by name, at any nesting. They override `options`.
+
+        Returns:
+            The stream. Close it, or use it in a `with` block.
+
+        Raises:
+            MediaError: The face video cannot be read.
+            FaceError: It has no face.
+            UsageError: An option is unknown or out of range.
+            BusyError: The device holds as many streams as it can.
+
+        Example:
+            >>> from wav2lip_npu import load_models
+            >>> with load_models("starter").stream("talk.mp4") as stream:
+            ...     stream.push_audio(pcm, 16_000)
+            ...     stream.finish()
+            ...     images = [frame.image for frame in stream]
+
+        """
+        from wav2lip_npu.live.stream import open_stream
+
+        return open_stream(self, face, options=options, cache=cache, values=values)
 
 
 def expect_models(models: Any) -> Models:
@@ -194,6 +248,19 @@ def _load_exported(engine: str, path: Path, detector: str, device: str, precisio
     )
 
 
+@dataclass(frozen=True)
+class EncodedFace:
+    """A face on the device, [1, 3, S, S] in [0, 1], and its features, each [1, ...]."""
+
+    image: Tensor
+    features: list[Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in (self.image, *self.features))
+
+
 class GeneratorRunner:
     """Runs a generator on batches of faces and mel windows. Thread-safe.
 
@@ -254,6 +321,22 @@ class GeneratorRunner:
                 all_images.extend(images)
             done += batch
         return mouths
+
+    @torch.inference_mode()
+    def encode_face(self, face: Image) -> EncodedFace:
+        """Return a face BGR uint8 [S, S, 3] on the device, with its features, to use it for many frames."""
+        tensor, features = self._encode([face], 1)
+        return EncodedFace(tensor, features)
+
+    @torch.inference_mode()
+    def decode_faces(self, faces: Sequence[EncodedFace], mels: list[Mel]) -> list[Image]:
+        """Return the mouths for encoded faces and mel windows, in one batch of just this size."""
+        if all(face is faces[0] for face in faces):
+            tensor, features = faces[0].image, faces[0].features
+        else:
+            tensor = torch.cat([face.image for face in faces])
+            features = [torch.cat(level) for level in zip(*(face.features for face in faces), strict=True)]
+        return self._decode(mels, tensor, features, len(mels))
 
     def _halve(self, batch: int) -> None:
         """Use batches of half this size from now on, unless another lane already uses smaller ones."""

@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
 from wav2lip_npu import device
-from wav2lip_npu.dubbing.blend import fade, load_mask, paste
+from wav2lip_npu.dubbing.blend import composite, load_mask
 from wav2lip_npu.dubbing.extent import Extent
 from wav2lip_npu.dubbing.mel_stream import MelStream
 from wav2lip_npu.dubbing.mouths import DubbedFrame
@@ -114,13 +114,9 @@ class OutputFrames:
             del item, selected, tracked, mouth  # the consumer decides how long a frame is held
 
     def show(self, frame: tuple[SelectedFrame, Mouth]) -> tuple[SelectedFrame, YuvImage]:
-        """Return a frame, and its image with the mouth; one that stays as filmed is returned unchanged."""
+        """Return a frame, and its image with the mouth."""
         selected, mouth = frame
-        yuv, box = selected.tracked.frame.yuv, selected.tracked.box
-        if box is None or mouth is None:
-            return selected, yuv
-        pasted = paste(yuv, mouth, box, self._mask, selected.front)
-        return selected, pasted if selected.opacity == 1 else fade(yuv, pasted, selected.opacity)
+        return selected, composite(selected, mouth, self._mask)
 
     @contextlib.contextmanager
     def cancelling(self) -> Iterator[None]:

@@ -14,9 +14,9 @@ from wav2lip_npu.mel import DEFAULT_MEL, Mel
 Pauses = NDArray[np.bool_]
 """bool [T]: True for mel columns without speech."""
 
-_DB_PER_UNIT = -DEFAULT_MEL.min_level_db / (2 * DEFAULT_MEL.max_abs)
+DB_PER_UNIT = -DEFAULT_MEL.min_level_db / (2 * DEFAULT_MEL.max_abs)
 """12.5 dB per unit of mel."""
-_SILENCE = -2.4
+SILENCE = -2.4
 """Mel level of about -60 dB. A recording whose loud parts are below it is one pause."""
 _LOUD_PERCENTILE = 95
 """Percentile of the loudness of mel columns that represents the loud parts."""
@@ -39,7 +39,7 @@ def find_pauses(loudness_of_columns: NDArray[np.float32], threshold: float) -> P
     Columns at least `threshold` dB below the loud parts are pauses.
     """
     loud = float(np.percentile(loudness_of_columns, _LOUD_PERCENTILE))
-    return np.asarray(loudness_of_columns < (np.inf if loud < _SILENCE else loud - threshold / _DB_PER_UNIT))
+    return np.asarray(loudness_of_columns < (np.inf if loud < SILENCE else loud - threshold / DB_PER_UNIT))
 
 
 def long_pauses(pauses: Pauses) -> list[tuple[int, int]]:

@@ -8,8 +8,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-import cv2
-
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.extent import face_frames
 from wav2lip_npu.dubbing.mouths import DubbedFrame, generate
@@ -20,7 +18,7 @@ from wav2lip_npu.dubbing.stopwatch import Stopwatch
 from wav2lip_npu.faces.find_faces import find_faces
 from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.media.container import VideoInfo
-from wav2lip_npu.parallel.thread_counts import SharedThreadCount, one_core_each
+from wav2lip_npu.parallel.thread_counts import one_core_each, opencv_threads
 from wav2lip_npu.parallel.threads import prefetch
 
 if TYPE_CHECKING:
@@ -31,7 +29,6 @@ Item = TypeVar("Item")
 _QUEUE_BYTES = 10 << 20
 """Bytes of frames that may wait between two stages."""
 _MAX_QUEUE = 16
-_OPENCV_THREADS = SharedThreadCount(cv2.getNumThreads, cv2.setNumThreads)
 _LARGE_DETECTORS = ("s3fd",)
 """Networks that several cores make faster. The others are small, and give the same results on one core."""
 
@@ -61,7 +58,7 @@ def mouths_of(
         memory.expect_frames(longest)
     runner = GeneratorRunner(models, options.wav2lip_batch_size, load_mask(options.blend, models.face_size))
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_OPENCV_THREADS.borrowed(1))  # the stages already use all cores
+        stack.enter_context(opencv_threads().borrowed(1))  # the stages already use all cores
 
         def stage(name: str, items: Iterator[Item]) -> Iterator[Item]:
             """Run a stage in its own thread, which ends with this function at the latest."""

@@ -31,10 +31,7 @@ class SilenceDamper:
     def __init__(self, pauses: Pauses, fps: Fraction, mel_shift: float) -> None:
         self._pauses: np.ndarray = pauses[None]
         self._fps, self._mel_shift = fps, mel_shift
-        self._step = TRAINING_FPS / float(fps)
-        self._elapsed = 0.0
-        """Frames of 1/25 s since the beginning of the pause."""
-        self._mean: np.ndarray | None = None
+        self._damp = MouthDamper(fps)
 
     def __call__(self, index: int, mouth: Image | None, cut: bool = False) -> Image | None:
         """Return the mouth uint8 [rows, S, channels] of a frame, damped in a pause; None stays None.
@@ -43,9 +40,23 @@ class SilenceDamper:
         """
         is_pause = all(
             mel_window(self._pauses, number, self._fps, self._mel_shift).all()
-            for number in (index, index + round(_OPENING / self._step))
+            for number in (index, index + round(_OPENING / TRAINING_FPS * float(self._fps)))
         )
-        self._elapsed = self._elapsed + self._step if is_pause and not cut else 0.0
+        return self._damp(mouth, is_pause and not cut)
+
+
+class MouthDamper:
+    """Damps mouth motion while the audio is silent. Call it once per frame, in order."""
+
+    def __init__(self, fps: Fraction) -> None:
+        self._step = TRAINING_FPS / float(fps)
+        self._elapsed = 0.0
+        """Frames of 1/25 s since the beginning of the pause."""
+        self._mean: np.ndarray | None = None
+
+    def __call__(self, mouth: Image | None, is_silent: bool) -> Image | None:
+        """Return the mouth uint8 [rows, S, channels] of a frame, damped some time after silence began."""
+        self._elapsed = self._elapsed + self._step if is_silent else 0.0
         if mouth is None or self._mean is None or self._elapsed <= _CLOSING:
             self._mean = None if mouth is None else mouth.astype(np.float32)
             return mouth

@@ -49,6 +49,14 @@ class SharedThreadCount:
 
 
 @functools.cache
+def opencv_threads() -> SharedThreadCount:
+    """Return the thread count of OpenCV."""
+    import cv2
+
+    return SharedThreadCount(cv2.getNumThreads, cv2.setNumThreads)
+
+
+@functools.cache
 def _torch_threads() -> SharedThreadCount:
     import torch
 
