@@ -20,8 +20,9 @@ from wav2lip_npu.serve.engine_options import EngineOptions
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
-_STOP_S = 15.0
-"""Seconds in which an engine must end when it is told to."""
+_STOP_S = 1.5
+"""Seconds in which an engine ends by itself. One that does not, because it still imports its modules, is
+killed, as it can be at any moment: the command must end within 3 s of a signal."""
 _FIRST_DELAY_S, _MAX_DELAY_S, _HEALTHY_S = 1.0, 30.0, 60.0
 """Seconds before an engine is started again, doubled with each death until one has run for a minute."""
 
