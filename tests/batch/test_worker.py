@@ -15,10 +15,10 @@ from wav2lip_npu.dubbing import inference
 def test_models_are_loaded_once_for_concurrent_passes(monkeypatch):
     loaded = []
 
-    def load(weights: str, **options: Any) -> str:
-        loaded.append(weights)
+    def load(checkpoint_path: str, **options: Any) -> str:
+        loaded.append(checkpoint_path)
         time.sleep(0.05)
-        return f"models of {weights}"
+        return f"models of {checkpoint_path}"
 
     monkeypatch.setattr(inference, "load_models", load)
     models = worker.ModelHolder("cpu")

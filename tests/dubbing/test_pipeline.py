@@ -31,7 +31,6 @@ from wav2lip_npu.media.geometry import Geometry
 from wav2lip_npu.media.video_writer import EncodeOptions, write_video
 from wav2lip_npu.media.yuv_image import Colour, YuvImage
 from wav2lip_npu.models import checkpoint
-from wav2lip_npu.models.networks import FACE_SIZE
 from wav2lip_npu.models.plans import PLANS
 
 LOSSLESS = EncodeOptions(crf=0, preset="ultrafast")
@@ -400,10 +399,6 @@ def test_models_are_loaded_after_the_files_are_checked(face_video, tmp_path):
 
     with pytest.raises(MediaError, match=r"none\.wav"):
         pipeline.dub(face_video, tmp_path / "none.wav", tmp_path / "out.mp4", models=load)
-
-
-def test_face_size_matches_the_networks():
-    assert stages.FACE_SIZE == FACE_SIZE
 
 
 @pytest.mark.any_device

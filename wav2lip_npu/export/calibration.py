@@ -23,6 +23,7 @@ from wav2lip_npu.media import container, video_reader
 from wav2lip_npu.media.audio_reader import measure_audio, read_mono
 from wav2lip_npu.mel import TRAINING_FPS, Mel, MelReader, mel_blocks
 from wav2lip_npu.models.inputs import face_batch, generator_input
+from wav2lip_npu.models.networks import FACE_SIZE
 from wav2lip_npu.training.sync_offset import MAX_OFFSET, MIN_WINDOWS
 
 BUNDLED_CLIP = Path(__file__).resolve().parents[1] / "weights" / "calibration.mp4"
@@ -59,7 +60,10 @@ class Samples:
 
 
 def read_samples(
-    face: str | os.PathLike[str], audio: str | os.PathLike[str], mel_shift: float, face_size: int
+    face: str | os.PathLike[str],
+    audio: str | os.PathLike[str],
+    mel_shift: float,
+    face_size: int = FACE_SIZE,
 ) -> Samples:
     """Read up to 8 s of a face video or image with an audio file.
 
