@@ -58,7 +58,8 @@ def test_function_is_documented(name):
 def test_type_is_documented(name):
     value = getattr(wav2lip_npu, name)
     assert inspect.getdoc(value)
-    assert dataclasses.is_dataclass(value) or issubclass(value, ValueError) or name in {"FaceCache", "FaceStream"}
+    is_class = name in {"FaceCache", "FaceStream"}
+    assert dataclasses.is_dataclass(value) or issubclass(value, ValueError) or is_class
 
 
 def test_unknown_option_names_the_nearest_one():
