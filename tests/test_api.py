@@ -11,10 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import docstring_parser
 import pytest
 
 import wav2lip_npu
+from support.faces import face_frames
 from wav2lip_npu.errors import UsageError
 
 PACKAGE = Path(wav2lip_npu.__file__).parent
@@ -73,6 +75,7 @@ def example_folder(tmp_path, face_video, speech, training_set, monkeypatch):
     for name in ("talk.mp4", "dubbed.mp4", "videos/a.mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(face_video, tmp_path / name)
+    cv2.imwrite(str(tmp_path / "photo.jpg"), next(face_frames(1)).to_image())
     for name in ("speech", "monday", "tuesday", "es", "de"):
         shutil.copy(speech, tmp_path / f"{name}.wav")
     shutil.copytree(training_set / "data", tmp_path / "lrs2_preprocessed")

@@ -85,10 +85,10 @@ def dub_frames(
         CheckpointError, DeviceError: The models cannot be loaded.
 
     Example:
-        >>> import numpy as np
+        >>> import cv2
         >>> import wav2lip_npu
-        >>> frames = np.zeros((50, 240, 320, 3), np.uint8)
-        >>> for frame in wav2lip_npu.dub_frames(frames, "speech.wav", fps=25, box=(20, 220, 40, 240)):
+        >>> photo = cv2.cvtColor(cv2.imread("photo.jpg"), cv2.COLOR_BGR2RGB)
+        >>> for frame in wav2lip_npu.dub_frames([photo], "speech.wav", fps=25):
         ...     print(frame.index, frame.image.shape, frame.mask.max())
 
     """
