@@ -65,9 +65,7 @@ class Service:
     def __init__(self, process: subprocess.Popen[str], port: int) -> None:
         self.process, self.port = process, port
 
-    def request(
-        self, method: str, path: str, body: bytes | None = None, kind: str = "application/json"
-    ) -> Any:
+    def request(self, method: str, path: str, body: bytes | None = None, kind: str = JSON) -> Any:
         """Return the JSON of an answer."""
         request = Request(f"http://127.0.0.1:{self.port}{path}", body, {"Content-Type": kind}, method=method)
         with urlopen(request, timeout=600) as answer:
