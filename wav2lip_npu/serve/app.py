@@ -39,7 +39,7 @@ _SECURITY = {
     b"referrer-policy": b"no-referrer",
     b"cross-origin-resource-policy": b"same-origin",
 }
-_QUESTIONS = 8
+_WRITES, _QUESTIONS = 4, 8
 _WEBHOOKS_S = 1.0
 """Seconds between looks for webhooks that are due."""
 _ABOUT = (
@@ -75,7 +75,8 @@ def create_app(options: ServeOptions, store: Store, interactive: Interactive) ->
         hub=EventHub(store),
         metrics=metrics,
         webhooks=Webhooks(store, options.webhook_hosts, options.webhook_secret()),
-        probes=CapacityLimiter(max(2, cpu_count())),
+        probes=CapacityLimiter(max(1, cpu_count() - 1)),
+        writes=CapacityLimiter(_WRITES),
         questions=CapacityLimiter(_QUESTIONS),
     )
     for part in (videos, files, system, page_routes):

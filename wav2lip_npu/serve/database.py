@@ -54,6 +54,8 @@ class Database:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._local = threading.local()
+        self._writing = threading.Lock()
+        """Threads of a process take turns; SQLite would let them try again after ever longer pauses."""
         try:
             with self.transaction() as connection:
                 (number,) = connection.execute("PRAGMA user_version").fetchone()
@@ -84,16 +86,18 @@ class Database:
         Raises `OutputError` if the disk is full.
         """
         connection = self.connection
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            yield connection
-            connection.execute("COMMIT")
-        except BaseException as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError):
-                raise OutputError(f"cannot write {self._path}: {error}. Free space on its disk.") from error
-            raise
+        with self._writing:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException as error:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.OperationalError):
+                    text = f"cannot write {self._path}: {error}. Free space on its disk."
+                    raise OutputError(text) from error
+                raise
 
     def close(self) -> None:
         """Close the connection of this thread."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections import Counter
 from collections.abc import AsyncIterator
-from time import monotonic
 from typing import Any
 
 from anyio import to_thread
@@ -19,6 +17,8 @@ from wav2lip_npu.serve.store import Store
 _POLL_S = 0.5
 _COMMENT_S = 15.0
 """Seconds between comments, which keep proxies from closing a quiet connection."""
+_AT_ONCE, _BREAK_S = 10, 0.01
+"""Streams that are woken together, and the pause after them, in which other requests are answered."""
 
 
 class EventHub:
@@ -26,49 +26,41 @@ class EventHub:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._watchers: Counter[str] = Counter()
+        self._streams: dict[str, list[asyncio.Event]] = {}
+        """For each watched video, what wakes each of its streams."""
         self._news: dict[str, Event | None] = {}
         """Newest event of each watched video; None if the video was deleted."""
-        self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
 
     @property
     def streams(self) -> int:
         """Number of open streams."""
-        return self._watchers.total()
+        return sum(map(len, self._streams.values()))
 
     async def stream(self, video_id: str, after: int) -> AsyncIterator[bytes]:
         """Yield the events of a video after event `after`, until it ends or is deleted, and comments."""
-        self._watchers[video_id] += 1
+        changed = asyncio.Event()
+        self._streams.setdefault(video_id, []).append(changed)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._poll())
         try:
             yield b"retry: 2000\n\n"
-            for event in await to_thread.run_sync(self._events, video_id, after) or ():
-                yield _encoded(event)
-                after = event.seq
+            event = await to_thread.run_sync(self._newest, video_id)
+            while event is not None and not self._is_closed:
+                if event.seq > after:
+                    after = event.seq
+                    yield _encoded(event)
                 if event.kind == "done":
                     return
-            spoke = monotonic()
-            while not self._is_closed:
-                await self._wait(spoke + _COMMENT_S - monotonic())
-                event_or_none = self._news.get(video_id, ...)
-                if event_or_none is None:
-                    return
-                if isinstance(event_or_none, Event) and event_or_none.seq > after:
-                    after = event_or_none.seq
-                    yield _encoded(event_or_none)
-                    spoke = monotonic()
-                    if event_or_none.kind == "done":
-                        return
-                elif monotonic() - spoke >= _COMMENT_S:
+                if not await _wait(changed, _COMMENT_S):
                     yield b": still here\n\n"
-                    spoke = monotonic()
+                changed.clear()
+                event = self._news.get(video_id, event)
         finally:
-            self._watchers[video_id] -= 1
-            if self._watchers[video_id] <= 0:
-                del self._watchers[video_id]
+            self._streams[video_id].remove(changed)
+            if not self._streams[video_id]:
+                del self._streams[video_id]
                 self._news.pop(video_id, None)
 
     async def close(self) -> None:
@@ -76,42 +68,47 @@ class EventHub:
         self._is_closed = True
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        async with self._changed:
-            self._changed.notify_all()
-
-    async def _wait(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
-            async with self._changed:
-                await asyncio.wait_for(self._changed.wait(), max(0.01, seconds))
+        for changed in [changed for waiting in self._streams.values() for changed in waiting]:
+            changed.set()
 
     async def _poll(self) -> None:
-        while self._watchers:
+        while self._streams:
             await asyncio.sleep(_POLL_S)
-            known = {video_id: self._news.get(video_id) for video_id in self._watchers}
+            known = {video_id: self._known(video_id) for video_id in self._streams}
             news = await to_thread.run_sync(self._read, known)
-            self._news.update({key: value for key, value in news.items() if key in self._watchers})
-            if news:
-                async with self._changed:
-                    self._changed.notify_all()
+            self._news |= {video_id: event for video_id, event in news.items() if video_id in self._streams}
+            waiting = [changed for video_id in news for changed in self._streams.get(video_id, ())]
+            for first in range(0, len(waiting), _AT_ONCE):
+                for changed in waiting[first : first + _AT_ONCE]:
+                    changed.set()
+                await asyncio.sleep(_BREAK_S)
 
-    def _read(self, known: dict[str, Event | None]) -> dict[str, Event | None]:
+    def _known(self, video_id: str) -> int | None:
+        """Return the number of the newest event that has been read; 0 if none has, None after a deletion."""
+        if video_id not in self._news:
+            return 0
+        event = self._news[video_id]
+        return None if event is None else event.seq
+
+    def _read(self, known: dict[str, int | None]) -> dict[str, Event | None]:
         """Return what is new of some videos."""
-        news: dict[str, Event | None] = {}
-        for video_id, last in known.items():
-            events = self._events(video_id, 0 if last is None else last.seq)
-            if events is None:
-                news[video_id] = None
-            elif events:
-                news[video_id] = events[-1]
-        return news
+        revisions = self._store.revisions(known)
+        changed = [video_id for video_id, number in known.items() if revisions.get(video_id) != number]
+        return {video_id: self._newest(video_id) for video_id in changed}
 
-    def _events(self, video_id: str, after: int) -> list[Event] | None:
+    def _newest(self, video_id: str) -> Event | None:
+        """Return the newest event of a video; None if it was deleted."""
         try:
-            return self._store.events(video_id, after)
+            return self._store.events(video_id, 0)[-1]
         except NotFoundError:
             return None
+
+
+async def _wait(changed: asyncio.Event, seconds: float) -> bool:
+    """Wait for a change; return whether there was one in time."""
+    with contextlib.suppress(asyncio.TimeoutError):
+        return await asyncio.wait_for(changed.wait(), seconds)
+    return False
 
 
 def _encoded(event: Event) -> bytes:

@@ -108,4 +108,4 @@ async def store_upload(service: Service, upload: Upload) -> StoredFile:
     def add() -> StoredFile:
         return service.store.add_file(upload.path, sha256=upload.sha256, name=upload.name, media=media)
 
-    return await to_thread.run_sync(add)
+    return await to_thread.run_sync(add, limiter=service.writes)

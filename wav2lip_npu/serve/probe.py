@@ -10,6 +10,8 @@ import contextlib
 import logging
 import math
 import multiprocessing
+import os
+import pkgutil
 import resource
 import signal
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import PIL
 
 from wav2lip_npu.errors import MediaError, Wav2LipError
 
@@ -47,7 +50,9 @@ _FORMATS = {
 _MEMORY_BYTES = 4 << 30
 _CPU_S = 20
 _WALL_S = 40
-_PRELOAD = ["wav2lip_npu.media.container", "wav2lip_npu.serve.probe"]
+_NICE = 10
+"""Lower priority of a child, so that the service answers while files are probed."""
+_PRELOAD = ["wav2lip_npu.cli.main", "wav2lip_npu.media.container", "wav2lip_npu.serve.probe"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,9 @@ class Probe:
     def __init__(self, limits: MediaLimits) -> None:
         self._limits = limits
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(_PRELOAD)
+        names = [f"PIL.{module.name}" for module in pkgutil.iter_modules(PIL.__path__)]
+        formats = [name for name in names if name.endswith("ImagePlugin")]
+        self._context.set_forkserver_preload([*_PRELOAD, *formats])
 
     def media(self, path: Path, name: str) -> dict[str, Any]:
         """Return kind, size, frame rate and length of a file, see `inspect`. Blocks for up to `_WALL_S`.
@@ -187,6 +194,7 @@ def _child(writer: Connection, path: Path, limits: MediaLimits) -> None:
     """Send the media of a file, or an error. Runs in a child process, with limits."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+    os.nice(_NICE)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

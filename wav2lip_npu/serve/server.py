@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import socket
@@ -24,6 +25,7 @@ from wav2lip_npu.storage.locks import lock_folder
 
 log = logging.getLogger(__name__)
 
+_NOTICE = "ending; running jobs continue with the next start"
 _POLL_S = 0.1
 _CLOSE_S = 5
 """Seconds for open requests at the end."""
@@ -39,7 +41,7 @@ def run_server(options: ServeOptions) -> None:
     """
     options.tokens(), options.webhook_secret()  # before anything is started
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # otherwise it warns of each damaged form
-    with lock_folder(options.folder) as is_locked:
+    with signals.held(_NOTICE) as hold, lock_folder(options.folder) as is_locked:
         if not is_locked:
             raise UsageError(f"--data {options.folder} is used by another service. Pass another folder.")
         interactive = Interactive(_engine_options(options))
@@ -47,7 +49,8 @@ def run_server(options: ServeOptions) -> None:
             store = Store(options.folder, options.keep_seconds)
             app = create_app(options, store, interactive)
             with running_engine(_engine_options(options)):
-                _serve(app, listener, options)
+                _serve(app, listener, options, hold)
+    log.info("ended")
 
 
 def _engine_options(options: ServeOptions) -> EngineOptions:
@@ -75,7 +78,7 @@ def _listen(options: ServeOptions) -> socket.socket:
     return listener
 
 
-def _serve(app: FastAPI, listener: socket.socket, options: ServeOptions) -> None:
+def _serve(app: FastAPI, listener: socket.socket, options: ServeOptions, hold: signals.Hold) -> None:
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -87,10 +90,10 @@ def _serve(app: FastAPI, listener: socket.socket, options: ServeOptions) -> None
     )
     server = _Server(config)
     shown = f"[{options.host}]" if ":" in options.host else options.host
+    gc.collect()
+    gc.freeze()  # otherwise each full collection looks at all modules, for tens of milliseconds
     log.info("page: http://%s:%d/  documentation: /docs", shown, listener.getsockname()[1])
-    with signals.held("ending; running jobs continue with the next start") as hold:
-        asyncio.run(_run(server, listener, hold, app))
-    log.info("ended")
+    asyncio.run(_run(server, listener, hold, app))
 
 
 async def _run(server: _Server, listener: socket.socket, hold: signals.Hold, app: FastAPI) -> None:

@@ -51,6 +51,8 @@ class Service:
     webhooks: Webhooks
     probes: CapacityLimiter
     """Files that are probed at once."""
+    writes: CapacityLimiter
+    """Changes of the store that wait for the disk at once; the others wait without a thread."""
     questions: CapacityLimiter
     """Questions to the interactive process that wait at once."""
 
@@ -81,7 +83,7 @@ class Service:
         return video
 
 
-def _of_request(request: Request) -> Service:
+async def _of_request(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 

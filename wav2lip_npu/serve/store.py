@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from time import time
 from typing import Any, Literal, get_args
@@ -244,6 +244,14 @@ class Store:
             raise NotFoundError(f"there is no video {video_id}.")
         kind: Literal["done", "progress"] = "done" if video.is_final else "progress"
         return [Event(video.revision, kind, video)] if video.revision > after else []
+
+    def revisions(self, ids: Iterable[str]) -> dict[str, int]:
+        """Return the number of the newest event of each video that exists."""
+        found = self.database.connection.execute(
+            "SELECT id, revision FROM videos WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(ids)),),
+        )
+        return {row["id"]: row["revision"] for row in found}
 
     def cancel(self, video_id: str) -> Video | None:
         """Cancel a job that has not ended, and return it; None if there is none with this ID.

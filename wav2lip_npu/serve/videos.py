@@ -74,7 +74,8 @@ async def create_video(
             face = await _named_file(service, job, "face")
         if audio is None:
             audio = await _named_file(service, job, "audio")
-        video = await to_thread.run_sync(_create, service, job, face, audio, client, idempotency_key)
+        arguments = service, job, face, audio, client, idempotency_key
+        video = await to_thread.run_sync(_create, *arguments, limiter=service.writes)
     return JSONResponse(video_json(video))
 
 
@@ -102,8 +103,9 @@ def list_videos(
 
 
 @router.get("/{video_id}", responses={200: {"model": VideoObject}, **documented(404)})
-def get_video(video_id: str, service: TheService) -> JSONResponse:
+async def get_video(video_id: str, service: TheService) -> JSONResponse:
     """Return a job."""
+    # One row is read without a thread: SQLite in WAL mode never waits for writers, and clients poll often.
     return JSONResponse(video_json(service.video(video_id)))
 
 
