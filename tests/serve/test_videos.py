@@ -7,6 +7,7 @@ import json
 import pytest
 
 from support.service import events_of
+from wav2lip_npu.serve import events
 
 
 def create(service, job, expected=200, headers=None, **fields):
@@ -52,6 +53,9 @@ def test_content_with_ranges(service, job, face_video):
     same = service.client.get(url, headers={"If-None-Match": whole.headers["etag"]})
     assert (same.status_code, same.content) == (304, b"")
     assert service.client.get(url, headers={"Range": "bytes=99999999-"}).status_code == 416
+    head = service.client.head(url)
+    assert (head.status_code, head.content, head.headers["etag"]) == (200, b"", whole.headers["etag"])
+    assert int(head.headers["content-length"]) == len(whole.content)
     assert service.client.get(url, params={"variant": "thumbnail"}).content[:2] == b"\xff\xd8"
     assert service.client.get(url, params={"variant": "report"}).json() == video["report"]
     assert service.client.get(url, params={"variant": "other"}).status_code == 422
@@ -61,11 +65,11 @@ def test_events_until_the_end(service, job):
     video = create(service, job)
     with service.client.stream("GET", f"/v1/videos/{video['id']}/events") as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
-        events = list(events_of(answer.iter_lines()))
-    kinds, numbers = [kind for kind, _, _ in events], [number for _, number, _ in events]
+        found = list(events_of(answer.iter_lines()))
+    kinds, numbers = [kind for kind, _, _ in found], [number for _, number, _ in found]
     assert kinds[-1] == "done" and set(kinds[:-1]) <= {"progress"}
     assert numbers == sorted(set(numbers))
-    assert events[-1][2]["id"] == video["id"] and events[-1][2]["status"] == "completed"
+    assert found[-1][2]["id"] == video["id"] and found[-1][2]["status"] == "completed"
     again = {"Last-Event-ID": str(numbers[-1])}
     assert service.client.get(f"/v1/videos/{video['id']}/events", headers=again).status_code == 204
     earlier = service.client.get(f"/v1/videos/{video['id']}/events", headers={"Last-Event-ID": "1"})
@@ -79,6 +83,14 @@ def test_events_of_a_deleted_job_end(service, job, stopped):
         assert next(events_of(lines))[2]["queue_position"] == 1
         assert service.client.delete(f"/v1/videos/{video['id']}").json()["deleted"]
         assert list(events_of(lines)) == []
+
+
+def test_comments_keep_a_quiet_stream_open(service, job, stopped, monkeypatch):
+    monkeypatch.setattr(events, "_COMMENT_S", 0.05)
+    video = create(service, job)
+    with service.client.stream("GET", f"/v1/videos/{video['id']}/events") as answer:
+        assert next(line for line in answer.iter_lines() if line.startswith(":"))
+    service.client.delete(f"/v1/videos/{video['id']}")
 
 
 def test_failed_job_has_the_sentence_of_the_command(service, job):

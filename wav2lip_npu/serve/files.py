@@ -66,6 +66,7 @@ def delete_file(file_id: str, service: TheService) -> JSONResponse:
     return JSONResponse({"id": file_id, "object": "file", "deleted": True})
 
 
+@router.head("/{file_id}/content", include_in_schema=False)
 @router.get("/{file_id}/content", response_class=Response, responses=documented(404, 416))
 def get_file_content(
     file_id: str,

@@ -39,6 +39,7 @@ _JPEG: dict[int | str, dict[str, Any]] = {
 }
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", tags=["health"])
 async def health() -> dict[str, str]:
     """Report that the process answers."""

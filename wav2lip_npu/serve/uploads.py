@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from wav2lip_npu.parallel.log_lines import one_line
 from wav2lip_npu.serve.problems import Problem
 
-_FLUSH_BYTES = 1 << 20
+_FLUSH_BYTES = 1 << 18
 """Bytes that are held in memory before they are hashed and written."""
 _MAX_FIELDS, _MAX_TEXT, _MAX_HEADERS = 200, 1 << 16, 1 << 13
 _MAX_NAME = 200

@@ -148,6 +148,7 @@ async def get_events(
     )
 
 
+@router.head("/{video_id}/content", include_in_schema=False)
 @router.get(
     "/{video_id}/content", response_class=Response, responses={**_CONTENT, **documented(404, 409, 416, 422)}
 )
