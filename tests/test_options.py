@@ -24,7 +24,7 @@ from wav2lip_npu.faces.find_faces import FaceOptions
 from wav2lip_npu.media.geometry import Geometry
 from wav2lip_npu.media.video_writer import EncodeOptions
 from wav2lip_npu.options import fields_of, with_values
-from wav2lip_npu.preprocessing.make_clip import ClipOptions
+from wav2lip_npu.preprocessing.clip_options import ClipOptions
 from wav2lip_npu.preprocessing.run import PreprocessOptions
 from wav2lip_npu.training.options import (
     GeneratorOptions,

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from wav2lip_npu.live.stream import FaceStream as FaceStream
     from wav2lip_npu.media.geometry import Geometry as Geometry
     from wav2lip_npu.media.video_writer import EncodeOptions as EncodeOptions
-    from wav2lip_npu.preprocessing.make_clip import ClipOptions as ClipOptions
+    from wav2lip_npu.preprocessing.clip_options import ClipOptions as ClipOptions
     from wav2lip_npu.preprocessing.report import PreprocessSummary as PreprocessSummary
     from wav2lip_npu.preprocessing.report import VideoResult as VideoResult
     from wav2lip_npu.preprocessing.run import PreprocessOptions as PreprocessOptions
@@ -104,7 +104,7 @@ _MODULES = {
     "live.frame": ("LiveFrame",),
     "live.session": ("StreamStats",),
     "preprocessing.run": ("preprocess", "PreprocessOptions"),
-    "preprocessing.make_clip": ("ClipOptions",),
+    "preprocessing.clip_options": ("ClipOptions",),
     "preprocessing.report": ("PreprocessSummary", "VideoResult"),
     "training.syncnet": ("train_syncnet",),
     "training.generator": ("train_generator",),

@@ -331,7 +331,7 @@ def test_flags_are_listed_here():
     )
     assert names(DubCommand) == set(original.split()) | set(added.split())
     original = "data_root preprocessed_root batch_size ngpu"
-    added = "workers device detector several_people min_face_px min_face_share filelists seed"
+    added = "workers device detector several_people min_face_px min_face_share face_size filelists seed"
     assert names(PreprocessCommand) == set(original.split()) | set(added.split())
     doctor = (
         "data_root filelists syncnet_checkpoint_path fix_offset min_confidence outdir num_clips num_workers "

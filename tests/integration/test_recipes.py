@@ -27,7 +27,7 @@ from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.bundled import STARTER, weights_path
 from wav2lip_npu.models.networks import Wav2Lip
 from wav2lip_npu.options import fields_of
-from wav2lip_npu.training.session import load_syncnet
+from wav2lip_npu.training.resumed import load_syncnet
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 PEOPLE = [f"speaker{number}/{clip}" for number in range(40) for clip in "ab"]

@@ -44,6 +44,13 @@ def plan_of(name: str, size: int | None = None, refine: AudioRefine = "normalize
     )
 
 
+@pytest.mark.parametrize(("name", "billions"), [("own-192", 5.3), ("own-256", 9.4)])
+def test_cost_of_own_designs(name: str, billions: float) -> None:
+    with torch.device("meta"):
+        network = Wav2Lip(plan=BY_NAME[name]).eval()
+    assert sum(multiplications(network).values()) / 1e9 == pytest.approx(billions, abs=0.05)
+
+
 def multiplications(network: Wav2Lip) -> dict[str, int]:
     """Return the multiplications of one face by the first part of the names of the layers."""
     counts: dict[str, int] = {}
@@ -125,7 +132,7 @@ def plain_audio(weights: dict[str, Tensor], mels: Tensor, slope: float) -> Tenso
 def plain_forward(weights: dict[str, Tensor], plan: Plan, mels: Tensor, faces: Tensor) -> Tensor:
     """Return the output of a published design, before values below 0 are cut off."""
     slope = 0.2 if plan.name == "384-leaky" else 0.0
-    no_padding = {"96": [6], "256": [7], "288": [7, 8], "sam": [7]}.get(plan.name, [8])
+    no_padding = {"96": [6], "288": [7, 8], "384": [8], "384-leaky": [8]}.get(plan.name, [7])
     features, x = [], faces
     for stage, layers in enumerate(blocks_of(weights, "face_encoder_blocks")):
         for number in range(layers):
@@ -173,8 +180,10 @@ VARIANTS = [
     plan_of("256"),
     replace(BY_NAME["288"], activation="prelu"),
     plan_of("384-leaky"),
+    plan_of("own-256"),
     plan_of("sam", 384, "normalized"),
     slow(plan_of("288")),
+    slow(plan_of("own-192")),
     slow(plan_of("384")),
     slow(plan_of("sam", 192, "off")),
     slow(plan_of("sam", 192, "plain")),

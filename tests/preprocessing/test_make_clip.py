@@ -21,9 +21,10 @@ from wav2lip_npu.faces.detectors import load_detector
 from wav2lip_npu.media import video_reader
 from wav2lip_npu.mel import DEFAULT_MEL, log_mel
 from wav2lip_npu.preprocessing import make_clip as module
+from wav2lip_npu.preprocessing.clip_options import ClipOptions
 from wav2lip_npu.preprocessing.find_videos import Video
 from wav2lip_npu.preprocessing.limited_detector import LimitedDetector
-from wav2lip_npu.preprocessing.make_clip import ClipOptions, DroppedError, make_clip
+from wav2lip_npu.preprocessing.make_clip import DroppedError, make_clip
 from wav2lip_npu.versions import versions
 
 

@@ -23,9 +23,10 @@ from wav2lip_npu.cli import main
 from wav2lip_npu.data.file_lists import read_names
 from wav2lip_npu.errors import DeviceError, UsageError
 from wav2lip_npu.preprocessing import run as preprocessing
+from wav2lip_npu.preprocessing.clip_options import ClipOptions
 from wav2lip_npu.preprocessing.find_videos import Video
 from wav2lip_npu.preprocessing.limited_detector import LimitedDetector
-from wav2lip_npu.preprocessing.make_clip import REASONS, ClipOptions
+from wav2lip_npu.preprocessing.make_clip import REASONS
 from wav2lip_npu.preprocessing.run import PreprocessOptions, preprocess
 
 ROOT = Path(__file__).resolve().parents[2]

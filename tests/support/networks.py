@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from wav2lip_npu.models.generator import Wav2Lip
-from wav2lip_npu.models.plans import Plan
+from wav2lip_npu.models.plans import PLAN_96, Plan
 
 
 def golden_weights(network: nn.Module) -> nn.Module:
@@ -46,13 +46,13 @@ def generator_of(plan: Plan, width: int = 4) -> Wav2Lip:
     return network
 
 
-def copying_generator(width: int = 32) -> Wav2Lip:
+def copying_generator(width: int = 32, plan: Plan = PLAN_96) -> Wav2Lip:
     """Return a generator whose output is its reference face, within about two grey levels.
 
     The first encoder block passes the three colours on; the output block approximates the inverse of the
     sigmoid that follows it by piecewise linear functions.
     """
-    network = Wav2Lip(width)
+    network = Wav2Lip(width, plan)
     with torch.no_grad():
         for name, tensor in network.state_dict().items():
             if name.endswith("running_var"):

@@ -36,6 +36,10 @@ KINDS = {
     "syncnet": (SYNCNET, {"accumulate": 2}),
     "original": (ORIGINAL, {"clip_grad_norm": 1}),
     "generator": (GENERATOR, {"syncnet_wt": 0.1, "accumulate": 2}),
+    "larger": (
+        [*GENERATOR, "--patch_disc_wt", 0.1],
+        {"face_size": 192, "sync_from": 0, "gradient_weight": 1, "eval_interval": 2},
+    ),
     "with_disc": (WITH_DISC, {"sync_gate": 100, "eval_interval": 2}),
 }
 
@@ -47,7 +51,7 @@ KINDS = {
         pytest.param("with_disc", marks=pytest.mark.any_device),
         *(
             pytest.param(kind, marks=[pytest.mark.slow, pytest.mark.any_device])
-            for kind in ("original", "generator")
+            for kind in ("original", "generator", "larger")
         ),
     ],
 )

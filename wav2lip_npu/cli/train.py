@@ -67,6 +67,7 @@ class TrainCommand(GeneratorSettings):
                 paths=self.paths,
                 syncnet_checkpoint_path=self.syncnet_checkpoint_path,
                 disc_checkpoint_path=self.disc_checkpoint_path,
+                face_size=self.face_size,
             )
         return _exit_code(result)
 

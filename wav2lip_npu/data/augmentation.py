@@ -90,14 +90,15 @@ class Augmentation:
     def faces(self, random: Generator, *stacks: Faces) -> list[Faces]:
         """Return stacks of faces uint8 [..., S, S, 3] with one random change of shape and light."""
         changes: list[Callable[[Any], Any]] = []
-        if source := self._source_pixels(random):
+        size = stacks[0].shape[-2]
+        if source := self._source_pixels(random, size):
             x, y = source
             changes.append(lambda face: cv2.remap(face, x, y, cv2.INTER_LINEAR, None, cv2.BORDER_REFLECT))
         if self.colour or self.gamma:
             table, mix = self._light(random)
             changes.append(lambda face: cv2.transform(cv2.LUT(face, table), mix))
         if self.blur and (sigma := _half_the_time(random, self.blur)):
-            changes.append(lambda face: cv2.GaussianBlur(face, (0, 0), sigma))
+            changes.append(lambda face: cv2.GaussianBlur(face, (0, 0), sigma * size / FACE_SIZE))
         return [_apply(changes, stack) for stack in stacks]
 
     def degrade(self, random: Generator, stack: Faces) -> Faces:
@@ -128,7 +129,7 @@ class Augmentation:
             mels = np.clip(mels + gain[:, None].astype(np.float32), -DEFAULT_MEL.max_abs, DEFAULT_MEL.max_abs)
         return mels
 
-    def _source_pixels(self, random: Generator) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    def _source_pixels(self, random: Generator, size: int) -> tuple[NDArray[Any], NDArray[Any]] | None:
         """Return the source x and y of each pixel, or `None` without a geometric change."""
         if not (self.flip or self.stretch or self.shift or self.turn or self.bend):
             return None
@@ -137,13 +138,13 @@ class Augmentation:
         angle = math.radians(random.uniform(-1, 1) * self.turn)
         offset = random.uniform(-1, 1, 2) * self.shift
         bends = (random.uniform(-1, 1, (BENDS, BENDS, 2)) * self.bend).astype(np.float32)
-        y, x = np.mgrid[:FACE_SIZE, :FACE_SIZE].astype(np.float32) / (FACE_SIZE - 1) - 0.5
-        bent = cv2.resize(bends, (FACE_SIZE, FACE_SIZE), interpolation=cv2.INTER_CUBIC)
+        y, x = np.mgrid[:size, :size].astype(np.float32) / (size - 1) - 0.5
+        bent = cv2.resize(bends, (size, size), interpolation=cv2.INTER_CUBIC)
         cos, sin = math.cos(angle), math.sin(angle)
         x = -x if mirrored else x
         from_x = (cos * x - sin * y) * across + offset[0] + bent[..., 0]
         from_y = (sin * x + cos * y) * down + offset[1] + bent[..., 1]
-        pixels = [((axis + 0.5) * (FACE_SIZE - 1)).astype(np.float32) for axis in (from_x, from_y)]
+        pixels = [((axis + 0.5) * (size - 1)).astype(np.float32) for axis in (from_x, from_y)]
         return pixels[0], pixels[1]
 
     def _light(self, random: Generator) -> tuple[Faces, NDArray[Any]]:

@@ -146,9 +146,11 @@ class ChangedTargets:
 
     randoms = 7
 
-    def __init__(self, options: TargetChanges, device: torch.device, loudness: Loudness) -> None:
+    def __init__(
+        self, options: TargetChanges, device: torch.device, loudness: Loudness, face_size: int = FACE_SIZE
+    ) -> None:
         self._options, self._loudness = options, loudness
-        axis = (torch.arange(FACE_SIZE, device=device) + 0.5) / FACE_SIZE * 2 - 1
+        axis = (torch.arange(face_size, device=device) + 0.5) / face_size * 2 - 1
         self._y, self._x = axis[:, None], axis[None]
         self._warped = self._bump(*_MOUTH_SPREAD)
         self._pasted = (1.8 * self._bump(*_PASTE_SPREAD)).clamp(max=1)

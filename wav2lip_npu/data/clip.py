@@ -113,20 +113,24 @@ class Clip:
         windows: Indices = first[consecutive & one_shot & (earliest >= 0) & (end <= self.columns)]
         return windows
 
-    def face(self, frame: int) -> Faces:
+    def face(self, frame: int, size: int = FACE_SIZE) -> Faces:
         """Return the face [S, S, 3] of a frame. Raises `ClipError` if its JPEG is unreadable."""
+        image = self.crop(frame)
+        if image.shape[:2] != (size, size):
+            method = cv2.INTER_AREA if min(image.shape[:2]) > size else cv2.INTER_LINEAR
+            image = np.asarray(cv2.resize(image, (size, size), interpolation=method), np.uint8)
+        return image
+
+    def crop(self, frame: int) -> Faces:
+        """Return the face of a frame as it is stored, [H, W, 3]. Raises `ClipError`."""
         path = self.folder / f"{frame - self.audio_offset}.jpg"
         try:
-            image: NDArray[Any] = read_face(path)
+            return read_face(path)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise ClipError(
                 "unreadable picture", f"cannot read {path}: {reason}. Preprocess its video again."
             ) from None
-        if image.shape[:2] != (FACE_SIZE, FACE_SIZE):
-            method = cv2.INTER_AREA if min(image.shape[:2]) > FACE_SIZE else cv2.INTER_LINEAR
-            image = cv2.resize(image, (FACE_SIZE, FACE_SIZE), interpolation=method)
-        return np.asarray(image, np.uint8)
 
     def mel(self) -> Mel:
         """Return the whole mel; a long one is memory-mapped. Raises `ClipError`."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from wav2lip_npu import signals, watchdog
 from wav2lip_npu.data.clip_files import read_json
-from wav2lip_npu.data.clip_layout import AUDIO_FILE, CLIP_FILE, FACES_FILE, MEL_FILE, PARTIAL_SUFFIX
+from wav2lip_npu.data.clip_layout import AUDIO_FILE, CLIP_FILE, FACES_FILES, MEL_FILE, PARTIAL_SUFFIX
 from wav2lip_npu.errors import DataError
 from wav2lip_npu.mel import DEFAULT_MEL, columns_of, mel_blocks
 from wav2lip_npu.storage import npy
@@ -31,7 +31,7 @@ _UNFINISHED = f"{CLIP_FILE}.part"
 _MARKERS = (_UNFINISHED, CLIP_FILE)
 _REPLACED_SUFFIX = f".old{PARTIAL_SUFFIX}"
 _CLIP_FILES = re.compile(
-    rf"\d+\.jpg|({'|'.join(map(re.escape, (AUDIO_FILE, CLIP_FILE, FACES_FILE, MEL_FILE)))})(\..*part)?",
+    rf"\d+\.jpg|({FACES_FILES}|{'|'.join(map(re.escape, (AUDIO_FILE, CLIP_FILE, MEL_FILE)))})(\..*part)?",
     re.ASCII | re.DOTALL,
 )
 _MAX_NAME = 255

@@ -17,7 +17,6 @@ from wav2lip_npu.data.augmentation import BENDS, LEVEL_PER_DB, LUMA, Augmentatio
 from wav2lip_npu.data.clip_layout import FACE_SIZE, WINDOW
 from wav2lip_npu.mel import DEFAULT_MEL
 
-_ROW = 3 * FACE_SIZE
 _SHARP = 1e-3
 """Standard deviation of a blur that changes nothing, which avoids a division by 0."""
 _LUMA_STEPS = """
@@ -33,20 +32,20 @@ _YCC_OF_BGR = np.array([[0.114, 0.587, 0.299], [0.5, -0.331264, -0.168736], [-0.
 class DeviceAugmentation:
     """Changes faces and mels on a device by the amounts of `amounts.face_amounts` and `mel_amounts`."""
 
-    def __init__(self, options: Augmentation, device: torch.device) -> None:
-        self._options = options
-        centred = torch.arange(FACE_SIZE, device=device) / (FACE_SIZE - 1) - 0.5
+    def __init__(self, options: Augmentation, device: torch.device, face_size: int = FACE_SIZE) -> None:
+        self._options, self._size = options, face_size
+        centred = torch.arange(face_size, device=device) / (face_size - 1) - 0.5
         self._y, self._x = centred[:, None], centred[None]
-        self._curves = torch.from_numpy(bend_curves(FACE_SIZE)).to(device)
+        self._curves = torch.from_numpy(bend_curves(face_size)).to(device)
         self._luma = _tensor(LUMA, device).view(1, 1, 3, 1, 1)
         self._bands = torch.arange(DEFAULT_MEL.n_mels, device=device).view(-1, 1)
         self._slope = torch.linspace(-0.5, 0.5, DEFAULT_MEL.n_mels, device=device).view(-1, 1)
-        self._jpeg = _Jpeg(device) if options.jpeg else None
+        self._jpeg = _Jpeg(device, face_size) if options.jpeg else None
         if options.noise:
-            noise = np.random.default_rng(0).standard_normal((NOISE_ROWS + WINDOW * FACE_SIZE, _ROW))
+            noise = np.random.default_rng(0).standard_normal((NOISE_ROWS + WINDOW * face_size, 3 * face_size))
             self._noise = _tensor(noise, device)
-            self._noise_rows = torch.arange(WINDOW * FACE_SIZE, device=device)
-        self._pixel = torch.arange(FACE_SIZE, device=device, dtype=torch.float32)
+            self._noise_rows = torch.arange(WINDOW * face_size, device=device)
+        self._pixel = torch.arange(face_size, device=device, dtype=torch.float32)
 
     def faces(self, windows: Tensor, amounts: Tensor, degraded: int = 0) -> Tensor:
         """Return windows uint8 [R, T, S, S, 3], each with one change of shape and light.
@@ -68,7 +67,7 @@ class DeviceAugmentation:
             grey = (faces * self._luma).sum(2, keepdim=True)
             faces = grey + part["saturation"].view(-1, 1, 1, 1, 1) * (faces - grey)
         if options.blur:
-            kernel = self._blur(part["sigma"])[:, None, None]
+            kernel = self._blur(part["sigma"] * (self._size / FACE_SIZE))[:, None, None]
             faces = kernel @ faces @ kernel.transpose(-1, -2)
         faces = faces.round().clamp(0, 255)
         if options.noise or self._jpeg is not None:
@@ -104,12 +103,12 @@ class DeviceAugmentation:
         bent = self._curves @ coarse @ self._curves.T
         x = a * self._x + b * self._y + c + bent[0]
         y = d * self._x + e * self._y + f + bent[1]
-        pixels = (torch.stack([x, y], dim=-1) + 0.5) * (FACE_SIZE - 1)
-        return (2 * pixels + 1) / FACE_SIZE - 1
+        pixels = (torch.stack([x, y], dim=-1) + 0.5) * (self._size - 1)
+        return (2 * pixels + 1) / self._size - 1
 
     def _blur(self, sigma: Tensor) -> Tensor:
         """Return matrices [R, S, S] of Gaussian blurs, mirrored at the first and last pixel."""
-        to, source, last = self._pixel[:, None], self._pixel, FACE_SIZE - 1
+        to, source, last = self._pixel[:, None], self._pixel, self._size - 1
         scale = -0.5 / sigma.clamp(min=_SHARP).view(-1, 1, 1) ** 2
         kernel = torch.exp((to - source) ** 2 * scale)
         kernel = kernel + torch.exp((to + source) ** 2 * scale) * (source > 0)
@@ -119,22 +118,22 @@ class DeviceAugmentation:
     def _grain(self, first: Tensor) -> Tensor:
         """Return standard normal noise [R, 5, 3, S, S], consecutive rows of a fixed table."""
         rows = self._noise.index_select(0, (first.long() + self._noise_rows).flatten())
-        return rows.view(len(first), WINDOW, 3, FACE_SIZE, FACE_SIZE)
+        return rows.view(len(first), WINDOW, 3, self._size, self._size)
 
 
 class _Jpeg:
     """JPEG compression with halved chroma and libjpeg's tables, without the lossless coding."""
 
-    def __init__(self, device: torch.device) -> None:
-        half = FACE_SIZE // 2
+    def __init__(self, device: torch.device, face_size: int) -> None:
+        half = face_size // 2
         self._to_ycc = _tensor(_YCC_OF_BGR, device)
         self._to_bgr = _tensor(np.linalg.inv(_YCC_OF_BGR), device)
-        self._cosines = {size: _tensor(_block_cosines(size), device) for size in (FACE_SIZE, half)}
+        self._cosines = {size: _tensor(_block_cosines(size), device) for size in (face_size, half)}
         self._steps = {
             size: _tensor(
                 np.tile(np.array(table.split(), float).reshape(8, 8), (size // 8, size // 8)), device
             )
-            for size, table in ((FACE_SIZE, _LUMA_STEPS), (half, _CHROMA_STEPS))
+            for size, table in ((face_size, _LUMA_STEPS), (half, _CHROMA_STEPS))
         }
         wide = np.repeat(np.eye(half), 2, axis=0)
         self._mean = _tensor(wide.T / 2, device)

@@ -23,7 +23,6 @@ from wav2lip_npu.parallel.threads import map_in_threads
 
 log = logging.getLogger(__name__)
 
-FACE_BYTES = FACE_SIZE * FACE_SIZE * 3
 _COLUMN_BYTES = DEFAULT_MEL.n_mels * 4
 _PART = 512
 """Faces that a thread reads at once, 14 MB."""
@@ -60,7 +59,7 @@ class ResidentClips:
         """Whether each clip could be read, [C]."""
         self.device = device
         self.faces = torch.empty(
-            (int(frames.sum()), FACE_SIZE, FACE_SIZE, 3), dtype=torch.uint8, device=device
+            (int(frames.sum()), reader.face_size, reader.face_size, 3), dtype=torch.uint8, device=device
         )
         """uint8 [frames, S, S, 3]"""
         self.mel = torch.empty((int(columns.sum()), DEFAULT_MEL.n_mels), device=device)
@@ -70,7 +69,8 @@ class ResidentClips:
         self._load(clips, reader)
         log.info(
             "%d clips with %d frames are in the memory of %s: %.2f GB, loaded in %.1f s",
-            self.is_readable.sum(), len(self.faces), device, size_of(clips) / 1e9, monotonic() - begun,
+            self.is_readable.sum(), len(self.faces), device, size_of(clips, reader.face_size) / 1e9,
+            monotonic() - begun,
         )  # fmt: skip
 
     def windows(self, first: Tensor, top_row: int = 0) -> Tensor:
@@ -106,9 +106,9 @@ class ResidentClips:
                 _copy(self.mel, int(self.first_column[number]), np.ascontiguousarray(part.mel.T))
 
 
-def size_of(clips: Sequence[Clip]) -> int:
-    """Return the bytes that clips take in device memory, 28.7 kB per frame with its mel."""
-    return sum(len(clip.frames) * FACE_BYTES + clip.columns * _COLUMN_BYTES for clip in clips)
+def size_of(clips: Sequence[Clip], face_size: int = FACE_SIZE) -> int:
+    """Return the bytes that clips take in device memory, 28.7 kB per frame with its mel at 96 px."""
+    return sum(len(clip.frames) * 3 * face_size**2 + clip.columns * _COLUMN_BYTES for clip in clips)
 
 
 def _read(clips: Sequence[Clip], reader: FaceReader, number: int, position: int) -> _Part:

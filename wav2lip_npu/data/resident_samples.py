@@ -92,7 +92,7 @@ class ResidentSamples(Generic[Rows]):
         self._resident, self._draw, self._seed = resident, draw, seed
         table = WindowTable.of(clips, shift, draw.reference_distance)
         self._places = Places(table, resident.first_face, resident.first_column)
-        self._augmentation = DeviceAugmentation(draw.augmentation, resident.device)
+        self._augmentation = DeviceAugmentation(draw.augmentation, resident.device, resident.faces.shape[1])
         self._order = lru_cache(maxsize=_ORDERS)(self._substituted_order)
 
     def __len__(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,6 +52,8 @@ _FIRST_LAYERS = {
     "patch_discriminator": (DISTINCTIVE_KEYS["patch_discriminator"], 96),
 }
 """First layer of each kind, and its channels at full width."""
+_KEPT = ("version", "mel", "mel_shift", "face_size")
+"""Entries that a small file keeps."""
 _PUBLISHED_KINDS = {"syncnet": "expert"}
 _OTHERS_BESIDE = ("disc.", "discriminator.", "syncnet.")
 """Prefixes of other networks in one dict with a generator."""
@@ -118,6 +120,9 @@ def load(path: str | os.PathLike[str], kind: str, design: Design = AS_TRAINED) -
     width, plan = _check(weights, kind, source)
     check_mel(_more(training).get("mel"), source)
     if plan is not None:
+        stored = _more(training).get("face_size")
+        if design.face_size is None and type(stored) is int:
+            design = replace(design, face_size=stored)
         plan = chosen_plan(plan, weights, design, source)
     return Checkpoint(kind, weights, width, training, source, plan)
 
@@ -172,7 +177,7 @@ def save_small(path: str | os.PathLike[str], loaded: Checkpoint, metadata: Mappi
         for key, value in loaded.weights.items()
     }
     more: dict[str, Any] = {"kind": published_kind(loaded.kind), "width": loaded.width, **metadata}
-    more.update((key, loaded.more[key]) for key in ("version", "mel", "mel_shift") if key in loaded.more)
+    more.update((key, loaded.more[key]) for key in _KEPT if key in loaded.more)
     with replacing(path) as part:
         part.write_bytes(save(weights, {MORE: json.dumps(more)}))
 

@@ -5,9 +5,10 @@ Images are uint8, BGR, channels last. `B` batch, `T` frames of a window, `S` fac
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from wav2lip_npu import device as devices
 from wav2lip_npu.models.networks import FACE_SIZE
@@ -39,8 +40,21 @@ def generator_input(faces: Tensor, references: Tensor) -> Tensor:
 
 def at_syncnet_size(mouths: Tensor) -> Tensor:
     """Return mouths [B, C, S/2, S] at the size of SyncNet's, [B, C, 48, 96]: means of areas."""
-    size = (FACE_SIZE // 2, FACE_SIZE)
-    return mouths if mouths.shape[-2:] == size else functional.interpolate(mouths, size, mode="area")
+    size = mouths.shape[-1]
+    if size == FACE_SIZE:
+        return mouths
+    down = _areas(size // 2, FACE_SIZE // 2, mouths.device)
+    return down @ mouths @ _areas(size, FACE_SIZE, mouths.device).T
+
+
+@lru_cache(maxsize=16)
+def _areas(length: int, count: int, device: torch.device) -> Tensor:
+    """Return the matrix [count, length] of the means of `count` equal parts of a row of pixels."""
+    edges = torch.linspace(0, length, count + 1, dtype=torch.float64)
+    pixels = torch.arange(length, dtype=torch.float64)
+    inside = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)
+    with torch.inference_mode(False):  # a cached matrix is used with gradients too
+        return (inside.clamp(min=0) * count / length).float().to(device)
 
 
 def syncnet_input(faces: Tensor) -> Tensor:

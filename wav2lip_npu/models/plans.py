@@ -85,8 +85,25 @@ PLAN_96 = Plan(
     (_TOP, *_ENCODER, Down(512, residuals=1), _one_pixel(512)),
     (_from_one_pixel(512), Up(512), *_DECODER),
 )
-PLANS = (
+_FINER = (_TOP, Down(16, residuals=1), *_ENCODER, Down(512, residuals=1))
+OWN_PLANS = (
     PLAN_96,
+    Plan(
+        "own-192",
+        192,
+        (*_FINER, _one_pixel(512)),
+        (_from_one_pixel(512), Up(512), *_DECODER, Up(32)),
+    ),
+    Plan(
+        "own-256",
+        256,
+        (*_FINER, _one_pixel(512, kernel=4)),
+        (_from_one_pixel(512, kernel=4), Up(512), *_DECODER, Up(32)),
+    ),
+)
+"""Those that `train` starts from random weights: the paper's, and the same with one finer level."""
+PLANS = (
+    *OWN_PLANS,
     Plan(
         "256",
         256,

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from wav2lip_npu.data.clip_layout import CLIP_FORMAT, MIN_FRAMES
 from wav2lip_npu.data.clip_writer import write_clip
-from wav2lip_npu.errors import MediaError, NoAudioError, UsageError
+from wav2lip_npu.errors import MediaError, NoAudioError
 from wav2lip_npu.faces.detection import Detector, overlap
 from wav2lip_npu.faces.find_faces import MIN_SCORE, FaceOptions, find_faces
 from wav2lip_npu.faces.optical_flow import Pose
@@ -29,8 +29,8 @@ from wav2lip_npu.media import video_reader
 from wav2lip_npu.media.container import VideoInfo, probe
 from wav2lip_npu.media.yuv_image import Box, Image, YuvImage
 from wav2lip_npu.mel import DEFAULT_MEL, TRAINING_FPS
-from wav2lip_npu.options import check_types, nested_by_name
 from wav2lip_npu.preprocessing.clip_audio import ClipAudio, measure_clip_audio
+from wav2lip_npu.preprocessing.clip_options import MIN_CROP_PX, ClipOptions
 from wav2lip_npu.preprocessing.find_videos import Video
 from wav2lip_npu.versions import versions
 
@@ -44,8 +44,8 @@ REASONS = (
     "face gaps",
 )
 SAMPLES_PER_FRAME = DEFAULT_MEL.sample_rate // TRAINING_FPS
-_MIN_CROP_PX, _MAX_CROP_PX = 96, 288
-"""Sides of a crop: the input size of the generator, and the largest of published Wav2Lip models."""
+_MAX_CROP_PX = 288
+"""Largest side of a crop, unless `face_size` is larger."""
 _JPEG_QUALITY = 95
 _CHECK_EVERY = TRAINING_FPS
 """Frames between two checks for a second face."""
@@ -57,33 +57,6 @@ _versions = cache(versions)  # reading the versions takes 10 ms
 _MAX_HELD_BYTES = 96 << 20
 """Bytes of frames kept in memory until the size of the crops is known: two minutes of LRS2, 25 s of GRID. A
 longer video is decoded twice, which is faster than writing its frames to disk."""
-
-
-@nested_by_name
-@dataclass(frozen=True, kw_only=True)
-class ClipOptions:
-    """Criteria for dropping videos.
-
-    Raises:
-        UsageError: A value is unknown or out of range.
-
-    """
-
-    several_people: Literal["drop", "keep"] = "drop"
-    """What to do with videos in which most frames show a second face of at least 0.6 times the size: drop
-    them, or keep them and track the largest face."""
-    min_face_px: int = 48
-    """Drop videos whose median face is smaller than this, in pixels of the video."""
-    min_face_share: float = 0.75
-    """Drop videos with a face in less than this share of the frames."""
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        check_types(self)
-        if self.min_face_px < 1:
-            raise UsageError(f"--min_face_px {self.min_face_px} is out of range. Pass at least 1.")
-        if not 0 <= self.min_face_share <= 1:
-            raise UsageError(f"--min_face_share {self.min_face_share:g} is out of range. Pass 0 to 1.")
 
 
 class DroppedError(Exception):
@@ -120,7 +93,7 @@ def make_clip(video: Video, root: Path, detector: Detector, options: ClipOptions
     audio = _measure_audio(video, info)
     track = _track_face(_read_frames(video, info, audio.samples), audio.samples, detector, options)
     side = _check_track(track, options)
-    face_px = min(max(round(side), _MIN_CROP_PX), _MAX_CROP_PX)
+    face_px = min(max(round(side), MIN_CROP_PX), max(_MAX_CROP_PX, options.face_size))
     description = {
         "format": CLIP_FORMAT,
         "fps": TRAINING_FPS,
@@ -131,7 +104,7 @@ def make_clip(video: Video, root: Path, detector: Detector, options: ClipOptions
         "samples": audio.samples,
         "source": source,
         "mel": asdict(DEFAULT_MEL),
-        "options": asdict(options),
+        "options": options.as_dict(),
         "detector": detector.name,
         "versions": _versions(),
     }
@@ -245,8 +218,8 @@ def _check_track(track: _FaceTrack, options: ClipOptions) -> float:
         share = f"{100 * options.min_face_share:g} %"
         raise DroppedError("face gaps", f"a face in {count} of {track.length} frames, the minimum is {share}")
     side = float(np.median([Pose.of_box(box).side for box in track.boxes]))
-    if side < options.min_face_px:
-        raise DroppedError("face too small", f"{side:.1f} px, the minimum is {options.min_face_px}")
+    if side < options.smallest_face:
+        raise DroppedError("face too small", f"{side:.1f} px, the minimum is {options.smallest_face}")
     _check_length(count, "with a face")
     return side
 

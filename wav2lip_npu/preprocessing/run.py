@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from wav2lip_npu.faces.detectors import DetectorName, detector_inputs, load_dete
 from wav2lip_npu.options import check_types, expect, nested_by_name, path_text, resolved, with_values
 from wav2lip_npu.parallel.processes import map_in_processes
 from wav2lip_npu.parallel.work_queue import Failure
+from wav2lip_npu.preprocessing.clip_options import ClipOptions
 from wav2lip_npu.preprocessing.find_videos import VIDEO_FILES, Video, find_videos
 from wav2lip_npu.preprocessing.limited_detector import LimitedDetector
-from wav2lip_npu.preprocessing.make_clip import ClipOptions, DroppedError, make_clip, source_of
+from wav2lip_npu.preprocessing.make_clip import DroppedError, make_clip, source_of
 from wav2lip_npu.preprocessing.report import (
     PreprocessSummary,
     VideoResult,
@@ -162,7 +163,7 @@ class ClipMaker:
     @property
     def settings(self) -> dict[str, Any]:
         """Settings that a clip depends on; if they change, it is created again."""
-        return {"detector": self.detector, **asdict(self.options)}
+        return {"detector": self.detector, **self.options.as_dict()}
 
     def __call__(self, number: int) -> Callable[[Video], VideoResult]:
         """Return the function with which worker `number` processes a video; called in its process."""

@@ -25,7 +25,12 @@ batch need the rest."""
 
 
 def place_of_data(
-    wanted: DataPlace, clips: Sequence[Clip], device: torch.device, ranks: Ranks, resumed: Checkpoint | None
+    wanted: DataPlace,
+    clips: Sequence[Clip],
+    face_size: int,
+    device: torch.device,
+    ranks: Ranks,
+    resumed: Checkpoint | None,
 ) -> str:
     """Return `device` or `host` for --data_on, the same on all ranks.
 
@@ -33,7 +38,7 @@ def place_of_data(
     `UsageError` if the clips do not fit in device memory although this was asked for.
     """
     before = None if resumed is None else str(resumed.more.get("data_on", HOST))
-    free, needed = devices.memory(device)[0], size_of(clips)
+    free, needed = devices.memory(device)[0], size_of(clips, face_size)
     fits = needed <= _SHARE * free
     size = f"the training clips take {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB of {device} are free"
     if wanted == DEVICE and not fits:

@@ -19,7 +19,8 @@ from wav2lip_npu.training.loop import Progress, TrainResult
 from wav2lip_npu.training.loss_options import GeneratorOptions
 from wav2lip_npu.training.loss_schedule import LossSchedule
 from wav2lip_npu.training.options import GeneratorSettings, TrainOptions, TrainPaths
-from wav2lip_npu.training.session import check_files, load_syncnet, open_session
+from wav2lip_npu.training.resumed import load_syncnet
+from wav2lip_npu.training.session import check_files, open_session
 from wav2lip_npu.training.task import Task
 
 
@@ -48,7 +49,7 @@ def train_generator(
         progress: Called on the first rank after each step with its number and its losses.
         **values: Fields of these options, of `TargetChanges` and of `TrainPaths` by name, such as `steps`,
             `disc_wt`, `filelists`, `checkpoint_path` or `device`; also `syncnet_checkpoint_path` (default:
-            the bundled SyncNet) and `disc_checkpoint_path`.
+            the bundled SyncNet) and `disc_checkpoint_path` and `face_size`.
 
     Returns:
         The final step, the newest and the best checkpoint, and the latest held-out figures.
@@ -85,7 +86,11 @@ def train_generator(
     if losses.discriminator is not None:
         rates[losses.discriminator] = losses.disc_initial_learning_rate
     with open_session(
-        settings, list(rates), shift=MEL_SHIFT, disc_checkpoint_path=settings.disc_checkpoint_path
+        settings,
+        list(rates),
+        shift=MEL_SHIFT,
+        disc_checkpoint_path=settings.disc_checkpoint_path,
+        face_size=settings.face_size,
     ) as session:
         schedule = LossSchedule(losses)
         state = session.state(rates, {"schedule": schedule})
@@ -96,6 +101,7 @@ def train_generator(
             losses,
             options.amp,
             is_compiled=options.compile == "on",
+            face_size=session.reader.face_size,
         )
         task = Task(
             session.train_samples(
@@ -114,6 +120,6 @@ def train_generator(
         )
         if settings.targets != TargetChanges():
             loudness = Loudness(session.train.clips, session.reader)
-            changes = ChangedTargets(settings.targets, session.device, loudness)
+            changes = ChangedTargets(settings.targets, session.device, loudness, session.reader.face_size)
             task = replace(task, prepare=session.prepare(TargetBatch, changes))
         return session.fit(state, task, progress)

@@ -42,12 +42,13 @@ class GeneratorObjective:
         amp: str,
         *,
         is_compiled: bool = False,
+        face_size: int = FACE_SIZE,
     ) -> None:
         self._state, self._schedule = state, schedule
         self._options, self._amp = options, amp
         syncnet.requires_grad_(False).train(options.expert_bn == "batch")
         self._syncnet = devices.compiled(syncnet, state.device) if is_compiled else syncnet
-        self._pixel_weights = mouth_weights(FACE_SIZE, options.mouth_weight, state.device)
+        self._pixel_weights = mouth_weights(face_size, options.mouth_weight, state.device)
         self._critic: Critic | None = None
         if QUALITY in state.networks:
             self._critic = QualityCritic(state.networks[QUALITY], self._autocast)

@@ -209,6 +209,8 @@ class GeneratorSettings:
     """SyncNet checkpoint that judges the sync; starter is the bundled network."""
     disc_checkpoint_path: str | None = None
     """Discriminator checkpoint to resume from. None: the one next to the generator's checkpoint."""
+    face_size: int | None = None
+    """Size of the generated faces in pixels: 96, 192 or 256. None: that of the checkpoint, or 96."""
     train: Annotated[TrainOptions, group("training")] = field(default_factory=TrainOptions)
     generator: Annotated[GeneratorOptions, group("generator loss")] = field(default_factory=GeneratorOptions)
     augment: Annotated[Augmentation, group("augmentation")] = field(default_factory=Augmentation)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models import checkpoint
-from wav2lip_npu.models.bundled import STARTER
+from wav2lip_npu.models.bundled import STARTER, TERMS
 from wav2lip_npu.models.checkpoint import Checkpoint
+from wav2lip_npu.models.networks import SyncNet
+from wav2lip_npu.models.plans import OWN_PLANS, Plan
 from wav2lip_npu.training.checkpoints import newest
+from wav2lip_npu.training.critics import QUALITY
 from wav2lip_npu.training.options import TrainOptions, TrainPaths
+
+log = logging.getLogger(__name__)
 
 
 def load_checkpoints(paths: TrainPaths, kinds: list[str], disc: str | None) -> dict[str, Checkpoint]:
@@ -42,8 +49,41 @@ def check_width(options: TrainOptions, checkpoints: Mapping[str, Checkpoint]) ->
             )
 
 
+def generator_plan(wanted: int | None, loaded: Checkpoint | None, kinds: list[str]) -> Plan:
+    """Return the design of the generator to train: that of a checkpoint, or our own of the wanted face size.
+
+    Raises `UsageError` if the checkpoint has another face size, or the discriminator does not fit.
+    """
+    if loaded is None or loaded.plan is None:
+        own = {plan.size: plan for plan in OWN_PLANS}
+        plan = own.get(wanted or FACE_SIZE)
+        if plan is None:
+            sizes = ", ".join(map(str, own))
+            raise UsageError(f"--face_size {wanted}: from random weights, pass one of {sizes}.")
+    else:
+        plan = loaded.plan
+        if wanted not in (None, plan.size):
+            raise UsageError(
+                f"--face_size {wanted}, but {loaded.source} generates faces of {plan.size} px. "
+                "Omit --face_size, or train from scratch in another --checkpoint_dir."
+            )
+    if plan.size != FACE_SIZE and QUALITY in kinds:
+        raise UsageError(f"--disc_wt judges faces of {FACE_SIZE} px, not {plan.size}. Pass --patch_disc_wt.")
+    return plan
+
+
 def is_resumed(paths: TrainPaths, loaded: Checkpoint) -> bool:
     """Return whether a run resumes from its own checkpoint, not from the weights of another run."""
     is_own = loaded.source.resolve().parent == Path(paths.checkpoint_dir).resolve()
     has_state = not paths.weights_only and (loaded.training or {}).get("optimizer") is not None
     return "position" in loaded.more and (has_state or (is_own and not paths.weights_only))
+
+
+def load_syncnet(path: str) -> SyncNet:
+    """Load the SyncNet that judges a generator. Raises `CheckpointError`."""
+    loaded = checkpoint.load(path, "syncnet")
+    if path == STARTER:
+        log.info("SyncNet %s: the bundled network, %s", STARTER, TERMS)
+    syncnet = SyncNet(loaded.width)
+    syncnet.load_state_dict(loaded.weights)
+    return syncnet.eval()

@@ -20,7 +20,7 @@ from wav2lip_npu.data.batch_changes import Changes, Prepare
 from wav2lip_npu.data.clip_index import ClipIndex, index_clips
 from wav2lip_npu.data.clip_layout import CLIP_FILES
 from wav2lip_npu.data.device_batch import DeviceRows
-from wav2lip_npu.data.face_reader import FaceReader
+from wav2lip_npu.data.face_reader import FaceReader, warn_of_small_crops
 from wav2lip_npu.data.file_lists import LISTS, TRAIN, VAL, read_list
 from wav2lip_npu.data.resident_clips import ResidentClips
 from wav2lip_npu.data.resident_samples import ResidentDraw, ResidentSamples
@@ -29,7 +29,8 @@ from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.bundled import STARTER, TERMS, weights_inputs, weights_path
 from wav2lip_npu.models.checkpoint import Checkpoint
-from wav2lip_npu.models.networks import FULL_WIDTH, NETWORKS, SyncNet
+from wav2lip_npu.models.networks import FULL_WIDTH, SyncNet
+from wav2lip_npu.models.plans import Plan
 from wav2lip_npu.options import resolved
 from wav2lip_npu.storage.locks import lock_folder
 from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
@@ -39,7 +40,7 @@ from wav2lip_npu.training.distributed import Ranks
 from wav2lip_npu.training.loop import Progress, TrainResult, fit
 from wav2lip_npu.training.metrics_log import CURVES_FILE
 from wav2lip_npu.training.options import GeneratorSettings, SyncNetSettings, TrainOptions, TrainPaths
-from wav2lip_npu.training.resumed import check_width, is_resumed, load_checkpoints
+from wav2lip_npu.training.resumed import check_width, generator_plan, is_resumed, load_checkpoints
 from wav2lip_npu.training.state import Stateful, TrainState
 from wav2lip_npu.training.task import Task
 from wav2lip_npu.training.trained_network import betas_of, trained_network
@@ -66,6 +67,8 @@ class Session:
     train: ClipIndex
     held_out: ClipIndex
     reader: FaceReader
+    plan: Plan
+    """Design of the generator."""
     data_on: str
     """Where the training clips are, `device` or `host`."""
 
@@ -111,7 +114,11 @@ class Session:
         networks = {
             kind: trained_network(
                 kind,
-                NETWORKS[kind](widths.get(kind) or self.options.width or FULL_WIDTH),
+                checkpoint.new_network(
+                    kind,
+                    widths.get(kind) or self.options.width or FULL_WIDTH,
+                    self.plan if kind == "generator" else None,
+                ),
                 self.options,
                 self.device,
                 self.ranks,
@@ -172,6 +179,7 @@ def open_session(
     *,
     shift: int = 0,
     disc_checkpoint_path: str | None = None,
+    face_size: int | None = None,
 ) -> Iterator[Session]:
     """Join the other ranks, load the checkpoints to resume from, and index the clips.
 
@@ -180,6 +188,7 @@ def open_session(
         kinds: Networks to train, the main one first.
         shift: Frames by which mel windows are shifted.
         disc_checkpoint_path: Discriminator to resume from.
+        face_size: Face size of the generator; None: that of its checkpoint, or 96.
 
     Raises:
         Wav2LipError: A path, checkpoint, device or option cannot be used. Everything that does not
@@ -210,6 +219,7 @@ def open_session(
             clean_up(directory)
         checkpoints = load_checkpoints(paths, kinds, disc_checkpoint_path)
         check_width(options, checkpoints)
+        plan = generator_plan(face_size, checkpoints.get("generator"), kinds)
         train_list, val_list = (Path(paths.filelists) / name for name in (TRAIN, VAL))
         train = index_clips(paths.data_root, train_list, shift)
         _check_same_files(ranks, checkpoints, train)
@@ -221,10 +231,11 @@ def open_session(
         else:
             held_out = index_clips(paths.data_root, val_list, shift)
         devices.seed_all(options.seed)
-        reader = FaceReader(cache=not paths.no_face_cache)
+        reader = FaceReader(cache=not paths.no_face_cache, face_size=plan.size)
+        warn_of_small_crops(train.clips, plan.size)
         main = checkpoints.get(kinds[0])
         resumed = main if main is not None and is_resumed(paths, main) else None
-        data_on = data_place.place_of_data(options.data_on, train.clips, device, ranks, resumed)
+        data_on = data_place.place_of_data(options.data_on, train.clips, plan.size, device, ranks, resumed)
         yield Session(
             paths=paths,
             options=options,
@@ -236,6 +247,7 @@ def open_session(
             train=train,
             held_out=held_out,
             reader=reader,
+            plan=plan,
             data_on=data_on,
         )
 
@@ -283,13 +295,3 @@ def _check_same_files(ranks: Ranks, checkpoints: Mapping[str, Checkpoint], train
 
 def _format_steps(steps: Mapping[str, str]) -> str:
     return ", ".join(f"step {step} ({kind})" for kind, step in steps.items()) or "no checkpoint"
-
-
-def load_syncnet(path: str) -> SyncNet:
-    """Load the SyncNet that judges a generator. Raises `CheckpointError`."""
-    loaded = checkpoint.load(path, "syncnet")
-    if path == STARTER:
-        log.info("SyncNet %s: the bundled network, %s", STARTER, TERMS)
-    syncnet = SyncNet(loaded.width)
-    syncnet.load_state_dict(loaded.weights)
-    return syncnet.eval()

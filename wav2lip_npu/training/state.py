@@ -16,6 +16,7 @@ import torch
 
 from wav2lip_npu import __version__
 from wav2lip_npu import device as devices
+from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.errors import CheckpointError
 from wav2lip_npu.mel import DEFAULT_MEL
 from wav2lip_npu.models import checkpoint
@@ -141,6 +142,8 @@ class TrainState:
         }
         if trained.average is not None:
             more["average"] = trained.average.updates
+        if (face_size := getattr(trained.network, "face_size", FACE_SIZE)) != FACE_SIZE:
+            more["face_size"] = face_size
         if self.data_on != "host":
             more["data_on"] = self.data_on
         return more
