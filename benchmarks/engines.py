@@ -1,10 +1,11 @@
-"""Compare a dub with an exported ONNX file and the same dub with PyTorch, on a real clip, in one run.
+"""Compare dubs with PyTorch in fp32 and bf16 and with exported ONNX files in fp32 and int8, in one run.
 
     python benchmarks/engines.py --face talk.mp4 [--audio speech.wav] [--checkpoint_path wav2lip.pth]
 
 Without --checkpoint_path the full-size network with seeded random weights is used. The commands alternate,
-each in its own process, so that a drift of the machine affects both. `seconds` are those of the report,
-without loading the models. Outputs are lossless, so their difference is that of the engines.
+each in its own process, so that a drift of the machine affects all. `seconds` are those of the report,
+without loading the models. int8 is calibrated on --face. With `-- --crf 0` outputs are lossless, so that
+their difference is that of the engines.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,61 +41,91 @@ def main() -> None:
 
 def measure(arguments: argparse.Namespace, folder: str) -> None:
     """Run both engines alternately and compare their videos."""
-    from dub import command, processor, save_random, show
+    from dub import our_command as command
+    from dub import processor, save_random, show
 
     weights = arguments.checkpoint_path
     if not weights:
         weights = os.path.join(folder, "random.pth")
         save_random(weights)
-    command(["export", "--checkpoint_path", weights, "--batch", str(arguments.batch), "--outdir", folder])
-    (exported,) = Path(folder).glob("*.onnx")
-    files = {"torch": weights, "onnx": str(exported)}
+    export = ["export", "--checkpoint_path", weights, "--batch", str(arguments.batch), "--outdir", folder]
+    command(export)
+    (exported,) = map(str, Path(folder).glob("*.onnx"))
+    audio = arguments.audio or arguments.face
+    command([*export, "--int8", "--calibration_face", arguments.face, "--calibration_audio", audio])
+    (smaller,) = map(str, Path(folder).glob("*_int8.onnx"))
+    sides = {
+        "torch": Side(weights, "fp32"),
+        "torch bf16": Side(weights, "bf16"),
+        "onnx": Side(exported, "fp32"),
+        "onnx int8": Side(smaller, "fp32"),
+    }
     print(f"{processor()}, {len(os.sched_getaffinity(0))} cores, torch {version('torch')}, "
-          f"onnxruntime {version('onnxruntime')}, {os.path.basename(weights)}, {exported.name}, "
+          f"onnxruntime {version('onnxruntime')}, {os.path.basename(weights)}, "
           f"median of {arguments.runs} rounds")  # fmt: skip
     rounds = []
     for _ in range(arguments.runs):
-        rounds.append({engine: dub(arguments, engine, file, folder) for engine, file in files.items()})
+        rounds.append({name: dub(arguments, name, side, folder) for name, side in sides.items()})
     for figure in rounds[0]["torch"]:
-        for engine in files:
-            show(f"{engine}: {figure}", [turn[engine][figure] for turn in rounds])
-    for figure in ("seconds", "generate, s", "whole command, s", "whole command, CPU s"):
-        show(f"onnx / torch: {figure}", [turn["onnx"][figure] / turn["torch"][figure] for turn in rounds])
-    alone(files, 2 * arguments.runs)  # last, because the memory peak of a child starts at that of its parent
-    compare(*(os.path.join(folder, f"{engine}.mp4") for engine in files))
+        for name in sides:
+            show(f"{name}: {figure}", [turn[name][figure] for turn in rounds])
+            if name != "torch":
+                show(
+                    f"{name} / torch: {figure}",
+                    [turn[name][figure] / turn["torch"][figure] for turn in rounds],
+                )
+    alone(sides, 2 * arguments.runs)  # last, because the memory peak of a child starts at that of its parent
+    for name in sides:
+        if name != "torch":
+            print(name, end=": ")
+            compare(*(os.path.join(folder, f"{side}.mp4") for side in ("torch", name)))
 
 
-def alone(files: dict[str, str], rounds: int) -> None:
-    """Measure only the generator, as a dub runs it; both engines alternate in this process."""
-    from dub import generating, show, timed
+class Side(NamedTuple):
+    """Weights or an exported file, and how they are run."""
 
-    from wav2lip_npu import device
+    weights: str
+    precision: str
+
+    @property
+    def engine(self) -> str:
+        """The value of --engine."""
+        return "onnx" if self.weights.endswith(".onnx") else "torch"
+
+
+def alone(sides: dict[str, Side], rounds: int) -> None:
+    """Measure only the generator, as a dub runs it; the engines alternate in this process."""
+    from dub import show
+    from dub_parts import generating, timed
+
     from wav2lip_npu.dubbing.blend import load_mask
     from wav2lip_npu.dubbing.inference import GeneratorRunner, load_models
 
     mask = load_mask("soft", 96)
-    runs = {
-        engine: generating(
-            GeneratorRunner(load_models(file, detector="hog", device=device.HOST), None, mask), 48
+    runs = {}
+    for name, side in sides.items():
+        models = load_models(side.weights, precision=side.precision, detector="hog", device="cpu")
+        runs[name] = generating(GeneratorRunner(models, None, mask), 48)
+    pace = [{name: timed(run) for name, run in runs.items()} for _ in range(rounds + 1)][1:]
+    for name in runs:
+        show(f"{name}: generator alone, faces/s", [turn[name]["fps"] for turn in pace])
+        show(f"{name}: generator alone, CPU ms/face", [1000 * turn[name]["cpu"] / 48 for turn in pace])
+        show(
+            f"torch / {name}: CPU of the generator",
+            [turn["torch"]["cpu"] / turn[name]["cpu"] for turn in pace],
         )
-        for engine, file in files.items()
-    }
-    pace = [{engine: timed(run)["fps"] for engine, run in runs.items()} for _ in range(rounds + 1)][1:]
-    for engine in runs:
-        show(f"{engine}: generator alone, faces/s", [turn[engine] for turn in pace])
-    show("onnx / torch: generator alone, s", [turn["torch"] / turn["onnx"] for turn in pace])
 
 
-def dub(arguments: argparse.Namespace, engine: str, weights: str, folder: str) -> dict[str, float]:
+def dub(arguments: argparse.Namespace, name: str, side: Side, folder: str) -> dict[str, float]:
     """Dub through the command line and return time and memory."""
-    from dub import command
+    from dub import our_command as command
 
     record = os.path.join(folder, "report.json")
-    out = os.path.join(folder, f"{engine}.mp4")
+    out = os.path.join(folder, f"{name}.mp4")
     usage = command(
         ["dub", "--face", arguments.face, "--audio", arguments.audio or arguments.face,
-         "--checkpoint_path", weights, "--engine", engine, "--crf", "0", "--report", record,
-         "--outfile", out, *arguments.flags]
+         "--checkpoint_path", side.weights, "--engine", side.engine, "--precision", side.precision,
+         "--report", record, "--outfile", out, *arguments.flags]
     )  # fmt: skip
     report = json.loads(Path(record).read_text())
     return {

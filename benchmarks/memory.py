@@ -23,7 +23,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.dub import command  # noqa: E402
+from benchmarks.dub import our_command  # noqa: E402
 from wav2lip_npu.media.audio_reader import read_audio  # noqa: E402
 
 RATE = 44_100
@@ -58,7 +58,7 @@ def dub(arguments: argparse.Namespace, minutes: float, folder: Path) -> dict[str
     audio = write_long(folder / f"long.{arguments.form}", arguments.audio, minutes, CODECS[arguments.form])
     record = folder / "report.json"
     words = ["dub", "--face", arguments.face, "--audio", audio, "--outfile", folder / "out.mp4"]
-    figures = command([str(word) for word in [*words, "--report", record, *arguments.flags]])
+    figures = our_command([str(word) for word in [*words, "--report", record, *arguments.flags]])
     return {**figures, "frames": json.loads(record.read_text())["frames"]}
 
 

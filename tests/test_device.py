@@ -190,6 +190,22 @@ def test_dtype_of_each_precision() -> None:
             device.dtype_of(name)
 
 
+@pytest.mark.parametrize(
+    ("kind", "flags", "precision"),
+    [
+        ("cpu", "avx2 amx_bf16", "bf16"),
+        ("cpu", "avx512f avx512_bf16", "bf16"),
+        ("cpu", "avx512f", "fp32"),
+        ("cuda", "avx2 amx_bf16", "fp32"),
+    ],
+)
+def test_auto_is_bf16_where_a_cpu_computes_it(monkeypatch, kind, flags, precision) -> None:
+    monkeypatch.setattr(device, "_cpu_flags", lambda: frozenset(flags.split()))
+    assert device.generator_precision("auto", torch.device(kind)) == precision
+    assert device.generator_precision("fp16", torch.device(kind)) == "fp16"
+    assert device.generator_batch(torch.device("cpu"), device.dtype_of(precision)) in (4, 8)
+
+
 def test_cpu_memory_and_cores() -> None:
     cpu = torch.device("cpu")
     assert device.memory_format(cpu) is torch.channels_last

@@ -370,7 +370,7 @@ def test_all_problems_of_all_rows_are_reported(tmp_path):
         (3, "static 'maybe'"),
         (3, "fps 'fast'"),
         (5, "--fps 0"),
-        (5, "precision 'int4' is not one of fp32, bf16, fp16, fp32_strict"),
+        (5, "precision 'int4' is not one of auto, fp32, bf16, fp16, fp32_strict"),
         (6, "preset 'warp' is not one of ultrafast, "),
         (6, "--crf 99"),
         (6, "fps 'nan'"),
@@ -380,7 +380,10 @@ def test_all_problems_of_all_rows_are_reported(tmp_path):
     for problem, (_, start) in zip(problems, expected, strict=True):
         assert problem.text.startswith(start)
     assert bad(tmp_path, f"{HEADER},precision\n{FILES},int4\n") == [
-        (2, "precision 'int4' is not one of fp32, bf16, fp16, fp32_strict. Correct it or leave it empty.")
+        (
+            2,
+            "precision 'int4' is not one of auto, fp32, bf16, fp16, fp32_strict. Correct it or leave it empty.",
+        )
     ]
 
 

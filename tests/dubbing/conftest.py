@@ -14,5 +14,5 @@ from wav2lip_npu.dubbing import inference
 
 @pytest.fixture(scope="module")
 def models(tiny_checkpoint: Path) -> inference.Models:
-    loaded = inference.load_models(tiny_checkpoint, detector="hog", device=str(DEVICE))
+    loaded = inference.load_models(tiny_checkpoint, detector="hog", device=str(DEVICE), precision="fp32")
     return replace(loaded, detector=SquareDetector())

@@ -40,7 +40,8 @@ LOSSLESS = EncodeOptions(crf=0, preset="ultrafast")
 def copying(tmp_path_factory: pytest.TempPathFactory) -> inference.Models:
     path = tmp_path_factory.mktemp("weights") / "copying.pth"
     checkpoint.save(path, copying_generator())
-    return replace(inference.load_models(path, detector="hog", device=str(DEVICE)), detector=SquareDetector())
+    loaded = inference.load_models(path, detector="hog", device=str(DEVICE), precision="fp32")
+    return replace(loaded, detector=SquareDetector())
 
 
 def frames_of(path: Path) -> list[video_reader.Frame]:
@@ -178,7 +179,13 @@ def test_batch_size_does_not_change_the_frames(models, face_video, speech, tmp_p
             assert np.abs(a.yuv.y.astype(int) - b.yuv.y).max() <= 1
 
 
-def test_cores_and_batch_size_do_not_change_the_file(models, face_video, speech, tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_cores_and_batch_size_do_not_change_the_file(
+    models, face_video, speech, tmp_path, monkeypatch, tiny_checkpoint, precision
+):
+    if precision != "fp32":
+        loaded = inference.load_models(tiny_checkpoint, detector="hog", device="cpu", precision=precision)
+        models = replace(loaded, detector=models.detector)
     files = set()
     for cores, batch in ((1, None), (2, 3), (16, 8)):
         for module in (devices, encoders):

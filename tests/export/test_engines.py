@@ -87,7 +87,8 @@ def acl(monkeypatch: pytest.MonkeyPatch) -> fake_cann.FakeAcl:
 
 
 def loaded(path: Path, **options: Any) -> inference.Models:
-    return replace(inference.load_models(path, detector="hog", **options), detector=SquareDetector())
+    models = inference.load_models(path, detector="hog", precision="fp32", **options)
+    return replace(models, detector=SquareDetector())
 
 
 def decode_with(generator: Any, faces: torch.Tensor, mels: torch.Tensor, top_row: int) -> torch.Tensor:
@@ -256,7 +257,8 @@ def test_on_real_clips(shared_data, tmp_path, clip):
     speech_file = tmp_path / "sound.wav"
     cut(face, speech_file, 1.2)
     for name, path in {"torch": Path("starter"), "onnx": exported_file.path}.items():
-        models = inference.load_models(path, detector="hog", device="cpu")
+        precision = "fp32" if name == "torch" else "auto"
+        models = inference.load_models(path, detector="hog", device="cpu", precision=precision)
         dub(face, speech_file, tmp_path / f"{name}.mp4", models=models, options=LOSSLESS)
     assert_same_frames(tmp_path / "torch.mp4", tmp_path / "onnx.mp4")
 

@@ -58,6 +58,8 @@ def _key_settings(job: Job) -> dict[str, Any]:
     """Return the settings that the key contains. A key must not change when a release adds an option."""
     settings = job_settings(job)
     fps = settings["fps"]
+    if settings["precision"] == "auto":
+        settings["precision"] = "fp32"  # the default of 0.6.0; the formats of `auto` look the same
     settings["fps"] = 25 if fps is None else str(exact_fps(fps))  # 25 was the default of 0.6.0
     defaults = dict(fields_of(Job(face="", audio="", outfile="")))
     return {name: value for name, value in settings.items() if name in _ALWAYS or value != defaults[name]}

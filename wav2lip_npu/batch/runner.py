@@ -86,12 +86,10 @@ def run_jobs(
     """
     jobs = as_jobs(jobs)
     if not callable(models):
-        from wav2lip_npu.device import precision_name
         from wav2lip_npu.dubbing.inference import expect_models
 
         models = expect_models(models)
-
-        weights, precision = os.fspath(models.weights), precision_name(models.precision)
+        weights, precision = os.fspath(models.weights), models.precision_option
         chosen: dict[str, Any] = {"checkpoint_path": weights, "precision": precision, **asdict(models.design)}
         jobs = [replace(job, **chosen) for job in jobs]
     unique: dict[str, Job] = {}

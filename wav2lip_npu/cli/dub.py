@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from wav2lip_npu import __version__
-from wav2lip_npu.device import Precision, describe
+from wav2lip_npu.device import PrecisionOption, describe
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.selection import count_text
 from wav2lip_npu.faces.detectors import detector_inputs
@@ -44,8 +44,9 @@ class DubCommand:
     dub: Annotated[DubOptions, group("dubbing")] = field(default_factory=DubOptions)
     device: str = "auto"
     """cpu, cuda, cuda:1, npu, npu:1, or auto: the first available of npu, cuda, cpu."""
-    precision: Precision = "fp32"
-    """Number format of the generator. fp32_strict turns off an accelerator's reduced precision for fp32."""
+    precision: PrecisionOption = "auto"
+    """Number format of the generator. auto: bf16 on a CPU with AMX or AVX-512 BF16, else fp32. fp32_strict
+    turns off an accelerator's reduced precision for fp32."""
     engine: Literal["auto", "torch", "onnx", "om"] = "auto"
     """Runtime of the generator. auto: chosen by the file type."""
     face_size: int | None = None

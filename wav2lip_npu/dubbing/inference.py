@@ -66,6 +66,8 @@ class Models:
     """Restores the generated mouths of every dub without `enhance`."""
     design: Design = AS_TRAINED
     """The requested design of the generator."""
+    precision_option: str = "auto"
+    """Value of the option `precision` of `load_models`."""
 
     @property
     def engine(self) -> str:
@@ -81,7 +83,8 @@ class Models:
     def batch(self) -> int:
         """Faces per batch: fewer large ones; for an exported file, the size that it accepts."""
         if isinstance(self.generator, Wav2Lip):
-            return max(1, devices.BACKENDS[self.device.type].batch * FACE_SIZE**2 // self.face_size**2)
+            usual = devices.generator_batch(self.device, self.precision)
+            return max(1, usual * FACE_SIZE**2 // self.face_size**2)
         return self.generator.manifest.batch or FILE_BATCH
 
     @functools.cached_property
@@ -150,7 +153,7 @@ def load_models(
     *,
     detector: str = "auto",
     device: str = "auto",
-    precision: str = "fp32",
+    precision: str = "auto",
     engine: str = "auto",
     enhancer: Enhancer | None = None,
     face_size: int | None = None,
@@ -163,8 +166,9 @@ def load_models(
             file; or "starter", the small bundled network.
         detector: "retinaface", "hog", "s3fd", or "auto": retinaface.
         device: "cpu", "cuda", "cuda:1", "npu", "npu:1", or "auto": the first available of npu, cuda, cpu.
-        precision: Number format of the generator: "fp32", "bf16", "fp16", or "fp32_strict", which turns off
-            the reduced precision that an accelerator uses for fp32.
+        precision: Number format of the generator: "fp32", "bf16", "fp16", "fp32_strict", which turns off
+            the reduced precision that an accelerator uses for fp32, or "auto": bf16 on a CPU with AMX or
+            AVX-512 BF16, else fp32.
         engine: "torch", "onnx", "om", or "auto": chosen by the file type.
         enhancer: Restores the generated mouths; for files in ONNX format see the option `enhance` of `dub`.
         face_size: Size of the faces in pixels, for weights that fit several. `None`: as published.
@@ -196,6 +200,7 @@ def load_models(
         exported = _load_exported(engine, Path(checkpoint_path), detector, device, precision)
         return replace(exported, enhancer=enhancer)
     torch_device = devices.resolve(device)
+    option, precision = precision, devices.generator_precision(precision, torch_device)
     dtype = devices.dtype_of(precision)
     devices.activate(torch_device)
     if precision == "fp32_strict":
@@ -215,23 +220,28 @@ def load_models(
         loaded.mel_shift,
         enhancer,
         design,
+        option,
     )
 
 
 def _move(network: Wav2Lip, device: torch.device, dtype: torch.dtype) -> None:
-    """Replace the parameters by copies on a device, in its fastest memory layout."""
+    """Replace the parameters by copies on a device, in its fastest memory layout.
+
+    The last layer, which decides the grey levels, stays in float32.
+    """
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             layout = devices.memory_format(device) if parameter.dim() == 4 else torch.contiguous_format
             # A copy releases the memory map of the file. The parameter is new because a plugin device does
             # not allow the storage of an existing one to be replaced.
-            moved = parameter.detach().to(device, dtype, copy=True, memory_format=layout)
+            wanted = torch.float32 if module is network.output_block[1] else dtype
+            moved = parameter.detach().to(device, wanted, copy=True, memory_format=layout)
             setattr(module, name, torch.nn.Parameter(moved, requires_grad=False))
 
 
 def _load_exported(engine: str, path: Path, detector: str, device: str, precision: str) -> Models:
     """Load an exported generator into its engine; everything else runs on the CPU."""
-    if precision != "fp32":
+    if precision not in ("auto", "fp32"):
         raise UsageError(f"{path} keeps the precision it was exported with. Remove --precision {precision}.")
     generator = load_engine(engine, path, device)
     host = devices.resolve(devices.HOST)
@@ -362,20 +372,21 @@ class GeneratorRunner:
 
     def _encode(self, faces: list[Image], batch: int) -> tuple[Tensor, list[Tensor]]:
         tensor = self._to_device(_filled(faces, batch))
-        return tensor, self._models.generator.encode_faces(generator_input(tensor, tensor))
+        reduced = tensor.to(self._models.precision)
+        return tensor, self._models.generator.encode_faces(generator_input(reduced, reduced))
 
     def _decode(self, mels: list[Mel], faces: Tensor, features: list[Tensor], batch: int) -> list[Image]:
         windows: list[Mel] = _filled(mels, batch)
-        audio = devices.upload({"mels": np.stack(windows)[:, None]}, faces.device)["mels"].to(faces.dtype)
+        uploaded = devices.upload({"mels": np.stack(windows)[:, None]}, faces.device)
+        audio = uploaded["mels"].to(self._models.precision)
         mouths = self._models.generator.decode(audio, features, top_row=self._mask.top_row)
         if self._finish is not None:
             mouths = self._finish(mouths, faces[:, :, self._mask.top_row :])
         return list(devices.download(images_of_faces(mouths[: len(mels)])).numpy())
 
     def _to_device(self, images: list[Image]) -> Tensor:
-        """Return images as [B, 3, S, S] in [0, 1], in the memory layout of the device."""
-        uploaded = devices.upload({"faces": np.stack(images)}, self.device)
-        return face_batch(uploaded["faces"], self._models.precision)
+        """Return images as float32 [B, 3, S, S] in [0, 1], in the memory layout of the device."""
+        return face_batch(devices.upload({"faces": np.stack(images)}, self.device)["faces"])
 
 
 def _filled(items: list[Item], size: int) -> list[Item]:

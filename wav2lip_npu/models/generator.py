@@ -82,7 +82,11 @@ class Wav2Lip(nn.Module):
             if len(rows) != len(x):
                 rows = rows.expand(len(x), -1, -1, -1)
             x = torch.cat([x, rows], dim=1)
-        y: Tensor = self.output_block(x)
+        block, last, activation = self.output_block
+        x = block(x)
+        if x.dtype != last.weight.dtype:
+            x = x.to(last.weight.dtype)
+        y: Tensor = activation(last(x))
         if self.plan.tanh:
             y = functional.relu(y)
         return y[:, :, top_row - start :]

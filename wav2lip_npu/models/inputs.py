@@ -14,10 +14,10 @@ from wav2lip_npu import device as devices
 from wav2lip_npu.models.networks import FACE_SIZE
 
 
-def face_batch(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return faces [B, 3, S, S] in [0, 1] of images uint8 [B, S, S, 3], in the device's memory format."""
+def face_batch(images: Tensor) -> Tensor:
+    """Return faces float32 [B, 3, S, S] in [0, 1] of images uint8 [B, S, S, 3], in the device's layout."""
     layout = devices.memory_format(images.device)
-    return images.permute(0, 3, 1, 2).contiguous(memory_format=layout).to(dtype) / 255
+    return images.permute(0, 3, 1, 2).contiguous(memory_format=layout).float() / 255
 
 
 def face_windows(images: Tensor) -> Tensor:
