@@ -18,7 +18,7 @@ import resource
 import shutil
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 from wav2lip_npu.errors import DeviceError
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
+Network = TypeVar("Network", bound=Callable[..., Any])
 
 
 class Backend(NamedTuple):
@@ -65,6 +66,8 @@ NEVER = 2**31 - 1
 Precision = Literal["fp32", "bf16", "fp16", "fp32_strict"]
 """Number format of a network; `fp32_strict` rules out reduced-precision multiplication (HF32, TF32)."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+CompileOption = Literal["off", "on"]
+"""Whether a generator is compiled."""
 PrecisionOption = Literal["auto", "fp32", "bf16", "fp16", "fp32_strict"]
 """Precision of a generator; for `auto` see `generator_precision`."""
 Amp = Literal["off", "bf16", "fp16"]
@@ -247,13 +250,17 @@ def check_compile(device: torch.device) -> None:
         raise DeviceError("--compile on needs a C++ compiler on a CPU. Install g++, or leave --compile off.")
 
 
-def compiled(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """Return a module that compiles the network at its first call, and shares its weights."""
+def compiled(network: Network, device: torch.device, *, is_frozen: bool = False) -> Network:
+    """Return a network, or a function of one, that is compiled at its first call for each shape.
+
+    It shares the weights; if they are frozen, a CPU keeps copies in the layout of its kernels.
+    """
     import torch
 
     backend = importlib.import_module("torchair").get_npu_backend() if device.type == "npu" else "inductor"
-    module: torch.nn.Module = torch.compile(network, backend=backend, dynamic=False)  # type: ignore[assignment]
-    return module
+    options: dict[str, Any] | None = {"freezing": True} if is_frozen and device.type == "cpu" else None
+    result: Any = torch.compile(network, backend=backend, dynamic=False, options=options)
+    return cast("Network", result)
 
 
 def captures_graphs(device: torch.device) -> bool:

@@ -39,7 +39,7 @@ def samples() -> Samples:
     """Faces and mels of the first two seconds of the bundled clip."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibration, "_MAX_FRAMES", 52)
-        return read_samples(BUNDLED_CLIP, BUNDLED_CLIP, 0.0)
+        return read_samples(BUNDLED_CLIP, BUNDLED_CLIP, 0.0, 96)
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_quality_is_judged_by_mouth_and_sync(changes, is_good):
 def test_short_clip_is_refused(monkeypatch):
     monkeypatch.setattr(calibration, "_MAX_FRAMES", 20)
     with pytest.raises(UsageError, match=r"calibration\.mp4.*20 frames.*--calibration_face"):
-        read_samples(BUNDLED_CLIP, BUNDLED_CLIP, 0.0)
+        read_samples(BUNDLED_CLIP, BUNDLED_CLIP, 0.0, 96)
 
 
 def test_last_batch_is_filled(samples):

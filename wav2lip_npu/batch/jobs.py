@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from wav2lip_npu.batch.job_table import EMPTY, Row, column_names, read_rows, with_cells
-from wav2lip_npu.device import PrecisionOption
+from wav2lip_npu.device import CompileOption, PrecisionOption
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.spans import canonical_spans
 from wav2lip_npu.errors import UsageError
@@ -56,6 +56,8 @@ class Job:
     """Weights of a Wav2Lip generator, or `starter` for the bundled network."""
     precision: PrecisionOption = "auto"
     """Number format of the generator, see `load_models`."""
+    compile: CompileOption = "off"
+    """Whether the generator is compiled, see `load_models`."""
     face_size: int | None = None
     """Size of the faces in pixels, for weights that fit several: 192 or 384. None: as published."""
     audio_refine: AudioRefineOption = "auto"

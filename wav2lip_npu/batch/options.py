@@ -9,7 +9,7 @@ from typing import Annotated
 from wav2lip_npu import device
 from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.batch.results import REPORT_FILE, name_of
-from wav2lip_npu.device import PrecisionOption
+from wav2lip_npu.device import CompileOption, PrecisionOption
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.bundled import STARTER
@@ -45,6 +45,9 @@ class BatchOptions:
     precision: PrecisionOption = "auto"
     """Number format of the generator. auto: bf16 on a CPU with AMX or AVX-512 BF16, else fp32. fp32_strict
     turns off an accelerator's reduced precision for fp32."""
+    compile: CompileOption = "off"
+    """on: compile the generator for the device, which takes some ten seconds at the first start. An NPU needs
+    torchair, a CPU a C++ compiler. On a CPU it pays from about 5000 frames on."""
     face_size: int | None = None
     """Size of the faces in pixels, for weights that fit several: 192 or 384. None: as published."""
     audio_refine: AudioRefineOption = "auto"

@@ -153,6 +153,7 @@ class _Run:
             dub=options.dub,
             checkpoint_path=options.checkpoint_path,
             precision=options.precision,
+            compile=options.compile,
             face_size=options.face_size,
             audio_refine=options.audio_refine,
         )

@@ -118,7 +118,7 @@ def group_jobs(jobs: Iterable[Job]) -> list[JobGroup]:
     """Return groups of up to `MAX_OUTPUTS` jobs that can share a pass, in the order of their first jobs."""
     groups: dict[Any, list[Job]] = {}
     for job in jobs:
-        models = job.checkpoint_path, job.precision, job.face_size, job.audio_refine
+        models = job.checkpoint_path, job.precision, job.compile, job.face_size, job.audio_refine
         groups.setdefault((job.face, job.dub, models, job.device), []).append(job)
     return [
         tuple(group[start : start + MAX_OUTPUTS])

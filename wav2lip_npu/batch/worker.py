@@ -19,6 +19,7 @@ from wav2lip_npu.batch.results import JobResult
 from wav2lip_npu.batch.runner import JobGroup, group_jobs, never, run_groups
 
 if TYPE_CHECKING:
+    from wav2lip_npu.device import CompileOption
     from wav2lip_npu.dubbing.inference import Models
     from wav2lip_npu.models.plan_choice import AudioRefineOption
 
@@ -64,6 +65,7 @@ class _ModelChoice(NamedTuple):
     checkpoint_path: str
     detector: str
     precision: str
+    compile: CompileOption
     face_size: int | None
     audio_refine: AudioRefineOption
 
@@ -81,7 +83,12 @@ class ModelHolder:
         from wav2lip_npu.dubbing.inference import load_models
 
         wanted = _ModelChoice(
-            job.checkpoint_path, job.dub.faces.detector, job.precision, job.face_size, job.audio_refine
+            job.checkpoint_path,
+            job.dub.faces.detector,
+            job.precision,
+            job.compile,
+            job.face_size,
+            job.audio_refine,
         )
         with self._lock:
             if self._loaded is None or self._loaded[0] != wanted:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from wav2lip_npu import __version__
-from wav2lip_npu.device import PrecisionOption, describe
+from wav2lip_npu.device import CompileOption, PrecisionOption, describe
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.selection import count_text
 from wav2lip_npu.faces.detectors import detector_inputs
@@ -47,6 +47,9 @@ class DubCommand:
     precision: PrecisionOption = "auto"
     """Number format of the generator. auto: bf16 on a CPU with AMX or AVX-512 BF16, else fp32. fp32_strict
     turns off an accelerator's reduced precision for fp32."""
+    compile: CompileOption = "off"
+    """on: compile the generator for the device, which takes some ten seconds at the first start. An NPU needs
+    torchair, a CPU a C++ compiler. On a CPU it pays from about 5000 frames on."""
     engine: Literal["auto", "torch", "onnx", "om"] = "auto"
     """Runtime of the generator. auto: chosen by the file type."""
     face_size: int | None = None
@@ -117,6 +120,7 @@ class DubCommand:
             detector=self.dub.faces.detector,
             device=self.device,
             precision=self.precision,
+            compile=self.compile,
             engine=self.engine,
             face_size=self.face_size,
             audio_refine=self.audio_refine,

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -28,10 +28,10 @@ from wav2lip_npu.faces.detectors import load_detector
 from wav2lip_npu.media.yuv_image import Image
 from wav2lip_npu.mel import Mel
 from wav2lip_npu.models import checkpoint
-from wav2lip_npu.models.blocks import fold_norms
 from wav2lip_npu.models.bundled import STARTER
 from wav2lip_npu.models.generator import Wav2Lip
 from wav2lip_npu.models.inputs import face_batch, generator_input, images_of_faces
+from wav2lip_npu.models.placement import place
 from wav2lip_npu.models.plan_choice import AS_TRAINED, AudioRefineOption, Design
 from wav2lip_npu.options import expect_text, path_text
 
@@ -158,6 +158,7 @@ def load_models(
     enhancer: Enhancer | None = None,
     face_size: int | None = None,
     audio_refine: AudioRefineOption = "auto",
+    compile: devices.CompileOption = "off",  # noqa: A002 named like the flag
 ) -> Models:
     """Load the generator and the face detector onto a device, for any number of dubs and threads.
 
@@ -173,6 +174,8 @@ def load_models(
         enhancer: Restores the generated mouths; for files in ONNX format see the option `enhance` of `dub`.
         face_size: Size of the faces in pixels, for weights that fit several. `None`: as published.
         audio_refine: See docs/hd.md: "off", "plain", "normalized", or "auto": measured in the weights.
+        compile: "on" compiles the generator with `torch.compile` during the first frames, for the given
+            device and batch size. An NPU needs torchair, a CPU a C++ compiler.
 
     Returns:
         The loaded networks, for `dub(..., models=...)`, `dub_many` and `run_jobs`.
@@ -190,13 +193,17 @@ def load_models(
         ...     dub("talk.mp4", f"{name}.wav", f"{name}.mp4", models=models)
 
     """
-    expect_text(detector=detector, device=device, precision=precision, engine=engine)
+    expect_text(detector=detector, device=device, precision=precision, engine=engine, compile=compile)
+    if compile not in get_args(devices.CompileOption):
+        raise UsageError(f"unknown compile {compile!r}. Pass on or off.")
     checkpoint_path = path_text(checkpoint_path, "checkpoint_path")
     engine = engine_of(checkpoint_path, engine)
     design = Design(face_size, audio_refine)
     if engine != TORCH:
-        if design != AS_TRAINED:
-            raise UsageError(f"{checkpoint_path} has a fixed design. Remove --face_size and --audio_refine.")
+        if design != AS_TRAINED or compile == "on":
+            raise UsageError(
+                f"{checkpoint_path} has a fixed design. Remove --face_size, --audio_refine and --compile."
+            )
         exported = _load_exported(engine, Path(checkpoint_path), detector, device, precision)
         return replace(exported, enhancer=enhancer)
     torch_device = devices.resolve(device)
@@ -208,8 +215,7 @@ def load_models(
     loaded = checkpoint.load(checkpoint_path, "generator", design)
     network = loaded.network()
     assert isinstance(network, Wav2Lip)
-    fold_norms(network)
-    _move(network, torch_device, dtype)
+    place(network, torch_device, dtype, is_compiled=compile == "on")
     return Models(
         network,
         load_detector(detector, str(torch_device)),
@@ -222,21 +228,6 @@ def load_models(
         design,
         option,
     )
-
-
-def _move(network: Wav2Lip, device: torch.device, dtype: torch.dtype) -> None:
-    """Replace the parameters by copies on a device, in its fastest memory layout.
-
-    The last layer, which decides the grey levels, stays in float32.
-    """
-    for module in network.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            layout = devices.memory_format(device) if parameter.dim() == 4 else torch.contiguous_format
-            # A copy releases the memory map of the file. The parameter is new because a plugin device does
-            # not allow the storage of an existing one to be replaced.
-            wanted = torch.float32 if module is network.output_block[1] else dtype
-            moved = parameter.detach().to(device, wanted, copy=True, memory_format=layout)
-            setattr(module, name, torch.nn.Parameter(moved, requires_grad=False))
 
 
 def _load_exported(engine: str, path: Path, detector: str, device: str, precision: str) -> Models:

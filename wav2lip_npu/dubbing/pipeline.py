@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _MEL_THREADS = 2
 """Number of recordings whose pauses are computed concurrently."""
-_OF_MODELS = ("checkpoint_path", "device", "precision", "engine", "face_size", "audio_refine")
+_OF_MODELS = ("checkpoint_path", "device", "precision", "engine", "compile", "face_size", "audio_refine")
 """Options of `load_models` that `dub` does not accept."""
 
 

@@ -1,0 +1,32 @@
+"""Prepare a generator for a dub: fold its norms, move it to a device, and compile it."""
+
+from __future__ import annotations
+
+import torch
+
+from wav2lip_npu import device as devices
+from wav2lip_npu.models.blocks import fold_norms
+from wav2lip_npu.models.generator import Wav2Lip
+
+
+def place(network: Wav2Lip, device: torch.device, dtype: torch.dtype, *, is_compiled: bool = False) -> None:
+    """Fold the norms, and replace the parameters by copies on a device, in its fastest memory layout.
+
+    The last layer, which decides the grey levels, stays in float32. Compiled functions are compiled at their
+    first call for each shape; all batches of a dub have one. Raises `DeviceError` if that is impossible.
+    """
+    if is_compiled:
+        devices.check_compile(device)
+    fold_norms(network)
+    for module in network.modules():
+        wanted = torch.float32 if module is network.output_block[1] else dtype
+        for name, parameter in module.named_parameters(recurse=False):
+            layout = devices.memory_format(device) if parameter.dim() == 4 else torch.contiguous_format
+            # A copy releases the memory map of the file. The parameter is new because a plugin device does
+            # not allow the storage of an existing one to be replaced.
+            moved = parameter.detach().to(device, wanted, copy=True, memory_format=layout)
+            setattr(module, name, torch.nn.Parameter(moved, requires_grad=False))
+    if is_compiled:
+        for name in ("encode_faces", "decode"):
+            function = devices.compiled(getattr(network, name), device, is_frozen=True)
+            setattr(network, name, function)
