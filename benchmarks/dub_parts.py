@@ -78,12 +78,13 @@ def generate(given: argparse.Namespace) -> dict[str, float]:
 
     count, _ = count_frames(given)
     models = load_models(given.checkpoint_path, device=given.device, precision=given.precision)
-    runner = GeneratorRunner(models, None, load_mask("soft", 96))
-    generating(runner, min(count, 4 * runner.batch))()
-    return timed(generating(runner, count))
+    size = models.face_size
+    runner = GeneratorRunner(models, None, load_mask("soft", size))
+    generating(runner, min(count, 4 * runner.batch), size)()
+    return timed(generating(runner, count, size))
 
 
-def generating(runner: Any, count: int) -> Callable[[], int]:
+def generating(runner: Any, count: int, size: int) -> Callable[[], int]:
     """Return a function that generates mouths for `count` noise inputs as a dub does."""
     import numpy as np
 
@@ -91,7 +92,7 @@ def generating(runner: Any, count: int) -> Callable[[], int]:
     from wav2lip_npu.parallel.threads import map_in_threads
 
     random = np.random.default_rng(0)
-    images = list(random.integers(0, 255, (count, 96, 96, 3), np.uint8))
+    images = list(random.integers(0, 255, (count, size, size, 3), np.uint8))
     mels = list(random.uniform(-4, 4, (count, 80, 16)).astype(np.float32))
     batches = [slice(first, first + runner.batch) for first in range(0, count, runner.batch)]
 
@@ -154,7 +155,8 @@ def eager(given: argparse.Namespace) -> dict[str, float]:
     network = checkpoint.load(given.checkpoint_path, "generator").network().to(target)
     best: dict[str, float] = {"fps": 0, "cpu": 0}
     for batch in (4, 16):
-        mels, images = (torch.rand(batch, *shape, device=target) for shape in ((1, 80, 16), (6, 96, 96)))
+        shapes = (1, 80, 16), (6, network.face_size, network.face_size)
+        mels, images = (torch.rand(batch, *shape, device=target) for shape in shapes)
 
         def run(mels: Any = mels, images: Any = images) -> int:
             with torch.inference_mode():

@@ -101,11 +101,11 @@ def alone(sides: dict[str, Side], rounds: int) -> None:
     from wav2lip_npu.dubbing.blend import load_mask
     from wav2lip_npu.dubbing.inference import GeneratorRunner, load_models
 
-    mask = load_mask("soft", 96)
     runs = {}
     for name, side in sides.items():
         models = load_models(side.weights, precision=side.precision, detector="hog", device="cpu")
-        runs[name] = generating(GeneratorRunner(models, None, mask), 48)
+        mask = load_mask("soft", models.face_size)
+        runs[name] = generating(GeneratorRunner(models, None, mask), 48, models.face_size)
     pace = [{name: timed(run) for name, run in runs.items()} for _ in range(rounds + 1)][1:]
     for name in runs:
         show(f"{name}: generator alone, faces/s", [turn[name]["fps"] for turn in pace])
