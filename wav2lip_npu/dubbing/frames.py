@@ -71,7 +71,7 @@ def dub_frames(
         fps: Frames per second of `frames` and of the output.
         voice: See `dub`.
         models: See `dub`.
-        options: Options of the dub, without those of video files: geometry, encoder, check.
+        options: Options of the dub, without those of video files: geometry, encoder, enhancement, check.
         progress: Called with the number of frames yielded so far and the total.
         **values: See `dub`.
 
