@@ -10,12 +10,13 @@ from scipy.linalg import sqrtm
 from support.devices import DEVICE
 from support.frame_pairs import POINTS, texture, tracked
 from wav2lip_npu.errors import CheckpointError, CheckpointMismatchError
-from wav2lip_npu.evaluation import identity
+from wav2lip_npu.faces import descriptor
 from wav2lip_npu.evaluation.frame_pair import FramePair
-from wav2lip_npu.evaluation.identity import Descriptor, IdentityMeasure
+from wav2lip_npu.evaluation.identity import IdentityMeasure
 from wav2lip_npu.evaluation.judges import load_judges
 from wav2lip_npu.evaluation.options import EvaluateOptions
 from wav2lip_npu.evaluation.perceptual import Fid, Gaussian, LpipsMeasure, frechet_distance
+from wav2lip_npu.faces.descriptor import Descriptor
 from wav2lip_npu.models.inception import Inception
 from wav2lip_npu.models.lpips import Lpips, _AlexNet, _Linear
 
@@ -127,7 +128,7 @@ def test_identity_is_the_distance_of_dlibs_descriptors(monkeypatch, tmp_path):
         measure.add(FramePair(index, tracked(texture()), tracked(texture() // 2)))
     assert measure.figures()["identity"].generated > 1
     assert not IdentityMeasure(Descriptor(tmp_path / "a.dat")).figures()
-    corners = identity._corners(POINTS)
+    corners = descriptor._corners(POINTS)
     assert corners[0][0] > corners[1][0] > corners[3][0] > corners[2][0]
 
 

@@ -11,10 +11,10 @@ from wav2lip_npu import device as devices
 from wav2lip_npu.evaluation.expert_judge import Expert, load_expert
 from wav2lip_npu.evaluation.face_crops import MIN_TRACK
 from wav2lip_npu.evaluation.frame_pair import Figure
-from wav2lip_npu.evaluation.identity import PATHS as IDENTITY_PATHS
-from wav2lip_npu.evaluation.identity import Descriptor
 from wav2lip_npu.evaluation.options import EvaluateOptions
 from wav2lip_npu.evaluation.perceptual import MIN_IMAGES, Fid
+from wav2lip_npu.faces.descriptor import PATHS as IDENTITY_PATHS
+from wav2lip_npu.faces.descriptor import Descriptor
 from wav2lip_npu.faces.detection import Detector
 from wav2lip_npu.faces.detectors import load_detector
 from wav2lip_npu.models import inception, lpips, syncnet_v2

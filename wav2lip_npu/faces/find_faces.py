@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from wav2lip_npu.faces.detectors import DetectorName
 from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.faces.optical_flow import Pose
 from wav2lip_npu.faces.scene_cuts import SceneCuts
-from wav2lip_npu.faces.tracker import FaceTracker, TrackedFrame
+from wav2lip_npu.faces.tracker import FaceTracker, Search, Select, TrackedFrame
 from wav2lip_npu.media.video_reader import Frame
 from wav2lip_npu.media.yuv_image import Box, YuvImage
 from wav2lip_npu.options import check_types, nested_by_name
@@ -117,39 +118,70 @@ def find_faces(
     Raises `FaceError` when `options.box` is not inside a frame.
     """
     memory = FaceMemory() if memory is None else memory
-    stage = _stage(detector, options)
-
-    def finished(items: Iterator[TrackedFrame]) -> Iterator[TrackedFrame]:
-        for item in items:
-            box = item.box
-            if box is not None and not options.has_constant_box:
-                box = padded(box, options, item.frame.yuv)
-            landmarks = None if box is None else item.landmarks
-            yield memory.store(TrackedFrame(item.frame, box, item.cut, landmarks))
-            del item  # the consumer decides how long a frame is held
-
+    finder = FaceFinder(detector, options, memory)
     with contextlib.ExitStack() as stack:
         stack.callback(close_items, frames)
         for frame in frames:
-            if memory.knows(frame.source):
-                yield from finished(stage.flush())
-                yield memory.recall(frame)
-            else:
-                memory.expect(frame.source)
-                yield from finished(stage.push(frame))
+            yield from finder.push(frame)
             del frame
-        yield from finished(stage.flush())
+        yield from finder.flush()
         memory.is_complete = True
 
 
-def _stage(detector: Detector, options: FaceOptions) -> _Stage:
-    if options.has_constant_box:
-        return _ConstantBox(options.box)
-    if options.nosmooth:
-        return _EveryFrame(detector, options)
-    return FaceTracker(
-        detector, lambda detections, planes: rank(detections, options, planes.width, planes.height)
-    )
+class FaceFinder:
+    """Finds one face in frames that are pushed one by one; yields each once, in order, now or later.
+
+    Args:
+        detector: A face detector.
+        options: Options of the face.
+        memory: Boxes detected earlier, which are recalled, and to which those of new frames are added.
+        select: Chooses the face instead of `options.face_select`.
+        search: Detects all faces of a frame, instead of the detector.
+
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        options: FaceOptions,
+        memory: FaceMemory,
+        select: Select | None = None,
+        search: Search | None = None,
+    ) -> None:
+        self._options, self._memory = options, memory
+        if options.has_constant_box:
+            self._stage: _Stage = _ConstantBox(options.box)
+        else:
+            select = select or functools.partial(_select, options)
+            every_frame = _EveryFrame(detector, options, select) if options.nosmooth else None
+            self._stage = every_frame or FaceTracker(detector, select, search)
+
+    def push(self, frame: Frame) -> Iterator[TrackedFrame]:
+        """Add the next frame; yield the frames that are complete."""
+        memory = self._memory
+        if memory.knows(frame.source):
+            yield from self.flush()
+            yield memory.recall(frame)
+        else:
+            memory.expect(frame.source)
+            yield from self._finished(self._stage.push(frame))
+
+    def flush(self) -> Iterator[TrackedFrame]:
+        """Yield all pending frames; the next frame starts a new scene."""
+        yield from self._finished(self._stage.flush())
+
+    def _finished(self, items: Iterator[TrackedFrame]) -> Iterator[TrackedFrame]:
+        for item in items:
+            box = item.box
+            if box is not None and not self._options.has_constant_box:
+                box = padded(box, self._options, item.frame.yuv)
+            landmarks = None if box is None else item.landmarks
+            yield self._memory.store(TrackedFrame(item.frame, box, item.cut, landmarks))
+            del item  # the consumer decides how long a frame is held
+
+
+def _select(options: FaceOptions, detections: Sequence[Detection], planes: YuvImage) -> list[Detection]:
+    return rank(detections, options, planes.width, planes.height)
 
 
 class _ConstantBox:
@@ -176,8 +208,8 @@ class _ConstantBox:
 class _EveryFrame:
     """The detector's own boxes, frame by frame."""
 
-    def __init__(self, detector: Detector, options: FaceOptions) -> None:
-        self._detector, self._options = detector, options
+    def __init__(self, detector: Detector, options: FaceOptions, select: Select) -> None:
+        self._detector, self._options, self._select = detector, options, select
         self._pending: list[tuple[Frame, bool]] = []
         self._cuts = SceneCuts()
 
@@ -191,7 +223,7 @@ class _EveryFrame:
         pending, self._pending = self._pending, []
         detections = search_frames([frame.yuv for frame, _ in pending], self._detector)
         for (frame, cut), in_frame in zip(pending, detections, strict=True):
-            ranked = rank(in_frame, self._options, frame.yuv.width, frame.yuv.height)
+            ranked = self._select(in_frame, frame.yuv)
             if ranked:
                 yield TrackedFrame(frame, ranked[0].box, cut, ranked[0].landmarks)
             else:

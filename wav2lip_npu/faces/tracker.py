@@ -26,6 +26,8 @@ from wav2lip_npu.media.yuv_image import Box, YuvImage
 
 Select = Callable[[Sequence[Detection], YuvImage], list[Detection]]
 """Returns the detections that are certainly faces, the selected one first."""
+Search = Callable[[YuvImage], list[Detection]]
+"""Detects all faces of a frame."""
 
 LOOK_AHEAD = 25
 """Frames read before the first is returned; fewer if they are large."""
@@ -74,8 +76,9 @@ class FaceTracker:
     Takes frames one by one and returns each once, in order, when enough later frames have arrived.
     """
 
-    def __init__(self, detector: Detector, select: Select) -> None:
+    def __init__(self, detector: Detector, select: Select, search: Search | None = None) -> None:
         self._detector, self._select, self._meter = detector, select, FaceMeter(detector)
+        self._search = search or (lambda planes: search_frames([planes], detector)[0])
         self._pending: deque[_Pending] = deque()
         self._number = 0
         self._restart()
@@ -244,7 +247,7 @@ class FaceTracker:
     def _start(self, now: _Pending) -> None:
         """Detect a face in the whole frame; track it forwards, and backwards through the pending frames."""
         planes = now.frame.yuv
-        ranked = self._select(search_frames([planes], self._detector)[0], planes)
+        ranked = self._select(self._search(planes), planes)
         ranked.sort(key=lambda face: any(overlap(face.box, box) > 0.5 for box in self._rejected))
         self._rejected = self._rejected[-_MAX_REJECTED:]
         for candidate in filter(self._may_be_same, ranked):

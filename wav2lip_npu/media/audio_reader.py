@@ -55,6 +55,10 @@ class AudioInfo:
         """Seconds, exact at the sample rate of the file."""
         return Fraction(self.samples, self.sample_rate)
 
+    def blocks(self) -> Generator[tuple[int, Samples], None, None]:
+        """Yield sample rate and float32 [channels, samples], see `read_blocks`."""
+        return _read_file(self.path, self.track)
+
 
 AudioSource = AudioInfo | str | os.PathLike[str]
 """An audio track: its measured properties, or the path of its file."""
@@ -148,9 +152,12 @@ def read_blocks(source: AudioSource, track: int | None = None) -> Generator[tupl
         MediaError: The file is unreadable or truncated.
 
     """
-    path = path_of(source)
+    return source.blocks() if isinstance(source, AudioInfo) else _read_file(os.fspath(source), track)
+
+
+def _read_file(path: str, track: int | None) -> Generator[tuple[int, Samples], None, None]:
     with containers.open_media(path) as container:
-        stream = audio_stream(container, path, source.track if isinstance(source, AudioInfo) else track)
+        stream = audio_stream(container, path, track)
         zero = _start_of_video(container)
         end = _stated_end(container, stream)
         resampler: Any = None
