@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from wav2lip_npu.batch.run import run_batch as run_batch
     from wav2lip_npu.batch.runner import run_jobs as run_jobs
     from wav2lip_npu.data.augmentation import Augmentation as Augmentation
+    from wav2lip_npu.dubbing.dialogue import Speaker as Speaker
+    from wav2lip_npu.dubbing.dialogue import Turn as Turn
     from wav2lip_npu.dubbing.enhance import EnhanceOptions as EnhanceOptions
     from wav2lip_npu.dubbing.enhance import Enhancer as Enhancer
     from wav2lip_npu.dubbing.frames import DubbedImage as DubbedImage
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from wav2lip_npu.dubbing.pipeline import dub_many as dub_many
     from wav2lip_npu.dubbing.report import CheckResult as CheckResult
     from wav2lip_npu.dubbing.report import DubReport as DubReport
+    from wav2lip_npu.dubbing.report import SpeakerReport as SpeakerReport
+    from wav2lip_npu.dubbing.speakers import dub_speakers as dub_speakers
     from wav2lip_npu.errors import BusyError as BusyError
     from wav2lip_npu.errors import CheckpointError as CheckpointError
     from wav2lip_npu.errors import CheckpointMismatchError as CheckpointMismatchError
@@ -81,11 +85,13 @@ __version__ = "0.6.0"
 _MODULES = {
     "dubbing.pipeline": ("dub", "dub_many"),
     "dubbing.frames": ("dub_frames", "DubbedImage"),
+    "dubbing.speakers": ("dub_speakers",),
+    "dubbing.dialogue": ("Speaker", "Turn"),
     "dubbing.options": ("DubOptions",),
     "dubbing.enhance": ("EnhanceOptions", "Enhancer"),
     "dubbing.inference": ("load_models", "Models"),
     "dubbing.outputs": ("Output",),
-    "dubbing.report": ("DubReport", "CheckResult"),
+    "dubbing.report": ("DubReport", "CheckResult", "SpeakerReport"),
     "faces.find_faces": ("FaceOptions",),
     "media.geometry": ("Geometry",),
     "media.video_writer": ("EncodeOptions",),

@@ -10,12 +10,12 @@ from scipy.linalg import sqrtm
 from support.devices import DEVICE
 from support.frame_pairs import POINTS, texture, tracked
 from wav2lip_npu.errors import CheckpointError, CheckpointMismatchError
-from wav2lip_npu.faces import descriptor
 from wav2lip_npu.evaluation.frame_pair import FramePair
 from wav2lip_npu.evaluation.identity import IdentityMeasure
 from wav2lip_npu.evaluation.judges import load_judges
 from wav2lip_npu.evaluation.options import EvaluateOptions
 from wav2lip_npu.evaluation.perceptual import Fid, Gaussian, LpipsMeasure, frechet_distance
+from wav2lip_npu.faces import descriptor
 from wav2lip_npu.faces.descriptor import Descriptor
 from wav2lip_npu.models.inception import Inception
 from wav2lip_npu.models.lpips import Lpips, _AlexNet, _Linear

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,7 +11,7 @@ from wav2lip_npu import signals
 from wav2lip_npu.batch.face_cache import OFF
 from wav2lip_npu.batch.jobs import Job, Problem
 from wav2lip_npu.batch.options import BatchOptions
-from wav2lip_npu.errors import CheckpointError, Wav2LipError
+from wav2lip_npu.errors import CheckpointError, UsageError, Wav2LipError
 from wav2lip_npu.media.audio_reader import measure_audio, read_blocks
 from wav2lip_npu.media.container import probe
 from wav2lip_npu.media.video_writer import check_format, video_output
@@ -46,7 +47,8 @@ def check_jobs(
         signals.check()
         texts = (
             face(job.face),
-            audio(job.audio, job.dub.audio_track),
+            audio(job.audio, job.dub.audio_track) if job.audio else None,
+            *_speaker_problems(job, audio),
             job.voice and audio(job.voice, None),
             video(job.outfile) or outfile,
             report,
@@ -55,6 +57,16 @@ def check_jobs(
         )
         problems += [Problem(job.row, str(text), job) for text in texts if text]
     return problems
+
+
+def _speaker_problems(job: Job, audio: Callable[..., str | None]) -> list[str | None]:
+    """Return the problem of the speakers of a job, or of each of their files."""
+    try:
+        dialogue = job.dialogue
+    except Wav2LipError as error:
+        return [str(error)]
+    own = [] if dialogue is None else dialogue.audio_files
+    return [audio(path, None) for path in own if path != job.audio]
 
 
 def _device_problem(device: str | None, devices: Sequence[str] | None) -> str | None:
@@ -122,7 +134,15 @@ def job_inputs(jobs: Iterable[Job], table: str = "") -> Iterator[InputPath]:
     for job in jobs:
         row = f"row {job.row}{table}"
         yield InputPath(f"face of {row}", job.face)
-        yield InputPath(f"audio of {row}", job.audio)
+        if job.audio:
+            yield InputPath(f"audio of {row}", job.audio)
+        for name in ("turns", "rttm"):
+            if (path := getattr(job, name)) is not None:
+                yield InputPath(f"{name} of {row}", path)
+        with contextlib.suppress(UsageError):  # `check_jobs` reports it
+            dialogue = job.dialogue
+            for file in () if dialogue is None else dialogue.files:
+                yield InputPath(f"speakers of {row}", file.path)
         if job.voice is not None:
             yield InputPath(f"voice of {row}", job.voice)
         for name, path in job.dub.network_files.items():

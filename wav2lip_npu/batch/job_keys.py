@@ -44,6 +44,8 @@ def job_key(job: Job) -> str:
     sources: dict[str, Any] = {name: record["sha256"] for name, record in input_records(job).items()}
     sources["kind"] = os.path.splitext(job.outfile)[1].lower()
     sources["settings"] = _key_settings(job)
+    if job.has_speakers:
+        sources["speakers"] = _speakers(job)
     return json_sha256(sources)[:32]
 
 
@@ -65,16 +67,35 @@ def _key_settings(job: Job) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name in _ALWAYS or value != defaults[name]}
 
 
-def input_records(job: Job) -> dict[str, dict[str, Any]]:
-    """Return the `file_record` of `face`, `audio`, `weights`, and `voice` and networks if any.
+def _speakers(job: Job) -> list[Any]:
+    """Return who has which file and face; files are numbered as in `input_records`."""
+    dialogue = job.dialogue
+    assert dialogue is not None
+    numbers = {file.path: number for number, file in enumerate(dialogue.files)}
+    told = [
+        (one.name, numbers.get(one.audio or ""), numbers.get(one.face or "", one.face))
+        for one in dialogue.speakers
+    ]
+    turns = [
+        (turn.who, turn.start, turn.end, numbers.get(turn.audio or ""), turn.offset)
+        for turn in dialogue.turns or ()
+    ]
+    return [told, turns, job.listeners]
 
-    Raises `MediaError`.
+
+def input_records(job: Job) -> dict[str, dict[str, Any]]:
+    """Return the `file_record` of `face`, `audio`, `weights`, `voice`, networks and files of speakers.
+
+    Raises `MediaError`, and `UsageError` for turns that cannot be read.
     """
     records = {
         "face": file_record(job.face),
-        "audio": file_record(job.audio),
+        **({"audio": file_record(job.audio)} if job.audio else {}),
         "weights": file_record(weights_path(job.checkpoint_path, "generator")),
     }
+    dialogue = job.dialogue
+    for number, file in enumerate(() if dialogue is None else dialogue.files):
+        records[f"speakers {number}"] = file_record(file.path)
     more = {**({} if job.voice is None else {"voice": job.voice}), **job.dub.network_files}
     return records | {name: file_record(path) for name, path in more.items()}
 

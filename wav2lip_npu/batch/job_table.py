@@ -278,6 +278,11 @@ def _parse_switch(value: Any) -> bool:
     return SWITCHES[str(value).strip().lower()]
 
 
+def _parse_texts(value: Any) -> tuple[str, ...]:
+    parts = value.split(";") if isinstance(value, str) else value
+    return tuple(_parse_text(part).strip() for part in parts)
+
+
 def _parse_four_integers(value: Any) -> tuple[int, ...]:
     parts: Iterable[Any] = value.replace(",", " ").split() if isinstance(value, str) else value
     top, bottom, left, right = map(_parse_integer, parts)
@@ -289,5 +294,6 @@ _PARSERS: dict[Any, tuple[Callable[[Any], Any], str]] = {
     float: (_parse_number, "a number such as 29.97"),
     int: (_parse_integer, "a whole number"),
     bool: (_parse_switch, "true or false"),
+    tuple[str, ...]: (_parse_texts, "a list, or text with semicolons"),
     tuple[int, int, int, int]: (_parse_four_integers, "four whole numbers, top bottom left right"),
 }

@@ -13,6 +13,8 @@ from typing import Literal, TypeAlias, get_args
 
 from wav2lip_npu.batch.job_table import EMPTY, Row, column_names, read_rows, with_cells
 from wav2lip_npu.device import CompileOption, PrecisionOption
+from wav2lip_npu.dubbing.dialogue import Dialogue, Listeners, Speaker
+from wav2lip_npu.dubbing.dialogue_files import dialogue_of
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.spans import canonical_spans
 from wav2lip_npu.errors import UsageError
@@ -25,7 +27,7 @@ Pairing = Literal["zip", "product"]
 Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """One path or several."""
 _FILES = ("face", "audio", "outfile")
-_PATHS = (*_FILES, "voice", "checkpoint_path", "report", "occlusion_mask", "enhance")
+_PATHS = (*_FILES, "voice", "turns", "rttm", "checkpoint_path", "report", "occlusion_mask", "enhance")
 
 
 @nested_by_name
@@ -51,6 +53,14 @@ class Job:
     """Video to write: .mp4, .mov, .mkv or .avi."""
     voice: str | None = None
     """Audio that drives the mouth instead of `audio`. `None`: `audio`."""
+    speakers: tuple[str, ...] = ()
+    """Several people who speak, each as `NAME=AUDIO@FACE`, see `dub_speakers`; `audio` may then be empty."""
+    turns: str | None = None
+    """Table of who speaks when."""
+    rttm: str | None = None
+    """RTTM file of who speaks when in `audio`."""
+    listeners: Listeners = "filmed"
+    """Mouths of speakers who do not speak: `filmed`, or `still`."""
     dub: DubOptions = field(default_factory=DubOptions)
     checkpoint_path: str = STARTER
     """Weights of a Wav2Lip generator, or `starter` for the bundled network."""
@@ -74,6 +84,20 @@ class Job:
         check_types(self)
         if self.voice is not None:
             path_text(self.voice, "--voice")
+            if self.has_speakers:
+                raise UsageError("voice is for one speaker. Write speakers with their audio instead.")
+
+    @property
+    def has_speakers(self) -> bool:
+        """Whether several people may speak."""
+        return bool(self.speakers or self.turns or self.rttm)
+
+    @property
+    def dialogue(self) -> Dialogue | None:
+        """Who speaks when; None for a single speaker. Reads the turns. Raises `UsageError`."""
+        if not self.has_speakers:
+            return None
+        return dialogue_of(self.speakers, self.audio or None, self.turns, self.rttm, self.listeners, self.dub)
 
 
 @dataclass(frozen=True)
@@ -184,9 +208,10 @@ def _job_of(row: Row, folder: str, defaults: Job) -> tuple[Job | None, list[str]
     if row.values is None:
         return None, row.problems
     problems, values = list(row.problems), dict(row.values)
+    has_speakers = any(values.get(name) not in EMPTY for name in ("speakers", "turns"))
     for name in _PATHS:
         value = values.get(name)
-        if name in _FILES and value in EMPTY:
+        if name in _FILES and value in EMPTY and not (name == "audio" and has_speakers):
             problems.append(f"{name} is missing. A row needs {', '.join(_FILES)}.")
         elif isinstance(value, str) and value and (name, value) != ("checkpoint_path", STARTER):
             values[name] = os.path.join(folder, value)
@@ -198,7 +223,12 @@ def _job_of(row: Row, folder: str, defaults: Job) -> tuple[Job | None, list[str]
             del values["skip"]
     job, more = with_cells(replace(defaults, face="", audio="", outfile="", row=row.number), values)
     problems += more
-    return (job if job.face and job.audio and job.outfile else None), problems
+    try:
+        job = replace(job, speakers=tuple(Speaker.parse(text).within(folder).text for text in job.speakers))
+    except UsageError as error:
+        problems.append(str(error))
+    has_files = job.face and (job.audio or has_speakers) and job.outfile
+    return (job if has_files else None), problems
 
 
 def _expand(flag: str, entries: Iterable[str]) -> list[str]:

@@ -25,9 +25,11 @@ from wav2lip_npu.batch.job_keys import file_record, job_key, key_comment, read_k
 from wav2lip_npu.batch.jobs import Job, as_jobs
 from wav2lip_npu.batch.progress import JobBusy, JobProgress
 from wav2lip_npu.batch.results import JobResult
+from wav2lip_npu.dubbing.dialogue_files import heard
 from wav2lip_npu.dubbing.outputs import Output
 from wav2lip_npu.dubbing.pipeline import dub_many
 from wav2lip_npu.dubbing.report import DubReport
+from wav2lip_npu.dubbing.speakers import dub_dialogue
 from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.faces.detectors import detector_inputs
 from wav2lip_npu.media.container import VideoInfo, probe
@@ -43,10 +45,9 @@ log = logging.getLogger(__name__)
 MAX_OUTPUTS = 4
 """Outputs of one pass over a video of up to 1920x1080; fewer of a larger one, because each has an encoder."""
 _PASS_PIXELS = MAX_OUTPUTS * 1920 * 1088
-_PROGRESS_S = 0.5
-_POLL_S = 0.1
+_PROGRESS_S, _POLL_S = 0.5, 0.1
 _LOCK_WAIT_S = 1.0
-"""Seconds to wait for another batch that is writing an output before other jobs are run."""
+"""Seconds to wait for another batch that writes an output before other jobs are run."""
 JobGroup = tuple[Job, ...]
 """Jobs with the same face video and options, which are dubbed in one pass."""
 
@@ -119,7 +120,8 @@ def group_jobs(jobs: Iterable[Job]) -> list[JobGroup]:
     groups: dict[Any, list[Job]] = {}
     for job in jobs:
         models = job.checkpoint_path, job.precision, job.compile, job.face_size, job.audio_refine
-        groups.setdefault((job.face, job.dub, models, job.device), []).append(job)
+        alone = job.outfile if job.has_speakers else None
+        groups.setdefault((job.face, job.dub, models, job.device, alone), []).append(job)
     return [
         tuple(group[start : start + MAX_OUTPUTS])
         for group in groups.values()
@@ -254,8 +256,11 @@ class _Pass:
         try:
             models = self.load(first)
             faces = faces_key(file_record(first.face)["sha256"], models.detector.name, first.dub)
-            memory = self.cache.read(faces)
             outputs = [self._output(job, key) for job, key in keys.items()]
+            if (dialogue := first.dialogue) is not None:
+                dub_dialogue(info, outputs[0], dialogue, models=models, options=first.dub)
+                return
+            memory = self.cache.read(faces)
             reports = dub_many(info, outputs, models=models, options=first.dub, memory=memory)
             self.cache.write(faces, memory)
         except Exception as error:
@@ -282,7 +287,8 @@ class _Pass:
                 report.write(job.report)
             self.emit(results.finished_result(job, key, report))
 
-        return Output(job.audio, job.outfile, key_comment(key), progress, finished, job.voice)
+        audio = heard(dialogue) if (dialogue := job.dialogue) else job.audio
+        return Output(audio, job.outfile, key_comment(key), progress, finished, job.voice)
 
     def _fail(self, job: Job, error: Exception) -> None:
         if isinstance(error, _CancelledError):

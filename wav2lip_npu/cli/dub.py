@@ -6,10 +6,16 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import tyro
+
 from wav2lip_npu import __version__
 from wav2lip_npu.device import CompileOption, PrecisionOption, describe
+from wav2lip_npu.dubbing.dialogue import Dialogue, Listeners
+from wav2lip_npu.dubbing.dialogue_files import dialogue_of, heard
 from wav2lip_npu.dubbing.options import DubOptions
+from wav2lip_npu.dubbing.outputs import Output
 from wav2lip_npu.dubbing.selection import count_text
+from wav2lip_npu.errors import UsageError
 from wav2lip_npu.faces.detectors import detector_inputs
 from wav2lip_npu.media.video_writer import check_format, video_output
 from wav2lip_npu.models.bundled import ABOUT, STARTER, weights_inputs
@@ -19,7 +25,7 @@ from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
-    from wav2lip_npu.dubbing.report import CheckResult
+    from wav2lip_npu.dubbing.report import CheckResult, SpeakerReport
 
 log = logging.getLogger(__name__)
 
@@ -29,16 +35,27 @@ class DubCommand:
     """Lip-sync a face video or photo to an audio file.
 
     wav2lip-npu dub --face talk.mp4 --audio speech.wav --outfile out.mp4
+
+    wav2lip-npu dub --face talk.mp4 --speaker anna=anna.wav@left --speaker ben=ben.wav@right
     """
 
     checkpoint_path: str = STARTER
     """Generator: .pth, .pt, .safetensors, an exported .onnx or .om, or starter, the bundled weights."""
     face: str
     """Video or image with the face."""
-    audio: str
-    """Audio file, or a video with audio."""
+    audio: str | None = None
+    """Audio file, or a video with audio. With --speaker, --turns or --rttm: the mixed audio."""
     voice: str | None = None
     """Audio that drives the mouth instead of --audio, such as a voice without music. None: --audio."""
+    speaker: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Repeatable: NAME=AUDIO@FACE, one of several people who speak. FACE is left, right, X,Y@SECONDS or a
+    photo. See docs/speakers.md."""
+    turns: str | None = None
+    """Table of who speaks when, .csv or .json, with the columns who,start,end,audio."""
+    rttm: str | None = None
+    """RTTM file of a diarisation: who speaks when in --audio."""
+    listeners: Listeners = "filmed"
+    """Mouths of speakers who do not speak: filmed, or still."""
     outfile: str = "results/result_voice.mp4"
     """Video to write: .mp4, .mov, .mkv or .avi."""
     dub: Annotated[DubOptions, group("dubbing")] = field(default_factory=DubOptions)
@@ -62,10 +79,12 @@ class DubCommand:
     def run(self) -> None:
         """Load the models and dub."""
         log.info("wav2lip-npu %s", __version__)
-        self._check_outputs()
+        dialogue = self._dialogue()
+        self._check_outputs(dialogue)
         from tqdm import tqdm
 
         from wav2lip_npu.dubbing.pipeline import dub
+        from wav2lip_npu.dubbing.speakers import dub_dialogue
 
         with tqdm(unit="frame", disable=None, delay=1e-6) as bar:  # hidden until the first frame
 
@@ -73,15 +92,22 @@ class DubCommand:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            report = dub(
-                self.face,
-                self.audio,
-                self.outfile,
-                voice=self.voice,
-                models=self._load_models,
-                options=self.dub,
-                progress=show,
-            )
+            if dialogue is None:
+                assert self.audio is not None
+                report = dub(
+                    self.face,
+                    self.audio,
+                    self.outfile,
+                    voice=self.voice,
+                    models=self._load_models,
+                    options=self.dub,
+                    progress=show,
+                )
+            else:
+                output = Output(heard(dialogue), self.outfile, progress=show)
+                report = dub_dialogue(self.face, output, dialogue, models=self._load_models, options=self.dub)
+        for speaker in report.speakers or ():
+            log.info("%s", _speaker_text(speaker, report.frames))
         if report.unchanged_spans:
             unchanged = report.frames - report.dubbed_frames
             counts = count_text(report.unchanged_spans)
@@ -99,13 +125,29 @@ class DubCommand:
             self.outfile,
         )
 
-    def _check_outputs(self) -> None:
+    def _dialogue(self) -> Dialogue | None:
+        """Return who speaks when; None for a single speaker. Raises `UsageError`."""
+        if not self.speaker and self.turns is None and self.rttm is None:
+            if self.audio is None:
+                raise UsageError("--audio is missing. Pass an audio file, or --speaker NAME=AUDIO@FACE.")
+            if self.listeners != "filmed":
+                raise UsageError("--listeners is for several speakers. Pass --speaker, --turns or --rttm.")
+            return None
+        if self.voice is not None:
+            raise UsageError("--voice is for one speaker. Pass --speaker NAME=VOICE, and --audio.")
+        return dialogue_of(self.speaker, self.audio, self.turns, self.rttm, self.listeners, self.dub)
+
+    def _check_outputs(self, dialogue: Dialogue | None) -> None:
         """Check all output files. Raises `OutputError` and `MediaError`."""
         check_format(self.outfile)
         outputs = [video_output(self.outfile)]
         if self.report is not None:
             outputs.append(OutputPath("--report", self.report))
-        inputs = [InputPath("--face", self.face), InputPath("--audio", self.audio), *detector_inputs()]
+        inputs = [InputPath("--face", self.face), *detector_inputs()]
+        for name in ("audio", "turns", "rttm"):
+            if (path := getattr(self, name)) is not None:
+                inputs.append(InputPath(f"--{name}", path))
+        inputs += [] if dialogue is None else dialogue.files
         if self.voice is not None:
             inputs.append(InputPath("--voice", self.voice))
         inputs += [InputPath(f"--{name}", path) for name, path in self.dub.network_files.items()]
@@ -133,6 +175,15 @@ class DubCommand:
             log.info("mel_shift=%g, the value that %s was trained with", models.mel_shift, models.weights)
         log.info("%s", resolved(self))
         return models
+
+
+def _speaker_text(speaker: SpeakerReport, frames: int) -> str:
+    """Return a line of the log about a speaker."""
+    seconds = sum(end - start for start, end in speaker.turns)
+    spoken = f"{speaker.name} speaks for {seconds:.1f} s"
+    if speaker.face is None:
+        return f"{spoken}, and is only heard"
+    return f"{spoken}, {speaker.dubbed_frames} of {frames} frames dubbed"
 
 
 def _check_text(check: CheckResult) -> str:

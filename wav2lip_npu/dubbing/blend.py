@@ -54,9 +54,11 @@ def load_mask(blend: Blend, size: int) -> Mask:
     return Mask(top_row, weights[top_row:], exact=False)
 
 
-def composite(selected: SelectedFrame, mouth: Image | None, mask: Mask) -> YuvImage:
-    """Return the image of a frame with its mouth; without one it is returned unchanged."""
-    yuv, box = selected.tracked.frame.yuv, selected.tracked.box
+def composite(
+    selected: SelectedFrame, mouth: Image | None, mask: Mask, onto: YuvImage | None = None
+) -> YuvImage:
+    """Return the image of a frame, or `onto`, with its mouth; without one it is returned unchanged."""
+    yuv, box = selected.tracked.frame.yuv if onto is None else onto, selected.tracked.box
     if box is None or mouth is None:
         return yuv
     pasted = paste(yuv, mouth, box, mask, selected.front)

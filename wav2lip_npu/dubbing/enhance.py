@@ -120,10 +120,11 @@ class Enhancement:
     def __call__(self, frames: Iterable[Shown]) -> Iterator[Shown]:
         """Yield the frames, those with a generated mouth enhanced."""
         for selected, yuv in frames:
-            yield selected, self._enhanced(selected, yuv)
+            yield selected, self.enhanced(selected, yuv)
             del selected, yuv
 
-    def _enhanced(self, selected: SelectedFrame, yuv: YuvImage) -> YuvImage:
+    def enhanced(self, selected: SelectedFrame, yuv: YuvImage) -> YuvImage:
+        """Return the image of the next frame, enhanced."""
         tracked = selected.tracked
         if tracked.cut or tracked.landmarks is None:
             self._last = None

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wav2lip_npu.dubbing.pauses import Pauses, find_pauses, loudness, rest_weights, with_silence
+from wav2lip_npu.media.audio_mix import AudioMix
 from wav2lip_npu.media.audio_reader import AudioInfo, Samples, read_mono
 from wav2lip_npu.mel import DEFAULT_MEL, Mel, MelReader, import_librosa, mel_blocks
 
@@ -87,7 +88,8 @@ class MelStream:
                 if self._closed.is_set():
                     return np.zeros(DEFAULT_MEL.columns_per_window, np.bool_)
                 levels.append(loudness(block))
-        pauses = find_pauses(np.concatenate(levels), threshold)
+        has_gaps = isinstance(self._audio, AudioMix)
+        pauses = find_pauses(np.concatenate(levels), threshold, has_gaps=has_gaps)
         more = DEFAULT_MEL.columns_per_window if self._is_endless else 0
         return np.append(pauses, np.ones(more, np.bool_))
 

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wav2lip_npu import device
 from wav2lip_npu.dubbing.blend import composite, load_mask
+from wav2lip_npu.dubbing.enhance import Enhancement, EnhanceOptions, Enhancer
 from wav2lip_npu.dubbing.extent import Extent
 from wav2lip_npu.dubbing.mel_stream import MelStream
 from wav2lip_npu.dubbing.mouths import DubbedFrame
 from wav2lip_npu.dubbing.options import DubOptions
+from wav2lip_npu.dubbing.pauses import Pauses
 from wav2lip_npu.dubbing.report import FrameRecorder
-from wav2lip_npu.dubbing.selection import SelectedFrame
+from wav2lip_npu.dubbing.selection import SelectedFrame, select_frames
 from wav2lip_npu.dubbing.temporal_smoothing import SilenceDamper
 from wav2lip_npu.errors import Wav2LipError
-from wav2lip_npu.media.audio_reader import measure_audio
+from wav2lip_npu.faces.find_faces import find_faces
+from wav2lip_npu.faces.memory import FaceMemory
+from wav2lip_npu.media.audio_reader import AudioInfo, AudioSource, measure_audio
 from wav2lip_npu.media.container import VideoInfo
+from wav2lip_npu.media.video_reader import Frame
 from wav2lip_npu.media.yuv_image import Image, YuvImage
 from wav2lip_npu.mel import Mel
 
@@ -44,10 +48,13 @@ class OutputFrames:
     Raises `MediaError` if the audio cannot be read.
     """
 
+    faces = 1
+    """Faces per frame."""
+
     def __init__(
         self,
-        audio: str | os.PathLike[str],
-        voice: str | os.PathLike[str] | None,
+        audio: AudioSource,
+        voice: AudioSource | None,
         info: VideoInfo,
         models: Models,
         options: DubOptions,
@@ -56,15 +63,15 @@ class OutputFrames:
         self._info, self._options = info, options
         self._closed = threading.Event()
         self._mask = load_mask(options.blend, models.face_size)
-        self._fps = options.output_fps(info)
-        self._audio = measure_audio(audio, options.audio_track)
-        separate = None if voice is None else measure_audio(voice)
-        self._voice = separate or self._audio
+        self.fps = options.output_fps(info)
+        self.audio = _measured(audio, options.audio_track)
+        separate = None if voice is None else _measured(voice)
+        self.voice = separate or self.audio
         shift = models.mel_shift if options.mel_shift is None else options.mel_shift
-        self.extent = Extent.of(options, info, self._audio.duration, self._audio.path)
+        self.extent = Extent.of(options, info, self.audio.duration, self.audio.path)
         self._mel = MelStream(
-            self._voice,
-            self._fps,
+            self.voice,
+            self.fps,
             shift,
             pool,
             pause_threshold=options.pause_threshold,
@@ -74,6 +81,15 @@ class OutputFrames:
     def close(self) -> None:
         """Close the audio. All stages of the pass must have ended."""
         self._mel.close()
+
+    def selected(
+        self, frames: Iterator[Frame], models: Models, memory: FaceMemory | None
+    ) -> Iterator[SelectedFrame]:
+        """Yield the frames with their faces."""
+        options = self._options
+        tracked = find_faces(frames, models.detector, options.faces, memory)
+        skipped, occlusion = options.skipped_frames(self._info), options.load_occlusion()
+        return select_frames(tracked, options.limits, skipped, self.fps, models.face_size, occlusion)
 
     def mel_window(self, index: int) -> Mel | Wav2LipError | None:
         """Return the mel window of a frame, or the error of its audio.
@@ -92,7 +108,7 @@ class OutputFrames:
     def recorder(self) -> FrameRecorder:
         """Return what records the frames of `damped`."""
         must_have_face = self._options.faces.no_face == "error"
-        return FrameRecorder(self._info.path, self._fps, must_have_face, start=self.extent.first)
+        return FrameRecorder(self._info.path, self.fps, must_have_face, start=self.extent.first)
 
     def damped(
         self, dubbed: Iterator[DubbedFrame], number: int, recorder: FrameRecorder
@@ -108,7 +124,7 @@ class OutputFrames:
             if isinstance(mouth, Wav2LipError):
                 raise mouth
             if self._options.pause_threshold is not None:
-                damper = damper or SilenceDamper(self._mel.pauses(), self._fps, self._mel.shift)
+                damper = damper or SilenceDamper(self._mel.pauses(), self.fps, self._mel.shift)
                 mouth = damper(self.extent.first + tracked.frame.index, mouth, tracked.cut)
             yield selected, mouth
             del item, selected, tracked, mouth  # the consumer decides how long a frame is held
@@ -117,6 +133,26 @@ class OutputFrames:
         """Return a frame, and its image with the mouth."""
         selected, mouth = frame
         return selected, composite(selected, mouth, self._mask)
+
+    def pasted(self, yuv: YuvImage, selected: SelectedFrame, mouth: Mouth) -> YuvImage:
+        """Return an image of a frame, such as one with the mouth of another face, with a mouth."""
+        return composite(selected, mouth, self._mask, yuv)
+
+    def enhancement(self, enhancer: Enhancer, options: EnhanceOptions) -> Enhancement:
+        """Return what enhances the frames of `show`."""
+        return Enhancement(enhancer, options)
+
+    def report(self) -> dict[str, Any]:
+        """Return further fields of the report."""
+        return {}
+
+    def pauses(self) -> Pauses | None:
+        """Wait for the pauses of the voice, see `MelStream`; None if they are not detected."""
+        return None if self._options.pause_threshold is None else self._mel.pauses()
+
+    def cancel(self) -> None:
+        """Cancel the search for pauses."""
+        self._mel.cancel()
 
     @contextlib.contextmanager
     def cancelling(self) -> Iterator[None]:
@@ -127,7 +163,7 @@ class OutputFrames:
         try:
             yield
         except BaseException:
-            self._mel.cancel()
+            self.cancel()
             raise
         finally:
             self._closed.set()
@@ -139,3 +175,7 @@ class OutputFrames:
                 return
             yield item
             del item
+
+
+def _measured(audio: AudioSource, track: int | None = None) -> AudioInfo:
+    return audio if isinstance(audio, AudioInfo) else measure_audio(audio, track)

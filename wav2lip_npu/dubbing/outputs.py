@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from wav2lip_npu import __version__, device
-from wav2lip_npu.dubbing.enhance import Enhancement, load_enhancer
+from wav2lip_npu.dubbing.enhance import load_enhancer
 from wav2lip_npu.dubbing.mouths import DubbedFrame
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.output_frames import OutputFrames, blend_lanes
@@ -30,6 +29,7 @@ from wav2lip_npu.storage.outputs import InputPath, check_outputs
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
+    from wav2lip_npu.dubbing.speakers_frames import SpeakersFrames
     from wav2lip_npu.evaluation.output_check import OutputCheck
 
 Progress = Callable[[int, int], None]
@@ -68,25 +68,26 @@ class Output:
                 audio_stream(container, self.voice)
 
 
-class OutputWriter(OutputFrames):
-    """Writes one output of a pass over a face video.
+class OutputWriter:
+    """Writes one output of a pass over a face video: the frames that `frames` gives, with its audio.
 
-    `stopwatch` holds the times of the stages that all outputs share. Raises `MediaError` if the audio cannot
-    be read, or if the output is the weights file.
+    `stopwatch` holds the times of the stages that all outputs share. Raises `MediaError` if the output is the
+    weights file.
     """
 
     def __init__(
         self,
         output: Output,
+        frames: OutputFrames | SpeakersFrames,
         info: VideoInfo,
         models: Models,
         options: DubOptions,
         stopwatch: Stopwatch,
-        pool: Executor,
     ) -> None:
         check_outputs([video_output(output.outfile)], [InputPath("the weights", models.weights)])
-        super().__init__(output.audio, output.voice, info, models, options, pool)
+        self.frames = frames
         self._output, self._models, self._stopwatch = output, models, stopwatch
+        self._info, self._options = info, options
         self._start = perf_counter()
         has_box = options.faces.has_constant_box
         self._enhancer = load_enhancer(options.enhancement, models, has_constant_box=has_box)
@@ -98,14 +99,14 @@ class OutputWriter(OutputFrames):
         then unchanged.
         """
         stopwatch = Stopwatch()
-        recorder = self.recorder()
+        frames, recorder = self.frames, self.frames.recorder()
         lanes = max(1, blend_lanes() // num_outputs)
-        show = stopwatch.lane("blend", self.show, lanes)
-        pasted = map_in_threads(show, self.damped(dubbed, number, recorder), lanes)
+        show: Any = stopwatch.lane("blend", frames.show, lanes)
+        pasted: Any = map_in_threads(show, frames.damped(dubbed, number, recorder), lanes)
         check = self._new_check() if self._options.checks_output else None
         blended: Any = stopwatch.work("blend", pasted)
         if self._enhancer is not None:
-            enhance = Enhancement(self._enhancer, self._options.enhancement)
+            enhance: Any = frames.enhancement(self._enhancer, self._options.enhancement)
             waiting = stopwatch.wait("enhance", prefetch(blended, depth))
             blended = stopwatch.work("enhance", enhance(waiting))
         images = blended = prefetch(_images(blended) if check is None else blended, depth)
@@ -113,14 +114,14 @@ class OutputWriter(OutputFrames):
             watched = check.watch(stopwatch.wait("check", blended))
             images = prefetch(stopwatch.work("check", watched), depth)
         start = perf_counter()
-        with contextlib.closing(blended), contextlib.closing(images), self.cancelling():
+        with contextlib.closing(blended), contextlib.closing(images), frames.cancelling():
             write_video(
                 self._with_progress(stopwatch.wait("encode", images)),
                 self._output.outfile,
-                fps=self._fps,
+                fps=frames.fps,
                 audio=Soundtrack(
-                    source=self._audio,
-                    start=self.extent.first / self._fps,
+                    source=frames.audio,
+                    start=frames.extent.first / frames.fps,
                     fit=self._options.fits_audio,
                 ),
                 options=self._options.encode,
@@ -143,8 +144,9 @@ class OutputWriter(OutputFrames):
     def _new_check(self) -> OutputCheck:
         from wav2lip_npu.evaluation.output_check import OutputCheck
 
-        start, device = self.extent.first / self._fps, str(self._models.device)
-        return OutputCheck(self._voice, self._fps, start, self._options.faces, device)
+        frames, device = self.frames, str(self._models.device)
+        start = frames.extent.first / frames.fps
+        return OutputCheck(frames.voice, frames.fps, start, self._options.faces, device)
 
     def _with_progress(self, images: Iterable[YuvImage]) -> Iterator[YuvImage]:
         progress = self._output.progress
@@ -152,7 +154,7 @@ class OutputWriter(OutputFrames):
             yield yuv
             del yuv
             if progress is not None:
-                progress(count, max(count, self.extent.expected))
+                progress(count, max(count, self.frames.extent.expected))
 
     def _comment(self) -> str:
         """Return the comment for the metadata of the video."""
@@ -169,7 +171,7 @@ class OutputWriter(OutputFrames):
             outfile=os.fspath(self._output.outfile),
             face=self._info.path,
             audio=os.fspath(self._output.audio),
-            audio_track=self._audio.track,
+            audio_track=self.frames.audio.track,
             voice=None if self._output.voice is None else os.fspath(self._output.voice),
             checkpoint=os.fspath(models.weights),
             checkpoint_sha256=models.digest,
@@ -181,7 +183,7 @@ class OutputWriter(OutputFrames):
             face_size=models.face_size,
             width=recorder.width,
             height=recorder.height,
-            fps=str(self._fps),
+            fps=str(self.frames.fps),
             frames=recorder.frames,
             dubbed_frames=recorder.dubbed_frames,
             faceless_spans=recorder.faceless_spans,
@@ -195,6 +197,7 @@ class OutputWriter(OutputFrames):
             frames_per_second=round(recorder.frames / seconds, 2),
             peak_memory_bytes=device.peak_memory(),
             device_peak_memory_bytes=device.device_peak_memory(models.device),
+            **self.frames.report(),
         )
 
 

@@ -18,6 +18,8 @@ DB_PER_UNIT = -DEFAULT_MEL.min_level_db / (2 * DEFAULT_MEL.max_abs)
 """12.5 dB per unit of mel."""
 SILENCE = -2.4
 """Mel level of about -60 dB. A recording whose loud parts are below it is one pause."""
+_NOTHING = -DEFAULT_MEL.max_abs
+"""Mel level of digital silence."""
 _LOUD_PERCENTILE = 95
 """Percentile of the loudness of mel columns that represents the loud parts."""
 _SHORTEST = DEFAULT_MEL.columns_per_window
@@ -33,12 +35,18 @@ def loudness(mel: Mel) -> NDArray[np.float32]:
     return np.asarray(mel.mean(axis=0))
 
 
-def find_pauses(loudness_of_columns: NDArray[np.float32], threshold: float) -> Pauses:
+def find_pauses(
+    loudness_of_columns: NDArray[np.float32], threshold: float, *, has_gaps: bool = False
+) -> Pauses:
     """Return the pauses of a recording, from the loudness of all its mel columns.
 
-    Columns at least `threshold` dB below the loud parts are pauses.
+    Columns at least `threshold` dB below the loud parts are pauses. With `has_gaps`, columns of digital
+    silence do not count as parts of the recording.
     """
-    loud = float(np.percentile(loudness_of_columns, _LOUD_PERCENTILE))
+    heard = loudness_of_columns
+    if has_gaps:
+        heard = heard[heard > _NOTHING] if (heard > _NOTHING).any() else heard
+    loud = float(np.percentile(heard, _LOUD_PERCENTILE))
     return np.asarray(loudness_of_columns < (np.inf if loud < SILENCE else loud - threshold / DB_PER_UNIT))
 
 

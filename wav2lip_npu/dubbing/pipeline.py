@@ -11,11 +11,12 @@ import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from wav2lip_npu import signals
 from wav2lip_npu.dubbing.options import DubOptions as DubOptions
+from wav2lip_npu.dubbing.output_frames import OutputFrames
 from wav2lip_npu.dubbing.outputs import Output, OutputWriter, Progress
 from wav2lip_npu.dubbing.report import DubReport
 from wav2lip_npu.dubbing.stages import mouths_of
@@ -30,6 +31,7 @@ from wav2lip_npu.storage.outputs import InputPath
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
+    from wav2lip_npu.dubbing.speakers_frames import SpeakersFrames
 
 _MEL_THREADS = 2
 """Number of recordings whose pauses are computed concurrently."""
@@ -89,7 +91,7 @@ def dub(
     info = probed(face)
     output.check(_inputs(info, [output], options), audio_track=options.audio_track)
     signals.check()
-    (result,) = _dub_all(info, [output], loaded_models(models, options), options, None)
+    (result,) = dub_all(info, [output], loaded_models(models, options), options)
     if isinstance(result, Exception):
         raise result
     return result
@@ -149,7 +151,7 @@ def dub_many(
         except Wav2LipError as error:
             results[number] = error
     if checked:
-        dubbed = _dub_all(info, list(checked.values()), loaded_models(models, options), options, memory)
+        dubbed = dub_all(info, list(checked.values()), loaded_models(models, options), options, memory)
         results |= zip(checked, dubbed, strict=True)
     return [results[number] for number in range(len(wanted))]
 
@@ -192,15 +194,24 @@ def loaded_models(models: Models | Callable[[], Models] | None, options: DubOpti
     return expect_models(models() if callable(models) else models)
 
 
-def _dub_all(
+def dub_all(
     info: VideoInfo,
     outputs: Sequence[Output],
     models: Models,
     options: DubOptions,
-    memory: FaceMemory | None,
+    memory: FaceMemory | None = None,
+    frames_of: Callable[[Output, Executor], OutputFrames | SpeakersFrames] | None = None,
 ) -> list[DubReport | Exception]:
-    """Dub all outputs at the same time; return a report or an exception for each."""
+    """Dub all outputs at the same time; return a report or an exception for each.
+
+    `frames_of` returns the frames of an output, those of one face by default.
+    """
     signals.check()
+
+    def one_face(output: Output, pool: Executor) -> OutputFrames:
+        return OutputFrames(output.audio, output.voice, info, models, options, pool)
+
+    frames_of = frames_of or one_face
     stopwatch = Stopwatch()
     results: dict[int, DubReport | Exception] = {}
     writers: dict[int, OutputWriter] = {}
@@ -210,8 +221,9 @@ def _dub_all(
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         for number, output in enumerate(outputs):
             try:
-                writers[number] = OutputWriter(output, info, models, options, stopwatch, pool)
-                stack.callback(writers[number].close)
+                frames = frames_of(output, pool)
+                stack.callback(frames.close)
+                writers[number] = OutputWriter(output, frames, info, models, options, stopwatch)
             except Wav2LipError as error:
                 results[number] = error
         if writers:
@@ -230,7 +242,8 @@ def _write_all(
     stopwatch: Stopwatch,
 ) -> list[DubReport | Exception]:
     """Run the stages up to the mouths once, and those of each writer: blend and encode."""
-    with mouths_of(info, writers, models, options, stopwatch, memory) as (dubbed, depth):
+    frames = [writer.frames for writer in writers]
+    with mouths_of(info, frames, models, options, stopwatch, memory) as (dubbed, depth):
         consumers = [
             functools.partial(writer.write, number=number, num_outputs=len(writers), depth=depth)
             for number, writer in enumerate(writers)

@@ -41,6 +41,24 @@ class CheckResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpeakerReport:
+    """One speaker of a dub with several."""
+
+    name: str
+    audio: list[str]
+    """Audio files that drive the mouth."""
+    face: str | None
+    """How the face was told: `left`, `right`, `X,Y@SECONDS`, a photo, or nothing: by the order of the
+    speakers. None: the speaker is only heard."""
+    turns: list[tuple[float, float]]
+    """Seconds in which the speaker speaks."""
+    dubbed_frames: int
+    """Frames in which this mouth is generated."""
+    unchanged_spans: list[tuple[int, int, Reason]]
+    """First and last frame of each span in which this face stays as filmed, and the reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DubReport:
     """One dubbed video, as returned by `dub` and written by `--report`."""
 
@@ -75,7 +93,8 @@ class DubReport:
     """First and last frame of each span without a face, whose frames stay unchanged."""
     unchanged_spans: list[tuple[int, int, Reason]]
     """First and last frame of each span that stays as filmed, and the reason: `no_face`, `turned` (away from
-    the camera), `small` (the face), `covered` (the mouth), or `skip`."""
+    the camera), `small` (the face), `covered` (the mouth), `skip`, or `listening`. Of several speakers: in
+    which no mouth is generated."""
     cuts: list[int]
     """Frames that start a new scene, or a new pass of a looped video."""
     takes: int
@@ -96,6 +115,10 @@ class DubReport:
     """Peak memory on the device, None on a CPU."""
     enhancer: str | None = None
     """File of the network that restored the mouths, or "of models"; None: none did."""
+    speakers: list[SpeakerReport] | None = None
+    """The speakers of `dub_speakers`; None of other dubs."""
+    told_apart_by: str | None = None
+    """How their faces are told apart after a cut: `dlib`, its descriptor, or `likeness` and place."""
     check: CheckResult | None = None
     """Result of the option `check`; None without it."""
     versions: dict[str, str] = field(default_factory=versions)
@@ -116,10 +139,12 @@ class FrameRecorder:
     """Records frames as filmed and cuts for the report, and stops the dub if no frame can be dubbed.
 
     `must_have_face` makes every frame without a face an error. `start` is the number of frames that the dub
-    skips at the beginning; frame numbers in errors include them.
+    skips at the beginning; frame numbers in errors include them. A face that `is_optional` need not be seen.
     """
 
-    def __init__(self, face: str, fps: Fraction, must_have_face: bool, start: int = 0) -> None:
+    def __init__(
+        self, face: str, fps: Fraction, must_have_face: bool, start: int = 0, *, is_optional: bool = False
+    ) -> None:
         self.frames = self.dubbed_frames = self.width = self.height = 0
         self.unchanged_spans: list[tuple[int, int, Reason]] = []
         self.cuts: list[int] = []
@@ -127,6 +152,7 @@ class FrameRecorder:
         self._fps = fps
         self._must_have_face = must_have_face
         self._start = start
+        self._is_optional = is_optional
 
     @property
     def faceless_spans(self) -> list[tuple[int, int]]:
@@ -136,7 +162,7 @@ class FrameRecorder:
     def record(self, frames: Iterable[DubbedFrame]) -> Iterator[DubbedFrame]:
         """Yield the frames of the output. Raises `FaceError`."""
         index = first = last = source = -1
-        is_usable = is_second_pass = False
+        is_usable = is_second_pass = is_waiting = False
         for item in frames:
             selected = item.selected
             frame, cut = selected.tracked.frame, selected.tracked.cut
@@ -147,9 +173,10 @@ class FrameRecorder:
             is_second_pass = is_second_pass or frame.source <= source
             source = frame.source
             first, last = source if first < 0 else first, max(last, source)
-            if is_second_pass and source >= first and not is_usable:
+            if is_second_pass and source >= first and not is_usable and not is_waiting:
                 break  # no frame can be dubbed
             is_usable = is_usable or selected.reason in (None, "skip")
+            is_waiting = self._is_optional or is_waiting or selected.reason == "listening"
             if selected.reason is not None:
                 self._add_unchanged(index, selected.reason)
             else:
@@ -162,7 +189,7 @@ class FrameRecorder:
         if index < 0:
             start = float(self._start / self._fps)
             raise UsageError(f"--start {start:g} is after the end of {self._face}. Pass fewer seconds.")
-        if not is_usable:
+        if not is_usable and not self._is_optional:
             raise FaceError(self._nothing_to_dub(f", frames {first}-{last}" if last else ""))
         self._check_span(index + 1)
 

@@ -20,14 +20,15 @@ from wav2lip_npu.options import check_types, nested_by_name
 
 log = logging.getLogger(__name__)
 
-Reason = Literal["skip", "no_face", "turned", "small", "covered"]
-"""Why a frame stays as filmed: `--skip`, no face, a face that is turned away or too small, or a mouth that is
-covered by a hand or an object."""
+Reason = Literal["skip", "listening", "no_face", "turned", "small", "covered"]
+"""Why a frame stays as filmed: `--skip`, a speaker who does not speak, no face, a face that is turned away or
+too small, or a mouth that is covered by a hand or an object."""
 _IN_WORDS: dict[Reason, str] = {
     "no_face": "without a face",
     "turned": "turned away",
     "small": "too small",
     "covered": "with a covered mouth",
+    "listening": "listening",
     "skip": "skipped",
 }
 _FADE_S = 0.12
@@ -130,6 +131,7 @@ def select_frames(
     fps: Fraction,
     face_size: int,
     occlusion: Occlusion | None = None,
+    listening: Container[int] = (),
 ) -> Iterator[SelectedFrame]:
     """Yield each frame with the reason why it stays as filmed, or the opacity of its mouth.
 
@@ -143,10 +145,11 @@ def select_frames(
         fps: Frames per second.
         face_size: Rows and columns of the faces to crop.
         occlusion: Finds what is in front of a mouth; None: nothing is.
+        listening: Indices of the frames in which this person does not speak.
 
     """
     fade = num_fade_frames(fps)
-    judge = _Judge(limits, skipped, fps)
+    judge = _Judge(limits, skipped, listening, fps)
     pending: deque[_Judged] = deque()
     since = fade + 1
 
@@ -158,19 +161,20 @@ def select_frames(
         distance = min(since, _distance_to_kept(pending, fade))
         return SelectedFrame(tracked, reason, min(1.0, distance / (fade + 1)), face, weights)
 
-    last: YuvImage | None = None
+    last: tuple[YuvImage, bool] | None = None
     face: Image | None = None
     front = NOTHING
     for frame in frames:
-        if frame.frame.yuv is not last:  # a still image is cropped and examined once
-            last = frame.frame.yuv
-            face = None if frame.box is None else last.crop(frame.box, face_size)
+        yuv, has_face = frame.frame.yuv, frame.box is not None
+        if last is None or yuv is not last[0] or has_face != last[1]:  # a still image is examined once
+            last = yuv, has_face
+            face = None if frame.box is None else yuv.crop(frame.box, face_size)
             front = NOTHING if occlusion is None else occlusion(frame, face)
         reason = judge(frame, front)
         if reason == "covered" and pending and pending[-1].reason is None:
             pending[-1] = pending[-1]._replace(reason=reason)  # the first of two frames with a covered mouth
         pending.append(_Judged(frame, reason, face, front.weights))
-        del frame
+        del frame, yuv
         if len(pending) > fade + 1:
             yield pop()
     while pending:
@@ -197,8 +201,10 @@ def _distance_to_kept(later: Iterable[_Judged], fade: int) -> int:
 class _Judge:
     """Returns the reason why each frame stays as filmed, in order."""
 
-    def __init__(self, limits: FaceLimits, skipped: Container[int], fps: Fraction) -> None:
-        self._limits, self._skipped = limits, skipped
+    def __init__(
+        self, limits: FaceLimits, skipped: Container[int], listening: Container[int], fps: Fraction
+    ) -> None:
+        self._limits, self._skipped, self._listening = limits, skipped, listening
         self._wait = max(1, round(_RETURN_S * fps))
         self._turned = self._covered = 0
         """Frames until a face that turns back, or a mouth that is free again, is dubbed; 0 if it is now."""
@@ -209,6 +215,8 @@ class _Judge:
         is_turned, is_covered = self._is_turned(frame), self._is_covered(frame, front)
         if frame.frame.index in self._skipped:
             return "skip"
+        if frame.frame.index in self._listening:
+            return "listening"
         if frame.box is None:
             return "no_face"
         if is_turned:

@@ -13,9 +13,8 @@ from wav2lip_npu.dubbing.extent import face_frames
 from wav2lip_npu.dubbing.mouths import DubbedFrame, generate
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.output_frames import OutputFrames
-from wav2lip_npu.dubbing.selection import select_frames
+from wav2lip_npu.dubbing.selection import SelectedFrame
 from wav2lip_npu.dubbing.stopwatch import Stopwatch
-from wav2lip_npu.faces.find_faces import find_faces
 from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.media.container import VideoInfo
 from wav2lip_npu.parallel.thread_counts import one_core_each, opencv_threads
@@ -23,6 +22,7 @@ from wav2lip_npu.parallel.threads import prefetch
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
+    from wav2lip_npu.dubbing.speakers_frames import SpeakersFrames
 
 Item = TypeVar("Item")
 
@@ -36,13 +36,15 @@ _LARGE_DETECTORS = ("s3fd",)
 @contextlib.contextmanager
 def mouths_of(
     info: VideoInfo,
-    outputs: Sequence[OutputFrames],
+    outputs: Sequence[OutputFrames | SpeakersFrames],
     models: Models,
     options: DubOptions,
     stopwatch: Stopwatch,
     memory: FaceMemory | None = None,
 ) -> Iterator[tuple[Iterator[DubbedFrame], int]]:
     """Yield the frames with the mouths of all outputs, and how many frames may wait for each output.
+
+    The first output selects the faces: one per frame, which all outputs share, or those of its speakers.
 
     The threads of the stages end with the block.
     """
@@ -51,6 +53,7 @@ def mouths_of(
     options.limits.warn_if_unused(models.detector.name, has_constant_box=options.faces.has_constant_box)
     depth = min(_MAX_QUEUE, max(2, _QUEUE_BYTES * 2 // (3 * info.width * info.height)))
     limits = [output.extent.limit for output in outputs]
+    faces = outputs[0].faces
     longest = max(sys.maxsize if limit is None else limit for limit in limits)
     if options.section(info)[0]:
         memory = None  # its frame numbers count from the beginning of the video
@@ -67,15 +70,12 @@ def mouths_of(
             return running
 
         audio_frames = max(output.extent.audio_frames for output in outputs)
-        frames = stage("decode", face_frames(info, options, audio_frames))
-        tracked = find_faces(stopwatch.wait("faces", frames), models.detector, options.faces, memory)
-        fps, skipped = options.output_fps(info), options.skipped_frames(info)
-        selected = select_frames(
-            tracked, options.limits, skipped, fps, models.face_size, options.load_occlusion()
-        )
+        frames = stopwatch.wait("faces", stage("decode", face_frames(info, options, audio_frames)))
         # Cut off after tracking, not before: the last boxes depend on later frames, and must not depend on
         # the length of the audio.
-        selected = itertools.islice(selected, longest)
+        selected: Iterator[SelectedFrame] = itertools.islice(
+            outputs[0].selected(frames, models, memory), min(longest * faces, sys.maxsize)
+        )
         if models.detector.name not in _LARGE_DETECTORS:
             prepare = stack.enter_context(one_core_each(models.device))
             selected = _prepared(prepare, selected)

@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 
 from wav2lip_npu import signals
-from wav2lip_npu.faces.detection import Detection, Detector, overlap, search_frames
+from wav2lip_npu.faces.detection import Detection, Detector, Landmarks, overlap, search_frames
 from wav2lip_npu.faces.find_faces import MIN_SCORE
 from wav2lip_npu.faces.head_pose import HeadPose, head_pose
 from wav2lip_npu.faces.likeness import Look, likeness, look
@@ -83,7 +83,7 @@ class _Track:
     def add(self, number: int, detection: Detection, planes: YuvImage) -> None:
         """Add a sighting; every `_stride`-th has a view."""
         if len(self.sightings) % self._stride == 0:
-            self.views.append(_view(number, detection, planes))
+            self.views.append(view_of(number, detection, planes))
             if len(self.views) > _MAX_VIEWS:
                 self.views, self._stride = self.views[::2], 2 * self._stride
         pose = None if detection.landmarks is None else head_pose(detection.landmarks)
@@ -186,12 +186,19 @@ def similarity(a: Sequence[View], b: Sequence[View]) -> float:
     )
 
 
-def _view(number: int, detection: Detection, planes: YuvImage) -> View:
+def view_of(number: int, detection: Detection, planes: YuvImage) -> View:
+    """Return the view of a face in frame `number`."""
     x1, y1, x2, y2 = detection.box
     half = _WIDER * max(x2 - x1, y2 - y1) / 2
     corner = np.array([(x1 + x2) / 2 - half, (y1 + y2) / 2 - half], np.float32)
     image = planes.crop(np.concatenate([corner, corner + 2 * half]), VIEW_SIDE)
-    landmarks = detection.landmarks
-    if landmarks is None:
-        landmarks = detection.box[:2] + _LANDMARKS * (detection.box[2:] - detection.box[:2])
-    return View(number, image, look(image, (landmarks - corner) * (VIEW_SIDE / (2 * half))))
+    points = (landmarks_of(detection) - corner) * (VIEW_SIDE / (2 * half))
+    return View(number, image, look(image, points))
+
+
+def landmarks_of(detection: Detection) -> Landmarks:
+    """Return the landmarks of a face; for a detector that gives none, where they usually are in a box."""
+    if detection.landmarks is not None:
+        return detection.landmarks
+    points: Landmarks = detection.box[:2] + _LANDMARKS * (detection.box[2:] - detection.box[:2])
+    return points

@@ -20,6 +20,7 @@ from wav2lip_npu.media.downmix import Downmix
 
 Span = tuple[Fraction, Fraction]
 """First second, and that after the last."""
+_FULL: Samples = np.ones((), np.float32)
 _RAMP_S = Fraction(1, 100)
 """Seconds over which a track fades where a span cuts it, against clicks."""
 
@@ -115,11 +116,11 @@ class _Reader:
         if self._position >= self._end:
             self.close()
 
-    def _gains(self, first: int, count: int) -> Samples | np.float32:
+    def _gains(self, first: int, count: int) -> Samples:
         """Return the gains, float32 [count], of the samples of the mix from `first` on."""
         spans = self._track.spans
         if spans is None:
-            return np.float32(1)
+            return _FULL
         gains: Samples = np.zeros(count, np.float32)
         times = np.arange(first, first + count) / self._rate
         last_sample = self._track.start + self._track.source.duration
@@ -130,7 +131,7 @@ class _Reader:
             rise = np.inf if start <= self._track.start else (times - float(start)) / float(_RAMP_S)
             fall = np.inf if end >= last_sample else (float(end) - times) / float(_RAMP_S)
             inside = (times >= float(start)) & (times < float(end))
-            gains = np.where(inside, np.clip(np.minimum(rise, fall), 0, 1), gains).astype(np.float32)
+            gains[inside] = np.broadcast_to(np.clip(np.minimum(rise, fall), 0, 1), count)[inside]
         return gains
 
 

@@ -19,7 +19,7 @@ from wav2lip_npu.serve.records import StoredFile
 
 _OF_THE_SERVER = {
     "occlusion_mask", "enhance", "voice", "checkpoint_path", "checkpoints", "report", "cache", "outfile",
-    "watch", "jobs", "outdir", "data",
+    "watch", "jobs", "outdir", "data", "speakers", "turns", "rttm", "listeners",
 }  # fmt: skip
 """Options of the commands that name files of the server."""
 _OF_THE_SERVICE = {

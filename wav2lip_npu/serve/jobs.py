@@ -15,7 +15,8 @@ from wav2lip_npu.serve.store import OUTPUT, REPORT, Store
 
 _OF_SERVICE = (
     "face", "audio", "outfile", "voice", "checkpoint_path", "device", "report", "row", "dub", "check",
-    "occlusion_mask", "enhance", "faces", "limits", "geometry", "encode", "enhancement",
+    "occlusion_mask", "enhance", "speakers", "turns", "rttm", "listeners", "faces", "limits",
+    "geometry", "encode", "enhancement",
 )  # fmt: skip
 """Fields of a job that no option sets: files of the server, and what the service chooses itself."""
 

@@ -1,0 +1,177 @@
+"""Which face is whose: the rule by which a user names a face, and the looks that follow from it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from wav2lip_npu import signals
+from wav2lip_npu.errors import FaceError, UsageError
+from wav2lip_npu.faces.appearance import Appearance, Look
+from wav2lip_npu.faces.detection import Detection, Detector, search_frames
+from wav2lip_npu.faces.find_faces import MIN_SCORE
+from wav2lip_npu.media.container import VideoInfo, probe
+from wav2lip_npu.media.geometry import Geometry
+from wav2lip_npu.media.video_reader import Frame, frame_at, read_frames
+from wav2lip_npu.media.yuv_image import Box, YuvImage
+
+_SIDES = ("left", "right")
+_POINT = re.compile(r"(\d+(?:\.\d*)?),(\d+(?:\.\d*)?)@(\d+(?:\.\d*)?)")
+_PHOTO = re.compile(r".+\.(jpe?g|png|webp|bmp|tiff?|heic|heif|avif)", re.IGNORECASE | re.DOTALL)
+_PER_SECOND, _SEARCH_S = 2, 60
+"""Frames per second in which all faces are searched, and the seconds after which the search is given up."""
+
+
+@dataclass(frozen=True)
+class FaceRule:
+    """How the face of a speaker is told: by a side, a point at a time, or a photo."""
+
+    text: str = ""
+    """`left`, `right`, `X,Y@SECONDS`, the path of a photo; or nothing: the next face from left to right."""
+
+    def __post_init__(self) -> None:
+        """Raise `UsageError` if the text is no rule."""
+        if not self.is_rule(self.text):
+            raise UsageError(
+                f"{self.text!r:.80} names no face. Pass left, right, X,Y@SECONDS (a point in pixels, and a "
+                "time), or a photo."
+            )
+
+    @staticmethod
+    def is_rule(text: str) -> bool:
+        """Return whether a text is a rule."""
+        return text in ("", *_SIDES) or any(form.fullmatch(text) for form in (_POINT, _PHOTO))
+
+    @property
+    def point(self) -> tuple[float, float, float] | None:
+        """X, Y and seconds."""
+        match = _POINT.fullmatch(self.text)
+        return None if match is None else (float(match[1]), float(match[2]), float(match[3]))
+
+    @property
+    def photo(self) -> str | None:
+        """Path of the photo."""
+        is_photo = bool(self.text) and self.text not in _SIDES and self.point is None
+        return self.text if is_photo else None
+
+
+@dataclass
+class KnownFace:
+    """What is known of a face before the dub."""
+
+    looks: list[Look]
+    box: Box | None = None
+    """Its place in the frame in which it was told; None for a photo."""
+    frame: int | None = None
+    """Index of that frame in the dub."""
+
+
+def known_faces(
+    rules: Sequence[FaceRule],
+    info: VideoInfo,
+    geometry: Geometry,
+    detector: Detector,
+    appearance: Appearance,
+    section: tuple[float, Fraction],
+) -> list[KnownFace]:
+    """Return what each rule tells about a face, from the frames that it names.
+
+    Sides are told apart in the first frame that shows as many faces as there are rules. `section` is the time
+    of the first frame of the dub, and its frames per second.
+
+    Raises:
+        FaceError: A photo or the frame of a point shows no face, or no frame shows enough faces.
+        MediaError: A file cannot be read.
+
+    """
+    found: dict[int, KnownFace] = {}
+    start, fps = section
+    for number, rule in enumerate(rules):
+        if rule.photo is not None:
+            found[number] = KnownFace([_look_of_photo(rule.photo, detector, appearance)])
+        elif rule.point is not None:
+            found[number] = _face_at(rule.point, info, geometry, detector, appearance)
+            found[number].frame = round((rule.point[2] - start) * float(fps))
+    if by_place := [number for number in range(len(rules)) if number not in found]:
+        seconds, yuv, faces = _first_with(len(rules), info, geometry, detector, start)
+        others = _others(faces, list(found.values()), yuv, appearance)
+        for number in sorted(by_place, key=lambda number: rules[number].text == ""):
+            text = rules[number].text
+            face = others.pop(-1 if text == "right" else 0)
+            found[number] = KnownFace([appearance.look(yuv, face)], face.box, round(seconds * fps))
+    return [found[number] for number in range(len(rules))]
+
+
+def certain_faces(yuv: YuvImage, detector: Detector) -> list[Detection]:
+    """Return the faces of a frame from left to right."""
+    faces = [face for face in search_frames([yuv], detector)[0] if face.score >= MIN_SCORE]
+    return sorted(faces, key=lambda face: float(face.box[0] + face.box[2]))
+
+
+def _look_of_photo(path: str, detector: Detector, appearance: Appearance) -> Look:
+    frame = next(iter(read_frames(probe(path))))
+    faces = certain_faces(frame.yuv, detector)
+    if not faces:
+        raise FaceError(f"no face in the photo {path}. Pass one that shows the face from the front.")
+    largest = max(faces, key=lambda face: float(np.prod(face.box[2:] - face.box[:2])))
+    return appearance.look(frame.yuv, largest)
+
+
+def _face_at(
+    point: tuple[float, float, float],
+    info: VideoInfo,
+    geometry: Geometry,
+    detector: Detector,
+    appearance: Appearance,
+) -> KnownFace:
+    x, y, seconds = point
+    yuv = geometry.apply(frame_at(info, seconds))
+    for face in certain_faces(yuv, detector):
+        x1, y1, x2, y2 = (float(edge) for edge in face.box)
+        if abs(x - (x1 + x2) / 2) <= x2 - x1 and abs(y - (y1 + y2) / 2) <= y2 - y1:
+            return KnownFace([appearance.look(yuv, face)], face.box)
+    raise FaceError(
+        f"no face at {x:g},{y:g} in {info.path} at {seconds:g} s. "
+        "Pass another point or time; wav2lip-npu faces lists them."
+    )
+
+
+def _first_with(
+    count: int, info: VideoInfo, geometry: Geometry, detector: Detector, start: float
+) -> tuple[Fraction, YuvImage, list[Detection]]:
+    """Return the first frame with at least `count` faces: seconds after `start`, image, and faces."""
+    for number, yuv in enumerate(_sampled(info, geometry, start)):
+        signals.check()
+        faces = certain_faces(yuv, detector)
+        if len(faces) >= count:
+            return Fraction(number, _PER_SECOND), yuv, faces
+    named = "a face" if count == 1 else f"{count} faces at once"
+    raise FaceError(
+        f"no frame of {info.path} from {start:g} to {start + _SEARCH_S:g} s shows {named}. "
+        "Tell each speaker's face by X,Y@SECONDS or a photo."
+    )
+
+
+def _sampled(info: VideoInfo, geometry: Geometry, start: float) -> Iterable[YuvImage]:
+    count = 1 if info.is_image else _PER_SECOND * _SEARCH_S
+    frames: Iterable[Frame] = read_frames(
+        info, fps=Fraction(_PER_SECOND), geometry=geometry, start=math.floor(start * _PER_SECOND)
+    )
+    return (frame.yuv for frame in itertools.islice(frames, count))
+
+
+def _others(
+    faces: list[Detection], known: Sequence[KnownFace], yuv: YuvImage, appearance: Appearance
+) -> list[Detection]:
+    """Return the faces without those that are most similar to the known ones."""
+    looks = [appearance.look(yuv, face) for face in faces]
+    left = list(range(len(faces)))
+    for one in known:
+        left.remove(max(left, key=lambda index: appearance.similarity(one.looks, looks[index])))
+    return [faces[index] for index in left]
