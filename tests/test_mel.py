@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import librosa
 import numpy as np
@@ -52,7 +50,6 @@ def test_golden_mel() -> None:
     np.testing.assert_allclose(mel, golden["mel"], rtol=0, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:n_fft=800 is too large")
 @settings(max_examples=25, deadline=None)
 @given(samples=st.integers(401, 9000), seed=st.integers(0, 1000), loudness=st.floats(1e-4, 1))
 def test_equals_the_formulas_of_the_original(samples: int, seed: int, loudness: float) -> None:
@@ -62,7 +59,6 @@ def test_equals_the_formulas_of_the_original(samples: int, seed: int, loudness: 
     np.testing.assert_allclose(mel, whole_file(wav), rtol=0, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:n_fft=800 is too large")
 @pytest.mark.parametrize("block", [1, 2, 3, 7, 64, 100_000])
 @pytest.mark.parametrize("samples", [401, 12_799, 12_800, 12_801])
 def test_blocks_equal_the_whole_file(block: int, samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,26 +122,10 @@ def test_another_config() -> None:
     assert log_mel(speech(22_050), config).shape == (40, 1 + 22_050 // 256)
 
 
-def test_numba_without_a_writable_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Numba raises RuntimeError on import of librosa if it can write neither to the package nor to HOME."""
-    monkeypatch.setenv("NUMBA_CACHE_DIR", "")
-    folders = []
-
-    def import_parts(librosa: Any) -> None:
-        folders.append(os.environ["NUMBA_CACHE_DIR"])
-        if not folders[-1]:
-            raise RuntimeError("cannot cache function: no locator available")
-
-    monkeypatch.setattr(mels, "_import_parts", import_parts)
-    assert log_mel(np.zeros(800, np.float32)).shape == (80, 5)
-    assert folders[0] == "" and Path(folders[-1]).is_dir()
-
-
 def test_silence_is_the_lowest_level() -> None:
     assert (log_mel(np.zeros(16_000, np.float32)) == -4).all()
 
 
-@pytest.mark.filterwarnings("ignore:n_fft=800 is too large")
 def test_audio_below_half_a_window_raises() -> None:
     assert log_mel(np.zeros(401, np.float32)).shape == (80, 3)
     with pytest.raises(ValueError, match=r"400 samples.* 401"):

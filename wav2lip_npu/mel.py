@@ -6,23 +6,14 @@ Settings and formulas are those of the published checkpoints (`audio.py` of the 
 
 from __future__ import annotations
 
-import atexit
-import logging
-import os
-import shutil
-import tempfile
-import threading
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
-from time import perf_counter
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-log = logging.getLogger(__name__)
 
 Mel = NDArray[np.float32]
 """float32 [80, T] in [-4, 4]"""
@@ -64,8 +55,8 @@ class MelConfig:
 DEFAULT_MEL = MelConfig()
 TRAINING_FPS = 25
 _BLOCK_COLUMNS = 1024
-_LONG_IMPORT_S = 8
-_import_lock = threading.Lock()
+_HZ_PER_MEL, _LOG_FROM_HZ, _LOG_STEP = 200 / 3, 1000.0, math.log(6.4) / 27
+"""Constants of Slaney's mel scale."""
 
 
 def log_mel(wav: NDArray[np.float32], config: MelConfig = DEFAULT_MEL) -> Mel:
@@ -165,48 +156,10 @@ def _columns(
     """Return mel columns first..last, transformed from `start` on; `wav` starts at sample `begin`."""
     stop = (last - 1) * config.hop + config.n_fft // 2
     samples = _emphasise(wav, start * config.hop - begin, stop - begin, config)
-    spectrum = import_librosa().stft(
-        samples, n_fft=config.n_fft, hop_length=config.hop, win_length=config.n_fft, pad_mode="reflect"
-    )
-    magnitude = np.abs(spectrum[:, first - start : last - start])
-    return _normalise(_filter_bank(config) @ magnitude, config).astype(np.float32)
-
-
-def import_librosa() -> Any:
-    """Import librosa with all the modules used here, and return it.
-
-    The import takes about 2 s; the first one after installation takes 20 s, because numba compiles functions.
-    """
-    with _import_lock:
-        import librosa
-
-        start = perf_counter()
-        try:
-            _import_parts(librosa)
-        except RuntimeError as error:
-            if "cannot cache" not in str(error):  # such as: the interpreter is shutting down
-                raise
-            # numba can write its cache neither into the package nor into the home directory
-            from numba import config
-
-            settings: Any = config
-            os.environ["NUMBA_CACHE_DIR"] = folder = tempfile.mkdtemp(prefix="numba-")
-            atexit.register(shutil.rmtree, folder, ignore_errors=True)
-            settings.reload_config()
-            log.info("numba has no writable cache folder and recompiles at every start. Set NUMBA_CACHE_DIR.")
-            _import_parts(librosa)
-        seconds = perf_counter() - start
-        if seconds > _LONG_IMPORT_S:
-            log.info(
-                "importing librosa took %.0f s; numba compiles parts of it once per installation", seconds
-            )
-        return librosa
-
-
-def _import_parts(librosa: Any) -> None:
-    # librosa imports its modules when an attribute is first used.
-    for part in (librosa.filters.mel, librosa.stft, librosa.util.frame):
-        assert callable(part)
+    padded = np.pad(samples, config.n_fft // 2, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(padded, config.n_fft)[:: config.hop]
+    spectrum = np.fft.rfft(_hann(config.n_fft) * frames[first - start : last - start]).T
+    return _normalise(_filter_bank(config) @ np.abs(spectrum), config).astype(np.float32)
 
 
 def _emphasise(wav: NDArray[np.float32], start: int, stop: int, config: MelConfig) -> NDArray[np.float64]:
@@ -218,12 +171,39 @@ def _emphasise(wav: NDArray[np.float32], start: int, stop: int, config: MelConfi
 
 
 @cache
+def _hann(size: int) -> NDArray[np.float64]:
+    """Return the periodic Hann window [size]."""
+    window: NDArray[np.float64] = 0.5 + 0.5 * np.cos(np.linspace(-np.pi, np.pi, size + 1)[:-1])
+    return window
+
+
+@cache
 def _filter_bank(config: MelConfig) -> NDArray[np.float32]:
-    """Return the filter bank float32 [80, 401]."""
-    bank: NDArray[np.float32] = import_librosa().filters.mel(
-        sr=config.sample_rate, n_fft=config.n_fft, n_mels=config.n_mels, fmin=config.fmin, fmax=config.fmax
-    )
+    """Return the filter bank float32 [80, 401] of Slaney's Auditory Toolbox, as librosa computes it.
+
+    Its triangles have equal area, and their corners are equally spaced in mel.
+    """
+    low, high = (_mel_of(edge) for edge in (config.fmin, config.fmax))
+    corners = _hertz_of(np.linspace(low, high, config.n_mels + 2))
+    bins = np.fft.rfftfreq(config.n_fft, 1 / config.sample_rate)
+    ramps, widths = corners[:, None] - bins, np.diff(corners)[:, None]
+    rising, falling = -ramps[:-2] / widths[:-1], ramps[2:] / widths[1:]
+    bank = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+    bank *= 2 / (corners[2:] - corners[:-2])[:, None]
     return bank
+
+
+def _mel_of(hertz: float) -> float:
+    """Return Slaney's mel of a frequency: linear below 1 kHz, logarithmic above."""
+    if hertz < _LOG_FROM_HZ:
+        return hertz / _HZ_PER_MEL
+    return _LOG_FROM_HZ / _HZ_PER_MEL + math.log(hertz / _LOG_FROM_HZ) / _LOG_STEP
+
+
+def _hertz_of(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the frequencies of mels: the inverse of `_mel_of`."""
+    above = np.maximum(mel - _LOG_FROM_HZ / _HZ_PER_MEL, 0)
+    return np.where(above > 0, _LOG_FROM_HZ * np.exp(_LOG_STEP * above), _HZ_PER_MEL * mel)
 
 
 def _normalise(mel: NDArray[np.float64], config: MelConfig) -> NDArray[np.float64]:

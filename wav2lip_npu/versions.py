@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from wav2lip_npu import __version__
 
 _PACKAGES = (
-    "torch", "torch-npu", "onnxruntime", "av", "opencv-python", "numpy", "librosa", "dlib-bin",
+    "torch", "torch-npu", "onnxruntime", "av", "opencv-python", "numpy", "dlib-bin",
     "face-alignment",
 )  # fmt: skip
 

@@ -21,7 +21,7 @@ from wav2lip_npu.errors import MediaError
 from wav2lip_npu.faces.find_faces import FaceOptions
 from wav2lip_npu.media.audio_reader import measure_audio, read_mono
 from wav2lip_npu.media.video_writer import EncodeOptions
-from wav2lip_npu.mel import columns_of, import_librosa
+from wav2lip_npu.mel import columns_of
 
 OPTIONS = DubOptions(encode=EncodeOptions(preset="ultrafast"), faces=FaceOptions(box=(40, 200, 60, 220)))
 
@@ -48,7 +48,6 @@ def peak_of_stream(path: Path, seconds: int) -> int:
 
 def test_memory_does_not_grow_with_the_audio(tmp_path):
     """A16: 50 s of audio and mel are 5 MB. benchmarks/memory.py measures whole dubs."""
-    import_librosa()
     short, long = (peak_of_stream(tmp_path, seconds) for seconds in (20, 50))
     assert long < 1.1 * short
 

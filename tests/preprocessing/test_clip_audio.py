@@ -12,7 +12,7 @@ from support.memory import traced_peak
 from wav2lip_npu.data.clip import read_clip
 from wav2lip_npu.data.clip_writer import write_clip
 from wav2lip_npu.errors import MediaError
-from wav2lip_npu.mel import DEFAULT_MEL, import_librosa, log_mel
+from wav2lip_npu.mel import DEFAULT_MEL, log_mel
 from wav2lip_npu.preprocessing.clip_audio import measure_clip_audio
 
 
@@ -33,7 +33,6 @@ def peak_of_clip(folder: Path, seconds: int) -> int:
 
 def test_memory_does_not_grow_with_the_audio(tmp_path):
     """A16: preprocessing and the mel of a foreign clip; 50 s of audio and mel are 5 MB."""
-    import_librosa()
     short, long = (peak_of_clip(tmp_path, seconds) for seconds in (20, 50))
     assert long < 1.1 * short
     clip = read_clip("clip", tmp_path / "clip 20")

@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from wav2lip_npu.dubbing.pauses import Pauses, find_pauses, loudness, rest_weights, with_silence
 from wav2lip_npu.media.audio_mix import AudioMix
 from wav2lip_npu.media.audio_reader import AudioInfo, Samples, read_mono
-from wav2lip_npu.mel import DEFAULT_MEL, Mel, MelReader, import_librosa, mel_blocks
+from wav2lip_npu.mel import DEFAULT_MEL, Mel, MelReader, mel_blocks
 
 
 class MelStream:
     """Mel windows of the frames of one output, in order, and the pauses of its audio.
 
-    While the first frames are decoded and tracked, `pool` imports the libraries of the mel and finds the
-    pauses. In pauses at `pause_threshold`, see `find_pauses`, the windows contain the mel of silence; with
-    None they contain the mel of the recording. In an endless stream, silence follows the audio.
+    While the first frames are decoded and tracked, `pool` finds the pauses. In pauses at `pause_threshold`,
+    see `find_pauses`, the windows contain the mel of silence; with None they contain the mel of the
+    recording. In an endless stream, silence follows the audio.
     """
 
     def __init__(
@@ -44,9 +44,7 @@ class MelStream:
         self._audio, self._is_endless = audio, is_endless
         self._closed = threading.Event()
         self._pauses: Future[Pauses] | None = None
-        if pause_threshold is None:
-            pool.submit(import_librosa)
-        else:
+        if pause_threshold is not None:
             self._pauses = pool.submit(self._find_pauses, pause_threshold)
         self._blocks = self._read_blocks(_silence() if is_endless else ())
         self._reader = MelReader(self._blocks if self._pauses is None else self._rested(self._blocks))

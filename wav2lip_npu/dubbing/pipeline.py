@@ -217,7 +217,6 @@ def dub_all(
     writers: dict[int, OutputWriter] = {}
     with contextlib.ExitStack() as stack:
         pool = ThreadPoolExecutor(_MEL_THREADS, thread_name_prefix="mel")
-        # After an exception, do not wait for the import of librosa: it takes seconds, without interruption.
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         for number, output in enumerate(outputs):
             try:

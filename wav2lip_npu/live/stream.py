@@ -22,7 +22,6 @@ from wav2lip_npu.live.options import StreamOptions
 from wav2lip_npu.live.pcm import Pcm
 from wav2lip_npu.live.session import Session, StreamStats
 from wav2lip_npu.media.container import VideoInfo, probed
-from wav2lip_npu.mel import import_librosa
 from wav2lip_npu.options import expect, with_values
 from wav2lip_npu.storage.hashing import sha256_of
 
@@ -251,7 +250,6 @@ def open_stream(
     options = with_values(expect(options, StreamOptions), values or {})
     if models.enhancer is not None:
         raise UsageError("a live stream does not enhance faces. Load the models without enhancer=...")
-    import_librosa()
     with _opening:
         device = models.live
     avatar = device.avatar(face, options, cache)
