@@ -266,7 +266,7 @@ def test_unknown_value_of_a_switch_is_refused(run, word):
 
 
 def test_bug_keeps_its_traceback(run, monkeypatch):
-    monkeypatch.setattr("wav2lip_npu.dubbing.output_frames.paste", lambda *_: 1 / 0)
+    monkeypatch.setattr("wav2lip_npu.dubbing.blend.paste", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(*BOX)
 

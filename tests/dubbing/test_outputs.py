@@ -14,7 +14,7 @@ import soundfile
 
 from support.faces import face_frames, write_audio
 from support.marks import slow
-from wav2lip_npu.dubbing import output_frames, outputs, pipeline, stages
+from wav2lip_npu.dubbing import blend, outputs, pipeline, stages
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.outputs import Output
 from wav2lip_npu.dubbing.pipeline import dub_many
@@ -158,7 +158,7 @@ def test_video_without_face_fails_all_outputs(models, faceless_video, audio_file
 
 
 def test_bug_is_returned_with_its_traceback(models, face_video, audio_files, tmp_path, monkeypatch):
-    monkeypatch.setattr(output_frames, "paste", lambda *_: 1 / 0)
+    monkeypatch.setattr(blend, "paste", lambda *_: 1 / 0)
     results = dub_many(
         face_video,
         [Output(audio_files[0], tmp_path / f"{i}.mp4") for i in "ab"],

@@ -21,7 +21,7 @@ from support.faces import SquareDetector, face_frames, write_audio
 from support.marks import slow
 from support.networks import copying_generator, generator_of
 from wav2lip_npu import device as devices
-from wav2lip_npu.dubbing import inference, output_frames, outputs, pipeline, stages
+from wav2lip_npu.dubbing import blend, inference, outputs, pipeline, stages
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.errors import FaceError, MediaError, UsageError
@@ -336,7 +336,7 @@ def test_output_is_replaced_only_after_success(models, face_video, speech, tmp_p
     def full(*_, **__):
         raise MediaError("the disk is full")
 
-    monkeypatch.setattr(output_frames, "paste", full)
+    monkeypatch.setattr(blend, "paste", full)
     with pytest.raises(MediaError):
         pipeline.dub(face_video, speech, out, models=models)
     assert out.read_text() == "old content"
