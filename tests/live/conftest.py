@@ -30,6 +30,6 @@ def models(loaded) -> inference.Models:
 def pcm() -> np.ndarray:
     """Two seconds of a buzz with a second of silence in the middle, int16 at 16 kHz."""
     time = np.arange(32_000) / 16_000
-    wav = 8000 * np.sign(np.sin(2 * np.pi * 120 * time)) * (0.6 + 0.4 * np.sin(2 * np.pi * 5 * time))
+    wav = 8000 * np.sign(np.sin(2 * np.pi * 120 * time + 0.1)) * (0.6 + 0.4 * np.sin(2 * np.pi * 5 * time))
     wav[8_000:24_000] = 0
     return wav.astype(np.int16)

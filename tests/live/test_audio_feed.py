@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.memory import traced_peak
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.live.audio_feed import AudioFeed, AudioFrame
 from wav2lip_npu.mel import log_mel, mel_window
@@ -75,6 +76,25 @@ def test_frames_of_any_rate_do_not_drift(rate, fps):
         position += len(frame.audio)
     late = seconds * fps - len(frames)
     assert 0.15 * fps < late < 0.36 * fps  # waiting for the end of its window, and for the resampler
+
+
+@pytest.mark.slow
+def test_one_hour_does_not_drift():
+    """At the least convenient rates; memory stays flat."""
+    fps, rate = Fraction(30_000, 1001), 44_100
+    feed = AudioFeed(fps, -1, threshold=16)
+    second = np.random.default_rng(0).normal(0, 3000, rate).astype(np.int16)
+    samples = number = 0
+    with traced_peak() as peak:
+        for passed in range(3600):
+            for frame in feed.push(second, rate):
+                assert frame.number == number and abs(samples - frame.number / fps * rate) < 1
+                samples += len(frame.audio)
+                number += 1
+            assert abs(passed + 1 - number / fps) < 0.36
+            if passed == 60:
+                early = peak()
+        assert peak() < 1.1 * early
 
 
 def test_frame_is_complete_172_ms_after_its_beginning():

@@ -12,6 +12,10 @@ def use() -> None:
     spans: list[tuple[int, int]] = report.faceless_spans
     for frame in wav2lip_npu.dub_frames([], "b.wav", fps=25, models=models):
         mask_height: int = frame.mask.shape[0]
+    with models.stream("a.mp4", options=wav2lip_npu.StreamOptions(fps=25)) as stream:
+        stream.push_audio(b"", 16_000)
+        for shown in stream:
+            speaks: bool = shown.speaks
     options = wav2lip_npu.DubOptions(extend="hold", encode=wav2lip_npu.EncodeOptions(crf=20))
     for result in wav2lip_npu.run_jobs([wav2lip_npu.Job(face="a", audio="b", outfile="c")], models):
         status: str = result.status

@@ -37,6 +37,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "dub": Command("dub", "DubCommand", "lip-sync one video or photo to an audio file"),
     "batch": Command("batch", "BatchCommand", "dub many videos unattended"),
+    "live": Command("live", "LiveCommand", "audio chunks in, speaking frames out, through pipes"),
     "serve": Command("serve", "ServeCommand", "HTTP service with a web page"),
     "faces": Command("faces", "FacesCommand", "list the people of a video, with pictures"),
     "preprocess": Command("preprocess", "PreprocessCommand", "cut training clips out of videos"),

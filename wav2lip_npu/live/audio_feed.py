@@ -6,6 +6,7 @@ The samples are the clock: frame `n` is the audio from `n / fps` on, however it 
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -38,6 +39,8 @@ class AudioFrame:
     """Samples of this frame."""
     is_silent: bool
     """Whether the whole window is a pause."""
+    is_idle: bool
+    """Whether all samples are silence that fills a gap."""
 
 
 class AudioFeed:
@@ -63,10 +66,11 @@ class AudioFeed:
         self._input: _Input | None = None
         self._segment = self._new_segment(0)
 
-    def push(self, pcm: Pcm, rate: int, channels: int = 1) -> list[AudioFrame]:
+    def push(self, pcm: Pcm, rate: int, channels: int = 1, *, is_idle: bool = False) -> list[AudioFrame]:
         """Append a chunk and return the frames that are now complete.
 
-        Raises `UsageError` if the chunk is invalid; nothing is then appended.
+        `is_idle` marks silence that fills a gap. Raises `UsageError` if the chunk is invalid; nothing is then
+        appended.
         """
         block = channels_of(pcm, rate, channels)
         if not block.shape[1]:
@@ -78,7 +82,8 @@ class AudioFeed:
             samples, self._input = self._input.finish(), None
         if self._input is None:
             self._input = _Input((int(rate), len(block)), self.sample_rate)
-        return self._segment.push(np.concatenate([samples, self._input.push(block)]))
+        samples = np.concatenate([samples, self._input.push(block)])
+        return self._segment.push(samples, is_idle=is_idle)
 
     def flush(self) -> list[AudioFrame]:
         """Return the remaining frames. Silence fills the last one, and follows it."""
@@ -97,6 +102,11 @@ class AudioFeed:
 
     def _new_segment(self, first_frame: int) -> _Segment:
         return _Segment(first_frame, self)
+
+    @property
+    def next_frame(self) -> int:
+        """Number of the next frame."""
+        return self._segment.next_frame
 
     # Used by segments.
 
@@ -138,6 +148,8 @@ class _Segment:
         self._feed, self._first = feed, first_frame
         self._frames = 0
         self._audio = MonoBuffer()
+        self._pushed: deque[tuple[int, int]] = deque()
+        """First sample of each chunk that fills no gap, and that after its last."""
         self._resampler: Any = None
         self._mel_audio = MelAudio()
         self._mel: Mel = np.empty((DEFAULT_MEL.n_mels, 0), np.float32)
@@ -150,12 +162,14 @@ class _Segment:
         """Number of the next frame."""
         return self._first + self._frames
 
-    def push(self, samples: Samples) -> list[AudioFrame]:
+    def push(self, samples: Samples, *, is_idle: bool = False) -> list[AudioFrame]:
         if not self._audio.end and not len(samples):
             return []
         if not self._audio.end:
             assert self._feed.sample_rate is not None
             self._resampler = _resampler(self._feed.sample_rate, DEFAULT_MEL.sample_rate)
+        if not is_idle and len(samples):
+            self._pushed.append((self._audio.end, self._audio.end + len(samples)))
         self._audio.append(samples)
         self._mel_audio.push(samples if self._resampler is None else self._resampler.resample_chunk(samples))
         return self._complete(None)
@@ -195,7 +209,14 @@ class _Segment:
         window = self._mel[:, first : first + _WINDOW]
         weights = rest_weights(self._pauses[: first + _WINDOW])[first:]
         is_silent = bool((weights == 1).all())
-        return AudioFrame(self.next_frame, with_silence(window, weights), audio, is_silent)
+        mel = with_silence(window, weights)
+        return AudioFrame(self.next_frame, mel, audio, is_silent, self._is_idle(self._frames))
+
+    def _is_idle(self, frame: int) -> bool:
+        """Return whether all samples of a frame fill a gap. Frames must be in ascending order."""
+        while self._pushed and self._pushed[0][1] <= self._end_of(frame - 1):
+            self._pushed.popleft()
+        return not self._pushed or self._pushed[0][0] >= self._end_of(frame)
 
     def _append(self, mel: Mel, keep_from: int) -> None:
         drop = max(keep_from - self._begin, 0)

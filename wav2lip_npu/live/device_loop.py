@@ -57,8 +57,8 @@ class DeviceLoop:
         """In the order in which they are served next."""
         self._runners: dict[Blend, GeneratorRunner] = {}
         self._frame_seconds: dict[Blend, float] = {}
-        is_fast = devices.is_accelerator(models.device)
-        self._max_batch = max_batch or (models.batch if is_fast else 1)
+        self._is_fast = devices.is_accelerator(models.device)
+        self._max_batch = max_batch or (models.batch if self._is_fast else 1)
         self.lanes = devices.lanes(models.device)
         self._running = 0
 
@@ -92,7 +92,8 @@ class DeviceLoop:
         seconds = self._frame_seconds.get(options.blend)
         if seconds is None:
             seconds = self._frame_seconds[options.blend] = self._measure(avatar, options.blend)
-        streams = max(1, int(_MAX_LOAD * self.lanes / (seconds * float(options.exact_fps))))
+        workers = 1 if self._is_fast else self.lanes  # lanes of an accelerator share it
+        streams = max(1, int(_MAX_LOAD * workers / (seconds * float(options.exact_fps))))
         log.debug("%s: %.1f ms a frame, %d streams", self.models.device, seconds * 1000, streams)
         return streams
 
@@ -123,19 +124,26 @@ class DeviceLoop:
             self._close(session, None)
 
     def _measure(self, avatar: Avatar, blend: Blend) -> float:
-        """Return the seconds that one thread needs for a frame in a full batch, the best of some trials."""
+        """Return the seconds that one thread needs for a frame in a full batch, the best of some trials.
+
+        The smaller batches run too, because an accelerator compiles kernels for each size.
+        """
         runner = self.runner(blend)
         index = next(index for index, frame in enumerate(avatar.frames) if not frame.reason)
+        sizes = sorted({self._batch_size(count) for count in range(1, self._max_batch + 1)})
         best = float("inf")
         with self._prepared():
-            for _ in range(_TRIALS + 1):
+            for size in [*sizes, *[self._max_batch] * _TRIALS]:
                 start = perf_counter()
                 face = avatar.encoded(index, runner)
-                mouths = runner.decode_faces([face] * self._max_batch, [SILENCE] * self._max_batch)
-                for mouth in mouths:
+                for mouth in runner.decode_faces([face] * size, [SILENCE] * size):
                     composite(avatar.frames[index], mouth, avatar.mask)
-                best = min(best, (perf_counter() - start) / self._max_batch)
+                best = min(best, (perf_counter() - start) / size)
         return best
+
+    def _batch_size(self, count: int) -> int:
+        """Return the size of the batch for some frames: on an accelerator, one of few sizes."""
+        return min(1 << (count - 1).bit_length(), self._max_batch) if self._is_fast else count
 
     # Threads
 
@@ -212,7 +220,9 @@ class DeviceLoop:
             runner = self.runner(blend)
             faces = [plan.task.session.avatar.encoded(plan.index, runner) for plan in some]
             mels = [SILENCE if plan.task.audio.is_silent else plan.task.audio.mel for plan in some]
-            for plan, mouth in zip(some, runner.decode_faces(faces, mels), strict=True):
+            more = self._batch_size(len(some)) - len(some)
+            mouths = runner.decode_faces(faces + faces[-1:] * more, mels + mels[-1:] * more)
+            for plan, mouth in zip(some, mouths, strict=False):
                 plan.mouth = mouth
                 if plan.task.audio.is_silent:
                     plan.task.session.avatar.keep_closed_mouth(plan.index, mouth)

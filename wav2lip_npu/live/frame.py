@@ -27,6 +27,8 @@ class LiveFrame:
     """Samples per second of the audio."""
     speaks: bool
     """Whether there is speech in the 0.2 s of audio from this frame on. False: the mouth is closed."""
+    is_idle: bool = False
+    """Whether the audio is silence that fills a gap, see `paced_frames`."""
     is_late: bool = False
     """Whether the device was too slow: the image is that of the frame before."""
 

@@ -16,8 +16,8 @@ _SPEECH_RANGE = 12 / DB_PER_UNIT
 """Distance of both from which the columns hold speech: 12 dB. Steady noise has 3 to 6 dB."""
 _FALL = 2 / DB_PER_UNIT / DEFAULT_MEL.columns_per_second
 """Fall of the level per column while there is speech: 2 dB per second, so that a quieter voice is heard."""
-_FIRST_LEVEL = -1.5
-"""Loudness (about -49 dB) that counts as loud before anything was heard."""
+_FIRST_LEVEL = -1.2
+"""Loudness that counts as loud before anything was heard; of 11 recordings, the quietest had -0.8."""
 _EVERY = 4
 """Columns (50 ms) after which the level is determined again."""
 

@@ -118,6 +118,11 @@ class Session:
         """Whether there is a frame to take."""
         return bool(self._ready)
 
+    @property
+    def is_starved(self) -> bool:
+        """Whether all audio has become frames that the reader took."""
+        return not (self._waiting or self._ready or self._is_working)
+
     def abandon(self) -> None:
         """Mark the stream as forgotten by its user. May be called at any time, without the lock."""
         self.is_abandoned = True
@@ -136,8 +141,7 @@ class Session:
     @property
     def is_done(self) -> bool:
         """Whether the reader gets no more frames."""
-        is_empty = not (self._waiting or self._ready or self._is_working)
-        return self.is_closed or (self.has_ended and is_empty)
+        return self.is_closed or (self.has_ended and self.is_starved)
 
     # For the device.
 
@@ -173,6 +177,7 @@ class Session:
                     audio.audio,
                     self.sample_rate,
                     speaks=not audio.is_silent,
+                    is_idle=audio.is_idle,
                     is_late=task.is_late,
                 )
             )

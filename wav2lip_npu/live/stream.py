@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
+import math
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from fractions import Fraction
+from time import monotonic
 from typing import Any
 
+import numpy as np
+
 from wav2lip_npu import signals
-from wav2lip_npu.batch.face_cache import FaceCache
-from wav2lip_npu.dubbing.inference import Models
 from wav2lip_npu.errors import BusyError, UsageError
 from wav2lip_npu.live.audio_feed import AudioFeed
-from wav2lip_npu.live.avatar import Avatar
 from wav2lip_npu.live.device_loop import DeviceLoop
 from wav2lip_npu.live.frame import LiveFrame
 from wav2lip_npu.live.options import StreamOptions
 from wav2lip_npu.live.pcm import Pcm
 from wav2lip_npu.live.session import Session, StreamStats
-from wav2lip_npu.media.container import VideoInfo, probed
-from wav2lip_npu.options import expect, with_values
-from wav2lip_npu.storage.hashing import sha256_of
 
 _POLL_S = 0.1
-_opening = threading.Lock()
 
 
 class FaceStream:
@@ -57,6 +54,8 @@ class FaceStream:
             options.exact_fps, shift, sample_rate=options.sample_rate, threshold=options.dub.pause_threshold
         )
         self._feeding = threading.Lock()
+        self._pushed = 0.0
+        """Time of the last audio that was not followed by a flush."""
         self.options = options
         """The options of the stream."""
         # A stream that is forgotten, without `close`, does not occupy the device.
@@ -105,13 +104,16 @@ class FaceStream:
             await self._change(lambda: self._may_push_locked(epoch))
         self._push(pcm, rate, channels, epoch)
 
-    def flush(self) -> None:
+    def flush(self) -> int:
         """Complete the frames of all audio so far, as at the end of a sentence. Silence fills the last frame.
 
-        Without it, the last 0.2 s are shown when more audio follows.
+        Without it, the last 0.2 s are shown when more audio follows. Returns the number of the frame after
+        the last one.
         """
         with self._feeding:
             self._add(self._feed.flush())
+            self._pushed = 0.0
+            return self._feed.next_frame
 
     def clear(self) -> None:
         """Drop the audio and the frames that the reader has not taken, for an interruption.
@@ -121,6 +123,7 @@ class FaceStream:
         with self._feeding, self._loop.lock:
             self._session.clear()
             self._feed.clear(self._session.next_number)
+            self._pushed = 0.0
 
     def finish(self) -> None:
         """End the audio: the iteration ends after the last frame."""
@@ -157,16 +160,53 @@ class FaceStream:
 
     async def _frames(self) -> AsyncIterator[LiveFrame]:
         while True:
-            with self._loop.lock:
-                frame = self._take()
-                is_done = self._session.is_done
-            if frame is not None:
+            if (frame := self.take_now()) is not None:
                 yield frame
-            elif is_done:
+            elif self.is_done:
                 break
             else:
-                await self._change(lambda: self._session.has_frame or self._session.is_done)
-        self._raise_error()
+                await self.wait()
+
+    def take_now(self) -> LiveFrame | None:
+        """Return the next frame; None if there is none yet, or no more.
+
+        Raises the error that ended the stream.
+        """
+        with self._loop.lock:
+            frame = self._take()
+        if frame is None and self._session.is_closed:
+            self._raise_error()
+        return frame
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the reader has taken the last frame."""
+        with self._loop.lock:
+            return self._session.is_done
+
+    async def wait(self, seconds: float | None = None) -> None:
+        """Wait until there is a frame or the stream is done, at most some seconds."""
+        session = self._session
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._change(lambda: session.has_frame or session.is_done), seconds)
+
+    @property
+    def unfed_since(self) -> float | None:
+        """Time, as of `monotonic`, of the last audio, if all of it has become frames; None if not.
+
+        0 after `flush` and `clear`, and at the beginning.
+        """
+        with self._loop.lock:
+            return self._pushed if self._session.is_starved else None
+
+    def push_silence(self) -> None:
+        """Append silence for one frame, which fills a gap. Needs the option `sample_rate`."""
+        rate = self.options.sample_rate
+        if rate is None:
+            raise UsageError("silence needs StreamOptions(sample_rate=...), its sample rate.")
+        with self._feeding:
+            silence = np.zeros(math.ceil(rate / self.fps), np.int16)
+            self._add(self._feed.push(silence, rate, is_idle=True))
 
     def _take(self) -> LiveFrame | None:
         """Return the next frame, if there is one, and let the device use the room. The lock must be held."""
@@ -213,6 +253,7 @@ class FaceStream:
             if self._session.epoch != epoch:  # an interruption drops the chunk that waited, too
                 return
             self._add(self._feed.push(pcm, rate, channels))
+            self._pushed = monotonic()
 
     def _add(self, frames: list[Any]) -> None:
         if not frames:
@@ -236,45 +277,6 @@ class FaceStream:
                 return
             self._session.on_change.append(notify)
         await changed.wait()
-
-
-def open_stream(
-    models: Models,
-    face: str | os.PathLike[str] | VideoInfo,
-    *,
-    options: StreamOptions | None = None,
-    cache: FaceCache | None = None,
-    values: Mapping[str, Any] | None = None,
-) -> FaceStream:
-    """Open a stream, see `Models.stream`."""
-    options = with_values(expect(options, StreamOptions), values or {})
-    if models.enhancer is not None:
-        raise UsageError("a live stream does not enhance faces. Load the models without enhancer=...")
-    with _opening:
-        device = models.live
-    avatar = device.avatar(face, options, cache)
-    return FaceStream(device.loop, device.loop.open(avatar, options), options)
-
-
-class LiveDevice:
-    """What all streams of one `Models` object share."""
-
-    def __init__(self, models: Models) -> None:
-        self.loop = DeviceLoop(models)
-        self._avatars: weakref.WeakValueDictionary[Any, Avatar] = weakref.WeakValueDictionary()
-        self._lock = threading.Lock()
-
-    def avatar(
-        self, face: str | os.PathLike[str] | VideoInfo, options: StreamOptions, cache: FaceCache | None
-    ) -> Avatar:
-        """Return the avatar of a face, which streams that run at the same time share."""
-        info = probed(face)
-        key = (sha256_of(info.path), options.dub, options.avatar_seconds)
-        with self._lock:
-            avatar = self._avatars.get(key)
-            if avatar is None:
-                avatar = self._avatars[key] = Avatar(info, self.loop.models, options, cache)
-            return avatar
 
 
 def _is_event_loop() -> bool:

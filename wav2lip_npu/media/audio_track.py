@@ -15,7 +15,7 @@ from wav2lip_npu.media.audio_reader import AudioSource, Samples, read_blocks
 from wav2lip_npu.media.downmix import Downmix
 from wav2lip_npu.media.source_errors import from_source
 
-_AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 _BITS_PER_CHANNEL = 192_000  # at half of this rate FFmpeg's AAC encoder garbles the first 50 ms
 _SILENCE: Samples = np.zeros((1, 0), np.float32)
@@ -39,14 +39,14 @@ class AudioTrack:
         self._container = container
         self._fit = audio.fit
         self._blocks: Any = from_source(read_blocks(audio.source))
-        first: tuple[int, Samples] = next(self._blocks, (_AAC_RATES[-1], _SILENCE))
+        first: tuple[int, Samples] = next(self._blocks, (AAC_RATES[-1], _SILENCE))
         self._rate, self._block = first
         self._position = self._coded = 0
         self._downmix = Downmix(self._rate)
         # AVI cannot store the start offset of AAC.
         codec = "pcm_s16le" if container.format.name == "avi" else "aac"
         channels = len(self._block) if len(self._block) in _LAYOUTS else 1
-        rates = _AAC_RATES if codec == "aac" else (self._rate,)
+        rates = AAC_RATES if codec == "aac" else (self._rate,)
         coded_rate = next((rate for rate in rates if rate >= self._rate), rates[-1])
         self._resampler = (
             soxr.ResampleStream(self._rate, coded_rate, channels) if coded_rate != self._rate else None

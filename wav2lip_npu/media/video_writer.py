@@ -128,7 +128,7 @@ def _encode(
                 video = _encoder(container, yuv, fps, options, tags)
                 if audio is not None:
                     track = stack.enter_context(contextlib.closing(AudioTrack(container, audio)))
-            frame = _frame_of(yuv)
+            frame = frame_of(yuv)
             frame.pts = count - 1
             frame.time_base = 1 / fps
             video.write(frame)
@@ -154,7 +154,8 @@ def _encoder(
         ) from error
 
 
-def _frame_of(yuv: YuvImage) -> av.VideoFrame:
+def frame_of(yuv: YuvImage) -> av.VideoFrame:
+    """Return an image as a frame for an encoder."""
     frame = av.VideoFrame(yuv.width, yuv.height, "yuv420p")
     target: Any
     for target, source in zip(frame.planes, (yuv.y, yuv.u, yuv.v), strict=True):
