@@ -11,6 +11,7 @@ import pytest
 
 from support.service import running_service
 from wav2lip_npu.serve.job_requests import NAMES
+from wav2lip_npu.serve.schemas import option_schemas
 
 
 def test_health_and_readiness(service):
@@ -74,11 +75,21 @@ class Sources(HTMLParser):
             self.inline.append(tag)
 
 
+def test_no_option_of_a_job_names_a_file():
+    """A new text option must be refused in `job_requests`, or be added here because it is not a file."""
+    texts = {
+        name
+        for name, schema in option_schemas().items()
+        if schema["type"] == "string" and "enum" not in schema
+    }
+    assert texts == {"face_select", "skip"}
+
+
 def test_documentation_works_offline(service):
     document = service.client.get("/openapi.json").json()
     answer = service.client.get("/docs")
     sources = Sources(answer.text)
-    assert sources.loaded == ["docs.css"] and not sources.inline
+    assert sources.loaded == ["docs.css", "page/icon.svg"] and not sources.inline
     assert service.client.get("/docs.css").headers["content-type"].startswith("text/css")
     for path in document["paths"]:
         assert path in answer.text

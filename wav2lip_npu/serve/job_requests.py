@@ -24,7 +24,7 @@ _OF_THE_SERVER = {
 """Options of the commands that name files of the server."""
 _OF_THE_SERVICE = {
     "check", "min_confidence", "wav2lip_batch_size", "face_det_batch_size", "device", "devices",
-    "engine", "row", "cluster", "timeout", "in_flight",
+    "engine", "row", "cluster", "timeout", "in_flight", "compile",
 }  # fmt: skip
 """Options that the service itself decides on. Each output is checked."""
 DEFAULTS = Job(face="", audio="", outfile="")

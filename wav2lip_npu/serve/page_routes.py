@@ -23,8 +23,10 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h2 { margin: 2.5rem 0 .25rem; font: 600 1.05rem ui-monospace, monospace; }
 h2 b { display: inline-block; min-width: 4.5rem; }
-table { border-collapse: collapse; width: 100%; margin: .5rem 0; }
+table { border-collapse: collapse; table-layout: fixed; width: 100%; margin: .5rem 0; }
 td { text-align: left; vertical-align: top; padding: .2rem .6rem .2rem 0; border-bottom: 1px solid #8884; }
+td:first-child { width: 11rem; }
+td:nth-child(2) { width: 15rem; }
 td:first-child, code { font-family: ui-monospace, monospace; }
 """
 
@@ -72,7 +74,7 @@ def _docs(document: dict[str, Any]) -> Iterator[str]:
     yield '<!doctype html><html lang="en"><head><meta charset="utf-8">'
     yield '<meta name="viewport" content="width=device-width">'
     yield f"<title>{_text(info['title'])}</title>"
-    yield '<link rel="stylesheet" href="docs.css"></head><body>'
+    yield '<link rel="stylesheet" href="docs.css"><link rel="icon" href="page/icon.svg"></head><body>'
     yield f"<h1>{_text(info['title'])} {_text(info['version'])}</h1><p>{_text(info['description'])}</p>"
     yield '<p>For programs: <a href="openapi.json">openapi.json</a>. <a href="./">The page</a>.</p>'
     for path, operations in document["paths"].items():

@@ -65,7 +65,7 @@ async def create_video(
         ),
     ] = None,
 ) -> JSONResponse:
-    """Create a job. Fields: face or face_id, audio or audio_id, model, and the options of dub by name."""
+    """Create a job: face or face_id, audio or audio_id, model, and options of `wav2lip-npu dub --help`."""
     client = client_name(request)
     async with _received(request, service) as (fields, files):
         job = job_requests.parse_request(fields)
