@@ -25,6 +25,7 @@ _OF_THE_SERVER = {
 _OF_THE_SERVICE = {
     "check", "min_confidence", "wav2lip_batch_size", "face_det_batch_size", "device", "devices",
     "engine", "row", "cluster", "timeout", "in_flight", "compile",
+    "enhance_blend", "enhance_region", "enhance_weight",
 }  # fmt: skip
 """Options that the service itself decides on. Each output is checked."""
 DEFAULTS = Job(face="", audio="", outfile="")
