@@ -127,10 +127,12 @@ def test_training_starts_from_the_starter_then_resumes(clips, tmp_path, caplog):
     assert "resuming from step 2 of" in caplog.text
 
 
-def test_wheel_contains_the_networks(tmp_path):
+def test_wheel_contains_the_networks_and_the_page(tmp_path):
     from hatchling.builders.wheel import WheelBuilder
 
     wheel = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path)))
     names = zipfile.ZipFile(wheel).namelist()
     assert {f"wav2lip_npu/weights/{kind}.safetensors" for kind in KINDS} <= set(names)
+    page = {f"wav2lip_npu/serve/page/{path.name}" for path in (ROOT / "wav2lip_npu/serve/page").iterdir()}
+    assert page and page <= set(names)
     assert Path(wheel).stat().st_size < MOST_BYTES + 1e6

@@ -23,6 +23,7 @@ from wav2lip_npu.serve.app import create_app
 from wav2lip_npu.serve.options import ServeOptions
 from wav2lip_npu.serve.queue import JobQueue
 from wav2lip_npu.serve.records import Worker
+from wav2lip_npu.serve.service import Interactive
 from wav2lip_npu.serve.store import OUTPUT, THUMBNAIL, Store
 
 JPEG = base64.b64decode(
@@ -66,7 +67,17 @@ class FakeEngine:
         folder.mkdir()
         shutil.copy(self._output, folder / OUTPUT)
         (folder / THUMBNAIL).write_bytes(JPEG)
-        report = {"frames": 30, "check": {"offset": 0, "confidence": 0.5}}
+        report = {
+            "frames": 30,
+            "dubbed_frames": 25,
+            "unchanged_spans": [[0, 4, "turned"]],
+            "fps": "25",
+            "width": 320,
+            "height": 240,
+            "seconds": 1.5,
+            "device": "cpu",
+            "check": {"offset": 0, "confidence": 0.5},
+        }
         self.queue.finish(name, report=report, frames=30, seconds=1.2, size="320x240")
 
 
@@ -122,12 +133,14 @@ class RunningService:
 
 
 @contextlib.contextmanager
-def running_service(folder: Path, output: Path, **options: Any) -> Iterator[RunningService]:
+def running_service(
+    folder: Path, output: Path, interactive: Interactive | None = None, **options: Any
+) -> Iterator[RunningService]:
     """Run a service during the block."""
     settings = ServeOptions(**{"data": str(folder), "disk_floor": "1MB", **options})
     store = Store.open(folder, settings.keep_seconds)
     engine = FakeEngine(store, output)
-    app = create_app(settings, store, FakeInteractive())
+    app = create_app(settings, store, interactive or FakeInteractive())
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"

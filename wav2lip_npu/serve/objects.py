@@ -19,6 +19,9 @@ class Media(BaseModel):
     height: int | None = None
     fps: float | None = None
     seconds: float | None = None
+    video_seconds: float | None = Field(
+        default=None, description="Length of the frames alone, after which a looped video starts again."
+    )
     has_audio: bool
     type: str = Field(description="Media type, such as video/mp4.")
 

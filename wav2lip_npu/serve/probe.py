@@ -103,21 +103,21 @@ class Probe:
 
 
 def inspect(path: Path, limits: MediaLimits) -> dict[str, Any]:
-    """Return `kind` (video, image or audio), `width`, `height`, `fps`, `seconds`, `has_audio` and `type`.
+    """Return `kind`, `width`, `height`, `fps`, `seconds`, `video_seconds`, `has_audio` and `type`.
 
     The length is that of the packets, not the one that the header states. Raises `MediaError`.
     """
     from wav2lip_npu.media.container import probe
 
-    media_type, has_audio, seconds = _image_type(path, limits), False, 0.0
+    media_type, has_audio, seconds, shown = _image_type(path, limits), False, 0.0, 0.0
     has_frames = media_type is not None
     if media_type is None:
-        media_type, has_frames, has_audio, seconds = _streams(path, limits)
+        media_type, has_frames, has_audio, seconds, shown = _streams(path, limits)
     info = probe(path) if has_frames else None
     if info is not None:
         _check_size(path, info.width, info.height, limits)
         if info.kind == "webp":
-            seconds = float((info.frames or 0) / info.fps)
+            seconds = shown = float((info.frames or 0) / info.fps)
     if info is not None and info.is_image:
         values: dict[str, Any] = {"kind": "image", "fps": None, "seconds": None}
     elif info is not None:
@@ -130,7 +130,8 @@ def inspect(path: Path, limits: MediaLimits) -> dict[str, Any]:
             f"{path} is {seconds:.0f} s long, and {limits.max_seconds:g} s is the limit. Send a shorter file."
         )
     size = {"width": info and info.width, "height": info and info.height}
-    return {**values, **size, "has_audio": has_audio, "type": media_type}
+    video_seconds = round(shown, 3) if values["kind"] == "video" else None
+    return {**values, **size, "video_seconds": video_seconds, "has_audio": has_audio, "type": media_type}
 
 
 def _image_type(path: Path, limits: MediaLimits) -> str | None:
@@ -147,8 +148,8 @@ def _image_type(path: Path, limits: MediaLimits) -> str | None:
         return Pillow.MIME.get(image.format or "", "application/octet-stream")
 
 
-def _streams(path: Path, limits: MediaLimits) -> tuple[str, bool, bool, float]:
-    """Return media type, whether there are frames and audio, and seconds of a file that FFmpeg decodes."""
+def _streams(path: Path, limits: MediaLimits) -> tuple[str, bool, bool, float, float]:
+    """Return media type, whether there are frames and audio, and seconds of all and of the frames."""
     from wav2lip_npu.media.container import is_cover_art, open_media
 
     with open_media(path) as container:
@@ -165,21 +166,23 @@ def _streams(path: Path, limits: MediaLimits) -> tuple[str, bool, bool, float]:
                 _check_size(path, stream.codec_context.width, stream.codec_context.height, limits)
         if not frames and not audio:
             raise MediaError(f"{path} has neither video nor audio. Send a video, image or audio file.")
-        return media_type, bool(frames), bool(audio), _seconds(container)
+        return media_type, bool(frames), bool(audio), *_seconds(container)
 
 
-def _seconds(container: Any) -> float:
-    """Return the end of the last packet, in seconds from that of the first."""
-    first, last = math.inf, 0.0
+def _seconds(container: Any) -> tuple[float, float]:
+    """Return the end of the last packet of all streams and of video, in seconds from that of the first."""
+    firsts, lasts = {"video": math.inf, "audio": math.inf}, {"video": 0.0, "audio": 0.0}
     streams = [*container.streams.video, *container.streams.audio]
     with contextlib.suppress(av.error.FFmpegError):  # the end of a truncated file
         for packet in container.demux(streams):
             time = packet.dts if packet.pts is None else packet.pts
             if time is not None and packet.time_base is not None:
                 begin = float(time * packet.time_base)
-                first = min(first, begin)
-                last = max(last, begin + float((packet.duration or 0) * packet.time_base))
-    return max(0.0, last - first)
+                end = begin + float((packet.duration or 0) * packet.time_base)
+                kind = packet.stream.type
+                firsts[kind], lasts[kind] = min(firsts[kind], begin), max(lasts[kind], end)
+    length = max(lasts.values()) - min(firsts.values())
+    return max(0.0, length), max(0.0, lasts["video"] - firsts["video"])
 
 
 def _check_size(path: Path, width: int, height: int, limits: MediaLimits) -> None:

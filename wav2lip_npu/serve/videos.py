@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
@@ -168,12 +169,13 @@ def get_content(
             video.report, headers={"Content-Disposition": f'inline; filename="{video_id}.json"'}
         )
     is_video = variant == "video"
-    name = f"{video_id}.mp4" if is_video else f"{video_id}.jpg"
+    face = service.store.file(video.face_id)
+    stem = video_id if face is None else f"{Path(face.name).stem}-dubbed"
     return download(
         service.store.video_folder(video_id) / (OUTPUT if is_video else THUMBNAIL),
         media_type="video/mp4" if is_video else "image/jpeg",
         etag=f"{video_id}-{variant}-{video.completed_at}",
-        name=name,
+        name=f"{stem}.mp4" if is_video else f"{stem}.jpg",
         if_none_match=if_none_match,
     )
 

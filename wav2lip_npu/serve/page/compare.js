@@ -26,7 +26,7 @@ export class Compare {
     this.writeBorder();
     this.button.onclick = () => this.toggle();
     this.screen.onclick = (event) => event.target !== this.border && this.toggle();
-    this.seek.oninput = () => (this.media.result.currentTime = Number(this.seek.value));
+    this.seek.oninput = () => this.seekFrame();
     root.addEventListener("change", ({ target }) => {
       if (target.name === "mode") this.root.dataset.mode = target.value;
       if (target.name === "sound") this.writeSound();
@@ -55,6 +55,7 @@ export class Compare {
     this.add("result", result);
     const isVideo = result.kind === "video";
     this.root.hidden = false;
+    this.root.querySelector(".unplayable").hidden = true;
     this.root.querySelector(".transport").hidden = !isVideo;
     this.root.querySelector(".sound").hidden = !isVideo;
     this.hasOriginal(Boolean(original));
@@ -79,8 +80,13 @@ export class Compare {
       if (name === "original") this.follow();
     };
     medium.addEventListener(isVideo ? "loadedmetadata" : "load", fit);
-    medium.addEventListener("error", () => name === "original" && this.media.original === medium && this.hasOriginal(false));
+    medium.addEventListener("error", () => {
+      if (this.media[name] !== medium) return;
+      if (name === "original") this.hasOriginal(false);
+      else this.root.querySelector(".unplayable").hidden = false;
+    });
     medium.src = url;
+    if (isVideo && name === "original") medium.addEventListener("seeked", () => this.follow());
     this.media[name] = medium;
     this.layers[name].replaceChildren(medium);
   }
@@ -117,9 +123,11 @@ export class Compare {
   follow() {
     const { result, original } = this.media;
     if (original?.tagName !== "VIDEO" || result?.tagName !== "VIDEO" || original.readyState < 1) return;
-    const wanted = originalTime(result.currentTime, this.times);
-    const drift = wanted - original.currentTime;
+    const { fps = 25, seconds = original.duration } = this.times;
     const isPlaying = !result.paused && !result.ended && result.readyState > 2;
+    const shown = isPlaying ? result.currentTime : (Math.floor(result.currentTime * fps + 1e-3) + 0.5) / fps;
+    const wanted = originalTime(shown, { ...this.times, seconds });
+    const drift = wanted - original.currentTime;
     if (!isPlaying) {
       original.pause();
       original.playbackRate = 1;
@@ -136,6 +144,12 @@ export class Compare {
     if (result?.tagName !== "VIDEO") return;
     if (result.paused || result.ended) result.play();
     else result.pause();
+  }
+
+  /** Seek to the middle of a frame: at its edge, the original might show the frame before. */
+  seekFrame() {
+    const { fps = 25 } = this.times;
+    this.media.result.currentTime = (Math.round(Number(this.seek.value) * fps) + 0.5) / fps;
   }
 
   write() {

@@ -31,13 +31,21 @@ export class Faces {
     this.image.hidden = true;
     this.draw();
     if (!file) return;
-    const { kind, seconds } = file.media;
-    this.scrub.hidden = kind !== "video" || !seconds;
-    this.slider.max = Math.max(0, (seconds ?? 0) - 0.04);
+    this.writeLength();
     const at = Number(/@([\d.]+)$/.exec(select ?? "")?.[1] ?? 0);
     await this.look(at);
     const isEmpty = this.answer && !this.answer.faces.length;
-    if (isEmpty && kind === "video" && this.file === file && !at) await this.look(seconds / 2);
+    if (isEmpty && this.seconds && this.file === file && !at) await this.look(this.seconds / 2);
+  }
+
+  /** Length of the video; null for a photo. */
+  get seconds() {
+    return this.answer?.seconds ?? (this.file?.media.kind === "video" ? this.file.media.seconds : null);
+  }
+
+  writeLength() {
+    this.scrub.hidden = !this.seconds;
+    this.slider.max = Math.max(0, (this.seconds ?? 0) - 0.04);
   }
 
   async look(time) {
@@ -56,6 +64,7 @@ export class Faces {
       this.chosen = this.first(answer.faces);
       this.image.src = answer.url;
       this.image.hidden = false;
+      this.writeLength();
       this.slider.value = answer.time;
       this.draw();
       this.write();

@@ -12,7 +12,9 @@ const [form, banner] = [document.getElementById("work"), document.getElementById
 const limits = {};
 const [faces, wave, options] = [new Faces(), new Wave(), new Options()];
 const restored = JSON.parse(sessionStorage.getItem("inputs") ?? "{}");
+const EARLY = 30; // seconds: a frame later in a long video takes long to decode
 let testing = null;
+let attempt = null; // a request without an answer is sent again under the same key
 
 const stage = new Stage({
   onMoment: (time) => test(time),
@@ -72,18 +74,17 @@ async function test(time) {
   if (!asked) return;
   testing?.abort();
   const { signal } = (testing = new AbortController());
-  const { kind, seconds } = face.file.media;
-  const length = kind === "video" && seconds ? seconds : Infinity;
-  const end = Math.min(length, audio.file.media.seconds ?? 0);
+  const length = faces.seconds ?? Infinity;
+  const end = Math.min(length, wave.seconds);
   stage.testing();
   reveal();
   try {
-    const moment = time ?? wave.loudest(end);
+    const moment = time ?? wave.loudest(Math.min(end, EARLY));
     const reply = await request("POST", "previews", { json: { ...asked, time: moment }, signal });
     const at = Number(reply.headers.get("X-Time") ?? moment);
     const dubbed = URL.createObjectURL(await reply.blob());
     const start = Number(asked.options.start ?? 0);
-    const original = await facesAt(face.file.id, kind === "video" ? (start + at) % length : 0, signal);
+    const original = await facesAt(face.file.id, faces.seconds ? (start + at) % length : 0, signal);
     stage.tested({ dubbed, original: original.url, time: at, end });
   } catch (error) {
     if (error.name !== "AbortError") stage.clear(error);
@@ -96,9 +97,11 @@ async function generate() {
   const button = document.getElementById("generate");
   button.disabled = true;
   testing?.abort();
+  const text = JSON.stringify(asked);
+  if (attempt?.text !== text) attempt = { text, key: crypto.getRandomValues(new Uint32Array(4)).join("-") };
   try {
-    const headers = { "Idempotency-Key": crypto.getRandomValues(new Uint32Array(4)).join("-") };
-    const video = await post("videos", asked, { headers });
+    const video = await post("videos", asked, { headers: { "Idempotency-Key": attempt.key } });
+    attempt = null;
     recent.add(video);
     await show(video, true);
     recent.refresh();

@@ -89,7 +89,6 @@ export class Recent {
     item.dataset.id = video.id;
     const open = Object.assign(document.createElement("button"), { type: "button", className: "open" });
     open.dataset.role = "open";
-    open.setAttribute("aria-label", `${t("open", names)}, ${this.state(video)}`);
     open.onclick = () => this.onOpen(video, names);
     const picture = document.createElement("span");
     picture.className = "thumb";

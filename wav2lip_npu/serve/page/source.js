@@ -47,22 +47,21 @@ export class Source {
     if (this.file) this.find(".about").textContent = this.about();
   }
 
-  /** Show one of: drop, recorder, upload, chosen. */
+  /** Show one of: drop, recorder, upload, chosen. The focus stays in this input. */
   show(part) {
+    const hadFocus = this.root.contains(document.activeElement);
     for (const name of ["drop", "recorder", "upload", "chosen"]) this.find(`.${name}`).hidden = name !== part;
-    this.root.dataset.part = part;
+    if (hadFocus && !document.activeElement.checkVisibility()) this.find(`.${part} button`).focus();
   }
 
   /** Forget the file, and stop an upload or a recording. */
   reset() {
-    const hadFocus = this.root.contains(document.activeElement);
     this.uploading?.abort();
     this.endRecording();
     this.input.value = "";
     showError(this.root, null);
     this.show("drop");
     if (this.file) this.onChange((this.file = null));
-    if (hadFocus) this.find(".choose").focus();
   }
 
   fail(error) {
@@ -98,13 +97,11 @@ export class Source {
     if (this.kind === "face" ? kind === "audio" : kind === "image" || hasAudio === false) {
       return this.fail(new Problem(t(`not_${this.kind}`, stored.filename)));
     }
-    const hadFocus = this.root.contains(document.activeElement);
     showError(this.root, null);
     this.file = stored;
     this.find(".chosen .name").textContent = stored.filename;
     this.find(".about").textContent = this.about();
     this.show("chosen");
-    if (hadFocus) this.find(".replace").focus();
     this.onChange(stored);
   }
 
@@ -137,7 +134,6 @@ export class Source {
     }
     this.startRecorder();
     this.show("recorder");
-    this.find(".stop").focus();
   }
 
   startRecorder() {

@@ -117,7 +117,6 @@ export class Stage {
     if (wasRunning) announce(t(video.status === "failed" ? "failed_job" : video.status));
     if (video.status !== "completed") return this.set("over", video.error);
     this.find(".save").href = `v1/videos/${video.id}/content`;
-    this.find(".save").download = `${this.names.split(" ")[0].replace(/\.[^.]*$/, "") || video.id}-dubbed.mp4`;
     this.find(".full").href = `v1/videos/${video.id}/content?variant=report`;
     this.set("done");
     const face = await get(`files/${video.face_id}`).catch(() => null); // removed: only the result is shown
@@ -131,7 +130,7 @@ export class Stage {
     this.compare.show(
       { url: `v1/videos/${video.id}/content`, kind: "video", hasAudio: true },
       face && { url: `v1/files/${face.id}/content`, kind: isVideo ? "video" : "image", hasAudio: face.media.has_audio },
-      { seconds: isVideo ? face.media.seconds : 0, extend: options.extend, start: Number(options.start ?? 0), fps },
+      { seconds: face?.media.video_seconds, extend: options.extend, start: Number(options.start ?? 0), fps },
     );
   }
 
@@ -162,16 +161,16 @@ export class Stage {
     const status = video?.status === "failed" ? "failed_job" : video?.status;
     this.find("h2").textContent = t(title ?? status ?? "result");
     this.find(".of").textContent = this.names;
-    this.find(".again").hidden = !(video && (state === "done" || state === "over"));
+    this.find(".again").hidden = !video;
     if (state === "running") this.writeProgress();
     if (state === "done") this.writeReport();
   }
 
   writeProgress() {
-    const { status, progress = 0, stage, frames, frames_done: done, fps, queue_position: ahead } = this.video;
+    const { status, progress = 0, stage, frames, frames_done: done, fps, queue_position: place } = this.video;
     const isQueued = status === "queued";
     const percent = Math.round(progress);
-    const doing = isQueued ? t("queue", ahead ?? 0) : stage ? t("stage", stage) : t("starting");
+    const doing = isQueued ? t("queue", (place ?? 1) - 1) : t("stage", stage);
     this.find(".number").textContent = isQueued ? "" : `${percent} %`;
     this.find(".doing").textContent = doing;
     const bar = this.find(".bar");
@@ -218,7 +217,7 @@ function linesOf(report, video) {
   if (check && check.confidence === null) lines.push(line("note", t("sync_short")));
   else if (check) {
     const word = check.confidence >= GOOD ? "sync_good" : check.confidence >= FAIR ? "sync_fair" : "sync_poor";
-    lines.push(line(word === "sync_poor" ? "warn" : "yes", `${t(word)} (${t("confidence", check.confidence)})`));
+    lines.push(line(word === "sync_poor" ? "warn" : "yes", t(word, check.confidence)));
     const { offset } = check;
     const words = offset > 0 ? t("offset_early", offset) : offset < 0 ? t("offset_late", offset) : t("offset_none");
     lines.push(line(Math.abs(offset) > 1 ? "warn" : "yes", words));

@@ -95,7 +95,6 @@ const en = {
   failed_job: "Failed",
   cancelled: "Cancelled",
   queue: (ahead) => (ahead > 0 ? `${ahead === 1 ? "1 video" : `${ahead} videos`} ahead` : "next in line"),
-  starting: "preparing",
   stage: (stage) => STAGES_EN[stage] ?? stage,
   progress: "Progress",
   frames: "Frames",
@@ -115,13 +114,13 @@ const en = {
   sound: "Sound",
   off: "Off",
   no_original: "This browser cannot show the original file, so only the dubbed video is shown.",
+  unplayable: "This browser cannot play the video. Download it to watch it.",
   download: "Download",
   full_report: "Full report",
-  sync_good: "Mouth and audio match well",
-  sync_fair: "Mouth and audio match",
-  sync_poor: "Mouth and audio may not match. Watch the video closely",
+  sync_good: (confidence) => `Mouth and audio match well (confidence ${number(confidence, 2)})`,
+  sync_fair: (confidence) => `Mouth and audio match (confidence ${number(confidence, 2)})`,
+  sync_poor: (confidence) => `Mouth and audio may not match: watch the video closely (confidence ${number(confidence, 2)})`,
   sync_short: "Too short to judge how well mouth and audio match",
-  confidence: (value) => `confidence ${number(value, 2)}`,
   offset_none: "In sync: no offset",
   offset_early: (frames) => `The audio is ${milliseconds(frames)} early`,
   offset_late: (frames) => `The audio is ${milliseconds(frames)} late`,
@@ -139,7 +138,6 @@ const en = {
   recent: "Recent videos",
   recent_none: "Videos that you make are listed here.",
   here: "made here",
-  open: (name) => `Open ${name}`,
   remove: "Delete",
   remove_name: (name) => `Delete ${name}`,
   sure: "Delete for good?",
@@ -158,7 +156,7 @@ const en = {
   and: " + ",
 };
 
-const STAGES_EN = { decode: "reading frames", faces: "finding the face", generate: "making the mouth", blend: "blending", encode: "writing the video", check: "checking" };
+const STAGES_EN = { preparing: "preparing", dubbing: "dubbing", finishing: "finishing" };
 
 const zh = {
   skip: "跳到表单",
@@ -172,8 +170,8 @@ const zh = {
   face_hint: (limits) => `MP4、MOV、MKV、WebM、JPEG、PNG、HEIC 等${upTo(limits, "，最大 ")}`,
   audio_hint: (limits) => `WAV、MP3、M4A、FLAC，或视频中的声音${upTo(limits, "，最大 ")}`,
   choose: "选择文件",
-  face_choose: "选择含人脸的文件",
-  audio_choose: "选择音频文件",
+  face_choose: "选择文件：人脸",
+  audio_choose: "选择文件：音频",
   face_record: "用摄像头录制",
   audio_record: "录音",
   face_recorded: "摄像头",
@@ -253,7 +251,6 @@ const zh = {
   failed_job: "失败",
   cancelled: "已取消",
   queue: (ahead) => (ahead > 0 ? `前面还有 ${ahead} 个视频` : "下一个就是"),
-  starting: "准备中",
   stage: (stage) => STAGES_ZH[stage] ?? stage,
   progress: "进度",
   frames: "帧数",
@@ -273,13 +270,13 @@ const zh = {
   sound: "声音",
   off: "关",
   no_original: "此浏览器无法显示原文件，因此只显示配音后的视频。",
+  unplayable: "此浏览器无法播放该视频。请下载后观看。",
   download: "下载",
   full_report: "完整报告",
-  sync_good: "口型与音频吻合良好",
-  sync_fair: "口型与音频基本吻合",
-  sync_poor: "口型与音频可能不吻合，请仔细查看视频",
+  sync_good: (confidence) => `口型与音频吻合良好（置信度 ${number(confidence, 2)}）`,
+  sync_fair: (confidence) => `口型与音频基本吻合（置信度 ${number(confidence, 2)}）`,
+  sync_poor: (confidence) => `口型与音频可能不吻合，请仔细查看视频（置信度 ${number(confidence, 2)}）`,
   sync_short: "视频太短，无法判断口型与音频是否吻合",
-  confidence: (value) => `置信度 ${number(value, 2)}`,
   offset_none: "音画同步，无偏移",
   offset_early: (frames) => `音频提前 ${milliseconds(frames)}`,
   offset_late: (frames) => `音频滞后 ${milliseconds(frames)}`,
@@ -297,7 +294,6 @@ const zh = {
   recent: "最近的视频",
   recent_none: "您生成的视频会列在这里。",
   here: "在此生成",
-  open: (name) => `打开 ${name}`,
   remove: "删除",
   remove_name: (name) => `删除 ${name}`,
   sure: "确定删除？",
@@ -316,11 +312,11 @@ const zh = {
   and: " + ",
 };
 
-const STAGES_ZH = { decode: "读取画面", faces: "查找人脸", generate: "生成嘴部", blend: "融合", encode: "写入视频", check: "检查" };
+const STAGES_ZH = { preparing: "准备中", dubbing: "配音中", finishing: "即将完成" };
 
 const UNITS = {
-  en: { s: " s", min: " min", h: " h", days: " days", ms: " ms" },
-  zh: { s: " 秒", min: " 分钟", h: " 小时", days: " 天", ms: " 毫秒" },
+  en: { s: "\u00a0s", min: "\u00a0min", h: "\u00a0h", days: "\u00a0days", ms: "\u00a0ms" },
+  zh: { s: "\u00a0秒", min: "\u00a0分钟", h: "\u00a0小时", days: "\u00a0天", ms: "\u00a0毫秒" },
 };
 
 export const texts = { en, zh };
@@ -387,7 +383,7 @@ export function number(value, digits = 0) {
 
 export function bytes(count) {
   const power = Math.min(4, Math.floor(Math.log(Math.max(count, 1)) / Math.log(1024)));
-  return `${number(count / 1024 ** power, power > 1 ? 1 : 0)} ${["B", "KiB", "MiB", "GiB", "TiB"][power]}`;
+  return `${number(count / 1024 ** power, power > 1 ? 1 : 0)}\u00a0${["B", "KiB", "MiB", "GiB", "TiB"][power]}`;
 }
 
 /** A position: 1:05, or 0:01.2 with tenths. */

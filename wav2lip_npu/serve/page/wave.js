@@ -48,6 +48,10 @@ export class Wave {
     }
   }
 
+  get seconds() {
+    return this.envelope?.seconds ?? this.file?.media.seconds ?? 0;
+  }
+
   /** The loudest moment before a time, in seconds: there the mouth is open. */
   loudest(before) {
     if (!this.envelope) return 0;
