@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from wav2lip_npu.dubbing.options import DubOptions
-from wav2lip_npu.dubbing.spans import SkippedFrames, canonical_spans
+from wav2lip_npu.dubbing.spans import SkippedFrames, canonical_spans, shifted_spans
 from wav2lip_npu.errors import UsageError
 
 
@@ -60,3 +60,8 @@ def test_frames_of_a_span(fps):
         time = number / fps
         inside = time < Fraction(1, 5) or Fraction(16, 5) <= time < 5 or time >= 7
         assert (number in skipped) == inside
+
+
+def test_spans_of_a_video_whose_beginning_was_cut_off():
+    assert shifted_spans("0-0.2,3.2-5,7-", Fraction(4)) == "0-1,3-"
+    assert shifted_spans("0-0.2", Fraction(1, 5)) == shifted_spans("", Fraction(1)) == ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from wav2lip_npu.serve.store import OUTPUT, Store
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setattr(device_loop, "StartServeWorker", ScriptedWorker)
-    return Store.open(tmp_path / "data")
+    return Store(tmp_path / "data")
 
 
 @pytest.fixture
@@ -43,7 +43,6 @@ def test_each_job_ends_with_its_own_result(store: Store, loop: JobQueue) -> None
     scripts = ["ok 1", "unreadable", "bug", "die", "once", "device", "ok 2"]
     ids = {script: queue_job(store, script, face=f"face {script}").id for script in scripts}
     ids["option"] = queue_job(store, "ok 3", options={"crf": 99}).id
-    ids["reserved"] = queue_job(store, "ok 4", options={"outfile": "x"}).id
     ids["model"] = queue_job(store, "ok 5", model="../x").id
     ended = dict(zip(ids, wait_until_ended(store, *ids.values()), strict=True))
     for script in ("ok 1", "ok 2", "once"):
@@ -61,7 +60,7 @@ def test_each_job_ends_with_its_own_result(store: Store, loop: JobQueue) -> None
     assert errors["die"] == {"code": "died", "message": "its process died (signal 9: Killed)"}
     assert errors["device"] == {"code": "bug", "message": "RuntimeError: the device is lost"}
     assert "--crf 99" in errors["option"]["message"]
-    assert errors["option"]["code"] == errors["reserved"]["code"] == "options"
+    assert errors["option"]["code"] == "options"
     assert errors["model"]["code"] == "weights"
     assert store.counts()["completed"] == 3
     assert not [path for path in store.folder.rglob(OUTPUT) if path.parent.name not in ids.values()]
@@ -86,6 +85,21 @@ def test_cancelled_job_that_hangs_does_not_harm_the_others_of_its_pass(
     wait_for(lambda: not store.video_folder(hanging.id).exists())
 
 
+def test_worker_that_has_dropped_a_cancelled_job_goes_on_with_the_others(
+    store: Store, loop: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_loop, "_CANCEL_S", 0.5)
+    monkeypatch.setattr(device_loop, "_LOOK_EVERY_S", 0.1)
+    released: list[Sequence[str]] = []
+    monkeypatch.setattr(loop, "release", released.append)
+    leaving, other = queue_job(store, "leave"), queue_job(store, "long")
+    wait_for(lambda: store.video(other.id).status == "in_progress")  # type: ignore[union-attr]
+    store.cancel(leaving.id)
+    (video,) = wait_until_ended(store, other.id)
+    assert video.status == "completed"
+    assert not any(released)
+
+
 def test_jobs_wait_for_a_device_that_is_not_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     (store.folder / "no device").touch()
     video = queue_job(store, "ok")
@@ -102,6 +116,24 @@ def test_jobs_wait_for_a_device_that_is_not_there(store: Store, monkeypatch: pyt
     wait_until_ended(store, video.id)
     stopped.set()
     thread.join()
+
+
+def test_two_devices_share_the_jobs(store: Store) -> None:
+    stopped, idle = threading.Event(), set[str]()
+    options = EngineOptions(folder=str(store.folder), in_flight=2)
+    loops = [DeviceLoop(name, JobQueue(store), options, stopped, idle) for name in ("npu:0", "npu:1")]
+    threads = [threading.Thread(target=loop.run) for loop in loops]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: len(idle) == 2)
+    ids = [queue_job(store, f"long {number}", face=f"face {number}").id for number in range(2)]
+    wait_until_ended(store, *ids)
+    stopped.set()
+    for thread in threads:
+        thread.join()
+    made = dict(line.split() for line in (store.folder / "made").read_text().splitlines())
+    assert set(made) == set(ids)
+    assert set(made.values()) == {"npu:0", "npu:1"}
 
 
 def test_result_is_written_when_the_disk_has_space_again(

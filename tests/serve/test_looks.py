@@ -13,7 +13,8 @@ import pytest
 import soundfile
 
 from support.faces import write_audio
-from support.talk import write_talk
+from support.media_files import write_frames
+from support.talk import face_images, write_talk
 from wav2lip_npu.dubbing.pipeline import dub
 from wav2lip_npu.errors import FaceError, MediaError, UsageError
 from wav2lip_npu.media.container import probe
@@ -85,6 +86,30 @@ def test_preview_is_the_frame_of_a_dub(looks: Looks, tmp_path: Path) -> None:
         assert int(np.argmin(differences)) == index
         assert differences[index] < 2
     assert not list(looks._folder.iterdir())
+
+
+def test_late_preview_is_made_from_a_section(
+    looks: Looks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = [number / 25 for number in range(60)]
+    talk = write_frames(tmp_path / "talk.mp4", face_images(times), options={"g": "10", "crf": "14"})
+    audio = write_audio(tmp_path / "speech.wav", 2.4)
+    options = {"crf": 14, "preset": "ultrafast", "skip": "0-1.6,2.2-"}
+    exact = _frame(looks.preview(str(talk), str(audio), "starter", options, 2.0))
+    monkeypatch.setattr("wav2lip_npu.serve.looks._LATE_S", 0.5)
+    used = []
+    monkeypatch.setattr(
+        "wav2lip_npu.serve.looks.dub", lambda *files, **more: used.append(files) or dub(*files, **more)
+    )
+    late = _frame(looks.preview(str(talk), str(audio), "starter", options, 2.0))
+    assert used[0][0].path != str(talk)
+    assert np.abs(late - exact).mean() < 1.5
+
+
+def _frame(answer: tuple[bytes, float]) -> np.ndarray:
+    jpeg, shown = answer
+    assert shown == pytest.approx(2.0, abs=0.001)
+    return cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).astype(float)
 
 
 def _job(face: Path, audio: Path) -> object:

@@ -13,7 +13,7 @@ import pytest
 from support.faces import SquareDetector, write_audio
 from support.serve_jobs import upload
 from wav2lip_npu.batch.job_keys import read_key
-from wav2lip_npu.batch.progress import JobProgress
+from wav2lip_npu.batch.progress import JobCancelled, JobProgress
 from wav2lip_npu.batch.results import JobResult
 from wav2lip_npu.dubbing import inference
 from wav2lip_npu.media.container import probe
@@ -32,7 +32,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path
     models = replace(inference.load_models(tiny_checkpoint, device="cpu"), detector=SquareDetector())
     monkeypatch.setattr(inference, "load_models", lambda *_, **__: models)
     threads = cv2.getNumThreads()
-    yield Store.open(tmp_path / "data")
+    yield Store(tmp_path / "data")
     cv2.setNumThreads(threads)
 
 
@@ -52,13 +52,15 @@ def events(store: Store, videos: list[Video]) -> Iterator[Any]:
 def test_job_of_a_shared_pass_is_cancelled_alone(store: Store, tmp_path: Path, face_video: Path) -> None:
     audios = [write_audio(tmp_path / f"{number}.wav", 1.8 + 0.1 * number) for number in range(2)]
     cancelled, other = jobs_of_one_face(store, face_video, *audios)
-    results = []
+    ended = []
     for event in events(store, [cancelled, other]):
         if isinstance(event, JobProgress):
             store.cancel(cancelled.id)
-        elif isinstance(event, JobResult):
-            results.append(event)
-    (result,) = results
+        else:
+            ended.append(event)
+    dropped, result = ended
+    assert dropped == JobCancelled(str(store.video_folder(cancelled.id) / OUTPUT))
+    assert isinstance(result, JobResult)
     assert (video_id_of(result.job), result.status, result.takes) == (other.id, "ok", 2)
     assert not (store.video_folder(cancelled.id) / OUTPUT).exists()
     assert not list(store.folder.rglob("*.part"))

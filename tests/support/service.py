@@ -138,7 +138,7 @@ def running_service(
 ) -> Iterator[RunningService]:
     """Run a service during the block."""
     settings = ServeOptions(**{"data": str(folder), "disk_floor": "1MB", **options})
-    store = Store.open(folder, settings.keep_seconds)
+    store = Store(folder, settings.keep_seconds)
     engine = FakeEngine(store, output)
     app = create_app(settings, store, interactive or FakeInteractive())
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))

@@ -27,7 +27,8 @@ Pairing = Literal["zip", "product"]
 Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """One path or several."""
 _FILES = ("face", "audio", "outfile")
-_PATHS = (*_FILES, "voice", "turns", "rttm", "checkpoint_path", "report", "occlusion_mask", "enhance")
+PATHS = (*_FILES, "voice", "turns", "rttm", "checkpoint_path", "report", "occlusion_mask", "enhance")
+"""Options of a job that name files."""
 
 
 @nested_by_name
@@ -209,7 +210,7 @@ def _job_of(row: Row, folder: str, defaults: Job) -> tuple[Job | None, list[str]
         return None, row.problems
     problems, values = list(row.problems), dict(row.values)
     has_speakers = any(values.get(name) not in EMPTY for name in ("speakers", "turns"))
-    for name in _PATHS:
+    for name in PATHS:
         value = values.get(name)
         if name in _FILES and value in EMPTY and not (name == "audio" and has_speakers):
             problems.append(f"{name} is missing. A row needs {', '.join(_FILES)}.")

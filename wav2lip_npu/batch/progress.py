@@ -38,4 +38,14 @@ class JobBusy:
     """Same as `JobResult.job`."""
 
 
+@dataclass(frozen=True)
+class JobCancelled:
+    """A job that ended without a result because it was cancelled, see `run_groups`."""
+
+    job: str
+    """Same as `JobResult.job`."""
+
+
+JobEvent = JobResult | JobProgress | JobBusy | JobCancelled
+"""Events of the jobs of a worker."""
 BatchEvent = JobCount | JobProgress | JobResult

@@ -16,7 +16,7 @@ from wav2lip_npu.batch.job_checks import batch_outputs, check_jobs, job_inputs, 
 from wav2lip_npu.batch.job_table import TABLE_FILES
 from wav2lip_npu.batch.jobs import Job, Pairing, Paths, Problem, as_paths, numbered, pair_jobs, read_jobs
 from wav2lip_npu.batch.options import BatchOptions, report_path, resolve_devices
-from wav2lip_npu.batch.progress import BatchEvent, JobBusy, JobCount, JobProgress
+from wav2lip_npu.batch.progress import BatchEvent, JobCount, JobEvent
 from wav2lip_npu.batch.results import FAILED, JobResult, name_of, open_report
 from wav2lip_npu.batch.resume import BatchReport, remove_partial_outputs
 from wav2lip_npu.batch.runner import JobGroup
@@ -252,7 +252,7 @@ class _Run:
 
     def _answers(
         self, scheduler: Scheduler, remaining: Sequence[Job]
-    ) -> Generator[tuple[JobGroup, JobResult | JobProgress | JobBusy | Failure | None], None, None]:
+    ) -> Generator[tuple[JobGroup, JobEvent | Failure | None], None, None]:
         """Yield the answers of the workers, see `run_in_processes`."""
         options = self._options
         first = remaining[0] if remaining else self.defaults

@@ -23,7 +23,7 @@ from wav2lip_npu.batch.face_cache import FaceCache, faces_key
 from wav2lip_npu.batch.job_checks import job_inputs, job_output_problems, job_outputs
 from wav2lip_npu.batch.job_keys import file_record, job_key, key_comment, read_key
 from wav2lip_npu.batch.jobs import Job, as_jobs
-from wav2lip_npu.batch.progress import JobBusy, JobProgress
+from wav2lip_npu.batch.progress import JobBusy, JobCancelled, JobEvent, JobProgress
 from wav2lip_npu.batch.results import JobResult
 from wav2lip_npu.dubbing.dialogue_files import heard
 from wav2lip_npu.dubbing.outputs import Output
@@ -129,29 +129,23 @@ def group_jobs(jobs: Iterable[Job]) -> list[JobGroup]:
     ]
 
 
-def never(job: Job) -> bool:
-    """Return False: no job is cancelled."""
-    return False
-
-
 def run_groups(
     groups: Sequence[JobGroup],
     models: Models | Callable[[Job], Models],
     *,
     cache: FaceCache,
     in_flight: int = 1,
-    is_cancelled: Callable[[Job], bool] = never,
-) -> Iterator[JobResult | JobProgress | JobBusy]:
-    """Run groups of jobs like `run_jobs`; yield progress, and one result or `JobBusy` per job.
+    is_cancelled: Callable[[Job], bool] = lambda job: False,
+) -> Iterator[JobEvent]:
+    """Run groups of jobs like `run_jobs`; yield progress, and one other event per job.
 
-    `is_cancelled` is called in other threads, twice a second while a job runs. A job for which it returns
-    True ends without a result, and without affecting the others of its pass.
+    Other threads call `is_cancelled` while a job runs. If it returns True, this job ends, and no other.
     """
     load = models if callable(models) else lambda job: models
     waiting: SimpleQueue[JobGroup] = SimpleQueue()
     for group in groups:
         waiting.put(group)
-    events: SimpleQueue[JobResult | JobProgress | JobBusy | BaseException | None] = SimpleQueue()
+    events: SimpleQueue[JobEvent | BaseException | None] = SimpleQueue()
     cancelled = threading.Event()
 
     def work() -> None:
@@ -201,7 +195,7 @@ class _Pass:
     group: JobGroup
     load: Callable[[Job], Models]
     cache: FaceCache
-    emit: Callable[[JobResult | JobProgress | JobBusy], None]
+    emit: Callable[[JobEvent], None]
     cancelled: threading.Event
     is_cancelled: Callable[[Job], bool]
 
@@ -210,9 +204,8 @@ class _Pass:
         with ExitStack() as locks:
             keys: dict[Job, str] = {}
             for job in self.group:
-                if self.is_cancelled(job):
-                    continue
                 try:
+                    self._check(job)
                     key = self._start(job, locks)
                 except Exception as error:
                     self._fail(job, error)
@@ -278,8 +271,7 @@ class _Pass:
                 raise _CancelledError
             if frames == total or monotonic() - last > _PROGRESS_S:
                 last = monotonic()
-                if self.is_cancelled(job):
-                    raise _CancelledError
+                self._check(job)
                 self.emit(JobProgress(results.name_of(job), frames, total))
 
         def finished(report: DubReport) -> None:
@@ -289,6 +281,12 @@ class _Pass:
 
         audio = heard(dialogue) if (dialogue := job.dialogue) else job.audio
         return Output(audio, job.outfile, key_comment(key), progress, finished, job.voice)
+
+    def _check(self, job: Job) -> None:
+        """End a job that was cancelled."""
+        if self.is_cancelled(job):
+            self.emit(JobCancelled(results.name_of(job)))
+            raise _CancelledError
 
     def _fail(self, job: Job, error: Exception) -> None:
         if isinstance(error, _CancelledError):

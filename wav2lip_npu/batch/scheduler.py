@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from wav2lip_npu.batch.jobs import Job
-from wav2lip_npu.batch.progress import JobBusy, JobProgress
+from wav2lip_npu.batch.progress import JobBusy, JobCancelled, JobEvent, JobProgress
 from wav2lip_npu.batch.results import JobResult, failed_result, name_of
 from wav2lip_npu.batch.runner import JobGroup, group_jobs
 from wav2lip_npu.parallel.work_queue import Failure
@@ -86,7 +86,7 @@ def needed_devices(devices: Sequence[str], jobs: Sequence[Job]) -> list[str]:
 
 
 def collect_results(
-    answers: Iterable[tuple[JobGroup, JobResult | JobProgress | JobBusy | Failure | None]],
+    answers: Iterable[tuple[JobGroup, JobEvent | Failure | None]],
     scheduler: Scheduler,
 ) -> Iterator[JobResult | JobProgress]:
     """Yield the progress and one result of each job from the answers of workers.
@@ -103,7 +103,7 @@ def collect_results(
             if answer.job not in finished:
                 finished.add(answer.job)
                 yield replace(answer, attempts=scheduler.attempts[answer.job])
-        elif isinstance(answer, JobBusy):
+        elif isinstance(answer, (JobBusy, JobCancelled)):  # a batch cancels no job
             busy.add(answer.job)
         else:
             failure = answer or Failure("its worker returned no result", "bug")

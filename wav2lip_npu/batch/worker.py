@@ -14,9 +14,8 @@ import cv2
 from wav2lip_npu import device
 from wav2lip_npu.batch.face_cache import FaceCache
 from wav2lip_npu.batch.jobs import Job
-from wav2lip_npu.batch.progress import JobBusy, JobProgress
-from wav2lip_npu.batch.results import JobResult
-from wav2lip_npu.batch.runner import JobGroup, group_jobs, never, run_groups
+from wav2lip_npu.batch.progress import JobEvent
+from wav2lip_npu.batch.runner import JobGroup, group_jobs, run_groups
 
 if TYPE_CHECKING:
     from wav2lip_npu.device import CompileOption
@@ -24,6 +23,11 @@ if TYPE_CHECKING:
     from wav2lip_npu.models.plan_choice import AudioRefineOption
 
 _M_ARENA_MAX = -8  # of malloc.h
+
+
+def never(job: Job) -> bool:
+    """Return False: no job is cancelled."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class StartBatchWorker:
     is_cancelled: Callable[[Job], bool] = never
     """See `run_groups`."""
 
-    def __call__(self, name: str) -> Callable[[JobGroup], Iterator[JobResult | JobProgress | JobBusy]]:
+    def __call__(self, name: str) -> Callable[[JobGroup], Iterator[JobEvent]]:
         """Return the function that runs a group of jobs on the device `name`."""
         _limit_malloc_arenas()
         models = ModelHolder(name)

@@ -49,6 +49,16 @@ def canonical_spans(spans: Any) -> str:
     return ",".join(f"{_text(start)}-{'' if end is None else _text(end)}" for start, end in merged)
 
 
+def shifted_spans(spans: str, seconds: Fraction) -> str:
+    """Return the spans of `canonical_spans` in a video whose first seconds were cut off."""
+    by = Decimal(seconds.numerator) / Decimal(seconds.denominator)
+    pairs = [_parse(span) for span in filter(None, spans.split(","))]
+    kept = [(start, end) for start, end in pairs if end is None or end > by]
+    return canonical_spans(
+        [(max(start - by, Decimal(0)), None if end is None else end - by) for start, end in kept]
+    )
+
+
 def _parse(text: str) -> _Span:
     match = _SPAN.fullmatch(text)
     if match is None or text == "-":

@@ -14,6 +14,8 @@ _FORMAT = 1
 """Number of the schema."""
 _BUSY_S = 60.0
 """Seconds to wait for another process that is writing. A transaction takes milliseconds."""
+NEXT_TURN = "(SELECT coalesce(max(turn), 0) + 1 FROM videos)"
+"""The last place in the queue."""
 _SCHEMA = """
 CREATE TABLE files (
     id TEXT PRIMARY KEY, sha256 TEXT NOT NULL, name TEXT NOT NULL, bytes INTEGER NOT NULL,
@@ -21,6 +23,7 @@ CREATE TABLE files (
 ) WITHOUT ROWID;
 CREATE TABLE videos (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, model TEXT NOT NULL,
+    turn INTEGER NOT NULL,
     status TEXT NOT NULL DEFAULT 'queued', stage TEXT NOT NULL DEFAULT 'waiting',
     progress INTEGER NOT NULL DEFAULT 0, revision INTEGER NOT NULL DEFAULT 1,
     created_at INTEGER NOT NULL, started_at INTEGER, completed_at INTEGER, expires_at INTEGER,
@@ -29,7 +32,8 @@ CREATE TABLE videos (
     seconds REAL, size TEXT, report TEXT, client TEXT NOT NULL,
     deaths INTEGER NOT NULL DEFAULT 0, interruptions INTEGER NOT NULL DEFAULT 0
 );
-CREATE INDEX videos_of_status ON videos (status, number);
+CREATE INDEX videos_of_status ON videos (status, turn);
+CREATE INDEX videos_by_turn ON videos (turn);
 CREATE INDEX videos_of_face ON videos (face_id);
 CREATE INDEX videos_of_audio ON videos (audio_id);
 CREATE TABLE requests (

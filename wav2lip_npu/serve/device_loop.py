@@ -14,7 +14,7 @@ from time import monotonic, time
 from typing import Any, Literal
 
 from wav2lip_npu.batch.jobs import Job
-from wav2lip_npu.batch.progress import JobBusy, JobProgress
+from wav2lip_npu.batch.progress import JobBusy, JobCancelled, JobEvent, JobProgress
 from wav2lip_npu.batch.results import FAILED, JobResult, reason_of
 from wav2lip_npu.batch.runner import MAX_OUTPUTS, JobGroup
 from wav2lip_npu.batch.worker import default_in_flight
@@ -141,11 +141,13 @@ class DeviceLoop:
 
     # ---- its answers ----
 
-    def _record(self, jobs: JobGroup, answer: JobResult | JobProgress | JobBusy | Failure | None) -> None:
+    def _record(self, jobs: JobGroup, answer: JobEvent | Failure | None) -> None:
         if isinstance(answer, JobProgress):
             self._progress(video_id_of(answer.job), answer.frames, answer.total)
         elif isinstance(answer, JobBusy):
             self._busy.add(video_id_of(answer.job))
+        elif isinstance(answer, JobCancelled):
+            self._drop(video_id_of(answer.job))
         elif isinstance(answer, Failure):
             self._died(answer)
         elif answer is None:
@@ -200,8 +202,7 @@ class DeviceLoop:
         running = self._queue.running(list(self._videos))
         for video_id in list(self._videos):
             if video_id not in running:  # cancelled
-                del self._videos[video_id]
-                self._remove_unwanted(video_id)
+                self._drop(video_id)
         ids = list(self._videos)
         busy = [video_id for video_id in ids if self._is_abandoned or video_id in self._busy]
         left = [video_id for video_id in ids if video_id not in busy]
@@ -212,6 +213,11 @@ class DeviceLoop:
         else:
             self._durably(lambda: self._queue.worker_died(left, failure.detail))
         self._videos = {}
+
+    def _drop(self, video_id: str) -> None:
+        """Forget a job that was cancelled."""
+        del self._videos[video_id]
+        self._remove_unwanted(video_id)
 
     def _remove_unwanted(self, video_id: str) -> None:
         """Remove the files of a job that was cancelled or deleted while it ran."""

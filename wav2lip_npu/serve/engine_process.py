@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 _NICE = 5
 """Lower priority of the engine and its workers, so that the HTTP process answers while they use all cores."""
 _EXPIRE_EVERY_S = 60.0
-_STOP_S = 10.0
+_STOP_S = 1.0
 """Seconds in which the workers must end."""
 _POLL_S = 0.2
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wav2lip_npu.batch.job_table import EMPTY, column_names, with_cells
-from wav2lip_npu.batch.jobs import Job
+from wav2lip_npu.batch.jobs import PATHS, Job
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.spans import canonical_spans
 from wav2lip_npu.errors import NoAudioError, UsageError
@@ -18,9 +18,8 @@ from wav2lip_npu.serve.problems import Problem
 from wav2lip_npu.serve.records import StoredFile
 
 _OF_THE_SERVER = {
-    "occlusion_mask", "enhance", "voice", "checkpoint_path", "checkpoints", "report", "cache", "outfile",
-    "watch", "jobs", "outdir", "data", "speakers", "turns", "rttm", "listeners",
-}  # fmt: skip
+    *PATHS, "checkpoints", "cache", "watch", "jobs", "outdir", "data", "speakers", "listeners",
+} - {"face", "audio"}  # fmt: skip
 """Options of the commands that name files of the server."""
 _OF_THE_SERVICE = {
     "check", "min_confidence", "wav2lip_batch_size", "face_det_batch_size", "device", "devices",

@@ -8,25 +8,11 @@ from typing import Any
 
 from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.dubbing.options import DubOptions
-from wav2lip_npu.errors import CheckpointError, MediaError, UsageError
+from wav2lip_npu.errors import CheckpointError, MediaError
 from wav2lip_npu.models.bundled import STARTER
 from wav2lip_npu.serve.records import Video
 from wav2lip_npu.serve.store import OUTPUT, REPORT, Store
-
-_OF_SERVICE = (
-    "face", "audio", "outfile", "voice", "checkpoint_path", "device", "report", "row", "dub", "check",
-    "occlusion_mask", "enhance", "speakers", "turns", "rttm", "listeners", "faces", "limits",
-    "geometry", "encode", "enhancement",
-)  # fmt: skip
-"""Fields of a job that no option sets: files of the server, and what the service chooses itself."""
-
-
-def check_options(options: Mapping[str, Any]) -> None:
-    """Raise `UsageError` if options of a video are unknown, out of range, or of another type."""
-    for name in options:
-        if name in _OF_SERVICE:
-            raise UsageError(f"{name} is not an option of a video. Remove it.")
-    Job(face="face", audio="audio", outfile=OUTPUT, **options)
+from wav2lip_npu.serve.weights import model_paths
 
 
 def weights_of(model: str, checkpoints: str | None) -> str:
@@ -36,14 +22,14 @@ def weights_of(model: str, checkpoints: str | None) -> str:
     """
     if model == STARTER:
         return STARTER
-    path = os.path.join(checkpoints or "", model)
-    if checkpoints is None or os.path.basename(model) != model or not os.path.isfile(path):
+    path = model_paths(checkpoints).get(model)
+    if path is None:
         raise CheckpointError(f"there is no model {model!r:.80}. GET /v1/models lists those of this server.")
-    return path
+    return os.fspath(path)
 
 
 def job_of(video: Video, store: Store, checkpoints: str | None) -> Job:
-    """Return the job that makes a video.
+    """Return the job that makes a video. Its options were checked by `job_requests`.
 
     Raises:
         UsageError: An option is unknown or out of range.
@@ -51,7 +37,6 @@ def job_of(video: Video, store: Store, checkpoints: str | None) -> Job:
         MediaError: A file was deleted.
 
     """
-    check_options(video.options)
     folder = store.video_folder(video.id)
     face, audio = (_content_of(file_id, store) for file_id in (video.face_id, video.audio_id))
     return Job(

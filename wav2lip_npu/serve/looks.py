@@ -13,7 +13,8 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,20 @@ from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.pauses import long_pauses
 from wav2lip_npu.dubbing.pipeline import dub
 from wav2lip_npu.dubbing.selection import FaceLimits
+from wav2lip_npu.dubbing.spans import shifted_spans
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.faces.detection import Detection, Detector, search_frames
 from wav2lip_npu.faces.detectors import load_detector
 from wav2lip_npu.faces.find_faces import FaceOptions, rank
 from wav2lip_npu.faces.head_pose import head_pose
-from wav2lip_npu.media.audio_reader import Samples, measure_audio, read_mono
+from wav2lip_npu.media.audio_reader import AudioInfo, Samples, measure_audio, read_mono
 from wav2lip_npu.media.container import IMAGE_FPS, VideoInfo, probe
+from wav2lip_npu.media.section import copy_audio, copy_video
 from wav2lip_npu.media.video_reader import frame_at, read_frames
 from wav2lip_npu.media.yuv_image import YuvImage
 from wav2lip_npu.mel import DEFAULT_MEL
 from wav2lip_npu.serve.engine_options import EngineOptions
-from wav2lip_npu.serve.jobs import check_options, weights_of
+from wav2lip_npu.serve.jobs import weights_of
 from wav2lip_npu.serve.store import OUTPUT
 
 _PICTURE_SIDE = 1280
@@ -49,6 +52,8 @@ _PICTURE_SIDE = 1280
 _QUALITY = 90
 _LEAD_S = 0.6
 """Seconds that are dubbed before the frame of a preview: smoothing and damping depend on earlier frames."""
+_LATE_S, _TAIL_S = 20.0, 20.0
+"""Time of a preview from which on it is made from copies of these sections, which end so much later."""
 _MAX_POINTS = 20_000
 _PEAK_SAMPLES = DEFAULT_MEL.sample_rate // 200
 
@@ -104,24 +109,22 @@ class Looks:
         The frames before it are dubbed, too, into a temporary file: this frame is the one of the video, apart
         from the first boxes of the face, which a dub from the beginning smooths over other frames.
         """
-        check_options(options)
         weights = weights_of(model, self._checkpoints)
         job = Job(face=face, audio=audio, outfile="", checkpoint_path=weights, **options)
         info = probe(face)
         fps = job.dub.output_fps(info)
-        extent = Extent.of(job.dub, info, measure_audio(audio, job.dub.audio_track).duration, audio)
+        sound = measure_audio(audio, job.dub.audio_track)
+        extent = Extent.of(job.dub, info, sound.duration, audio)
         last = min(int(_checked_time(seconds) * fps), extent.expected - 1)
         first = max(0, last - round(_LEAD_S * fps))
-        part = replace(
-            job.dub,
-            start=job.dub.start + float(first / fps),
-            duration=float((last - first + 1) / fps),
-            check=False,
-            min_confidence=None,
-        )
+        start, duration = job.dub.start + float(first / fps), float((last - first + 1) / fps)
+        options_of_part = replace(job.dub, start=start, duration=duration, check=False, min_confidence=None)
         with tempfile.TemporaryDirectory(dir=self._folder) as place:
+            part = _Part(info, audio, options_of_part)
+            if start > _LATE_S:
+                part = _late_part(part, sound, Path(place))
             output = os.path.join(place, OUTPUT)
-            dub(info, audio, output, models=lambda: self._models(job), options=part)
+            dub(part.info, part.audio, output, models=lambda: self._models(job), options=part.options)
             *_, (number, yuv) = ((frame.index, frame.yuv) for frame in read_frames(output))
         return _jpeg(yuv, max(yuv.width, yuv.height)), float((first + number) / fps)
 
@@ -143,6 +146,34 @@ class Looks:
             "points": [round(float(peak), 4) for peak in _largest(peaks, points)],
             "pauses": [[round(edge, 3) for edge in span] for span in spans],
         }
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The files and options of a preview."""
+
+    info: VideoInfo
+    audio: str
+    options: DubOptions
+
+
+def _late_part(part: _Part, sound: AudioInfo, place: Path) -> _Part:
+    """Return copies of the files from shortly before the preview on, so that it need not wait for the rest.
+
+    Pauses are then found relative to the loud parts of these seconds. If the video cannot be cut, or is
+    shorter than the audio and played again, the files themselves are returned.
+    """
+    options = part.options
+    end = options.start + (options.duration or 0)
+    video = place / "face.mkv"
+    offset = copy_video(part.info, video, options.start, end + _TAIL_S)
+    if offset is None or (part.info.duration or 0) < end:
+        return part
+    audio = place / "audio.wav"
+    copy_audio(sound, audio, float(offset), end + _TAIL_S)
+    skip = shifted_spans(options.skip, offset)
+    start = float(Fraction(options.start) - offset)
+    return _Part(probe(video), os.fspath(audio), replace(options, start=start, skip=skip, audio_track=None))
 
 
 def _face(detection: Detection, limits: FaceLimits) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from time import time
 from typing import Any
 
 from wav2lip_npu.serve import rows
+from wav2lip_npu.serve.database import NEXT_TURN
 from wav2lip_npu.serve.records import Stage, Video, Worker
 from wav2lip_npu.serve.store import Store
 
@@ -44,14 +45,14 @@ class JobQueue:
         with self.store.database.transaction() as connection:
             first = connection.execute(
                 f"SELECT *, {_ALONE} AS alone FROM videos WHERE status = 'queued' ORDER BY "
-                "face_id IN (SELECT face_id FROM videos WHERE status = 'in_progress'), number LIMIT 1"
+                "face_id IN (SELECT face_id FROM videos WHERE status = 'in_progress'), turn LIMIT 1"
             ).fetchone()
             if first is None:
                 return []
             same = connection.execute(
                 "SELECT id FROM videos WHERE status = 'queued' AND face_id = ? AND options = ? AND model = ? "
-                f"AND number >= ? AND NOT {_ALONE} ORDER BY number LIMIT ?",
-                (first["face_id"], first["options"], first["model"], first["number"], limit),
+                f"AND turn >= ? AND NOT {_ALONE} ORDER BY turn LIMIT ?",
+                (first["face_id"], first["options"], first["model"], first["turn"], limit),
             )
             ids = [first["id"]] if first["alone"] else [row["id"] for row in same]
             for video_id in ids:
@@ -128,7 +129,7 @@ class JobQueue:
         self._back(ids, "")
 
     def worker_died(self, ids: Sequence[str], detail: str) -> None:
-        """Put the jobs of a worker that died back into the queue; fail one that has had its chances.
+        """Put the jobs of a worker that died at the end of the queue; fail one that has had its chances.
 
         Of several jobs, any may be the cause, so each then runs alone.
         """
@@ -138,7 +139,7 @@ class JobQueue:
             ).fetchone()
             if row is not None and row["deaths"] + 1 >= MAX_DEATHS:
                 self.fail(video_id, "died", detail)
-        self._back(ids, ", deaths = deaths + 1")
+        self._back(ids, f", deaths = deaths + 1, turn = {NEXT_TURN}")
 
     def _back(self, ids: Sequence[str], more: str) -> None:
         if not ids:

@@ -12,10 +12,10 @@ from wav2lip_npu.serve.records import ConflictError, QueueFullError, Status, Sto
 
 VIDEO = (
     "SELECT videos.*, CASE WHEN status = 'queued' THEN (SELECT count(*) FROM videos AS earlier "
-    "WHERE earlier.status = 'queued' AND earlier.number <= videos.number) END AS queue_position FROM videos"
+    "WHERE earlier.status = 'queued' AND earlier.turn <= videos.turn) END AS queue_position FROM videos"
 )
 """Query for the rows of `video`, to be followed by WHERE."""
-_INTERNAL = ("number", "deaths", "interruptions")
+_INTERNAL = ("number", "turn", "deaths", "interruptions")
 _JSON = ("options", "error", "report")
 
 

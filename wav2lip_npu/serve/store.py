@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 from wav2lip_npu.errors import OutputError
 from wav2lip_npu.serve import rows
-from wav2lip_npu.serve.database import Database
+from wav2lip_npu.serve.database import NEXT_TURN, Database
 from wav2lip_npu.serve.records import (
     ConflictError,
     Event,
@@ -57,11 +57,6 @@ class Store:
         except OSError as error:
             raise OutputError(f"cannot write {folder}: {error.strerror}. Pass another --data.") from None
         self.database = Database(self.folder / DATABASE)
-
-    @classmethod
-    def open(cls, folder: str | os.PathLike[str], keep: float | None = None) -> Store:
-        """Return the store in a folder, see the class."""
-        return cls(folder, keep)
 
     # ---- files ----
 
@@ -183,8 +178,8 @@ class Store:
             rows.check_room(connection, client, max_queue, max_jobs)
             connection.execute(
                 "INSERT INTO videos "
-                "(id, model, created_at, face_id, audio_id, options, client, seconds, size) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "(turn, id, model, created_at, face_id, audio_id, options, client, seconds, size) "
+                f"VALUES ({NEXT_TURN}, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (video_id, model, now, face_id, audio_id, rows.to_json(options), client, seconds, size),
             )
             if idempotency_key is not None:

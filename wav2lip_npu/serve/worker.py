@@ -16,7 +16,7 @@ import cv2
 from wav2lip_npu import device
 from wav2lip_npu.batch.face_cache import FaceCache
 from wav2lip_npu.batch.jobs import Job
-from wav2lip_npu.batch.progress import JobBusy, JobProgress
+from wav2lip_npu.batch.progress import JobEvent
 from wav2lip_npu.batch.results import FAILED, JobResult
 from wav2lip_npu.batch.runner import JobGroup
 from wav2lip_npu.batch.worker import StartBatchWorker
@@ -44,7 +44,7 @@ class StartServeWorker:
     in_flight: int | None = None
     """Concurrent passes; `None` is the default of the device."""
 
-    def __call__(self, name: str) -> Callable[[JobGroup], Iterator[JobResult | JobProgress | JobBusy]]:
+    def __call__(self, name: str) -> Callable[[JobGroup], Iterator[JobEvent]]:
         """Return the function that runs a group of jobs on the device `name`."""
         start = StartBatchWorker(
             first=Job(face="", audio="", outfile=""),
@@ -56,7 +56,7 @@ class StartServeWorker:
         queue = JobQueue(Store(self.folder))
         queue.set_worker(Worker(name=name, state="ready", detail="", changed_at=int(time())))
 
-        def run(jobs: JobGroup) -> Iterator[JobResult | JobProgress | JobBusy]:
+        def run(jobs: JobGroup) -> Iterator[JobEvent]:
             _remember_hashes(jobs)
             bug = None
             for event in work(jobs):
