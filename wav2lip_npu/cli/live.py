@@ -8,7 +8,7 @@ import os
 import threading
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 from wav2lip_npu import __version__
 from wav2lip_npu.batch.face_cache import FaceCache
@@ -80,8 +80,8 @@ class LiveCommand:
         """Open the stream, and pass audio and frames on until one of the pipes ends."""
         log.info("wav2lip-npu %s", __version__)
         self._check_paths()
-        with contextlib.ExitStack() as stack:
-            audio = stack.enter_context(self._open_audio())
+        with contextlib.suppress(BrokenPipeError), contextlib.ExitStack() as stack:
+            audio = self._open_audio()  # the thread closes it, which may still read at the end
             stream = stack.enter_context(self._open_stream())
             output = stack.enter_context(self._open_output())
             pushing = threading.Thread(target=self._push, args=(audio, stream), name="audio", daemon=True)
@@ -145,7 +145,7 @@ class LiveCommand:
         """Push the audio to its end. A rest that is not a whole sample is dropped."""
         size = _BYTES * self.channels
         rest = b""
-        with contextlib.suppress(UsageError):  # the stream was closed
+        with audio, contextlib.suppress(UsageError):  # the stream was closed
             try:
                 while chunk := audio.read(_CHUNK):
                     chunk = rest + chunk
@@ -160,6 +160,6 @@ class LiveCommand:
 
 
 def _open(path: str, standard: int, mode: Literal["rb", "wb"]) -> BinaryIO:
-    """Open a file without a buffer, or the standard stream of this number."""
-    is_standard = path == STANDARD
-    return cast(BinaryIO, open(standard if is_standard else path, mode, buffering=0, closefd=not is_standard))
+    """Open a file, or the standard stream of this number. What is read comes at once, without a buffer."""
+    is_standard, buffering = path == STANDARD, 0 if mode == "rb" else -1
+    return open(standard if is_standard else path, mode, buffering=buffering, closefd=not is_standard)

@@ -40,6 +40,7 @@ class RawImages:
     def write(self, frame: LiveFrame) -> None:
         """Write a frame."""
         self._file.write(np.ascontiguousarray(frame.image).data)
+        self._file.flush()
 
     def close(self) -> None:
         """Do nothing: each image is written at once."""
@@ -56,6 +57,7 @@ class TransportStream:
     """
 
     def __init__(self, file: BinaryIO, fps: Fraction, crf: int) -> None:
+        self._file = file
         self._container = av.open(file, "w", format="mpegts", options=_AT_ONCE)
         self._fps, self._crf = fps, crf
         self._video: Any = None
@@ -74,6 +76,7 @@ class TransportStream:
         self._samples += len(frame.audio)
         self._container.mux(self._video.encode(image))
         self._container.mux(self._audio.encode(audio))
+        self._file.flush()
 
     def close(self) -> None:
         """Write the last packets."""
