@@ -61,7 +61,7 @@ class StreamOptions:
     """Seconds of audio that may wait. Beyond it, pushing waits."""
     queue_seconds: float = 0.5
     """Seconds of frames that may wait for the reader. Beyond it, the stream waits."""
-    max_delay: float | None = 0.25
+    max_delay: float | None = 0.15
     """Seconds that a frame may be late because the device is too slow. A later one repeats the image before.
     None: images are never skipped."""
     max_sessions: int | None = None
