@@ -108,7 +108,7 @@ def test_silence_skips_the_network_and_closes_the_mouth(models, face_video, pcm,
 
 @pytest.mark.parametrize("size", [1, 7, 100_000])
 def test_chunks_of_any_size_give_the_same_frames(models, face_video, pcm, size):
-    pcm = pcm[: 8_000 if size < 10 else 32_000]
+    pcm = pcm[: 10_000 if size < 10 else 32_000]
     with open_stream(models, face_video, sample_rate=RATE) as stream:
         frames = spoken(stream, pcm, size)
     with open_stream(models, face_video) as stream:
