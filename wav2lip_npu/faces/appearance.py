@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 
 from wav2lip_npu.faces.descriptor import Descriptor, find_weights
 from wav2lip_npu.faces.detection import Detection
+from wav2lip_npu.faces.head_pose import head_pose
 from wav2lip_npu.faces.likeness import likeness
 from wav2lip_npu.faces.people import landmarks_of, view_of
 from wav2lip_npu.media.yuv_image import YuvImage
 
 Look = NDArray[Any] | None
 """A descriptor float64 [128], or a `likeness.Look`. None: the face cannot be compared."""
+
+_MAX_YAW = 50
+"""Degrees; faces that are turned further are not dubbed by default."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,9 @@ class Appearance:
     """Difference to the similarity of another person that decides between the two."""
 
     def look(self, yuv: YuvImage, face: Detection) -> Look:
-        """Return the look of a face in a frame."""
+        """Return the look of a face in a frame; None if it is turned away, as profiles look alike."""
+        if face.landmarks is not None and abs(head_pose(face.landmarks).yaw) > _MAX_YAW:
+            return None
         if self.descriptor is not None:
             return self.descriptor(yuv, landmarks_of(face))
         return view_of(0, face, yuv).look

@@ -122,7 +122,7 @@ class Cast:
             face = Detection(box, 1.0, tracked.landmarks)
             look = self._appearance.look(tracked.frame.yuv, face)
             similar = self._similarities(look)
-            if similar[number] >= max(similar):
+            if look is not None and similar[number] >= max(similar):
                 self._members[number].learn(look)
 
     def without_shared(self, tracked: Sequence[TrackedFrame]) -> list[bool]:
