@@ -104,6 +104,19 @@ def test_damaged_form(service, body, status):
     assert service.client.post("/v1/files", content=body).status_code == 415
 
 
+def test_too_many_parts(service):
+    files = [("file", (f"{number}.wav", b"content")) for number in range(5)]
+    assert service.client.post("/v1/files", files=files).status_code == 413
+    assert service.client.post("/v1/files", files=files[:2]).status_code == 422
+    assert (
+        service.client.post(
+            "/v1/files", files=files[:1], data=dict.fromkeys(map(str, range(200)))
+        ).status_code
+        == 413
+    )
+    assert list((service.store.folder / "uploads").iterdir()) == []
+
+
 def test_closed_connection_leaves_no_file(service):
     host, port = service.url.removeprefix("http://").split(":")
     head = (

@@ -21,7 +21,7 @@ from wav2lip_npu.serve.problems import Problem
 
 _FLUSH_BYTES = 1 << 18
 """Bytes that are held in memory before they are hashed and written."""
-_MAX_FIELDS, _MAX_TEXT, _MAX_HEADERS = 200, 1 << 16, 1 << 13
+_MAX_FIELDS, _MAX_FILES, _MAX_TEXT, _MAX_HEADERS = 200, 4, 1 << 16, 1 << 13
 _MAX_NAME = 200
 
 
@@ -225,6 +225,8 @@ class _Receiver:
         if b"name" not in options:
             raise Problem(400, "a part of the form has no name.")
         file_name = options.get(b"filename")
+        if file_name is not None and len(list(self._files())) >= _MAX_FILES:
+            raise Problem(413, f"the form has more than {_MAX_FILES} files. Send fewer.")
         self._parts.append(
             _Part(
                 options[b"name"].decode("utf-8", "replace"),
