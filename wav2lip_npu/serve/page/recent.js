@@ -24,7 +24,7 @@ export async function namesOf(video) {
 export class Recent {
   /** Calls onOpen(video, names). */
   constructor({ onOpen }) {
-    Object.assign(this, { onOpen, videos: [], shown: null, timer: 0 });
+    Object.assign(this, { onOpen, videos: [], shown: null, sure: null, timer: 0 });
     this.root = document.getElementById("recent");
     this.list = this.root.querySelector("ul");
     this.mine = new Set(JSON.parse(localStorage.getItem("videos") ?? "[]"));
@@ -78,7 +78,9 @@ export class Recent {
     const names = await Promise.all(this.videos.map(namesOf));
     const focused = document.activeElement;
     const [id, role] = [focused.closest?.("#recent li")?.dataset.id, focused.dataset?.role];
+    const { sure } = this; // a question that is open stays open; its removed button loses the focus
     this.list.replaceChildren(...this.videos.map((video, index) => this.item(video, names[index])));
+    this.sure = sure;
     this.root.querySelector(".none").hidden = this.videos.length > 0;
     this.mark(this.shown);
     if (id) this.list.querySelector(`[data-id="${id}"] [data-role="${role}"]`)?.focus();
@@ -122,18 +124,21 @@ export class Recent {
   remover(video, names) {
     const button = Object.assign(document.createElement("button"), { type: "button", className: "quiet" });
     button.dataset.role = "remove";
-    const reset = () => {
-      button.textContent = t("remove");
-      button.setAttribute("aria-label", t("remove_name", names));
-      button.classList.remove("sure");
+    const write = () => {
+      const isSure = this.sure === video.id;
+      button.textContent = t(isSure ? "sure" : "remove");
+      button.setAttribute("aria-label", isSure ? `${t("sure")} ${names}` : t("remove_name", names));
+      button.classList.toggle("sure", isSure);
     };
-    reset();
-    button.onblur = reset;
+    write();
+    button.onblur = () => {
+      this.sure = null;
+      write();
+    };
     button.onclick = async () => {
-      if (!button.classList.contains("sure")) {
-        button.classList.add("sure");
-        button.textContent = t("sure");
-        return button.setAttribute("aria-label", `${t("sure")} ${names}`);
+      if (this.sure !== video.id) {
+        this.sure = video.id;
+        return write();
       }
       try {
         await request("DELETE", `videos/${video.id}`);
