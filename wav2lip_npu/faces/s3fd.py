@@ -84,14 +84,28 @@ def decode(outputs: Sequence[NDArray[np.float32]], threshold: float = _CANDIDATE
 
 
 def suppress(candidates: Boxes, max_overlap: float) -> Boxes:
-    """Return the candidates that no better one overlaps by more than this IoU, best first."""
-    from face_alignment.detection.sfd.bbox import nms
+    """Return the candidates that no better one overlaps by more than this IoU, best first.
 
-    best_first = candidates[np.argsort(-candidates[:, 4], kind="stable")]
-    # Ranks for scores: nms sorts again, and would order equal scores arbitrarily.
-    ranks = -np.arange(len(best_first), dtype=np.float32)
-    kept: list[int] = nms(np.column_stack([best_first[:, :4], ranks]), max_overlap)
-    return best_first[kept]
+    Corners are the centres of pixels, as in face_alignment, whose import would load numba.
+    """
+    candidates = candidates[np.argsort(-candidates[:, 4], kind="stable")]
+    kept = []
+    rest, areas = candidates, _areas(candidates[:, :2], candidates[:, 2:4])
+    while len(rest):
+        best = rest[0]
+        kept.append(best)
+        common = _areas(np.maximum(best[:2], rest[:, :2]), np.minimum(best[2:4], rest[:, 2:4]))
+        apart = common / (areas[0] + areas - common) <= max_overlap
+        apart[0] = False
+        rest, areas = rest[apart], areas[apart]
+    return np.stack(kept) if kept else candidates
+
+
+def _areas(low: NDArray[np.float32], high: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the areas [N] of boxes with these corners [N, 2]; 0 for those whose corners are reversed."""
+    sides = np.maximum(high - low + 1, 0)
+    areas: NDArray[np.float32] = sides[:, 0] * sides[:, 1]
+    return areas
 
 
 def find_weights() -> Path | None:
