@@ -347,8 +347,8 @@ def test_memory_is_flat(models, face_video, pcm):
                 stream.clear()
                 return measured()
 
-        peak(2)
-        assert peak(8) < 1.3 * peak(2)
+        peak(1)
+        assert peak(4) < 1.3 * peak(2)
 
 
 def test_photo_is_an_avatar(models, face_video, pcm, tmp_path):
