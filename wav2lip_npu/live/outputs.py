@@ -16,7 +16,7 @@ _X264 = {"preset": "veryfast", "tune": "zerolatency"}
 _KEY_FRAMES_S = 1
 """Seconds between key frames, at which a player can begin."""
 _AUDIO_BITS = 128_000
-_AT_ONCE = {"flush_packets": "1", "muxdelay": "0", "muxpreload": "0"}
+_AT_ONCE = {"flush_packets": "1"}
 
 
 class FrameWriter(Protocol):
