@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
-_LEAD = 15
-"""Frames before and after a turn in which the face is tracked, too: its box settles, and is confirmed."""
+_LEAD = 3
+"""Frames before and after a dubbed span in which the face is tracked, too. Tracking looks ahead, so more are
+not needed."""
 
 
 class SpeakersFrames:
