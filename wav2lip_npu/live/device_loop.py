@@ -61,6 +61,7 @@ class DeviceLoop:
         self._max_batch = max_batch or (models.batch if self._is_fast else 1)
         self.lanes = devices.lanes(models.device)
         self._running = 0
+        self._threads: list[threading.Thread] = []
 
     # Streams
 
@@ -78,14 +79,23 @@ class DeviceLoop:
                 session = Session(avatar, options, self.lock)
                 self._sessions.append(session)
                 missing, self._running = self.lanes - self._running, self.lanes
-            for number in range(missing):
-                threading.Thread(target=self._run, name=f"live-{number}", daemon=True).start()
+            started = [
+                threading.Thread(target=self._run, name=f"live-{number}", daemon=True)
+                for number in range(missing)
+            ]
+            self._threads = [thread for thread in self._threads if thread.is_alive()] + started
+            for thread in started:
+                thread.start()
         return session
 
     def close(self, session: Session, error: Exception | None = None) -> None:
-        """Remove a stream."""
+        """Remove a stream, and with the last one the threads: PyTorch aborts a process that they outlive."""
         with self.lock:
             self._close(session, error)
+            ending = [] if self._sessions else self._threads
+        for thread in ending:
+            if thread is not threading.current_thread():
+                thread.join(_POLL_S)
 
     def capacity(self, avatar: Avatar, options: StreamOptions) -> int:
         """Return the number of streams that the device holds, measured once while it is idle."""
