@@ -12,6 +12,7 @@ import pytest
 
 from wav2lip_npu.cli import main
 from wav2lip_npu.cli import serve as serve_command
+from wav2lip_npu.media import video_reader
 
 
 def serve(*words):
@@ -57,8 +58,19 @@ def test_signal_ends_the_service_and_its_streams(tmp_path, number, host, speech,
     assert "Traceback" not in text
     again = serve("--data", tmp_path / "data")
     try:
-        video = httpx.get(f"{address_of(again)}v1/videos/{job['id']}").json()
-        assert video["status"] in ("queued", "in_progress")
+        url = f"{address_of(again)}v1/videos/{job['id']}"
+        assert httpx.get(url).json()["status"] in ("queued", "in_progress")
+        if number == signal.SIGINT:
+            with httpx.stream("GET", f"{url}/events", timeout=60) as answer:
+                assert "event: done" in list(answer.iter_lines())
+            report = httpx.get(f"{url}/content", params={"variant": "report"}).json()
+            assert (report["frames"], report["face"], report["check"]["offset"]) == (
+                15,
+                face_video.name,
+                None,
+            )
+            (tmp_path / "out.mp4").write_bytes(httpx.get(f"{url}/content").content)
+            assert len(list(video_reader.read_frames(tmp_path / "out.mp4"))) == 15
         assert main.main(["serve", "--data", str(tmp_path / "data"), "--port", "0"]) == 2
     finally:
         again.kill()
