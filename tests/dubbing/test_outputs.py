@@ -14,7 +14,7 @@ import soundfile
 
 from support.faces import face_frames, write_audio
 from support.marks import slow
-from wav2lip_npu.dubbing import blend, outputs, pipeline, stages
+from wav2lip_npu.dubbing import blend, output_frames, outputs, pipeline
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.outputs import Output
 from wav2lip_npu.dubbing.pipeline import dub_many
@@ -170,7 +170,7 @@ def test_bug_is_returned_with_its_traceback(models, face_video, audio_files, tmp
 
 
 def test_ctrl_c_stops_all_outputs(models, face_video, audio_files, tmp_path, monkeypatch):
-    real = stages.find_faces
+    real = output_frames.find_faces
 
     def interrupted(*arguments):
         for number, item in enumerate(real(*arguments)):
@@ -178,7 +178,7 @@ def test_ctrl_c_stops_all_outputs(models, face_video, audio_files, tmp_path, mon
                 raise KeyboardInterrupt
             yield item
 
-    monkeypatch.setattr(stages, "find_faces", interrupted)
+    monkeypatch.setattr(output_frames, "find_faces", interrupted)
     with pytest.raises(KeyboardInterrupt):
         dub_many(
             face_video,
