@@ -75,6 +75,11 @@ Amp = Literal["off", "bf16", "fp16"]
 AMP: tuple[Amp, ...] = get_args(Amp)
 
 
+def is_device_name(spec: str) -> bool:
+    """Return whether a text is the name of a device that `resolve` may find: without importing PyTorch."""
+    return re.fullmatch(rf"auto|({'|'.join(BACKENDS)})(:\d{{1,3}})?", spec, re.ASCII) is not None
+
+
 def resolve(spec: str = "auto") -> torch.device:
     """Return the device named `auto`, `cpu`, `cuda[:i]` or `npu[:i]`.
 

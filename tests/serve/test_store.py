@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wav2lip_npu.errors import DataError
+from wav2lip_npu.errors import DataError, OutputError
 from wav2lip_npu.serve.queue import MAX_DEATHS, JobQueue
 from wav2lip_npu.serve.records import ConflictError, NotFoundError, QueueFullError, StoredFile, Video
 from wav2lip_npu.serve.store import OUTPUT, Store
@@ -239,3 +239,30 @@ def test_database_of_another_version_is_refused(store: Store) -> None:
     (store.folder / "serve.sqlite3").write_bytes(b"something else" * 100)
     with pytest.raises(DataError, match=str(store.folder)):
         Store(store.folder)
+
+
+def test_job_keeps_the_names_of_its_files(store: Store) -> None:
+    """Another client may upload the same content under another name."""
+    video = queued(store)
+    upload(store, b"face", "secret.mp4")
+    found = store.video(video.id)
+    assert found is not None and (found.face_name, found.audio_name) == ("a.wav", "a.wav")
+
+
+def test_finished_video_can_be_deleted_while_the_disk_is_full(store: Store, monkeypatch) -> None:
+    video = queued(store)
+    JobQueue(store).claim(1)
+    folder = store.video_folder(video.id)
+    folder.mkdir(parents=True)
+    (folder / OUTPUT).write_bytes(b"video")
+    assert JobQueue(store).finish(video.id, report=None, frames=1, seconds=1, size="2x2")
+    real = store.database.transaction
+
+    def full_until_the_video_is_gone():
+        if folder.exists():
+            raise OutputError("disk full")
+        return real()
+
+    monkeypatch.setattr(store.database, "transaction", full_until_the_video_is_gone)
+    assert store.delete(video.id)
+    assert store.video(video.id) is None

@@ -27,7 +27,8 @@ CREATE TABLE videos (
     status TEXT NOT NULL DEFAULT 'queued', stage TEXT NOT NULL DEFAULT 'waiting',
     progress INTEGER NOT NULL DEFAULT 0, revision INTEGER NOT NULL DEFAULT 1,
     created_at INTEGER NOT NULL, started_at INTEGER, completed_at INTEGER, expires_at INTEGER,
-    face_id TEXT NOT NULL, audio_id TEXT NOT NULL, options TEXT NOT NULL, error TEXT,
+    face_id TEXT NOT NULL, audio_id TEXT NOT NULL,
+    face_name TEXT NOT NULL, audio_name TEXT NOT NULL, options TEXT NOT NULL, error TEXT,
     frames INTEGER, frames_done INTEGER NOT NULL DEFAULT 0, fps REAL, seconds_left REAL,
     seconds REAL, size TEXT, report TEXT, client TEXT NOT NULL,
     deaths INTEGER NOT NULL DEFAULT 0, interruptions INTEGER NOT NULL DEFAULT 0
@@ -99,7 +100,7 @@ class Database:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 if isinstance(error, sqlite3.OperationalError):
-                    text = f"cannot write {self._path}: {error}. Free space on its disk."
+                    text = f"the service cannot store this: {error}. Free space on its disk, see --data."
                     raise OutputError(text) from error
                 raise
 

@@ -14,8 +14,11 @@ from multiprocessing.connection import Connection
 from time import monotonic
 from typing import Any
 
+from wav2lip_npu.errors import Wav2LipError
 from wav2lip_npu.parallel.processes import spawn
 from wav2lip_npu.serve.engine_options import EngineOptions
+from wav2lip_npu.serve.queue import JobQueue
+from wav2lip_npu.serve.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,7 @@ class Engine:
         delay = _FIRST_DELAY_S
         while not self._stopped.is_set():
             started = monotonic()
+            self._forget_workers()
             self._process, pipe = spawn("engine", _run, self._options, daemon=False)
             with contextlib.closing(pipe):
                 while self._process.is_alive() and not self._stopped.is_set():
@@ -67,9 +71,17 @@ class Engine:
                 return
             delay = _FIRST_DELAY_S if monotonic() - started > _HEALTHY_S else delay
             code = self._process.exitcode
+            self._forget_workers()
             log.error("the engine ended with exit code %s, and is started again in %g s", code, delay)
             self._stopped.wait(delay)
             delay = min(_MAX_DELAY_S, 2 * delay)
+
+    def _forget_workers(self) -> None:
+        """Remove the workers of an engine that has ended from the store: none of them is ready."""
+        try:
+            JobQueue(Store(self._options.folder)).forget_workers()
+        except Wav2LipError as error:
+            log.warning("the workers of the last engine are still listed: %s", error)
 
 
 @contextlib.contextmanager

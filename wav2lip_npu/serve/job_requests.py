@@ -99,7 +99,7 @@ def parse_options(values: Mapping[str, Any]) -> tuple[DubOptions, dict[str, Any]
     """Return the options of a job, and those that differ from their defaults. Raises `UsageError`."""
     for name in values:
         if name in _OF_THE_SERVER:
-            raise UsageError(f"{name} names a file of the server, which requests may not. Leave it out.")
+            raise UsageError(f"{name} is a path on the server; a request cannot set it. Leave it out.")
         if name in _OF_THE_SERVICE:
             raise UsageError(f"{name} is decided by the service, not by a request. Leave it out.")
         if name not in NAMES:

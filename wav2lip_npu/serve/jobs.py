@@ -74,10 +74,10 @@ def public_report(
 def _names(video: Video, store: Store, checkpoints: str | None) -> dict[str, str]:
     """Return the names of the files of a job by their paths."""
     names = {os.fspath(store.video_folder(video.id) / name): name for name in (OUTPUT, REPORT)}
-    for file_id in (video.face_id, video.audio_id):
+    for file_id, name in ((video.face_id, video.face_name), (video.audio_id, video.audio_name)):
         file = store.file(file_id)
         if file is not None:
-            names[os.fspath(store.content(file))] = file.name
+            names[os.fspath(store.content(file))] = name
     if checkpoints is not None:
         names[os.path.join(checkpoints, video.model)] = video.model
     return names

@@ -68,6 +68,8 @@ class VideoObject(BaseModel):
     seconds_left: float | None
     face_id: str
     audio_id: str
+    face_name: str = Field(description="Name of the face when the job was created.")
+    audio_name: str
     options: dict[str, Any]
     report: dict[str, Any] | None
 
@@ -222,6 +224,8 @@ def video_json(video: Video) -> dict[str, Any]:
         "seconds_left": video.seconds_left,
         "face_id": video.face_id,
         "audio_id": video.audio_id,
+        "face_name": video.face_name,
+        "audio_name": video.audio_name,
         "options": video.options,
         "report": video.report,
     }

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from wav2lip_npu.device import is_device_name
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.options import check_minimum, check_positive, check_types
 from wav2lip_npu.storage.regular_files import read_limited
@@ -60,7 +61,7 @@ class ServeOptions:
     keep: str = "24h"
     """Time after which finished jobs, their videos and unused uploads are deleted, such as 30m or 7d."""
     disk_floor: str = "1GiB"
-    """Free disk space below which uploads are refused."""
+    """Free disk space below which uploads and jobs are refused."""
     allow_urls: tuple[str, ...] = ()
     """Hosts from which face_url and audio_url may be fetched, by https. Empty: none."""
     webhook_hosts: tuple[str, ...] = ()
@@ -75,6 +76,14 @@ class ServeOptions:
             raise UsageError(f"--port {self.port} is out of range. Pass 0 to 65535.")
         check_positive(self, "max_seconds")
         check_positive(self, "timeout")
+        for name in (name for text in self.devices for name in text.split(",")):
+            if name != "all" and not is_device_name(name):
+                raise UsageError(
+                    f"unknown device {name!r:.40}. Pass --devices auto, all, cpu, cuda:0 or npu:0."
+                )
+        for host in (*self.allow_urls, *self.webhook_hosts):
+            if "/" in host or not host:
+                raise UsageError(f"{host!r:.80} is not a host. Pass a name such as files.example.org.")
         for name in ("max_pixels", "max_queue", "max_per_client"):
             check_minimum(self, name, 1)
         _bytes_of("max_upload", self.max_upload)

@@ -141,8 +141,11 @@ def handle_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def of_validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        if any(entry["type"] == "json_invalid" for entry in error.errors()):
+            return Problem(400, "the body is not JSON. Send a JSON object.").response()
         texts = [
-            f"{'.'.join(map(str, entry['loc'][1:]))} is invalid: {entry['msg']}." for entry in error.errors()
+            f"{'.'.join(map(str, entry['loc'][1:])) or 'the body'} is invalid: {entry['msg']}."
+            for entry in error.errors()
         ]
         return Problem(422, " ".join(texts[:5])).response()
 

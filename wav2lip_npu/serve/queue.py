@@ -163,8 +163,12 @@ class JobQueue:
             back = connection.execute(
                 f"{_BACK}, interruptions = interruptions + 1 WHERE status = 'in_progress'"
             )
-            connection.execute("DELETE FROM workers")
             return back.rowcount
+
+    def forget_workers(self) -> None:
+        """Remove the workers of an engine that has ended."""
+        with self.store.database.transaction() as connection:
+            connection.execute("DELETE FROM workers")
 
     def set_worker(self, worker: Worker) -> None:
         """Note the state of a worker."""

@@ -65,7 +65,7 @@ def check_room(
     if max_queue is not None:
         (waiting,) = connection.execute("SELECT count(*) FROM videos WHERE status = 'queued'").fetchone()
         if waiting >= max_queue:
-            raise QueueFullError(f"{waiting} jobs are waiting, which is the maximum. Try again later.")
+            raise QueueFullError(f"the queue is full ({waiting} jobs). Try again later.")
     if max_jobs is not None:
         (running,) = connection.execute(
             "SELECT count(*) FROM videos WHERE client = ? AND status IN ('queued', 'in_progress')", (client,)

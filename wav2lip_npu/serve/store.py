@@ -1,7 +1,8 @@
 """The store of the service: uploaded files, videos and their queue, in a folder.
 
 Its methods may be called in any thread of any process. What a method has returned survives a killed process
-and a power failure. `queue` has the other half: what the engine does with the videos.
+and a power failure. `queue` has the other half: what the engine does with the videos. This one has over 300
+lines, as a statement of SQL takes several.
 """
 
 from __future__ import annotations
@@ -171,16 +172,31 @@ class Store:
                 earlier = rows.earlier_video(connection, client, idempotency_key, body_hash)
                 if earlier is not None:
                     return rows.video(connection.execute(f"{rows.VIDEO} WHERE id = ?", (earlier,)).fetchone())
+            names = []
             for file_id in (face_id, audio_id):
-                used = connection.execute("UPDATE files SET used_at = ? WHERE id = ?", (now, file_id))
-                if not used.rowcount:
+                used = connection.execute(
+                    "UPDATE files SET used_at = ? WHERE id = ? RETURNING name", (now, file_id)
+                ).fetchone()
+                if used is None:
                     raise NotFoundError(f"there is no file {file_id}. Upload it first.")
+                names.append(used["name"])
             rows.check_room(connection, client, max_queue, max_jobs)
             connection.execute(
                 "INSERT INTO videos "
-                "(turn, id, model, created_at, face_id, audio_id, options, client, seconds, size) "
-                f"VALUES ({NEXT_TURN}, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (video_id, model, now, face_id, audio_id, rows.to_json(options), client, seconds, size),
+                "(turn, id, model, created_at, face_id, audio_id, face_name, audio_name, options, client, "
+                f"seconds, size) VALUES ({NEXT_TURN}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    video_id,
+                    model,
+                    now,
+                    face_id,
+                    audio_id,
+                    *names,
+                    rows.to_json(options),
+                    client,
+                    seconds,
+                    size,
+                ),
             )
             if idempotency_key is not None:
                 request = client, idempotency_key, body_hash, video_id, now
@@ -262,12 +278,22 @@ class Store:
 
     def delete(self, video_id: str) -> bool:
         """Delete a video and its files; return False if there is none with this ID. A running job stops."""
-        with self.database.transaction() as connection:
-            if not connection.execute("DELETE FROM videos WHERE id = ?", (video_id,)).rowcount:
-                return False
-            rows.move_up(connection)
+        try:
+            is_known = self._delete_row(video_id)
+        except OutputError:  # the disk is full: the files of the video make room for the change
+            video = self.video(video_id)
+            if video is None or not video.is_final:
+                raise
+            shutil.rmtree(self.video_folder(video_id), ignore_errors=True)
+            is_known = self._delete_row(video_id)
         shutil.rmtree(self.video_folder(video_id), ignore_errors=True)
-        return True
+        return is_known
+
+    def _delete_row(self, video_id: str) -> bool:
+        with self.database.transaction() as connection:
+            is_known = connection.execute("DELETE FROM videos WHERE id = ?", (video_id,)).rowcount > 0
+            rows.move_up(connection)
+        return is_known
 
     def video_folder(self, video_id: str) -> Path:
         """Return the folder of a video with its `OUTPUT`, `REPORT` and `THUMBNAIL`."""

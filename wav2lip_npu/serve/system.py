@@ -51,7 +51,7 @@ def readiness(service: TheService) -> dict[str, str]:
     """Report whether jobs can run: a worker has loaded its models, and the disk has space."""
     free, floor = shutil.disk_usage(service.store.folder).free, service.options.floor_bytes
     if free < floor:
-        raise Problem(503, f"{free:,} bytes are free on the disk, and {floor:,} are the floor.")
+        raise Problem(503, f"the disk has {free:,} bytes free; --disk_floor requires {floor:,}.")
     workers = service.store.workers()
     if not any(worker.state == "ready" for worker in workers):
         details = " ".join(worker.detail for worker in workers if worker.detail) or "It is starting."

@@ -169,8 +169,7 @@ def get_content(
             video.report, headers={"Content-Disposition": f'inline; filename="{video_id}.json"'}
         )
     is_video = variant == "video"
-    face = service.store.file(video.face_id)
-    stem = video_id if face is None else f"{Path(face.name).stem}-dubbed"
+    stem = f"{Path(video.face_name).stem or video_id}-dubbed"
     return download(
         service.store.video_folder(video_id) / (OUTPUT if is_video else THUMBNAIL),
         media_type="video/mp4" if is_video else "image/jpeg",
@@ -249,6 +248,7 @@ def _create(
     options = service.options
     if job.webhook_url is not None:
         service.webhooks.check(job.webhook_url)
+    service.upload_limits.check_disk()
     weights_of(job.model, options.checkpoints)
     job_requests.check_files(face, audio)
     seconds = job_requests.output_seconds(face, audio, job.dub)

@@ -14,6 +14,7 @@ const [faces, wave, options] = [new Faces(), new Wave(), new Options()];
 const restored = JSON.parse(sessionStorage.getItem("inputs") ?? "{}");
 const EARLY = 30; // seconds: a frame later in a long video takes long to decode
 let testing = null;
+let isSending = false;
 let attempt = null; // a request without an answer is sent again under the same key
 
 const stage = new Stage({
@@ -94,8 +95,8 @@ async function test(time) {
 async function generate() {
   const asked = body();
   if (!asked) return;
-  const button = document.getElementById("generate");
-  button.disabled = true;
+  if (isSending) return; // the button stays enabled: a disabled one would lose the focus
+  isSending = true;
   testing?.abort();
   const text = JSON.stringify(asked);
   if (attempt?.text !== text) attempt = { text, key: crypto.getRandomValues(new Uint32Array(4)).join("-") };
@@ -108,7 +109,7 @@ async function generate() {
   } catch (error) {
     showError(document.getElementById("work-error"), error);
   } finally {
-    button.disabled = false;
+    isSending = false;
   }
 }
 
@@ -116,7 +117,7 @@ async function show(video, scroll = false) {
   sessionStorage.setItem("shown", video.id);
   recent.mark(video.id);
   if (scroll) reveal();
-  await stage.show(isOver(video) ? await get(`videos/${video.id}`) : video, await namesOf(video));
+  await stage.show(isOver(video) ? await get(`videos/${video.id}`) : video, namesOf(video));
 }
 
 /** Scroll to the result if it is not in view, as on a phone. */

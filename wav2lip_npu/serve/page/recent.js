@@ -16,9 +16,8 @@ export function filesOf(video) {
   );
 }
 
-export async function namesOf(video) {
-  const names = (await filesOf(video)).map((file) => file?.filename).filter(Boolean);
-  return names.join(t("and")) || t("unnamed");
+export function namesOf(video) {
+  return [video.face_name, video.audio_name].filter(Boolean).join(t("and")) || t("unnamed");
 }
 
 export class Recent {
@@ -75,7 +74,7 @@ export class Recent {
   }
 
   async draw() {
-    const names = await Promise.all(this.videos.map(namesOf));
+    const names = this.videos.map(namesOf);
     const focused = document.activeElement;
     const [id, role] = [focused.closest?.("#recent li")?.dataset.id, focused.dataset?.role];
     const { sure } = this; // a question that is open stays open; its removed button loses the focus

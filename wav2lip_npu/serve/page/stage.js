@@ -135,8 +135,8 @@ export class Stage {
   }
 
   async cancel() {
-    const button = this.find(".cancel");
-    button.disabled = true;
+    if (this.isCancelling) return;
+    this.isCancelling = true;
     try {
       const video = await post(`videos/${this.video.id}/cancel`);
       if (isOver(video) && this.stop) {
@@ -146,7 +146,7 @@ export class Stage {
     } catch (error) {
       showError(this.root, error);
     } finally {
-      button.disabled = false;
+      this.isCancelling = false;
     }
   }
 
