@@ -210,8 +210,12 @@ def test_files_that_are_not_restoration_networks_are_refused(tmp_path):
     foreign = onnx.load(tmp_path / "plain.onnx")
     foreign.graph.node[0].domain = "other"
     (tmp_path / "foreign.onnx").write_bytes(foreign.SerializeToString())
+    nested = onnx.load(tmp_path / "plain.onnx")
+    nested.graph.node[0].attribute.append(helper.make_attribute("body", external.graph))
+    (tmp_path / "nested.onnx").write_bytes(nested.SerializeToString())
     files = [
         tmp_path / "missing.onnx", tmp_path, damaged, tmp_path / "external.onnx", tmp_path / "foreign.onnx",
+        tmp_path / "nested.onnx",
         write_network(tmp_path / "size.onnx", size=300),
         write_network(tmp_path / "channels.onnx", channels=1),
         write_network(tmp_path / "output.onnx", pool=True),

@@ -230,7 +230,14 @@ def test_refused_mask_files(tmp_path):
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="/etc/passwd")
     (tmp_path / "external.onnx").write_bytes(external.SerializeToString())
+    foreign, nested = (onnx.load(write_mask(tmp_path / "plain.onnx", good, 2)) for _ in range(2))
+    foreign.graph.node[0].domain = "com.microsoft"
+    (tmp_path / "foreign.onnx").write_bytes(foreign.SerializeToString())
+    nested.graph.node[0].attribute.append(helper.make_attribute("body", external.graph))
+    (tmp_path / "nested.onnx").write_bytes(nested.SerializeToString())
     files = [
+        tmp_path / "foreign.onnx",
+        tmp_path / "nested.onnx",
         tmp_path / "missing.onnx",
         tmp_path,
         damaged,

@@ -1,7 +1,7 @@
 """Face restoration networks in .onnx files: GFPGAN, RestoreFormer++, CodeFormer and GPEN.
 
-They are told by their inputs, not by their names: an image float32 [1, 3, S, S], RGB in [-1, 1], and for
-CodeFormer a weight between quality (0) and fidelity (1).
+They are recognised by their inputs, not by their names: an image float32 [1, 3, S, S], RGB in [-1, 1], and
+for CodeFormer a weight between quality (0) and fidelity (1).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from wav2lip_npu import device as devices
 from wav2lip_npu.errors import CheckpointError
 from wav2lip_npu.export.engines import Session, make_file_session
-from wav2lip_npu.export.foreign_file import ForeignNetwork, read_foreign, state_of_file
+from wav2lip_npu.export.foreign_file import STANDARD, ForeignNetwork, read_foreign, state_of_file
 from wav2lip_npu.export.manifest import shapes_of
 from wav2lip_npu.media.yuv_image import Image
 from wav2lip_npu.storage.hashing import FileState
@@ -27,6 +27,8 @@ from wav2lip_npu.storage.hashing import FileState
 log = logging.getLogger(__name__)
 
 _FLAG, _ADVICE = "--enhance", "Pass a face restoration network such as gfpgan_1.4.onnx."
+_DOMAINS = (*STANDARD, "ai.onnx.ml", "com.microsoft")
+"""Optimised files have operators of domains that only onnxruntime has."""
 _MAX_BYTES = 2047 << 20
 """Largest message of Protocol Buffers."""
 _SIZES = (256, 512, 1024, 2048)
@@ -94,7 +96,7 @@ def _load(path: Path, state: FileState, device: str) -> tuple[Session, _Image, _
 
     A file whose `state` has changed is loaded again.
     """
-    network = read_foreign(_FLAG, path, max_bytes=_MAX_BYTES, advice=_ADVICE)
+    network = read_foreign(_FLAG, path, max_bytes=_MAX_BYTES, advice=_ADVICE, domains=_DOMAINS)
     image, weight, size = _inputs(network)
     if weight is not None:
         log.info("%s has the inputs of CodeFormer, whose license forbids commercial use", path)

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from wav2lip_npu.errors import CheckpointError
-from wav2lip_npu.export.manifest import damaged_file, has_external_data, import_onnx
+from wav2lip_npu.export.manifest import damaged_file, has_external_data, import_onnx, is_plain
 from wav2lip_npu.storage.hashing import FileState, state_of
 from wav2lip_npu.storage.regular_files import read_limited
 
-_STANDARD = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
-"""Domains of operators that onnxruntime has itself; an operator of another would be code from a file."""
+STANDARD = ("", "ai.onnx")
+"""Domains of the operators that every runtime has."""
 
 
 @dataclass(frozen=True)
 class ForeignNetwork:
-    """A graph that refers to no other file and has only operators of onnxruntime."""
+    """A plain graph that refers to no other file."""
 
     path: Path
     content: bytes
@@ -41,8 +41,12 @@ def state_of_file(flag: str, path: str | os.PathLike[str]) -> FileState:
         raise _unreadable(flag, path, error) from None
 
 
-def read_foreign(flag: str, path: Path, *, max_bytes: int, advice: str) -> ForeignNetwork:
+def read_foreign(
+    flag: str, path: Path, *, max_bytes: int, advice: str, domains: Sequence[str] = STANDARD
+) -> ForeignNetwork:
     """Read a network named by a flag; `advice` ends messages about the wrong kind of file.
+
+    Its operators must belong to one of the `domains`. Subgraphs and functions are refused.
 
     Raises:
         CheckpointError: The file cannot be read, is damaged, or needs more than itself.
@@ -58,33 +62,18 @@ def read_foreign(flag: str, path: Path, *, max_bytes: int, advice: str) -> Forei
         model = onnx.load_model_from_string(content)
     except Exception as error:  # of any type: the parser raises many for a damaged file
         raise damaged_file(path, error) from None
-    if reason := _refusal(model, onnx):
+    if reason := _refusal(model, onnx, domains):
         raise CheckpointError(f"{flag} {path} {reason}. {advice}")
     return ForeignNetwork(path, content, model.graph)
 
 
-def _refusal(model: Any, onnx: Any) -> str | None:
+def _refusal(model: Any, onnx: Any, domains: Sequence[str]) -> str | None:
     """Return why a model is not accepted; None if it is."""
     if has_external_data(model, onnx):
         return "refers to other files"
-    if model.functions or model.training_info or any(_is_foreign(node) for node in _nodes(model.graph.node)):
+    if not is_plain(model) or any(node.domain not in domains for node in model.graph.node):
         return "contains more than a plain graph"
     return None
-
-
-def _nodes(nodes: Sequence[Any]) -> Sequence[Any]:
-    """Return nodes and those of their subgraphs."""
-    inner = [
-        graph.node
-        for node in nodes
-        for item in node.attribute
-        for graph in (*item.graphs, *([item.g] if item.HasField("g") else []))
-    ]
-    return [*nodes, *(node for part in inner for node in _nodes(part))]
-
-
-def _is_foreign(node: Any) -> bool:
-    return node.domain not in _STANDARD
 
 
 def _unreadable(flag: str, path: str | os.PathLike[str], error: OSError) -> CheckpointError:

@@ -104,7 +104,7 @@ class Checkpoint:
 def load(path: str | os.PathLike[str], kind: str, design: Design = AS_TRAINED) -> Checkpoint:
     """Load the checkpoint of a kind of network, such as `generator`; `starter` is the bundled one.
 
-    The design of a generator is told by its weights; `design` decides what they leave open.
+    The design of a generator is recognised by its weights; `design` decides what they leave open.
 
     Raises `CheckpointError` if the file is missing, damaged, not a weights file, or for another network, and
     `UsageError` if the weights cannot have the design.

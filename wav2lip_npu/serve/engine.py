@@ -57,9 +57,9 @@ class Engine:
 
     def _keep_running(self) -> None:
         delay = _FIRST_DELAY_S
+        self._forget_workers()
         while not self._stopped.is_set():
             started = monotonic()
-            self._forget_workers()
             self._process, pipe = spawn("engine", _run, self._options, daemon=False)
             with contextlib.closing(pipe):
                 while self._process.is_alive() and not self._stopped.is_set():
