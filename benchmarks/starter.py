@@ -245,7 +245,7 @@ def main() -> int:
     entries = read_list(arguments.list)
     clips = [read_clip(e.name, clip_folder(arguments.clips, e.name), e.audio_offset) for e in entries]
     step = max(1, len(clips) // arguments.sentences) if arguments.sentences else 1
-    models = load_models(arguments.generator, device="cpu")
+    models = load_models(arguments.generator, device="cpu", precision="fp32")
     networks = {
         name: checkpoint.load(path, "syncnet").network()
         for name, path in {"syncnet": arguments.syncnet, "judge": arguments.judge}.items()
