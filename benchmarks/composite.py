@@ -260,7 +260,7 @@ def main() -> None:
     detector = load_detector("retinaface", "cpu")
     models = speech = None
     if options.speech is not None:
-        models = load_models(options.checkpoint_path, detector="retinaface", device="cpu")
+        models = load_models(options.checkpoint_path, detector="retinaface", device="cpu", precision="fp32")
         speech = log_mel(read_audio(measure_audio(options.speech)))
     report: dict[str, Any] = {}
     for clip in clips(options.clips, detector, options.frames):
