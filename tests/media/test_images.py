@@ -266,3 +266,11 @@ def test_deep_images(tmp_path, depth):
         Pillow.fromarray(grey.astype(np.float32) / scale).save(path)
         expected = cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
     assert max_difference(next(read_frames(path)).image, expected) <= 6
+
+
+def test_image_with_too_many_pixels_is_refused(tmp_path, monkeypatch):
+    path = save_image(tmp_path / "a.png", to_pillow(scene()), "PNG")
+    monkeypatch.setattr(Pillow, "MAX_IMAGE_PIXELS", 1500)
+    with pytest.raises(MediaError, match=r"a\.png has more than 3,000 pixels.*Scale") as raised:
+        probe(path)
+    assert "bomb" not in str(raised.value)

@@ -12,7 +12,7 @@ from support.batch_jobs import wait_for
 from support.scripted_worker import FRAMES, ScriptedWorker
 from support.serve_jobs import queue_job, wait_until_ended
 from wav2lip_npu.errors import OutputError
-from wav2lip_npu.serve import device_loop
+from wav2lip_npu.serve import device_loop, state
 from wav2lip_npu.serve.device_loop import DeviceLoop
 from wav2lip_npu.serve.engine_options import EngineOptions
 from wav2lip_npu.serve.queue import JobQueue
@@ -62,7 +62,7 @@ def test_each_job_ends_with_its_own_result(store: Store, loop: JobQueue) -> None
     assert "--crf 99" in errors["option"]["message"]
     assert errors["option"]["code"] == "options"
     assert errors["model"]["code"] == "weights"
-    assert store.counts()["completed"] == 3
+    assert state.counts(store)["completed"] == 3
     assert not [path for path in store.folder.rglob(OUTPUT) if path.parent.name not in ids.values()]
 
 
@@ -107,8 +107,8 @@ def test_jobs_wait_for_a_device_that_is_not_there(store: Store, monkeypatch: pyt
     loop = DeviceLoop("cuda:3", JobQueue(store), EngineOptions(folder=str(store.folder)), stopped)
     thread = threading.Thread(target=loop.run)
     thread.start()
-    wait_for(lambda: any(worker.state == "failed" for worker in store.workers()))
-    (worker,) = store.workers()
+    wait_for(lambda: any(worker.state == "failed" for worker in state.workers(store)))
+    (worker,) = state.workers(store)
     assert (worker.name, worker.state) == ("cuda:3", "failed")
     assert "cuda:3" in worker.detail
     assert store.video(video.id).status == "queued"  # type: ignore[union-attr]

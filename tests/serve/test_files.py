@@ -78,6 +78,22 @@ def test_deleted_and_used_files(service, job, speech, tmp_path):
         assert answer.status_code == 404
 
 
+def test_names_as_browsers_write_them(service, speech):
+    content = speech.read_bytes()
+    head = 'Content-Disposition: form-data; name="file"; filename="{}"'
+    for sent, name in (
+        ("5%22 \u97f3 50%25.wav", '5" \u97f3 50%25.wav'),
+        ("a%0D%0Ab.wav", r"a\r\nb.wav"),
+        ("C:\\\\x\\\\b.wav", "b.wav"),
+    ):
+        body = b"--b\r\n" + head.format(sent).encode() + b"\r\n\r\n" + content + b"\r\n--b--\r\n"
+        headers = {"Content-Type": "multipart/form-data; boundary=b"}
+        stored = service.client.post("/v1/files", content=body, headers=headers).json()
+        assert stored["filename"] == name
+        shown = service.client.get(f"/v1/files/{stored['id']}/content").headers["content-disposition"]
+        assert "\n" not in shown and shown.startswith("inline; ")
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [

@@ -17,6 +17,7 @@ from support.serve_jobs import queue_job, upload
 from support.serve_processes import Server
 from support.talk import write_talk
 from wav2lip_npu.batch.job_keys import read_key
+from wav2lip_npu.serve import state
 from wav2lip_npu.serve.store import OUTPUT, Store
 
 
@@ -45,9 +46,9 @@ def _kill_and_wait(store: Store, server: Server, ids: list[str], kills: list[str
     deadline = time.monotonic() + 900
     chance = random.Random(1)
     while any(not video.is_final for video in map(store.video, ids) if video is not None):
-        assert time.monotonic() < deadline, store.counts()
+        assert time.monotonic() < deadline, state.counts(store)
         time.sleep(chance.uniform(0.3, 1) * pause)
-        if kills and store.counts()["in_progress"] and server.kill(kills[0]):
+        if kills and state.counts(store)["in_progress"] and server.kill(kills[0]):
             kills.pop(0)
     assert not kills
 
@@ -60,7 +61,7 @@ def test_no_job_is_lost_or_made_twice(tmp_path: Path) -> None:
         _kill_and_wait(store, server, ids, ["worker", "http", "engine"], pause=0.4)
     finally:
         server.close()
-    assert store.counts()["completed"] == len(ids)
+    assert state.counts(store)["completed"] == len(ids)
     made = Counter(line.split()[0] for line in (store.folder / "made").read_text().splitlines())
     assert set(made) <= set(ids)
     assert set(made.values()) == {1}

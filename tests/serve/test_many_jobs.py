@@ -9,6 +9,7 @@ import pytest
 from support.batch_jobs import wait_for
 from support.serve_jobs import queue_job
 from support.serve_processes import Server
+from wav2lip_npu.serve import state
 from wav2lip_npu.serve.store import Store
 
 
@@ -28,11 +29,11 @@ def test_memory_is_flat_over_a_thousand_jobs(tmp_path: Path) -> None:
     try:
         memory = []
         for count in (200, 1000):
-            wait_for(lambda count=count: store.counts()["completed"] >= count)
+            wait_for(lambda count=count: state.counts(store)["completed"] >= count)
             memory.append({what: _memory(server.pid(what)) for what in ("http", "engine", "worker")})
     finally:
         server.close()
     print(memory)
-    assert store.counts()["completed"] == 1000
+    assert state.counts(store)["completed"] == 1000
     for what, early in memory[0].items():
         assert memory[1][what] < early + (4 << 20), what

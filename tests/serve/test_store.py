@@ -8,8 +8,16 @@ from pathlib import Path
 import pytest
 
 from wav2lip_npu.errors import DataError, OutputError
+from wav2lip_npu.serve import state
 from wav2lip_npu.serve.queue import MAX_DEATHS, JobQueue
-from wav2lip_npu.serve.records import ConflictError, NotFoundError, QueueFullError, StoredFile, Video
+from wav2lip_npu.serve.records import (
+    ConflictError,
+    GoneError,
+    NotFoundError,
+    QueueFullError,
+    StoredFile,
+    Video,
+)
 from wav2lip_npu.serve.store import OUTPUT, Store
 
 AUDIO_MEDIA = {"kind": "audio", "seconds": 1.0}
@@ -94,7 +102,7 @@ def test_states_of_a_job(store: Store) -> None:
     assert done.report == {"frames": 40}
     assert done.completed_at is not None
     assert done.expires_at == done.completed_at + 3600
-    assert store.totals() == {"completed": 1, "frames": 40, "seconds": 1.6}
+    assert state.totals(store) == {"completed": 1, "frames": 40, "seconds": 1.6}
     queue.fail(video.id, "media", "too late")
     assert store.video(video.id) == done
 
@@ -111,7 +119,7 @@ def test_cancelled_job_stays_cancelled(store: Store) -> None:
     assert not queue.running([running.id])
     assert not queue.finish(running.id, report=None, frames=1, seconds=1, size="8x8")
     queue.release([running.id])
-    assert store.counts() == {"queued": 0, "in_progress": 0, "completed": 0, "failed": 0, "cancelled": 2}
+    assert state.counts(store) == {"queued": 0, "in_progress": 0, "completed": 0, "failed": 0, "cancelled": 2}
     assert store.cancel("video_0") is None
 
 
@@ -154,6 +162,9 @@ def test_idempotency_key_returns_the_first_video(store: Store) -> None:
     with pytest.raises(ConflictError, match="k"):
         queued(store, idempotency_key="k", body_hash="2")
     store.delete(first.id)
+    with pytest.raises(GoneError, match=first.id):
+        queued(store, idempotency_key="k", body_hash="1")
+    JobQueue(store).expire(time.time() + 24 * 3600 + 1)
     assert queued(store, idempotency_key="k", body_hash="2").id != first.id
 
 
@@ -164,8 +175,8 @@ def test_queue_has_a_maximum(store: Store) -> None:
     with pytest.raises(QueueFullError):
         queued(store, client="a", max_jobs=1)
     queued(store, client="b", max_jobs=1)
-    assert store.counts()["queued"] == 2
-    assert store.oldest_queued() is not None
+    assert state.counts(store)["queued"] == 2
+    assert state.oldest_queued(store) is not None
 
 
 def test_videos_are_listed_in_pages(store: Store) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support.faces import write_audio
 from support.service import events_of
 from wav2lip_npu.serve import events
 
@@ -59,7 +60,12 @@ def test_content_with_ranges(service, job, face_video):
     assert (head.status_code, head.content, head.headers["etag"]) == (200, b"", whole.headers["etag"])
     assert int(head.headers["content-length"]) == len(whole.content)
     assert service.client.get(url, params={"variant": "thumbnail"}).content[:2] == b"\xff\xd8"
-    assert service.client.get(url, params={"variant": "report"}).json() == video["report"]
+    report = service.client.get(url, params={"variant": "report"})
+    assert report.json() == video["report"] and report.headers["content-type"] == "application/json"
+    same = {"If-None-Match": report.headers["etag"]}
+    assert service.client.get(url, params={"variant": "report"}, headers=same).status_code == 304
+    part = service.client.get(url, params={"variant": "report"}, headers={"Range": "bytes=0-1"})
+    assert (part.status_code, part.content) == (206, report.content[:2])
     assert service.client.get(url, params={"variant": "other"}).status_code == 422
 
 
@@ -84,7 +90,19 @@ def test_events_of_a_deleted_job_end(service, job, stopped):
         lines = answer.iter_lines()
         assert next(events_of(lines))[2]["queue_position"] == 1
         assert service.client.delete(f"/v1/videos/{video['id']}").json()["deleted"]
-        assert list(events_of(lines)) == []
+        ((kind, _, data),) = events_of(lines)
+        assert (kind, data["id"], data["deleted"]) == ("deleted", video["id"], True)
+
+
+def test_head_wherever_get_answers(service, job):
+    video = service.wait(create(service, job)["id"])
+    values = {"video_id": video["id"], "file_id": job["face_id"], "name": "page.js"}
+    document = service.client.get("/openapi.json").json()
+    paths = [path.format(**values) for path, operations in document["paths"].items() if "get" in operations]
+    for path in (*paths, "/", "/page/page.js", "/docs"):
+        head, get = service.client.head(path), service.client.get(path)
+        assert (head.status_code, head.content) == (get.status_code, b""), path
+        assert head.headers["content-type"] == get.headers["content-type"], path
 
 
 def test_comments_keep_a_quiet_stream_open(service, job, stopped, monkeypatch):
@@ -135,6 +153,22 @@ def test_idempotency_key(service, job, stopped):
     video = create(service, job, headers=headers, crf=20)
     assert create(service, job, headers=headers, options={"crf": 20})["id"] == video["id"]
     assert create(service, job, 409, headers=headers, crf=21)["code"] == "conflict"
+    service.client.delete(f"/v1/videos/{video['id']}")
+    for _ in range(2):
+        problem = create(service, job, 410, headers=headers, crf=20)
+        assert problem["code"] == "gone" and video["id"] in problem["detail"]
+
+
+def test_idempotency_key_outlives_the_files(service, job, tmp_path, stopped):
+    audio = write_audio(tmp_path / "short.wav", 0.25)
+    with open(audio, "rb") as file:
+        audio_id = service.client.post("/v1/files", files={"file": file}).json()["id"]
+    key = {"headers": {"Idempotency-Key": "outlives"}, "audio_id": audio_id}
+    video = create(service, job, **key)
+    service.client.post(f"/v1/videos/{video['id']}/cancel")
+    assert service.client.delete(f"/v1/files/{audio_id}").json()["deleted"]
+    assert create(service, job, **key)["id"] == video["id"]
+    assert create(service, job, 404, audio_id=audio_id)["code"] == "not_found"
     service.client.delete(f"/v1/videos/{video['id']}")
 
 

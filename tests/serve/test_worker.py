@@ -17,6 +17,7 @@ from wav2lip_npu.batch.progress import JobCancelled, JobProgress
 from wav2lip_npu.batch.results import JobResult
 from wav2lip_npu.dubbing import inference
 from wav2lip_npu.media.container import probe
+from wav2lip_npu.serve import state
 from wav2lip_npu.serve.jobs import job_of, video_id_of
 from wav2lip_npu.serve.queue import JobQueue
 from wav2lip_npu.serve.records import Video
@@ -79,7 +80,7 @@ def test_output_has_a_report_and_a_thumbnail(store: Store, tmp_path: Path, face_
     *_, again = events(store, [video])
     assert (again.status, again.key) == ("ok", result.key)
     assert (folder / OUTPUT).stat().st_ino == before
-    assert store.workers()[0].state == "ready"
+    assert state.workers(store)[0].state == "ready"
 
 
 def test_contents_are_not_read_to_be_hashed(

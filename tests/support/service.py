@@ -24,7 +24,7 @@ from wav2lip_npu.serve.options import ServeOptions
 from wav2lip_npu.serve.queue import JobQueue
 from wav2lip_npu.serve.records import Worker
 from wav2lip_npu.serve.service import Interactive
-from wav2lip_npu.serve.store import OUTPUT, THUMBNAIL, Store
+from wav2lip_npu.serve.store import OUTPUT, REPORT, THUMBNAIL, Store
 
 JPEG = base64.b64decode(
     "/9j/4AAQSkZJRgABAQEASABIAAD/2wBDAP//////////////////////////////////////////////////////////////////////////"
@@ -78,6 +78,7 @@ class FakeEngine:
             "device": "cpu",
             "check": {"offset": 0, "confidence": 0.5},
         }
+        (folder / REPORT).write_text(json.dumps(report))
         self.queue.finish(name, report=report, frames=30, seconds=1.2, size="320x240")
 
 

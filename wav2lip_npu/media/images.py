@@ -113,6 +113,8 @@ def decode_webp(image: ImageFile, path: str | os.PathLike[str]) -> Iterator[Vide
 
 
 def _unreadable(path: str | os.PathLike[str], error: Exception) -> MediaError:
-    too_large = isinstance(error, Pillow.DecompressionBombError)
-    advice = "Scale it down." if too_large else "Copy the file again, or export it as PNG."
-    return MediaError(f"cannot read image {path}: {str(error).rstrip('.')}. {advice}")
+    if isinstance(error, Pillow.DecompressionBombError):
+        limit = 2 * (Pillow.MAX_IMAGE_PIXELS or 0)
+        return MediaError(f"the image {path} has more than {limit:,} pixels, the limit. Scale it down.")
+    reason = str(error).rstrip(".")
+    return MediaError(f"cannot read image {path}: {reason}. Copy the file again, or export it as PNG.")

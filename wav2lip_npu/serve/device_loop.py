@@ -30,6 +30,7 @@ from wav2lip_npu.serve.store import REPORT
 from wav2lip_npu.serve.worker import StartServeWorker
 from wav2lip_npu.storage.atomic import remove_stale_parts
 from wav2lip_npu.storage.locks import remove_stale_lock
+from wav2lip_npu.storage.outputs import write_output
 
 log = logging.getLogger(__name__)
 
@@ -184,6 +185,8 @@ class DeviceLoop:
             frames, size = written["frames"], f"{written['width']}x{written['height']}"
             seconds = float(frames / Fraction(written["fps"]))
             report = public_report(written, video, self._store, self._options.checkpoints)
+            public = json.dumps(report).encode()
+            self._durably(lambda: write_output(self._store.video_folder(video_id) / REPORT, public))
         remove_stale_parts(result.job)
         remove_stale_lock(result.job)  # of a worker that was killed
         self._durably(

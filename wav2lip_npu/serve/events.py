@@ -10,7 +10,7 @@ from typing import Any
 
 from anyio import to_thread
 
-from wav2lip_npu.serve.objects import progress_json, video_json
+from wav2lip_npu.serve.objects import deleted_json, progress_json, video_json
 from wav2lip_npu.serve.records import Event, NotFoundError
 from wav2lip_npu.serve.store import Store
 
@@ -39,7 +39,7 @@ class EventHub:
         return sum(map(len, self._streams.values()))
 
     async def stream(self, video_id: str, after: int) -> AsyncIterator[bytes]:
-        """Yield the events of a video after event `after`, until it ends or is deleted, and comments."""
+        """Yield the events of a video after event `after`, and comments; the last is `done` or `deleted`."""
         changed = asyncio.Event()
         self._streams.setdefault(video_id, []).append(changed)
         if self._task is None or self._task.done():
@@ -47,7 +47,10 @@ class EventHub:
         try:
             yield b"retry: 2000\n\n"
             event = await to_thread.run_sync(self._newest, video_id)
-            while event is not None and not self._is_closed:
+            while not self._is_closed:
+                if event is None:
+                    yield _deleted(video_id, after + 1)
+                    return
                 if event.seq > after:
                     after = event.seq
                     yield _encoded(event)
@@ -112,5 +115,13 @@ async def _wait(changed: asyncio.Event, seconds: float) -> bool:
 
 
 def _encoded(event: Event) -> bytes:
-    data: dict[str, Any] = video_json(event.video) if event.kind == "done" else progress_json(event.video)
-    return f"event: {event.kind}\nid: {event.seq}\ndata: {json.dumps(data)}\n\n".encode()
+    data = video_json(event.video) if event.kind == "done" else progress_json(event.video)
+    return _text(event.kind, event.seq, data)
+
+
+def _deleted(video_id: str, seq: int) -> bytes:
+    return _text("deleted", seq, deleted_json("video", video_id))
+
+
+def _text(kind: str, seq: int, data: dict[str, Any]) -> bytes:
+    return f"event: {kind}\nid: {seq}\ndata: {json.dumps(data)}\n\n".encode()

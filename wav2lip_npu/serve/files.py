@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from wav2lip_npu.serve.downloads import download
 from wav2lip_npu.serve.objects import Deleted, Envelope, FileObject, file_json
 from wav2lip_npu.serve.problems import Problem, documented, not_found
 from wav2lip_npu.serve.records import StoredFile
-from wav2lip_npu.serve.service import Service, TheService
+from wav2lip_npu.serve.service import Router, Service, TheService
 from wav2lip_npu.serve.uploads import Upload, received_form
 
-router = APIRouter(prefix="/v1/files", tags=["files"])
+router = Router(prefix="/v1/files", tags=["files"])
 
 _FORM = {
     "required": True,
@@ -66,7 +66,6 @@ def delete_file(file_id: str, service: TheService) -> JSONResponse:
     return JSONResponse({"id": file_id, "object": "file", "deleted": True})
 
 
-@router.head("/{file_id}/content", include_in_schema=False)
 @router.get("/{file_id}/content", response_class=Response, responses=documented(404, 416))
 def get_file_content(
     file_id: str,

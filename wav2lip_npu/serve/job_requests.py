@@ -56,9 +56,15 @@ class JobRequest:
     dub: DubOptions = field(default_factory=DubOptions)
     webhook_url: str | None = None
 
-    def body_hash(self, face: StoredFile, audio: StoredFile) -> str:
-        """Return the hash of what the request asks for, for its idempotency key."""
-        content = [face.sha256, audio.sha256, self.model, self.options, self.webhook_url]
+    def body_hash(self, received: Mapping[str, StoredFile]) -> str:
+        """Return the hash of what the request asks for, for its idempotency key.
+
+        `received` has the files that came with it, by purpose. A file is known by its ID, which is that of
+        its content, or by its address. It may have been deleted since.
+        """
+        named = {purpose: value for purpose, (_, value) in self.files.items()}
+        files = named | {purpose: file.id for purpose, file in received.items()}
+        content = [files, self.model, self.options, self.webhook_url]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

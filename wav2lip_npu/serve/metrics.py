@@ -12,6 +12,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wav2lip_npu import __version__
+from wav2lip_npu.serve import state
 from wav2lip_npu.serve.store import Store
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -57,12 +58,14 @@ class Metrics:
         yield f"wav2lip_{name}_sum {self.seconds:.6f}\nwav2lip_{name}_count {total}\n"
         yield from _metric("upload_bytes_total", "counter", "Bytes of uploads.", {"": self.upload_bytes})
         yield from _metric("event_streams", "gauge", "Open streams of events.", {"": streams})
-        counts = {f'status="{status}"': count for status, count in store.counts().items()}
+        counts = {f'status="{status}"': count for status, count in state.counts(store).items()}
         yield from _metric("jobs", "gauge", "Stored jobs.", counts)
-        yield from _metric("queue_age_seconds", "gauge", "Longest wait.", {"": store.oldest_queued() or 0})
-        for total_name, value in sorted(store.totals().items()):
+        yield from _metric(
+            "queue_age_seconds", "gauge", "Longest wait.", {"": state.oldest_queued(store) or 0}
+        )
+        for total_name, value in sorted(state.totals(store).items()):
             yield from _metric(f"{total_name}_total", "counter", f"{total_name} of all jobs.", {"": value})
-        workers = {f'worker="{worker.name}",state="{worker.state}"': 1 for worker in store.workers()}
+        workers = {f'worker="{worker.name}",state="{worker.state}"': 1 for worker in state.workers(store)}
         yield from _metric("workers", "gauge", "Worker processes.", workers)
         free = shutil.disk_usage(store.folder).free
         yield from _metric("disk_free_bytes", "gauge", "Free space of --data.", {"": free})

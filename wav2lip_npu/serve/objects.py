@@ -231,6 +231,11 @@ def video_json(video: Video) -> dict[str, Any]:
     }
 
 
+def deleted_json(kind: str, name: str) -> dict[str, Any]:
+    """Return the confirmation of a deletion."""
+    return {"id": name, "object": f"{kind}.deleted", "deleted": True}
+
+
 def progress_json(video: Video) -> dict[str, Any]:
     """Return the data of a progress event."""
     names = ("status", "progress", "stage", "frames_done", "frames", "fps", "seconds_left", "queue_position")

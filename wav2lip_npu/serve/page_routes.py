@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import Header, Request, Response
 from fastapi.responses import HTMLResponse
 
 from wav2lip_npu.serve.problems import Problem
+from wav2lip_npu.serve.service import Router
 from wav2lip_npu.storage import hashing
 
-router = APIRouter(include_in_schema=False)
+router = Router(include_in_schema=False)
 
 _FOLDER = Path(__file__).resolve().parent / "page"
 _METHODS = ("get", "post", "delete")

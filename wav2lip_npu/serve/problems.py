@@ -23,7 +23,7 @@ from wav2lip_npu.errors import (
     UsageError,
     Wav2LipError,
 )
-from wav2lip_npu.serve.records import ConflictError, NotFoundError, QueueFullError
+from wav2lip_npu.serve.records import ConflictError, GoneError, NotFoundError, QueueFullError
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ MEDIA_TYPE = "application/problem+json"
 _OF_ERRORS: tuple[tuple[type[Wav2LipError], int, str], ...] = (
     (NotFoundError, 404, "not_found"),
     (ConflictError, 409, "conflict"),
+    (GoneError, 410, "gone"),
     (QueueFullError, 429, "busy"),
     (NoAudioError, 422, "no_sound"),
     (FaceError, 422, "no_face"),

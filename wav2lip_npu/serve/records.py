@@ -22,6 +22,10 @@ class ConflictError(Wav2LipError):
     """A request contradicts the state of a file or video, or an earlier request with its key."""
 
 
+class GoneError(Wav2LipError):
+    """What an earlier request created no longer exists."""
+
+
 class QueueFullError(Wav2LipError):
     """Too many jobs are waiting, in all or of this client."""
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from time import time
 from typing import Any
 
-from wav2lip_npu.serve.records import ConflictError, QueueFullError, Status, StoredFile, Video
+from wav2lip_npu.serve.records import ConflictError, GoneError, QueueFullError, Status, StoredFile, Video
 
 VIDEO = (
     "SELECT videos.*, CASE WHEN status = 'queued' THEN (SELECT count(*) FROM videos AS earlier "
@@ -39,23 +39,25 @@ def to_json(content: Mapping[str, Any] | None) -> str | None:
     return None if content is None else json.dumps(content, sort_keys=True)
 
 
-def earlier_video(connection: sqlite3.Connection, client: str, key: str, body_hash: str) -> str | None:
-    """Return the ID of the video that an earlier request with this key created; None if there was none.
+def earlier_video(connection: sqlite3.Connection, client: str, key: str, body_hash: str) -> Video | None:
+    """Return the video that an earlier request with this key created; None if there was none.
 
-    Raises `ConflictError` if that request had another body.
+    Raises `ConflictError` if that request had another body, and `GoneError` if its video was deleted.
     """
-    row = connection.execute(
-        "SELECT requests.* FROM requests JOIN videos ON videos.id = video_id "
-        "WHERE requests.client = ? AND key = ?",
-        (client, key),
-    ).fetchone()
+    row = connection.execute("SELECT * FROM requests WHERE client = ? AND key = ?", (client, key)).fetchone()
     if row is None:
         return None
     if row["body_hash"] != body_hash:
         raise ConflictError(
             f"the Idempotency-Key {key:.80} belongs to another request. Send a new key with a new request."
         )
-    return str(row["video_id"])
+    created = connection.execute(f"{VIDEO} WHERE id = ?", (row["video_id"],)).fetchone()
+    if created is None:
+        raise GoneError(
+            f"the video {row['video_id']} of the Idempotency-Key {key:.80} was deleted or has expired. "
+            "Send a new key to make it again."
+        )
+    return video(created)
 
 
 def check_room(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
 from anyio import CapacityLimiter
-from fastapi import Depends, Request
+from fastapi import APIRouter, Depends, Request
 
 from wav2lip_npu.serve.auth import Tokens
 from wav2lip_npu.serve.events import EventHub
@@ -20,6 +20,21 @@ from wav2lip_npu.serve.records import StoredFile, Video
 from wav2lip_npu.serve.store import Store
 from wav2lip_npu.serve.uploads import UploadLimits
 from wav2lip_npu.serve.webhooks import Webhooks
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+
+class Router(APIRouter):
+    """Routes, of which those of GET answer HEAD too: the server leaves the body out."""
+
+    def get(self, path: str, **options: Any) -> Callable[[Handler], Handler]:
+        """Return a decorator that adds a function as the route of GET and HEAD."""
+
+        def decorate(handler: Handler) -> Handler:
+            super(Router, self).head(path, include_in_schema=False)(handler)
+            return super(Router, self).get(path, **options)(handler)
+
+        return decorate
 
 
 class Interactive(Protocol):

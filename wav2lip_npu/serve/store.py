@@ -1,8 +1,7 @@
 """The store of the service: uploaded files, videos and their queue, in a folder.
 
 Its methods may be called in any thread of any process. What a method has returned survives a killed process
-and a power failure. `queue` has the other half: what the engine does with the videos. This one has over 300
-lines, as a statement of SQL takes several.
+and a power failure. `queue` has what the engine does with the videos, and `state` counts and the workers.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from time import time
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from wav2lip_npu.errors import OutputError
 from wav2lip_npu.serve import rows
@@ -26,7 +25,6 @@ from wav2lip_npu.serve.records import (
     Status,
     StoredFile,
     Video,
-    Worker,
 )
 from wav2lip_npu.storage.atomic import flush_to_disk
 
@@ -154,7 +152,7 @@ class Store:
             client: Name of the client.
             seconds: Expected duration of the output.
             size: Expected size of the output, such as `1080x1920`.
-            idempotency_key: Key of the request. A second one with the same key returns the first video.
+            idempotency_key: Key of the request. A second one with this key returns its video, see `earlier`.
             body_hash: Hash of the request.
             max_queue: Maximum number of waiting jobs.
             max_jobs: Maximum number of jobs of this client that have not ended.
@@ -162,6 +160,7 @@ class Store:
         Raises:
             NotFoundError: A file does not exist.
             ConflictError: A request with this key had another body.
+            GoneError: The video of the request with this key was deleted.
             QueueFullError: A maximum would be exceeded.
 
         """
@@ -171,7 +170,7 @@ class Store:
             if idempotency_key is not None:
                 earlier = rows.earlier_video(connection, client, idempotency_key, body_hash)
                 if earlier is not None:
-                    return rows.video(connection.execute(f"{rows.VIDEO} WHERE id = ?", (earlier,)).fetchone())
+                    return earlier
             names = []
             for file_id in (face_id, audio_id):
                 used = connection.execute(
@@ -200,8 +199,18 @@ class Store:
             )
             if idempotency_key is not None:
                 request = client, idempotency_key, body_hash, video_id, now
-                connection.execute("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?)", request)
+                connection.execute("INSERT INTO requests VALUES (?, ?, ?, ?, ?)", request)
             return rows.video(connection.execute(f"{rows.VIDEO} WHERE id = ?", (video_id,)).fetchone())
+
+    def earlier(self, client: str, idempotency_key: str, body_hash: str) -> Video | None:
+        """Return the video of an earlier request with this key; None if there was none.
+
+        Raises:
+            ConflictError: That request had another body.
+            GoneError: Its video was deleted, or has expired.
+
+        """
+        return rows.earlier_video(self.database.connection, client, idempotency_key, body_hash)
 
     def video(self, video_id: str) -> Video | None:
         """Return a video; None if there is none with this ID."""
@@ -298,26 +307,3 @@ class Store:
     def video_folder(self, video_id: str) -> Path:
         """Return the folder of a video with its `OUTPUT`, `REPORT` and `THUMBNAIL`."""
         return self.folder / "videos" / video_id
-
-    # ---- state of the service ----
-
-    def counts(self) -> dict[Status, int]:
-        """Return the number of videos of each status."""
-        counted = self.database.connection.execute("SELECT status, count(*) FROM videos GROUP BY status")
-        return dict.fromkeys(get_args(Status), 0) | dict(map(tuple, counted))
-
-    def totals(self) -> dict[str, float]:
-        """Return what was ever done: jobs `completed`, `failed` and `cancelled`, `frames` and `seconds`."""
-        return dict(tuple(row) for row in self.database.connection.execute("SELECT name, value FROM totals"))
-
-    def oldest_queued(self) -> float | None:
-        """Return the age in seconds of the job that has waited longest; None if none waits."""
-        (created,) = self.database.connection.execute(
-            "SELECT min(created_at) FROM videos WHERE status = 'queued'"
-        ).fetchone()
-        return None if created is None else max(0.0, time() - created)
-
-    def workers(self) -> list[Worker]:
-        """Return the workers of the running engine, by name; none if it does not run."""
-        listed = self.database.connection.execute("SELECT * FROM workers ORDER BY name")
-        return [Worker(**dict(row)) for row in listed]

@@ -6,10 +6,11 @@ import shutil
 from typing import Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from wav2lip_npu import __version__
+from wav2lip_npu.serve import state
 from wav2lip_npu.serve.auth import COOKIE
 from wav2lip_npu.serve.job_requests import check_files, parse_options
 from wav2lip_npu.serve.jobs import weights_of
@@ -22,10 +23,10 @@ from wav2lip_npu.serve.objects import (
     SessionRequest,
 )
 from wav2lip_npu.serve.problems import Problem, documented
-from wav2lip_npu.serve.service import TheService
+from wav2lip_npu.serve.service import Router, TheService
 from wav2lip_npu.serve.weights import model_objects
 
-router = APIRouter()
+router = Router()
 
 _TEXT: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Metrics"}
@@ -39,7 +40,6 @@ _JPEG: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", tags=["health"])
 async def health() -> dict[str, str]:
     """Report that the process answers."""
@@ -52,7 +52,7 @@ def readiness(service: TheService) -> dict[str, str]:
     free, floor = shutil.disk_usage(service.store.folder).free, service.options.floor_bytes
     if free < floor:
         raise Problem(503, f"the disk has {free:,} bytes free; --disk_floor requires {floor:,}.")
-    workers = service.store.workers()
+    workers = state.workers(service.store)
     if not any(worker.state == "ready" for worker in workers):
         details = " ".join(worker.detail for worker in workers if worker.detail) or "It is starting."
         raise Problem(503, f"no worker is ready. {details}")
@@ -88,7 +88,7 @@ def get_limits(service: TheService) -> JSONResponse:
             "max_per_client": options.max_per_client,
             "keep_seconds": options.keep_seconds,
             "needs_token": bool(service.tokens),
-            "devices": [worker.name for worker in service.store.workers()],
+            "devices": [worker.name for worker in state.workers(service.store)],
             "version": __version__,
         }
     )

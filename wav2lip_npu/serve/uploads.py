@@ -100,7 +100,12 @@ async def received_form(request: Request, limits: UploadLimits) -> AsyncIterator
 
 
 def shown_name(name: str) -> str:
-    """Return a client's file name as short printable text. It is never used as a path."""
+    """Return a client's file name as short printable text. It is never used as a path.
+
+    Browsers write a quote as %22 and the ends of lines as %0D and %0A, and nothing else in this way.
+    """
+    for code, character in (("%22", '"'), ("%0D", "\r"), ("%0A", "\n")):
+        name = name.replace(code, character)
     base = name.replace("\\", "/").rpartition("/")[2]
     return one_line(base)[:_MAX_NAME] or "file"
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import Header, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from wav2lip_npu.serve import job_requests
@@ -18,26 +19,33 @@ from wav2lip_npu.serve.downloads import download
 from wav2lip_npu.serve.files import store_upload
 from wav2lip_npu.serve.job_requests import JobRequest
 from wav2lip_npu.serve.jobs import weights_of
-from wav2lip_npu.serve.objects import Deleted, VideoList, VideoObject, video_json
+from wav2lip_npu.serve.objects import Deleted, VideoList, VideoObject, deleted_json, video_json
 from wav2lip_npu.serve.problems import Problem, documented, not_found
 from wav2lip_npu.serve.records import Status, StoredFile, Video
 from wav2lip_npu.serve.remote_files import fetch
 from wav2lip_npu.serve.schemas import CREATE_VIDEO
-from wav2lip_npu.serve.service import Service, TheService
-from wav2lip_npu.serve.store import OUTPUT, THUMBNAIL
+from wav2lip_npu.serve.service import Router, Service, TheService
+from wav2lip_npu.serve.store import OUTPUT, REPORT, THUMBNAIL
 from wav2lip_npu.serve.uploads import received_form
 
-router = APIRouter(prefix="/v1/videos", tags=["videos"])
+router = Router(prefix="/v1/videos", tags=["videos"])
 
 _MAX_JSON = 1 << 20
 _MAX_KEY = 255
+_EVENT_STREAM = "text/event-stream"
 _EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "Events progress and done, with the ID of the event",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "description": "Events progress, and at last done or deleted, with the ID of the event",
+        "content": {_EVENT_STREAM: {"schema": {"type": "string"}}},
     },
     204: {"description": "The job has ended, and the client has seen its last event"},
 }
+_VARIANTS = {
+    "video": (OUTPUT, "video/mp4"),
+    "thumbnail": (THUMBNAIL, "image/jpeg"),
+    "report": (REPORT, "application/json"),
+}
+"""File and media type of each variant of the content."""
 _CONTENT: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The file",
@@ -54,7 +62,7 @@ _CONTENT: dict[int | str, dict[str, Any]] = {
 @router.post(
     "",
     openapi_extra={"requestBody": CREATE_VIDEO},
-    responses={200: {"model": VideoObject}, **documented(400, 404, 409, 413, 415, 422, 429, 507)},
+    responses={200: {"model": VideoObject}, **documented(400, 404, 409, 410, 413, 415, 422, 429, 507)},
 )
 async def create_video(
     request: Request,
@@ -62,7 +70,8 @@ async def create_video(
     idempotency_key: Annotated[
         str | None,
         Header(
-            max_length=_MAX_KEY, description="A second request within 24 h with this key returns its job."
+            max_length=_MAX_KEY,
+            description="A second request with this key within 24 h returns the job, or 410 if deleted.",
         ),
     ] = None,
 ) -> JSONResponse:
@@ -70,13 +79,19 @@ async def create_video(
     client = client_name(request)
     async with _received(request, service) as (fields, files):
         job = job_requests.parse_request(fields)
+        body_hash = job.body_hash(files)
+        if idempotency_key is not None:  # first: its files may have been deleted since
+            earlier = await to_thread.run_sync(service.store.earlier, client, idempotency_key, body_hash)
+            if earlier is not None:
+                return JSONResponse(video_json(earlier))
         face, audio = files.get("face"), files.get("audio")
         if face is None:
             face = await _named_file(service, job, "face")
         if audio is None:
             audio = await _named_file(service, job, "audio")
-        arguments = service, job, face, audio, client, idempotency_key
-        video = await to_thread.run_sync(_create, *arguments, limiter=service.writes)
+        key = {"client": client, "idempotency_key": idempotency_key, "body_hash": body_hash}
+        create = functools.partial(_create, service, job, face, audio, key)
+        video = await to_thread.run_sync(create, limiter=service.writes)
     return JSONResponse(video_json(video))
 
 
@@ -115,7 +130,7 @@ def delete_video(video_id: str, service: TheService) -> JSONResponse:
     """Delete a job and its video. A running job is cancelled."""
     if not service.store.delete(video_id):
         raise not_found("video", video_id)
-    return JSONResponse({"id": video_id, "object": "video.deleted", "deleted": True})
+    return JSONResponse(deleted_json("video", video_id))
 
 
 @router.post("/{video_id}/cancel", responses={200: {"model": VideoObject}, **documented(404, 409)})
@@ -134,7 +149,10 @@ def cancel_video(video_id: str, service: TheService) -> JSONResponse:
     "/{video_id}/events", response_class=StreamingResponse, responses={**_EVENTS, **documented(404, 422)}
 )
 async def get_events(
-    video_id: str, service: TheService, last_event_id: Annotated[str | None, Header()] = None
+    request: Request,
+    video_id: str,
+    service: TheService,
+    last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Stream the progress of a job as server-sent events; Last-Event-ID continues a stream."""
     after = (
@@ -144,12 +162,12 @@ async def get_events(
     if video.is_final and video.revision <= after:
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(
-        service.hub.stream(video_id, after), media_type="text/event-stream", headers=headers
-    )
+    if request.method == "HEAD":
+        return Response(media_type=_EVENT_STREAM, headers=headers)
+    stream = service.hub.stream(video_id, after)
+    return StreamingResponse(stream, media_type=_EVENT_STREAM, headers=headers)
 
 
-@router.head("/{video_id}/content", include_in_schema=False)
 @router.get(
     "/{video_id}/content", response_class=Response, responses={**_CONTENT, **documented(404, 409, 416, 422)}
 )
@@ -164,17 +182,13 @@ def get_content(
     if video.status != "completed":
         message = f": {video.error['message']}" if video.error else ""
         raise Problem(409, f"the video {video_id} is {video.status}, so it has no content{message}.")
-    if variant == "report":
-        return JSONResponse(
-            video.report, headers={"Content-Disposition": f'inline; filename="{video_id}.json"'}
-        )
-    is_video = variant == "video"
+    file_name, media_type = _VARIANTS[variant]
     stem = f"{Path(video.face_name).stem or video_id}-dubbed"
     return download(
-        service.store.video_folder(video_id) / (OUTPUT if is_video else THUMBNAIL),
-        media_type="video/mp4" if is_video else "image/jpeg",
+        service.store.video_folder(video_id) / file_name,
+        media_type=media_type,
         etag=f"{video_id}-{variant}-{video.completed_at}",
-        name=f"{stem}.mp4" if is_video else f"{stem}.jpg",
+        name=stem + Path(file_name).suffix,
         if_none_match=if_none_match,
     )
 
@@ -242,9 +256,12 @@ async def _remote_file(service: Service, field: str, url: str) -> StoredFile:
 
 
 def _create(
-    service: Service, job: JobRequest, face: StoredFile, audio: StoredFile, client: str, key: str | None
+    service: Service, job: JobRequest, face: StoredFile, audio: StoredFile, key: Mapping[str, Any]
 ) -> Video:
-    """Check a request, and queue its job. Raises `Problem` and `Wav2LipError`."""
+    """Check a request, and queue its job; `key` has its client and its idempotency key as in `Store.create`.
+
+    Raises `Problem` and `Wav2LipError`.
+    """
     options = service.options
     if job.webhook_url is not None:
         service.webhooks.check(job.webhook_url)
@@ -259,13 +276,11 @@ def _create(
         face_id=face.id,
         audio_id=audio.id,
         options=job.options,
-        client=client,
         seconds=round(seconds, 3),
         size=job_requests.output_size(face, job.dub),
-        idempotency_key=key,
-        body_hash=job.body_hash(face, audio),
         max_queue=options.max_queue,
         max_jobs=options.max_per_client,
+        **key,
     )
     if job.webhook_url is not None:
         service.webhooks.add(video.id, job.webhook_url)

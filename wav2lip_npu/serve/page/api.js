@@ -135,6 +135,7 @@ export function follow(id, { onChange, onLost, onEnd }) {
     };
     stream.addEventListener("progress", (event) => onChange(JSON.parse(event.data)));
     stream.addEventListener("done", (event) => end(JSON.parse(event.data)));
+    stream.addEventListener("deleted", () => end(null));
     stream.onerror = () => {
       clearTimeout(timer);
       timer = setTimeout(poll, POLL_MS);
