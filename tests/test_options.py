@@ -256,3 +256,25 @@ def test_unknown_option_suggests_a_similar_one():
         DubOptions(resize_facter=2)
     with pytest.raises(UsageError, match="--resize_factor 0"):
         DubOptions(resize_factor=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("fps", 1000),
+        ("fps", 0),
+        ("pads", (0, 10**9, 0, 0)),
+        ("pads", (0, 0, -(10**9), 0)),
+        ("box", (0, 10**9, 0, 10**9)),
+        ("resize_factor", 10**9),
+        ("min_face", 1e9),
+        ("start", 1e300),
+        ("duration", 1e300),
+        ("duration", 0),
+        ("audio_track", 10**30),
+        ("face_det_batch_size", 10**9),
+    ],
+)
+def test_numbers_have_limits(name, value):
+    with pytest.raises(UsageError, match=f"--{name} .*out of range"):
+        DubOptions(**{name: value})

@@ -258,6 +258,15 @@ def check_positive(options: Any, name: str) -> None:
         raise UsageError(f"--{name} {value:g} is out of range. Pass a number above 0.")
 
 
+def check_range(options: Any, name: str, minimum: float, maximum: float) -> None:
+    """Raise `UsageError` if an option, or a number of its tuple, is outside of a range; `None` is not."""
+    value = getattr(options, name)
+    numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+    if not all(minimum <= number <= maximum for number in numbers):
+        shown = " ".join(f"{number:g}" if isinstance(number, float) else str(number) for number in numbers)
+        raise UsageError(f"--{name} {shown:.80} is out of range. Pass {minimum:,} to {maximum:,}.")
+
+
 def expect(options: Options | None, kind: type[Options], name: str = "options") -> Options:
     """Return the options that a caller passed as argument `name`; those by default for `None`.
 

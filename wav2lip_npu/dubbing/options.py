@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Annotated, Literal
@@ -20,10 +19,12 @@ from wav2lip_npu.media.container import VideoInfo
 from wav2lip_npu.media.frame_rate import exact_fps
 from wav2lip_npu.media.geometry import Geometry
 from wav2lip_npu.media.video_writer import EncodeOptions
-from wav2lip_npu.options import check_types, group, nested_by_name
+from wav2lip_npu.options import check_range, check_types, group, nested_by_name
 
-_MIN_FPS, _MAX_FPS = 0.001, 1000
+_MIN_FPS, _MAX_FPS = 0.001, 240
+_MAX_SECONDS = 10_000_000
 _MAX_DB = 100
+_MAX_TRACK = 1000
 _MAX_BATCH = 4096
 """The frames of a batch are in memory at the same time."""
 _MAX_MEL_SHIFT = 100
@@ -91,24 +92,21 @@ class DubOptions:
         """Check the values, and convert pairs of numbers in `skip` to text."""
         object.__setattr__(self, "skip", canonical_spans(self.skip))
         check_types(self)
-        if self.wav2lip_batch_size is not None and not 1 <= self.wav2lip_batch_size <= _MAX_BATCH:
-            raise UsageError(
-                f"--wav2lip_batch_size {self.wav2lip_batch_size} is out of range. Pass 1 to {_MAX_BATCH}."
-            )
-        if not 0 <= self.start < math.inf:
-            raise UsageError(f"--start {self.start:g} is out of range. Pass at least 0 seconds.")
-        if self.duration is not None and not 0 < self.duration < math.inf:
-            raise UsageError(f"--duration {self.duration:g} is out of range. Pass more than 0 seconds.")
-        if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
-            raise UsageError(f"--min_confidence {self.min_confidence:g} is out of range. Pass 0 to 1.")
+        for name, minimum, maximum in (
+            ("wav2lip_batch_size", 1, _MAX_BATCH),
+            ("start", 0, _MAX_SECONDS),
+            ("duration", 0, _MAX_SECONDS),
+            ("min_confidence", 0, 1),
+            ("audio_track", 0, _MAX_TRACK),
+            ("fps", _MIN_FPS, _MAX_FPS),
+        ):
+            check_range(self, name, minimum, maximum)
+        if self.duration == 0:
+            raise UsageError("--duration 0 is out of range. Pass more than 0 seconds.")
         if not 0 < self.rest_threshold <= _MAX_DB:
             raise UsageError(
                 f"--rest_threshold {self.rest_threshold:g} is out of range. Pass dB above 0, up to {_MAX_DB}."
             )
-        if self.audio_track is not None and self.audio_track < 0:
-            raise UsageError(f"--audio_track {self.audio_track} is out of range. Pass 0 for the first track.")
-        if self.fps is not None and not _MIN_FPS <= self.fps <= _MAX_FPS:
-            raise UsageError(f"--fps {self.fps:g} is out of range. Pass {_MIN_FPS} to {_MAX_FPS}.")
         if self.mel_shift is not None and not abs(self.mel_shift) < _MAX_MEL_SHIFT:
             raise UsageError(
                 f"--mel_shift {self.mel_shift:g} is out of range. Pass a number between -{_MAX_MEL_SHIFT} "

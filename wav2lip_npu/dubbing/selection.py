@@ -16,7 +16,7 @@ from wav2lip_npu.faces.detectors import WITHOUT_LANDMARKS
 from wav2lip_npu.faces.head_pose import HeadPose, head_pose
 from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.yuv_image import Image, YuvImage
-from wav2lip_npu.options import check_types, nested_by_name
+from wav2lip_npu.options import check_range, check_types, nested_by_name
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ _RETURN_DEGREES, _RETURN_S = 5.0, 0.2
 """A face has turned back when it has stayed this much below the limit for this long. A covered mouth is free
 after the same time."""
 _MAX_DEGREES = 180
+_MAX_PIXELS = 10_000
 
 
 @nested_by_name
@@ -69,8 +70,7 @@ class FaceLimits:
                 raise UsageError(
                     f"--{name} {value:g} is out of range. Pass degrees above 0, up to {_MAX_DEGREES}."
                 )
-        if not 0 <= self.min_face < float("inf"):
-            raise UsageError(f"--min_face {self.min_face:g} is out of range. Pass at least 0 pixels.")
+        check_range(self, "min_face", 0, _MAX_PIXELS)
 
     def excess(self, pose: HeadPose) -> float:
         """Return by how many degrees a face is beyond a limit; a negative number within the limits."""

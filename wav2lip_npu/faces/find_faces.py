@@ -21,7 +21,7 @@ from wav2lip_npu.faces.scene_cuts import SceneCuts
 from wav2lip_npu.faces.tracker import FaceTracker, Search, Select, TrackedFrame
 from wav2lip_npu.media.video_reader import Frame
 from wav2lip_npu.media.yuv_image import Box, YuvImage
-from wav2lip_npu.options import check_types, nested_by_name
+from wav2lip_npu.options import check_range, check_types, nested_by_name
 from wav2lip_npu.parallel.threads import close_items
 
 MIN_SCORE = 0.5
@@ -33,6 +33,8 @@ _MOUTH = np.array([0.5, 0.85], np.float32)
 _NO_BOX = (-1, -1, -1, -1)
 _MIN_SIDE = 4
 """Pixels. Smaller boxes are ignored."""
+_MAX_PIXELS = 10_000
+_MAX_BATCH = 4096
 _COSTS: dict[str, Callable[[Pose, int, int], float]] = {
     "largest": lambda pose, width, height: -pose.side,
     "left": lambda pose, width, height: pose.x,
@@ -75,10 +77,9 @@ class FaceOptions:
                 f"unknown --face_select {self.face_select!r}. "
                 f"Pass {', '.join(_COSTS)}, or X,Y: a point on the face in pixels, such as 640,360."
             )
-        if self.face_det_batch_size < 1:
-            raise UsageError(
-                f"--face_det_batch_size {self.face_det_batch_size} is out of range. Pass at least 1."
-            )
+        check_range(self, "face_det_batch_size", 1, _MAX_BATCH)
+        check_range(self, "pads", -_MAX_PIXELS, _MAX_PIXELS)
+        check_range(self, "box", -_MAX_PIXELS, _MAX_PIXELS)
         top, bottom, left, right = self.box
         if self.has_constant_box and (top >= bottom or left >= right):
             raise UsageError(

@@ -73,7 +73,7 @@ class FaceProcessor(FrameProcessor):  # type: ignore[misc]
 
     async def cleanup(self) -> None:
         """Stop showing."""
-        await super().cleanup()
+        await super().cleanup()  # type: ignore[no-untyped-call]
         await self._stop()
 
     async def _show(self) -> None:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.media.orientation import Orientation
 from wav2lip_npu.media.yuv_image import Array, YuvImage
-from wav2lip_npu.options import check_types, nested_by_name
+from wav2lip_npu.options import check_range, check_types, nested_by_name
 
 _WHOLE_FRAME = (0, -1, 0, -1)
+_MAX_FACTOR = 100
 _CROP_ADVICE = "Pass TOP BOTTOM LEFT RIGHT inside the frame, -1 for the far edge."
 
 
@@ -31,10 +32,7 @@ class Geometry:
 
     def __post_init__(self) -> None:
         check_types(self)
-        if self.resize_factor < 1:
-            raise UsageError(
-                f"--resize_factor {self.resize_factor} is out of range. Pass an integer of at least 1."
-            )
+        check_range(self, "resize_factor", 1, _MAX_FACTOR)
         top, bottom, left, right = self.crop
         if not (top >= 0 and left >= 0 and (top < bottom or bottom == -1) and (left < right or right == -1)):
             raise UsageError(f"{self._crop_flag} is empty or negative. {_CROP_ADVICE}")
