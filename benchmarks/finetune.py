@@ -50,7 +50,8 @@ def cut(source: Path, out: Path, first: int, last: int) -> None:
 def measure(weights: str, test: Sentence) -> tuple[float, float, np.ndarray]:
     """Return PSNR in dB, SSIM and the generated faces."""
     reference = test.faces[half_away(len(test.faces))]
-    faces = generate_faces(load_models(weights, device="cpu", precision="fp32"), reference, test.faces, test.mel)
+    models = load_models(weights, device="cpu", precision="fp32")
+    faces = generate_faces(models, reference, test.faces, test.mel)
     return *likeness(faces, test.faces), faces
 
 
