@@ -9,6 +9,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,8 @@ class AudioFrame:
     """Samples of this frame."""
     is_silent: bool
     """Whether the whole window is a pause."""
-    is_idle: bool
-    """Whether all samples are silence that fills a gap."""
+    pushed: float | None
+    """Time of the push of the first sample, as of `monotonic`. None: all are silence that fills a gap."""
 
 
 class AudioFeed:
@@ -148,8 +149,8 @@ class _Segment:
         self._feed, self._first = feed, first_frame
         self._frames = 0
         self._audio = MonoBuffer()
-        self._pushed: deque[tuple[int, int]] = deque()
-        """First sample of each chunk that fills no gap, and that after its last."""
+        self._pushed: deque[tuple[int, int, float]] = deque()
+        """First sample of each chunk that fills no gap, that after its last, and the time."""
         self._resampler: Any = None
         self._mel_audio = MelAudio()
         self._mel: Mel = np.empty((DEFAULT_MEL.n_mels, 0), np.float32)
@@ -169,7 +170,7 @@ class _Segment:
             assert self._feed.sample_rate is not None
             self._resampler = _resampler(self._feed.sample_rate, DEFAULT_MEL.sample_rate)
         if not is_idle and len(samples):
-            self._pushed.append((self._audio.end, self._audio.end + len(samples)))
+            self._pushed.append((self._audio.end, self._audio.end + len(samples), monotonic()))
         self._audio.append(samples)
         self._mel_audio.push(samples if self._resampler is None else self._resampler.resample_chunk(samples))
         return self._complete(None)
@@ -210,13 +211,14 @@ class _Segment:
         weights = rest_weights(self._pauses[: first + _WINDOW])[first:]
         is_silent = bool((weights == 1).all())
         mel = with_silence(window, weights)
-        return AudioFrame(self.next_frame, mel, audio, is_silent, self._is_idle(self._frames))
+        return AudioFrame(self.next_frame, mel, audio, is_silent, self._time_of(self._frames))
 
-    def _is_idle(self, frame: int) -> bool:
-        """Return whether all samples of a frame fill a gap. Frames must be in ascending order."""
+    def _time_of(self, frame: int) -> float | None:
+        """Return the time at which the audio of a frame was pushed. Frames must be in ascending order."""
         while self._pushed and self._pushed[0][1] <= self._end_of(frame - 1):
             self._pushed.popleft()
-        return not self._pushed or self._pushed[0][0] >= self._end_of(frame)
+        is_idle = not self._pushed or self._pushed[0][0] >= self._end_of(frame)
+        return None if is_idle else self._pushed[0][2]
 
     def _append(self, mel: Mel, keep_from: int) -> None:
         drop = max(keep_from - self._begin, 0)

@@ -27,10 +27,16 @@ class LiveFrame:
     """Samples per second of the audio."""
     speaks: bool
     """Whether there is speech in the 0.2 s of audio from this frame on. False: the mouth is closed."""
-    is_idle: bool = False
-    """Whether the audio is silence that fills a gap, see `paced_frames`."""
     is_late: bool = False
     """Whether the device was too slow: the image is that of the frame before."""
+
+    pushed: float | None = None
+    """Time, as of `monotonic`, of the push of its first sample. None: its audio fills a gap."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the audio is silence that fills a gap, see `paced_frames`."""
+        return self.pushed is None
 
     @property
     def image(self) -> Image:

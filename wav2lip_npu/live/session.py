@@ -177,8 +177,8 @@ class Session:
                     audio.audio,
                     self.sample_rate,
                     speaks=not audio.is_silent,
-                    is_idle=audio.is_idle,
                     is_late=task.is_late,
+                    pushed=audio.pushed,
                 )
             )
         self._notify()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from wav2lip_npu import signals
+from wav2lip_npu.dubbing.inference import Models
 from wav2lip_npu.errors import BusyError, UsageError
 from wav2lip_npu.live.audio_feed import AudioFeed
 from wav2lip_npu.live.device_loop import DeviceLoop
@@ -65,6 +66,11 @@ class FaceStream:
     def fps(self) -> Fraction:
         """Frames per second."""
         return self._session.fps
+
+    @property
+    def models(self) -> Models:
+        """The networks that make the frames."""
+        return self._loop.models
 
     @property
     def size(self) -> tuple[int, int]:

@@ -237,9 +237,7 @@ class WorkerProcess:
             answer: tuple[str, Any] = self.pipe.recv()
         except (EOFError, OSError):
             self._process.join()
-            code = self._process.exitcode or 0
-            cause = f"signal {-code}: {signal.strsignal(-code)}" if code < 0 else f"exit code {code}"
-            return "died", f"its process died ({cause})"
+            return "died", f"its process died ({describe_exit(self._process.exitcode)})"
         self._is_ready = True
         return answer
 
@@ -248,6 +246,12 @@ class WorkerProcess:
         self._process.kill()
         self._process.join()
         self.pipe.close()
+
+
+def describe_exit(code: int | None) -> str:
+    """Return how a process has ended, by its exit code."""
+    code = code or 0
+    return f"signal {-code}: {signal.strsignal(-code)}" if code < 0 else f"exit code {code}"
 
 
 def timeout_detail(seconds: float | None) -> str:

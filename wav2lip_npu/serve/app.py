@@ -26,6 +26,8 @@ from wav2lip_npu.serve.probe import MediaLimits, Probe
 from wav2lip_npu.serve.problems import ProblemObject, handle_problems
 from wav2lip_npu.serve.service import Interactive, Service
 from wav2lip_npu.serve.store import Store
+from wav2lip_npu.serve.streams import routes as streams
+from wav2lip_npu.serve.streams.registry import Streams
 from wav2lip_npu.serve.webhooks import Webhooks
 
 log = logging.getLogger(__name__)
@@ -74,12 +76,13 @@ def create_app(options: ServeOptions, store: Store, interactive: Interactive) ->
         interactive=interactive,
         hub=EventHub(store),
         metrics=metrics,
+        streams=Streams(options),
         webhooks=Webhooks(store, options.webhook_hosts, options.webhook_secret()),
         probes=CapacityLimiter(max(1, cpu_count() - 1)),
         writes=CapacityLimiter(_WRITES),
         questions=CapacityLimiter(_QUESTIONS),
     )
-    for part in (videos, files, system, page_routes):
+    for part in (videos, files, streams, system, page_routes):
         app.include_router(part.router)
     handle_problems(app)
     app.add_middleware(Guard, tokens=tokens, host=options.host)
@@ -97,6 +100,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if calling is not None:
         calling.cancel()
     await service.hub.close()
+    await service.streams.close()
 
 
 async def _call_webhooks(webhooks: Webhooks) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from wav2lip_npu.device import is_device_name
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.options import check_minimum, check_positive, check_types
+from wav2lip_npu.serve.engine_options import EngineOptions
 from wav2lip_npu.storage.regular_files import read_limited
 
 TOKEN_VARIABLE = "WAV2LIP_TOKEN"
@@ -56,6 +57,14 @@ class ServeOptions:
     """Most jobs that wait. Further ones are refused until one has ended."""
     max_per_client: int | None = None
     """Most unfinished jobs of one token, or of one address without tokens. None: no limit but --max_queue."""
+    max_streams: int | None = None
+    """Most live streams at the same time. None: as many as the device holds, measured. 0: none."""
+    max_streams_per_client: int | None = None
+    """Most live streams of one token, or of one address without tokens. None: no limit but --max_streams."""
+    max_stream_seconds: float = 3600
+    """Longest live stream, in seconds."""
+    max_silent_seconds: float = 300
+    """Seconds without audio after which a live stream is closed."""
     timeout: float | None = None
     """Maximum seconds per job, from its start. None: no limit."""
     keep: str = "24h"
@@ -84,7 +93,10 @@ class ServeOptions:
         for host in (*self.allow_urls, *self.webhook_hosts):
             if "/" in host or not host:
                 raise UsageError(f"{host!r:.80} is not a host. Pass a name such as files.example.org.")
-        for name in ("max_pixels", "max_queue", "max_per_client"):
+        check_positive(self, "max_stream_seconds")
+        check_positive(self, "max_silent_seconds")
+        check_minimum(self, "max_streams", 0)
+        for name in ("max_streams_per_client", "max_pixels", "max_queue", "max_per_client"):
             check_minimum(self, name, 1)
         _bytes_of("max_upload", self.max_upload)
         _bytes_of("disk_floor", self.disk_floor)
@@ -122,6 +134,17 @@ class ServeOptions:
                 f"--keep {self.keep!r} is not a time. Pass a number with s, m, h or d, as in 24h."
             )
         return float(match[1]) * _SECONDS[match[2]]
+
+    @property
+    def engine(self) -> EngineOptions:
+        """The options of the other processes."""
+        return EngineOptions(
+            folder=os.fspath(self.folder),
+            devices=self.devices,
+            checkpoints=self.checkpoints,
+            keep=self.keep_seconds,
+            timeout=self.timeout,
+        )
 
     @property
     def is_local(self) -> bool:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from wav2lip_npu.errors import (
+    BusyError,
     CheckpointError,
     DeviceError,
     FaceError,
@@ -33,6 +34,7 @@ _OF_ERRORS: tuple[tuple[type[Wav2LipError], int, str], ...] = (
     (ConflictError, 409, "conflict"),
     (GoneError, 410, "gone"),
     (QueueFullError, 429, "busy"),
+    (BusyError, 503, "busy"),
     (NoAudioError, 422, "no_sound"),
     (FaceError, 422, "no_face"),
     (CheckpointError, 422, "weights"),

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import socket
 from collections.abc import Iterator
 
@@ -17,7 +16,6 @@ from wav2lip_npu import signals
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.serve.app import create_app
 from wav2lip_npu.serve.engine import running_engine
-from wav2lip_npu.serve.engine_options import EngineOptions
 from wav2lip_npu.serve.interactive import Interactive
 from wav2lip_npu.serve.options import ServeOptions
 from wav2lip_npu.serve.store import Store
@@ -44,23 +42,13 @@ def run_server(options: ServeOptions) -> None:
     with signals.held(_NOTICE) as hold, lock_folder(options.folder) as is_locked:
         if not is_locked:
             raise UsageError(f"--data {options.folder} is used by another service. Pass another folder.")
-        interactive = Interactive(_engine_options(options))
+        interactive = Interactive(options.engine)
         with _listen(options) as listener, contextlib.closing(interactive):
             store = Store(options.folder, options.keep_seconds)
             app = create_app(options, store, interactive)
-            with running_engine(_engine_options(options)):
+            with running_engine(options.engine):
                 _serve(app, listener, options, hold)
     log.info("ended")
-
-
-def _engine_options(options: ServeOptions) -> EngineOptions:
-    return EngineOptions(
-        folder=os.fspath(options.folder),
-        devices=options.devices,
-        checkpoints=options.checkpoints,
-        keep=options.keep_seconds,
-        timeout=options.timeout,
-    )
 
 
 def _listen(options: ServeOptions) -> socket.socket:
@@ -101,7 +89,9 @@ async def _run(server: _Server, listener: socket.socket, hold: signals.Hold, app
     while not serving.done():
         await asyncio.wait([serving], timeout=_POLL_S)
         if hold.number is not None and not server.should_exit:
-            await app.state.service.hub.close()  # streams would keep the server waiting
+            # Streams would keep the server waiting.
+            await app.state.service.hub.close()
+            await app.state.service.streams.close()
             server.should_exit = True
     serving.result()
 

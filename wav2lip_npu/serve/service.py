@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, TypeVar
 
 from anyio import CapacityLimiter
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends
+from starlette.requests import HTTPConnection
 
 from wav2lip_npu.serve.auth import Tokens
 from wav2lip_npu.serve.events import EventHub
@@ -18,6 +19,7 @@ from wav2lip_npu.serve.probe import Probe
 from wav2lip_npu.serve.problems import not_found
 from wav2lip_npu.serve.records import StoredFile, Video
 from wav2lip_npu.serve.store import Store
+from wav2lip_npu.serve.streams.registry import Streams
 from wav2lip_npu.serve.uploads import UploadLimits
 from wav2lip_npu.serve.webhooks import Webhooks
 
@@ -64,6 +66,7 @@ class Service:
     hub: EventHub
     metrics: Metrics
     webhooks: Webhooks
+    streams: Streams
     probes: CapacityLimiter
     """Files that are probed at once."""
     writes: CapacityLimiter
@@ -98,7 +101,7 @@ class Service:
         return video
 
 
-async def _of_request(request: Request) -> Service:
+async def _of_request(request: HTTPConnection) -> Service:
     service: Service = request.app.state.service
     return service
 

@@ -1,0 +1,285 @@
+"""The live streams of the service: who opened them, their limits, and when they end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from time import monotonic, time
+from typing import Any
+
+from wav2lip_npu.errors import UsageError, Wav2LipError
+from wav2lip_npu.serve.options import ServeOptions
+from wav2lip_npu.serve.problems import Problem, not_found, problem_of
+from wav2lip_npu.serve.streams.objects import StreamRequest, stream_options
+from wav2lip_npu.serve.streams.process import LiveProcess
+from wav2lip_npu.serve.streams.wire import Message, error_of
+
+log = logging.getLogger(__name__)
+
+UNUSED_S = 30.0
+"""Seconds after which a stream without audio connection and without viewer is closed."""
+_LOOK_EVERY_S = 1.0
+_ENDED = 100
+"""Streams that have ended and are still listed."""
+_NO_FIGURES = {"frames": 0, "late": 0, "silent": 0, "cleared": 0, "viewers": 0, "delay_ms": None}
+
+
+@dataclass(eq=False)
+class Stream:
+    """A live stream."""
+
+    id: str
+    """`stream_` and 24 hex digits."""
+    client: str
+    request: StreamRequest
+    width: int
+    height: int
+    fps: float
+    created_at: int
+    ended_at: int | None = None
+    status: str = "open"
+    error: dict[str, str] | None = None
+    figures: dict[str, Any] = field(default_factory=lambda: dict(_NO_FIGURES))
+    viewers: set[Images] = field(default_factory=set)
+    """Connections that get images."""
+    has_audio: bool = False
+    """Whether a connection sends audio."""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    started: float = field(default_factory=monotonic)
+    used: float = field(default_factory=monotonic)
+    """Last time at which it had an audio connection or a viewer."""
+    heard: float = field(default_factory=monotonic)
+    """Time of the last audio."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not ended."""
+        return self.status == "open"
+
+
+class Images:
+    """The latest image of a stream for one connection. A slow one misses images."""
+
+    def __init__(self) -> None:
+        self._latest: bytes | None = None
+        self._changed = asyncio.Event()
+
+    def offer(self, message: bytes | None) -> None:
+        """Replace the image; None is the end."""
+        self._latest = message
+        self._changed.set()
+
+    async def next(self) -> bytes | None:
+        """Wait for a new image and return its message; None at the end."""
+        await self._changed.wait()
+        self._changed.clear()
+        return self._latest
+
+
+class Streams:
+    """The live streams. Belongs to the event loop of the HTTP process."""
+
+    def __init__(self, options: ServeOptions) -> None:
+        self._options = options
+        self._process = LiveProcess(options.engine, self._on_event, self._on_process_end)
+        self._open: dict[str, Stream] = {}
+        self._ended: deque[Stream] = deque(maxlen=_ENDED)
+        self._opening: Counter[str] = Counter()
+        """Streams that are being opened, by client."""
+        self._watching: asyncio.Task[None] | None = None
+        self.totals: Counter[str] = Counter()
+        """Streams by their status at the end, and frames of streams that have ended."""
+
+    @property
+    def pid(self) -> int | None:
+        """Process ID of the live process; None while it does not run."""
+        return self._process.pid
+
+    def all(self) -> list[Stream]:
+        """Return the streams, the oldest first, those that have ended before the others."""
+        return [*self._ended, *self._open.values()]
+
+    def get(self, name: str) -> Stream:
+        """Return a stream. Raises the problem of an unknown ID."""
+        found = self._open.get(name) or next((s for s in self._ended if s.id == name), None)
+        if found is None:
+            raise not_found("stream", name)
+        return found
+
+    async def open(
+        self, request: StreamRequest, face: str, weights: str, client: str, *, is_paced: bool = True
+    ) -> Stream:
+        """Open a stream of a face file.
+
+        Args:
+            request: What the client wants.
+            face: Path of the face.
+            weights: Path of the generator, or `starter`.
+            client: Name of the client.
+            is_paced: Whether frames come at the frame rate by themselves; if not, `chunk` returns them.
+
+        Raises:
+            Problem: Too many streams.
+            Wav2LipError: The face, an option or the device.
+
+        """
+        options = stream_options(request.options, request.sample_rate)
+        with self._place(client):
+            name = f"stream_{secrets.token_hex(12)}"
+            answer = await self._process.call(
+                "open",
+                stream=name,
+                face=face,
+                weights=weights,
+                options={**request.options, "sample_rate": request.sample_rate},
+                max_sessions=self._options.max_streams,
+                is_paced=is_paced,
+            )
+            stream = Stream(
+                id=name,
+                client=client,
+                request=request,
+                fps=float(options.exact_fps),
+                created_at=int(time()),
+                **answer.values["result"],
+            )
+            self._open[name] = stream
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
+        return stream
+
+    async def close_stream(self, stream: Stream) -> None:
+        """End a stream, and wait for its end."""
+        if stream.is_open:
+            self._process.notify("close", stream=stream.id)
+            await stream.ended.wait()
+
+    async def call(self, stream: Stream, name: str, data: bytes = b"", **values: Any) -> Message:
+        """Call a function of the live process for a stream. Raises `Wav2LipError`."""
+        if not stream.is_open:
+            raise UsageError(f"the stream {stream.id} has ended. Start another one.")
+        return await self._process.call(name, data, stream=stream.id, **values)
+
+    @contextlib.contextmanager
+    def audio(self, stream: Stream) -> Iterator[None]:
+        """Mark that a connection sends audio. Raises the problem of a second one."""
+        if stream.has_audio:
+            raise Problem(409, f"the stream {stream.id} has an audio connection already. Close it first.")
+        stream.has_audio = True
+        try:
+            yield
+        finally:
+            stream.has_audio, stream.used = False, monotonic()
+
+    @contextlib.contextmanager
+    def images(self, stream: Stream) -> Iterator[Images]:
+        """Return the images of a stream from now on."""
+        images = Images()
+        if not stream.viewers:
+            self._process.notify("watch", stream=stream.id, wanted=True)
+        stream.viewers.add(images)
+        try:
+            yield images
+        finally:
+            stream.viewers.discard(images)
+            stream.used = monotonic()
+            if not stream.viewers and stream.is_open:
+                self._process.notify("watch", stream=stream.id, wanted=False)
+
+    async def close(self) -> None:
+        """End all streams and the process."""
+        if self._watching is not None:
+            self._watching.cancel()
+        await self._process.close()
+
+    @contextlib.contextmanager
+    def _place(self, client: str) -> Iterator[None]:
+        """Count a stream that is being opened. Raises `Problem` if there are too many."""
+        most, per_client = self._options.max_streams, self._options.max_streams_per_client
+        if most is not None and len(self._open) + self._opening.total() >= most:
+            raise Problem(
+                503,
+                f"all {most} live streams are in use (--max_streams). Close one, or try again later."
+                if most
+                else "live streams are off: the service runs with --max_streams 0.",
+                "busy" if most else "unavailable",
+                {"Retry-After": "10"},
+            )
+        used = sum(stream.client == client for stream in self._open.values()) + self._opening[client]
+        if per_client is not None and used >= per_client:
+            raise Problem(
+                429,
+                f"you have {used} live streams; --max_streams_per_client allows {per_client}. Close one.",
+                headers={"Retry-After": "10"},
+            )
+        self._opening[client] += 1
+        self._process.end_when_idle(False)
+        try:
+            yield
+        finally:
+            self._opening[client] -= 1
+            self._when_idle()
+
+    def _when_idle(self) -> None:
+        self._process.end_when_idle(not self._open and not self._opening.total())
+
+    def _on_event(self, message: Message) -> None:
+        stream = self._open.get(message.values["stream"])
+        if stream is None:
+            return
+        event = message.values["event"]
+        if event == "image":
+            for images in stream.viewers:
+                images.offer(message.data)
+        else:
+            stream.figures = message.values["figures"]
+        if event == "ended":
+            error = message.values["error"]
+            self._end(stream, None if error is None else error_of(error))
+
+    def _on_process_end(self, error: Wav2LipError) -> None:
+        for stream in list(self._open.values()):
+            self._end(stream, error)
+        self._process.end_when_idle(False)
+
+    def _end(self, stream: Stream, error: Wav2LipError | None) -> None:
+        del self._open[stream.id]
+        self._ended.append(stream)
+        stream.status = "closed" if error is None and stream.error is None else "failed"
+        stream.ended_at = int(time())
+        if error is not None:
+            stream.error = {"code": problem_of(error).code, "message": str(error)}
+        for images in stream.viewers:
+            images.offer(None)
+        self.totals[stream.status] += 1
+        for name in ("frames", "late"):
+            self.totals[name] += stream.figures[name]
+        stream.ended.set()
+        self._when_idle()
+
+    async def _watch(self) -> None:
+        """Close the streams that nobody uses, and those that are too long."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            for stream in list(self._open.values()):
+                if stream.has_audio or stream.viewers or stream.figures["viewers"]:
+                    stream.used = monotonic()
+                reason = self._reason_to_end(stream)
+                if reason is not None:
+                    stream.error = {"code": "timeout", "message": reason}
+                    self._process.notify("close", stream=stream.id)
+
+    def _reason_to_end(self, stream: Stream) -> str | None:
+        now, options = monotonic(), self._options
+        if now - stream.used > UNUSED_S:
+            return f"nobody has sent audio or watched for {UNUSED_S:g} s."
+        if now - stream.heard > options.max_silent_seconds:
+            return f"no audio came for {options.max_silent_seconds:g} s (--max_silent_seconds)."
+        if now - stream.started > options.max_stream_seconds:
+            return f"the stream was open for {options.max_stream_seconds:g} s (--max_stream_seconds)."
+        return None
