@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from support.networks import golden_weights
 from wav2lip_npu.errors import CheckpointError
 from wav2lip_npu.models import weight_formats
-from wav2lip_npu.models.checkpoint import Checkpoint, load, load_tensors, save
+from wav2lip_npu.models.checkpoint import Checkpoint, check_finite, load, load_tensors, save
 from wav2lip_npu.models.networks import NETWORKS, Wav2Lip, fold_norms
 
 Weights = dict[str, Tensor]
@@ -435,6 +435,12 @@ def test_infinite_weights_are_refused(value: float, weights: Weights, tmp_path: 
         tmp_path / "x.pth",
         "has NaN or infinite weights, first in 'output_block.1.bias'",
     )
+
+
+def test_weights_whose_sum_overflows_are_finite() -> None:
+    check_finite({"a": torch.full((4,), 3e38), "b": torch.tensor([2, 3])}, Path("x.pth"), "")
+    with pytest.raises(CheckpointError, match="'b'"):
+        check_finite({"a": torch.full((4,), 3e38), "b": torch.tensor([1, torch.nan])}, Path("x.pth"), "")
 
 
 # Code in files

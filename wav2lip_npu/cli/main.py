@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import importlib
 import io
 import logging
@@ -55,6 +56,9 @@ _JSON = "--json"
 _NARROW, _WIDE = 40, 100_000
 """Columns of the narrowest terminal that the help is formatted for, because tyro never finishes with 2, and
 of one in which every message fits in a line."""
+_NEW_OBJECTS = 10_000
+"""Objects between two runs of the garbage collector. With its default, it runs hundreds of times while the
+libraries are imported, and finds nothing."""
 _SIGNALLED = 128
 """Exit codes above this are 128 plus the number of the signal that stopped the command."""
 
@@ -246,6 +250,7 @@ def _fail(message: str, code: int) -> int:
 def console(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of `wav2lip-npu`, `python -m wav2lip_npu` and the scripts named as in the original."""
     output = streams.protect()  # before anything else opens a file
+    gc.set_threshold(_NEW_OBJECTS)
     with signals.command():
         try:
             code = main(arguments)
@@ -253,6 +258,7 @@ def console(arguments: Sequence[str] | None = None) -> NoReturn:
             code = int(stop.code or 0)
         finally:
             signals.ignore()  # the work is done or cleaned up
+    gc.freeze()  # the interpreter would look for cycles among the objects of all libraries before it ends
     sys.stdout.flush()
     if output.error is not None and not code:
         code = _fail(f"cannot write standard output: {output.error.strerror}.", 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -26,6 +27,7 @@ from wav2lip_npu.models.generator import Wav2Lip
 from wav2lip_npu.models.placement import place
 from wav2lip_npu.models.plan_choice import AS_TRAINED, AudioRefineOption, Design
 from wav2lip_npu.options import expect_text, path_text
+from wav2lip_npu.parallel.thread_counts import one_core_each
 
 if TYPE_CHECKING:
     from wav2lip_npu.batch.face_cache import FaceCache
@@ -202,22 +204,26 @@ def load_models(
     devices.activate(torch_device)
     if precision == "fp32_strict":
         devices.full_float32(torch_device)
-    loaded = checkpoint.load(checkpoint_path, "generator", design)
-    network = loaded.network()
-    assert isinstance(network, Wav2Lip)
-    place(network, torch_device, dtype, is_compiled=compile == "on")
-    return Models(
-        network,
-        load_detector(detector, str(torch_device)),
-        torch_device,
-        dtype,
-        loaded.source,
-        loaded.digest(),
-        loaded.mel_shift,
-        enhancer,
-        design,
-        option,
-    )
+    # Several threads of PyTorch for each small operation take four times as long here.
+    with one_core_each(torch_device) as prepare, ThreadPoolExecutor(1) as pool:
+        prepare()
+        loaded = checkpoint.load(checkpoint_path, "generator", design)
+        digest = pool.submit(loaded.digest)
+        network = loaded.network()
+        assert isinstance(network, Wav2Lip)
+        place(network, torch_device, dtype, is_compiled=compile == "on")
+        return Models(
+            network,
+            load_detector(detector, str(torch_device)),
+            torch_device,
+            dtype,
+            loaded.source,
+            digest.result(),
+            loaded.mel_shift,
+            enhancer,
+            design,
+            option,
+        )
 
 
 def _load_exported(engine: str, path: Path, detector: str, device: str, precision: str) -> Models:

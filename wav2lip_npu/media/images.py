@@ -5,6 +5,8 @@ FFmpeg decodes the formats that Pillow does not support, such as HEIC.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -22,13 +24,17 @@ from wav2lip_npu.media.yuv_image import Image, on_white
 
 ImageFile = Pillow.Image
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "ICO", "AVIF")
+_PLUGINS = ("Jpeg", "Png", "WebP", "Bmp", "Tiff", "Gif", "Ppm", "Jpeg2K", "Ico", "Avif")
+"""Those of 45 modules of Pillow that read these formats."""
 _ANIMATIONS_OF_FFMPEG = ("GIF", "PNG", "AVIF")
 
 
 @cache
 def _formats() -> tuple[str, ...]:
     """Return the formats that this version of Pillow supports; AVIF was added in 11.3."""
-    Pillow.init()
+    for name in _PLUGINS:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"PIL.{name}ImagePlugin")
     return tuple(form for form in _FORMATS if form in Pillow.OPEN)
 
 

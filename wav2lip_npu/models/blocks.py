@@ -133,14 +133,19 @@ def fold_norms(network: nn.Module) -> None:
     Outputs change by rounding only. A folded network cannot be trained or saved.
     """
     for module in network.modules():
-        block = getattr(module, "conv_block", None)
-        if not isinstance(block, nn.Sequential) or not isinstance(block[-1], nn.BatchNorm2d):
-            continue
-        layers: Any = block
-        convolution, norm = layers
-        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        shape = (1, -1, 1, 1) if isinstance(convolution, nn.ConvTranspose2d) else (-1, 1, 1, 1)
-        with torch.no_grad():
-            convolution.weight = nn.Parameter(convolution.weight * scale.view(shape))
-            convolution.bias = nn.Parameter((convolution.bias - norm.running_mean) * scale + norm.bias)
-        module.conv_block = convolution
+        fold_norm(module)
+
+
+def fold_norm(module: nn.Module) -> None:
+    """Fold the batch norm of one block of a network, if it has one, see `fold_norms`."""
+    block = getattr(module, "conv_block", None)
+    if not isinstance(block, nn.Sequential) or not isinstance(block[-1], nn.BatchNorm2d):
+        return
+    layers: Any = block
+    convolution, norm = layers
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    shape = (1, -1, 1, 1) if isinstance(convolution, nn.ConvTranspose2d) else (-1, 1, 1, 1)
+    with torch.no_grad():
+        convolution.weight = nn.Parameter(convolution.weight * scale.view(shape))
+        convolution.bias = nn.Parameter((convolution.bias - norm.running_mean) * scale + norm.bias)
+    module.conv_block = convolution

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from wav2lip_npu import device as devices
-from wav2lip_npu.models.blocks import fold_norms
+from wav2lip_npu.models.blocks import fold_norm
 from wav2lip_npu.models.generator import Wav2Lip
 
 
@@ -17,8 +17,8 @@ def place(network: Wav2Lip, device: torch.device, dtype: torch.dtype, *, is_comp
     """
     if is_compiled:
         devices.check_compile(device)
-    fold_norms(network)
-    for module in network.modules():
+    for module in network.modules():  # layer by layer, so that few copies in float32 exist at a time
+        fold_norm(module)
         wanted = torch.float32 if module is network.output_block[1] else dtype
         for name, parameter in module.named_parameters(recurse=False):
             layout = devices.memory_format(device) if parameter.dim() == 4 else torch.contiguous_format
