@@ -316,11 +316,29 @@ def test_both_languages_and_widths(context, browser, quick, clips):
             "[...document.querySelectorAll('[data-t]')].filter(one => !one.textContent).length"
         )
 
+        check_error(page, "不接受" if language != "en" else "not accept")
         title = page.locator("#stage h2").text_content()
         page.click(f"[data-language={'en' if language != 'en' else 'zh'}]")
         expect(page.locator("#stage h2")).not_to_have_text(title)
         page.reload()
         expect(page.locator("html")).to_have_attribute("lang", "en" if language != "en" else "zh-CN")
+
+
+def check_error(page: Page, words: str) -> None:
+    """An error of the service is in the language of the page, and options have the names that they have there."""
+    detail = "--pads 0 20000 0 0 is out of range. Pass 0. Pass --no_face keep to go on. See /docs."
+    answer = {"status": 422, "json": {"code": "options", "detail": detail}}
+    page.route(
+        "**/v1/videos",
+        lambda route: route.fulfill(**answer) if route.request.method == "POST" else route.continue_(),
+    )
+    page.click("#generate")
+    expect(page.locator("#work-error")).to_contain_text(words)
+    text = page.locator("#work-error").text_content() or ""
+    label = page.locator("label:has([name=pads]) span, [data-t=pads]").first.text_content() or ""
+    assert "20000 0 0" in text and label and label in text
+    assert "--" not in text and "docs" not in text and text.rstrip().endswith("Pass 0.")
+    page.unroute("**/v1/videos")
 
 
 @pytest.mark.slow

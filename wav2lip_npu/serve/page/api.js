@@ -1,5 +1,5 @@
-/** Requests to the service. A failure is a Problem, whose message is the sentence of the server. */
-import { t } from "./texts.js";
+/** Requests to the service. A failure is a Problem, with the code and the sentence of the server. */
+import { showError, t } from "./texts.js";
 
 export class Problem extends Error {
   constructor(message, status, code) {
@@ -88,13 +88,12 @@ function askForToken() {
       const headers = { "Content-Type": "application/json" };
       const reply = await fetch("v1/session", { method: "POST", body, headers }).catch(() => null);
       if (reply?.ok) return close(true);
-      error.textContent = reply ? problemOf(await reply.text(), reply.status).message : t("unreachable");
-      error.hidden = false;
+      showError(error, reply ? problemOf(await reply.text(), reply.status) : new Problem(t("unreachable")));
       field.select();
     };
     dialog.querySelector("button[type=button]").onclick = () => close(false);
     dialog.onclose = () => close(false); // Escape
-    error.hidden = true;
+    showError(error, null);
     dialog.showModal();
   });
   return asking;

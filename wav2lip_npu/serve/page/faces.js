@@ -1,6 +1,6 @@
 /** The frame of the face input with its faces as boxes, one of which speaks. */
 import { post } from "./api.js";
-import { announce, clock, onLanguage, showError, t } from "./texts.js";
+import { announce, clock, explainIfSlow, onLanguage, showError, t } from "./texts.js";
 
 const CODES = ["turned", "small", "covered"];
 
@@ -55,6 +55,7 @@ export class Faces {
     this.writeTime();
     this.words.textContent = t("looking");
     this.viewer.classList.add("busy");
+    const ended = explainIfSlow(this.words);
     showError(this.root, null);
     try {
       const answer = await facesAt(this.file.id, time, looking.signal);
@@ -73,6 +74,7 @@ export class Faces {
       this.words.textContent = "";
       showError(this.root, error);
     } finally {
+      ended();
       if (this.looking === looking) this.viewer.classList.remove("busy");
     }
   }

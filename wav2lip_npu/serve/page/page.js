@@ -107,6 +107,7 @@ async function generate() {
     await show(video, true);
     recent.refresh();
   } catch (error) {
+    if (error.status) attempt = null;
     showError(document.getElementById("work-error"), error);
   } finally {
     isSending = false;
@@ -166,9 +167,7 @@ async function begin() {
     writeService();
     options.offer((await get("models")).data);
   } catch (error) {
-    banner.textContent = error.message;
-    banner.hidden = false;
-    return;
+    return showError(banner, error);
   }
   await recent.refresh();
   await restore();

@@ -36,6 +36,7 @@ const en = {
   who_speaks: "Who speaks?",
   look_at: "Frame at",
   looking: "Looking for faces…",
+  slow: "The first time takes a few seconds: the service loads its networks.",
   faces_none: (isVideo) => `No face found here.${isVideo ? " Move the slider to a frame with a face." : ""}`,
   faces_found: (count) => (count === 1 ? "1 face found." : `${count} faces found. Choose the one that speaks.`),
   face_name: (number, reason) => `Face ${number}${reason ? `: ${reason}` : ""}`,
@@ -153,6 +154,25 @@ const en = {
   continue: "Continue",
   unreachable: "The service does not answer. Check that it is running, then try again.",
   failed: (status) => `The service answered with error ${status}.`,
+  problem_options: "The service does not accept one of the options.",
+  problem_media: "The service cannot use this file.",
+  problem_no_sound: "The audio file has no sound. Choose another one.",
+  problem_no_face: "No face was found. Choose another face file.",
+  problem_weights: "The service cannot use this model. Choose another one under Options.",
+  problem_input: "The service cannot use these inputs.",
+  problem_unauthorized: "The token is missing or wrong.",
+  problem_forbidden: "The service refuses requests from this address. Open the page at the address that the service printed at its start.",
+  problem_not_found: "This no longer exists on the service: it was deleted, or its time is over.",
+  problem_gone: "This video was deleted.",
+  problem_conflict: "The service cannot do this now: something is still in use, or has already ended.",
+  problem_too_large: "This is larger than the service accepts.",
+  problem_busy: "The service is busy. Try again later.",
+  problem_unavailable: "The service is not ready. Try again in a minute.",
+  problem_storage: "The disk of the service is full. Try again later.",
+  problem_device: "The service cannot answer now. Try again in a minute.",
+  problem_died: "The service gave up: the program ended several times over these inputs.",
+  problem_timeout: "The service gave up: this takes longer than it allows.",
+  problem_bug: "An error in the program. The log of the service has its details.",
   and: " + ",
 };
 
@@ -194,6 +214,7 @@ const zh = {
   who_speaks: "谁在说话？",
   look_at: "画面时间",
   looking: "正在查找人脸……",
+  slow: "首次需要几秒钟：服务正在加载网络。",
   faces_none: (isVideo) => `此处没有找到人脸。${isVideo ? "请移动滑块到有人脸的画面。" : ""}`,
   faces_found: (count) => (count === 1 ? "找到 1 张人脸。" : `找到 ${count} 张人脸。请选择说话的人。`),
   face_name: (number, reason) => `人脸 ${number}${reason ? `：${reason}` : ""}`,
@@ -309,6 +330,25 @@ const zh = {
   continue: "继续",
   unreachable: "服务没有响应。请确认服务正在运行，然后重试。",
   failed: (status) => `服务返回错误 ${status}。`,
+  problem_options: "服务不接受其中一个选项。",
+  problem_media: "服务无法使用此文件。",
+  problem_no_sound: "音频文件没有声音。请选择其他文件。",
+  problem_no_face: "没有找到人脸。请选择其他人脸文件。",
+  problem_weights: "服务无法使用此模型。请在“选项”中选择其他模型。",
+  problem_input: "服务无法使用这些输入。",
+  problem_unauthorized: "令牌缺失或不正确。",
+  problem_forbidden: "服务拒绝来自此地址的请求。请用服务启动时显示的地址打开页面。",
+  problem_not_found: "服务上已没有此内容：已被删除或已过期。",
+  problem_gone: "此视频已被删除。",
+  problem_conflict: "服务现在无法执行此操作：内容仍在使用，或任务已结束。",
+  problem_too_large: "超过了本服务的大小上限。",
+  problem_busy: "服务繁忙，请稍后重试。",
+  problem_unavailable: "服务尚未就绪，请一分钟后重试。",
+  problem_storage: "服务的磁盘已满，请稍后重试。",
+  problem_device: "服务暂时无法回答，请一分钟后重试。",
+  problem_died: "服务已放弃：处理这些输入时程序多次中断。",
+  problem_timeout: "服务已放弃：所需时间超过了上限。",
+  problem_bug: "程序出错。详情见服务的日志。",
   and: " + ",
 };
 
@@ -318,6 +358,8 @@ const UNITS = {
   en: { s: "\u00a0s", min: "\u00a0min", h: "\u00a0h", days: "\u00a0days", ms: "\u00a0ms" },
   zh: { s: "\u00a0秒", min: "\u00a0分钟", h: "\u00a0小时", days: "\u00a0天", ms: "\u00a0毫秒" },
 };
+
+const SLOW_MS = 2500;
 
 export const texts = { en, zh };
 let language = stored() ?? (navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en");
@@ -352,6 +394,7 @@ export function writeLanguage() {
     button.setAttribute("aria-pressed", button.dataset.language === language);
   }
   fill(document);
+  shown.forEach((error, place) => writeError(place, error));
 }
 
 /** Write the fixed texts below an element. */
@@ -367,9 +410,37 @@ export function fill(root) {
 
 /** Show an error in the part of the page that it belongs to, or remove it. */
 export function showError(root, error) {
-  const place = root.matches(".error") ? root : root.querySelector(":scope > .error");
+  const place = root.matches(".error, .banner") ? root : root.querySelector(":scope > .error");
   place.hidden = !error;
-  place.textContent = error ? error.message : "";
+  shown.set(place, error);
+  writeError(place, error);
+}
+
+const shown = new Map();
+/** Codes whose sentence from the service, in English, says more than the text of the page. */
+const DETAILED = new Set(["options", "media", "no_face", "weights", "input", "too_large", "died", "timeout", "bug"]);
+
+/** Write an error: the text for its code, and what the sentence of the service adds. */
+function writeError(place, error) {
+  const text = error && texts[language][`problem_${error.code}`];
+  place.textContent = text ?? error?.message ?? "";
+  const facts = text && DETAILED.has(error.code) ? factsOf(error.message) : "";
+  if (facts) place.append(" ", Object.assign(document.createElement("span"), { lang: "en", textContent: facts }));
+}
+
+/** The sentences that help on the page: its options have the names that they have here, and others are not named. */
+function factsOf(sentences) {
+  const named = sentences.replace(/--(\w+)/g, (flag, name) =>
+    document.querySelector(`#options [name="${name}"]`) ? `“${t(name)}”` : flag,
+  );
+  const useful = named.split(/(?<=[.?]) (?=[A-Z])/).filter((one) => !/--\w|\/v1\/|\/docs|^Send (a|the) /.test(one));
+  return useful.join(" ");
+}
+
+/** Add a reason to words about what is under way, if it takes seconds. Returns a function that ends the wait. */
+export function explainIfSlow(words) {
+  const timer = setTimeout(() => (words.textContent += ` ${t("slow")}`), SLOW_MS);
+  return () => clearTimeout(timer);
 }
 
 /** Say something to screen readers. */
