@@ -110,3 +110,10 @@ class RgbFrames(Sequence):
     def __getitem__(self, number: int) -> np.ndarray:
         scaled = self.images[number].detach().cpu().float() * 255
         return scaled.round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+def fitted(audio: dict, length: int) -> dict:
+    """Return a sound cut or followed by silence to a number of samples."""
+    samples = samples_of(audio)[:, :length]
+    samples = torch.nn.functional.pad(samples, (0, length - samples.shape[1]))
+    return {**audio, "waveform": samples[None]}

@@ -1,9 +1,7 @@
 """The nodes: load weights, dub a video, dub frames, score the lip-sync of a video."""
 
-import hashlib
 import logging
 import os
-from functools import lru_cache
 
 import comfy.model_management
 import comfy.utils
@@ -13,8 +11,9 @@ from comfy_api.latest import InputImpl, io
 
 import wav2lip_npu
 from wav2lip_npu import UsageError
+from wav2lip_npu.storage.hashing import sha256_of
 
-from .media import RgbFrames, samples_of, sound_file, temp_path, video_file
+from .media import RgbFrames, fitted, sound_file, temp_path, video_file
 
 FOLDER, STARTER = "wav2lip", "starter"
 WEIGHTS = {".pth", ".pt", ".safetensors", ".onnx", ".om"}
@@ -100,13 +99,11 @@ def dub_options(pads: str, **options) -> dict:
     return {**options, "pads": (top, bottom, left, right)}
 
 
-@lru_cache(maxsize=16)
-def _digest(path: str, size: int, modified: int) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def voice_input() -> io.Input:
+    """Return the optional input of both dub nodes, which is the last one."""
+    return io.Audio.Input(
+        "voice", optional=True, tooltip="Sound that drives the mouth instead, such as a voice without music."
+    )
 
 
 class Load(io.ComfyNode):
@@ -154,10 +151,7 @@ class Load(io.ComfyNode):
     def fingerprint_inputs(cls, weights: str, device: str, precision: str) -> str:
         """Return the content of the weights, so that a file that was replaced is loaded again."""
         path = cls._path(weights)
-        content = wav2lip_npu.__version__
-        if path != STARTER:
-            status = os.stat(path)
-            content = _digest(path, status.st_size, status.st_mtime_ns)
+        content = wav2lip_npu.__version__ if path == STARTER else sha256_of(path)
         return f"{content} {device_name(device)} {precision}"
 
     @staticmethod
@@ -184,11 +178,7 @@ class DubVideo(io.ComfyNode):
                 io.Audio.Input(
                     "audio", optional=True, tooltip="Sound of the output. Without it, that of the video."
                 ),
-                io.Audio.Input(
-                    "voice",
-                    optional=True,
-                    tooltip="Sound that drives the mouth instead, such as a voice without music.",
-                ),
+                voice_input(),
             ],
             outputs=[io.Video.Output(display_name="video")],
         )
@@ -227,11 +217,7 @@ class DubFrames(io.ComfyNode):
                 io.Audio.Input("audio"),
                 io.Float.Input("fps", default=25.0, min=1.0, max=240.0, step=0.001, tooltip="Of the images."),
                 *dub_inputs(),
-                io.Audio.Input(
-                    "voice",
-                    optional=True,
-                    tooltip="Sound that drives the mouth instead, such as a voice without music.",
-                ),
+                voice_input(),
             ],
             outputs=[
                 io.Image.Output(display_name="images"),
@@ -260,7 +246,7 @@ class DubFrames(io.ComfyNode):
             inside[opacity > 0] = torch.from_numpy(changed).float()[opacity > 0] / 255
             masks[number, rows, columns] = opacity
         if options["extend"] in ("cut_off", "silence"):
-            audio = _fitted(audio, round(len(parts) / fps * int(audio["sample_rate"])))
+            audio = fitted(audio, round(len(parts) / fps * int(audio["sample_rate"])))
         return io.NodeOutput(dubbed, audio, masks)
 
 
@@ -268,13 +254,6 @@ def _extent(used) -> slice:
     """Return the slice from the first to the last true element."""
     numbers = used.nonzero()[0]
     return slice(int(numbers[0]), int(numbers[-1]) + 1) if len(numbers) else slice(0)
-
-
-def _fitted(audio: dict, length: int) -> dict:
-    """Return a sound cut or followed by silence to a number of samples."""
-    samples = samples_of(audio)[:, :length]
-    samples = torch.nn.functional.pad(samples, (0, length - samples.shape[1]))
-    return {**audio, "waveform": samples[None]}
 
 
 class SyncScore(io.ComfyNode):

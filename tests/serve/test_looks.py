@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
-import signal
 from pathlib import Path
 
 import cv2
@@ -20,13 +18,13 @@ from wav2lip_npu.errors import FaceError, MediaError, UsageError
 from wav2lip_npu.media.container import probe
 from wav2lip_npu.media.video_reader import frame_at, read_frames
 from wav2lip_npu.serve.engine_options import EngineOptions
-from wav2lip_npu.serve.interactive import Interactive
+from wav2lip_npu.serve.interactive import _Question, _result
 from wav2lip_npu.serve.looks import Looks
 
 
 @pytest.fixture(scope="module")
 def looks(tmp_path_factory: pytest.TempPathFactory) -> Looks:
-    return Looks(EngineOptions(folder=str(tmp_path_factory.mktemp("data")), devices=("cpu",)))
+    return Looks(EngineOptions(folder=str(tmp_path_factory.mktemp("data")), devices=("cpu",)), "looks")
 
 
 @pytest.fixture(scope="module")
@@ -139,13 +137,7 @@ def test_envelope_has_peaks_and_pauses(looks: Looks, tmp_path: Path) -> None:
         looks.envelope(str(tmp_path / "a.wav"), 0)
 
 
-def test_answers_come_from_a_process_that_may_die(tmp_path: Path) -> None:
-    interactive = Interactive(EngineOptions(folder=str(tmp_path / "data"), devices=("cpu",)))
-    for _ in range(2):
-        with pytest.raises(MediaError, match="the file is not"):
-            interactive.envelope(__file__, 5)
-        assert interactive._process is not None
-        os.kill(interactive._process._process.pid, signal.SIGKILL)
-        interactive._process._process.join()
-    interactive.close()
-    assert interactive._process is None
+def test_errors_do_not_name_paths_of_the_server(looks: Looks) -> None:
+    error = _result(looks, _Question("envelope", {"path": __file__, "points": 5}))
+    assert isinstance(error, MediaError)
+    assert "the file is not" in str(error) and __file__ not in str(error)

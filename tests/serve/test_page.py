@@ -219,7 +219,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory, clips: dict[str, Path]) -> I
 class TwoFaces(FakeInteractive):
     """Sees two faces, the second of which is turned."""
 
-    def faces(self, path: str, time: float) -> dict[str, Any]:
+    def faces(self, path: str, time: float, **more: Any) -> dict[str, Any]:
         answer = super().faces(path, time)
         faces = [
             {
@@ -233,7 +233,7 @@ class TwoFaces(FakeInteractive):
         ]
         return {**answer, "faces": faces, "picture": base64.b64encode(PICTURE).decode()}
 
-    def preview(self, *question: Any) -> tuple[bytes, float]:
+    def preview(self, *question: Any, **more: Any) -> tuple[bytes, float]:
         return PICTURE, question[-1]
 
 

@@ -21,9 +21,9 @@ import uvicorn
 from wav2lip_npu.errors import FaceError
 from wav2lip_npu.serve.app import create_app
 from wav2lip_npu.serve.options import ServeOptions
+from wav2lip_npu.serve.questions import Interactive
 from wav2lip_npu.serve.queue import JobQueue
 from wav2lip_npu.serve.records import Worker
-from wav2lip_npu.serve.service import Interactive
 from wav2lip_npu.serve.store import OUTPUT, REPORT, THUMBNAIL, Store
 
 JPEG = base64.b64decode(
@@ -85,7 +85,13 @@ class FakeEngine:
 class FakeInteractive:
     """Answers with constants."""
 
-    def faces(self, path: str, time: float) -> dict[str, Any]:
+    def __init__(self) -> None:
+        self.starts = 0
+
+    def start(self) -> None:
+        self.starts += 1
+
+    def faces(self, path: str, time: float, **more: Any) -> dict[str, Any]:
         if time > 100:
             raise FaceError(f"no frame of {path} at {time:g} s. Pass another time.")
         face = {"box": [1, 2, 3, 4], "confidence": 0.9, "pose": None, "face_select": "2,3", "reason": None}
@@ -93,11 +99,11 @@ class FakeInteractive:
         return {"object": "faces", "time": time, **size, "faces": [face], "picture": ""}
 
     def preview(
-        self, face: str, audio: str, model: str, options: Mapping[str, Any], time: float
+        self, face: str, audio: str, model: str, options: Mapping[str, Any], time: float, **more: Any
     ) -> tuple[bytes, float]:
         return JPEG, time
 
-    def envelope(self, path: str, points: int) -> dict[str, Any]:
+    def envelope(self, path: str, points: int, **more: Any) -> dict[str, Any]:
         return {"object": "envelope", "seconds": 1.0, "points": [0.5] * points, "pauses": [[0.2, 0.4]]}
 
 

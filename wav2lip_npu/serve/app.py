@@ -24,7 +24,8 @@ from wav2lip_npu.serve.metrics import Measured, Metrics
 from wav2lip_npu.serve.options import ServeOptions
 from wav2lip_npu.serve.probe import MediaLimits, Probe
 from wav2lip_npu.serve.problems import ProblemObject, handle_problems
-from wav2lip_npu.serve.service import Interactive, Service
+from wav2lip_npu.serve.questions import Interactive, Questions
+from wav2lip_npu.serve.service import Service
 from wav2lip_npu.serve.store import Store
 from wav2lip_npu.serve.streams import routes as streams
 from wav2lip_npu.serve.streams.registry import Streams
@@ -41,7 +42,7 @@ _SECURITY = {
     b"referrer-policy": b"no-referrer",
     b"cross-origin-resource-policy": b"same-origin",
 }
-_WRITES, _QUESTIONS = 4, 8
+_WRITES, _FETCHES = 4, 8
 _WEBHOOKS_S = 1.0
 """Seconds between looks for webhooks that are due."""
 _ABOUT = (
@@ -73,14 +74,14 @@ def create_app(options: ServeOptions, store: Store, interactive: Interactive) ->
         tokens=tokens,
         store=store,
         probe=Probe(MediaLimits(options.max_seconds, options.max_pixels)),
-        interactive=interactive,
+        questions=Questions(interactive),
         hub=EventHub(store),
         metrics=metrics,
         streams=Streams(options),
         webhooks=Webhooks(store, options.webhook_hosts, options.webhook_secret()),
         probes=CapacityLimiter(max(1, cpu_count() - 1)),
         writes=CapacityLimiter(_WRITES),
-        questions=CapacityLimiter(_QUESTIONS),
+        fetches=CapacityLimiter(_FETCHES),
     )
     for part in (videos, files, streams, system, page_routes):
         app.include_router(part.router)

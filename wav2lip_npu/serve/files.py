@@ -42,6 +42,8 @@ _KNOWN = {"file", "purpose", "expires_after[anchor]", "expires_after[seconds]"}
 )
 async def upload_file(request: Request, service: TheService) -> JSONResponse:
     """Upload a video, image or audio file. The same content has the same ID."""
+    if "sec-fetch-site" in request.headers:  # a browser: its page will ask for the faces
+        await to_thread.run_sync(service.questions.interactive.start)
     async with received_form(request, service.upload_limits) as form:
         unknown = (set(form.fields) | set(form.files)) - _KNOWN
         if unknown:
@@ -83,14 +85,14 @@ def get_file_content(
     )
 
 
-@router.get("/{file_id}/envelope", responses={200: {"model": Envelope}, **documented(404, 422, 503)})
+@router.get("/{file_id}/envelope", responses={200: {"model": Envelope}, **documented(404, 422, 429, 503)})
 async def get_envelope(
-    file_id: str, service: TheService, points: Annotated[int, Query(ge=1, le=10_000)] = 1000
+    request: Request, file_id: str, service: TheService, points: Annotated[int, Query(ge=1, le=10_000)] = 1000
 ) -> JSONResponse:
     """Return the level of the audio of a file and its pauses."""
     path = await to_thread.run_sync(service.content, file_id)
-    result = await to_thread.run_sync(service.interactive.envelope, path, points, limiter=service.questions)
-    return JSONResponse(result)
+    questions = service.questions
+    return JSONResponse(await questions.ask(request, questions.interactive.envelope, path, points))
 
 
 async def store_upload(service: Service, upload: Upload) -> StoredFile:

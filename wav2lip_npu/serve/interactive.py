@@ -1,16 +1,19 @@
 """Answers for a client that is waiting: faces at a time, one dubbed frame, the envelope of audio.
 
-They come from a process of their own, which starts with the first request and ends after some idle minutes.
+They come from processes of their own, which start with the first question and end after some idle minutes.
 So the HTTP process loads no networks, and a damaged file cannot end it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from wav2lip_npu.errors import DeviceError, MediaError, Wav2LipError
@@ -20,129 +23,201 @@ from wav2lip_npu.serve.engine_options import EngineOptions
 if TYPE_CHECKING:
     from wav2lip_npu.serve.looks import Looks
 
+PROCESSES = 2
+"""Questions that are answered at once, each by a process."""
+SECONDS = {"faces": 60.0, "preview": 120.0, "envelope": 120.0}
+"""Time of each kind of answer, after which it is given up."""
 _IDLE_S = 300.0
-"""Seconds after the last answer until the process ends."""
+"""Seconds after the last answer until a process ends."""
+_ABANDON_S = 5.0
+"""Age at which a question of a client that has left is given up: its process takes as long to start again."""
 _POLL_S = 0.5
 
 
 @dataclass(frozen=True)
-class _Request:
+class _Question:
     name: str
     """Method of `Looks`."""
     values: Mapping[str, Any]
 
 
+def always() -> bool:
+    """Return that an answer is wanted."""
+    return True
+
+
 class Interactive:
-    """The process that answers. Any thread may call its methods, which wait for their answers.
+    """The processes that answer. Any thread may call its methods, which wait for their answers.
+
+    They raise `Wav2LipError`, and `DeviceError` if an answer takes too long, or if `wanted` returns False.
 
     Args:
         options: Options of the service; the first of `devices` is used.
-        timeout: Seconds after which an answer is given up.
+        seconds: Time of each kind of answer, see `SECONDS`.
 
     """
 
-    def __init__(self, options: EngineOptions, timeout: float = 120.0) -> None:
-        self._options, self._timeout = options, timeout
-        self._lock = threading.Lock()
-        self._closed = threading.Event()
-        self._process: WorkerProcess | None = None
-        self._idle: threading.Timer | None = None
+    def __init__(self, options: EngineOptions, seconds: Mapping[str, float] = SECONDS) -> None:
+        closed = threading.Event()
+        self._closed = closed
+        names = [f"interactive-{number}" for number in range(PROCESSES)]
+        self._processes = [_Process(name, options, seconds, closed) for name in names]
+        self._free: queue.LifoQueue[_Process] = queue.LifoQueue()
+        """Processes without a question. That of the last answer is the next, so the other need not start."""
+        for process in self._processes:
+            self._free.put(process)
 
-    def faces(self, path: str, time: float) -> dict[str, Any]:
-        """Return the faces at a time in seconds, in the form of `POST /v1/faces`. Raises `Wav2LipError`."""
-        answer: dict[str, Any] = self._ask("faces", path=path, seconds=time)
+    def faces(self, path: str, time: float, *, wanted: Callable[[], bool] = always) -> dict[str, Any]:
+        """Return the faces at a time in seconds, in the form of `POST /v1/faces`."""
+        answer: dict[str, Any] = self._ask(wanted, "faces", path=path, seconds=time)
         return answer
 
     def preview(
-        self, face: str, audio: str, model: str, options: Mapping[str, Any], time: float
+        self,
+        face: str,
+        audio: str,
+        model: str,
+        options: Mapping[str, Any],
+        time: float,
+        *,
+        wanted: Callable[[], bool] = always,
     ) -> tuple[bytes, float]:
-        """Return the dubbed frame at a time in seconds as JPEG, and its exact time. Raises `Wav2LipError`."""
+        """Return the dubbed frame at a time in seconds as JPEG, and its exact time."""
         values = {"face": face, "audio": audio, "model": model, "options": dict(options)}
-        answer: tuple[bytes, float] = self._ask("preview", **values, seconds=time)
+        answer: tuple[bytes, float] = self._ask(wanted, "preview", **values, seconds=time)
         return answer
 
-    def envelope(self, path: str, points: int) -> dict[str, Any]:
-        """Return the envelope of audio: `GET /v1/files/{id}/envelope`. Raises `Wav2LipError`."""
-        answer: dict[str, Any] = self._ask("envelope", path=path, points=points)
+    def envelope(self, path: str, points: int, *, wanted: Callable[[], bool] = always) -> dict[str, Any]:
+        """Return the envelope of audio: `GET /v1/files/{id}/envelope`."""
+        answer: dict[str, Any] = self._ask(wanted, "envelope", path=path, points=points)
         return answer
+
+    def start(self) -> None:
+        """Start a process unless there is one, for questions that are to come. Does not wait for it."""
+        with contextlib.suppress(queue.Empty):
+            process = self._free.get_nowait()
+            try:
+                process.start()
+            finally:
+                self._free.put(process)
 
     def close(self) -> None:
-        """End the process. Requests that wait for it fail."""
+        """End the processes. Questions that wait for them fail."""
         self._closed.set()
-        with self._lock:
-            self._end()
+        for process in self._processes:
+            process.end()
 
-    def _end_idle(self) -> None:
-        with self._lock:
-            self._end()
-
-    def _ask(self, name: str, **values: Any) -> Any:
-        with self._lock:
-            if self._idle is not None:
-                self._idle.cancel()
-            try:
-                answer = self._answer(_Request(name, values))
-            except BaseException:
-                self._end()
-                raise
-            self._idle = threading.Timer(_IDLE_S, self._end_idle)
-            self._idle.daemon = True
-            self._idle.start()
+    def _ask(self, wanted: Callable[[], bool], name: str, **values: Any) -> Any:
+        process = self._free.get()
+        try:
+            answer = process.answer(_Question(name, values), wanted)
+        finally:
+            self._free.put(process)
         if isinstance(answer, Wav2LipError):
             raise answer
         return answer
 
-    def _answer(self, request: _Request) -> Any:
-        """Send a request and wait for its answer: a result, or the error to raise."""
-        if self._process is not None and wait([self._process.pipe], 0):
-            self._process = None  # it died while it was idle
-        if self._process is None:
+
+class _Process:
+    """One process that answers, started when it is needed."""
+
+    def __init__(
+        self, name: str, options: EngineOptions, seconds: Mapping[str, float], closed: threading.Event
+    ) -> None:
+        self._name, self._options, self._seconds, self._closed = name, options, seconds, closed
+        self._lock = threading.Lock()
+        self._worker: WorkerProcess | None = None
+        self._idle: threading.Timer | None = None
+
+    def start(self) -> None:
+        """Start the process, or keep it for further minutes."""
+        with self._lock:
+            self._start()
+            self._end_later()
+
+    def answer(self, question: _Question, wanted: Callable[[], bool]) -> Any:
+        """Send a question and wait for its answer: a result, or the error to raise."""
+        with self._lock:
+            try:
+                answer = self._answer(self._start(), question, wanted)
+            except BaseException:
+                self._end()
+                raise
+            self._end_later()
+            return answer
+
+    def end(self) -> None:
+        """End the process; it starts again with the next question."""
+        with self._lock:
+            self._end()
+
+    def _start(self) -> WorkerProcess:
+        worker = self._worker
+        if worker is not None and worker.is_free and wait([worker.pipe], 0):
+            worker = None  # it died while it was idle
+        if worker is None:
             start = functools.partial(_start, self._options)
-            self._process = WorkerProcess("interactive", start, lambda request: self._timeout)
-        process, is_sent, result = self._process, False, None
+            worker = WorkerProcess(self._name, start, lambda question: self._seconds[question.name])
+        self._worker = worker
+        return worker
+
+    def _answer(self, worker: WorkerProcess, question: _Question, wanted: Callable[[], bool]) -> Any:
+        begin, is_sent, result = monotonic(), False, None
         while True:
             if self._closed.is_set():
                 raise DeviceError("no answer: the service is ending. Ask again later.")
-            if process.is_free and not is_sent:
-                process.send(request)
+            if not wanted() and monotonic() - begin > _ABANDON_S:
+                raise DeviceError("no answer: the client has left.")
+            if worker.is_free and not is_sent:
+                worker.send(question)
                 is_sent = True
-            if not wait([process.pipe], _POLL_S) and process.seconds_left > 0:
+            if not wait([worker.pipe], _POLL_S) and worker.seconds_left > 0:
                 continue
-            kind, value = process.receive()
+            kind, value = worker.receive()
             if kind == "result":
                 result = value
             elif kind == "done":
                 return result
             elif kind == "stop":
                 raise value
+            elif kind == "timeout":
+                raise DeviceError(f"no answer: {value}. Try again, or with a shorter or smaller file.")
             elif kind != "ready":
                 raise MediaError(f"no answer: {value}. Check the files in a player.")
+
+    def _end_later(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+        self._idle = threading.Timer(_IDLE_S, self.end)
+        self._idle.daemon = True
+        self._idle.start()
 
     def _end(self) -> None:
         if self._idle is not None:
             self._idle.cancel()
-        if self._process is not None:
-            self._process.kill()
-        self._process = self._idle = None
+        if self._worker is not None:
+            self._worker.kill()
+        self._worker = self._idle = None
 
 
-def _start(options: EngineOptions, name: str) -> Callable[[_Request], Iterator[Any]]:
-    """Start the process (a `work_queue.StartWorker`), which loads networks when they are first needed."""
+def _start(options: EngineOptions, name: str) -> Callable[[_Question], Iterator[Any]]:
+    """Start the process (a `work_queue.StartWorker`) with what every client asks for: the faces."""
     from wav2lip_npu.serve.looks import Looks
 
-    looks = Looks(options)
-    return lambda request: iter([_result(looks, request)])
+    looks = Looks(options, name)
+    looks.prepare()
+    return lambda question: iter([_result(looks, question)])
 
 
-def _result(looks: Looks, request: _Request) -> Any:
+def _result(looks: Looks, question: _Question) -> Any:
     """Return the answer, or the error that the client gets, without the paths of the server."""
     try:
-        return getattr(looks, request.name)(**request.values)
+        return getattr(looks, question.name)(**question.values)
     except Wav2LipError as error:
         text = str(error)
         for name in ("face", "audio", "path"):
-            if name in request.values:
+            if name in question.values:
                 text = text.replace(
-                    request.values[name], "the file" if name == "path" else f"the {name} file"
+                    question.values[name], "the file" if name == "path" else f"the {name} file"
                 )
         return type(error)(text)

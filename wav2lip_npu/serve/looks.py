@@ -6,6 +6,7 @@ Runs in the process of `interactive`.
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import math
 import os
@@ -32,7 +33,7 @@ from wav2lip_npu.dubbing.pauses import long_pauses
 from wav2lip_npu.dubbing.pipeline import dub
 from wav2lip_npu.dubbing.selection import FaceLimits
 from wav2lip_npu.dubbing.spans import shifted_spans
-from wav2lip_npu.errors import UsageError
+from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.faces.detection import Detection, Detector, search_frames
 from wav2lip_npu.faces.detectors import load_detector
 from wav2lip_npu.faces.find_faces import FaceOptions, rank
@@ -63,12 +64,13 @@ class Looks:
 
     Args:
         options: Options of the service.
+        name: Name of the process, and of the folder for its temporary files.
 
     """
 
-    def __init__(self, options: EngineOptions) -> None:
+    def __init__(self, options: EngineOptions, name: str) -> None:
         self._checkpoints, self._devices = options.checkpoints, options.devices
-        self._folder = Path(options.folder) / "previews"
+        self._folder = Path(options.folder) / "previews" / name
         shutil.rmtree(self._folder, ignore_errors=True)  # of a process that was killed
         self._folder.mkdir(parents=True, exist_ok=True)
 
@@ -84,6 +86,11 @@ class Looks:
     @functools.cached_property
     def _models(self) -> ModelHolder:
         return ModelHolder(self._device)
+
+    def prepare(self) -> None:
+        """Load the detector. `faces` raises its errors."""
+        with contextlib.suppress(Wav2LipError):
+            _ = self._detector
 
     def faces(self, path: str, seconds: float) -> dict[str, Any]:
         """Return the faces at a time, the largest first, in the form of `POST /v1/faces`."""

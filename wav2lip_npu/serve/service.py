@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from anyio import CapacityLimiter
 from fastapi import APIRouter, Depends
@@ -17,6 +17,7 @@ from wav2lip_npu.serve.metrics import Metrics
 from wav2lip_npu.serve.options import ServeOptions
 from wav2lip_npu.serve.probe import Probe
 from wav2lip_npu.serve.problems import not_found
+from wav2lip_npu.serve.questions import Questions
 from wav2lip_npu.serve.records import StoredFile, Video
 from wav2lip_npu.serve.store import Store
 from wav2lip_npu.serve.streams.registry import Streams
@@ -39,21 +40,6 @@ class Router(APIRouter):
         return decorate
 
 
-class Interactive(Protocol):
-    """Answers questions about a file within seconds, in another process. Its methods block."""
-
-    def faces(self, path: str, time: float) -> dict[str, Any]:
-        """Return the `FaceList` of the frame at a time. Raises `Wav2LipError`."""
-
-    def preview(
-        self, face: str, audio: str, model: str, options: Mapping[str, Any], time: float
-    ) -> tuple[bytes, float]:
-        """Return a dubbed frame as JPEG, and its time in seconds. Raises `Wav2LipError`."""
-
-    def envelope(self, path: str, points: int) -> dict[str, Any]:
-        """Return the `Envelope` of the audio of a file. Raises `Wav2LipError`."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Service:
     """The parts of a running service."""
@@ -62,7 +48,7 @@ class Service:
     tokens: Tokens
     store: Store
     probe: Probe
-    interactive: Interactive
+    questions: Questions
     hub: EventHub
     metrics: Metrics
     webhooks: Webhooks
@@ -71,8 +57,8 @@ class Service:
     """Files that are probed at once."""
     writes: CapacityLimiter
     """Changes of the store that wait for the disk at once; the others wait without a thread."""
-    questions: CapacityLimiter
-    """Questions to the interactive process that wait at once."""
+    fetches: CapacityLimiter
+    """Files that are fetched from other hosts at once."""
 
     @property
     def upload_limits(self) -> UploadLimits:

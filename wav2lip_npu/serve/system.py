@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import Any
 
@@ -116,22 +117,22 @@ async def end_session() -> Response:
 
 
 @router.post(
-    "/v1/faces", tags=["preview"], responses={200: {"model": FaceList}, **documented(400, 404, 422, 503)}
+    "/v1/faces", tags=["preview"], responses={200: {"model": FaceList}, **documented(400, 404, 422, 429, 503)}
 )
-async def find_faces(body: FacesRequest, service: TheService) -> JSONResponse:
+async def find_faces(request: Request, body: FacesRequest, service: TheService) -> JSONResponse:
     """Return the faces of one frame of a file, and the values of face_select that select them."""
     path = await to_thread.run_sync(service.content, body.file_id)
-    result = await to_thread.run_sync(service.interactive.faces, path, body.time, limiter=service.questions)
-    return JSONResponse(result)
+    questions = service.questions
+    return JSONResponse(await questions.ask(request, questions.interactive.faces, path, body.time))
 
 
 @router.post(
     "/v1/previews",
     tags=["preview"],
     response_class=Response,
-    responses={**_JPEG, **documented(400, 404, 422, 503)},
+    responses={**_JPEG, **documented(400, 404, 422, 429, 503)},
 )
-async def preview(body: PreviewRequest, service: TheService) -> Response:
+async def preview(request: Request, body: PreviewRequest, service: TheService) -> Response:
     """Return one dubbed frame."""
     face = await to_thread.run_sync(service.file, body.face_id)
     audio = await to_thread.run_sync(service.file, body.audio_id)
@@ -139,9 +140,7 @@ async def preview(body: PreviewRequest, service: TheService) -> Response:
     _, options = parse_options(body.options)
     weights_of(body.model, service.options.checkpoints)
 
-    def dubbed() -> tuple[bytes, float]:
-        paths = service.content(face.id), service.content(audio.id)
-        return service.interactive.preview(*paths, body.model, options, body.time)
-
-    picture, time = await to_thread.run_sync(dubbed, limiter=service.questions)
+    paths = [os.fspath(service.store.content(file)) for file in (face, audio)]
+    values = *paths, body.model, options, body.time
+    picture, time = await service.questions.ask(request, service.questions.interactive.preview, *values)
     return Response(picture, media_type="image/jpeg", headers={"X-Time": f"{time:.3f}"})

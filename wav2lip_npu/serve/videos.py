@@ -248,7 +248,7 @@ async def _named_file(service: Service, job: JobRequest, purpose: str) -> Stored
 async def _remote_file(service: Service, field: str, url: str) -> StoredFile:
     """Return a file that was fetched from an allowed host. Raises `Problem` and `Wav2LipError`."""
     hosts, limits = service.options.allow_urls, service.upload_limits
-    upload = await to_thread.run_sync(fetch, url, hosts, field, limits, limiter=service.questions)
+    upload = await to_thread.run_sync(fetch, url, hosts, field, limits, limiter=service.fetches)
     try:
         return await store_upload(service, upload)
     finally:
