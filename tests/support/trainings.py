@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -71,8 +71,14 @@ def train(root: Path, out: Path, words: list[Any], **flags: Any) -> Path:
     return out
 
 
-def start(words: list[str], script: str = "-m wav2lip_npu", **options: Any) -> subprocess.Popen[str]:
-    """Start a command in a separate process."""
+def start(
+    words: list[str],
+    script: str = "-m wav2lip_npu",
+    *,
+    more_env: Mapping[str, str] | None = None,
+    **options: Any,
+) -> subprocess.Popen[str]:
+    """Start a command in a separate process, with more variables in its environment."""
     return subprocess.Popen(
         [sys.executable, *script.split(), *words],
         cwd=ROOT,
@@ -85,6 +91,7 @@ def start(words: list[str], script: str = "-m wav2lip_npu", **options: Any) -> s
             "PYTHONPATH": os.pathsep.join(
                 map(str, (ROOT, ROOT / "tests", *([SIMULATION] if DEVICE.type == "npu" else [])))
             ),
+            **(more_env or {}),
         },
         # A shell starts background jobs with SIGINT ignored; the child must handle it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

@@ -1,8 +1,9 @@
-"""Two processes on gloo, started by torchrun."""
+"""Two processes on gloo, started as torchrun starts them: it would only add its own import of PyTorch."""
 
 from __future__ import annotations
 
 import signal
+import socket
 import time
 
 import pytest
@@ -24,11 +25,17 @@ TORCHRUN = "-m torch.distributed.run --standalone --nproc_per_node 2"
 def records(training_set, tmp_path_factory):
     """The records of both ranks."""
     out = tmp_path_factory.mktemp("ranks")
-    child = start(
-        [str(training_set), str(out)], f"{TORCHRUN} {ROOT / 'tests' / 'support' / 'rank_worker.py'}"
-    )
-    text, _ = child.communicate(timeout=240)
-    assert child.returncode == 0, text
+    script = str(ROOT / "tests" / "support" / "rank_worker.py")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    children = [
+        start([str(training_set), str(out)], script, more_env={**shared, "RANK": rank, "LOCAL_RANK": rank})
+        for rank in ("0", "1")
+    ]
+    for child in children:
+        text, _ = child.communicate(timeout=240)
+        assert child.returncode == 0, text
 
     def load(name):
         return [torch.load(out / f"{name}_{rank}.pt") for rank in (0, 1)]
