@@ -23,8 +23,9 @@ from av import VideoFrame
 from wav2lip_npu.errors import BusyError, UsageError
 from wav2lip_npu.live import webrtc_media
 from wav2lip_npu.live.frame import LiveFrame
+from wav2lip_npu.live.ice_servers import IceServer
 from wav2lip_npu.live.options import StreamOptions
-from wav2lip_npu.live.webrtc import WebRtcPeers, ice_server
+from wav2lip_npu.live.webrtc import WebRtcPeers
 from wav2lip_npu.media.yuv_image import SCREEN, YuvImage
 
 FPS, SIZE, RATE = Fraction(25), (320, 240), 16_000
@@ -250,12 +251,10 @@ def test_offers_that_cannot_be_used(name):
 
 
 def test_addresses_of_ice_servers():
-    server = ice_server("turn:me:se:cret@turn.example.com:3478?transport=tcp")
-    assert (server.urls, server.username, server.credential) == (
-        "turn:turn.example.com:3478?transport=tcp",
-        "me",
-        "se:cret",
-    )
-    assert ice_server("stun:stun.example.com").urls == "stun:stun.example.com"
-    with pytest.raises(UsageError, match="http://x"):
-        ice_server("http://x")
+    server = IceServer.of("turn:me:se:cret@turn.example.com:3478?transport=tcp")
+    assert server == IceServer("turn:turn.example.com:3478?transport=tcp", "me", "se:cret")
+    assert IceServer.of("stun:[fd00::1]").url == "stun:[fd00::1]"
+    for wrong in ("http://x", "turn:x.example.com", "stun:me:secret@x.example.com"):
+        with pytest.raises(UsageError, match=r"x(\.example\.com)?'") as caught:
+            WebRtcPeers(FPS, SIZE, ice_servers=[wrong])
+        assert "secret" not in str(caught.value)

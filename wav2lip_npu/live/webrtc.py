@@ -20,11 +20,11 @@ from aiortc import (
     RTCRtpSender,
     RTCSessionDescription,
 )
-from aiortc.rtcicetransport import parse_stun_turn_uri
 from aiortc.sdp import MediaDescription, SessionDescription
 
 from wav2lip_npu.errors import BusyError, UsageError
 from wav2lip_npu.live.frame import LiveFrame
+from wav2lip_npu.live.ice_servers import IceServer
 from wav2lip_npu.live.pacing import paced_frames
 from wav2lip_npu.live.stream import FaceStream
 from wav2lip_npu.live.webrtc_media import AudioChunks, AudioTrack, Chunk, VideoTrack, prefer, set_encoder
@@ -42,7 +42,6 @@ _STREAM_ID = "live"
 _LINES_TO_DROP = re.compile(r"^a=(?:end-of-candidates|candidate:.*\.local .*)\r?\n?", re.MULTILINE)
 """Names of browsers that hide their addresses: they call us, and looking them up needs multicast. Without the
 mark of the end, the calls are waited for."""
-_CREDENTIALS = re.compile(r"^(turns?:)([^:@]+):([^@]+)@(.+)$")
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,8 @@ class WebRtcPeers:
         ice_servers: Sequence[str] = (),
     ) -> None:
         self._fps, self._size, self._max_peers = fps, size, max_peers
-        self._ice_servers = [ice_server(text) for text in ice_servers]
+        servers = map(IceServer.of, ice_servers)
+        self._ice_servers = [RTCIceServer(server.url, server.user, server.password) for server in servers]
         self._peers: dict[str, _Peer] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._chunks = AudioChunks()
@@ -217,20 +217,6 @@ class _Peer:
             self._video.put(frame)
         if self._audio is not None:
             self._audio.put_all(chunks)
-
-
-def ice_server(text: str) -> RTCIceServer:
-    """Return the server of an address. Raises `UsageError`."""
-    found = _CREDENTIALS.match(text)
-    server = RTCIceServer(found[1] + found[4], found[2], found[3]) if found else RTCIceServer(text)
-    try:
-        parse_stun_turn_uri(str(server.urls))
-    except ValueError:
-        raise UsageError(
-            f"--ice_servers {text} is no STUN or TURN server. "
-            "Pass stun:HOST:PORT or turn:USER:PASSWORD@HOST:PORT."
-        ) from None
-    return server
 
 
 def _media_of(offer: str) -> list[MediaDescription]:

@@ -54,17 +54,18 @@ class AudioChunks:
     """Cuts the audio of frames into chunks at 48 kHz."""
 
     def __init__(self) -> None:
-        self._resampler = av.AudioResampler("s16", "mono", AUDIO_RATE, _CHUNK)
-        self._samples = 0
-        self._start: Fraction | None = None
+        self._next: int | None = None
+        """Number of the frame that continues the last one."""
 
     def push(self, frame: LiveFrame) -> list[Chunk]:
         """Append the audio of a frame, and return the chunks that it completes."""
         samples = frame.audio
-        if self._start is None:
+        if frame.number != self._next:
+            self._resampler = av.AudioResampler("s16", "mono", AUDIO_RATE, _CHUNK)
             lead = round(_LEAD_S * frame.sample_rate)
-            self._start = frame.time - Fraction(lead, frame.sample_rate)
+            self._start, self._samples = frame.time - Fraction(lead, frame.sample_rate), 0
             samples = np.concatenate([np.zeros(lead, np.int16), samples])
+        self._next = frame.number + 1
         audio = av.AudioFrame.from_ndarray(samples[None], "s16", "mono")
         audio.sample_rate, audio.pts = frame.sample_rate, self._samples
         audio.time_base = Fraction(1, frame.sample_rate)

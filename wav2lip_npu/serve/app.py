@@ -28,6 +28,7 @@ from wav2lip_npu.serve.questions import Interactive, Questions
 from wav2lip_npu.serve.service import Service
 from wav2lip_npu.serve.store import Store
 from wav2lip_npu.serve.streams import routes as streams
+from wav2lip_npu.serve.streams import whep
 from wav2lip_npu.serve.streams.registry import Streams
 from wav2lip_npu.serve.webhooks import Webhooks
 
@@ -60,6 +61,7 @@ def create_app(options: ServeOptions, store: Store, interactive: Interactive) ->
 
     """
     tokens = Tokens(options.tokens())
+    options.ice_servers()  # an error in the file is one of the start
     metrics = Metrics()
     app = FastAPI(
         title="wav2lip-npu",
@@ -83,7 +85,7 @@ def create_app(options: ServeOptions, store: Store, interactive: Interactive) ->
         writes=CapacityLimiter(_WRITES),
         fetches=CapacityLimiter(_FETCHES),
     )
-    for part in (videos, files, streams, system, page_routes):
+    for part in (videos, files, streams, whep, system, page_routes):
         app.include_router(part.router)
     handle_problems(app)
     app.add_middleware(Guard, tokens=tokens, host=options.host)

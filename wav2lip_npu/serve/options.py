@@ -10,6 +10,7 @@ from pathlib import Path
 
 from wav2lip_npu.device import is_device_name
 from wav2lip_npu.errors import UsageError
+from wav2lip_npu.live.ice_servers import IceServer
 from wav2lip_npu.options import check_minimum, check_positive, check_types
 from wav2lip_npu.serve.engine_options import EngineOptions
 from wav2lip_npu.storage.regular_files import read_limited
@@ -65,6 +66,9 @@ class ServeOptions:
     """Longest live stream, in seconds."""
     max_silent_seconds: float = 300
     """Seconds without audio after which a live stream is closed."""
+    ice_file: str | None = None
+    """File with STUN and TURN servers for WebRTC through routers, one per line, such as
+    turn:USER:PASSWORD@HOST:3478. None: viewers must reach this machine."""
     timeout: float | None = None
     """Maximum seconds per job, from its start. None: no limit."""
     keep: str = "24h"
@@ -183,6 +187,16 @@ class ServeOptions:
             )
         return tokens
 
+    def ice_servers(self) -> tuple[str, ...]:
+        """Return the STUN and TURN servers. Raises `UsageError` if the file cannot be read or used."""
+        if self.ice_file is None:
+            return ()
+        text = _secret_text("--ice_file", self.ice_file)
+        servers = tuple(filter(None, map(str.strip, text.splitlines())))
+        for server in servers:
+            IceServer.of(server)
+        return servers
+
     def webhook_secret(self) -> bytes:
         """Return the secret that signs webhooks. Raises `UsageError` if it cannot be read or is too short."""
         if self.webhook_secret_file is None:
@@ -202,7 +216,7 @@ def _secret_text(flag: str, path: str) -> str:
     except OSError as error:
         raise UsageError(f"cannot read {flag} {path}: {error.strerror}. Check its path.") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{flag} {path} is not text. Write a token per line.") from None
+        raise UsageError(f"{flag} {path} is not text. Check its path.") from None
 
 
 def _bytes_of(name: str, text: str) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 
@@ -24,6 +25,9 @@ from wav2lip_npu.serve.engine_options import EngineOptions
 from wav2lip_npu.serve.streams.stream import LiveStream, Viewer
 from wav2lip_npu.serve.streams.vidx import video_message
 from wav2lip_npu.serve.streams.wire import Message, Wire, error_values
+
+if TYPE_CHECKING:
+    from wav2lip_npu.serve.streams.webrtc import WebRtcViewers
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +68,8 @@ class LiveServer:
             "clear": self._clear,
             "close": self._close,
             "watch": self._watch,
+            "answer": self._answer_offer,
+            "leave": self._leave,
         }
 
     async def run(self) -> None:
@@ -177,6 +183,18 @@ class LiveServer:
             live = self.stream(stream)
             viewer = self._images[stream] = live.watch(1)
             self._start(self._send_images(live.name, viewer))
+
+    async def _answer_offer(self, stream: str, ice_servers: list[str], data: bytes) -> dict[str, str]:
+        return await self._webrtc.answer(self.stream(stream), data.decode(errors="replace"), ice_servers)
+
+    async def _leave(self, stream: str, peer: str, data: bytes) -> bool:
+        return await self._webrtc.remove(self.stream(stream), peer)
+
+    @functools.cached_property
+    def _webrtc(self) -> WebRtcViewers:
+        from wav2lip_npu.serve.streams.webrtc import WebRtcViewers
+
+        return WebRtcViewers()
 
     # Events
 
