@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 
 from wav2lip_npu.errors import DataError, OutputError
 from wav2lip_npu.serve import state
+from wav2lip_npu.serve.database import _FIRST_SCHEMA
 from wav2lip_npu.serve.queue import MAX_DEATHS, JobQueue
 from wav2lip_npu.serve.records import (
     ConflictError,
@@ -18,7 +21,7 @@ from wav2lip_npu.serve.records import (
     StoredFile,
     Video,
 )
-from wav2lip_npu.serve.store import OUTPUT, Store
+from wav2lip_npu.serve.store import DATABASE, OUTPUT, Store
 
 AUDIO_MEDIA = {"kind": "audio", "seconds": 1.0}
 
@@ -277,3 +280,51 @@ def test_finished_video_can_be_deleted_while_the_disk_is_full(store: Store, monk
     monkeypatch.setattr(store.database, "transaction", full_until_the_video_is_gone)
     assert store.delete(video.id)
     assert store.video(video.id) is None
+
+
+def test_files_of_speakers_are_kept_as_long_as_their_video(store: Store) -> None:
+    voice = upload(store, b"voice", "anna.wav")
+    video = queued(store, dialogue={"speakers": []}, more_files=[voice.id])
+    assert video.dialogue == {"speakers": []}
+    assert store.names_of(video.id)[str(store.content(voice))] == "anna.wav"
+    with pytest.raises(ConflictError, match=voice.id):
+        store.delete_file(voice.id)
+    with pytest.raises(NotFoundError, match="file_0"):
+        queued(store, more_files=["file_0"])
+    queue = JobQueue(store)
+    queue.expire(time.time() + 3700)
+    assert store.file(voice.id) is not None
+    store.delete(video.id)
+    queue.expire(time.time() + 3700)
+    assert store.file(voice.id) is None
+    assert not list((store.folder / "files").iterdir())
+
+
+def test_folder_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
+    (folder := tmp_path / "data").mkdir()
+    with contextlib.closing(sqlite3.connect(folder / DATABASE)) as connection:
+        connection.executescript(_FIRST_SCHEMA)
+        connection.executescript(
+            """
+            INSERT INTO files VALUES ('file_1', 'abc', 'talk.mp4', 3, 1, 1, '{}'), ('file_2', 'def', 'a.wav', 3, 1, 1, '{}');
+            INSERT INTO videos (turn, id, model, created_at, face_id, audio_id, face_name, audio_name, options, client)
+                VALUES (1, 'video_1', 'starter', 1, 'file_1', 'file_2', 'old.mp4', 'a.wav', '{"crf": 20}', '');
+            PRAGMA user_version = 1;
+            """
+        )
+    for _ in range(2):
+        store = Store(folder, keep=3600)
+        video = store.video("video_1")
+        assert video is not None and (video.dialogue, video.options, video.queue_position) == (
+            None,
+            {"crf": 20},
+            1,
+        )
+        assert set(store.names_of("video_1").values()) == {"old.mp4", "a.wav"}
+        with pytest.raises(ConflictError):
+            store.delete_file("file_2")
+        store.database.close()
+    with contextlib.closing(sqlite3.connect(folder / DATABASE)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(DataError, match="newer"):
+        Store(folder)

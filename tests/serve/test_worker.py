@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from wav2lip_npu.batch.results import JobResult
 from wav2lip_npu.dubbing import inference
 from wav2lip_npu.media.container import probe
 from wav2lip_npu.serve import state
-from wav2lip_npu.serve.jobs import job_of, video_id_of
+from wav2lip_npu.serve.jobs import job_of, public_report, video_id_of
 from wav2lip_npu.serve.queue import JobQueue
 from wav2lip_npu.serve.records import Video
 from wav2lip_npu.serve.store import OUTPUT, REPORT, THUMBNAIL, Store
@@ -102,3 +103,35 @@ def test_damaged_file_fails_only_its_job(store: Store, tmp_path: Path, face_vide
     }
     assert (results[bad.id].status, results[bad.id].reason) == ("failed", "media")
     assert results[good.id].status == "ok"
+
+
+def test_several_speakers_have_one_pass_each(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from support.two_people import PeopleDetector, write_film
+
+    models = replace(inference.load_models(), detector=PeopleDetector())
+    monkeypatch.setattr(inference, "load_models", lambda *_, **__: models)
+    film, anna = write_film(tmp_path / "film.mp4", 25), write_audio(tmp_path / "anna.wav", 0.8)
+    face, voice = (upload(store, path.read_bytes(), path.name).id for path in (film, anna))
+    speakers = [
+        {"name": name, "audio_id": voice, "face": side, "photo_id": None}
+        for name, side in (("anna", "left"), ("ben", "right"))
+    ]
+    turns = [
+        {"who": who, "start": start, "end": start + 0.4, "audio_id": None, "offset": 0.0}
+        for who, start in (("anna", 0.0), ("ben", 0.4))
+    ]
+    dialogue = {"speakers": speakers, "turns": turns, "audio_id": None, "listeners": "filmed"}
+    values = {"options": {"preset": "ultrafast"}, "dialogue": dialogue, "more_files": [voice]}
+    store.create(model="starter", face_id=face, audio_id=voice, **values)
+    (video,) = JobQueue(store).claim(4)
+    *_, result = events(store, [video])
+    assert (result.status, result.detail) == ("ok", None)
+    written = json.loads((store.video_folder(video.id) / REPORT).read_bytes())
+    report = public_report(written, video, store, None)
+    assert [(one["name"], one["audio"], one["turns"]) for one in report["speakers"]] == [
+        ("anna", ["anna.wav"], [[0.0, 0.4]]),
+        ("ben", ["anna.wav"], [[0.4, 0.8]]),
+    ]
+    assert str(store.folder) not in json.dumps(report)

@@ -114,7 +114,7 @@ class Dialogue:
     """Mouths of speakers who do not speak: as filmed, or still."""
 
     def __post_init__(self) -> None:
-        """Check that each speaker and turn has audio, and that the names are unique."""
+        """Check that each speaker and turn has audio, each speaker a turn, and that the names are unique."""
         check_types(self)
         named = [speaker.name for speaker in self.speakers]
         for name in named:
@@ -131,6 +131,10 @@ class Dialogue:
                     f"the turn of {turn.who} at {turn.start:g} s has no audio. "
                     f"Pass --audio with the mixed audio, or --speaker {turn.who}=AUDIO."
                 )
+        speaking = {turn.who for turn in self.turns or ()}
+        for name in named if self.turns is not None else ():
+            if name not in speaking:
+                raise UsageError(f"--speaker {name} has no turn. Remove it, or write its turns.")
         if not self.names:
             raise UsageError("nobody speaks: there is no --speaker and no turn.")
 

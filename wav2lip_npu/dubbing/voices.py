@@ -50,8 +50,6 @@ def measure_voices(dialogue: Dialogue) -> Voices:
             tracks, turns = [PlacedAudio(source=default)], None
         else:
             placed = [_placed(turn, default, info) for turn in dialogue.turns if turn.who == name]
-            if not placed:
-                raise UsageError(f"--speaker {name} has no turn. Remove it, or write its turns.")
             tracks = _joined(placed)
             turns = merged(span for track in tracks for span in track.spans or ())
         voices[name] = Voice(name, AudioMix.of(tracks, f"the audio of {name}"), turns)

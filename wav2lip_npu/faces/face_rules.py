@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -45,8 +46,9 @@ class FaceRule:
 
     @staticmethod
     def is_rule(text: str) -> bool:
-        """Return whether a text is a rule."""
-        return text in ("", *_SIDES) or any(form.fullmatch(text) for form in (_POINT, _PHOTO))
+        """Return whether a text is a rule. An absolute path needs no suffix of a photo."""
+        is_form = any(form.fullmatch(text) for form in (_POINT, _PHOTO))
+        return text in ("", *_SIDES) or is_form or os.path.isabs(text)
 
     @property
     def point(self) -> tuple[float, float, float] | None:

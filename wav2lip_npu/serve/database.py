@@ -10,13 +10,11 @@ from pathlib import Path
 
 from wav2lip_npu.errors import DataError, OutputError
 
-_FORMAT = 1
-"""Number of the schema."""
 _BUSY_S = 60.0
 """Seconds to wait for another process that is writing. A transaction takes milliseconds."""
 NEXT_TURN = "(SELECT coalesce(max(turn), 0) + 1 FROM videos)"
 """The last place in the queue."""
-_SCHEMA = """
+_FIRST_SCHEMA = """
 CREATE TABLE files (
     id TEXT PRIMARY KEY, sha256 TEXT NOT NULL, name TEXT NOT NULL, bytes INTEGER NOT NULL,
     created_at INTEGER NOT NULL, used_at INTEGER NOT NULL, media TEXT NOT NULL
@@ -46,6 +44,20 @@ CREATE TABLE workers (
     name TEXT PRIMARY KEY, state TEXT NOT NULL, detail TEXT NOT NULL, changed_at INTEGER NOT NULL
 ) WITHOUT ROWID;
 """
+_SEVERAL_SPEAKERS = """
+ALTER TABLE videos ADD COLUMN dialogue TEXT;
+CREATE TABLE video_files (
+    video_id TEXT NOT NULL REFERENCES videos (id) ON DELETE CASCADE,
+    file_id TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (video_id, file_id)
+) WITHOUT ROWID;
+CREATE INDEX videos_of_file ON video_files (file_id);
+INSERT OR IGNORE INTO video_files SELECT id, face_id, face_name FROM videos;
+INSERT OR IGNORE INTO video_files SELECT id, audio_id, audio_name FROM videos;
+DROP INDEX videos_of_face;
+DROP INDEX videos_of_audio;
+"""
+_CHANGES = (_FIRST_SCHEMA, _SEVERAL_SPEAKERS)
+"""What each version of the schema changes in the one before. A database has the number of its version."""
 
 
 class Database:
@@ -64,14 +76,15 @@ class Database:
         try:
             with self.transaction() as connection:
                 (number,) = connection.execute("PRAGMA user_version").fetchone()
-                if number == 0:
-                    for statement in _SCHEMA.split(";"):
+                for change in _CHANGES[number:]:
+                    for statement in change.split(";"):
                         connection.execute(statement)
-                    connection.execute(f"PRAGMA user_version = {_FORMAT}")
+                if number < len(_CHANGES):
+                    connection.execute(f"PRAGMA user_version = {len(_CHANGES)}")
         except (sqlite3.Error, OutputError) as error:
             raise DataError(f"cannot use {path}: {error}. Pass another --data.") from None
-        if number not in (0, _FORMAT):
-            raise DataError(f"{path} was written by another version of wav2lip-npu. Pass another --data.")
+        if number > len(_CHANGES):
+            raise DataError(f"{path} was written by a newer version of wav2lip-npu. Pass another --data.")
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -81,6 +94,7 @@ class Database:
             connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None)
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA foreign_keys = ON")
             self._local.connection = connection
         return connection
 

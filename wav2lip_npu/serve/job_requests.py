@@ -14,11 +14,13 @@ from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.spans import canonical_spans
 from wav2lip_npu.errors import NoAudioError, UsageError
 from wav2lip_npu.options import closest, fields_of
+from wav2lip_npu.serve import dialogue_fields
+from wav2lip_npu.serve.dialogue_fields import DialogueFields, pop_dialogue
 from wav2lip_npu.serve.problems import Problem
 from wav2lip_npu.serve.records import StoredFile
 
 _OF_THE_SERVER = {
-    *PATHS, "checkpoints", "cache", "watch", "jobs", "outdir", "data", "speakers", "listeners",
+    *PATHS, "checkpoints", "cache", "watch", "jobs", "outdir", "data",
 } - {"face", "audio"}  # fmt: skip
 """Options of the commands that name files of the server."""
 _OF_THE_SERVICE = {
@@ -29,7 +31,12 @@ _OF_THE_SERVICE = {
 """Options that the service itself decides on. Each output is checked."""
 DEFAULTS = Job(face="", audio="", outfile="")
 """A job without any option."""
-NAMES = sorted(set(column_names(DEFAULTS)) - {"face", "audio", "model"} - _OF_THE_SERVER - _OF_THE_SERVICE)
+NAMES = sorted(
+    set(column_names(DEFAULTS))
+    - {"face", "audio", "model", *dialogue_fields.NAMES}
+    - _OF_THE_SERVER
+    - _OF_THE_SERVICE
+)
 """Options that a job may set."""
 FILES = {
     "face": "face", "input_reference": "face", "input_reference[file_id]": "face", "face_id": "face",
@@ -53,18 +60,23 @@ class JobRequest:
     model: str = "starter"
     options: dict[str, Any] = field(default_factory=dict)
     """The options that the request sets."""
+    dialogue: DialogueFields | None = None
+    """Several speakers; None for one."""
     dub: DubOptions = field(default_factory=DubOptions)
     webhook_url: str | None = None
 
-    def body_hash(self, received: Mapping[str, StoredFile]) -> str:
+    def body_hash(self, parts: Mapping[str, StoredFile]) -> str:
         """Return the hash of what the request asks for, for its idempotency key.
 
-        `received` has the files that came with it, by purpose. A file is known by its ID, which is that of
-        its content, or by its address. It may have been deleted since.
+        `parts` has the files that came with it, by name. A file is known by its ID, which is that of its
+        content, or by its address. It may have been deleted since.
         """
-        named = {purpose: value for purpose, (_, value) in self.files.items()}
-        files = named | {purpose: file.id for purpose, file in received.items()}
-        content = [files, self.model, self.options, self.webhook_url]
+        files = self.files.items()
+        named = {purpose: parts[name].id if name in parts else value for purpose, (name, value) in files}
+        content: list[Any] = [named, self.model, self.options, self.webhook_url]
+        if self.dialogue is not None:
+            references = (name.value for name in self.dialogue.references)
+            content += [self.dialogue.json(), {name: parts[name].id for name in references if name in parts}]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -97,8 +109,12 @@ def parse_request(values: Mapping[str, Any]) -> JobRequest:
             raise UsageError(f"{name} {value!r:.80} is invalid. Pass a string.")
     if both := set(given) & set(nested):
         raise UsageError(f"{min(both)} occurs both as a field and in options. Pass it once.")
-    dub, options = parse_options({**given, **nested})
-    return JobRequest(files=files, model=model, options=options, dub=dub, webhook_url=webhook)
+    options = {**given, **nested}
+    dialogue = pop_dialogue(options)
+    dub, options = parse_options(options)
+    return JobRequest(
+        files=files, model=model, options=options, dub=dub, dialogue=dialogue, webhook_url=webhook
+    )
 
 
 def parse_options(values: Mapping[str, Any]) -> tuple[DubOptions, dict[str, Any]]:
@@ -109,7 +125,7 @@ def parse_options(values: Mapping[str, Any]) -> tuple[DubOptions, dict[str, Any]
         if name in _OF_THE_SERVICE:
             raise UsageError(f"{name} is decided by the service, not by a request. Leave it out.")
         if name not in NAMES:
-            advice = closest(name, [*NAMES, *FILES, *_OTHERS]) or "See /docs."
+            advice = closest(name, [*NAMES, *FILES, *dialogue_fields.NAMES, *_OTHERS]) or "See /docs."
             raise UsageError(f"unknown field {name!r:.80}. {advice}")
     given = dict(values)
     if isinstance(given.get("skip"), list):
@@ -124,22 +140,17 @@ def parse_options(values: Mapping[str, Any]) -> tuple[DubOptions, dict[str, Any]
     }
 
 
-def check_files(face: StoredFile, audio: StoredFile) -> None:
+def check_files(face: StoredFile, audio: StoredFile | None) -> None:
     """Raise an error if the face has no frames or the audio no audio track."""
-    if face.media["kind"] == "audio":
+    if face.media["kind"] not in ("video", "image"):
         raise Problem(422, f"the face {face.name} has no video. Pass a video or an image.", "media")
-    if not face_has_audio(audio):
+    if audio is not None and not audio.media["has_audio"]:
         raise NoAudioError(f"the audio {audio.name} has no audio track. Pass another file.")
 
 
-def face_has_audio(file: StoredFile) -> bool:
-    """Return whether a file has an audio track."""
-    return bool(file.media["has_audio"])
-
-
-def output_seconds(face: StoredFile, audio: StoredFile, dub: DubOptions) -> float:
-    """Return the expected duration of the output."""
-    seconds = max(0.0, float(audio.media["seconds"] or 0) - dub.start)
+def output_seconds(face: StoredFile, heard: float, dub: DubOptions) -> float:
+    """Return the expected duration of the output, of `heard` seconds of audio."""
+    seconds = max(0.0, heard - dub.start)
     if dub.extend in ("cut_off", "silence") and face.media["seconds"] is not None:
         video = max(0.0, float(face.media["seconds"]) - dub.start)
         seconds = min(seconds, video) if dub.extend == "cut_off" else max(seconds, video)

@@ -10,9 +10,13 @@ from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.errors import CheckpointError, MediaError
 from wav2lip_npu.models.bundled import STARTER
+from wav2lip_npu.serve.dialogues import TURNS, dialogue_as_paths, job_fields
 from wav2lip_npu.serve.records import Video
 from wav2lip_npu.serve.store import OUTPUT, REPORT, Store
 from wav2lip_npu.serve.weights import model_paths
+
+_FILES = ("face", "audio", "outfile", "checkpoint")
+"""Fields of a report that name files."""
 
 
 def weights_of(model: str, checkpoints: str | None) -> str:
@@ -38,14 +42,23 @@ def job_of(video: Video, store: Store, checkpoints: str | None) -> Job:
 
     """
     folder = store.video_folder(video.id)
-    face, audio = (_content_of(file_id, store) for file_id in (video.face_id, video.audio_id))
+
+    def content_of(file_id: str) -> str:
+        file = store.file(file_id)
+        if file is None:
+            raise MediaError(f"the file {file_id} was deleted. Upload it again.")
+        return os.fspath(store.content(file))
+
+    if video.dialogue is None:
+        voices: dict[str, Any] = {"audio": content_of(video.audio_id), "dub": DubOptions(check=True)}
+    else:
+        voices = job_fields(dialogue_as_paths(video.dialogue, content_of, DubOptions()), folder)
     return Job(
-        face=face,
-        audio=audio,
+        face=content_of(video.face_id),
         outfile=os.fspath(folder / OUTPUT),
         report=os.fspath(folder / REPORT),
         checkpoint_path=weights_of(video.model, checkpoints),
-        dub=DubOptions(check=True),
+        **voices,
         **video.options,
     )
 
@@ -67,24 +80,27 @@ def public_report(
 ) -> dict[str, Any]:
     """Return the report of a dub with the names that the client knows instead of paths of the server."""
     names = _names(video, store, checkpoints)
-    files = {name: report[name] for name in ("face", "audio", "outfile", "checkpoint") if name in report}
-    return {**report, **{name: names.get(path, os.path.basename(path)) for name, path in files.items()}}
+
+    def public(path: str) -> str:
+        return names.get(path, os.path.basename(path))
+
+    files = {name: public(report[name]) for name in _FILES if name in report}
+    speakers = [
+        {
+            **speaker,
+            "audio": [public(path) for path in speaker["audio"]],
+            "face": names.get(speaker["face"], speaker["face"]),
+        }
+        for speaker in report.get("speakers") or ()
+    ]
+    return {**report, **files, **({"speakers": speakers} if speakers else {})}
 
 
 def _names(video: Video, store: Store, checkpoints: str | None) -> dict[str, str]:
     """Return the names of the files of a job by their paths."""
     names = {os.fspath(store.video_folder(video.id) / name): name for name in (OUTPUT, REPORT)}
-    for file_id, name in ((video.face_id, video.face_name), (video.audio_id, video.audio_name)):
-        file = store.file(file_id)
-        if file is not None:
-            names[os.fspath(store.content(file))] = name
+    names[os.fspath(store.video_folder(video.id) / TURNS)] = "turns"
+    names |= store.names_of(video.id)
     if checkpoints is not None:
         names[os.path.join(checkpoints, video.model)] = video.model
     return names
-
-
-def _content_of(file_id: str, store: Store) -> str:
-    file = store.file(file_id)
-    if file is None:
-        raise MediaError(f"the file {file_id} was deleted. Upload it again.")
-    return os.fspath(store.content(file))

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from wav2lip_npu.dubbing.dialogue import Listeners
 from wav2lip_npu.serve.records import Status, StoredFile, Video
 
-FileKind = Literal["video", "image", "audio"]
+FileKind = Literal["video", "image", "audio", "rttm"]
 
 
 class Media(BaseModel):
@@ -45,6 +46,15 @@ class JobError(BaseModel):
     message: str
 
 
+class SpeakerObject(BaseModel):
+    """A speaker of a job."""
+
+    name: str
+    audio_id: str | None
+    face: str | None = Field(description="left, right, or X,Y@SECONDS.")
+    photo_id: str | None
+
+
 class VideoObject(BaseModel):
     """A job and its video. Times are seconds since 1970."""
 
@@ -71,6 +81,8 @@ class VideoObject(BaseModel):
     face_name: str = Field(description="Name of the face when the job was created.")
     audio_name: str
     options: dict[str, Any]
+    speakers: list[SpeakerObject] | None = Field(description="Several people who speak; null for one.")
+    listeners: Listeners | None
     report: dict[str, Any] | None
 
 
@@ -119,6 +131,7 @@ class Limits(BaseModel):
     max_pixels: int
     max_queue: int
     max_per_client: int | None
+    max_speakers: int
     keep_seconds: float
     needs_token: bool
     devices: list[str]
@@ -227,6 +240,8 @@ def video_json(video: Video) -> dict[str, Any]:
         "face_name": video.face_name,
         "audio_name": video.audio_name,
         "options": video.options,
+        "speakers": video.dialogue and video.dialogue["speakers"],
+        "listeners": video.dialogue and video.dialogue["listeners"],
         "report": video.report,
     }
 

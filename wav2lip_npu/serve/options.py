@@ -58,6 +58,8 @@ class ServeOptions:
     """Most jobs that wait. Further ones are refused until one has ended."""
     max_per_client: int | None = None
     """Most unfinished jobs of one token, or of one address without tokens. None: no limit but --max_queue."""
+    max_speakers: int = 8
+    """Most speakers of a job. All of their audio files together last at most so many times --max_seconds."""
     max_streams: int | None = None
     """Most live streams at the same time. None: as many as the device holds, measured. 0: none."""
     max_streams_per_client: int | None = None
@@ -100,7 +102,7 @@ class ServeOptions:
         check_positive(self, "max_stream_seconds")
         check_positive(self, "max_silent_seconds")
         check_minimum(self, "max_streams", 0)
-        for name in ("max_streams_per_client", "max_pixels", "max_queue", "max_per_client"):
+        for name in ("max_streams_per_client", "max_pixels", "max_queue", "max_per_client", "max_speakers"):
             check_minimum(self, name, 1)
         _bytes_of("max_upload", self.max_upload)
         _bytes_of("disk_floor", self.disk_floor)

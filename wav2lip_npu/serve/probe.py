@@ -22,6 +22,7 @@ from typing import Any
 import av
 import PIL
 
+from wav2lip_npu.dubbing.turn_files import read_rttm
 from wav2lip_npu.errors import MediaError, Wav2LipError
 
 _FORMATS = {
@@ -52,6 +53,8 @@ _CPU_S = 20
 _WALL_S = 40
 _NICE = 10
 """Lower priority of a child, so that the service answers while files are probed."""
+_RTTM_START = 4096
+"""Bytes in which the first line of an RTTM file is."""
 _PRELOAD = ["wav2lip_npu.cli.main", "wav2lip_npu.media.container", "wav2lip_npu.serve.probe"]
 
 
@@ -109,6 +112,9 @@ def inspect(path: Path, limits: MediaLimits) -> dict[str, Any]:
     """
     from wav2lip_npu.media.container import probe
 
+    if is_rttm(path):
+        unknown = dict.fromkeys(("width", "height", "fps", "seconds", "video_seconds"))
+        return {"kind": "rttm", **unknown, "has_audio": False, "type": "text/plain"}
     media_type, has_audio, seconds, shown = _image_type(path, limits), False, 0.0, 0.0
     has_frames = media_type is not None
     if media_type is None:
@@ -132,6 +138,17 @@ def inspect(path: Path, limits: MediaLimits) -> dict[str, Any]:
     size = {"width": info and info.width, "height": info and info.height}
     video_seconds = round(shown, 3) if values["kind"] == "video" else None
     return {**values, **size, "video_seconds": video_seconds, "has_audio": has_audio, "type": media_type}
+
+
+def is_rttm(path: Path) -> bool:
+    """Return whether a file is an RTTM file of turns. Raises `UsageError` if it is a damaged one."""
+    with open(path, "rb") as file:
+        start = file.read(_RTTM_START)
+    lines = [line for line in start.splitlines() if line.strip() and not line.startswith(b";")]
+    if not lines or not lines[0].startswith((b"SPEAKER ", b"SPKR-INFO ")):
+        return False
+    read_rttm(path)
+    return True
 
 
 def _image_type(path: Path, limits: MediaLimits) -> str | None:

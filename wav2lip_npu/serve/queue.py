@@ -22,7 +22,8 @@ _ALONE_FROM = 3
 """Interruptions after which a job shares its pass with no other."""
 _KEEP_REQUESTS_S = 24 * 3600
 """How long an `Idempotency-Key` is known."""
-_ALONE = f"(deaths > 0 OR interruptions >= {_ALONE_FROM})"
+_ALONE = f"(deaths > 0 OR interruptions >= {_ALONE_FROM} OR dialogue IS NOT NULL)"
+"""Condition of jobs that share their pass with no other; one with several speakers has a pass of its own."""
 _BACK = (
     "UPDATE videos SET status = 'queued', stage = 'waiting', progress = 0, frames_done = 0, "
     "started_at = NULL, fps = NULL, seconds_left = NULL, revision = revision + 1"
@@ -183,8 +184,8 @@ class JobQueue:
             connection.execute("DELETE FROM videos WHERE expires_at <= ?", (int(now),))
             if self.store.keep is not None:
                 connection.execute(
-                    "DELETE FROM files WHERE used_at + ? <= ? AND NOT EXISTS "
-                    "(SELECT 1 FROM videos WHERE face_id = files.id OR audio_id = files.id)",
+                    "DELETE FROM files WHERE used_at + ? <= ? "
+                    "AND NOT EXISTS (SELECT 1 FROM video_files WHERE file_id = files.id)",
                     (self.store.keep, now),
                 )
             self._remove_unknown(connection)

@@ -65,10 +65,13 @@ class Video:
     """When it is removed; None before its end, and if nothing is ever removed."""
     face_id: str
     audio_id: str
+    """Of several speakers: the audio that is heard, or the first."""
     face_name: str
     """Name that the client gave the face when the job was created; that of the file may change."""
     audio_name: str
     options: dict[str, Any]
+    dialogue: dict[str, Any] | None
+    """Several speakers, see `dialogues`; None for one."""
     error: dict[str, str] | None
     """`code` and `message` of a failed job: the reason and the sentence of the command line."""
     frames: int | None

@@ -16,7 +16,7 @@ VIDEO = (
 )
 """Query for the rows of `video`, to be followed by WHERE."""
 _INTERNAL = ("number", "turn", "deaths", "interruptions")
-_JSON = ("options", "error", "report")
+_JSON = ("options", "dialogue", "error", "report")
 
 
 def file(row: sqlite3.Row) -> StoredFile:

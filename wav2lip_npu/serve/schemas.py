@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from wav2lip_npu.serve.dialogue_fields import dialogue_schemas
 from wav2lip_npu.serve.job_requests import DEFAULTS, NAMES
 
 _TYPES: dict[Any, dict[str, Any]] = {
@@ -55,6 +56,7 @@ _IDS: dict[str, Any] = {
     "audio_id": {**_TEXT, "description": "ID of an uploaded audio file, or video with audio."},
     "face_url": {**_TEXT, "description": "https address of the face; only of hosts in --allow_urls."},
     "audio_url": {**_TEXT, "description": "https address of the audio; only of hosts in --allow_urls."},
+    **dialogue_schemas(),
     "model": {**_TEXT, "default": "starter", "description": "Name of one of GET /v1/models."},
     "prompt": {**_TEXT, "description": "Accepted and ignored, for clients of OpenAI's API."},
     "webhook_url": {**_TEXT, "description": "https address to call at the end; only of --webhook_hosts."},

@@ -112,8 +112,8 @@ class Store:
             if row is None:
                 return False
             (uses,) = connection.execute(
-                "SELECT count(*) FROM videos WHERE (face_id = ?1 OR audio_id = ?1) "
-                "AND status IN ('queued', 'in_progress')",
+                "SELECT count(*) FROM video_files JOIN videos ON videos.id = video_id "
+                "WHERE file_id = ? AND status IN ('queued', 'in_progress')",
                 (file_id,),
             ).fetchone()
             if uses:
@@ -134,6 +134,8 @@ class Store:
         face_id: str,
         audio_id: str,
         options: Mapping[str, Any],
+        dialogue: Mapping[str, Any] | None = None,
+        more_files: Iterable[str] = (),
         client: str = "",
         seconds: float | None = None,
         size: str | None = None,
@@ -149,6 +151,8 @@ class Store:
             face_id: File with the face.
             audio_id: File with the audio.
             options: Options of the dub by name, as JSON.
+            dialogue: Several speakers, see `dialogues`.
+            more_files: Other files of the job: audio files and photos of the speakers.
             client: Name of the client.
             seconds: Expected duration of the output.
             size: Expected size of the output, such as `1080x1920`.
@@ -171,32 +175,36 @@ class Store:
                 earlier = rows.earlier_video(connection, client, idempotency_key, body_hash)
                 if earlier is not None:
                     return earlier
-            names = []
-            for file_id in (face_id, audio_id):
+            names: dict[str, str] = {}
+            for file_id in (face_id, audio_id, *more_files):
                 used = connection.execute(
                     "UPDATE files SET used_at = ? WHERE id = ? RETURNING name", (now, file_id)
                 ).fetchone()
                 if used is None:
                     raise NotFoundError(f"there is no file {file_id}. Upload it first.")
-                names.append(used["name"])
+                names[file_id] = used["name"]
             rows.check_room(connection, client, max_queue, max_jobs)
             connection.execute(
                 "INSERT INTO videos "
-                "(turn, id, model, created_at, face_id, audio_id, face_name, audio_name, options, client, "
-                f"seconds, size) VALUES ({NEXT_TURN}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "(turn, id, model, created_at, face_id, audio_id, face_name, audio_name, options, dialogue, "
+                f"client, seconds, size) VALUES ({NEXT_TURN}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     video_id,
                     model,
                     now,
                     face_id,
                     audio_id,
-                    *names,
+                    names[face_id],
+                    names[audio_id],
                     rows.to_json(options),
+                    rows.to_json(dialogue),
                     client,
                     seconds,
                     size,
                 ),
             )
+            uses = [(video_id, file_id, name) for file_id, name in names.items()]
+            connection.executemany("INSERT INTO video_files VALUES (?, ?, ?)", uses)
             if idempotency_key is not None:
                 request = client, idempotency_key, body_hash, video_id, now
                 connection.execute("INSERT INTO requests VALUES (?, ?, ?, ?, ?)", request)
@@ -303,6 +311,15 @@ class Store:
             is_known = connection.execute("DELETE FROM videos WHERE id = ?", (video_id,)).rowcount > 0
             rows.move_up(connection)
         return is_known
+
+    def names_of(self, video_id: str) -> dict[str, str]:
+        """Return the paths of the files of a video, and the names that they had when it was created."""
+        found = self.database.connection.execute(
+            "SELECT sha256, video_files.name AS name FROM video_files JOIN files ON files.id = file_id "
+            "WHERE video_id = ?",
+            (video_id,),
+        )
+        return {os.fspath(self.folder / "files" / row["sha256"]): row["name"] for row in found}
 
     def video_folder(self, video_id: str) -> Path:
         """Return the folder of a video with its `OUTPUT`, `REPORT` and `THUMBNAIL`."""

@@ -87,6 +87,7 @@ def get_limits(service: TheService) -> JSONResponse:
             "max_pixels": options.max_pixels,
             "max_queue": options.max_queue,
             "max_per_client": options.max_per_client,
+            "max_speakers": options.max_speakers,
             "keep_seconds": options.keep_seconds,
             "needs_token": bool(service.tokens),
             "devices": [worker.name for worker in state.workers(service.store)],

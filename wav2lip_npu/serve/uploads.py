@@ -21,7 +21,7 @@ from wav2lip_npu.serve.problems import Problem
 
 _FLUSH_BYTES = 1 << 18
 """Bytes that are held in memory before they are hashed and written."""
-_MAX_FIELDS, _MAX_FILES, _MAX_TEXT, _MAX_HEADERS = 200, 4, 1 << 16, 1 << 13
+_MAX_FIELDS, _MAX_FILES, _MAX_TEXT, _MAX_HEADERS = 200, 32, 1 << 16, 1 << 13
 _MAX_NAME = 200
 
 

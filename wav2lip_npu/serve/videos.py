@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,22 +13,21 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from wav2lip_npu.serve import job_requests
 from wav2lip_npu.serve.auth import client_name
+from wav2lip_npu.serve.dialogue_fields import Reference
+from wav2lip_npu.serve.dialogues import check_dialogue, stored_dialogue
 from wav2lip_npu.serve.downloads import download
-from wav2lip_npu.serve.files import store_upload
+from wav2lip_npu.serve.job_bodies import file_of, received_job, referenced
 from wav2lip_npu.serve.job_requests import JobRequest
 from wav2lip_npu.serve.jobs import weights_of
 from wav2lip_npu.serve.objects import Deleted, VideoList, VideoObject, deleted_json, video_json
 from wav2lip_npu.serve.problems import Problem, documented, not_found
 from wav2lip_npu.serve.records import Status, StoredFile, Video
-from wav2lip_npu.serve.remote_files import fetch
 from wav2lip_npu.serve.schemas import CREATE_VIDEO
 from wav2lip_npu.serve.service import Router, Service, TheService
 from wav2lip_npu.serve.store import OUTPUT, REPORT, THUMBNAIL
-from wav2lip_npu.serve.uploads import received_form
 
 router = Router(prefix="/v1/videos", tags=["videos"])
 
-_MAX_JSON = 1 << 20
 _MAX_KEY = 255
 _EVENT_STREAM = "text/event-stream"
 _EVENTS: dict[int | str, dict[str, Any]] = {
@@ -77,20 +74,20 @@ async def create_video(
 ) -> JSONResponse:
     """Create a job: face or face_id, audio or audio_id, model, and options of `wav2lip-npu dub --help`."""
     client = client_name(request)
-    async with _received(request, service) as (fields, files):
-        job = job_requests.parse_request(fields)
-        body_hash = job.body_hash(files)
+    async with received_job(request, service) as (job, parts):
+        body_hash = job.body_hash(parts)
         if idempotency_key is not None:  # first: its files may have been deleted since
             earlier = await to_thread.run_sync(service.store.earlier, client, idempotency_key, body_hash)
             if earlier is not None:
                 return JSONResponse(video_json(earlier))
-        face, audio = files.get("face"), files.get("audio")
-        if face is None:
-            face = await _named_file(service, job, "face")
-        if audio is None:
-            audio = await _named_file(service, job, "audio")
+        face = await file_of(service, job, "face", parts)
+        audio = None
+        if "audio" in job.files or job.dialogue is None:
+            audio = await file_of(service, job, "audio", parts)
+        references = dict.fromkeys(() if job.dialogue is None else job.dialogue.references)
+        files = {name: await referenced(service, name, parts) for name in references}
         key = {"client": client, "idempotency_key": idempotency_key, "body_hash": body_hash}
-        create = functools.partial(_create, service, job, face, audio, key)
+        create = functools.partial(_create, service, job, face, audio, files, key)
         video = await to_thread.run_sync(create, limiter=service.writes)
     return JSONResponse(video_json(video))
 
@@ -193,70 +190,13 @@ def get_content(
     )
 
 
-@contextlib.asynccontextmanager
-async def _received(
-    request: Request, service: Service
-) -> AsyncIterator[tuple[dict[str, Any], dict[str, StoredFile]]]:
-    """Yield the fields of a request, and its stored files by purpose."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "application/json":
-        yield await _json_body(request), {}
-        return
-    async with received_form(request, service.upload_limits) as form:
-        job = job_requests.parse_request({**form.fields, **dict.fromkeys(form.files, "-")})
-        files: dict[str, StoredFile] = {}
-        for purpose, (name, _) in job.files.items():
-            if name in form.files:
-                if name not in ("face", "audio", "input_reference"):
-                    raise Problem(422, f"{name} is the ID of a file, not a file. Send the file as {purpose}.")
-                files[purpose] = await store_upload(service, form.files[name])
-        stray = set(form.files) - {name for name, _ in job.files.values()}
-        if stray:
-            raise Problem(422, f"{min(stray)!r:.80} is not a file of a job. Send face and audio.")
-        yield dict(form.fields), files
-
-
-async def _json_body(request: Request) -> dict[str, Any]:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_JSON:
-            raise Problem(413, f"the JSON is larger than {_MAX_JSON:,} bytes. Upload files as files.")
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise Problem(400, f"the body is not JSON: {error}.") from None
-    if not isinstance(content, dict):
-        raise Problem(422, "the body is not a JSON object.")
-    return content
-
-
-async def _named_file(service: Service, job: JobRequest, purpose: str) -> StoredFile:
-    """Return the stored file that a request names. Raises `Problem`."""
-    name, value = job.files.get(purpose, ("", ""))
-    if not name:
-        raise Problem(422, f"{purpose} is missing. Send it as a file, or {purpose}_id of an upload.")
-    if name == f"{purpose}_id":
-        return await to_thread.run_sync(service.file, value)
-    if name == f"{purpose}_url":
-        return await _remote_file(service, name, value)
-    raise Problem(
-        422, f"{name} {value!r:.80} is not a file. Send it as a file of the form; paths are not read."
-    )
-
-
-async def _remote_file(service: Service, field: str, url: str) -> StoredFile:
-    """Return a file that was fetched from an allowed host. Raises `Problem` and `Wav2LipError`."""
-    hosts, limits = service.options.allow_urls, service.upload_limits
-    upload = await to_thread.run_sync(fetch, url, hosts, field, limits, limiter=service.fetches)
-    try:
-        return await store_upload(service, upload)
-    finally:
-        await to_thread.run_sync(lambda: upload.path.unlink(missing_ok=True))
-
-
 def _create(
-    service: Service, job: JobRequest, face: StoredFile, audio: StoredFile, key: Mapping[str, Any]
+    service: Service,
+    job: JobRequest,
+    face: StoredFile,
+    audio: StoredFile | None,
+    files: Mapping[Reference, StoredFile],
+    key: Mapping[str, Any],
 ) -> Video:
     """Check a request, and queue its job; `key` has its client and its idempotency key as in `Store.create`.
 
@@ -268,7 +208,17 @@ def _create(
     service.upload_limits.check_disk()
     weights_of(job.model, options.checkpoints)
     job_requests.check_files(face, audio)
-    seconds = job_requests.output_seconds(face, audio, job.dub)
+    by_id = {file.id: file for file in (audio, *files.values()) if file is not None}
+    dialogue = None
+    if job.dialogue is not None:
+        dialogue = stored_dialogue(job.dialogue, face, audio, files, service.store.content)
+        limits = options.max_speakers, options.max_speakers * options.max_seconds
+        heard = check_dialogue(dialogue, by_id, job.dub, *limits)
+        audio = audio or next(file for name, file in files.items() if name.field.startswith("audio"))
+    else:
+        assert audio is not None
+        heard = float(audio.media["seconds"] or 0)
+    seconds = job_requests.output_seconds(face, heard, job.dub)
     if not seconds:
         raise Problem(422, f"nothing is left of {audio.name} after --start {job.dub.start:g}.")
     video = service.store.create(
@@ -276,6 +226,8 @@ def _create(
         face_id=face.id,
         audio_id=audio.id,
         options=job.options,
+        dialogue=dialogue,
+        more_files=by_id,
         seconds=round(seconds, 3),
         size=job_requests.output_size(face, job.dub),
         max_queue=options.max_queue,

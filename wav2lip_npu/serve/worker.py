@@ -88,6 +88,8 @@ def write_thumbnail(video: str) -> None:
 
 def _remember_hashes(jobs: JobGroup) -> None:
     """Take the hashes of the inputs from their names, instead of reading the files."""
-    for path in {path for job in jobs for path in (job.face, job.audio)}:
+    files = {path for job in jobs for path in (job.face, job.audio) if path}
+    files |= {os.fspath(file.path) for job in jobs for file in (job.dialogue.files if job.dialogue else ())}
+    for path in files:
         with contextlib.suppress(OSError):
             hashing.remember(hashing.state_of(path), os.path.basename(path))

@@ -1,0 +1,194 @@
+"""Jobs with several speakers over HTTP: their files, turns, limits, and what the worker makes of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from support.media_files import chirp, write_wav
+from support.service import RunningService
+from wav2lip_npu.serve.jobs import job_of
+from wav2lip_npu.serve.queue import JobQueue
+
+RTTM = "SPEAKER talk 1 0.10 0.20 <NA> <NA> anna <NA> <NA>\nSPEAKER talk 1 0.30 0.20 <NA> <NA> ben <NA> <NA>\n"
+
+
+@pytest.fixture
+def stopped(service):
+    """Jobs stay in the queue during the test, and are deleted after it."""
+    service.engine.runs.clear()
+    yield
+    for video in service.client.get("/v1/videos", params={"limit": 100}).json()["data"]:
+        service.client.delete(f"/v1/videos/{video['id']}")
+    service.engine.runs.set()
+
+
+def write_photo(path: Path) -> Path:
+    cv2.imwrite(str(path), np.zeros((32, 32, 3), np.uint8))
+    return path
+
+
+@pytest.fixture(scope="session")
+def voices(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("voices")
+    (folder / "talk.rttm").write_text(RTTM)
+    (folder / "bad.rttm").write_text("SPEAKER talk 1 soon 0.20 <NA> <NA> anna <NA> <NA>\n")
+    return {
+        "anna": write_wav(folder / "anna.wav", chirp(1.0)),
+        "ben": write_wav(folder / "ben.wav", chirp(1.5)),
+        "rttm": folder / "talk.rttm",
+        "photo": write_photo(folder / "photo.png"),
+        "bad": folder / "bad.rttm",
+    }
+
+
+@pytest.fixture
+def ids(service, voices, face_video) -> dict[str, str]:
+    return {
+        name: service.upload(path) for name, path in {**voices, "face": face_video}.items() if name != "bad"
+    }
+
+
+def create(
+    service: RunningService, expected: int = 200, headers: Any = None, **fields: Any
+) -> dict[str, Any]:
+    answer = service.client.post("/v1/videos", json=fields, headers=headers)
+    assert answer.status_code == expected, answer.text
+    result: dict[str, Any] = answer.json()
+    return result
+
+
+def two(ids: dict[str, str], **more: Any) -> dict[str, Any]:
+    speakers = [
+        {"name": "anna", "audio_id": ids["anna"], "face": "left"},
+        {"name": "ben", "audio_id": ids["ben"], "face": {"photo_id": ids["photo"]}},
+    ]
+    return {"face_id": ids["face"], "speakers": speakers, **more}
+
+
+def batch_job(service: RunningService, video: dict[str, Any]) -> Any:
+    stored = service.store.video(video["id"])
+    assert stored is not None
+    return job_of(stored, service.store, None)
+
+
+def test_speakers_with_their_own_audio(service, ids, stopped):
+    video = create(service, **two(ids, listeners="still", crf=20))
+    assert [one["name"] for one in video["speakers"]] == ["anna", "ben"]
+    assert (video["listeners"], video["seconds"], video["audio_id"]) == ("still", "1.5", ids["anna"])
+    job = batch_job(service, video)
+    contents = {name: str(service.store.content(service.store.file(file))) for name, file in ids.items()}
+    anna, ben = job.dialogue.speakers
+    assert (anna.audio, anna.face) == (contents["anna"], "left")
+    assert (ben.audio, ben.face) == (contents["ben"], contents["photo"])
+    assert (job.dialogue.audio, job.dialogue.listeners, job.dub.encode.crf) == (None, "still", 20)
+    for name in ("anna", "ben", "photo"):
+        answer = service.client.delete(f"/v1/files/{ids[name]}")
+        assert answer.status_code == 409 and ids[name] in answer.json()["detail"]
+
+
+def test_turns_of_a_form_with_files(service, voices, face_video, stopped):
+    speakers = [
+        {"name": "anna", "audio_id": "voice of anna", "face": "30,40"},
+        {"name": "ben", "face": "right"},
+    ]
+    turns = [
+        {"who": "anna", "start": 0.5},
+        {"who": "ben", "start": 0.25, "end": 2, "audio_id": "b", "offset": 0.1},
+    ]
+    data = {"speakers": json.dumps(speakers), "turns": json.dumps(turns)}
+    with open(face_video, "rb") as face, open(voices["anna"], "rb") as a, open(voices["ben"], "rb") as b:
+        files = {"face": face, "voice of anna": a, "b": b}
+        answer = service.client.post("/v1/videos", files=files, data=data)
+        assert answer.status_code == 200, answer.text
+        stray = service.client.post("/v1/videos", files={**files, "c": b}, data=data)
+    assert stray.status_code == 422 and "'c'" in stray.json()["detail"]
+    assert answer.json()["seconds"] == "1.65"
+    dialogue = batch_job(service, answer.json()).dialogue
+    assert [(turn.who, turn.start, turn.end, turn.offset) for turn in dialogue.turns] == [
+        ("anna", 0.5, None, 0),
+        ("ben", 0.25, 2, 0.1),
+    ]
+    assert dialogue.speakers[0].face == "30,40@0"
+
+
+def test_rttm_and_one_recording(service, ids, voices, stopped):
+    video = create(service, face_id=ids["face"], audio_id=ids["anna"], rttm_id=ids["rttm"])
+    assert video["speakers"] == [] and video["seconds"] == "1"
+    job = batch_job(service, video)
+    assert job.audio and [turn.who for turn in job.dialogue.turns] == ["anna", "ben"]
+    media = service.client.get(f"/v1/files/{ids['rttm']}").json()["media"]
+    assert (media["kind"], media["has_audio"]) == ("rttm", False)
+    with open(voices["bad"], "rb") as file:
+        answer = service.client.post("/v1/files", files={"file": file})
+    assert answer.status_code == 422 and "bad.rttm, line 1" in answer.json()["detail"]
+    assert "anna.wav" in create(service, 422, **two(ids, rttm_id=ids["anna"], audio_id=ids["anna"]))["detail"]
+
+
+def test_idempotency(service, ids, stopped):
+    headers = {"Idempotency-Key": "two"}
+    video = create(service, headers=headers, **two(ids))
+    assert create(service, headers=headers, **two(ids))["id"] == video["id"]
+    create(service, 409, headers=headers, **two(ids, listeners="still"))
+
+
+def test_each_job_has_its_own_pass(service, ids, stopped):
+    videos = [create(service, **two(ids)) for _ in range(2)]
+    assert [video.id for video in JobQueue(service.store).claim(4)] == [videos[0]["id"]]
+
+
+ANNA: dict[str, Any] = {"name": "anna", "audio_id": "file_0"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"speakers": 1}, ["speakers"]),
+        ({"speakers": "["}, ["speakers", "JSON"]),
+        ({"speakers": []}, ["nobody"]),
+        ({"speakers": [{}]}, ["speakers[0].name"]),
+        ({"speakers": [{**ANNA, "nme": 1}]}, ["speakers[0].nme"]),
+        ({"speakers": [{**ANNA, "name": "a=b"}]}, ["speakers[0].name", "a=b"]),
+        ({"speakers": [{**ANNA, "face": "/etc/passwd"}]}, ["speakers[0].face", "/etc/passwd"]),
+        ({"speakers": [{**ANNA, "face": "me.png"}]}, ["speakers[0].face", "me.png"]),
+        ({"speakers": [{**ANNA, "face": {"photo": 1}}]}, ["speakers[0].face", "photo_id"]),
+        ({"speakers": [{**ANNA, "audio_url": "https://x/"}]}, ["audio_id", "audio_url"]),
+        ({"speakers": [{"name": "anna", "audio_url": "https://x/"}]}, ["audio_url", "--allow_urls"]),
+        ({"listeners": "asleep"}, ["listeners", "asleep"]),
+        ({"turns": [{"who": "anna"}]}, ["turns[0].start"]),
+        ({"turns": [{"who": "anna", "start": -1}]}, ["turns[0].start", "-1"]),
+        ({"turns": [{"who": "anna", "start": 0}] * 5001}, ["turns", "5000"]),
+        ({"options": {"speakers": []}, "speakers": []}, ["speakers"]),
+    ],
+)
+def test_refused_fields(service, ids, fields, words):
+    detail = create(service, 422, face_id=ids["face"], **fields)["detail"]
+    assert all(word in detail for word in words), detail
+    assert "\n" not in detail and len(detail) < 400
+
+
+def test_refused_dialogues(service, ids):
+    def refused(status: int = 422, **fields: Any) -> str:
+        return str(create(service, status, **{**two(ids), **fields})["detail"])
+
+    anna = two(ids)["speakers"][0]
+    turns = [{"who": "anna", "start": 0}, {"who": "ben", "start": 0.2}]
+    assert "file_0" in refused(404, speakers=[{**anna, "audio_id": "file_0"}])
+    assert "talk.rttm" in refused(speakers=[{**anna, "audio_id": ids["rttm"]}])
+    assert "anna.wav" in refused(speakers=[{**anna, "face": {"photo_id": ids["anna"]}}])
+    assert "anna" in refused(speakers=[anna, anna])
+    assert "ben" in refused(speakers=[anna, {"name": "ben"}])
+    assert "ben" in refused(turns=turns[:1])
+    assert "anna.wav" in refused(turns=[*turns, {"who": "anna", "start": 3}])
+    assert "--audio" in refused(rttm_id=ids["rttm"], speakers=[])
+    assert "face_select" in refused(face_select="left")
+    assert "9" in refused(speakers=[{**anna, "name": f"{number}"} for number in range(9)])
+    answer = service.client.post(
+        "/v1/videos", content=rb'{"a": "\ud800"}', headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == 400
