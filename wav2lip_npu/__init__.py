@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from wav2lip_npu.preprocessing.report import VideoResult as VideoResult
     from wav2lip_npu.preprocessing.run import PreprocessOptions as PreprocessOptions
     from wav2lip_npu.preprocessing.run import preprocess as preprocess
+    from wav2lip_npu.speaking.film import SpokenSpan as SpokenSpan
     from wav2lip_npu.training.generator import train_generator as train_generator
     from wav2lip_npu.training.loop import TrainResult as TrainResult
     from wav2lip_npu.training.loss_options import GeneratorOptions as GeneratorOptions
@@ -112,6 +113,7 @@ _MODULES = {
     "preprocessing.run": ("preprocess", "PreprocessOptions"),
     "preprocessing.clip_options": ("ClipOptions",),
     "preprocessing.report": ("PreprocessSummary", "VideoResult"),
+    "speaking.film": ("SpokenSpan",),
     "training.syncnet": ("train_syncnet",),
     "training.generator": ("train_generator",),
     "training.options": ("SyncNetTrainOptions", "TrainOptions"),

@@ -45,8 +45,10 @@ def both(frame: int) -> dict[str, int]:
     return {"anna": LEFT + step, "ben": RIGHT - step}
 
 
-def write_film(path: Path, frames: int = 30, places: Places = both) -> Path:
-    """Write a lossless film at 25 fps."""
+def write_film(
+    path: Path, frames: int = 30, places: Places = both, audio: np.ndarray | None = None
+) -> Path:
+    """Write a lossless film at 25 fps, with audio at 16 kHz."""
     drawn = faces()
 
     def images() -> list[Image]:
@@ -58,7 +60,7 @@ def write_film(path: Path, frames: int = 30, places: Places = both) -> Path:
             result.append(image)
         return result
 
-    return write_frames(path, images(), options=FAST)
+    return write_frames(path, images(), options=FAST, audio=audio)
 
 
 @dataclass

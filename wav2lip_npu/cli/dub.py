@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -26,6 +27,7 @@ from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
     from wav2lip_npu.dubbing.report import CheckResult, SpeakerReport
+    from wav2lip_npu.speaking.film import SpokenSpan
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +50,8 @@ class DubCommand:
     voice: str | None = None
     """Audio that drives the mouth instead of --audio, such as a voice without music. None: --audio."""
     speaker: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Repeatable: NAME=AUDIO@FACE, one of several people who speak. FACE is left, right, X,Y@SECONDS or a
-    photo. See docs/speakers.md."""
+    """Repeatable: NAME=AUDIO@FACE, one of several people who speak. FACE is left, right, X,Y@SECONDS, a
+    photo, or auto: whoever speaks in the film at the time. See docs/speakers.md."""
     turns: str | None = None
     """Table of who speaks when, .csv or .json, with the columns who,start,end,audio."""
     rttm: str | None = None
@@ -108,6 +110,8 @@ class DubCommand:
                 report = dub_dialogue(self.face, output, dialogue, models=self._load_models, options=self.dub)
         for speaker in report.speakers or ():
             log.info("%s", _speaker_text(speaker, report.frames))
+        if report.spoken is not None:
+            log.info("%s", spoken_text(report.spoken))
         if report.unchanged_spans:
             unchanged = report.frames - report.dubbed_frames
             counts = count_text(report.unchanged_spans)
@@ -184,6 +188,18 @@ def _speaker_text(speaker: SpeakerReport, frames: int) -> str:
     if speaker.face is None:
         return f"{spoken}, and is only heard"
     return f"{spoken}, {speaker.dubbed_frames} of {frames} frames dubbed"
+
+
+def spoken_text(spans: Sequence[SpokenSpan]) -> str:
+    """Return the result of the search for who speaks as a line of the log."""
+    refused = [span for span in spans if span.point is None]
+    chosen = len(spans) - len(refused)
+    text = f"{chosen} of {len(spans)} times of speech have a face that speaks"
+    if not refused:
+        return text
+    seconds = sum(span.end - span.start for span in refused)
+    first = min(refused, key=lambda span: span.start)
+    return f"{text}; {seconds:.1f} s stay as filmed, first {first.start:g}-{first.end:g} s"
 
 
 def _check_text(check: CheckResult) -> str:

@@ -27,7 +27,7 @@ class Speaker:
     audio: str | None = None
     """Audio that drives the mouth, from the beginning of the video on. None: that of the turns."""
     face: str | None = None
-    """`left`, `right`, `X,Y@SECONDS` or the path of a photo. None: see `Dialogue`."""
+    """`left`, `right`, `auto`, `X,Y@SECONDS` or the path of a photo. None: see `Dialogue`."""
 
     def __post_init__(self) -> None:
         """Check the values."""

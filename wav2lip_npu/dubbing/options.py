@@ -75,6 +75,9 @@ class DubOptions:
     --blend hard. off: the mouth is generated over it."""
     occlusion_mask: str | None = None
     """ONNX file of a network that masks faces, such as XSeg, used for --occlusion. None: the bundled one."""
+    asd: str | None = None
+    """Weights of Light-ASD, which judge who speaks for --face_select speaking and --speaker NAME@auto. None:
+    the bundled SyncNet."""
     mel_shift: float | None = None
     """Frames of 1/25 s by which to shift the audio relative to the video; negative values delay the mouth.
     None: the shift that the checkpoint was trained with."""
@@ -131,7 +134,11 @@ class DubOptions:
     @property
     def network_files(self) -> dict[str, str]:
         """Files of networks that the options name, by option."""
-        named = {"occlusion_mask": self.occlusion_mask, "enhance": self.enhancement.enhance}
+        named = {
+            "occlusion_mask": self.occlusion_mask,
+            "asd": self.asd,
+            "enhance": self.enhancement.enhance,
+        }
         return {name: path for name, path in named.items() if path is not None}
 
     def load_occlusion(self) -> Occlusion | None:

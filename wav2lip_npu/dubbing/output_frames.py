@@ -20,8 +20,9 @@ from wav2lip_npu.dubbing.pauses import Pauses
 from wav2lip_npu.dubbing.report import FrameRecorder
 from wav2lip_npu.dubbing.selection import SelectedFrame, select_frames
 from wav2lip_npu.dubbing.temporal_smoothing import SilenceDamper
+from wav2lip_npu.dubbing.watched import WatchedFilm, marked_unsure
 from wav2lip_npu.errors import Wav2LipError
-from wav2lip_npu.faces.find_faces import find_faces
+from wav2lip_npu.faces.find_faces import SPEAKING, find_faces
 from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.media.audio_reader import AudioInfo, AudioSource, measure_audio
 from wav2lip_npu.media.container import VideoInfo
@@ -59,7 +60,9 @@ class OutputFrames:
         models: Models,
         options: DubOptions,
         pool: Executor,
+        watched: WatchedFilm | None = None,
     ) -> None:
+        self._watched = watched if options.faces.face_select == SPEAKING else None
         self._info, self._options = info, options
         self._closed = threading.Event()
         self._mask = load_mask(options.blend, models.face_size)
@@ -69,6 +72,8 @@ class OutputFrames:
         self.voice = separate or self.audio
         shift = models.mel_shift if options.mel_shift is None else options.mel_shift
         self.extent = Extent.of(options, info, self.audio.duration, self.audio.path)
+        if self._watched is not None:
+            self._watched.expect(self.extent)
         self._mel = MelStream(
             self.voice,
             self.fps,
@@ -87,9 +92,11 @@ class OutputFrames:
     ) -> Iterator[SelectedFrame]:
         """Yield the frames with their faces."""
         options = self._options
-        tracked = find_faces(frames, models.detector, options.faces, memory)
+        plan = None if self._watched is None else self._watched.plan()
+        tracked = find_faces(frames, models.detector, options.faces, memory, plan)
         skipped, occlusion = options.skipped_frames(self._info), options.load_occlusion()
-        return select_frames(tracked, options.limits, skipped, self.fps, models.face_size, occlusion)
+        selected = select_frames(tracked, options.limits, skipped, self.fps, models.face_size, occlusion)
+        return selected if plan is None else marked_unsure(selected, plan)
 
     def mel_window(self, index: int) -> Mel | Wav2LipError | None:
         """Return the mel window of a frame, or the error of its audio.
@@ -144,7 +151,8 @@ class OutputFrames:
 
     def report(self) -> dict[str, Any]:
         """Return further fields of the report."""
-        return {}
+        watched = self._watched
+        return {} if watched is None else {"spoken": watched.spans(), "speech_judge": watched.film.judge}
 
     def pauses(self) -> Pauses | None:
         """Wait for the pauses of the voice, see `MelStream`; None if they are not detected."""

@@ -21,6 +21,7 @@ from wav2lip_npu.dubbing.outputs import Output, OutputWriter, Progress
 from wav2lip_npu.dubbing.report import DubReport
 from wav2lip_npu.dubbing.stages import mouths_of
 from wav2lip_npu.dubbing.stopwatch import Stopwatch
+from wav2lip_npu.dubbing.watched import WatchedFilm
 from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.media.container import VideoInfo, probed
@@ -208,8 +209,10 @@ def dub_all(
     """
     signals.check()
 
+    watched = WatchedFilm(info, models, options)
+
     def one_face(output: Output, pool: Executor) -> OutputFrames:
-        return OutputFrames(output.audio, output.voice, info, models, options, pool)
+        return OutputFrames(output.audio, output.voice, info, models, options, pool, watched)
 
     frames_of = frames_of or one_face
     stopwatch = Stopwatch()

@@ -12,6 +12,7 @@ from wav2lip_npu.dubbing.mouths import DubbedFrame
 from wav2lip_npu.dubbing.selection import Reason
 from wav2lip_npu.dubbing.stopwatch import StageTime
 from wav2lip_npu.errors import FaceError, UsageError
+from wav2lip_npu.speaking.film import SpokenSpan
 from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs, write_output
 from wav2lip_npu.versions import versions
 
@@ -93,8 +94,8 @@ class DubReport:
     """First and last frame of each span without a face, whose frames stay unchanged."""
     unchanged_spans: list[tuple[int, int, Reason]]
     """First and last frame of each span that stays as filmed, and the reason: `no_face`, `turned` (away from
-    the camera), `small` (the face), `covered` (the mouth), `skip`, or `listening`. Of several speakers: in
-    which no mouth is generated."""
+    the camera), `small` (the face), `covered` (the mouth), `skip`, `listening`, or `unsure` (nobody visible
+    speaks for certain). Of several speakers: in which no mouth is generated."""
     cuts: list[int]
     """Frames that start a new scene, or a new pass of a looped video."""
     takes: int
@@ -119,6 +120,10 @@ class DubReport:
     """The speakers of `dub_speakers`; None of other dubs."""
     told_apart_by: str | None = None
     """How their faces are told apart after a cut: `dlib`, its descriptor, or `likeness` and place."""
+    spoken: list[SpokenSpan] | None = None
+    """Who speaks when in the film, if that was looked for."""
+    speech_judge: str | None = None
+    """The network that judged it."""
     check: CheckResult | None = None
     """Result of the option `check`; None without it."""
     versions: dict[str, str] = field(default_factory=versions)
@@ -195,6 +200,11 @@ class FrameRecorder:
 
     def _nothing_to_dub(self, span: str) -> str:
         reasons = {reason for _, _, reason in self.unchanged_spans}
+        if "unsure" in reasons:
+            return (
+                f"nobody visible in {self._face}{span} speaks for certain in its own sound. "
+                "Name the face, such as --face_select left, or pass --asd."
+            )
         if "turned" in reasons:
             return (
                 f"the face in {self._face}{span}{',' if span else ''} is turned or tilted too far. "

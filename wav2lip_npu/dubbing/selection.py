@@ -20,15 +20,16 @@ from wav2lip_npu.options import check_range, check_types, nested_by_name
 
 log = logging.getLogger(__name__)
 
-Reason = Literal["skip", "listening", "no_face", "turned", "small", "covered"]
-"""Why a frame stays as filmed: `--skip`, a speaker who does not speak, no face, a face that is turned away or
-too small, or a mouth that is covered by a hand or an object."""
+Reason = Literal["skip", "listening", "unsure", "no_face", "turned", "small", "covered"]
+"""Why a frame stays as filmed: `--skip`, a speaker who does not speak, nobody who speaks for certain, no
+face, one that is turned away or too small, or a mouth that is covered by a hand or an object."""
 _IN_WORDS: dict[Reason, str] = {
     "no_face": "without a face",
     "turned": "turned away",
     "small": "too small",
     "covered": "with a covered mouth",
     "listening": "listening",
+    "unsure": "without a sure speaker",
     "skip": "skipped",
 }
 _FADE_S = 0.12

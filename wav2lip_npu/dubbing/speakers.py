@@ -44,8 +44,9 @@ def dub_speakers(
     Args:
         face: Video or image with the faces, in any format.
         speakers: For each speaker a `Speaker`, or text `NAME=AUDIO@FACE`, where FACE is left, right,
-            X,Y@SECONDS or a photo. Without any FACE, the faces from left to right are the speakers in order.
-            With `turns` or `rttm`, `=AUDIO` may be missing, and so may speakers.
+            X,Y@SECONDS, a photo, or auto: whoever speaks in the film in the speaker's turns. Without any
+            FACE, the faces from left to right are the speakers in order. With `turns` or `rttm`, `=AUDIO`
+            may be missing, and so may speakers.
         outfile: Video to write, see `dub`.
         audio: Audio that is heard, and from which speakers without audio get that of their turns. Default:
             the sum of the audio of all speakers.

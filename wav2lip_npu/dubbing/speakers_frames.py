@@ -21,6 +21,7 @@ from wav2lip_npu.dubbing.report import FrameRecorder, SpeakerReport
 from wav2lip_npu.dubbing.selection import Reason, SelectedFrame, num_fade_frames, select_frames
 from wav2lip_npu.dubbing.turns import Turns, turns_of
 from wav2lip_npu.dubbing.voices import Voices
+from wav2lip_npu.dubbing.watched import WatchedFilm, marked_unsure
 from wav2lip_npu.errors import Wav2LipError
 from wav2lip_npu.faces.appearance import load_appearance
 from wav2lip_npu.faces.cast import Cast
@@ -60,6 +61,7 @@ class SpeakersFrames:
         options: DubOptions,
         pool: Executor,
     ) -> None:
+        self._watched = WatchedFilm(info, models, options)
         self._dialogue, self._voices, self._info, self._options = dialogue, voices, info, options
         self._rules = dialogue.faces
         self.faces = len(self._rules)
@@ -69,6 +71,7 @@ class SpeakersFrames:
             voice = voices.voices[name].audio
             self._speakers.append(OutputFrames(voices.mix, voice, info, models, options, pool))
         self.fps, self.extent = self._speakers[0].fps, self._speakers[0].extent
+        self._watched.expect(self.extent)
         self._recorders: list[FrameRecorder] = []
 
     def close(self) -> None:
@@ -103,7 +106,11 @@ class SpeakersFrames:
         else:
             spoken = [self._turns[name].frames(fps, first, fade) for name in self._rules]
         wanted = [turns.widened(_LEAD) for turns in spoken]
-        tracked = find_speakers(frames, cast, models.detector, options.faces, wanted)
+        plans = [
+            self._watched.plan_of(self._turns[name].seconds) if rule.is_auto else None
+            for name, rule in self._rules.items()
+        ]
+        tracked = find_speakers(frames, cast, models.detector, options.faces, wanted, plans)
         skipped = options.skipped_frames(self._info)
         streams = unzipped(tracked, self.faces)
         selected = [
@@ -111,6 +118,10 @@ class SpeakersFrames:
                 stream, options.limits, skipped, fps, models.face_size, options.load_occlusion(), turns.others
             )
             for stream, turns in zip(streams, spoken, strict=True)
+        ]
+        selected = [
+            frames if plan is None else marked_unsure(frames, plan)
+            for frames, plan in zip(selected, plans, strict=True)
         ]
         for same in zip(*selected, strict=True):
             for number, item in enumerate(same):
@@ -219,7 +230,13 @@ class SpeakersFrames:
                     unchanged_spans=[] if own is None else own.unchanged_spans,
                 )
             )
-        return {"speakers": speakers, "told_apart_by": load_appearance().name}
+        report: dict[str, Any] = {"speakers": speakers, "told_apart_by": load_appearance().name}
+        if turns_of_autos := {name: self._turns[name] for name, rule in self._rules.items() if rule.is_auto}:
+            watched = self._watched
+            spans = (watched.spans_of(name, turns.seconds) for name, turns in turns_of_autos.items())
+            spoken = sorted(itertools.chain(*spans), key=lambda span: span.start)
+            report |= {"spoken": spoken, "speech_judge": watched.film.judge}
+        return report
 
 
 def _numbered(item: SelectedFrame, number: int) -> SelectedFrame:

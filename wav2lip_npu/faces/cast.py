@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from wav2lip_npu.faces.appearance import Appearance, Look
-from wav2lip_npu.faces.detection import Detection, Detector, overlap
+from wav2lip_npu.faces.detection import MIN_SCORE, Detection, Detector, overlap
 from wav2lip_npu.faces.face_rules import KnownFace, certain_faces
-from wav2lip_npu.faces.find_faces import MIN_SCORE
 from wav2lip_npu.faces.optical_flow import Pose
 from wav2lip_npu.faces.scene_cuts import SceneCuts
 from wav2lip_npu.faces.tracker import TrackedFrame

@@ -13,6 +13,8 @@ from wav2lip_npu.media.yuv_image import Box, Image, YuvImage
 
 Landmarks = NDArray[np.float32]
 """float32 [5, 2], x y in pixels: eyes, nose and corners of the mouth, each from left to right in the image"""
+MIN_SCORE = 0.5
+"""Minimum score of a detection that starts a track."""
 MIN_SIDE = 16
 """Pixels. No faces are detected in smaller frames."""
 _MAX_ENLARGEMENT = 2.0

@@ -15,14 +15,14 @@ import numpy as np
 from wav2lip_npu import signals
 from wav2lip_npu.errors import FaceError, UsageError
 from wav2lip_npu.faces.appearance import Appearance, Look
-from wav2lip_npu.faces.detection import Detection, Detector, search_frames
-from wav2lip_npu.faces.find_faces import MIN_SCORE
+from wav2lip_npu.faces.detection import MIN_SCORE, Detection, Detector, search_frames
 from wav2lip_npu.media.container import VideoInfo, probe
 from wav2lip_npu.media.geometry import Geometry
 from wav2lip_npu.media.video_reader import Frame, frame_at, read_frames
 from wav2lip_npu.media.yuv_image import Box, YuvImage
 
 _SIDES = ("left", "right")
+_AUTO = "auto"
 _POINT = re.compile(r"(\d+(?:\.\d*)?),(\d+(?:\.\d*)?)@(\d+(?:\.\d*)?)")
 _PHOTO = re.compile(r".+\.(jpe?g|png|webp|bmp|tiff?|heic|heif|avif)", re.IGNORECASE | re.DOTALL)
 _PER_SECOND, _SEARCH_S = 2, 60
@@ -31,24 +31,30 @@ _PER_SECOND, _SEARCH_S = 2, 60
 
 @dataclass(frozen=True)
 class FaceRule:
-    """How the face of a speaker is told: by a side, a point at a time, or a photo."""
+    """How the face of a speaker is told: by a side, a point at a time, a photo, or the sound of the film."""
 
     text: str = ""
-    """`left`, `right`, `X,Y@SECONDS`, the path of a photo; or nothing: the next face from left to right."""
+    """`left`, `right`, `X,Y@SECONDS`, the path of a photo, `auto`: that which speaks in the film in each
+    turn; or nothing: the next face from left to right."""
 
     def __post_init__(self) -> None:
         """Raise `UsageError` if the text is no rule."""
         if not self.is_rule(self.text):
             raise UsageError(
-                f"{self.text!r:.80} names no face. Pass left, right, X,Y@SECONDS (a point in pixels, and a "
-                "time), or a photo."
+                f"{self.text!r:.80} names no face. Pass left, right, auto, X,Y@SECONDS (a point in pixels, "
+                "and a time), or a photo."
             )
 
     @staticmethod
     def is_rule(text: str) -> bool:
         """Return whether a text is a rule. An absolute path needs no suffix of a photo."""
         is_form = any(form.fullmatch(text) for form in (_POINT, _PHOTO))
-        return text in ("", *_SIDES) or is_form or os.path.isabs(text)
+        return text in ("", _AUTO, *_SIDES) or is_form or os.path.isabs(text)
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether the sound of the film tells."""
+        return self.text == _AUTO
 
     @property
     def point(self) -> tuple[float, float, float] | None:
@@ -59,7 +65,7 @@ class FaceRule:
     @property
     def photo(self) -> str | None:
         """Path of the photo."""
-        is_photo = bool(self.text) and self.text not in _SIDES and self.point is None
+        is_photo = bool(self.text) and self.text not in (_AUTO, *_SIDES) and self.point is None
         return self.text if is_photo else None
 
 
@@ -84,7 +90,8 @@ def known_faces(
 ) -> list[KnownFace]:
     """Return what each rule tells about a face, from the frames that it names.
 
-    Sides are told apart in the first frame that shows as many faces as there are rules. `section` is the time
+    Sides are told apart in the first frame that shows as many faces as there are rules other than `auto`, of
+    which nothing is known. `section` is the time
     of the first frame of the dub, and its frames per second.
 
     Raises:
@@ -95,13 +102,16 @@ def known_faces(
     found: dict[int, KnownFace] = {}
     start, fps = section
     for number, rule in enumerate(rules):
-        if rule.photo is not None:
+        if rule.is_auto:
+            found[number] = KnownFace([])
+        elif rule.photo is not None:
             found[number] = KnownFace([_look_of_photo(rule.photo, detector, appearance)])
         elif rule.point is not None:
             found[number] = _face_at(rule.point, info, geometry, detector, appearance)
             found[number].frame = round((rule.point[2] - start) * float(fps))
     if by_place := [number for number in range(len(rules)) if number not in found]:
-        seconds, yuv, faces = _first_with(len(rules), info, geometry, detector, start)
+        seen = sum(not rule.is_auto for rule in rules)
+        seconds, yuv, faces = _first_with(seen, info, geometry, detector, start)
         others = _others(faces, list(found.values()), yuv, appearance)
         for number in sorted(by_place, key=lambda number: rules[number].text == ""):
             text = rules[number].text
@@ -174,6 +184,6 @@ def _others(
     """Return the faces without those that are most similar to the known ones."""
     looks = [appearance.look(yuv, face) for face in faces]
     left = list(range(len(faces)))
-    for one in known:
+    for one in filter(lambda one: one.looks, known):
         left.remove(max(left, key=lambda index: appearance.similarity(one.looks, looks[index])))
     return [faces[index] for index in left]

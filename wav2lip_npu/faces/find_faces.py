@@ -7,14 +7,15 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
 from wav2lip_npu.errors import FaceError, UsageError
 from wav2lip_npu.faces import tracker
-from wav2lip_npu.faces.detection import Detection, Detector, search_frames
+from wav2lip_npu.faces.detection import MIN_SCORE, Detection, Detector, search_frames
 from wav2lip_npu.faces.detectors import DetectorName
+from wav2lip_npu.faces.face_plan import FacePlan, PlannedFaces, Stage
 from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.faces.optical_flow import Pose
 from wav2lip_npu.faces.scene_cuts import SceneCuts
@@ -24,8 +25,7 @@ from wav2lip_npu.media.yuv_image import Box, YuvImage
 from wav2lip_npu.options import check_range, check_types, nested_by_name
 from wav2lip_npu.parallel.threads import close_items
 
-MIN_SCORE = 0.5
-"""Minimum score of a detection that starts a track."""
+SPEAKING = "speaking"
 _MIN_VISIBLE = 0.25
 """Minimum share of a box inside the frame."""
 _MOUTH = np.array([0.5, 0.85], np.float32)
@@ -57,7 +57,8 @@ class FaceOptions:
     detector: DetectorName = "auto"
     """Face detector. auto: retinaface. hog: dlib's, for frontal faces. s3fd: the original's, needs a file."""
     face_select: str = "largest"
-    """Face to use if there are several: largest, left, right, center, or X,Y, a point on it in pixels."""
+    """Face to use if there are several: largest, left, right, center, X,Y, a point on it in pixels, or
+    speaking: in a dub, that of whoever speaks in the film, by its own sound. See docs/speakers.md."""
     no_face: Literal["keep", "error"] = "keep"
     """What to do with frames without a face: keep them unchanged, or stop with an error."""
     pads: tuple[int, int, int, int] = (0, 10, 0, 0)
@@ -72,10 +73,10 @@ class FaceOptions:
     def __post_init__(self) -> None:
         """Check the values."""
         check_types(self)
-        if self.face_select not in _COSTS and self.point is None:
+        if self.face_select not in (*_COSTS, SPEAKING) and self.point is None:
             raise UsageError(
                 f"unknown --face_select {self.face_select!r}. "
-                f"Pass {', '.join(_COSTS)}, or X,Y: a point on the face in pixels, such as 640,360."
+                f"Pass {', '.join((*_COSTS, SPEAKING))}, or X,Y: a point on the face, such as 640,360."
             )
         check_range(self, "face_det_batch_size", 1, _MAX_BATCH)
         check_range(self, "pads", -_MAX_PIXELS, _MAX_PIXELS)
@@ -101,16 +102,12 @@ class FaceOptions:
         return (x, y) if math.isfinite(x) and math.isfinite(y) else None
 
 
-class _Stage(Protocol):
-    """Takes new frames one by one; yields each once, in order, now or later."""
-
-    def push(self, frame: Frame) -> Iterator[TrackedFrame]: ...
-
-    def flush(self) -> Iterator[TrackedFrame]: ...
-
-
 def find_faces(
-    frames: Iterable[Frame], detector: Detector, options: FaceOptions, memory: FaceMemory | None = None
+    frames: Iterable[Frame],
+    detector: Detector,
+    options: FaceOptions,
+    memory: FaceMemory | None = None,
+    plan: FacePlan | None = None,
 ) -> Iterator[TrackedFrame]:
     """Yield each frame with the padded box of its face, or None; order and number of frames are kept.
 
@@ -119,7 +116,7 @@ def find_faces(
     Raises `FaceError` when `options.box` is not inside a frame.
     """
     memory = FaceMemory() if memory is None else memory
-    finder = FaceFinder(detector, options, memory)
+    finder = FaceFinder(detector, options, memory, plan=plan)
     with contextlib.ExitStack() as stack:
         stack.callback(close_items, frames)
         for frame in frames:
@@ -138,6 +135,7 @@ class FaceFinder:
         memory: Boxes detected earlier, which are recalled, and to which those of new frames are added.
         select: Chooses the face instead of `options.face_select`.
         search: Detects all faces of a frame, instead of the detector.
+        plan: The faces that are wanted, instead of `options.face_select`.
 
     """
 
@@ -148,14 +146,23 @@ class FaceFinder:
         memory: FaceMemory,
         select: Select | None = None,
         search: Search | None = None,
+        plan: FacePlan | None = None,
     ) -> None:
         self._options, self._memory = options, memory
+
+        def tracking(select: Select) -> Stage:
+            if options.nosmooth:
+                return _EveryFrame(detector, options, select)
+            return FaceTracker(detector, select, search)
+
         if options.has_constant_box:
-            self._stage: _Stage = _ConstantBox(options.box)
+            self._stage: Stage = _ConstantBox(options.box)
+        elif plan is not None:
+            self._stage = PlannedFaces(plan, tracking)
+        elif select is None and options.face_select == SPEAKING:
+            raise UsageError(f"--face_select {SPEAKING} needs the sound of a film. Pass largest, or X,Y.")
         else:
-            select = select or functools.partial(_select, options)
-            every_frame = _EveryFrame(detector, options, select) if options.nosmooth else None
-            self._stage = every_frame or FaceTracker(detector, select, search)
+            self._stage = tracking(select or functools.partial(_select, options))
 
     def push(self, frame: Frame) -> Iterator[TrackedFrame]:
         """Add the next frame; yield the frames that are complete."""

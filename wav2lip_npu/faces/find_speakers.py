@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from wav2lip_npu.faces.cast import Cast
 from wav2lip_npu.faces.detection import Detector
+from wav2lip_npu.faces.face_plan import FacePlan
 from wav2lip_npu.faces.find_faces import FaceFinder, FaceOptions
 from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.faces.tracker import TrackedFrame
@@ -25,6 +26,7 @@ def find_speakers(
     detector: Detector,
     options: FaceOptions,
     wanted: Sequence[Container[int]],
+    plans: Sequence[FacePlan | None],
 ) -> Iterator[Tracked]:
     """Yield each frame with the padded box of each speaker's face, or None; all frames are kept, in order.
 
@@ -35,11 +37,12 @@ def find_speakers(
         options: Options of the faces.
         wanted: For each speaker the indices of the frames in which the face is tracked. In others, there is
             no box.
+        plans: For each speaker the faces that are wanted; None: those that `cast` tells.
 
     """
     speakers = [
-        _Speaker(FaceFinder(detector, options, FaceMemory(), cast.select(number), cast.search), some)
-        for number, some in enumerate(wanted)
+        _Speaker(FaceFinder(detector, options, FaceMemory(), cast.select(number), cast.search, plan), some)
+        for number, (some, plan) in enumerate(zip(wanted, plans, strict=True))
     ]
 
     def finished() -> Iterator[Tracked]:
@@ -58,7 +61,8 @@ def find_speakers(
             is_cut = cast.begin(frame)
             for number, speaker in enumerate(speakers):
                 for item in speaker.push(frame, is_cut=is_cut):
-                    cast.see(number, item)
+                    if plans[number] is None:
+                        cast.see(number, item)
                     del item
             del frame
             yield from finished()

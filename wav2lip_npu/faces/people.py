@@ -10,18 +10,14 @@ from fractions import Fraction
 import numpy as np
 
 from wav2lip_npu import signals
-from wav2lip_npu.faces.detection import Detection, Detector, Landmarks, overlap, search_frames
-from wav2lip_npu.faces.find_faces import MIN_SCORE
+from wav2lip_npu.faces.detection import MIN_SCORE, Detection, Detector, Landmarks, search_frames
 from wav2lip_npu.faces.head_pose import HeadPose, head_pose
 from wav2lip_npu.faces.likeness import Look, likeness, look
 from wav2lip_npu.faces.scene_cuts import SceneCuts
+from wav2lip_npu.faces.shot_faces import MAX_GAP_S, PER_SECOND, matches
 from wav2lip_npu.media.video_reader import Frame
 from wav2lip_npu.media.yuv_image import Box, Image, YuvImage
 
-_PER_SECOND = 5
-"""Frames per second in which faces are detected."""
-_MIN_OVERLAP, _MAX_GAP_S = 0.3, 1.0
-"""A face continues a track if it overlaps the last box, which is at most this old."""
 _MIN_SIGHTINGS = 3
 """Sightings of a track that shows a person, in a video with at least as many examined frames."""
 VIEW_SIDE = 128
@@ -128,7 +124,7 @@ def _tracks(
     frames: Iterable[Frame], detector: Detector, fps: Fraction, progress: Callable[[int], None] | None
 ) -> tuple[list[_Track], int]:
     """Return all tracks in the order of their first frames, and the number of examined frames."""
-    step, max_gap = max(1, round(fps / _PER_SECOND)), round(_MAX_GAP_S * fps)
+    step, max_gap = max(1, round(fps / PER_SECOND)), round(MAX_GAP_S * fps)
     cuts = SceneCuts()
     tracks: list[_Track] = []
     open_tracks: list[_Track] = []
@@ -155,17 +151,10 @@ def _tracks(
 
 def _matched(tracks: Sequence[_Track], found: Sequence[Detection]) -> Iterator[tuple[_Track, Detection]]:
     """Yield each detection with the track that it continues, or a new one."""
-    pairs = [
-        (overlap(track.sightings[-1].box, detection.box), row, column)
-        for row, detection in enumerate(found)
-        for column, track in enumerate(tracks)
-    ]
-    matches: dict[int, int] = {}
-    for fit, row, column in sorted(pairs, reverse=True):
-        if fit >= _MIN_OVERLAP and row not in matches and column not in matches.values():
-            matches[row] = column
+    last = [track.sightings[-1].box for track in tracks]
+    continued = matches(last, [detection.box for detection in found])
     for row, detection in enumerate(found):
-        yield (tracks[matches[row]] if row in matches else _Track()), detection
+        yield (tracks[continued[row]] if row in continued else _Track()), detection
 
 
 def _most_similar(people: Sequence[Person], track: _Track) -> Person | None:

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from wav2lip_npu.data.clip_layout import CLIP_FORMAT, MIN_FRAMES
 from wav2lip_npu.data.clip_writer import write_clip
 from wav2lip_npu.errors import MediaError, NoAudioError
-from wav2lip_npu.faces.detection import Detector, overlap
-from wav2lip_npu.faces.find_faces import MIN_SCORE, FaceOptions, find_faces
+from wav2lip_npu.faces.detection import MIN_SCORE, Detector, overlap
+from wav2lip_npu.faces.find_faces import FaceOptions, find_faces
 from wav2lip_npu.faces.optical_flow import Pose
 from wav2lip_npu.media import video_reader
 from wav2lip_npu.media.container import VideoInfo, probe

@@ -1,0 +1,79 @@
+"""Who speaks in the film of a pass: found once, when it is first needed, for all its outputs and speakers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from wav2lip_npu.dubbing.extent import Extent
+from wav2lip_npu.dubbing.options import DubOptions
+from wav2lip_npu.dubbing.selection import SelectedFrame
+from wav2lip_npu.faces.face_plan import FacePlan
+from wav2lip_npu.media.container import VideoInfo
+
+if TYPE_CHECKING:
+    from wav2lip_npu.dubbing.inference import Models
+    from wav2lip_npu.speaking.film import Film, Span, SpokenSpan
+
+
+class WatchedFilm:
+    """The film of a pass."""
+
+    def __init__(self, info: VideoInfo, models: Models, options: DubOptions) -> None:
+        self._info, self._models, self._options = info, models, options
+        self._lock = threading.Lock()
+        self._film: Film | None = None
+        self._fps = options.output_fps(info)
+        self._end = Fraction(0)
+
+    def expect(self, extent: Extent) -> None:
+        """Note the length of an output. The film is watched to the end of the longest one."""
+        frames = extent.audio_frames if extent.limit is None else min(extent.audio_frames, extent.limit)
+        self._end = max(self._end, frames / self._fps)
+
+    @property
+    def film(self) -> Film:
+        """The film, which is watched by the first call. Raises what `watch_film` raises."""
+        from wav2lip_npu.speaking.watching import watch_film
+
+        with self._lock:
+            if self._film is None:
+                options, models = self._options, self._models
+                start = self._options.section(self._info)[0] / self._fps
+                self._film = watch_film(
+                    self._info,
+                    options.geometry,
+                    models.detector,
+                    models.device,
+                    options.asd,
+                    (start, self._end),
+                )
+            return self._film
+
+    def plan(self) -> FacePlan:
+        """Return the face of whoever speaks, all along the film."""
+        return self.film.plan(self.film.choices(), self._fps)
+
+    def plan_of(self, turns: Sequence[Span]) -> FacePlan:
+        """Return the face of whoever speaks in each turn."""
+        return self.film.plan(self.film.choices_of(turns), self._fps)
+
+    def spans(self) -> list[SpokenSpan]:
+        """Return who speaks when, for the report."""
+        return self.film.spans(self.film.choices())
+
+    def spans_of(self, name: str, turns: Sequence[Span]) -> list[SpokenSpan]:
+        """Return who speaks in each turn of a speaker, for the report."""
+        return self.film.spans(self.film.choices_of(turns), name)
+
+
+def marked_unsure(frames: Iterable[SelectedFrame], plan: FacePlan) -> Iterator[SelectedFrame]:
+    """Yield frames; those in which no face is wanted get the reason `unsure` instead of `no_face`."""
+    for item in frames:
+        if item.reason == "no_face" and plan.number(item.tracked.frame.source) is None:
+            item = replace(item, reason="unsure")
+        yield item
+        del item
