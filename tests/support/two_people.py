@@ -45,9 +45,7 @@ def both(frame: int) -> dict[str, int]:
     return {"anna": LEFT + step, "ben": RIGHT - step}
 
 
-def write_film(
-    path: Path, frames: int = 30, places: Places = both, audio: np.ndarray | None = None
-) -> Path:
+def write_film(path: Path, frames: int = 30, places: Places = both, audio: np.ndarray | None = None) -> Path:
     """Write a lossless film at 25 fps, with audio at 16 kHz."""
     drawn = faces()
 
