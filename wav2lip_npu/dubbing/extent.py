@@ -11,6 +11,7 @@ from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.selection import num_fade_frames
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.media.container import VideoInfo
+from wav2lip_npu.media.hardware_decoding import on_hardware
 from wav2lip_npu.media.video_reader import Frame, Loop, read_frames
 
 _LOOPS: Mapping[str, Loop] = {
@@ -85,6 +86,7 @@ def face_frames(info: VideoInfo, options: DubOptions, audio_frames: int) -> Iter
     `audio_frames` is the length of the longest audio. The frames of one cross-fade follow, so that the
     opacity of the last mouths does not depend on that length.
     """
+    info = on_hardware(info, options.hwaccel)
     if options.static:
         first = next(read_frames(info, geometry=options.geometry))
         yield from (Frame(index, first.yuv, first.source) for index in itertools.count())

@@ -32,7 +32,7 @@ from wav2lip_npu.parallel.threads import map_in_threads, prefetch
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
 
-_OF_FILES = ("fps", "geometry", "encode", "enhancement", "check", "min_confidence")
+_OF_FILES = ("fps", "geometry", "encode", "enhancement", "check", "min_confidence", "hwaccel")
 """Options that need a video file."""
 
 

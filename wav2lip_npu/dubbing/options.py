@@ -18,6 +18,7 @@ from wav2lip_npu.faces.find_faces import FaceOptions
 from wav2lip_npu.media.container import VideoInfo
 from wav2lip_npu.media.frame_rate import exact_fps
 from wav2lip_npu.media.geometry import Geometry
+from wav2lip_npu.media.hardware_decoding import Hardware
 from wav2lip_npu.media.video_writer import EncodeOptions
 from wav2lip_npu.options import check_range, check_types, group, nested_by_name
 
@@ -64,6 +65,9 @@ class DubOptions:
     fps: float | None = None
     """Frames per second of the output. None: the rate of the video, or 25 for a still image. 23.976,
     29.97 and 59.94 mean the exact NTSC rates, such as 30000/1001."""
+    hwaccel: Hardware = "none"
+    """Hardware that decodes the face video: cuda (NVIDIA), vaapi or videotoolbox, if its frames are those of
+    the CPU; auto: the first of them that is also faster; none: the CPU."""
     skip: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: no span)")] = ""
     """Spans that stay as filmed, in seconds from the beginning: 3.2-5.0,7-8, or 7- (to the end)."""
     rest: Literal["auto", "off"] = "auto"

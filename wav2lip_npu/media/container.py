@@ -15,6 +15,7 @@ from fractions import Fraction
 from typing import Any, BinaryIO, Literal
 
 import av
+from av.codec.hwaccel import HWAccel
 from av.video.frame import VideoFrame
 
 from wav2lip_npu.errors import MediaError
@@ -81,6 +82,8 @@ class VideoInfo:
     pixel_aspect: Fraction = Fraction(1)
     """Width of a pixel divided by its height."""
     has_audio: bool = False
+    hwaccel: str | None = None
+    """Hardware that decodes the video, by FFmpeg's name; None: the CPU."""
 
     @property
     def is_image(self) -> bool:
@@ -218,8 +221,8 @@ def open_media(path: str | os.PathLike[str]) -> av.container.InputContainer:
 
 
 def open_probed(info: VideoInfo) -> av.container.InputContainer:
-    """Open a video that `probe` has checked. Raises `MediaError`."""
-    return _open_container(info.path)
+    """Open a video that `probe` has checked, for decoding on its hardware. Raises `MediaError`."""
+    return _open_container(info.path, info.hwaccel)
 
 
 def _open_checked(path: str | os.PathLike[str]) -> BinaryIO:
@@ -235,11 +238,13 @@ def _open_checked(path: str | os.PathLike[str]) -> BinaryIO:
         raise MediaError(f"cannot read {path}: {error.strerror or error}. Check its path.") from None
 
 
-def _open_container(path: str | os.PathLike[str]) -> av.container.InputContainer:
+def _open_container(path: str | os.PathLike[str], hwaccel: str | None = None) -> av.container.InputContainer:
     try:
+        # A stream, or part of one, that the hardware cannot decode is decoded by the CPU.
+        device = None if hwaccel is None else HWAccel(hwaccel, allow_software_fallback=True)
         # "file:" keeps a colon in the name from being parsed as a protocol.
         container: av.container.InputContainer
-        container = av.open("file:" + os.fspath(path), options=_LOCAL_FILES_ONLY, **_METADATA)
+        container = av.open("file:" + os.fspath(path), options=_LOCAL_FILES_ONLY, hwaccel=device, **_METADATA)
         return container
     except OSError as error:
         raise MediaError(f"cannot read {path}: {error.strerror or error}.") from None

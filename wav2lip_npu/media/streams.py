@@ -66,7 +66,8 @@ def _decoder(stream: Any) -> Any:
     if name in av.codecs_available:
         context = av.CodecContext.create(name, "r")
         context.extradata = stream.codec_context.extradata
-    context.thread_type = "AUTO"
+    if not context.is_hwaccel:  # each thread would need surfaces of the hardware
+        context.thread_type = "AUTO"
     return context
 
 
