@@ -280,13 +280,15 @@ def test_map_in_threads_keeps_order_and_runs_in_parallel() -> None:
     assert list(map_in_threads(work, range(40), 3)) == [number * number for number in range(40)]
 
 
-def test_map_in_threads_reads_a_bounded_number_ahead() -> None:
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_map_in_threads_reads_a_bounded_number_ahead(ahead: int) -> None:
     read = []
-    results = map_in_threads(lambda item: item, (read.append(item) or item for item in range(100)), 2)
+    items = (read.append(item) or item for item in range(100))
+    results = map_in_threads(lambda item: item, items, 2, ahead=ahead)
     assert next(results) == 0
-    assert len(read) <= 4
+    assert len(read) == 2 + ahead
     results.close()
-    assert len(read) <= 4
+    assert len(read) == 2 + ahead
 
 
 def test_map_in_threads_raises_errors_at_their_item() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,13 +14,12 @@ from wav2lip_npu.batch.face_cache import FaceCache
 from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.batch.progress import JobEvent
 from wav2lip_npu.batch.runner import JobGroup, group_jobs, run_groups
+from wav2lip_npu.parallel.thread_counts import limit_malloc_arenas
 
 if TYPE_CHECKING:
     from wav2lip_npu.device import CompileOption
     from wav2lip_npu.dubbing.inference import Models
     from wav2lip_npu.models.plan_choice import AudioRefineOption
-
-_M_ARENA_MAX = -8  # of malloc.h
 
 
 def never(job: Job) -> bool:
@@ -44,7 +41,7 @@ class StartBatchWorker:
 
     def __call__(self, name: str) -> Callable[[JobGroup], Iterator[JobEvent]]:
         """Return the function that runs a group of jobs on the device `name`."""
-        _limit_malloc_arenas()
+        limit_malloc_arenas()
         models = ModelHolder(name)
         models(self.first)
         cv2.setNumThreads(1)
@@ -101,13 +98,3 @@ class ModelHolder:
                 models = load_models(device=self._device, **wanted._asdict())
                 self._loaded = wanted, models
             return self._loaded[1]
-
-
-def _limit_malloc_arenas() -> None:
-    """Let all threads allocate from the same two arenas of glibc.
-
-    By default glibc gives every new thread its own arena. A pass starts a dozen threads, and the memory that
-    they free stays in their arenas, so a long batch needs a fifth more memory than a short one.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # the C library is not glibc
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)

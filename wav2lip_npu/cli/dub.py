@@ -22,6 +22,7 @@ from wav2lip_npu.media.video_writer import check_format, video_output
 from wav2lip_npu.models.bundled import ABOUT, STARTER, weights_inputs
 from wav2lip_npu.models.plan_choice import AudioRefineOption
 from wav2lip_npu.options import group, resolved
+from wav2lip_npu.parallel.thread_counts import limit_malloc_arenas
 from wav2lip_npu.storage.outputs import InputPath, OutputPath, check_outputs
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class DubCommand:
     def run(self) -> None:
         """Load the models and dub."""
         log.info("wav2lip-npu %s", __version__)
+        limit_malloc_arenas()
         dialogue = self._dialogue()
         self._check_outputs(dialogue)
         from tqdm import tqdm

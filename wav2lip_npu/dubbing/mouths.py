@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from wav2lip_npu import device as devices
 from wav2lip_npu.dubbing.selection import SelectedFrame
 from wav2lip_npu.dubbing.stopwatch import Stopwatch
 from wav2lip_npu.errors import Wav2LipError
@@ -55,7 +56,9 @@ def generate(
     with one_core_each(runner.device) as prepare:
         batches = _batches(selected, outputs, runner.batch)
         run_measured = stopwatch.lane("generate", run, runner.lanes)
-        for dubbed in map_in_threads(run_measured, batches, runner.lanes, prepare):
+        # On a CPU, other stages use the time in which a lane waits, and each batch that waits takes memory.
+        ahead = int(devices.is_accelerator(runner.device))
+        for dubbed in map_in_threads(run_measured, batches, runner.lanes, prepare, ahead):
             dubbed.reverse()
             while dubbed:  # pop: the list would keep frames alive that the consumer has released
                 yield dubbed.pop()

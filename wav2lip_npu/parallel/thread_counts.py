@@ -1,8 +1,9 @@
-"""Thread counts of libraries, which are settings of the whole process, while several dubs run in it."""
+"""Settings of the whole process for its threads: thread counts of libraries, pools of memory."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ from wav2lip_npu import device as devices
 
 if TYPE_CHECKING:
     import torch
+
+_M_ARENA_MAX = -8  # of malloc.h
 
 
 class SharedThreadCount:
@@ -81,3 +84,13 @@ def one_core_each(device: torch.device) -> Iterator[Callable[[], None]]:
             yield prepare
         finally:
             torch.set_num_threads(before)
+
+
+def limit_malloc_arenas() -> None:
+    """Let all threads that start from now on allocate from the same arena of glibc, or from two.
+
+    By default glibc gives every new thread its own arena. A dub starts a dozen threads, and the memory that
+    they free stays in their arenas: 60 MB at 1080x1920, and a fifth of the memory of a long batch.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # the C library is not glibc
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, min(2, max(1, devices.cpu_count() // 2)))

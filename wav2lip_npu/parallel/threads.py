@@ -83,11 +83,12 @@ def map_in_threads(
     items: Iterable[Item],
     threads: int,
     prepare: Callable[[], None] = lambda: None,
+    ahead: int = 1,
 ) -> Generator[Result, None, None]:
     """Yield `function(item)` for each item in order, computed in several threads; one is the calling thread.
 
-    At most `threads` + 1 items are read ahead of the consumer. An exception of `items` is raised after the
-    results of the items before it. `prepare` runs once in each thread. The threads end with this generator.
+    At most `threads` + `ahead` items are read ahead of the consumer. An exception of `items` is raised after
+    the results of the items before it. `prepare` runs once in each thread. The threads end with it.
     """
     if threads == 1:
         prepare()
@@ -108,7 +109,7 @@ def map_in_threads(
                     break
                 running.append(pool.submit(function, item))
                 del item
-                if len(running) > threads:
+                if len(running) >= threads + ahead:
                     yield result_of(running.popleft())
             while running:
                 yield result_of(running.popleft())
