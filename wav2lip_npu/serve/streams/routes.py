@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from anyio import to_thread
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import JSONResponse
 
 from wav2lip_npu.serve.auth import client_name
 from wav2lip_npu.serve.jobs import weights_of
 from wav2lip_npu.serve.problems import Problem, documented
-from wav2lip_npu.serve.service import Service, TheService
+from wav2lip_npu.serve.service import Router, Service, TheService
 from wav2lip_npu.serve.streams.objects import StreamList, StreamObject, StreamRequest, stream_json
 from wav2lip_npu.serve.streams.registry import Stream
 
-router = APIRouter(prefix="/v1/streams", tags=["live streams"])
+router = Router(prefix="/v1/streams", tags=["live streams"])
 
 
 @router.post("", responses={200: {"model": StreamObject}, **documented(400, 404, 422, 429, 503)})
