@@ -180,3 +180,22 @@ def test_invalid_chunks_are_refused_and_change_nothing(chunk):
     frames += feed.push(PCM[9000:], 16_000) + feed.flush()
     for one, other in zip(frames, fed([PCM], threshold=16), strict=True):
         np.testing.assert_array_equal(one.mel, other.mel)
+
+
+def test_hurried_frames_are_exact_except_at_the_end_of_a_chunk():
+    """Same audio, same windows, but for the columns after the end of each chunk: its last one, repeated."""
+    pcm = np.random.default_rng(0).integers(-8000, 8000, 4 * 7680).astype(np.int16)
+    exact = AudioFeed(Fraction(25), -1, sample_rate=16_000, threshold=None)
+    feed = AudioFeed(Fraction(25), -1, sample_rate=16_000, threshold=None)
+    expected = exact.push(pcm, 16_000) + exact.flush()
+    frames = []
+    for start in range(0, len(pcm), 7680):
+        frames += feed.push(pcm[start : start + 7680], 16_000) + feed.hurry()
+        assert len(frames) == feed.next_frame == (start + 7680) // 640
+    assert [frame.number for frame in frames] == list(range(48))
+    for frame, other in zip(frames, expected, strict=True):
+        np.testing.assert_array_equal(frame.audio, other.audio)
+        columns = 16 if frame.number % 12 < 8 else 3
+        np.testing.assert_allclose(frame.mel[:, :columns], other.mel[:, :columns], atol=1e-5)
+    assert np.ptp(frames[-1].mel[:, 8:], axis=1).max() == 0
+    assert not feed.hurry() and not AudioFeed(Fraction(25), -1, sample_rate=16_000, threshold=None).hurry()

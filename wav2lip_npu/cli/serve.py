@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_NEEDED = ("fastapi", "uvicorn", "python_multipart")
+_NEEDED = ("fastapi", "uvicorn", "python_multipart", "websockets")
 _POLL_S = 0.1
 _CLOSE_S = 5
 """Seconds for open requests at the end."""

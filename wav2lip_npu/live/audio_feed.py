@@ -86,6 +86,10 @@ class AudioFeed:
         samples = np.concatenate([samples, self._input.push(block)])
         return self._segment.push(samples, is_idle=is_idle)
 
+    def hurry(self) -> list[AudioFrame]:
+        """Return the frames whose own audio is complete, as if what follows were like its end."""
+        return self._segment.hurry()
+
     def flush(self) -> list[AudioFrame]:
         """Return the remaining frames. Silence fills the last one, and follows it."""
         if self.sample_rate is None:
@@ -189,6 +193,20 @@ class _Segment:
         self._mel_audio.push(np.zeros(max(0, last - self._mel_audio.samples), np.float32))
         return self._complete(count)
 
+    def hurry(self) -> list[AudioFrame]:
+        """Return the frames whose audio is complete; their windows end with the last mel column, repeated."""
+        frames = []
+        while self._audio.end and self._end_of(self._frames) <= self._audio.end:
+            start = self._feed.start_of(self._frames)
+            ready = min(start + _WINDOW - self._mel_audio.taken, self._mel_audio.ready)
+            if ready > 0:
+                self._append(self._mel_audio.take(ready), keep_from=start - _HISTORY)
+            if not self._mel.shape[1]:
+                break
+            frames.append(self._frame(start, to_int16(self._audio.take(self._end_of(self._frames)))))
+            self._frames += 1
+        return frames
+
     def _complete(self, count: int | None) -> list[AudioFrame]:
         """Return the frames whose windows are complete, up to a number of frames."""
         frames = []
@@ -206,9 +224,9 @@ class _Segment:
         return frames
 
     def _frame(self, start: int, audio: NDArray[np.int16]) -> AudioFrame:
-        first = start - self._begin
-        window = self._mel[:, first : first + _WINDOW]
-        weights = rest_weights(self._pauses[: first + _WINDOW])[first:]
+        columns = np.minimum(np.arange(start, start + _WINDOW) - self._begin, self._mel.shape[1] - 1)
+        window = self._mel[:, columns]
+        weights = rest_weights(self._pauses[: columns[-1] + 1])[columns]
         is_silent = bool((weights == 1).all())
         mel = with_silence(window, weights)
         return AudioFrame(self.next_frame, mel, audio, is_silent, self._time_of(self._frames))

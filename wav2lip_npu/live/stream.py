@@ -121,6 +121,16 @@ class FaceStream:
             self._pushed = 0.0
             return self._feed.next_frame
 
+    def hurry(self) -> int:
+        """Complete the frames of all audio so far without what follows, which is expected to be like its end.
+
+        For protocols that answer each chunk of audio with its frames: up to 0.2 s before the end of a chunk
+        the mouth is less exact. More audio may follow. Returns the number of the frame after the last one.
+        """
+        with self._feeding:
+            self._add(self._feed.hurry())
+            return self._feed.next_frame
+
     def clear(self) -> None:
         """Drop the audio and the frames that the reader has not taken, for an interruption.
 

@@ -27,8 +27,8 @@ from wav2lip_npu.serve.problems import ProblemObject, handle_problems
 from wav2lip_npu.serve.questions import Interactive, Questions
 from wav2lip_npu.serve.service import Service
 from wav2lip_npu.serve.store import Store
+from wav2lip_npu.serve.streams import omnirt, sockets, whep
 from wav2lip_npu.serve.streams import routes as streams
-from wav2lip_npu.serve.streams import whep
 from wav2lip_npu.serve.streams.registry import Streams
 from wav2lip_npu.serve.webhooks import Webhooks
 
@@ -85,7 +85,7 @@ def create_app(options: ServeOptions, store: Store, interactive: Interactive) ->
         writes=CapacityLimiter(_WRITES),
         fetches=CapacityLimiter(_FETCHES),
     )
-    for part in (videos, files, streams, whep, system, page_routes):
+    for part in (videos, files, streams, sockets, whep, omnirt, system, page_routes):
         app.include_router(part.router)
     handle_problems(app)
     app.add_middleware(Guard, tokens=tokens, host=options.host)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from http.cookies import CookieError, SimpleCookie
 
 from starlette.datastructures import Headers
@@ -14,6 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from wav2lip_npu.serve.problems import Problem
 
 COOKIE = "wav2lip_token"
+BEARER = "bearer."
+"""Prefix of a token among the protocols of a WebSocket."""
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 _LOCAL_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 _OPEN_PATHS = {"/healthz", "/readyz", "/openapi.json", "/v1/limits", "/v1/session"}
@@ -39,6 +41,14 @@ class Tokens:
             return _match(given, self._tokens, self._tokens)
         return _match(_cookie(headers), self._cookies, self._tokens)
 
+    def client_of_protocols(self, protocols: Iterable[str]) -> str | None:
+        """Return the name of the client whose token a WebSocket names as a protocol `bearer.TOKEN`, or None.
+
+        Pages of browsers cannot send a header with a WebSocket.
+        """
+        given = next((name for name in protocols if name.startswith(BEARER)), None)
+        return None if given is None else _match(given[len(BEARER) :], self._tokens, self._tokens)
+
     def cookie_for(self, token: str) -> str | None:
         """Return the value of the cookie for a token; None for a wrong token."""
         if _match(token, self._tokens, self._tokens) is None:
@@ -60,7 +70,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         try:
@@ -72,22 +82,24 @@ class Guard:
 
     def _client(self, request: HTTPConnection) -> str:
         """Return the name of the client of a request. Raises `Problem`."""
-        headers, path, method = request.headers, request.url.path, request.scope["method"]
+        headers, path = request.headers, request.url.path
+        changes = request.scope["type"] == "websocket" or request.scope["method"] not in _SAFE_METHODS
         has_header = "authorization" in headers or "x-api-key" in headers
+        protocol_client = self._tokens.client_of_protocols(request.scope.get("subprotocols", ()))
         if not self._tokens and _without_port(headers.get("host", "")) not in self._hosts:
             raise Problem(
                 403,
                 f"the host {headers.get('host', '')!r:.80} is not this machine. A service for other names "
                 "needs a token: start it with --token_file.",
             )
-        if method not in _SAFE_METHODS and not has_header and not _same_origin(headers):
+        if changes and not has_header and protocol_client is None and not _same_origin(headers):
             raise Problem(
                 403,
                 "this request comes from another web page. Send the token as Authorization: Bearer TOKEN.",
             )
         if not self._tokens:
             return f"address {request.client.host if request.client else 'local'}"
-        client = self._tokens.client_of(headers)
+        client = protocol_client or self._tokens.client_of(headers)
         if client is None and _needs_token(path):
             raise Problem(
                 401,

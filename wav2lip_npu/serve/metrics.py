@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from time import monotonic, time
 from typing import Any
 
@@ -38,9 +39,9 @@ class Metrics:
             self.durations[next((bound for bound in _BUCKETS if seconds <= bound), float("inf"))] += 1
             self.seconds += seconds
 
-    def text(self, store: Store, streams: int) -> str:
+    def text(self, store: Store, streams: int, live: LiveCounts) -> str:
         """Return all metrics. Reads the store."""
-        return "".join(self._lines(store, streams))
+        return "".join((*self._lines(store, streams), *_live_lines(live)))
 
     def _lines(self, store: Store, streams: int) -> Iterator[str]:
         yield from _metric("info", "gauge", "Version.", {f'version="{__version__}"': 1})
@@ -70,6 +71,28 @@ class Metrics:
         free = shutil.disk_usage(store.folder).free
         yield from _metric("disk_free_bytes", "gauge", "Free space of --data.", {"": free})
         yield from _metric("resident_memory_bytes", "gauge", "Memory of this process.", {"": _memory()})
+
+
+@dataclass(frozen=True)
+class LiveCounts:
+    """Counts of live streams."""
+
+    open: int
+    process: bool
+    """Whether the live process runs."""
+    ended: Mapping[str, int]
+    """Streams that have ended, by status."""
+    frames: int
+    late: int
+
+
+def _live_lines(live: LiveCounts) -> Iterator[str]:
+    yield from _metric("live_streams", "gauge", "Open live streams.", {"": live.open})
+    yield from _metric("live_process", "gauge", "Whether the live process runs.", {"": int(live.process)})
+    ended = {f'status="{status}"': count for status, count in sorted(live.ended.items())}
+    yield from _metric("live_streams_ended_total", "counter", "Live streams that have ended.", ended)
+    yield from _metric("live_frames_total", "counter", "Frames of live streams.", {"": live.frames})
+    yield from _metric("live_late_total", "counter", "Live frames that repeat an image.", {"": live.late})
 
 
 class Measured:

@@ -24,10 +24,14 @@ from wav2lip_npu.storage.locks import lock_folder
 log = logging.getLogger(__name__)
 
 _NOTICE = "ending; running jobs continue with the next start"
+_REFUSED = "ASGI callable returned without completing handshake."
+"""What uvicorn logs as an error after a WebSocket was refused with a response."""
 _POLL_S = 0.1
 _CLOSE_S = 5
 """Seconds for open requests at the end."""
 _BACKLOG = 2048
+_MAX_MESSAGE = 16 << 20
+"""Bytes of a message of a WebSocket: an image in base64 is the largest."""
 
 
 def run_server(options: ServeOptions) -> None:
@@ -39,6 +43,7 @@ def run_server(options: ServeOptions) -> None:
     """
     options.tokens(), options.webhook_secret()  # before anything is started
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # otherwise it warns of each damaged form
+    logging.getLogger("uvicorn.error").addFilter(lambda record: record.getMessage() != _REFUSED)
     with signals.held(_NOTICE) as hold, lock_folder(options.folder) as is_locked:
         if not is_locked:
             raise UsageError(f"--data {options.folder} is used by another service. Pass another folder.")
@@ -75,6 +80,7 @@ def _serve(app: FastAPI, listener: socket.socket, options: ServeOptions, hold: s
         timeout_graceful_shutdown=_CLOSE_S,
         server_header=False,
         backlog=_BACKLOG,
+        ws_max_size=_MAX_MESSAGE,
     )
     server = _Server(config)
     shown = f"[{options.host}]" if ":" in options.host else options.host

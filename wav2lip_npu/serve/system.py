@@ -65,7 +65,9 @@ def readiness(service: TheService) -> dict[str, str]:
 )
 async def metrics(service: TheService) -> PlainTextResponse:
     """Return counters in Prometheus' text format."""
-    text = await to_thread.run_sync(service.metrics.text, service.store, service.hub.streams)
+    text = await to_thread.run_sync(
+        service.metrics.text, service.store, service.hub.streams, service.streams.counts()
+    )
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 

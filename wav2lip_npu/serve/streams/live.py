@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -67,6 +68,7 @@ class LiveServer:
             "flush": self._flush,
             "clear": self._clear,
             "close": self._close,
+            "chunk": self._chunk,
             "watch": self._watch,
             "answer": self._answer_offer,
             "leave": self._leave,
@@ -93,6 +95,9 @@ class LiveServer:
         name, number = values.pop("call"), values.pop("number", None)
         try:
             result = await self._calls[name](data=message.data, **values)
+            if isinstance(result, Message):
+                self._wire.send({"reply": number, "result": dict(result.values)}, result.data)
+                return
             answer = {"reply": number, "result": result}
         except Wav2LipError as error:
             answer = {"reply": number, "error": error_values(error)}
@@ -117,7 +122,7 @@ class LiveServer:
         wanted = StreamOptions(**options, max_sessions=max_sessions)
         assert wanted.sample_rate is not None
         opened = await asyncio.to_thread(self._opened, face, await self._loaded(weights), wanted)
-        live = self._streams[stream] = LiveStream(stream, opened, wanted.sample_rate)
+        live = self._streams[stream] = LiveStream(stream, opened, wanted.sample_rate, is_paced=is_paced)
         self._start(self._run(live))
         width, height = opened.size
         return {"width": width, "height": height}
@@ -172,7 +177,16 @@ class LiveServer:
         self.stream(stream).face.clear()
 
     async def _close(self, stream: str, data: bytes) -> None:
-        self.stream(stream).face.close()
+        self.stream(stream).close()
+
+    async def _chunk(self, stream: str, is_whole: bool, data: bytes) -> Message:
+        """Return the images of a chunk of audio."""
+        began = monotonic()
+        frames = await self.stream(stream).chunk(data, is_whole=is_whole)
+        made = monotonic()
+        images = [await asyncio.to_thread(jpeg_of, frame) for frame in frames]
+        times = {"infer_ms": 1000 * (made - began), "encode_ms": 1000 * (monotonic() - made)}
+        return Message({name: round(value, 1) for name, value in times.items()}, video_message(images))
 
     async def _watch(self, stream: str, wanted: bool, data: bytes) -> None:
         """Send the images of a stream from now on, or no longer."""

@@ -14,7 +14,7 @@ from wav2lip_npu.options import closest, fields_of
 from wav2lip_npu.serve.objects import JobError
 
 if TYPE_CHECKING:
-    from wav2lip_npu.serve.streams.registry import Stream
+    from wav2lip_npu.serve.streams.state import Stream
 
 _OF_THE_SERVICE = {
     "detector", "face_det_batch_size", "no_face", "sample_rate", "buffer_seconds", "queue_seconds",

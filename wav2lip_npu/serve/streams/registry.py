@@ -8,15 +8,16 @@ import logging
 import secrets
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from time import monotonic, time
 from typing import Any
 
 from wav2lip_npu.errors import UsageError, Wav2LipError
+from wav2lip_npu.serve.metrics import LiveCounts
 from wav2lip_npu.serve.options import ServeOptions
 from wav2lip_npu.serve.problems import Problem, not_found, problem_of
 from wav2lip_npu.serve.streams.objects import StreamRequest, stream_options
 from wav2lip_npu.serve.streams.process import LiveProcess
+from wav2lip_npu.serve.streams.state import Images, Stream
 from wav2lip_npu.serve.streams.wire import Message, error_of
 
 log = logging.getLogger(__name__)
@@ -26,59 +27,6 @@ UNUSED_S = 30.0
 _LOOK_EVERY_S = 1.0
 _ENDED = 100
 """Streams that have ended and are still listed."""
-_NO_FIGURES = {"frames": 0, "late": 0, "silent": 0, "cleared": 0, "viewers": 0, "delay_ms": None}
-
-
-@dataclass(eq=False)
-class Stream:
-    """A live stream."""
-
-    id: str
-    """`stream_` and 24 hex digits."""
-    client: str
-    request: StreamRequest
-    width: int
-    height: int
-    fps: float
-    created_at: int
-    ended_at: int | None = None
-    status: str = "open"
-    error: dict[str, str] | None = None
-    figures: dict[str, Any] = field(default_factory=lambda: dict(_NO_FIGURES))
-    viewers: set[Images] = field(default_factory=set)
-    """Connections that get images."""
-    has_audio: bool = False
-    """Whether a connection sends audio."""
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    started: float = field(default_factory=monotonic)
-    used: float = field(default_factory=monotonic)
-    """Last time at which it had an audio connection or a viewer."""
-    heard: float = field(default_factory=monotonic)
-    """Time of the last audio."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it has not ended."""
-        return self.status == "open"
-
-
-class Images:
-    """The latest image of a stream for one connection. A slow one misses images."""
-
-    def __init__(self) -> None:
-        self._latest: bytes | None = None
-        self._changed = asyncio.Event()
-
-    def offer(self, message: bytes | None) -> None:
-        """Replace the image; None is the end."""
-        self._latest = message
-        self._changed.set()
-
-    async def next(self) -> bytes | None:
-        """Wait for a new image and return its message; None at the end."""
-        await self._changed.wait()
-        self._changed.clear()
-        return self._latest
 
 
 class Streams:
@@ -92,7 +40,7 @@ class Streams:
         self._opening: Counter[str] = Counter()
         """Streams that are being opened, by client."""
         self._watching: asyncio.Task[None] | None = None
-        self.totals: Counter[str] = Counter()
+        self._totals: Counter[str] = Counter()
         """Streams by their status at the end, and frames of streams that have ended."""
 
     @property
@@ -103,6 +51,17 @@ class Streams:
     def all(self) -> list[Stream]:
         """Return the streams, the oldest first, those that have ended before the others."""
         return [*self._ended, *self._open.values()]
+
+    def counts(self) -> LiveCounts:
+        """Return counts since the start of the service."""
+        totals, still = self._totals, self._open.values()
+        return LiveCounts(
+            open=len(still),
+            process=self.pid is not None,
+            ended={status: totals[status] for status in ("closed", "failed")},
+            frames=totals["frames"] + sum(stream.figures["frames"] for stream in still),
+            late=totals["late"] + sum(stream.figures["late"] for stream in still),
+        )
 
     def get(self, name: str) -> Stream:
         """Return a stream. Raises the problem of an unknown ID."""
@@ -165,16 +124,28 @@ class Streams:
             raise UsageError(f"the stream {stream.id} has ended. Start another one.")
         return await self._process.call(name, data, stream=stream.id, **values)
 
+    async def push(self, stream: Stream, pcm: bytes) -> None:
+        """Append audio. Waits while the stream has enough. Raises `Wav2LipError`."""
+        await self._heard(stream, "audio", pcm)
+
+    async def chunk(self, stream: Stream, pcm: bytes, *, is_whole: bool) -> Message:
+        """Append audio and return its images, see `LiveStream.chunk`. Raises `Wav2LipError`."""
+        return await self._heard(stream, "chunk", pcm, is_whole=is_whole)
+
     @contextlib.contextmanager
-    def audio(self, stream: Stream) -> Iterator[None]:
-        """Mark that a connection sends audio. Raises the problem of a second one."""
-        if stream.has_audio:
-            raise Problem(409, f"the stream {stream.id} has an audio connection already. Close it first.")
-        stream.has_audio = True
+    def audio(self, stream: Stream) -> Iterator[asyncio.Event]:
+        """Make a connection the one that sends audio, and return what is set when another one takes over.
+
+        The connection of a client that is gone may look alive for a while.
+        """
+        if stream.audio is not None:
+            stream.audio.set()
+        replaced = stream.audio = asyncio.Event()
         try:
-            yield
+            yield replaced
         finally:
-            stream.has_audio, stream.used = False, monotonic()
+            if stream.audio is replaced:
+                stream.audio, stream.used = None, monotonic()
 
     @contextlib.contextmanager
     def images(self, stream: Stream) -> Iterator[Images]:
@@ -196,6 +167,13 @@ class Streams:
         if self._watching is not None:
             self._watching.cancel()
         await self._process.close()
+
+    async def _heard(self, stream: Stream, name: str, pcm: bytes, **values: Any) -> Message:
+        stream.heard = monotonic()
+        try:
+            return await self.call(stream, name, pcm, **values)
+        finally:
+            stream.heard = monotonic()
 
     @contextlib.contextmanager
     def _place(self, client: str) -> Iterator[None]:
@@ -256,9 +234,9 @@ class Streams:
             stream.error = {"code": problem_of(error).code, "message": str(error)}
         for images in stream.viewers:
             images.offer(None)
-        self.totals[stream.status] += 1
+        self._totals[stream.status] += 1
         for name in ("frames", "late"):
-            self.totals[name] += stream.figures[name]
+            self._totals[name] += stream.figures[name]
         stream.ended.set()
         self._when_idle()
 
@@ -267,7 +245,7 @@ class Streams:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             for stream in list(self._open.values()):
-                if stream.has_audio or stream.viewers or stream.figures["viewers"]:
+                if stream.audio is not None or stream.viewers or stream.figures["viewers"]:
                     stream.used = monotonic()
                 reason = self._reason_to_end(stream)
                 if reason is not None:

@@ -11,7 +11,7 @@ from wav2lip_npu.serve.jobs import weights_of
 from wav2lip_npu.serve.problems import Problem, documented
 from wav2lip_npu.serve.service import Router, Service, TheService
 from wav2lip_npu.serve.streams.objects import StreamList, StreamObject, StreamRequest, stream_json
-from wav2lip_npu.serve.streams.registry import Stream
+from wav2lip_npu.serve.streams.state import Stream
 
 router = Router(prefix="/v1/streams", tags=["live streams"])
 

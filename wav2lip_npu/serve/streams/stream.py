@@ -16,6 +16,7 @@ from wav2lip_npu.live.stream import FaceStream
 
 _PIECE_S = 0.25
 """Longer chunks of audio are pushed in such pieces, between which the other streams have their turn."""
+_POLL_S = 0.05
 _DELAYS = 250
 """Latest frames whose delays are counted."""
 
@@ -23,11 +24,14 @@ _DELAYS = 250
 class LiveStream:
     """A stream of a face and those who look at it. Belongs to the event loop of the live process.
 
-    Frames come at the frame rate, of silence while no audio comes, and go to all viewers.
+    Frames come at the frame rate, of silence while no audio comes, and go to all viewers. If it is not paced,
+    they come with the audio, and only `chunk` takes them.
     """
 
-    def __init__(self, name: str, face: FaceStream, sample_rate: int) -> None:
+    def __init__(self, name: str, face: FaceStream, sample_rate: int, *, is_paced: bool = True) -> None:
         self.name, self.face, self.sample_rate = name, face, sample_rate
+        self._is_paced = is_paced
+        self._closed = asyncio.Event()
         self._viewers: set[Viewer] = set()
         self._delays: deque[float] = deque(maxlen=_DELAYS)
 
@@ -43,19 +47,53 @@ class LiveStream:
         for start in range(0, len(pcm), size):
             await self.face.push_audio_async(pcm[start : start + size], self.sample_rate)
 
+    async def chunk(self, pcm: bytes, *, is_whole: bool) -> list[LiveFrame]:
+        """Append audio, and return its frames that are complete; of a whole chunk, all frames."""
+        frames: list[LiveFrame] = []
+        size = 2 * int(_PIECE_S * self.sample_rate)
+        for start in range(0, len(pcm), size):
+            pushing = asyncio.ensure_future(self.push(pcm[start : start + size]))
+            while not pushing.done():  # it waits while there are too many frames
+                frames += self._taken()
+                await asyncio.wait([pushing], timeout=_POLL_S)
+            await pushing
+        if is_whole:
+            self.face.hurry()
+        while True:
+            frames += self._taken()
+            if self.face.unfed_since is not None or self.face.is_done:
+                return frames
+            await self.face.wait(_POLL_S)
+
     async def run(self) -> None:
         """Pass the frames on until the stream is closed. Raises the error that ended it."""
         try:
-            async for frame in paced_frames(self.face):
-                self.note_delay(frame)
-                for viewer in self._viewers:
-                    viewer.offer(frame)
+            if self._is_paced:
+                async for frame in paced_frames(self.face):
+                    self._note_delay(frame)
+                    for viewer in self._viewers:
+                        viewer.offer(frame)
+            else:
+                await self._closed.wait()
         finally:
             self.face.close()
             for viewer in list(self._viewers):
                 viewer.close()
 
-    def note_delay(self, frame: LiveFrame) -> None:
+    def close(self) -> None:
+        """End the stream."""
+        self.face.close()
+        self._closed.set()
+
+    def _taken(self) -> list[LiveFrame]:
+        """Take the frames that are there."""
+        frames = []
+        while (frame := self.face.take_now()) is not None:
+            self._note_delay(frame)
+            frames.append(frame)
+        return frames
+
+    def _note_delay(self, frame: LiveFrame) -> None:
         """Count the delay of a frame that goes out now."""
         if frame.pushed is not None:
             self._delays.append(monotonic() - frame.pushed)

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
-from support.faces import face_frames
-from support.service import RunningService, running_service
-from wav2lip_npu.media.video_writer import write_video
-
-
-@pytest.fixture(scope="module")
-def face(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Half a second of a face that the real detector finds."""
-    path = tmp_path_factory.mktemp("face") / "face.mp4"
-    write_video(face_frames(12), path, fps=Fraction(25))
-    return path
-
-
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory, face: Path) -> Iterator[RunningService]:
-    """A service whose device may hold four streams."""
-    options = {"devices": ("cpu",), "max_streams": 4, "max_streams_per_client": 3}
-    with running_service(tmp_path_factory.mktemp("live"), face, **options) as running:
-        yield running
+from support.service import RunningService
+from support.sockets import message, socket
+from wav2lip_npu.serve.streams.vidx import images_of
 
 
 def opened(live: RunningService, face: Path, **values) -> dict:
@@ -68,3 +52,40 @@ def test_refusals_name_the_value(live, face, values, status, code, named):
     answer = live.client.post("/v1/streams", json=body)
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     assert named in answer.json()["detail"]
+
+
+def path_of(stream: dict, name: str) -> str:
+    return f"/v1/streams/{stream['id']}/{name}"
+
+
+def mouths(images: list[bytes]) -> np.ndarray:
+    """Return the mouth regions of JPEG images, which move with the face."""
+    decoded = [cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_GRAYSCALE) for image in images]
+    return np.stack([image[120:200] for image in decoded]).astype(int)
+
+
+def images_from(connection, count: int) -> list[bytes]:
+    images: list[bytes] = []
+    while len(images) < count:
+        images += images_of(connection.recv(timeout=30))
+    return images
+
+
+def test_audio_goes_in_and_images_come_out(live, face, speech_pcm):
+    stream = opened(live, face)
+    with socket(live, path_of(stream, "frames")) as frames, socket(live, path_of(stream, "audio")) as audio:
+        silent = images_from(frames, 12)
+        for start in range(0, len(speech_pcm), 320):
+            audio.send(speech_pcm[start : start + 320].tobytes())
+        audio.send('{"type": "flush"}')
+        spoken = images_from(frames, 30)
+        while (metrics := message(audio, "metrics"))["frames"] <= 12:
+            pass
+        assert mouths(spoken).shape[2] == 320
+        # In silence the closed mouth of a frame of the avatar is always the same; in speech it is not.
+        assert len(set(spoken)) > 15 > len(set(silent)) + 1
+        assert metrics["viewers"] == 1 and metrics["silent"] > 0
+        audio.send('{"type": "close"}')
+        assert message(audio, "ended")["status"] == "closed"
+        assert message(frames, "ended")["error"] is None
+    assert live.client.get(f"/v1/streams/{stream['id']}").json()["delay_ms"]["median"] > 0

@@ -1,0 +1,151 @@
+"""What the WebSockets of live streams share: errors, limits of messages, and audio that waits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from fastapi import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocketState
+
+from wav2lip_npu.errors import Wav2LipError
+from wav2lip_npu.serve.auth import BEARER
+from wav2lip_npu.serve.problems import Problem, problem_of
+
+MAX_AUDIO = 1 << 20
+"""Bytes of a message with audio."""
+_MAX_TEXT = 1 << 16
+_REFUSED, _TRY_LATER, _FAILED = 1008, 1013, 1011
+"""Close codes of WebSockets."""
+_CLOSE_S = 5.0
+"""Seconds in which a client must take the last message."""
+
+
+@contextlib.asynccontextmanager
+async def refusing(socket: WebSocket) -> AsyncIterator[None]:
+    """Refuse the connection, or end it, with the error that is raised in the block."""
+    try:
+        yield
+    except WebSocketDisconnect:
+        return
+    except (Problem, Wav2LipError) as error:
+        problem = error if isinstance(error, Problem) else problem_of(error)
+        if socket.application_state is WebSocketState.CONNECTING:
+            await problem.response()(socket.scope, socket.receive, socket.send)
+            return
+        code = {503: _TRY_LATER, 429: _TRY_LATER}.get(problem.status, _REFUSED)
+        await ended(socket, error_json(problem), code)
+
+
+async def accept(socket: WebSocket) -> None:
+    """Accept a connection, with a protocol that the client offers: not its token, if there is another."""
+    offered = sorted(socket.scope.get("subprotocols", ()), key=lambda name: name.startswith(BEARER))
+    await socket.accept(subprotocol=next(iter(offered), None))
+
+
+async def ended(socket: WebSocket, last: dict[str, Any], code: int = 1000) -> None:
+    """Send a last message and close the connection."""
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError, asyncio.TimeoutError):
+        await asyncio.wait_for(socket.send_json(last), _CLOSE_S)
+        await asyncio.wait_for(socket.close(code), _CLOSE_S)
+
+
+async def received(socket: WebSocket) -> bytes | str:
+    """Return the next message. Raises `WebSocketDisconnect` at the end of the connection."""
+    message = await socket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1005))
+    data: bytes | None = message.get("bytes")
+    return str(message["text"]) if data is None else data
+
+
+def control(text: str) -> dict[str, Any]:
+    """Return a control message, a JSON object with a type. Raises `Problem`."""
+    try:
+        message = json.loads(text) if len(text) <= _MAX_TEXT else None
+    except (ValueError, RecursionError):
+        message = None
+    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+        raise Problem(400, 'the message is not a JSON object with a type, such as {"type": "flush"}.')
+    return message
+
+
+def error_json(problem: Problem) -> dict[str, Any]:
+    """Return the message that reports an error."""
+    return {"type": "error", "code": problem.code, "message": problem.detail}
+
+
+async def first_of(*works: Awaitable[Any]) -> None:
+    """Run some works until one of them ends, and raise its error; the others are cancelled."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Inbox:
+    """Audio and marks that wait for the live process. Audio that waits is joined to one chunk.
+
+    Args:
+        limit: Bytes beyond which `put` waits.
+
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._items: list[bytearray | str] = []
+        self._size = 0
+        self._changed = asyncio.Event()
+        self._has_ended = False
+
+    async def put(self, item: bytes | str) -> None:
+        """Append audio, or a mark such as `flush`. Waits while there is too much."""
+        if isinstance(item, str):
+            self._items.append(item)
+        else:
+            while self._size > self._limit:
+                await self._wait()
+            if self._items and isinstance(self._items[-1], bytearray):
+                self._items[-1] += item
+            else:
+                self._items.append(bytearray(item))
+            self._size += len(item)
+        self._notify()
+
+    def clear(self) -> None:
+        """Drop what waits."""
+        self._items, self._size = [], 0
+        self._notify()
+
+    def end(self) -> None:
+        """Let `run` end after the last item."""
+        self._has_ended = True
+        self._notify()
+
+    async def run(self, take: Callable[[bytes | str], Awaitable[Any]]) -> None:
+        """Pass the items on, one after the other, until the end."""
+        while True:
+            while self._items:
+                item = self._items.pop(0)
+                if not isinstance(item, str):
+                    self._size -= len(item)
+                self._notify()
+                await take(item if isinstance(item, str) else bytes(item))
+            if self._has_ended:
+                return
+            await self._wait()
+
+    async def _wait(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _notify(self) -> None:
+        self._changed.set()
