@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from support.devices import DEVICE
 from support.marks import slow
 from support.networks import generator_of
 from wav2lip_npu.errors import CheckpointError, UsageError
@@ -244,8 +246,16 @@ def test_published_forms_of_files(name: str, form: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_design_is_told_by_the_weights(name: str, tmp_path: Path) -> None:
-    save(tmp_path / "x.pth", Wav2Lip(SMALL, BY_NAME[name]))
+def test_design_is_told_by_the_weights_whatever_is_beside_them(name: str, tmp_path: Path) -> None:
+    network = Wav2Lip(SMALL, BY_NAME[name])
+    adam = torch.optim.Adam(network.parameters())
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    adam.step()
+    weights = OrderedDict((f"module.{key}", value) for key, value in network.state_dict().items())
+    disc = {"state_dict": {"binary_pred.0.weight": torch.zeros(1, 64, 1, 1)}}
+    content = {"state_dict": weights, "optimizer": adam.state_dict(), "global_step": 9, "disc": disc}
+    torch.save(content, tmp_path / "x.pth")
     loaded = load(tmp_path / "x.pth", "generator")
     assert loaded.plan == BY_NAME[name]
     assert getattr(loaded.network(), "face_size") == BY_NAME[name].size  # noqa: B009
@@ -259,12 +269,38 @@ def test_learned_slopes_are_loaded(tmp_path: Path) -> None:
     assert "audio_encoder.12.act.weight" in loaded.weights
 
 
-def test_layer_of_another_design_is_refused(tmp_path: Path) -> None:
-    weights = Wav2Lip(SMALL, BY_NAME["288"]).state_dict()
+def other_kernel(weights: dict[str, Tensor]) -> None:
     weights["face_decoder_blocks.8.0.conv_block.0.weight"] = torch.zeros(12, 10, 3, 3)
+
+
+def one_stage_more(weights: dict[str, Tensor]) -> None:
+    weights["face_encoder_blocks.9.0.conv_block.0.weight"] = torch.zeros(64, 64, 1, 1)
+
+
+def attention_of_another_name(weights: dict[str, Tensor]) -> None:
+    weights["cbam.sa.conv1.weight"] = torch.zeros(1, 2, 7, 7)
+
+
+def no_first_channels(weights: dict[str, Tensor]) -> None:
+    weights["face_encoder_blocks.0.0.conv_block.0.weight"] = torch.zeros(0, 6, 7, 7)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (other_kernel, r"1 of its .*face_decoder_blocks\.8\.0.* \(\[12, 10, 3, 3\], not \[12, 8, 3, 3\]\)"),
+        (one_stage_more, r"face_encoder_blocks\.9\.0.* \(\[64, 64, 1, 1\], not none\)"),
+        (attention_of_another_name, r"1 of its .*'cbam\.sa\.conv1\.weight' \(\[1, 2, 7, 7\]"),
+        (no_first_channels, r"face_encoder_blocks\.0\.0.* \(\[0, 6, 7, 7\]"),
+    ],
+)
+def test_unknown_design_is_refused_by_its_first_difference(change: Any, named: str, tmp_path: Path) -> None:
+    weights = Wav2Lip(SMALL, BY_NAME["288"]).state_dict()
+    change(weights)
     torch.save(weights, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=r"1 of its tensors .*face_decoder_blocks\.8\.0"):
+    with pytest.raises(CheckpointError, match=rf"x\.pth .*{named}.*hd\.md") as refused:
         load(tmp_path / "x.pth", "generator")
+    assert "\n" not in str(refused.value)
 
 
 def test_size_of_a_design_that_fits_several(tmp_path: Path) -> None:
@@ -291,3 +327,17 @@ def test_audio_refine_is_measured(refine: AudioRefine, tmp_path: Path) -> None:
     assert load(tmp_path / "x.pth", "generator").plan == replace(BY_NAME["sam"], audio_refine=refine)
     forced = load(tmp_path / "x.pth", "generator", Design(audio_refine="plain")).plan
     assert forced is not None and forced.audio_refine == "plain"
+
+
+@pytest.mark.any_device
+@pytest.mark.npu_only
+@pytest.mark.parametrize(
+    "plan", [replace(BY_NAME["288"], activation="prelu"), plan_of("384-leaky"), plan_of("384")], **NAMES
+)
+@torch.inference_mode()
+def test_designs_run_on_an_npu(plan: Plan) -> None:
+    network = generator_of(plan)
+    mels, faces = (values.float() for values in random_input(1, plan.size))
+    expected = network(mels, faces)
+    measured = network.to(DEVICE)(mels.to(DEVICE), faces.to(DEVICE)).cpu()
+    torch.testing.assert_close(measured, expected, rtol=0, atol=1e-3)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -215,25 +215,22 @@ def _check(weights: dict[str, Tensor], kind: str, source: Path) -> tuple[int, Pl
     plans = plans_like(weights) if kind == "generator" else [None]
     differences = [_difference(weights, kind, plan) for plan in plans]
     nearest = min(differences, key=lambda difference: len(difference.names))
-    if not nearest.width:
-        raise CheckpointMismatchError(
-            f"{source} is {NAMES[kind]} with another architecture: its first layer has another shape. "
-            f"{_PASS_OTHERS[kind == 'generator']}"
-        )
+    plan = plans[differences.index(nearest)]
     if nearest.names:
+        design = f" from the design {plan.name}" if nearest.width and plan is not None else ""
         raise CheckpointMismatchError(
             f"{source} is {NAMES[kind]} with another architecture: {len(nearest.names)} of its tensors "
-            f"differ, first {nearest.names[0]!r:.100}. {_PASS_OTHERS[kind == 'generator']}"
+            f"differ{design}, first {nearest.names[0]}. {_PASS_OTHERS[kind == 'generator']}"
         )
     check_finite(weights, source, "the training diverged. Pass an earlier checkpoint.")
-    return nearest.width, plans[differences.index(nearest)]
+    return nearest.width, plan
 
 
 class _Difference(NamedTuple):
     """How weights differ from the network of a kind and plan."""
 
     names: list[str]
-    """Tensors that are missing, superfluous or have another shape."""
+    """Tensors that are missing, superfluous or have another shape, each with its shapes."""
     width: int
     """Width of the network; 0 if the first layer fits none."""
 
@@ -247,16 +244,24 @@ def _difference(weights: Mapping[str, Tensor], kind: str, plan: Plan | None) -> 
     full = full if plan is None else plan.encoder[0].channels
     width = len(weights[first]) * FULL_WIDTH // full if first in weights and weights[first].dim() else 0
     shapes = {key: value.shape for key, value in weights.items()}
+    unfit = _Difference([f"{name!r} ({_shape_of(shapes.get(name))})" for name in (first, *shapes)], 0)
     if not 2 <= width <= 8 * FULL_WIDTH:
-        return _Difference([*shapes], 0)
+        return unfit
     try:
         with torch.device("meta"):
             network = new_network(kind, width, plan)
     except ValueError:  # no such width
-        return _Difference([*shapes], 0)
+        return unfit
     expected = {key: value.shape for key, value in network.state_dict().items()}
     names = sorted(key for key in expected.keys() | shapes.keys() if expected.get(key) != shapes.get(key))
-    return _Difference(names, width)
+    return _Difference(
+        [f"{key!r:.100} ({_shape_of(shapes.get(key))}, not {_shape_of(expected.get(key))})" for key in names],
+        width,
+    )
+
+
+def _shape_of(shape: Sequence[int] | None) -> str:
+    return "none" if shape is None else f"{[*shape]}"
 
 
 def check_form(weights: Mapping[str, Tensor], source: Path) -> None:
