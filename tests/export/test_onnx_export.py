@@ -135,15 +135,15 @@ def test_dynamic_file_accepts_any_batch(weights, tmp_path, network):
 @pytest.mark.parametrize(
     "plan",
     [
-        BY_NAME["288"],
-        slow(BY_NAME["384-leaky"]),
+        replace(BY_NAME["288"], activation="prelu"),
         replace(BY_NAME["sam"], size=192, audio_refine="normalized"),
         slow(replace(BY_NAME["sam"], audio_refine="plain")),
+        *(slow(BY_NAME[name]) for name in ("own-192", "own-256", "256", "288", "384", "384-leaky")),
     ],
-    ids=lambda plan: plan.name,
+    ids=lambda plan: f"{plan.name}-{plan.size}-{plan.activation}",
 )
 def test_larger_generator(tmp_path, plan):
-    """Rows, attention and the refined audio of the split graph are those of PyTorch."""
+    """Rows, attention, slopes and the refined audio of the split graph are those of PyTorch."""
     checkpoint.save(tmp_path / "x.pth", generator_of(plan))
     design = Design(face_size=plan.size, audio_refine=plan.audio_refine or "auto")
     exported = export(onnx_export.load_network("generator", tmp_path / "x.pth", design), tmp_path / "x.onnx")
@@ -334,6 +334,15 @@ def test_command_is_printed_where_atc_is_missing(command, tmp_path, caplog):
     ]
     files = sorted(path.name for path in (tmp_path / "exported").iterdir())
     assert files == ["generator_b4.json", "generator_b4.onnx"]
+
+
+def test_larger_generator_is_compiled_at_its_size(command, tmp_path):
+    checkpoint.save(tmp_path / "x.pth", generator_of(BY_NAME["own-192"]))
+    words = ["--checkpoint_path", "x.pth", "--format", "om", "--chip", "Ascend310P3", "--batch", 2]
+    code, out, _ = command(*words)
+    assert code == 0 and "--input_shape=mel:2,1,80,16;face:2,6,192,192" in out
+    manifest = json.loads((tmp_path / "exported/generator_b2.json").read_text())
+    assert manifest["outputs"]["picture"] == [2, 3, 192, 192]
 
 
 def test_retinaface_is_compiled_at_one_size(command, tmp_path, monkeypatch):

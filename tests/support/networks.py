@@ -36,9 +36,15 @@ def golden_weights(network: nn.Module) -> nn.Module:
 
 
 def generator_of(plan: Plan, width: int = 4) -> Wav2Lip:
-    """Return a generator of a plan with golden weights. The deepest are damped, as they amplify rounding."""
+    """Return a generator of a plan with golden weights. The deepest are damped, as they amplify rounding.
+
+    So are learned slopes, to those of a new network: near 1 nothing would be cut off.
+    """
     network = golden_weights(Wav2Lip(width, plan))
     assert isinstance(network, Wav2Lip)
+    for name, tensor in network.state_dict().items():
+        if name.endswith("act.weight"):
+            tensor *= 0.25
     if plan.attention:
         for name, tensor in network.state_dict().items():
             if name.endswith(("conv_block.1.weight", "conv_block.1.bias")):
