@@ -8,10 +8,9 @@ export class Problem extends Error {
   }
 }
 
-/** Send a request, with an object as JSON; ask for the token if the service wants one. Return the response. */
-export async function request(method, path, { json, signal, headers = {} } = {}) {
-  const body = json === undefined ? undefined : JSON.stringify(json);
-  if (body) headers = { ...headers, "Content-Type": "application/json" };
+/** Send a request, with an object as JSON or a text; ask for the token if the service wants one. Return the response. */
+export async function request(method, path, { json, body, signal, headers = {} } = {}) {
+  if (json !== undefined) [body, headers] = [JSON.stringify(json), { ...headers, "Content-Type": "application/json" }];
   for (;;) {
     let reply;
     try {

@@ -1,12 +1,14 @@
 /** The page: two inputs and options on the left, the result and recent videos on the right. */
 import { Problem, get, isOver, post, request } from "./api.js";
 import { Faces, facesAt } from "./faces.js";
+import { Live } from "./live.js";
 import { Options } from "./options.js";
 import { Recent, filesOf, namesOf } from "./recent.js";
 import { Source, acceptDrops } from "./source.js";
 import { Stage } from "./stage.js";
 import { onLanguage, setLanguage, showError, t, writeLanguage } from "./texts.js";
 import { Wave } from "./wave.js";
+import { Ways } from "./ways.js";
 
 const [form, banner] = [document.getElementById("work"), document.getElementById("banner")];
 const limits = {};
@@ -31,6 +33,17 @@ const stage = new Stage({
   onUse: useAgain,
 });
 const recent = new Recent({ onOpen: (video) => show(video, true) });
+const live = new Live({
+  ask: () => body([face], document.getElementById("live-error")),
+  onFace: async (id) => {
+    try {
+      face.use(await get(`files/${id}`));
+    } catch (error) {
+      face.fail(error);
+    }
+  },
+});
+const ways = new Ways({ onEnter: () => live.offer(recent.videos), onLeave: () => live.stop() });
 const face = new Source("face", limits, (file) => {
   faces.show(file, file && restored.face === file.id ? restored.select : null);
   inputsChanged();
@@ -50,11 +63,10 @@ function inputsChanged() {
   if (["tested", "testing"].includes(stage.state)) stage.clear();
 }
 
-/** Return the body of a request; shows what is missing, and returns null. */
-function body() {
-  const error = document.getElementById("work-error");
+/** Return the body of a request with some inputs; shows what is missing, and returns null. */
+function body(inputs, error) {
   showError(error, null);
-  const missing = [face, audio].find((source) => !source.file);
+  const missing = inputs.find((source) => !source.file);
   if (missing) {
     showError(error, new Problem(t(`${missing.kind}_first`)));
     missing.find(".choose").focus();
@@ -62,7 +74,8 @@ function body() {
   }
   try {
     const chosen = { ...options.values(), ...(faces.faceSelect ? { face_select: faces.faceSelect } : {}) };
-    return { face_id: face.file.id, audio_id: audio.file.id, model: options.model, options: chosen };
+    const ids = Object.fromEntries(inputs.map(({ kind, file }) => [`${kind}_id`, file.id]));
+    return { ...ids, model: options.model, options: chosen };
   } catch (problem) {
     showError(error, problem);
     return null;
@@ -71,7 +84,7 @@ function body() {
 
 /** Make one test frame, at the loudest moment unless a time is given. */
 async function test(time) {
-  const asked = body();
+  const asked = body([face, audio], document.getElementById("work-error"));
   if (!asked) return;
   testing?.abort();
   const { signal } = (testing = new AbortController());
@@ -93,7 +106,7 @@ async function test(time) {
 }
 
 async function generate() {
-  const asked = body();
+  const asked = body([face, audio], document.getElementById("work-error"));
   if (!asked) return;
   if (isSending) return; // the button stays enabled: a disabled one would lose the focus
   isSending = true;
@@ -160,7 +173,7 @@ async function begin() {
   writeService();
   face.show("drop");
   audio.show("drop");
-  acceptDrops(face, audio);
+  acceptDrops(face, { root: audio.root, take: (file) => (ways.way === "live" ? live : audio).take(file) });
   try {
     Object.assign(limits, await get("limits"));
     for (const part of [face, audio]) part.write();
@@ -170,6 +183,7 @@ async function begin() {
     return showError(banner, error);
   }
   await recent.refresh();
+  live.offer(recent.videos);
   await restore();
 }
 
@@ -179,7 +193,8 @@ for (const button of document.querySelectorAll("[data-language]")) {
 document.getElementById("test").onclick = () => test();
 form.onsubmit = (event) => {
   event.preventDefault();
-  generate();
+  if (ways.way === "live") live.start();
+  else generate();
 };
 faces.boxes.addEventListener("change", inputsChanged);
 onLanguage(writeService);

@@ -1,4 +1,5 @@
 /** The texts of the page in English and Chinese, and how times, sizes and numbers are written. */
+import * as live from "./live_texts.js";
 
 const en = {
   skip: "Skip to the form",
@@ -361,7 +362,7 @@ const UNITS = {
 
 const SLOW_MS = 2500;
 
-export const texts = { en, zh };
+export const texts = { en: { ...en, ...live.en }, zh: { ...zh, ...live.zh } };
 let language = stored() ?? (navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en");
 const listeners = [];
 
