@@ -25,7 +25,7 @@ METADATA = {
     "about": "starter of wav2lip-npu, see docs/starter.md",
     "licence": "for research and evaluation only, see docs/starter.md",
 }
-AUDIO_GAIN = 1.5
+AUDIO_GAIN = 2.0
 """Factor of the distance between the embeddings of audio and of silence.
 
 L1 averages over all mouths that fit the audio, so mouths move too little; the factor restores the amplitude.
