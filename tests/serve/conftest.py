@@ -21,3 +21,11 @@ def service(tmp_path_factory: pytest.TempPathFactory, face_video: Path) -> Itera
 def job(service: RunningService, face_video: Path, speech: Path) -> dict[str, str]:
     """IDs of an uploaded face and audio, as fields of a job."""
     return {"face_id": service.upload(face_video), "audio_id": service.upload(speech)}
+
+
+@pytest.fixture
+def stopped(service: RunningService) -> Iterator[None]:
+    """Jobs stay in the queue during the test."""
+    service.engine.runs.clear()
+    yield
+    service.engine.runs.set()

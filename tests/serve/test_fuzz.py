@@ -23,20 +23,23 @@ SETTINGS = hypothesis.settings(
 )
 
 
+schemathesis.serializer.alias("application/sdp", "text/plain")
+
+
 @pytest.mark.parametrize("mode", list(GenerationMode))
-def test_no_request_is_a_server_error(service, mode):
-    service.engine.runs.clear()
+def test_no_request_is_a_server_error(service, stopped, mode):
     api = schemathesis.openapi.from_url(f"{service.url}/openapi.json")
     for result in api.get_all_operations():
         operation = result.ok()
+        if mode is GenerationMode.NEGATIVE and not (operation.query or operation.body):
+            continue  # any text is allowed as an ID or a header, and the search for another takes long
 
         @SETTINGS
         @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
         def check(case):
             case.call_and_validate(checks=CHECKS)
 
-        with contextlib.suppress(Unsatisfiable):  # nothing is forbidden for an operation without fields
+        with contextlib.suppress(Unsatisfiable):  # nothing is forbidden
             check()
     for video in service.client.get("/v1/videos", params={"limit": 100}).json()["data"]:
         service.client.delete(f"/v1/videos/{video['id']}")
-    service.engine.runs.set()

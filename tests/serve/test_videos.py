@@ -21,14 +21,6 @@ def create(service, job, expected=200, headers=None, **fields):
     return answer.json()
 
 
-@pytest.fixture
-def stopped(service):
-    """Jobs stay in the queue during the test."""
-    service.engine.runs.clear()
-    yield
-    service.engine.runs.set()
-
-
 def test_job_of_a_form_with_files(service, face_video, speech):
     with open(face_video, "rb") as face, open(speech, "rb") as audio:
         files = {"face": ("../../etc/passwd", face), "audio": (speech.name, audio)}

@@ -152,6 +152,8 @@ class _Process:
             self._end()
 
     def _start(self) -> WorkerProcess:
+        if self._idle is not None:
+            self._idle.cancel()
         worker = self._worker
         if worker is not None and worker.is_free and wait([worker.pipe], 0):
             worker = None  # it died while it was idle
@@ -186,8 +188,6 @@ class _Process:
                 raise MediaError(f"no answer: {value}. Check the files in a player.")
 
     def _end_later(self) -> None:
-        if self._idle is not None:
-            self._idle.cancel()
         self._idle = threading.Timer(_IDLE_S, self.end)
         self._idle.daemon = True
         self._idle.start()
