@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
@@ -23,3 +24,16 @@ def message(connection: ClientConnection, kind: str | None = None, timeout: floa
             found: dict[str, Any] = json.loads(text)
             if kind in (None, found["type"]):
                 return found
+
+
+def opened(live: RunningService, face: Path, **values: Any) -> dict[str, Any]:
+    """Open a stream of a face."""
+    answer = live.client.post("/v1/streams", json={"face_id": live.upload(face), **values})
+    assert answer.status_code == 200, answer.text
+    stream: dict[str, Any] = answer.json()
+    return stream
+
+
+def path_of(stream: dict[str, Any], name: str) -> str:
+    """Return the path of a WebSocket of a stream."""
+    return f"/v1/streams/{stream['id']}/{name}"

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from support.service import RunningService
-from support.sockets import message, socket
+from support.sockets import message, opened, path_of, socket
 from wav2lip_npu.serve.streams.vidx import images_of
-
-
-def opened(live: RunningService, face: Path, **values) -> dict:
-    answer = live.client.post("/v1/streams", json={"face_id": live.upload(face), **values})
-    assert answer.status_code == 200, answer.text
-    return answer.json()
 
 
 def test_stream_is_opened_listed_and_closed(live, face):
@@ -32,6 +29,20 @@ def test_stream_is_opened_listed_and_closed(live, face):
     listed = live.client.get("/v1/streams").json()["data"]
     assert [entry["status"] for entry in listed if entry["id"] == stream["id"]] == ["closed"]
     assert live.client.get("/v1/streams/stream_0").status_code == 404
+
+
+def test_commands_of_the_guide(live, face):
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    guide = Path(__file__).resolve().parents[3] / "docs" / "serve.md"
+    (block,) = re.findall(r"^```sh\n(.*?)^```", guide.read_text(), re.MULTILINE | re.DOTALL)
+    script = f"""set -euo pipefail
+        id() {{ {sys.executable} -c 'import json, sys; print(json.load(sys.stdin)["id"])'; }}
+        FACE={live.upload(face)}
+        {block.replace("localhost:8000", live.url.removeprefix("http://"))}"""
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert '"status":"open"' in result.stdout and '"status":"closed"' in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -52,10 +63,6 @@ def test_refusals_name_the_value(live, face, values, status, code, named):
     answer = live.client.post("/v1/streams", json=body)
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     assert named in answer.json()["detail"]
-
-
-def path_of(stream: dict, name: str) -> str:
-    return f"/v1/streams/{stream['id']}/{name}"
 
 
 def mouths(images: list[bytes]) -> np.ndarray:

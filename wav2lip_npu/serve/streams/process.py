@@ -77,7 +77,7 @@ class LiveProcess:
         """Let the process end after some time while there are no streams."""
         if self._idle is not None:
             self._idle.cancel()
-        self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._end) if is_idle else None
+        self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self.end) if is_idle else None
 
     async def close(self) -> None:
         """End the process. Calls that wait for it fail."""
@@ -85,11 +85,12 @@ class LiveProcess:
         self.end_when_idle(False)
         async with self._starting:
             running = self._running
-            self._end()
+            self.end()
         if running is not None:
             await to_thread.run_sync(running.process.join)
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """End the process now; its streams end with an error."""
         if self._running is not None:
             self._running.process.kill()
 

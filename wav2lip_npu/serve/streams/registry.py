@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 UNUSED_S = 30.0
 """Seconds after which a stream without audio connection and without viewer is closed."""
 _LOOK_EVERY_S = 1.0
+_CLOSE_S = 30.0
+"""Seconds in which the live process must end a stream."""
 _ENDED = 100
 """Streams that have ended and are still listed."""
 
@@ -116,7 +118,12 @@ class Streams:
         """End a stream, and wait for its end."""
         if stream.is_open:
             self._process.notify("close", stream=stream.id)
-            await stream.ended.wait()
+            try:
+                await asyncio.wait_for(stream.ended.wait(), _CLOSE_S)
+            except asyncio.TimeoutError:
+                log.error("the live process does not answer and is ended")
+                self._process.end()
+                await stream.ended.wait()
 
     async def call(self, stream: Stream, name: str, data: bytes = b"", **values: Any) -> Message:
         """Call a function of the live process for a stream. Raises `Wav2LipError`."""
@@ -228,7 +235,7 @@ class Streams:
     def _end(self, stream: Stream, error: Wav2LipError | None) -> None:
         del self._open[stream.id]
         self._ended.append(stream)
-        stream.status = "closed" if error is None and stream.error is None else "failed"
+        stream.status = "closed" if error is None else "failed"
         stream.ended_at = int(time())
         if error is not None:
             stream.error = {"code": problem_of(error).code, "message": str(error)}
