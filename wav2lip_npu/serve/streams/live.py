@@ -118,14 +118,13 @@ class LiveServer:
         max_sessions: int | None,
         is_paced: bool,
         data: bytes,
-    ) -> dict[str, Any]:
+    ) -> tuple[int, int]:
         wanted = StreamOptions(**options, max_sessions=max_sessions)
         assert wanted.sample_rate is not None
         opened = await asyncio.to_thread(self._opened, face, await self._loaded(weights), wanted)
         live = self._streams[stream] = LiveStream(stream, opened, wanted.sample_rate, is_paced=is_paced)
         self._start(self._run(live))
-        width, height = opened.size
-        return {"width": width, "height": height}
+        return opened.size
 
     async def _loaded(self, weights: str) -> Models:
         """Return the networks with some weights. Those of others that no stream uses are freed."""

@@ -34,7 +34,7 @@ class LiveProcess:
     Args:
         options: Options of the service; the first of `devices` is used.
         on_event: Called with each message that answers no call: `{"stream": id, "event": name, ...}`.
-        on_end: Called with the reason when the process has ended.
+        on_end: Called with the reason when the process has ended and its streams with it.
 
     """
 
@@ -77,7 +77,7 @@ class LiveProcess:
         """Let the process end after some time while there are no streams."""
         if self._idle is not None:
             self._idle.cancel()
-        self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self.end) if is_idle else None
+        self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._end) if is_idle else None
 
     async def close(self) -> None:
         """End the process. Calls that wait for it fail."""
@@ -85,14 +85,20 @@ class LiveProcess:
         self.end_when_idle(False)
         async with self._starting:
             running = self._running
-            self.end()
+            self._end()
         if running is not None:
             await to_thread.run_sync(running.process.join)
 
-    def end(self) -> None:
+    def kill(self) -> None:
         """End the process now; its streams end with an error."""
         if self._running is not None:
             self._running.process.kill()
+
+    def _end(self) -> None:
+        """End the process, which has no streams. The next call starts another one."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.process.kill()
 
     async def _start(self) -> _Running:
         if self._is_closed:
@@ -111,12 +117,13 @@ class LiveProcess:
                 self._on_event(message)
         running.wire.close()
         await to_thread.run_sync(running.process.join)
-        if self._running is running:
-            self._running = None
+        is_unexpected = self._running is running
+        self._running = None if is_unexpected else self._running
         cause = describe_exit(running.process.exitcode)
         error = DeviceError(f"the process of live streams has ended ({cause}). Start the stream again.")
         running.fail(error)
-        self._on_end(error)
+        if is_unexpected:
+            self._on_end(error)
 
 
 @dataclass

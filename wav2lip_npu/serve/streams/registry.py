@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from time import monotonic, time
 from typing import Any
 
-from wav2lip_npu.errors import UsageError, Wav2LipError
+from wav2lip_npu.errors import DeviceError, UsageError, Wav2LipError
 from wav2lip_npu.serve.metrics import LiveCounts
 from wav2lip_npu.serve.options import ServeOptions
 from wav2lip_npu.serve.problems import Problem, not_found, problem_of
@@ -39,8 +39,8 @@ class Streams:
         self._process = LiveProcess(options.engine, self._on_event, self._on_process_end)
         self._open: dict[str, Stream] = {}
         self._ended: deque[Stream] = deque(maxlen=_ENDED)
-        self._opening: Counter[str] = Counter()
-        """Streams that are being opened, by client."""
+        self._opening: dict[str, Stream] = {}
+        """Streams whose faces are being tracked."""
         self._watching: asyncio.Task[None] | None = None
         self._totals: Counter[str] = Counter()
         """Streams by their status at the end, and frames of streams that have ended."""
@@ -90,26 +90,32 @@ class Streams:
 
         """
         options = stream_options(request.options, request.sample_rate)
-        with self._place(client):
-            name = f"stream_{secrets.token_hex(12)}"
+        self._check_place(client)
+        stream = Stream(
+            id=f"stream_{secrets.token_hex(12)}",
+            client=client,
+            request=request,
+            fps=float(options.exact_fps),
+        )
+        self._opening[stream.id] = stream
+        self._process.end_when_idle(False)
+        try:
             answer = await self._process.call(
                 "open",
-                stream=name,
+                stream=stream.id,
                 face=face,
                 weights=weights,
                 options={**request.options, "sample_rate": request.sample_rate},
                 max_sessions=self._options.max_streams,
                 is_paced=is_paced,
             )
-            stream = Stream(
-                id=name,
-                client=client,
-                request=request,
-                fps=float(options.exact_fps),
-                created_at=int(time()),
-                **answer.values["result"],
-            )
-            self._open[name] = stream
+            if not stream.is_open:
+                raise DeviceError("the live stream has ended at once. See the log of the service.")
+            stream.width, stream.height = answer.values["result"]
+            self._open[stream.id] = stream
+        finally:
+            del self._opening[stream.id]
+            self._when_idle()
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch())
         return stream
@@ -122,7 +128,7 @@ class Streams:
                 await asyncio.wait_for(stream.ended.wait(), _CLOSE_S)
             except asyncio.TimeoutError:
                 log.error("the live process does not answer and is ended")
-                self._process.end()
+                self._process.kill()
                 await stream.ended.wait()
 
     async def call(self, stream: Stream, name: str, data: bytes = b"", **values: Any) -> Message:
@@ -182,11 +188,11 @@ class Streams:
         finally:
             stream.heard = monotonic()
 
-    @contextlib.contextmanager
-    def _place(self, client: str) -> Iterator[None]:
-        """Count a stream that is being opened. Raises `Problem` if there are too many."""
+    def _check_place(self, client: str) -> None:
+        """Raise `Problem` if there are too many streams for another one."""
         most, per_client = self._options.max_streams, self._options.max_streams_per_client
-        if most is not None and len(self._open) + self._opening.total() >= most:
+        streams = [*self._open.values(), *self._opening.values()]
+        if most is not None and len(streams) >= most:
             raise Problem(
                 503,
                 f"all {most} live streams are in use (--max_streams). Close one, or try again later."
@@ -195,26 +201,20 @@ class Streams:
                 "busy" if most else "unavailable",
                 {"Retry-After": "10"},
             )
-        used = sum(stream.client == client for stream in self._open.values()) + self._opening[client]
+        used = sum(stream.client == client for stream in streams)
         if per_client is not None and used >= per_client:
             raise Problem(
                 429,
                 f"you have {used} live streams; --max_streams_per_client allows {per_client}. Close one.",
                 headers={"Retry-After": "10"},
             )
-        self._opening[client] += 1
-        self._process.end_when_idle(False)
-        try:
-            yield
-        finally:
-            self._opening[client] -= 1
-            self._when_idle()
 
     def _when_idle(self) -> None:
-        self._process.end_when_idle(not self._open and not self._opening.total())
+        self._process.end_when_idle(not self._open and not self._opening)
 
     def _on_event(self, message: Message) -> None:
-        stream = self._open.get(message.values["stream"])
+        name = message.values["stream"]
+        stream = self._open.get(name) or self._opening.get(name)
         if stream is None:
             return
         event = message.values["event"]
@@ -228,13 +228,13 @@ class Streams:
             self._end(stream, None if error is None else error_of(error))
 
     def _on_process_end(self, error: Wav2LipError) -> None:
-        for stream in list(self._open.values()):
+        for stream in [*self._open.values(), *self._opening.values()]:
             self._end(stream, error)
         self._process.end_when_idle(False)
 
     def _end(self, stream: Stream, error: Wav2LipError | None) -> None:
-        del self._open[stream.id]
-        self._ended.append(stream)
+        if self._open.pop(stream.id, None) is not None:
+            self._ended.append(stream)
         stream.status = "closed" if error is None else "failed"
         stream.ended_at = int(time())
         if error is not None:

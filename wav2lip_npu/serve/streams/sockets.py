@@ -54,6 +54,7 @@ async def receive_audio(socket: WebSocket, stream_id: str, service: TheService) 
                     raise
             finally:
                 passing.cancel()
+                await asyncio.gather(passing, return_exceptions=True)
         if stream.is_open:
             raise Problem(409, f"another connection sends the audio of {stream_id} now.")
         await ended(socket, _end_json(stream))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 from wav2lip_npu.serve.streams.objects import StreamRequest
@@ -20,10 +20,10 @@ class Stream:
     """`stream_` and 24 hex digits."""
     client: str
     request: StreamRequest
-    width: int
-    height: int
     fps: float
-    created_at: int
+    width: int = 0
+    height: int = 0
+    created_at: int = field(default_factory=lambda: int(time()))
     ended_at: int | None = None
     status: str = "open"
     error: dict[str, str] | None = None
