@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from time import monotonic, sleep
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,12 +41,12 @@ class Witness:
     def __init__(self, live, stream: dict) -> None:
         self.images = 0
         self._longest, self._last = 0.0, monotonic()
-        self._frames = socket(live, path_of(stream, "frames"))
-        self._thread = threading.Thread(target=self._read)
+        self._frames: Any = None
+        self._thread = threading.Thread(target=self._read, args=(live, path_of(stream, "frames")))
         self._thread.start()
 
-    def _read(self) -> None:
-        with contextlib.suppress(ConnectionClosed):
+    def _read(self, live, path: str) -> None:
+        with contextlib.suppress(ConnectionClosed), socket(live, path) as self._frames:
             for data in self._frames:
                 if isinstance(data, bytes):
                     self.images += len(images_of(data))
@@ -104,7 +105,7 @@ def test_client_that_is_killed(live, stream, witness, streams, monkeypatch):
 
 def test_client_that_stops_reading(live, stream, witness):
     with (
-        socket(live, path_of(stream, "frames"), max_queue=1) as stuck,
+        socket(live, path_of(stream, "frames"), max_queue=1, close_timeout=0.5) as stuck,
         socket(live, path_of(stream, "audio")) as audio,
     ):
         second = Witness(live, stream)
