@@ -1,35 +1,65 @@
-"""Time a dub of two speakers beside that of one, in one process.
+"""Time dubs of two speakers, or measure how well the speaker of a film is found by its own sound.
 
-    python benchmarks/speakers.py --face two_people.mp4 --audio speech.wav
+    python benchmarks/speakers.py time --face two_people.mp4 --audio speech.wav
+    python benchmarks/speakers.py choice talk_1.mp4 talk_2.mp4 talk_3.mp4 ... [--asd FILE]
 
-Speaker `left` and speaker `right` take turns of `--turn` seconds in the audio, then speak at the same time.
-Each dub runs `--rounds` times, in turn, and the one with the fewest CPU seconds counts.
+`time` dubs a film in one process: one face, then speakers `left` and `right` in turns of `--turn` seconds,
+then both at the same time. Each dub runs `--rounds` times, in turn, and the one with the fewest CPU seconds
+counts.
+
+`choice` puts each clip beside the next one. The sound is that of the left one, the right one, or of a third
+clip that is not seen, in turns of about `--turn` seconds, so that the speaker is known. With `--listeners
+talk`, both mouths move all the time, in their own speech; with `closed`, who is not heard shows the longest
+pause of the clip, played back and forth. Only frames in which speech is heard count, 0.2 s after the last
+change and before the next.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+
+FPS, RATE, SIDE, COLLAR = 25, 16_000, 360, 5
+NOBODY = 2
+"""The place of a speaker who is not seen; 0 is left, and 1 right."""
+
 
 def main() -> None:
-    """Print the seconds of each dub, and their ratios, as JSON."""
+    """Print the figures as JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--face", required=True)
-    parser.add_argument("--audio", required=True)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--turn", type=float, default=2.0)
-    parser.add_argument("--rounds", type=int, default=2)
+    commands = parser.add_subparsers(dest="command", required=True)
+    timed_dubs = commands.add_parser("time")
+    timed_dubs.add_argument("--face", required=True)
+    timed_dubs.add_argument("--audio", required=True)
+    timed_dubs.add_argument("--rounds", type=int, default=2)
+    choice = commands.add_parser("choice")
+    choice.add_argument("clips", nargs="+")
+    choice.add_argument("--asd", action="append", default=[])
+    choice.add_argument("--listeners", choices=("talk", "closed"), default="talk")
+    for command in (timed_dubs, choice):
+        command.add_argument("--device", default="auto")
+        command.add_argument("--turn", type=float, default=2.0)
     given = parser.parse_args()
+    print(json.dumps(time_dubs(given) if given.command == "time" else measure_choices(given), indent=2))
 
+
+def time_dubs(given: argparse.Namespace) -> dict[str, Any]:
+    """Return the seconds of each dub, and their ratios."""
     from wav2lip_npu import Turn, device, dub, dub_speakers, load_models
     from wav2lip_npu.media.audio_reader import measure_audio
 
@@ -48,8 +78,12 @@ def main() -> None:
                 given.face, ["a@left", "b@right"], out, audio=given.audio, turns=turns, models=models
             )
 
+        def one(choice: str) -> Any:
+            return dub(given.face, given.audio, out, models=models, face_select=choice)
+
         dubs: dict[str, Callable[[], Any]] = {
-            "one": lambda: dub(given.face, given.audio, out, models=models, face_select="left"),
+            "one": lambda: one("left"),
+            "speaking": lambda: one("speaking"),
             "alternating": lambda: two(alternating),
             "at_once": lambda: two(at_once),
         }
@@ -64,10 +98,10 @@ def main() -> None:
         f"{name}_to_one": {
             clock: round(best[name][clock] / best["one"][clock], 3) for clock in ("cpu", "wall")
         }
-        for name in ("alternating", "at_once")
+        for name in dubs
+        if name != "one"
     }
-    report = {"device": device.describe(models.device), "cores": device.cpu_count(), **best, **ratios}
-    print(json.dumps(report, indent=2))
+    return {"device": device.describe(models.device), "cores": device.cpu_count(), **best, **ratios}
 
 
 def timed(run: Callable[[], Any]) -> dict[str, Any]:
@@ -86,6 +120,158 @@ def timed(run: Callable[[], Any]) -> dict[str, Any]:
 def _cpu_seconds() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
+
+
+@dataclass
+class Clip:
+    """A talking face, with its own sound."""
+
+    images: list[np.ndarray]
+    """BGR uint8 [SIDE, SIDE, 3]."""
+    sound: np.ndarray
+    pause: tuple[int, int]
+    """First frame of the longest pause, and the one after its last."""
+
+    @classmethod
+    def read(cls, path: str) -> Clip:
+        """Read at most 10 s of a clip, scaled to a square."""
+        from wav2lip_npu.evaluation.audio_track import read_track
+        from wav2lip_npu.media.audio_reader import read_audio
+        from wav2lip_npu.media.video_reader import read_frames
+
+        frames = itertools.islice(read_frames(path, fps=Fraction(FPS)), 10 * FPS)
+        images = [_square(frame.image) for frame in frames]
+        track = read_track(path)
+        assert track is not None, path
+        quiet = np.concatenate([[False], track.pauses[: len(images)], [False]])
+        edges = np.flatnonzero(np.diff(quiet)).tolist()
+        spans = list(zip(edges[::2], edges[1::2], strict=True)) or [(0, 1)]
+        return cls(images, read_audio(path), max(spans, key=lambda span: span[1] - span[0]))
+
+    def image(self, frame: int, *, listens: bool) -> np.ndarray:
+        """Return a frame, or that of a listener at this time."""
+        if not listens:
+            return self.images[frame]
+        first, end = self.pause
+        there_and_back = [*range(first, end), *range(end - 2, first, -1)]
+        return self.images[there_and_back[frame % len(there_and_back)]]
+
+
+def _square(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return cv2.resize(image[top : top + side, left : left + side], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+
+
+def measure_choices(given: argparse.Namespace) -> dict[str, Any]:
+    """Return the shares of right, wrong and refused choices by each judge, with turns and without."""
+    from wav2lip_npu import device
+    from wav2lip_npu.faces.detectors import load_detector
+    from wav2lip_npu.media.container import probe
+    from wav2lip_npu.media.geometry import Geometry
+    from wav2lip_npu.speaking.watching import watch_film
+
+    where, detector = device.resolve(given.device), load_detector("auto", given.device)
+    clips = [Clip.read(path) for path in given.clips]
+    counts: dict[str, dict[str, Counter[str]]] = {}
+    total = 0
+    random = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (left, right, unseen) in enumerate(
+            zip(clips, _turned(clips, 1), _turned(clips, 2), strict=True)
+        ):
+            turns = list(_turns(min(len(left.images), len(right.images)), given.turn, random))
+            path = Path(folder) / f"{number}.mp4"
+            _write_film(path, (left, right, unseen), turns, closed=given.listeners == "closed")
+            total += turns[-1][1]
+            for asd in [None, *given.asd]:
+                film = watch_film(
+                    probe(path), Geometry(), detector, where, asd, (Fraction(0), Fraction(turns[-1][1], FPS))
+                )
+                spans = [(Fraction(first, FPS), Fraction(end, FPS)) for first, end, _ in turns]
+                by_mode = counts.setdefault(film.judge, {})
+                for mode, choices in (("turns", film.choices_of(spans)), ("none", film.choices())):
+                    by_mode.setdefault(mode, Counter()).update(_counts(film, choices, turns))
+    figures = {
+        judge: {mode: _shares(count) for mode, count in by_mode.items()} for judge, by_mode in counts.items()
+    }
+    return {"films": len(clips), "seconds": total / FPS, "listeners": given.listeners, "judges": figures}
+
+
+def _turned(clips: Sequence[Clip], by: int) -> list[Clip]:
+    return [*clips[by:], *clips[:by]]
+
+
+def _turns(frames: int, seconds: float, random: np.random.Generator) -> Iterator[tuple[int, int, int]]:
+    """Yield first frame, end and place of the speaker of each turn."""
+    first, place = 0, int(random.integers(3))
+    while first < frames:
+        end = first + round(seconds * FPS * random.uniform(0.7, 1.3))
+        end = frames if frames - end < FPS // 2 else end
+        yield first, end, place
+        first, place = end, (place + (1 if random.random() < 0.7 else 2)) % 3
+
+
+def _write_film(
+    path: Path, clips: Sequence[Clip], turns: Sequence[tuple[int, int, int]], *, closed: bool
+) -> None:
+    import soundfile
+
+    from wav2lip_npu.media.audio_reader import measure_audio
+    from wav2lip_npu.media.audio_track import Soundtrack
+    from wav2lip_npu.media.video_writer import EncodeOptions, write_video
+    from wav2lip_npu.media.yuv_image import Colour, YuvImage
+
+    sound, at = np.zeros(turns[-1][1] * RATE // FPS, np.float32), RATE // FPS
+    for first, end, place in turns:
+        own = np.resize(clips[place].sound, len(sound)) if place == NOBODY else clips[place].sound
+        part = own[first * at : end * at]
+        sound[first * at : first * at + len(part)] = part
+    soundfile.write(path.with_suffix(".wav"), sound, RATE)
+
+    def images() -> Iterator[YuvImage]:
+        for first, end, place in turns:
+            for frame in range(first, end):
+                halves = [
+                    clip.image(frame, listens=closed and place != side) for side, clip in enumerate(clips[:2])
+                ]
+                yield YuvImage.from_image(np.hstack(halves), Colour())
+
+    write_video(
+        images(),
+        path,
+        fps=Fraction(FPS),
+        audio=Soundtrack(source=measure_audio(path.with_suffix(".wav"))),
+        options=EncodeOptions(crf=12, preset="ultrafast"),
+    )
+
+
+def _counts(film: Any, choices: Sequence[Any], turns: Sequence[tuple[int, int, int]]) -> Counter[str]:
+    chosen = np.full(turns[-1][1], -1)
+    for choice in choices:
+        if choice.track is not None:
+            centre = float(film.boxes[choice.track][1][:, ::2].mean())
+            chosen[choice.first : choice.end] = int(centre > SIDE)
+    count: Counter[str] = Counter()
+    for first, end, place in turns:
+        span = slice(first + COLLAR, max(first + COLLAR, end - COLLAR))
+        of_turn = chosen[span][film.speech[span]]
+        names = ("unseen_chosen", "unseen") if place == NOBODY else ("chosen", "seen")
+        count[names[0]] += int((of_turn >= 0).sum())
+        count[names[1]] += len(of_turn)
+        count["right"] += int((of_turn == place).sum())
+    return count
+
+
+def _shares(count: Counter[str]) -> dict[str, float]:
+    shares = {
+        "precision": count["right"] / max(1, count["chosen"]),
+        "recall": count["right"] / max(1, count["seen"]),
+        "refused": 1 - count["chosen"] / max(1, count["seen"]),
+        "unseen_speaker_gets_a_face": count["unseen_chosen"] / max(1, count["unseen"]),
+    }
+    return {name: round(share, 3) for name, share in shares.items()}
 
 
 if __name__ == "__main__":

@@ -196,7 +196,7 @@ def test_photo_of_two_people_is_dubbed(people, anna, ben, tmp_path):
         ([Speaker("a", "a.wav")], {"turns": [], "rttm": "x.rttm", "audio": "a.wav"}, "--rttm"),
         (["a=a.wav"], {"rttm": "x.rttm"}, "--audio"),
         (["a=a.wav"], {"box": (0, 9, 0, 9)}, "--box"),
-        (["a=a.wav"], {"check": True}, "--check"),
+        (["a=a.wav"], {"face_select": "left"}, "--face_select left"),
         (["a=missing.wav"], {}, "missing.wav"),
         ("a=a.wav", {}, "speakers"),
         ([], {}, "speaker"),
@@ -207,6 +207,22 @@ def test_bad_speakers_are_refused(film, tmp_path, speakers, more, named):
         dub_speakers(film, speakers, tmp_path / "out.mp4", **more)
     assert named in str(failure.value)
     assert not (tmp_path / "out.mp4").exists()
+
+
+def test_each_mouth_is_checked_with_its_own_voice(people, film, anna, ben, tmp_path):
+    speakers = [f"a={anna}@left", f"b={ben}@right", f"c={ben}"]
+    turns = [Turn("a", 0), Turn("b", 0, 0.4), Turn("c", 0)]
+    report = dub_speakers(
+        film, speakers, tmp_path / "o.avi", turns=turns, models=people, min_confidence=1.0, **OPTIONS
+    )
+    a, b, c = report.speakers
+    assert a.check.windows >= 15 and a.check.cosine is not None
+    assert (b.check.windows, b.check.confidence, c.check) == (0, None, None)
+    assert a.check.suspect and report.check == b.check
+    alone = dub(
+        film, anna, tmp_path / "a.avi", models=people, face_select="left", min_confidence=1.0, **OPTIONS
+    )
+    assert alone.check.cosine == pytest.approx(a.check.cosine, abs=0.02)
 
 
 def test_faces_that_cannot_be_told_apart(people, anna, tmp_path):

@@ -16,7 +16,7 @@ from wav2lip_npu import DubOptions, Job, dub, evaluate, run_jobs
 from wav2lip_npu.dubbing import inference
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.evaluation import output_check
-from wav2lip_npu.evaluation.output_check import OutputCheck
+from wav2lip_npu.evaluation.output_check import OutputCheck, watched
 from wav2lip_npu.faces.find_faces import FaceOptions
 from wav2lip_npu.media.video_writer import EncodeOptions
 
@@ -104,7 +104,7 @@ def test_frames_of_other_rates_are_converted_to_25(monkeypatch, fps, expected):
             tracked = SimpleNamespace(frame=SimpleNamespace(index=index), box=box, cut=False)
             yield SimpleNamespace(tracked=tracked, reason=None), index
 
-    assert list(check.watch(frames())) == list(range(20))  # type: ignore[arg-type]
+    assert list(watched(frames(), [check])) == list(range(20))  # type: ignore[arg-type]
     assert [yuv for _, yuv, _ in seen][:6] == expected
     assert [number for number, _, _ in seen][:3] == [50, 51, 52]
     assert seen[0][2] == (10, 10, 50, 60)

@@ -101,7 +101,7 @@ class Dialogue:
     """Who speaks when, with which audio, and with whose face.
 
     If no speaker has a face, the faces from left to right are those of the speakers in their order. Otherwise
-    a speaker without a face is only heard.
+    a speaker without a face has the `default_face`, or is only heard.
     """
 
     speakers: tuple[Speaker, ...] = ()
@@ -112,6 +112,8 @@ class Dialogue:
     audio_track: int | None = None
     listeners: Listeners = "filmed"
     """Mouths of speakers who do not speak: as filmed, or still."""
+    default_face: Literal["auto"] | None = None
+    """The face of each speaker without one."""
 
     def __post_init__(self) -> None:
         """Check that each speaker and turn has audio, each speaker a turn, and that the names are unique."""
@@ -148,6 +150,8 @@ class Dialogue:
     def faces(self) -> dict[str, FaceRule]:
         """The rule for the face of each speaker who is seen."""
         told = {speaker.name: FaceRule(speaker.face) for speaker in self.speakers if speaker.face is not None}
+        if self.default_face is not None:
+            return {name: told.get(name, FaceRule(self.default_face)) for name in self.names}
         return told or {name: FaceRule() for name in self.names}
 
     @property

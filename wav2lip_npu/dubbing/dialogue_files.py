@@ -9,6 +9,7 @@ from wav2lip_npu.dubbing.dialogue import Dialogue, Listeners, Speaker, Turn
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.turn_files import read_rttm, read_turns
 from wav2lip_npu.errors import UsageError
+from wav2lip_npu.faces.find_faces import SPEAKING
 from wav2lip_npu.options import path_text
 
 
@@ -32,8 +33,10 @@ def dialogue_of(
     if isinstance(speakers, (str, Speaker)):
         raise UsageError("speakers is one speaker. Pass a list of them.")
     _check_options(options)
+    given = tuple(one if isinstance(one, Speaker) else Speaker.parse(one) for one in speakers)
     return Dialogue(
-        speakers=tuple(one if isinstance(one, Speaker) else Speaker.parse(one) for one in speakers),
+        speakers=given,
+        default_face="auto" if options.faces.face_select == SPEAKING else None,
         turns=None if turns is None else tuple(turns),
         audio=None if audio is None else path_text(audio, "--audio"),
         audio_track=options.audio_track,
@@ -48,9 +51,13 @@ def heard(dialogue: Dialogue) -> str:
 
 def _check_options(options: DubOptions) -> None:
     """Raise `UsageError` for options of a single face."""
-    if options.faces.has_constant_box or options.faces.face_select != "largest":
-        name = "box" if options.faces.has_constant_box else "face_select"
-        raise UsageError(f"--{name} is for one face. Tell each speaker's face: --speaker NAME=AUDIO@FACE.")
-    if options.checks_output:
-        name = "check" if options.check else "min_confidence"
-        raise UsageError(f"--{name} judges one voice. Remove it, or dub one speaker.")
+    if options.faces.has_constant_box:
+        raise UsageError(
+            "--box is one place, and several speakers have several. "
+            "Tell each speaker's face: --speaker NAME=AUDIO@X,Y@SECONDS."
+        )
+    if options.faces.face_select not in ("largest", SPEAKING):
+        raise UsageError(
+            f"--face_select {options.faces.face_select} is one face. Tell each speaker's: --speaker "
+            f"NAME=AUDIO@FACE, or pass {SPEAKING}: whoever speaks in the film in the speaker's turns."
+        )

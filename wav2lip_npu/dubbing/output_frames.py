@@ -70,6 +70,8 @@ class OutputFrames:
         self.audio = _measured(audio, options.audio_track)
         separate = None if voice is None else _measured(voice)
         self.voice = separate or self.audio
+        self.voices = [self.voice]
+        """For each face, the audio that drives the mouth."""
         shift = models.mel_shift if options.mel_shift is None else options.mel_shift
         self.extent = Extent.of(options, info, self.audio.duration, self.audio.path)
         if self._watched is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -103,16 +103,18 @@ class OutputWriter:
         lanes = max(1, blend_lanes() // num_outputs)
         show: Any = stopwatch.lane("blend", frames.show, lanes)
         pasted: Any = map_in_threads(show, frames.damped(dubbed, number, recorder), lanes)
-        check = self._new_check() if self._options.checks_output else None
+        checks = self._new_checks() if self._options.checks_output else []
         blended: Any = stopwatch.work("blend", pasted)
         if self._enhancer is not None:
             enhance: Any = frames.enhancement(self._enhancer, self._options.enhancement)
             waiting = stopwatch.wait("enhance", prefetch(blended, depth))
             blended = stopwatch.work("enhance", enhance(waiting))
-        images = blended = prefetch(_images(blended) if check is None else blended, depth)
-        if check is not None:
-            watched = check.watch(stopwatch.wait("check", blended))
-            images = prefetch(stopwatch.work("check", watched), depth)
+        images = blended = prefetch(blended if checks else _images(blended), depth)
+        if checks:
+            from wav2lip_npu.evaluation.output_check import watched
+
+            judged = watched(stopwatch.wait("check", blended), checks)
+            images = prefetch(stopwatch.work("check", judged), depth)
         start = perf_counter()
         with contextlib.closing(blended), contextlib.closing(images), frames.cancelling():
             write_video(
@@ -134,19 +136,29 @@ class OutputWriter:
         stopwatch.add("encode", perf_counter() - start)
         stages = {**self._stopwatch.times, **stopwatch.times}
         report = self._report(recorder, stages, num_outputs)
-        if check is not None:
-            result = check.result(self._output.outfile, self._options.min_confidence)
-            report = replace(report, check=result)
+        if checks:
+            report = self._with_checks(report, checks)
         if self._output.on_done is not None:
             self._output.on_done(report)
         return report
 
-    def _new_check(self) -> OutputCheck:
+    def _new_checks(self) -> list[OutputCheck]:
+        """Return what judges each face with its voice."""
         from wav2lip_npu.evaluation.output_check import OutputCheck
 
         frames, device = self.frames, str(self._models.device)
         start = frames.extent.first / frames.fps
-        return OutputCheck(frames.voice, frames.fps, start, self._options.faces, device)
+        return [OutputCheck(voice, frames.fps, start, self._options.faces, device) for voice in frames.voices]
+
+    def _with_checks(self, report: DubReport, checks: Sequence[OutputCheck]) -> DubReport:
+        from wav2lip_npu.evaluation.output_check import worst
+
+        results = [check.result(self._output.outfile, self._options.min_confidence) for check in checks]
+        if report.speakers is None:
+            return replace(report, check=results[0])
+        seen = iter(results)
+        speakers = [one if one.face is None else replace(one, check=next(seen)) for one in report.speakers]
+        return replace(report, check=worst(results), speakers=speakers)
 
     def _with_progress(self, images: Iterable[YuvImage]) -> Iterator[YuvImage]:
         progress = self._output.progress

@@ -57,6 +57,8 @@ class SpeakerReport:
     """Frames in which this mouth is generated."""
     unchanged_spans: list[tuple[int, int, Reason]]
     """First and last frame of each span in which this face stays as filmed, and the reason."""
+    check: CheckResult | None = None
+    """Result of the option `check` for this face and its voice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +127,7 @@ class DubReport:
     speech_judge: str | None = None
     """The network that judged it."""
     check: CheckResult | None = None
-    """Result of the option `check`; None without it."""
+    """Result of the option `check`; None without it. Of several speakers, that of the least confidence."""
     versions: dict[str, str] = field(default_factory=versions)
     """Versions of wav2lip-npu, Python and the libraries."""
 

@@ -65,10 +65,10 @@ class SpeakersFrames:
         self._dialogue, self._voices, self._info, self._options = dialogue, voices, info, options
         self._rules = dialogue.faces
         self.faces = len(self._rules)
-        self.audio = self.voice = voices.mix
+        self.audio = voices.mix
+        self.voices = [voices.voices[name].audio for name in self._rules]
         self._speakers: list[OutputFrames] = []
-        for name in self._rules:
-            voice = voices.voices[name].audio
+        for voice in self.voices:
             self._speakers.append(OutputFrames(voices.mix, voice, info, models, options, pool))
         self.fps, self.extent = self._speakers[0].fps, self._speakers[0].extent
         self._watched.expect(self.extent)

@@ -15,6 +15,7 @@ from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.output_frames import OutputFrames
 from wav2lip_npu.dubbing.selection import SelectedFrame
 from wav2lip_npu.dubbing.stopwatch import Stopwatch
+from wav2lip_npu.faces.find_faces import SPEAKING
 from wav2lip_npu.faces.memory import FaceMemory
 from wav2lip_npu.media.container import VideoInfo
 from wav2lip_npu.parallel.thread_counts import one_core_each, opencv_threads
@@ -55,8 +56,8 @@ def mouths_of(
     limits = [output.extent.limit for output in outputs]
     faces = outputs[0].faces
     longest = max(sys.maxsize if limit is None else limit for limit in limits)
-    if options.section(info)[0]:
-        memory = None  # its frame numbers count from the beginning of the video
+    if options.section(info)[0] or options.faces.face_select == SPEAKING:
+        memory = None  # its frames count from the beginning; who speaks depends on the part that is watched
     if memory is not None:
         memory.expect_frames(longest)
     runner = GeneratorRunner(models, options.wav2lip_batch_size, load_mask(options.blend, models.face_size))

@@ -7,7 +7,7 @@ detected again.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -24,12 +24,12 @@ from wav2lip_npu.mel import TRAINING_FPS
 from wav2lip_npu.models.bundled import STARTER
 
 _HALF = Fraction(1, 2)
-_Shown = tuple[SelectedFrame, YuvImage]
-"""A frame, and its image with the generated mouth."""
+_Shown = tuple[SelectedFrame | tuple[SelectedFrame, ...], YuvImage]
+"""A frame, or one for each of several speakers, and its image with the generated mouths."""
 
 
 class OutputCheck:
-    """Judges the frames of one output with the audio that drives the mouth."""
+    """Judges one face in the frames of an output, with the audio that drives the mouth."""
 
     def __init__(
         self, audio: AudioInfo, fps: Fraction, start: Fraction, faces: FaceOptions, device: str
@@ -42,16 +42,12 @@ class OutputCheck:
         self._next = 0
         """Next frame at 25 per second."""
 
-    def watch(self, frames: Iterable[_Shown]) -> Iterator[YuvImage]:
-        """Yield the images unchanged, and judge them."""
-        for selected, yuv in frames:
-            tracked = selected.tracked
-            box = None if tracked.box is None or selected.reason else self._unpadded(tracked.box)
-            self._jitter.add(box, cut=tracked.cut)
-            self._add(tracked.frame.index, yuv, box, tracked.cut)
-            del selected, tracked
-            yield yuv
-            del yuv
+    def add(self, selected: SelectedFrame, yuv: YuvImage) -> None:
+        """Judge the next frame."""
+        tracked = selected.tracked
+        box = None if tracked.box is None or selected.reason else self._unpadded(tracked.box)
+        self._jitter.add(box, cut=tracked.cut)
+        self._add(tracked.frame.index, yuv, box, tracked.cut)
 
     def _add(self, index: int, yuv: YuvImage, box: Box | None, cut: bool) -> None:
         """Add a frame as often as it is the nearest one at 25 frames per second."""
@@ -84,3 +80,19 @@ class OutputCheck:
             suspect=min_confidence is not None and is_low,
             judge=self._expert.name,
         )
+
+
+def watched(frames: Iterable[_Shown], checks: Sequence[OutputCheck]) -> Iterator[YuvImage]:
+    """Yield the images unchanged; each check judges its face."""
+    for shown, yuv in frames:
+        faces = shown if isinstance(shown, tuple) else (shown,)
+        for check, selected in zip(checks, faces, strict=True):
+            check.add(selected, yuv)
+        del shown, faces, selected
+        yield yuv
+        del yuv
+
+
+def worst(results: Sequence[CheckResult]) -> CheckResult:
+    """Return the result with the lowest confidence; one without any is lower still."""
+    return min(results, key=lambda one: -1.0 if one.confidence is None else one.confidence)

@@ -75,7 +75,7 @@ def choose_without_turns(shot: Shot, speech: Speech, threshold: Threshold) -> li
             low += 1
         while high > low and not heard[high - 1]:
             high -= 1
-        if high - low < (_MIN_FRAMES if path[low if low < high else high - 1] else 1):
+        if high - low < _MIN_FRAMES:
             continue
         span = shot.first + low, shot.first + high
         column = int(path[low])

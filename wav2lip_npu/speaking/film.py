@@ -78,8 +78,7 @@ class Film:
 
     def plan(self, choices: Sequence[Choice], fps: Fraction) -> FacePlan:
         """Return the faces to dub, also in the silence around the times in which they speak."""
-        chosen = self._extended([choice for choice in choices if choice.track is not None])
-        return FacePlan([self._planned(choice) for choice in self._separated(chosen)], fps)
+        return FacePlan([self._planned(choice) for choice in self._extended(choices)], fps)
 
     def spans(self, choices: Iterable[Choice], who: str | None = None) -> list[SpokenSpan]:
         """Return who speaks when, for the report."""
@@ -95,41 +94,31 @@ class Film:
             for choice in choices
         ]
 
-    def _extended(self, chosen: Sequence[Choice]) -> list[Choice]:
-        extended: list[Choice] = []
-        for choice in chosen:
+    def _extended(self, choices: Iterable[Choice]) -> list[Choice]:
+        """Return the times of faces, which reach into the silence around them, at most to its middle."""
+        joined: list[Choice] = []
+        for choice in choices:
+            last = joined[-1] if joined else None
+            is_same = last is not None and choice.track is not None and last.track == choice.track
+            if last is not None and is_same and choice.first - last.end <= _JOINED:
+                joined[-1] = replace(last, end=choice.end)
+            else:
+                joined.append(choice)
+        extended = []
+        for before, choice, after in zip([None, *joined[:-1]], joined, [*joined[1:], None], strict=True):
+            if choice.track is None:
+                continue
             shot = next(shot for shot in self.shots if shot.first <= choice.first < shot.end)
             first = max(shot.first, choice.first - _EXTENDED)
             end = min(shot.end, choice.end + _EXTENDED)
-            if extended and extended[-1].end > shot.first:
-                last = extended.pop()
-                heard_until = min(last.end, choice.first) if last.track == choice.track else last.end
-                if last.track == choice.track and choice.first - heard_until <= _JOINED:
-                    first = last.first
-                else:
-                    middle = (min(last.end, choice.first) + max(first, last.end - _EXTENDED)) // 2
-                    cut = min(max(middle, last.first + 1), choice.first)
-                    if last.end > first:
-                        last, first = replace(last, end=cut), cut
-                    extended.append(last)
-            extended.append(replace(choice, first=first, end=end))
+            if before is not None and before.end > shot.first:
+                first = max(first, (before.end + choice.first) // 2)
+            if after is not None and after.first < shot.end:
+                end = min(end, (choice.end + after.first) // 2)
+            if extended and first > shot.first:
+                first = max(first, extended[-1].end + _GAP)
+            extended.append(replace(choice, first=first, end=max(first, end)))
         return extended
-
-    def _separated(self, chosen: Sequence[Choice]) -> list[Choice]:
-        cuts = {shot.first for shot in self.shots}
-        separated: list[Choice] = []
-        for choice in chosen:
-            if separated and separated[-1].end > choice.first - _GAP and choice.first not in cuts:
-                last = separated.pop()
-                if last.track == choice.track:
-                    choice = replace(choice, first=last.first)
-                else:
-                    last = replace(last, end=min(last.end, choice.first))
-                    choice = replace(choice, first=last.end + _GAP)
-                    separated += [last] if last.first < last.end else []
-            if choice.first < choice.end:
-                separated.append(choice)
-        return separated
 
     def _planned(self, choice: Choice) -> PlannedSpan:
         assert choice.track is not None

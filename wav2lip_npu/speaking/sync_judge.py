@@ -24,7 +24,8 @@ class SyncJudge:
     Each track has its own offset, at which its whole time fits best.
     """
 
-    threshold = Threshold(0.06, 0.1)
+    threshold = Threshold(0.08, 0.1)
+    """Measured on films of two people, see docs/speakers.md."""
 
     def __init__(self, expert: Expert, audio: AudioInfo, first: int = 0) -> None:
         self.name = f"SyncNet {expert.name}"
@@ -85,4 +86,5 @@ def _evidence(rows: list[tuple[int, Table]]) -> Evidence:
     above = table - (sums / np.maximum(counts, 1))[:, None]
     near = above[:, MAX_OFFSET - _MAX_OFFSET : MAX_OFFSET + _MAX_OFFSET + 1]
     best = int(np.where(np.isnan(near), 0, near).sum(axis=0).argmax())
-    return Evidence(first + WINDOW // 2, near[:, best])
+    half = WINDOW // 2  # the first and last frames are the middle of no window
+    return Evidence(first, np.pad(near[:, best], half, mode="edge"))
