@@ -186,6 +186,8 @@ def test_film_without_sound(people, speech, tmp_path):
     film = write_film(tmp_path / "film.mp4", 10)
     with pytest.raises(UsageError, match=r"film\.mp4 has no sound.*--face_select left"):
         dub(film, speech, tmp_path / "out.avi", models=people, face_select="speaking", **OPTIONS)
+    with pytest.raises(UsageError, match=r"film\.mp4 has no sound.*@left"):
+        dub_speakers(film, [f"anna={speech}@auto"], tmp_path / "out.avi", models=people, **OPTIONS)
 
 
 def test_speaking_is_only_for_dubs(film):

@@ -62,7 +62,8 @@ class OutputFrames:
         pool: Executor,
         watched: WatchedFilm | None = None,
     ) -> None:
-        self._watched = watched if options.faces.face_select == SPEAKING else None
+        follows_speech = options.faces.face_select == SPEAKING and not options.faces.has_constant_box
+        self._watched = watched if follows_speech else None
         self._info, self._options = info, options
         self._closed = threading.Event()
         self._mask = load_mask(options.blend, models.face_size)

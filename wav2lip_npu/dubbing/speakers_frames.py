@@ -71,7 +71,8 @@ class SpeakersFrames:
         for voice in self.voices:
             self._speakers.append(OutputFrames(voices.mix, voice, info, models, options, pool))
         self.fps, self.extent = self._speakers[0].fps, self._speakers[0].extent
-        self._watched.expect(self.extent)
+        if any(rule.is_auto for rule in self._rules.values()):
+            self._watched.expect(self.extent)
         self._recorders: list[FrameRecorder] = []
 
     def close(self) -> None:

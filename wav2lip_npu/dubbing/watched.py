@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from wav2lip_npu.dubbing.extent import Extent
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.selection import SelectedFrame
+from wav2lip_npu.errors import UsageError
 from wav2lip_npu.faces.face_plan import FacePlan
 from wav2lip_npu.media.container import VideoInfo
 
@@ -30,7 +31,16 @@ class WatchedFilm:
         self._end = Fraction(0)
 
     def expect(self, extent: Extent) -> None:
-        """Note the length of an output. The film is watched to the end of the longest one."""
+        """Note the length of an output. The film is watched to the end of the longest one.
+
+        Raises `UsageError` if the film cannot tell who speaks.
+        """
+        if self._options.static or not self._info.has_audio:
+            why = "is a single frame with --static" if self._options.static else "has no sound"
+            raise UsageError(
+                f"{self._info.path} {why}, so it does not tell who speaks. Name the face instead, such as "
+                "--face_select left or --speaker NAME=AUDIO@left."
+            )
         frames = extent.audio_frames if extent.limit is None else min(extent.audio_frames, extent.limit)
         self._end = max(self._end, frames / self._fps)
 

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import torch
 
-from wav2lip_npu.errors import UsageError
+from wav2lip_npu.errors import NoAudioError
 from wav2lip_npu.evaluation.audio_track import read_track
 from wav2lip_npu.evaluation.expert_judge import load_expert
 from wav2lip_npu.faces.detection import Detector
@@ -41,17 +41,13 @@ def watch_film(
     """Return who speaks in a part of a film: seconds of its start, and seconds that it lasts.
 
     Raises:
-        UsageError: The film has no sound, or is an image.
         CheckpointError: The file `asd` cannot be used.
-        MediaError: The film cannot be read.
+        MediaError: The film cannot be read, or has hardly any sound.
 
     """
-    track = None if info.is_image else read_track(info.path)
+    track = read_track(info.path)
     if track is None:
-        raise UsageError(
-            f"{info.path} has no sound that tells who speaks. Name the face instead, such as "
-            "--face_select left or --speaker NAME=AUDIO@left."
-        )
+        raise NoAudioError(f"{info.path} has less than 60 ms of sound, which does not tell who speaks.")
     begin, started = round(section[0] * FPS), time.monotonic()
     judge: Judge
     if asd is None:
