@@ -104,7 +104,7 @@ class Film:
                 joined[-1] = replace(last, end=choice.end)
             else:
                 joined.append(choice)
-        extended = []
+        extended: list[Choice] = []
         for before, choice, after in zip([None, *joined[:-1]], joined, [*joined[1:], None], strict=True):
             if choice.track is None:
                 continue
