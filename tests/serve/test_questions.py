@@ -40,16 +40,17 @@ def test_slow_preview_leaves_a_process_for_the_faces(
     processes: Interactive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(interactive, "_ABANDON_S", 0)
+    monkeypatch.setattr(interactive, "_PATIENCE_S", 0)
     left = threading.Event()
     processes.start()
     with ThreadPoolExecutor() as pool:
         slow = pool.submit(preview, processes, lambda: not left.is_set())
-        wait_for(lambda: processes._free.qsize() == 1)
+        wait_for(lambda: len(processes._taken) == 1)
         assert processes.faces("face", 0) == processes.faces("face", 1)
         left.set()
         with pytest.raises(DeviceError, match="client has left"):
             slow.result(30)
-    assert processes._free.qsize() == 2
+    assert not processes._taken
 
 
 def test_answer_that_takes_too_long_is_given_up(processes: Interactive) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,6 +30,8 @@ _IDLE_S = 300.0
 """Seconds after the last answer until a process ends."""
 _ABANDON_S = 5.0
 """Age at which a question of a client that has left is given up: its process takes as long to start again."""
+_PATIENCE_S = 3.0
+"""Time that a question waits for a process that runs before it starts another, which takes as long."""
 _POLL_S = 0.5
 
 
@@ -62,10 +63,9 @@ class Interactive:
         self._closed = closed
         names = [f"interactive-{number}" for number in range(PROCESSES)]
         self._processes = [_Process(name, options, seconds, closed) for name in names]
-        self._free: queue.LifoQueue[_Process] = queue.LifoQueue()
-        """Processes without a question. That of the last answer is the next, so the other need not start."""
-        for process in self._processes:
-            self._free.put(process)
+        self._taken: set[_Process] = set()
+        """Processes with a question."""
+        self._given_back = threading.Condition()
 
     def faces(self, path: str, time: float, *, wanted: Callable[[], bool] = always) -> dict[str, Any]:
         """Return the faces at a time in seconds, in the form of `POST /v1/faces`."""
@@ -94,12 +94,9 @@ class Interactive:
 
     def start(self) -> None:
         """Start a process unless there is one, for questions that are to come. Does not wait for it."""
-        with contextlib.suppress(queue.Empty):
-            process = self._free.get_nowait()
-            try:
+        if not self._taken:
+            with self._a_process() as process:
                 process.start()
-            finally:
-                self._free.put(process)
 
     def close(self) -> None:
         """End the processes. Questions that wait for them fail."""
@@ -108,14 +105,33 @@ class Interactive:
             process.end()
 
     def _ask(self, wanted: Callable[[], bool], name: str, **values: Any) -> Any:
-        process = self._free.get()
-        try:
+        with self._a_process() as process:
             answer = process.answer(_Question(name, values), wanted)
-        finally:
-            self._free.put(process)
         if isinstance(answer, Wav2LipError):
             raise answer
         return answer
+
+    @contextlib.contextmanager
+    def _a_process(self) -> Iterator[_Process]:
+        """Yield a process without a question. Another one starts only if those that run stay busy."""
+        begin = monotonic()
+        with self._given_back:
+            while True:
+                free = [process for process in self._processes if process not in self._taken]
+                running = [process for process in free if process.is_running]
+                if running or len(free) == len(self._processes):
+                    break
+                if free and monotonic() - begin > _PATIENCE_S:
+                    break
+                self._given_back.wait(_POLL_S)
+            process = (running or free)[0]
+            self._taken.add(process)
+        try:
+            yield process
+        finally:
+            with self._given_back:
+                self._taken.remove(process)
+                self._given_back.notify_all()
 
 
 class _Process:
@@ -128,6 +144,11 @@ class _Process:
         self._lock = threading.Lock()
         self._worker: WorkerProcess | None = None
         self._idle: threading.Timer | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process has been started."""
+        return self._worker is not None
 
     def start(self) -> None:
         """Start the process, or keep it for further minutes."""
