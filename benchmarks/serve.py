@@ -86,9 +86,9 @@ class Service:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Service]:
+def running(folder: Path, *options: str) -> Iterator[Service]:
     """Start a service, wait until it is ready, and end it after the block."""
-    words = ["serve", "--port", "0", "--data", str(folder / "data"), "--max_queue", "100000"]
+    words = ["serve", "--port", "0", "--data", str(folder / "data"), "--max_queue", "100000", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [sys.executable, "-m", "wav2lip_npu", *words], stderr=subprocess.PIPE, text=True, env=environment

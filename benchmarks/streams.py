@@ -39,7 +39,8 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"{processor()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}", flush=True)
     pcm = arguments.audio.read_bytes()[44:]
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as service:
+    most = "--max_streams", str(max(arguments.streams))
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder), *most) as service:
         face = service.upload(arguments.face.read_bytes(), arguments.face.name)
         for count in arguments.streams:
             measure(service, face, pcm, count, arguments.seconds)
