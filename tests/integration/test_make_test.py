@@ -48,12 +48,15 @@ def test_summary_after_a_test_that_ends_its_process(tmp_path, name):
     selection = arguments[arguments.index("-m") + 1]
     mark = next(mark for mark in ("slow", "alone", "fast") if f"not {mark}" not in selection)
     (tmp_path / "test_it.py").write_text(TESTS.format(mark=mark))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    # The plugins of all installed packages would take most of the time.
+    environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "xdist.plugin"}
     result = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments, "-p", "no:cacheprovider"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env={variable: value for variable, value in os.environ.items() if not variable.startswith("PYTEST_")},
+        env=environment,
     )
     assert result.returncode == 1, result.stdout
     assert re.search(r"^=+ 1 failed, [23] passed in .*=+$", result.stdout, re.MULTILINE), result.stdout

@@ -17,7 +17,7 @@ from support.serve_jobs import queue_job, upload
 from support.serve_processes import Server
 from support.talk import write_talk
 from wav2lip_npu.batch.job_keys import read_key
-from wav2lip_npu.serve import state
+from wav2lip_npu.serve import listing, state
 from wav2lip_npu.serve.store import OUTPUT, Store
 
 
@@ -90,7 +90,9 @@ def test_a_hundred_real_jobs_survive_ten_kills(tmp_path: Path) -> None:
         finally:
             server.close()
     print(f"100 jobs, 10 kills: {time.monotonic() - started:.0f} s")
-    assert {str(video.error) for video in store.videos(limit=100) if video.status != "completed"} == set()
+    assert {
+        str(video.error) for video in listing.videos(store, limit=100) if video.status != "completed"
+    } == set()
     for video_id in ids:
         out = store.video_folder(video_id) / OUTPUT
         status = out.stat()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from wav2lip_npu.errors import DataError, OutputError
-from wav2lip_npu.serve import state
+from wav2lip_npu.serve import listing, state
 from wav2lip_npu.serve.database import _FIRST_SCHEMA
 from wav2lip_npu.serve.queue import MAX_DEATHS, JobQueue
 from wav2lip_npu.serve.records import (
@@ -95,11 +95,11 @@ def test_states_of_a_job(store: Store) -> None:
     assert (video.status, video.stage, video.queue_position) == ("queued", "waiting", 1)
     queue.claim(4)
     queue.progress(video.id, stage="dubbing", frames_done=10, frames=40, fps=20.0, seconds_left=1.5)
-    (event,) = store.events(video.id, video.revision)
+    (event,) = listing.events(store, video.id, video.revision)
     assert (event.kind, event.video.progress, event.video.fps) == ("progress", 25, 20.0)
-    assert store.events(video.id, event.seq) == []
+    assert listing.events(store, video.id, event.seq) == []
     assert queue.finish(video.id, report={"frames": 40}, frames=40, seconds=1.6, size="8x8")
-    (event,) = store.events(video.id, event.seq)
+    (event,) = listing.events(store, video.id, event.seq)
     done = event.video
     assert (event.kind, done.status, done.stage, done.progress) == ("done", "completed", "done", 100)
     assert done.report == {"frames": 40}
@@ -184,14 +184,14 @@ def test_queue_has_a_maximum(store: Store) -> None:
 
 def test_videos_are_listed_in_pages(store: Store) -> None:
     ids = [queued(store, str(number), client="ab"[number % 2]).id for number in range(5)]
-    assert [video.id for video in store.videos(limit=2)] == [ids[4], ids[3]]
-    assert [video.id for video in store.videos(limit=2, after=ids[3])] == [ids[2], ids[1]]
-    assert [video.id for video in store.videos(after=ids[2], order="asc")] == ids[3:]
-    assert [video.id for video in store.videos(client="b")] == [ids[3], ids[1]]
+    assert [video.id for video in listing.videos(store, limit=2)] == [ids[4], ids[3]]
+    assert [video.id for video in listing.videos(store, limit=2, after=ids[3])] == [ids[2], ids[1]]
+    assert [video.id for video in listing.videos(store, after=ids[2], order="asc")] == ids[3:]
+    assert [video.id for video in listing.videos(store, client="b")] == [ids[3], ids[1]]
     store.cancel(ids[0])
-    assert [video.id for video in store.videos(status="cancelled")] == [ids[0]]
+    assert [video.id for video in listing.videos(store, status="cancelled")] == [ids[0]]
     with pytest.raises(NotFoundError, match="video_0"):
-        store.videos(after="video_0")
+        listing.videos(store, after="video_0")
 
 
 def test_deleted_video_has_no_files(store: Store) -> None:
@@ -202,7 +202,7 @@ def test_deleted_video_has_no_files(store: Store) -> None:
     assert not store.delete(video.id)
     assert not store.video_folder(video.id).exists()
     with pytest.raises(NotFoundError, match=video.id):
-        store.events(video.id)
+        listing.events(store, video.id)
 
 
 def test_what_is_old_expires(store: Store) -> None:

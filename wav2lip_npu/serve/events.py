@@ -10,6 +10,7 @@ from typing import Any
 
 from anyio import to_thread
 
+from wav2lip_npu.serve import listing
 from wav2lip_npu.serve.objects import deleted_json, progress_json, video_json
 from wav2lip_npu.serve.records import Event, NotFoundError
 from wav2lip_npu.serve.store import Store
@@ -95,14 +96,14 @@ class EventHub:
 
     def _read(self, known: dict[str, int | None]) -> dict[str, Event | None]:
         """Return what is new of some videos."""
-        revisions = self._store.revisions(known)
+        revisions = listing.revisions(self._store, known)
         changed = [video_id for video_id, number in known.items() if revisions.get(video_id) != number]
         return {video_id: self._newest(video_id) for video_id in changed}
 
     def _newest(self, video_id: str) -> Event | None:
         """Return the newest event of a video; None if it was deleted."""
         try:
-            return self._store.events(video_id, 0)[-1]
+            return listing.events(self._store, video_id)[-1]
         except NotFoundError:
             return None
 

@@ -1,7 +1,8 @@
 """The store of the service: uploaded files, videos and their queue, in a folder.
 
 Its methods may be called in any thread of any process. What a method has returned survives a killed process
-and a power failure. `queue` has what the engine does with the videos, and `state` counts and the workers.
+and a power failure. `queue` has what the engine does with the videos, `listing` lists and news of them, and
+`state` counts and the workers.
 """
 
 from __future__ import annotations
@@ -13,16 +14,14 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from time import time
-from typing import Any, Literal
+from typing import Any
 
 from wav2lip_npu.errors import OutputError
 from wav2lip_npu.serve import rows
 from wav2lip_npu.serve.database import NEXT_TURN, Database
 from wav2lip_npu.serve.records import (
     ConflictError,
-    Event,
     NotFoundError,
-    Status,
     StoredFile,
     Video,
 )
@@ -224,62 +223,6 @@ class Store:
         """Return a video; None if there is none with this ID."""
         row = self.database.connection.execute(f"{rows.VIDEO} WHERE id = ?", (video_id,)).fetchone()
         return None if row is None else rows.video(row)
-
-    def videos(
-        self,
-        *,
-        limit: int = 20,
-        after: str | None = None,
-        order: Literal["asc", "desc"] = "desc",
-        status: Status | None = None,
-        client: str | None = None,
-    ) -> list[Video]:
-        """Return videos in the order of their creation, newest first; with `after`, those after that video.
-
-        Raises:
-            NotFoundError: There is no video `after`.
-
-        """
-        conditions, values = ["TRUE"], list[Any]()
-        if after is not None:
-            row = self.database.connection.execute(
-                "SELECT number FROM videos WHERE id = ?", (after,)
-            ).fetchone()
-            if row is None:
-                raise NotFoundError(f"there is no video {after}. Pass the ID of a listed one as after.")
-            conditions.append("number < ?" if order == "desc" else "number > ?")
-            values.append(row["number"])
-        for name, value in (("status", status), ("client", client)):
-            if value is not None:
-                conditions.append(f"{name} = ?")
-                values.append(value)
-        direction = "DESC" if order == "desc" else "ASC"
-        found = self.database.connection.execute(
-            f"{rows.VIDEO} WHERE {' AND '.join(conditions)} ORDER BY number {direction} LIMIT ?",
-            (*values, limit),
-        )
-        return [rows.video(row) for row in found]
-
-    def events(self, video_id: str, after: int = 0) -> list[Event]:
-        """Return what has changed since event `after`: at most one event, the newest state of the job.
-
-        Raises:
-            NotFoundError: The video does not exist, or was deleted.
-
-        """
-        video = self.video(video_id)
-        if video is None:
-            raise NotFoundError(f"there is no video {video_id}.")
-        kind: Literal["done", "progress"] = "done" if video.is_final else "progress"
-        return [Event(video.revision, kind, video)] if video.revision > after else []
-
-    def revisions(self, ids: Iterable[str]) -> dict[str, int]:
-        """Return the number of the newest event of each video that exists."""
-        found = self.database.connection.execute(
-            "SELECT id, revision FROM videos WHERE id IN (SELECT value FROM json_each(?))",
-            (json.dumps(list(ids)),),
-        )
-        return {row["id"]: row["revision"] for row in found}
 
     def cancel(self, video_id: str) -> Video | None:
         """Cancel a job that has not ended, and return it; None if there is none with this ID.

@@ -11,7 +11,7 @@ from anyio import to_thread
 from fastapi import Header, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from wav2lip_npu.serve import job_requests
+from wav2lip_npu.serve import job_requests, listing
 from wav2lip_npu.serve.auth import client_name
 from wav2lip_npu.serve.dialogue_fields import Reference
 from wav2lip_npu.serve.dialogues import check_dialogue, stored_dialogue
@@ -101,7 +101,7 @@ def list_videos(
     status: Status | None = None,
 ) -> JSONResponse:
     """Return jobs in the order of their creation."""
-    videos = service.store.videos(limit=limit + 1, after=after, order=order, status=status)
+    videos = listing.videos(service.store, limit=limit + 1, after=after, order=order, status=status)
     page = [video_json(video) for video in videos[:limit]]
     ids = [video["id"] for video in page]
     return JSONResponse(
