@@ -88,7 +88,7 @@ def test_events_of_a_deleted_job_end(service, job, stopped):
 
 def test_head_wherever_get_answers(service, job):
     video = service.wait(create(service, job)["id"])
-    values = {"video_id": video["id"], "file_id": job["face_id"], "name": "page.js"}
+    values = {"video_id": video["id"], "file_id": job["face_id"], "stream_id": "stream_0"}
     document = service.client.get("/openapi.json").json()
     paths = [path.format(**values) for path, operations in document["paths"].items() if "get" in operations]
     for path in (*paths, "/", "/page/page.js", "/docs"):
