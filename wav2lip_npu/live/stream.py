@@ -50,6 +50,7 @@ class FaceStream:
 
     def __init__(self, loop: DeviceLoop, session: Session, options: StreamOptions) -> None:
         self._loop, self._session = loop, session
+        self.models: Models = loop.models
         shift = loop.models.mel_shift if options.mel_shift is None else options.mel_shift
         self._feed = AudioFeed(
             options.exact_fps, shift, sample_rate=options.sample_rate, threshold=options.dub.pause_threshold
@@ -66,11 +67,6 @@ class FaceStream:
     def fps(self) -> Fraction:
         """Frames per second."""
         return self._session.fps
-
-    @property
-    def models(self) -> Models:
-        """The networks that make the frames."""
-        return self._loop.models
 
     @property
     def size(self) -> tuple[int, int]:
@@ -122,10 +118,9 @@ class FaceStream:
             return self._feed.next_frame
 
     def hurry(self) -> int:
-        """Complete the frames of all audio so far without what follows, which is expected to be like its end.
+        """Complete the frames of all audio so far as if it went on as it ends, for answers to chunks.
 
-        For protocols that answer each chunk of audio with its frames: up to 0.2 s before the end of a chunk
-        the mouth is less exact. More audio may follow. Returns the number of the frame after the last one.
+        The mouth is less exact in the last 0.2 s. Returns the number of the frame after the last one.
         """
         with self._feeding:
             self._add(self._feed.hurry())
@@ -225,7 +220,7 @@ class FaceStream:
             self._add(self._feed.push(silence, rate, is_idle=True))
 
     def _take(self) -> LiveFrame | None:
-        """Return the next frame, if there is one, and let the device use the room. The lock must be held."""
+        """Return the next frame, if there is one, and let the device use the room. Needs the lock."""
         frame = self._session.take()
         if frame is not None and self._session.wants_work:
             self._loop.wake()
