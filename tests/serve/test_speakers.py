@@ -192,3 +192,86 @@ def test_refused_dialogues(service, ids):
         "/v1/videos", content=rb'{"a": "\ud800"}', headers={"Content-Type": "application/json"}
     )
     assert answer.status_code == 400
+
+
+def asd(frame: int, x: int, y: int) -> dict[str, Any]:
+    return {"active_speaker_detection": {"frame_number": frame, "coordinates": [x, y]}}
+
+
+def test_segments_of_sync_so(service, ids, stopped):
+    """Two people, of whom one speaks with two files, as clients of sync.so send it."""
+    inputs = [
+        {"type": "video", "assetId": ids["face"]},
+        {"type": "audio", "assetId": ids["anna"], "refId": "a1"},
+        {"type": "audio", "assetId": ids["ben"], "refId": "b1"},
+    ]
+    segments = [
+        {"startTime": 0, "endTime": 0.4, "audioInput": {"refId": "a1"}, "optionsOverride": asd(10, 70, 80)},
+        {
+            "startTime": 0.4,
+            "endTime": 2,
+            "audioInput": {"refId": "b1", "startTime": 0.25, "endTime": 1.0},
+            "optionsOverride": {
+                "active_speaker_detection": {"bounding_boxes": [None, [1, 2, 3, 4], [0, 20, 40, 60]]}
+            },
+        },
+        {"startTime": 1, "endTime": 1, "audioInput": {"refId": "a1"}},
+        {"startTime": 1.2, "endTime": 1.4, "audioInput": {"refId": "b1"}, "optionsOverride": asd(10, 70, 80)},
+    ]
+    options = {"sync_mode": "bounce", **asd(3, 5, 6)}
+    video = create(service, input=inputs, segments=segments, options=options)
+    assert video["options"] == {"extend": "pingpong"} and video["face_id"] == ids["face"]
+    assert {one["name"]: one["face"] for one in video["speakers"]} == {
+        "a1": "70.0,80.0@0.4100",
+        "b1": "20.0,40.0@0.0900",
+    }
+    job = batch_job(service, video)
+    told = [
+        (turn.who, turn.start, turn.end, turn.offset, Path(turn.audio).name[:20])
+        for turn in job.dialogue.turns
+    ]
+    anna, ben = (ids[name][5:25] for name in ("anna", "ben"))
+    assert told == [("a1", 0, 0.4, 0, anna), ("b1", 0.4, 1.15, 0.25, ben), ("a1", 1.2, 1.4, 0, ben)]
+
+    plain = [
+        {key: segment[key] for key in ("startTime", "endTime", "audioInput")} for segment in segments[:2]
+    ]
+    video = create(service, input=inputs, segments=plain)
+    assert [(one["name"], one["face"]) for one in video["speakers"]] == [("a1", None), ("b1", None)]
+    video = create(service, input=inputs[:2], options=asd(0, 9, 9))
+    assert [(one["name"], one["audio_id"]) for one in video["speakers"]] == [("speaker", ids["anna"])]
+    assert create(service, input=inputs[:2])["speakers"] is None
+
+
+def test_segments_of_a_form(service, voices, face_video, stopped):
+    segments = [{"startTime": 0, "endTime": 0.5, "audioInput": {"refId": "a"}}]
+    with open(face_video, "rb") as face, open(voices["anna"], "rb") as audio:
+        data = {"segments": json.dumps(segments), "options": json.dumps(asd(0, 9, 9))}
+        answer = service.client.post("/v1/videos", files={"face": face, "a": audio}, data=data)
+    assert [one["face"] for one in answer.json()["speakers"]] == ["9.0,9.0@0.0100"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"segments": []}, ["nobody"]),
+        ({"segments": [{"startTime": 0, "endTime": 1}]}, ["segments[0].audioInput"]),
+        ({"segments": [{"startTime": 0, "endTime": 1, "audioInput": {"refId": "x"}}]}, ["x"]),
+        ({"input": [{"type": "text", "provider": {}}]}, ["input[0]", "text"]),
+        ({"input": [{"type": "audio"}]}, ["url", "assetId"]),
+        ({"input": [{"type": "video", "url": "https://example.com/a.mp4"}], "face_id": ""}, ["--allow_urls"]),
+        ({"input": [{"type": "audio", "assetId": "file_0"}] * 2}, ["segments"]),
+        ({"options": {"sync_mode": "remap"}}, ["sync_mode", "remap"]),
+        ({"options": {"active_speaker_detection": {"auto_detect": True}}}, ["auto_detect"]),
+        ({"options": {"active_speaker_detection": {"bounding_boxes": [None]}}}, ["bounding_boxes"]),
+        (
+            {"options": {"active_speaker_detection": {"bounding_boxes_url": "https://x"}}},
+            ["bounding_boxes_url"],
+        ),
+        ({"options": {"temperature": 1}}, ["temperature"]),
+    ],
+)
+def test_refused_fields_of_sync_so(service, ids, fields, words):
+    status = 404 if words == ["x"] else 422
+    detail = create(service, status, **{"face_id": ids["face"], **fields})["detail"]
+    assert all(word in detail for word in words), detail

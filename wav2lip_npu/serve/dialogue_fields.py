@@ -18,7 +18,7 @@ NAMES = ("speakers", "turns", "rttm_id", "listeners")
 MAX_TURNS = 5000
 """Turns of one job. The report of a job lists them, and a page of jobs has a hundred reports."""
 _MAX_NAME = 80
-_Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 _FACES = 'left, right, X,Y (a point in pixels), X,Y@SECONDS, or {"photo_id": ID}'
 
 
@@ -69,6 +69,12 @@ class _Voice(_Fields):
         return Reference("audio_url", self.audio_url) if self.audio_url else None
 
 
+def is_name(name: str) -> bool:
+    """Return whether a speaker can have this name."""
+    is_text = name.isprintable() and name == name.strip() and not set("=@") & set(name)
+    return is_text and 0 < len(name) <= _MAX_NAME
+
+
 class SpeakerFields(_Voice):
     """A person in the video who speaks."""
 
@@ -78,7 +84,7 @@ class SpeakerFields(_Voice):
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
-        if not name.isprintable() or set("=@") & set(name) or name != name.strip():
+        if not is_name(name):
             raise PydanticCustomError("name", "A name is printable, without = and @ and outer blanks.")
         return name
 
@@ -100,9 +106,9 @@ class TurnFields(_Voice):
     """A time in which a speaker speaks."""
 
     who: str = Field(min_length=1, max_length=_MAX_NAME)
-    start: _Seconds = Field(description="Seconds from the beginning of the video.")
-    end: _Seconds | None = Field(None, description="None: the end of the audio.")
-    offset: _Seconds = Field(0, description="Seconds of the audio that are left out at its start.")
+    start: Seconds = Field(description="Seconds from the beginning of the video.")
+    end: Seconds | None = Field(None, description="None: the end of the audio.")
+    offset: Seconds = Field(0, description="Seconds of the audio that are left out at its start.")
 
 
 @dataclass(frozen=True)

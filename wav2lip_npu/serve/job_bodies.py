@@ -39,7 +39,8 @@ async def received_job(
         for purpose, (name, _) in job.files.items():
             if name in form.files and name not in ("face", "audio", "input_reference"):
                 raise Problem(422, f"{name} is the ID of a file, not a file. Send the file as {purpose}.")
-        named = {reference.value for reference in (job.dialogue.references if job.dialogue else ())}
+        named = {value for _, value in job.files.values()}
+        named |= {reference.value for reference in (job.dialogue.references if job.dialogue else ())}
         stray = set(form.files) - {name for name, _ in job.files.values()} - named
         if stray:
             raise Problem(
@@ -71,8 +72,8 @@ async def file_of(
 ) -> StoredFile:
     """Return the face or the audio of a request. Raises `Problem`."""
     name, value = job.files.get(purpose, ("", ""))
-    if name in parts:
-        return parts[name]
+    if name in parts or value in parts:
+        return parts[name if name in parts else value]
     if not name:
         raise Problem(422, f"{purpose} is missing. Send it as a file, or {purpose}_id of an upload.")
     if name == f"{purpose}_id":

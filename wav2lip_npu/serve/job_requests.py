@@ -14,7 +14,7 @@ from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.spans import canonical_spans
 from wav2lip_npu.errors import NoAudioError, UsageError
 from wav2lip_npu.options import closest, fields_of
-from wav2lip_npu.serve import dialogue_fields
+from wav2lip_npu.serve import dialogue_fields, sync_so
 from wav2lip_npu.serve.dialogue_fields import DialogueFields, pop_dialogue
 from wav2lip_npu.serve.problems import Problem
 from wav2lip_npu.serve.records import StoredFile
@@ -83,6 +83,8 @@ class JobRequest:
 def parse_request(values: Mapping[str, Any]) -> JobRequest:
     """Return the request with some fields. Raises `Problem` and `UsageError`."""
     given = {name: value for name, value in values.items() if name not in _IGNORED and value not in EMPTY}
+    if "webhookUrl" in given:  # of sync.so
+        given.setdefault("webhook_url", given.pop("webhookUrl"))
     nested = given.pop("options", None) or {}
     if isinstance(nested, str):
         nested = _json_object(nested)
@@ -91,6 +93,11 @@ def parse_request(values: Mapping[str, Any]) -> JobRequest:
     for name, owner in _UNUSED.items():
         if name in given:
             raise UsageError(f"{name} {given[name]!r:.80} is not supported: {owner} decides. Leave it out.")
+    if both := set(given) & set(nested):
+        raise UsageError(f"{min(both)} occurs both as a field and in options. Pass it once.")
+    given = {**given, **nested}
+    if set(given) & {*sync_so.FIELDS, *sync_so.OPTIONS}:
+        given = sync_so.translated(given)
     files: dict[str, tuple[str, str]] = {}
     for name in [name for name in given if name in FILES]:
         value, purpose = given.pop(name), FILES[name]
@@ -107,11 +114,8 @@ def parse_request(values: Mapping[str, Any]) -> JobRequest:
     for name, value in (("model", model), ("webhook_url", webhook)):
         if value is not None and not isinstance(value, str):
             raise UsageError(f"{name} {value!r:.80} is invalid. Pass a string.")
-    if both := set(given) & set(nested):
-        raise UsageError(f"{min(both)} occurs both as a field and in options. Pass it once.")
-    options = {**given, **nested}
-    dialogue = pop_dialogue(options)
-    dub, options = parse_options(options)
+    dialogue = pop_dialogue(given)
+    dub, options = parse_options(given)
     return JobRequest(
         files=files, model=model, options=options, dub=dub, dialogue=dialogue, webhook_url=webhook
     )

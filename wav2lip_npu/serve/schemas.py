@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from wav2lip_npu.serve.dialogue_fields import dialogue_schemas
 from wav2lip_npu.serve.job_requests import DEFAULTS, NAMES
+from wav2lip_npu.serve.sync_so import sync_so_schemas
 
 _TYPES: dict[Any, dict[str, Any]] = {
     str: {"type": "string"},
@@ -49,6 +50,7 @@ def _schema(hint: Any) -> dict[str, Any]:
     return dict(_TYPES[hint])
 
 
+_SYNC_SO, _SYNC_SO_OPTIONS = sync_so_schemas()
 _TEXT = {"type": "string"}
 _BINARY = {"type": "string", "format": "binary"}
 _IDS: dict[str, Any] = {
@@ -57,6 +59,7 @@ _IDS: dict[str, Any] = {
     "face_url": {**_TEXT, "description": "https address of the face; only of hosts in --allow_urls."},
     "audio_url": {**_TEXT, "description": "https address of the audio; only of hosts in --allow_urls."},
     **dialogue_schemas(),
+    **_SYNC_SO,
     "model": {**_TEXT, "default": "starter", "description": "Name of one of GET /v1/models."},
     "prompt": {**_TEXT, "description": "Accepted and ignored, for clients of OpenAI's API."},
     "webhook_url": {**_TEXT, "description": "https address to call at the end; only of --webhook_hosts."},
@@ -64,7 +67,7 @@ _IDS: dict[str, Any] = {
 _OPTIONS = {
     "type": "object",
     "description": "Options of `wav2lip-npu dub` by name, see docs/dub.md.",
-    "properties": option_schemas(),
+    "properties": {**option_schemas(), **_SYNC_SO_OPTIONS},
     "additionalProperties": False,
 }
 CREATE_VIDEO = {
