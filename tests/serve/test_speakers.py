@@ -241,6 +241,11 @@ def test_segments_of_sync_so(service, ids, stopped):
     video = create(service, input=inputs[:2], options=asd(0, 9, 9))
     assert [(one["name"], one["audio_id"]) for one in video["speakers"]] == [("speaker", ids["anna"])]
     assert create(service, input=inputs[:2])["speakers"] is None
+    auto = {"active_speaker_detection": {"auto_detect": True}}
+    assert create(service, input=inputs[:2], options=auto)["options"] == {"face_select": "speaking"}
+    video = create(service, input=inputs, segments=plain, options=auto)
+    assert [(one["name"], one["face"]) for one in video["speakers"]] == [("a1", "auto"), ("b1", "auto")]
+    assert [one.face for one in batch_job(service, video).dialogue.speakers] == ["auto", "auto"]
 
 
 def test_segments_of_a_form(service, voices, face_video, stopped):
@@ -262,7 +267,7 @@ def test_segments_of_a_form(service, voices, face_video, stopped):
         ({"input": [{"type": "video", "url": "https://example.com/a.mp4"}], "face_id": ""}, ["--allow_urls"]),
         ({"input": [{"type": "audio", "assetId": "file_0"}] * 2}, ["segments"]),
         ({"options": {"sync_mode": "remap"}}, ["sync_mode", "remap"]),
-        ({"options": {"active_speaker_detection": {"auto_detect": True}}}, ["auto_detect"]),
+        ({"options": {"active_speaker_detection": {"auto_detect": "perhaps"}}}, ["auto_detect"]),
         ({"options": {"active_speaker_detection": {"bounding_boxes": [None]}}}, ["bounding_boxes"]),
         (
             {"options": {"active_speaker_detection": {"bounding_boxes_url": "https://x"}}},

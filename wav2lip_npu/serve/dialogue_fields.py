@@ -19,7 +19,7 @@ MAX_TURNS = 5000
 """Turns of one job. The report of a job lists them, and a page of jobs has a hundred reports."""
 _MAX_NAME = 80
 Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
-_FACES = 'left, right, X,Y (a point in pixels), X,Y@SECONDS, or {"photo_id": ID}'
+_FACES = 'left, right, auto, X,Y (a point in pixels), X,Y@SECONDS, or {"photo_id": ID}'
 
 
 class Reference(NamedTuple):

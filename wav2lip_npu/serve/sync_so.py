@@ -19,6 +19,10 @@ _EXTEND = {"loop": "loop", "bounce": "pingpong", "cut_off": "cut_off", "silence"
 """Values of `sync_mode`, and those of the option `extend`."""
 
 
+Face = dict[str, Any] | Literal["auto"] | None
+"""The field `face` of a speaker."""
+
+
 class _Fields(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -33,7 +37,7 @@ class ActiveSpeakerDetection(_Fields):
     bounding_boxes: list[tuple[float, float, float, float] | None] | None = None
 
     @property
-    def face(self) -> dict[str, Any] | None:
+    def face(self) -> Face:
         """The face of a speaker; None if nothing is told. Of the boxes, the largest shows the face best."""
         if self.bounding_boxes is not None:
             boxes = [(box, number) for number, box in enumerate(self.bounding_boxes) if box is not None]
@@ -43,11 +47,7 @@ class ActiveSpeakerDetection(_Fields):
             return {"frame_number": number, "coordinates": [(x1 + x2) / 2, (y1 + y2) / 2]}
         if self.coordinates is not None:
             return {"frame_number": self.frame_number, "coordinates": list(self.coordinates)}
-        if self.auto_detect or self.v3:
-            raise UsageError(
-                "active_speaker_detection: auto_detect is not supported. Pass frame_number and coordinates."
-            )
-        return None
+        return "auto" if self.auto_detect or self.v3 else None
 
 
 class _Override(_Fields):
@@ -122,14 +122,14 @@ def translated(given: Mapping[str, Any]) -> dict[str, Any]:
     voice = heard[0].named("audio") if heard else {}
     if face is None:
         return fields | voice
+    if face == "auto":
+        return fields | voice | {"face_select": "speaking"}
     voice = voice or {name: fields.pop(name) for name in ("audio_id", "audio_url") if name in fields}
     return fields | {"speakers": [{"name": "speaker", "face": face, **voice}]}
 
 
-def _dialogue(
-    segments: list[Segment], audio: Mapping[str, dict[str, str]], default: dict[str, Any] | None
-) -> dict[str, Any]:
-    """Return `speakers` and `turns`: of one face, or of one refId where no face is told."""
+def _dialogue(segments: list[Segment], audio: Mapping[str, dict[str, str]], default: Face) -> dict[str, Any]:
+    """Return `speakers` and `turns`: of one face, or of one refId where no point on a face is told."""
     speakers: dict[str, dict[str, Any]] = {}
     turns = []
     for segment in segments:
@@ -139,7 +139,8 @@ def _dialogue(
         detection = segment.optionsOverride and segment.optionsOverride.active_speaker_detection
         face = detection.face if detection else default
         speaker = speakers.setdefault(
-            repr(face or reference), {"name": _name(reference, len(speakers), speakers), "face": face}
+            repr(face if isinstance(face, dict) else reference),
+            {"name": _name(reference, len(speakers), speakers), "face": face},
         )
         turns.append(segment.turn(speaker["name"], audio.get(reference, {"audio_id": reference})))
     return {"speakers": list(speakers.values()), "turns": turns}
