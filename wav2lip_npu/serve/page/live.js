@@ -2,10 +2,11 @@
 import { Problem, post, request } from "./api.js";
 import { SocketPicture, WebRtcPicture, socketAddress } from "./live_picture.js";
 import { LiveSound } from "./live_sound.js";
-import { announce, number, onLanguage, showError, t } from "./texts.js";
+import { announce, explainIfSlow, number, onLanguage, showError, t } from "./texts.js";
 
 const FIGURES_MS = 1000;
 const BEHIND_MS = 600; // pauses of a microphone are left out until the delay is below it
+const AVATAR_S = 5; // of the video: a longer part takes longer to prepare
 const OPTIONS = ["rest", "occlusion", "blend", "pads", "mel_shift", "max_yaw"];
 
 export class Live {
@@ -87,7 +88,12 @@ export class Live {
     if (this.run !== run) return sound.close();
     this.enter("opening");
     const chosen = Object.fromEntries(Object.entries(options).filter(([name]) => [...OPTIONS, "face_select"].includes(name)));
-    const stream = await post("streams", { ...asked, options: chosen, sample_rate: sound.rate });
+    const ended = explainIfSlow(this.status, "live_slow");
+    const stream = await post("streams", {
+      ...asked,
+      options: { ...chosen, avatar_seconds: AVATAR_S },
+      sample_rate: sound.rate,
+    }).finally(ended);
     if (this.run !== run) return request("DELETE", `streams/${stream.id}`);
     this.stream = stream;
     this.root.querySelector(".screen").style.setProperty("--ratio", stream.width / stream.height);

@@ -439,8 +439,8 @@ function factsOf(sentences) {
 }
 
 /** Add a reason to words about what is under way, if it takes seconds. Returns a function that ends the wait. */
-export function explainIfSlow(words) {
-  const timer = setTimeout(() => (words.textContent += ` ${t("slow")}`), SLOW_MS);
+export function explainIfSlow(words, reason = "slow") {
+  const timer = setTimeout(() => (words.textContent += ` ${t(reason)}`), SLOW_MS);
   return () => clearTimeout(timer);
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FIGURES_S = 1.0
+_KEPT = 2
+"""Streams that have ended and are kept for their faces (256 MiB each at most), which often come again."""
 _QUALITY = 85
 _BUG = "an error inside the live process. See the log of the service."
 _MAX_WAITING = 8 << 20
@@ -60,6 +63,8 @@ class LiveServer:
         self._models: dict[str, Models] = {}
         self._loading = asyncio.Lock()
         self._streams: dict[str, LiveStream] = {}
+        self._latest: deque[FaceStream] = deque(maxlen=_KEPT)
+        """Streams that have ended, whose faces are ready for the next ones."""
         self._images: dict[str, Viewer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._calls: dict[str, Callable[..., Awaitable[Any]]] = {
@@ -162,6 +167,7 @@ class LiveServer:
         finally:
             figures.cancel()
             del self._streams[live.name]
+            self._latest.append(live.face)
             self._wire.send(
                 {"stream": live.name, "event": "ended", "error": reason, "figures": live.figures()}
             )
