@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from time import monotonic, sleep
 
 import cv2
 import numpy as np
 import pytest
 
 from support.sockets import message, opened, path_of, socket
+from wav2lip_npu.serve.streams import process
 from wav2lip_npu.serve.streams.vidx import images_of
 
 
@@ -96,3 +98,14 @@ def test_audio_goes_in_and_images_come_out(live, face, speech_pcm):
         assert message(audio, "ended")["status"] == "closed"
         assert message(frames, "ended")["error"] is None
     assert live.client.get(f"/v1/streams/{stream['id']}").json()["delay_ms"]["median"] > 0
+
+
+def test_process_ends_when_it_is_idle(live, face, monkeypatch):
+    streams = live.app.state.service.streams
+    monkeypatch.setattr(process, "_IDLE_S", 0.1)
+    live.client.delete(f"/v1/streams/{opened(live, face)['id']}")
+    deadline = monotonic() + 30
+    while streams.pid is not None:
+        assert monotonic() < deadline
+        sleep(0.02)
+    assert "wav2lip_live_process 0" in live.client.get("/metrics").text
