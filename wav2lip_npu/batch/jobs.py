@@ -27,7 +27,7 @@ Pairing = Literal["zip", "product"]
 Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """One path or several."""
 _FILES = ("face", "audio", "outfile")
-PATHS = (*_FILES, "voice", "turns", "rttm", "checkpoint_path", "report", "occlusion_mask", "enhance")
+PATHS = (*_FILES, "voice", "turns", "rttm", "checkpoint_path", "report", "occlusion_mask", "enhance", "asd")
 """Options of a job that name files."""
 
 
