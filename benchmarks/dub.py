@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--original", type=Path, help="folder of the original's repository")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--checkpoint_path", help="default: random weights of the full-size network")
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--precision", default="auto", help="of the command; auto: bf16 where it is fast")
     parser.add_argument(
         "--longer", type=int, default=10, help="also dub audio this many times as long; 0: skip"
     )
@@ -78,7 +78,10 @@ def main() -> None:
 def report(arguments: argparse.Namespace, folder: str) -> None:
     """Measure and print. Parts and whole alternate, so that drift of the machine affects both."""
     cores = len(os.sched_getaffinity(0))
-    machine = f"{processor()}, {cores} cores, {arguments.device}, torch {version('torch')}"
+    machine = (
+        f"{processor()}, {cores} cores, {arguments.device}, torch {version('torch')}, "
+        f"precision {arguments.precision}"
+    )
     print(f"{machine}, median of {arguments.runs} rounds")
     rounds = []
     for _ in range(arguments.runs):
