@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 Hardware = Literal["none", "auto", "cuda", "vaapi", "videotoolbox"]
 """Hardware that decodes. The names are those of FFmpeg."""
 _ALL = ("cuda", "vaapi", "videotoolbox")
-_TRIAL_FRAMES = 24
-"""Frames that both sides decode before one is chosen."""
+_TRIAL_FRAMES, _COMPARED_EVERY = 24, 6
+"""Frames that both sides decode before one is chosen, and the distance of those that are compared."""
 _ROUNDING = 1
 """Largest difference of a pixel. Decoders agree; conversions from 10 bits round."""
 
@@ -36,16 +36,17 @@ def on_hardware(info: VideoInfo, hardware: Hardware) -> VideoInfo:
     """
     if hardware == "none" or info.kind != "video" or isinstance(info, FrameSequence):
         return info
+    reasons = ["it is interlaced"]
     if not info.interlaced:
-        by_cpu = _trial(info)
+        by_cpu, reasons = _trial(info), []
         for name in _ALL if hardware == "auto" else (hardware,):
             chosen = replace(info, hwaccel=name)
             reason = _refusal(chosen, by_cpu, must_be_faster=hardware == "auto")
             if reason is None:
                 log.info("--hwaccel %s: %s is decoded by %s", hardware, info.path, name)
                 return chosen
-            log.debug("%s does not decode %s: %s", name, info.path, reason)
-    log.warning("--hwaccel %s: no such hardware decodes %s faster, the CPU does", hardware, info.path)
+            reasons.append(f"{name} {reason}")
+    log.warning("--hwaccel %s: %s is decoded by the CPU: %s", hardware, info.path, ", ".join(reasons))
     return info
 
 
@@ -60,21 +61,23 @@ def _trial(info: VideoInfo) -> _Trial:
     start = perf_counter()
     for frame in islice(read_frames(info), _TRIAL_FRAMES):
         start = start if images else perf_counter()
-        images.append(frame.yuv)
+        if frame.index % _COMPARED_EVERY == 0:
+            images.append(frame.yuv)
     return _Trial(images, perf_counter() - start)
 
 
 def _refusal(info: VideoInfo, by_cpu: _Trial, *, must_be_faster: bool) -> str | None:
-    """Return why the hardware of a video is not used; None if it is."""
+    """Return what keeps the hardware of a video from being used; None if it is used."""
     try:
         if not _has_decoder(info):
-            return "it has no decoder for this codec"
+            return "does not decode this codec"
         trial = _trial(info)
     except (MediaError, RuntimeError, NotImplementedError, ValueError) as error:  # PyAV raises all of them
-        return str(error)
+        log.debug("%s: %s", info.hwaccel, error)
+        return "does not answer"
     if len(trial.images) != len(by_cpu.images) or not all(map(_are_equal, trial.images, by_cpu.images)):
-        return "its frames differ"
-    return "it is slower" if must_be_faster and trial.seconds >= by_cpu.seconds else None
+        return "gives other frames"
+    return "is slower" if must_be_faster and trial.seconds >= by_cpu.seconds else None
 
 
 def _has_decoder(info: VideoInfo) -> bool:
