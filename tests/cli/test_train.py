@@ -44,7 +44,7 @@ def test_every_flag_is_known():
         f"{SHARED} {AUGMENT} {SYNCNET_AUGMENT} recipe same_clip eval_clips".split()
     )
     assert names(TrainCommand) == set(
-        f"{SHARED} {AUGMENT} {GENERATOR_AUGMENT} face_size syncnet_checkpoint_path disc_checkpoint_path syncnet_wt sync_gate sync_weight disc_wt "
+        f"{SHARED} {AUGMENT} {GENERATOR_AUGMENT} face_size alexnet lpips lpips_weight syncnet_checkpoint_path disc_checkpoint_path syncnet_wt sync_gate sync_weight disc_wt "
         "disc_initial_learning_rate expert_bn eval_batches reference_distance mouth_weight "
         "sync_floor sync_from sync_augmented patch_disc_wt disc_from ramp_steps gradient_weight motion_weight".split()
     )

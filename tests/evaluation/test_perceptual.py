@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.linalg import sqrtm
 
 from support.devices import DEVICE
 from support.frame_pairs import POINTS, texture, tracked
+from support.networks import write_lpips
 from wav2lip_npu.errors import CheckpointError, CheckpointMismatchError
 from wav2lip_npu.evaluation.frame_pair import FramePair
 from wav2lip_npu.evaluation.identity import IdentityMeasure
@@ -18,57 +22,75 @@ from wav2lip_npu.evaluation.perceptual import Fid, Gaussian, LpipsMeasure, frech
 from wav2lip_npu.faces import descriptor
 from wav2lip_npu.faces.descriptor import Descriptor
 from wav2lip_npu.models.inception import Inception
-from wav2lip_npu.models.lpips import Lpips, _AlexNet, _Linear
+from wav2lip_npu.models.lpips import Lpips
 
 
 @pytest.fixture(scope="module")
 def lpips_files(tmp_path_factory):
-    """Weights in the form of torchvision's AlexNet and of the authors' linear layers."""
-    folder = tmp_path_factory.mktemp("lpips")
-    torch.manual_seed(0)
-    alexnet = _AlexNet().state_dict() | {"classifier.1.weight": torch.zeros(2, 2)}
-    linear = {name: tensor.abs() for name, tensor in _Linear().state_dict().items()}
-    torch.save(alexnet, folder / "alexnet.pth")
-    torch.save(linear, folder / "alex.pth")
-    return folder / "alexnet.pth", folder / "alex.pth"
+    return write_lpips(tmp_path_factory.mktemp("lpips"))
+
+
+def windows(x: np.ndarray, size: int, stride: int) -> np.ndarray:
+    """Return the windows [C, H, W, size, size] of an image [C, ...]."""
+    return sliding_window_view(x, (size, size), axis=(1, 2))[:, ::stride, ::stride]
+
+
+def slow_lpips(files: tuple[Path, Path], images: list[np.ndarray]) -> float:
+    """Return the LPIPS of two BGR images [3, H, W] in [0, 1] by numpy alone, as its authors define it."""
+    alexnet, linear = (
+        {name: value.double().numpy() for name, value in torch.load(path, weights_only=True).items()}
+        for path in files
+    )
+    layers = [(0, 4, 2, 0), (3, 1, 2, 1), (6, 1, 1, 1), (8, 1, 1, 0), (10, 1, 1, 0)]
+    total = 0.0
+    means, deviations = ([-0.03, -0.088, -0.188], [0.458, 0.448, 0.45])
+    features = [
+        (x[::-1] * 2 - 1 - np.reshape(means, (3, 1, 1))) / np.reshape(deviations, (3, 1, 1)) for x in images
+    ]
+    for tap, (layer, stride, padding, is_pooled) in enumerate(layers):
+        weight, bias = (alexnet[f"features.{layer}.{part}"] for part in ("weight", "bias"))
+        for place, x in enumerate(features):
+            x = windows(x, 3, 2).max(axis=(3, 4)) if is_pooled else x
+            x = np.pad(x, ((0, 0), (padding, padding), (padding, padding)))
+            x = np.einsum("cyxij,ocij->oyx", windows(x, weight.shape[-1], stride), weight, optimize=True)
+            features[place] = np.maximum(x + bias[:, None, None], 0)
+        one, other = (x / (np.sqrt(np.square(x).sum(axis=0)) + 1e-10) for x in features)
+        total += np.einsum("c,cyx->yx", linear[f"lin{tap}.model.1.weight"].ravel(), (one - other) ** 2).mean()
+    return total
 
 
 @pytest.mark.any_device
 def test_lpips_is_the_published_distance(lpips_files):
-    images = torch.randint(255, (2, 64, 64, 3), dtype=torch.uint8)
+    images = torch.randint(255, (2, 64, 48, 3), dtype=torch.uint8)
     others = images.clone()
     others[1, 20:40] = 0
-    same, changed = Lpips(*lpips_files, DEVICE)(images, others)
+    same, changed = Lpips(*lpips_files).to(DEVICE).of_images(images, others)
     assert same == 0
-    layers, linear = (torch.load(path, weights_only=True) for path in lpips_files)
-    network = _AlexNet()
-    network.load_state_dict({name: value for name, value in layers.items() if "classifier" not in name})
-    expected, taps = 0.0, {1: 0, 4: 1, 7: 2, 9: 3, 11: 4}
-    x, y = (
-        (
-            (batch[1:].flip(-1).permute(0, 3, 1, 2).float() / 127.5 - 1)
-            - torch.tensor([-0.03, -0.088, -0.188])[None, :, None, None]
-        )
-        / torch.tensor([0.458, 0.448, 0.45])[None, :, None, None]
-        for batch in (images, others)
-    )
-    with torch.inference_mode():
-        for number, layer in enumerate(network.features):
-            x, y = layer(x), layer(y)
-            if number in taps:
-                a, b = (v / (v.norm(dim=1, keepdim=True) + 1e-10) for v in (x, y))
-                weight = linear[f"lin{taps[number]}.model.1.weight"]
-                expected += float(((a - b).square() * weight.view(1, -1, 1, 1)).sum(1).mean())
-    assert changed == pytest.approx(expected, rel=1e-3)
+    pair = [batch[1].permute(2, 0, 1).numpy() / 255 for batch in (images, others)]
+    assert changed == pytest.approx(slow_lpips(lpips_files, pair), rel=1e-3)
+
+
+def test_gradient_of_lpips_is_that_of_the_slow_one(lpips_files):
+    """A black image has features of 0, where the gradient of a length is not defined."""
+    random = np.random.default_rng(0)
+    images, target, direction = (random.random((3, 48, 32)) for _ in range(3))
+    given = torch.from_numpy(images)[None].float().requires_grad_()
+    loss = Lpips(*lpips_files)(given, torch.from_numpy(target)[None].float()).sum()
+    (gradient,) = torch.autograd.grad(loss, given)
+    up, down = (slow_lpips(lpips_files, [images + s * direction, target]) for s in (1e-5, -1e-5))
+    assert float((gradient[0].numpy() * direction).sum()) == pytest.approx((up - down) / 2e-5, rel=1e-3)
+    black = torch.zeros(1, 3, 48, 32, requires_grad=True)
+    Lpips(*lpips_files)(black, given.detach()).sum().backward()
+    assert black.grad is not None and black.grad.isfinite().all()
 
 
 def test_lpips_of_a_video(lpips_files):
-    measure = LpipsMeasure(Lpips(*lpips_files, torch.device("cpu")))
+    measure = LpipsMeasure(Lpips(*lpips_files).of_images)
     for index in range(18):
         measure.add(FramePair(index, tracked(texture()), tracked(texture(index % 2))))
     assert measure.figures()["lpips"].generated > 0
     with pytest.raises(CheckpointMismatchError, match="--alexnet"):
-        Lpips(lpips_files[1], lpips_files[1], torch.device("cpu"))
+        Lpips(lpips_files[1], lpips_files[1])
 
 
 def test_inception_has_the_names_and_shapes_of_the_published_file():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zlib
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
 from wav2lip_npu.models.generator import Wav2Lip
+from wav2lip_npu.models.lpips import _AlexNet, _Linear
 from wav2lip_npu.models.plans import PLAN_96, Plan
 
 
@@ -83,3 +85,14 @@ def copying_generator(width: int = 32, plan: Plan = PLAN_96) -> Wav2Lip:
                 hinge.bias[channel] = -knots[number]
                 last.weight[colour, channel, 0, 0] = bends[number]
     return network.eval()
+
+
+def write_lpips(folder: Path) -> tuple[Path, Path]:
+    """Write random weights in the form of torchvision's AlexNet and of the authors' linear layers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        alexnet = _AlexNet().state_dict() | {"classifier.1.weight": torch.zeros(2, 2)}
+        linear = {name: tensor.abs() for name, tensor in _Linear().state_dict().items()}
+    torch.save(alexnet, folder / "alexnet.pth")
+    torch.save(linear, folder / "alex.pth")
+    return folder / "alexnet.pth", folder / "alex.pth"

@@ -14,10 +14,11 @@ from torch.nn import functional
 
 from support.devices import DEVICE
 from support.marks import slow
-from support.networks import golden_weights
+from support.networks import golden_weights, write_lpips
 from support.trainings import (
     GENERATOR,
     WITH_DISC,
+    command,
     difference,
     lines,
     read,
@@ -27,9 +28,11 @@ from support.trainings import (
     weights,
 )
 from wav2lip_npu import device
+from wav2lip_npu.cli import main
 from wav2lip_npu.data.samples import Batch, TargetSample
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.inputs import face_windows, generator_input, syncnet_input
+from wav2lip_npu.models.lpips import Lpips
 from wav2lip_npu.models.networks import QualityDiscriminator, SyncNet, Wav2Lip
 from wav2lip_npu.models.patch_discriminator import PatchDiscriminator
 from wav2lip_npu.training.generator import train_generator
@@ -280,6 +283,37 @@ def test_patches_push_as_hard_as_the_pixels():
     own.total.backward()
     assert generated.grad is None
     assert set(own.parts) == {"disc_real", "disc_fake"}
+
+
+@pytest.mark.any_device
+def test_lpips_is_a_loss_of_the_lower_halves(tmp_path):
+    _, objective = training_of(GeneratorOptions(lpips_weight=0.5))
+    objective._lpips = Lpips(*write_lpips(tmp_path)).to(DEVICE)
+    generated, target = (torch.rand(2, 3, 5, 96, 96).to(DEVICE).requires_grad_() for _ in range(2))
+    total, parts = objective._pixel_losses(generated, target.detach())
+    torch.testing.assert_close(total, parts["l1"] + 0.5 * parts["lpips"])
+    pairs = ((x.detach()[1:, :, 4, 48:] * 255).byte().permute(0, 2, 3, 1) for x in (generated, target))
+    (last,) = objective._lpips.of_images(*pairs)
+    assert parts["lpips"].item() == pytest.approx(last, rel=0.2), "all faces are alike"
+    (gradient,) = torch.autograd.grad(parts["lpips"], generated)
+    assert not gradient[..., :48, :].any() and gradient[..., 48:, :].abs().amin(dim=(1, 3, 4)).gt(0).all()
+
+
+def test_lpips_in_a_training(clips, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    alexnet, linear = write_lpips(tmp_path)
+    (tmp_path / "bad.pth").write_bytes(b"no weights")
+    for flags, named in (
+        ({"lpips_weight": 0.1}, "--lpips_weight 0.1"),
+        ({"lpips": linear}, "--lpips "),
+        ({"lpips_weight": 0.1, "lpips": "bad.pth", "alexnet": alexnet}, "bad.pth"),
+    ):
+        assert main.main(command(clips, tmp_path / "out", GENERATOR, steps=1, **flags)) != 0
+        assert named in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    flags = {"lpips_weight": 0.1, "alexnet": alexnet, "lpips": linear}
+    out = train(clips, tmp_path / "out", GENERATOR, steps=1, log_interval=1, **flags)
+    assert lines(out, "train")[0]["lpips"] > 0
 
 
 @pytest.mark.any_device

@@ -68,6 +68,8 @@ class TrainCommand(GeneratorSettings):
                 syncnet_checkpoint_path=self.syncnet_checkpoint_path,
                 disc_checkpoint_path=self.disc_checkpoint_path,
                 face_size=self.face_size,
+                alexnet=self.alexnet,
+                lpips=self.lpips,
             )
         return _exit_code(result)
 

@@ -96,7 +96,7 @@ def _load_picture_networks(
     network = found("fid", options.inception, inception.PATHS, f"--inception {inception.PATHS[0].name}")
     return (
         None if face is None else Descriptor(face),
-        None if alexnet is None or linear is None else lpips.Lpips(alexnet, linear, device),
+        None if alexnet is None or linear is None else lpips.Lpips(alexnet, linear).to(device),
         None if network is None else Fid(inception.InceptionFeatures(network, device)),
     )
 

@@ -162,7 +162,7 @@ class _Measures:
         if judges.identity is not None:
             self._set("identity", IdentityMeasure(judges.identity))
         if judges.lpips is not None:
-            self._set("lpips", LpipsMeasure(judges.lpips))
+            self._set("lpips", LpipsMeasure(judges.lpips.of_images))
         if judges.fid is not None:
             self._set("fid", judges.fid)
         if "frames" in self._wanted:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from wav2lip_npu.models.inputs import face_batch
 from wav2lip_npu.models.user_weights import load_network
 
 ALEXNET_PATHS = (Path("checkpoints/alexnet-owt-7be5be79.pth"), Path("checkpoints/alexnet-owt-4df8aa71.pth"))
@@ -22,6 +22,7 @@ _TAPS = (1, 4, 7, 9, 11)
 """Layers of `features` whose outputs are compared."""
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 _EPS = 1e-10
+"""Added to lengths. Its square is added below the root, whose gradient at 0 would be infinite."""
 
 
 class _AlexNet(nn.Module):
@@ -53,37 +54,44 @@ class _Linear(nn.Module):
             self.add_module(f"lin{number}", layer)
 
 
-class Lpips:
-    """Distance of images."""
+class Lpips(nn.Module):
+    """Distance of images: a figure, or a loss whose gradient reaches the images."""
 
-    def __init__(
-        self, alexnet: str | os.PathLike[str], linear: str | os.PathLike[str], device: torch.device
-    ) -> None:
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, alexnet: str | os.PathLike[str], linear: str | os.PathLike[str]) -> None:
         """Load the weights. Raises `CheckpointError`."""
-        layers = load_network(alexnet, _AlexNet, "AlexNet", "--alexnet", ignored="classifier.")
-        self._layers = layers.features.to(device)
+        super().__init__()
+        self.layers = load_network(alexnet, _AlexNet, "AlexNet", "--alexnet", ignored="classifier.").features
         weights = load_network(linear, _Linear, "the linear layers of LPIPS", "--lpips").state_dict()
-        self._weights = [
-            weights[f"lin{number}.model.1.weight"].to(device) for number in range(len(_CHANNELS))
-        ]
-        self._device = device
+        for number in range(len(_CHANNELS)):
+            self.register_buffer(f"weight{number}", weights[f"lin{number}.model.1.weight"])
+        for name, values in (("shift", _SHIFT), ("scale", _SCALE)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor, others: Tensor) -> Tensor:
+        """Return the LPIPS [B] of pairs of images, BGR [B, 3, H, W] in [0, 1], of at least 31 rows."""
+        total = images.new_zeros(len(images))
+        features = zip(self._features(images), self._features(others), strict=True)
+        for number, (one, other) in enumerate(features):
+            weighted = (one - other).square() * self.get_buffer(f"weight{number}")
+            total = total + weighted.sum(dim=1).mean(dim=(1, 2))
+        return total
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor, others: Tensor) -> list[float]:
+    def of_images(self, images: Tensor, others: Tensor) -> list[float]:
         """Return the LPIPS of pairs of images, BGR uint8 [B, H, W, 3]."""
-        features = [self._features(batch) for batch in (images, others)]
-        total = torch.zeros(len(images), device=self._device)
-        for one, other, weight in zip(*features, self._weights, strict=True):
-            total += functional.conv2d((one - other) ** 2, weight).mean(dim=(1, 2, 3))
-        values: list[float] = total.cpu().tolist()
+        faces = (face_batch(batch.to(self.shift.device)) for batch in (images, others))
+        values: list[float] = self(*faces).tolist()
         return values
 
     def _features(self, images: Tensor) -> list[Tensor]:
-        rgb = images.to(self._device).flip(-1).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
-        shift, scale = (rgb.new_tensor(values).view(1, 3, 1, 1) for values in (_SHIFT, _SCALE))
-        x, taps = (rgb - shift) / scale, []
-        for number, layer in enumerate(self._layers):
+        """Return the outputs of the compared layers, float32, of length 1 along the channels."""
+        x, taps = (images.flip(1) * 2 - 1 - self.shift) / self.scale, []
+        for number, layer in enumerate(self.layers):
             x = layer(x)
             if number in _TAPS:
-                taps.append(x / (x.square().sum(dim=1, keepdim=True).sqrt() + _EPS))
+                y = x.float()
+                taps.append(y / ((y.square().sum(dim=1, keepdim=True) + _EPS**2).sqrt() + _EPS))
         return taps

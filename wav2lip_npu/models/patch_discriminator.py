@@ -30,6 +30,10 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, faces: Tensor) -> Tensor:
         """Return scores [B * T, 1, S/8, S/4] of faces [B, 3, T, S, S]."""
-        mouths = faces[..., faces.shape[-2] // 2 :, :].transpose(1, 2).flatten(0, 1)
-        scores: Tensor = self.layers(mouths)
+        scores: Tensor = self.layers(lower_halves(faces))
         return scores
+
+
+def lower_halves(faces: Tensor) -> Tensor:
+    """Return the mouth regions [B * T, 3, S/2, S] of faces [B, 3, T, S, S]."""
+    return faces[..., faces.shape[-2] // 2 :, :].transpose(1, 2).flatten(0, 1)

@@ -19,7 +19,7 @@ from wav2lip_npu.training.loop import Progress, TrainResult
 from wav2lip_npu.training.loss_options import GeneratorOptions
 from wav2lip_npu.training.loss_schedule import LossSchedule
 from wav2lip_npu.training.options import GeneratorSettings, TrainOptions, TrainPaths
-from wav2lip_npu.training.resumed import load_syncnet
+from wav2lip_npu.training.resumed import load_lpips, load_syncnet
 from wav2lip_npu.training.session import check_files, open_session
 from wav2lip_npu.training.task import Task
 
@@ -49,7 +49,7 @@ def train_generator(
         progress: Called on the first rank after each step with its number and its losses.
         **values: Fields of these options, of `TargetChanges` and of `TrainPaths` by name, such as `steps`,
             `disc_wt`, `filelists`, `checkpoint_path` or `device`; also `syncnet_checkpoint_path` (default:
-            the bundled SyncNet) and `disc_checkpoint_path` and `face_size`.
+            the bundled SyncNet), `disc_checkpoint_path`, `face_size`, `alexnet` and `lpips`.
 
     Returns:
         The final step, the newest and the best checkpoint, and the latest held-out figures.
@@ -81,7 +81,7 @@ def train_generator(
     settings = with_values(settings, values)
     check_files(settings)
     options, losses = settings.train, settings.generator
-    syncnet = load_syncnet(settings.syncnet_checkpoint_path)
+    syncnet, lpips = load_syncnet(settings.syncnet_checkpoint_path), load_lpips(settings)
     rates: dict[str, float | None] = {"generator": None}
     if losses.discriminator is not None:
         rates[losses.discriminator] = losses.disc_initial_learning_rate
@@ -102,6 +102,7 @@ def train_generator(
             options.amp,
             is_compiled=options.compile == "on",
             face_size=session.reader.face_size,
+            lpips=None if lpips is None else session.to_device(lpips),
         )
         task = Task(
             session.train_samples(

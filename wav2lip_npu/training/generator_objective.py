@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from wav2lip_npu import device as devices
@@ -18,6 +18,7 @@ from wav2lip_npu.data.device_batch import TargetBatch, TargetRows, on_device
 from wav2lip_npu.data.samples import Batch, Samples, TargetSample, batches
 from wav2lip_npu.models.inputs import face_windows, generator_input, images_of_faces, syncnet_input
 from wav2lip_npu.models.networks import SyncNet
+from wav2lip_npu.models.patch_discriminator import lower_halves
 from wav2lip_npu.training import distributed
 from wav2lip_npu.training.critics import PATCH, QUALITY, Critic, PatchCritic, QualityCritic
 from wav2lip_npu.training.loss_options import GeneratorOptions
@@ -43,7 +44,9 @@ class GeneratorObjective:
         *,
         is_compiled: bool = False,
         face_size: int = FACE_SIZE,
+        lpips: nn.Module | None = None,
     ) -> None:
+        self._lpips = lpips
         self._state, self._schedule = state, schedule
         self._options, self._amp = options, amp
         syncnet.requires_grad_(False).train(options.expert_bn == "batch")
@@ -94,7 +97,7 @@ class GeneratorObjective:
             yield self._critic.losses(target, generated)
 
     def _pixel_losses(self, generated: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted L1 losses of pixels, image gradients and motion, and each of them."""
+        """Return the weighted losses of pixels, image gradients, motion and LPIPS, and each of them."""
         options, weights = self._options, self._pixel_weights
         parts = {"l1": functional.l1_loss(generated, target)}
         total = parts["l1"] if options.mouth_weight == 1 else mouth_loss(generated, target, weights)
@@ -104,6 +107,10 @@ class GeneratorObjective:
         if options.motion_weight:
             parts["motion"] = motion_loss(generated, target, weights)
             total = total + options.motion_weight * parts["motion"]
+        if self._lpips is not None:
+            with self._autocast():
+                parts["lpips"] = self._lpips(lower_halves(generated), lower_halves(target)).mean()
+            total = total + options.lpips_weight * parts["lpips"]
         return total, parts
 
     def _autocast(self) -> contextlib.AbstractContextManager[None]:

@@ -49,6 +49,9 @@ class GeneratorOptions:
     """Weight of the L1 loss of image gradients, for sharp edges, relative to the L1 loss of pixels."""
     motion_weight: float = 0.0
     """Weight of the L1 loss of differences between frames, relative to the L1 loss of pixels."""
+    lpips_weight: float = 0.0
+    """Weight of the perceptual distance LPIPS of the lower halves of the faces, relative to the L1 loss of
+    pixels, by --alexnet and --lpips."""
     expert_bn: NormMode = "eval"
     """Batch norm mode of SyncNet: eval uses running statistics, batch those of each batch, as in the
     original."""
@@ -69,6 +72,7 @@ class GeneratorOptions:
             "patch_disc_wt": (0, 10),
             "gradient_weight": (0, 100),
             "motion_weight": (0, 100),
+            "lpips_weight": (0, 100),
             "mouth_weight": (1, 100),
         }
         for name, (low, high) in ranges.items():

@@ -211,6 +211,10 @@ class GeneratorSettings:
     """Discriminator checkpoint to resume from. None: the one next to the generator's checkpoint."""
     face_size: int | None = None
     """Size of the generated faces in pixels: 96, 192 or 256. None: that of the checkpoint, or 96."""
+    alexnet: str | None = None
+    """Weights of AlexNet for --lpips_weight, as of `evaluate`. None: searched in checkpoints/."""
+    lpips: str | None = None
+    """Linear weights of LPIPS for --lpips_weight, as of `evaluate`. None: checkpoints/lpips_alex.pth."""
     train: Annotated[TrainOptions, group("training")] = field(default_factory=TrainOptions)
     generator: Annotated[GeneratorOptions, group("generator loss")] = field(default_factory=GeneratorOptions)
     augment: Annotated[Augmentation, group("augmentation")] = field(default_factory=Augmentation)
@@ -225,3 +229,6 @@ class GeneratorSettings:
             )
         if self.disc_checkpoint_path is not None and self.generator.discriminator is None:
             raise UsageError("--disc_checkpoint_path has no effect without --disc_wt. Pass --disc_wt 0.07.")
+        for name in ("alexnet", "lpips"):
+            if getattr(self, name) is not None and not self.generator.lpips_weight:
+                raise UsageError(f"--{name} has no effect without --lpips_weight. Pass --lpips_weight 0.1.")

@@ -11,11 +11,13 @@ from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.bundled import STARTER, TERMS
 from wav2lip_npu.models.checkpoint import Checkpoint
+from wav2lip_npu.models.lpips import ALEXNET_PATHS, LINEAR_PATHS, Lpips
 from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.models.plans import OWN_PLANS, Plan
+from wav2lip_npu.models.user_weights import find
 from wav2lip_npu.training.checkpoints import newest
 from wav2lip_npu.training.critics import QUALITY
-from wav2lip_npu.training.options import TrainOptions, TrainPaths
+from wav2lip_npu.training.options import GeneratorSettings, TrainOptions, TrainPaths
 
 log = logging.getLogger(__name__)
 
@@ -87,3 +89,19 @@ def load_syncnet(path: str) -> SyncNet:
     syncnet = SyncNet(loaded.width)
     syncnet.load_state_dict(loaded.weights)
     return syncnet.eval()
+
+
+def load_lpips(settings: GeneratorSettings) -> Lpips | None:
+    """Load the network of the loss LPIPS if it has a weight.
+
+    Raises `CheckpointError` if a file is damaged, and `UsageError` if there is none.
+    """
+    if not settings.generator.lpips_weight:
+        return None
+    alexnet, linear = find(settings.alexnet, ALEXNET_PATHS), find(settings.lpips, LINEAR_PATHS)
+    if alexnet is None or linear is None:
+        raise UsageError(
+            f"--lpips_weight {settings.generator.lpips_weight:g} needs weights that are not included: pass "
+            f"--alexnet {ALEXNET_PATHS[0].name} and --lpips {LINEAR_PATHS[0].name}, see docs/evaluate.md."
+        )
+    return Lpips(alexnet, linear)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from wav2lip_npu import __version__
 from wav2lip_npu import device as devices
@@ -29,7 +30,7 @@ from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.bundled import STARTER, TERMS, weights_inputs, weights_path
 from wav2lip_npu.models.checkpoint import Checkpoint
-from wav2lip_npu.models.networks import FULL_WIDTH, SyncNet
+from wav2lip_npu.models.networks import FULL_WIDTH
 from wav2lip_npu.models.plans import Plan
 from wav2lip_npu.options import resolved
 from wav2lip_npu.storage.locks import lock_folder
@@ -72,11 +73,10 @@ class Session:
     data_on: str
     """Where the training clips are, `device` or `host`."""
 
-    def to_device(self, network: SyncNet) -> SyncNet:
-        """Move a network to the device, in its fastest memory format."""
+    def to_device(self, network: nn.Module) -> Any:
+        """Move a network to the device, in its fastest memory format, and return it."""
         memory_format = devices.memory_format(self.device)
-        moved: SyncNet = network.to(self.device, memory_format=memory_format)  # type: ignore[call-overload]
-        return moved
+        return network.to(self.device, memory_format=memory_format)  # type: ignore[call-overload]
 
     def train_samples(self, draw: Draw[Any], resident_draw: ResidentDraw[Any]) -> SampleSource[Any]:
         """Return the samples of the training clips, drawn on the host or on the device."""
@@ -265,6 +265,8 @@ def check_files(settings: SyncNetSettings | GeneratorSettings) -> None:
     ]
     if isinstance(settings, GeneratorSettings):
         inputs += weights_inputs("--syncnet_checkpoint_path", settings.syncnet_checkpoint_path, "syncnet")
+        given = {"--alexnet": settings.alexnet, "--lpips": settings.lpips}
+        inputs += [InputPath(name, Path(path)) for name, path in given.items() if path is not None]
     outputs = [
         OutputPath("--checkpoint_dir", directory, is_folder=True, files=OUTPUT_FILES),
         OutputPath("--checkpoint_dir", directory / CURVES_FILE),
