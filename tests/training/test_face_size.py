@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from support.faces import SHARED
 from support.marks import slow
-from support.trainings import GENERATOR, WITH_DISC, command, train
+from support.trainings import GENERATOR, WITH_DISC, command, lines, train
 from wav2lip_npu.cli import main
 from wav2lip_npu.data.augmentation import Augmentation
 from wav2lip_npu.models import checkpoint
@@ -90,3 +94,28 @@ def test_options_of_clips_at_96_px_are_those_of_earlier_versions() -> None:
     assert "face_size" not in ClipOptions().as_dict()
     assert ClipOptions(face_size=192).as_dict()["face_size"] == 192
     assert [ClipOptions(face_size=size).smallest_face for size in (96, 192, 256)] == [48, 96, 128]
+
+
+TALKERS = SHARED / "talkers"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TALKERS.exists(), reason=f"needs the talkers in {SHARED}")
+def test_training_on_talkers_of_112_px(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It runs and learns: nothing about how good a generator of such small crops is."""
+    unpack = SimpleNamespace(**runpy.run_path(str(TALKERS / "unpack.py"))).unpack
+    with (TALKERS / "index.csv").open() as file:
+        rows = list(csv.DictReader(file))[::500]
+    for row in rows:
+        unpack((row, tmp_path))
+    (tmp_path / "train.txt").write_text("".join(f"{row['speaker']}/{row['clip']}\n" for row in rows))
+    (tmp_path / "val.txt").write_text("")
+    out = tmp_path / "out"
+    flags = {"data_root": tmp_path / "clips", "checkpoint_dir": out, "filelists": tmp_path}
+    flags |= {"face_size": 192, "width": 4, "steps": 40, "log_interval": 20, "learning_rate": 1e-3}
+    flags |= {"batch_size": 2, "eval_batches": 1, "gradient_weight": 1, "patch_disc_wt": 0.1, "device": "cpu"}
+    words = [str(word) for flag in flags.items() for word in (f"--{flag[0]}", flag[1])]
+    assert main.main(["train", *words]) == 0
+    first, last = lines(out, "train")
+    assert last["l1"] < first["l1"] and last["gradients"] < 0.9 * first["gradients"]
+    assert "are enlarged" in caplog.text
