@@ -2,14 +2,14 @@
 
     python benchmarks/larger_faces.py woman_512.mp4 --face_size 96 192 --frames 75 --steps 1500 --out OUT
 
-Faces are compared in the region of the mouth, at the largest size, with those of the video. The band is all
-that a face of 96 px cannot hold: more than 48 periods across the face. `energy` is that of the generated band
-relative to the filmed one, `alike` the correlation of the two, `explained` the share of the filmed band that
-is there: 1 for the same, negative for wrong detail. The row `filmed` is of the video itself, scaled down
-to 96 px and up again: no generator of 96 px can be nearer. The reference is another frame of the video.
+The brightness of faces is compared in the region of the mouth, at the largest size, with those of the video.
+The band is all that a face of 96 px cannot hold: more than 48 periods across the face. `energy` is that of
+the generated band relative to the filmed one, `alike` the correlation of the two, `explained` the share of
+the filmed band that is there: 1 for the same, negative for wrong detail. The row `filmed` is of the video
+itself, scaled down to 96 px and up again: what is best at 96 px. The reference is another frame of the video.
 
-With --out, clips and checkpoints are kept, and a second call goes on where the first ended. Memory is
-that of the device, or on a CPU that of the whole process.
+With --out, clips and checkpoints are kept, and a second call goes on where the first ended. On a CPU, windows
+per second are those of the time that the process ran, and memory is that of the whole process.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ LIMIT = 48
 """Periods across a face of 96 px that it can hold."""
 ROWS, COLUMNS = (0.58, 0.95), (0.22, 0.78)
 """The region of the mouth, as shares of the face."""
+LUMA = np.array([0.114, 0.587, 0.299], np.float32)
+"""Weights of blue, green and red."""
 WARM = 5
 """Steps that are not timed."""
 
@@ -54,17 +56,18 @@ def mouths(faces: Faces, size: int) -> NDArray[np.float32]:
 
 
 def band(regions: NDArray[np.float32], size: int) -> NDArray[np.complex64]:
-    """Return the spectrum of regions above 48 periods across the face, without the jump at their edges."""
+    """Return the spectrum of regions [N, H, W] above 48 periods a face, without the jump at their edges."""
     height, width = regions.shape[1:3]
     window = np.hanning(height)[:, None] * np.hanning(width)
-    spectrum = np.fft.fft2(regions * window[..., None], axes=(1, 2))
+    spectrum = np.fft.fft2(regions * window, axes=(1, 2))
     down, across = (np.abs(np.fft.fftfreq(length)) * size for length in (height, width))
     outside = np.maximum(down[:, None], across) > LIMIT
     return np.asarray(spectrum[:, outside], np.complex64)
 
 
 def figures(made: NDArray[np.float32], filmed: NDArray[np.float32], size: int) -> str:
-    """Return the columns of a row."""
+    """Return the columns of a row, for regions BGR [N, H, W, 3]."""
+    made, filmed = made @ LUMA, filmed @ LUMA
     psnr = 10 * np.log10(255**2 / np.square(made - filmed).mean())
     one, other = band(made, size), band(filmed, size)
     energy, whole = np.square(np.abs(one)).sum(), np.square(np.abs(other)).sum()
@@ -91,14 +94,17 @@ def generated(path: Path, clip: Clip) -> dict[int, Faces]:
 def trained(root: Path, size: int, given: argparse.Namespace) -> tuple[float, float]:
     """Train a generator; return windows per second and the largest memory in MB."""
     seconds: list[float] = []
+    is_host = device.resolve(given.device).type == device.HOST
+    clock = time.process_time if is_host else time.monotonic
     torch.set_num_threads(given.threads)
     train_generator(
         root / "clips", root / f"{size}", filelists=str(root), face_size=size, width=given.width,
         steps=given.steps, batch_size=given.batch_size, eval_interval=10**6, eval_batches=1,
         checkpoint_interval=250, keep=1, save_optimizer_state=True, learning_rate=1e-3,
         cosine_steps=given.steps, mouth_weight=3, gradient_weight=1, reference_distance=10,
-        patch_disc_wt=given.patch_disc_wt, device=given.device, amp=given.amp,
-        progress=lambda step, losses: seconds.append(time.monotonic()),
+        patch_disc_wt=given.patch_disc_wt, lpips_weight=given.lpips_weight,
+        device=given.device, amp=given.amp,
+        progress=lambda step, losses: seconds.append(clock()),
     )  # fmt: skip
     memory = device.device_peak_memory(device.resolve(given.device)) or device.peak_memory()
     if len(seconds) < WARM + 2:
@@ -133,6 +139,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--patch_disc_wt", type=float, default=0)
+    parser.add_argument("--lpips_weight", type=float, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--amp", default="off")
     parser.add_argument("--threads", type=int, default=1, help="of a CPU")
@@ -160,7 +167,7 @@ def main() -> None:
         print(f"filmed {' ' * 22} {figures(mouths(small, size), mouths(filmed, size), size)}")
         sheet += [mouths(small[::15], size), mouths(filmed[::15], size)]
     if given.sheet is not None:
-        cv2.imwrite(str(given.sheet), np.vstack([np.hstack(list(row)) for row in sheet]))
+        cv2.imwrite(str(given.sheet), np.vstack([np.hstack(list(row)) for row in sheet]).astype(np.uint8))
 
 
 if __name__ == "__main__":
