@@ -30,7 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from dub_parts import PARTS, STAGES, write_clip  # noqa: E402 a neighbour of this file
+from dub_parts import ON_ACCELERATORS, PARTS, STAGES, write_clip  # noqa: E402 a neighbour of this file
 
 RUN_ORIGINAL = """
 import runpy, sys
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--part", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
-        json.dump(PARTS[arguments.part](arguments), sys.stdout)
+        json.dump({**PARTS, **ON_ACCELERATORS}[arguments.part](arguments), sys.stdout)
         return
     with tempfile.TemporaryDirectory() as folder:
         if not arguments.face:
@@ -109,6 +109,9 @@ def report(arguments: argparse.Namespace, folder: str) -> None:
             "whole command, CPU s / cores": dub["cpu"] / cores,
             "peak memory, GB": dub["peak"] / 1e9,
         }
+        if arguments.device != "cpu":
+            by_hardware = part(arguments, "decode_auto")
+            figures |= {f"--hwaccel auto: decode, {name}": figure for name, figure in by_hardware.items()}
         original = None if arguments.original is None else run_original(arguments, folder)
         if original is not None:
             figures |= {

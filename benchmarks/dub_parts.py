@@ -47,6 +47,16 @@ def decode(given: argparse.Namespace) -> dict[str, float]:
     return timed(lambda: sum(1 for _ in itertools.islice(video_reader.read_frames(info, loop="loop"), count)))
 
 
+def decode_auto(given: argparse.Namespace) -> dict[str, float]:
+    """Decode the frames of the dub with `--hwaccel auto`."""
+    from wav2lip_npu.media import hardware_decoding, video_reader
+
+    count, info = count_frames(given)
+    info = hardware_decoding.on_hardware(info, "auto")
+    frames = itertools.islice(video_reader.read_frames(info, loop="loop"), count)
+    return {**timed(lambda: sum(1 for _ in frames)), "on hardware": float(info.hwaccel is not None)}
+
+
 def faces(given: argparse.Namespace) -> dict[str, float]:
     """Track the face in decoded frames, and look for what is in front of it."""
     from wav2lip_npu import device
@@ -171,6 +181,7 @@ def eager(given: argparse.Namespace) -> dict[str, float]:
 
 STAGES = {"decode": decode, "faces": faces, "generate": generate, "blend": blend, "encode": encode}
 PARTS = {**STAGES, "eager": eager}
+ON_ACCELERATORS = {"decode_auto": decode_auto}
 
 
 def write_clip(path: str, size: str, seconds: float) -> None:
