@@ -327,7 +327,7 @@ def test_flags_are_listed_here():
         "device precision engine detector face_select no_face blend extend mel_shift crf preset report "
         "voice audio_track start duration skip rest rest_threshold max_yaw max_pitch max_roll min_face"
         " occlusion occlusion_mask encoder check min_confidence speaker turns rttm listeners compile"
-        " enhance enhance_region enhance_blend enhance_weight face_size audio_refine hwaccel"
+        " enhance enhance_region enhance_blend enhance_weight face_size audio_refine hwaccel asd"
     )
     assert names(DubCommand) == set(original.split()) | set(added.split())
     original = "data_root preprocessed_root batch_size ngpu"
