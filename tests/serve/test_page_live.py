@@ -109,9 +109,12 @@ def test_mouth_moves_with_the_sound_by_webrtc(browser, live, photo, sentence):
         begin(page, photo, sentence)
         frames = np.array(page.evaluate(_WATCH, [4, MOUTH, BROW]))
         level, mouth, brow = frames.T
-        speaks, silent = level > 0.02, level < 0.002
+        speaks, silent = (
+            level > 0.02,
+            np.convolve(level > 0.002, np.ones(11), "same") == 0,
+        )  # not between words
         assert speaks.sum() > 10 and silent.sum() > 10, frames
-        assert mouth[speaks].mean() > 3 * mouth[silent].mean(), frames
+        assert mouth[speaks].mean() > 3 * np.median(mouth[silent]), frames
         assert mouth[speaks].mean() > 3 * brow[speaks].mean(), frames
 
         expect(page.locator("#live .facts")).to_contain_text("WebRTC, ")
