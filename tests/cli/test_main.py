@@ -340,7 +340,8 @@ def test_flags_are_listed_here():
     assert names(DoctorCommand) == set(doctor.split())
     serve = (
         "host port data devices checkpoints token_file max_upload max_seconds max_pixels max_queue "
-        "max_per_client timeout keep disk_floor allow_urls webhook_hosts webhook_secret_file"
+        "max_per_client timeout keep disk_floor allow_urls webhook_hosts webhook_secret_file max_speakers "
+        "max_streams max_streams_per_client max_stream_seconds max_silent_seconds ice_file"
     )
     assert names(ServeCommand) == set(serve.split())
 
