@@ -1,6 +1,6 @@
 /** The waveform of the audio input with its pauses, and a player for it. */
 import { get } from "./api.js";
-import { clock, onLanguage, showError, t } from "./texts.js";
+import { clock, explainIfSlow, onLanguage, showError, t } from "./texts.js";
 
 const POINTS = 400;
 
@@ -37,6 +37,7 @@ export class Wave {
     this.button.hidden = false;
     this.slider.value = 0;
     this.write();
+    const ended = explainIfSlow(this.words);
     try {
       this.envelope = await get(`files/${file.id}/envelope?points=${POINTS}`, { signal: loading.signal });
       this.slider.max = this.envelope.seconds;
@@ -45,6 +46,8 @@ export class Wave {
       if (error.name === "AbortError") return;
       this.words.textContent = "";
       showError(this.root, error);
+    } finally {
+      ended();
     }
   }
 
