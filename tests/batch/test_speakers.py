@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from support.faces import write_audio
-from support.two_people import write_film
+from support.two_people import PeopleDetector, write_film
+from wav2lip_npu.batch.face_cache import FaceCache
 from wav2lip_npu.batch.job_checks import check_jobs
 from wav2lip_npu.batch.job_keys import job_key
 from wav2lip_npu.batch.jobs import Job, read_jobs
-from wav2lip_npu.batch.runner import group_jobs
+from wav2lip_npu.batch.runner import group_jobs, run_jobs
 from wav2lip_npu.errors import UsageError
+from wav2lip_npu.media.video_reader import read_frames
 
 DEFAULTS = Job(face="", audio="", outfile="")
 
@@ -25,6 +28,20 @@ def folder(tmp_path) -> Path:
     for name in ("a", "b"):
         write_audio(tmp_path / f"{name}.wav", 0.2 if name == "a" else 0.3)
     return tmp_path
+
+
+@dataclass
+class CountingDetector(PeopleDetector):
+    calls: int = 0
+
+    def __call__(self, images):
+        self.calls += len(images)
+        return super().__call__(images)
+
+
+@pytest.fixture
+def people(models):
+    return replace(models, detector=CountingDetector())
 
 
 def jobs_of(folder: Path, *rows: dict[str, object]) -> list[Job]:
@@ -66,6 +83,40 @@ def test_key_changes_with_what_each_speaker_says(folder):
     (folder / "turns.csv").write_text("who,start,end\nanna,0,0.2\n")
     after = [job_key(job) for job in jobs]
     assert all(before != now for before, now in zip(keys, after, strict=True))
+
+
+@pytest.mark.parametrize("listeners", ["filmed", "still"])
+def test_cached_faces_of_speakers_are_not_detected_again(folder, people, tmp_path, listeners):
+    """Another dub with the same turns needs no detection, and is the same frame by frame."""
+    write_film(folder / "film.mp4", 40)
+    turns = "who,start,end,audio\nanna,0,0.6,a.wav\nben,0.6,1.1,b.wav\n"
+    for name in ("a", "b"):
+        write_audio(folder / f"{name}.wav", 1.0)
+    (folder / "turns.csv").write_text(turns)
+    speakers = ["anna@left", "ben@right"]
+    row = {
+        "audio": "",
+        "speakers": speakers,
+        "turns": "turns.csv",
+        "listeners": listeners,
+        "preset": "ultrafast",
+    }
+    outs = [folder / name for name in ("first.avi", "again.avi", "plain.avi", "other.avi")]
+    rows = [{**row, "outfile": path.name} for path in outs]
+    jobs = jobs_of(folder, *rows[:3], {**rows[3], "speakers": speakers[::-1]})
+    cache, detector = FaceCache(tmp_path / "cache"), people.detector
+    calls = []
+    for job, used in zip(jobs, (cache, cache, None, cache), strict=True):
+        before = detector.calls
+        (result,) = run_jobs([job], people, cache=used)
+        assert result.status == "ok", result.detail
+        calls.append(detector.calls - before)
+    assert calls[0] == calls[2] > 5
+    assert calls[1] == 0
+    assert calls[3] > 5
+    images = [[frame.yuv.y for frame in read_frames(path)] for path in outs[:3]]
+    for again in images[1:]:
+        assert all(np.array_equal(one, other) for one, other in zip(images[0], again, strict=True))
 
 
 def test_problems_of_speakers(folder):

@@ -21,6 +21,7 @@ from wav2lip_npu import __version__
 from wav2lip_npu.batch.job_keys import json_sha256
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.faces.memory import COLUMNS, FaceMemory
+from wav2lip_npu.faces.speaker_tracks import Rows
 from wav2lip_npu.storage.atomic import remove_all_stale_parts, replacing
 from wav2lip_npu.storage.regular_files import read_limited
 
@@ -89,7 +90,12 @@ class FaceCache:
 
     def write(self, key: str, memory: FaceMemory) -> None:
         """Store the faces if a dub added new ones. Disk errors are logged, not raised."""
-        if self._folder is None or not memory.has_grown:
+        if memory.has_grown:
+            self.store(key, memory)
+
+    def store(self, key: str, memory: FaceMemory) -> None:
+        """Store faces. Disk errors are logged, not raised."""
+        if self._folder is None:
             return
         path = self._path(key)
         try:
@@ -123,6 +129,32 @@ class FaceCache:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             total -= size
+
+
+class SpeakerCache:
+    """The part of a cache with the faces of several speakers in one video (a `TrackStore`).
+
+    Args:
+        cache: The cache.
+        faces: `faces_key` of the video.
+        speakers: Number of speakers who are seen.
+
+    """
+
+    def __init__(self, cache: FaceCache, faces: str, speakers: int) -> None:
+        self._cache, self._faces, self._speakers = cache, faces, speakers
+
+    def read(self, details: Any) -> Rows | None:
+        """Return the faces of an earlier dub with equal details; None if there are none."""
+        rows = self._cache.read(self._key(details)).to_array()
+        return rows.reshape(-1, self._speakers, COLUMNS) if len(rows) else None
+
+    def write(self, details: Any, rows: Rows) -> None:
+        """Store the faces of a dub."""
+        self._cache.store(self._key(details), FaceMemory(rows.reshape(-1, COLUMNS)))
+
+    def _key(self, details: Any) -> str:
+        return json_sha256({"faces": self._faces, "speakers": details})
 
 
 def faces_key(video_sha256: str, detector: str, options: DubOptions) -> str:

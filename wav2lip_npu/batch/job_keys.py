@@ -28,7 +28,7 @@ _ALWAYS = {
 """Options of 0.6.0. A key contains later options only if they differ from their defaults."""
 _OF_GENERATOR = ("face_size", "audio_refine")
 _WITHOUT_EFFECT = {
-    "wav2lip_batch_size", "face_det_batch_size", "occlusion_mask", "enhance", "check",
+    "wav2lip_batch_size", "face_det_batch_size", "occlusion_mask", "enhance", "asd", "check",
     "min_confidence",
 }  # fmt: skip
 """Options that do not change the output, and paths: the content of their files is hashed."""

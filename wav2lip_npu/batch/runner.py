@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from wav2lip_npu import signals
 from wav2lip_npu.batch import results
-from wav2lip_npu.batch.face_cache import FaceCache, faces_key
+from wav2lip_npu.batch.face_cache import FaceCache, SpeakerCache, faces_key
 from wav2lip_npu.batch.job_checks import job_inputs, job_output_problems, job_outputs
 from wav2lip_npu.batch.job_keys import file_record, job_key, key_comment, read_key
 from wav2lip_npu.batch.jobs import Job, as_jobs
@@ -251,7 +251,8 @@ class _Pass:
             faces = faces_key(file_record(first.face)["sha256"], models.detector.name, first.dub)
             outputs = [self._output(job, key) for job, key in keys.items()]
             if (dialogue := first.dialogue) is not None:
-                dub_dialogue(info, outputs[0], dialogue, models=models, options=first.dub)
+                tracks = SpeakerCache(self.cache, faces, len(dialogue.faces))
+                dub_dialogue(info, outputs[0], dialogue, models=models, options=first.dub, tracks=tracks)
                 return
             memory = self.cache.read(faces)
             reports = dub_many(info, outputs, models=models, options=first.dub, memory=memory)

@@ -16,6 +16,7 @@ from wav2lip_npu.dubbing.pipeline import dub_all, loaded_models, with_dub_option
 from wav2lip_npu.dubbing.report import DubReport
 from wav2lip_npu.dubbing.speakers_frames import SpeakersFrames
 from wav2lip_npu.dubbing.voices import measure_voices
+from wav2lip_npu.faces.speaker_tracks import TrackStore
 from wav2lip_npu.media.container import VideoInfo, open_media, probed
 from wav2lip_npu.media.streams import audio_stream
 from wav2lip_npu.media.video_writer import check_target
@@ -90,8 +91,12 @@ def dub_dialogue(
     *,
     models: Models | Callable[[], Models] | None = None,
     options: DubOptions,
+    tracks: TrackStore | None = None,
 ) -> DubReport:
-    """Dub a dialogue. Raises what `dub_speakers` raises."""
+    """Dub a dialogue, with the faces of an earlier dub if `tracks` has them.
+
+    Raises what `dub_speakers` raises.
+    """
     info = probed(face)
     networks = [InputPath(f"--{name}", path) for name, path in options.network_files.items()]
     check_target(output.outfile, [InputPath("--face", info.path), *dialogue.files, *networks])
@@ -101,10 +106,16 @@ def dub_dialogue(
     signals.check()
     loaded = loaded_models(models, options)
 
+    passes: list[SpeakersFrames] = []
+
     def frames_of(output: Output, pool: Executor) -> SpeakersFrames:
-        return SpeakersFrames(dialogue, measure_voices(dialogue), info, loaded, options, pool)
+        voices = measure_voices(dialogue)
+        passes.append(SpeakersFrames(dialogue, voices, info, loaded, options, pool, tracks))
+        return passes[-1]
 
     (result,) = dub_all(info, [output], loaded, options, frames_of=frames_of)
     if isinstance(result, Exception):
         raise result
+    for done in passes:
+        done.keep_faces()
     return result

@@ -19,15 +19,14 @@ from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.output_frames import Mouth, OutputFrames
 from wav2lip_npu.dubbing.report import FrameRecorder, SpeakerReport
 from wav2lip_npu.dubbing.selection import Reason, SelectedFrame, num_fade_frames, select_frames
+from wav2lip_npu.dubbing.speaker_faces import SpeakerFaces
 from wav2lip_npu.dubbing.turns import Turns, turns_of
 from wav2lip_npu.dubbing.voices import Voices
 from wav2lip_npu.dubbing.watched import WatchedFilm, marked_unsure
 from wav2lip_npu.errors import Wav2LipError
 from wav2lip_npu.faces.appearance import load_appearance
-from wav2lip_npu.faces.cast import Cast
-from wav2lip_npu.faces.face_rules import known_faces
-from wav2lip_npu.faces.find_speakers import find_speakers
 from wav2lip_npu.faces.memory import FaceMemory
+from wav2lip_npu.faces.speaker_tracks import TrackStore
 from wav2lip_npu.media.container import VideoInfo
 from wav2lip_npu.media.video_reader import Frame
 from wav2lip_npu.media.yuv_image import YuvImage
@@ -60,6 +59,7 @@ class SpeakersFrames:
         models: Models,
         options: DubOptions,
         pool: Executor,
+        tracks: TrackStore | None = None,
     ) -> None:
         self._watched = WatchedFilm(info, models, options)
         self._dialogue, self._voices, self._info, self._options = dialogue, voices, info, options
@@ -73,6 +73,7 @@ class SpeakersFrames:
         self.fps, self.extent = self._speakers[0].fps, self._speakers[0].extent
         if any(rule.is_auto for rule in self._rules.values()):
             self._watched.expect(self.extent)
+        self._faces = SpeakerFaces(list(self._rules.values()), info, options, self.fps, self.extent, tracks)
         self._recorders: list[FrameRecorder] = []
 
     def close(self) -> None:
@@ -91,27 +92,17 @@ class SpeakersFrames:
         self, frames: Iterator[Frame], models: Models, memory: FaceMemory | None
     ) -> Iterator[SelectedFrame]:
         """Yield each frame as often as there are speakers, with the face of each."""
-        options, fps, first = self._options, self.fps, self.extent.first
-        known = known_faces(
-            list(self._rules.values()),
-            self._info,
-            options.geometry,
-            models.detector,
-            load_appearance(),
-            (float(first / fps), fps),
-        )
-        cast = Cast(known, models.detector, load_appearance())
-        fade = num_fade_frames(fps)
+        options, fps, fade = self._options, self.fps, num_fade_frames(self.fps)
         if self._dialogue.listeners == "still":
             spoken = [Turns.always()] * self.faces
         else:
-            spoken = [self._turns[name].frames(fps, first, fade) for name in self._rules]
+            spoken = [self._turns[name].frames(fps, self.extent.first, fade) for name in self._rules]
         wanted = [turns.widened(_LEAD) for turns in spoken]
         plans = [
             self._watched.plan_of(self._turns[name].seconds) if rule.is_auto else None
             for name, rule in self._rules.items()
         ]
-        tracked = find_speakers(frames, cast, models.detector, options.faces, wanted, plans)
+        tracked = self._faces.tracked(frames, models, wanted, plans)
         skipped = options.skipped_frames(self._info)
         streams = unzipped(tracked, self.faces)
         selected = [
@@ -128,6 +119,10 @@ class SpeakersFrames:
             for number, item in enumerate(same):
                 yield _numbered(item, item.tracked.frame.index * self.faces + number)
             del same, item
+
+    def keep_faces(self) -> None:
+        """Keep the faces for further dubs, after the output was written."""
+        self._faces.keep()
 
     def mel_window(self, index: int) -> Mel | Wav2LipError | None:
         """Return the mel window of a face, see `OutputFrames`."""

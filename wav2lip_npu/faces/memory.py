@@ -12,7 +12,7 @@ from wav2lip_npu.media.video_reader import Frame
 
 COLUMNS = 15
 """Values per frame."""
-_BOX, _CUT, _LANDMARKS = slice(0, 4), 4, slice(5, COLUMNS)
+BOX, CUT, LANDMARKS = slice(0, 4), 4, slice(5, COLUMNS)
 
 
 class FaceMemory:
@@ -77,9 +77,9 @@ class FaceMemory:
         if self._count == len(self._rows):
             self._rows = np.concatenate([self._rows, np.empty((self._count + 256, COLUMNS), np.float32)])
         row = self._rows[self._count]
-        row[_BOX] = np.nan if tracked.box is None else tracked.box
-        row[_CUT] = tracked.cut
-        row[_LANDMARKS] = np.nan if tracked.landmarks is None else tracked.landmarks.ravel()
+        row[BOX] = np.nan if tracked.box is None else tracked.box
+        row[CUT] = tracked.cut
+        row[LANDMARKS] = np.nan if tracked.landmarks is None else tracked.landmarks.ravel()
         self._count += 1
         return replace(tracked, cut=True) if jumped else tracked
 
@@ -90,8 +90,8 @@ class FaceMemory:
         self._last = position
         step = position - before
         # Played backwards, the cut lies between the same two frames: it belongs to the later of them.
-        cut = abs(step) > 1 or (step != 0 and bool(self._rows[max(position, before), _CUT]))
-        box, landmarks = self._rows[position, _BOX].copy(), self._rows[position, _LANDMARKS].copy()
+        cut = abs(step) > 1 or (step != 0 and bool(self._rows[max(position, before), CUT]))
+        box, landmarks = self._rows[position, BOX].copy(), self._rows[position, LANDMARKS].copy()
         return TrackedFrame(
             frame,
             None if np.isnan(box[0]) else box,
