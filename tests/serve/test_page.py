@@ -341,6 +341,62 @@ def check_error(page: Page, words: str) -> None:
     page.unroute("**/v1/videos")
 
 
+def test_two_speakers_on_a_narrow_phone(browser, quick, clips):
+    """Each has a name, a face and audio; the report says who spoke when, and a reload keeps all of it."""
+    with open_page(browser, quick.url, **{**PHONE, "viewport": {"width": 360, "height": 780}}) as page:
+        choose(page, clips["faces"], clips["said"])
+        page.locator("#face .boxes input").nth(0).check()
+        page.click("#add-speaker")
+        expect(page.locator("#voices .who input")).to_be_focused()
+        page.keyboard.type("Ben")
+        page.fill("#audio .who input", "Anna")
+        page.click("#generate")
+        expect(page.locator("#work-error")).to_contain_text("Ben")
+        page.set_input_files("#voices input[type=file]", clips["long"])
+        expect(page.locator("#voices .chosen .name")).to_have_text("long.wav")
+        boxes = page.locator("#face .boxes label span")
+        assert boxes.all_text_contents() == ["Anna", "Ben"]
+        assert not audit(page)
+
+        page.locator("#face .people input").nth(0).check()
+        page.locator("#face .boxes input").nth(1).focus()
+        page.keyboard.press("Space")  # Anna takes the face of Ben
+        assert boxes.all_text_contents() == ["1", "Anna"]
+        expect(page.locator("#announce")).to_contain_text("Anna")
+        page.locator("#face .people input").nth(1).check()
+        expect(page.locator("#face .unseen input")).to_be_checked()
+        page.locator("#face .boxes input").nth(0).check()
+        with page.expect_request("**/v1/previews") as asked:
+            page.click("#test")
+        assert asked.value.post_data_json["options"] == {"face_select": "85,120"}
+        state(page, "tested")
+
+        with page.expect_request("**/v1/videos") as sent:
+            page.click("#generate")
+        body = sent.value.post_data_json
+        assert [(one["name"], one["face"]) for one in body["speakers"]] == [
+            ("Anna", "235,120@0.000"),
+            ("Ben", "85,120@0.000"),
+        ]
+        state(page, "done")
+        rows = page.locator("#stage .turns li")
+        expect(rows.nth(0)).to_contain_text("Anna")
+        expect(rows.nth(1).locator(".when")).to_have_class(re.compile("warn"))
+        assert rows.nth(1).locator("i").bounding_box()["width"] > 20
+        assert not audit(page)
+
+        page.reload()
+        expect(page.locator("#voices .chosen .name")).to_have_text("long.wav")
+        assert page.input_value("#voices .who input") == "Ben"
+        page.locator("#audio .who .remove").click()  # Ben becomes the only one
+        expect(page.locator("#audio .chosen .name")).to_have_text("long.wav")
+        expect(page.locator("#voices .source")).to_have_count(0)
+        expect(page.locator("#face .boxes input").nth(0)).to_be_checked()
+        page.click("#stage .again")
+        expect(page.locator("#voices .who input")).to_have_value("Ben")
+        expect(page.locator("#audio .chosen .name")).to_have_text("said.wav")
+
+
 @pytest.mark.slow
 def test_lost_connections(browser, quick, clips):
     with open_page(browser, quick.url) as page:

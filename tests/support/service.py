@@ -23,7 +23,7 @@ from wav2lip_npu.serve.app import create_app
 from wav2lip_npu.serve.options import ServeOptions
 from wav2lip_npu.serve.questions import Interactive
 from wav2lip_npu.serve.queue import JobQueue
-from wav2lip_npu.serve.records import Worker
+from wav2lip_npu.serve.records import Video, Worker
 from wav2lip_npu.serve.store import OUTPUT, REPORT, THUMBNAIL, Store
 
 JPEG = base64.b64decode(
@@ -52,15 +52,16 @@ class FakeEngine:
         while not self._is_closed.is_set():
             if self.runs.is_set():
                 for video in self.queue.claim(4):
-                    self._work(video.id, video.options)
+                    self._work(video)
             sleep(0.02)
         self.queue.store.database.close()
 
-    def _work(self, name: str, options: dict[str, Any]) -> None:
+    def _work(self, video: Video) -> None:
+        name = video.id
         for done in (10, 20, 30):
             values = {"stage": "dubbing", "frames": 30, "fps": 15.0, "seconds_left": (30 - done) / 15}
             self.queue.progress(name, frames_done=done, **values)
-        if options.get("crf") == 51:
+        if video.options.get("crf") == 51:
             self.queue.fail(name, "no_face", "no face in face.mp4. Pass another.")
             return
         folder = self.queue.store.video_folder(name)
@@ -78,8 +79,26 @@ class FakeEngine:
             "device": "cpu",
             "check": {"offset": 0, "confidence": 0.5},
         }
+        if video.dialogue is not None:
+            report |= {"check": None, "speakers": speakers_of(video.dialogue)}
         (folder / REPORT).write_text(json.dumps(report))
         self.queue.finish(name, report=report, frames=30, seconds=1.2, size="320x240")
+
+
+def speakers_of(dialogue: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what a report has of speakers who take turns of half a second; the last one is never dubbed."""
+    speakers = dialogue["speakers"]
+    return [
+        {
+            "name": one["name"],
+            "audio": [],
+            "face": one["face"],
+            "turns": [(number / 2, number / 2 + 0.5)],
+            "dubbed_frames": 13 if one is not speakers[-1] else 0,
+            "unchanged_spans": [],
+        }
+        for number, one in enumerate(speakers)
+    ]
 
 
 class FakeInteractive:

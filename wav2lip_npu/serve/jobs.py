@@ -50,7 +50,7 @@ def job_of(video: Video, store: Store, checkpoints: str | None) -> Job:
         return os.fspath(store.content(file))
 
     if video.dialogue is None:
-        voices: dict[str, Any] = {"audio": content_of(video.audio_id), "dub": DubOptions(check=True)}
+        voices: dict[str, Any] = {"audio": content_of(video.audio_id)}
     else:
         voices = job_fields(dialogue_as_paths(video.dialogue, content_of, DubOptions()), folder)
     return Job(
@@ -58,6 +58,7 @@ def job_of(video: Video, store: Store, checkpoints: str | None) -> Job:
         outfile=os.fspath(folder / OUTPUT),
         report=os.fspath(folder / REPORT),
         checkpoint_path=weights_of(video.model, checkpoints),
+        dub=DubOptions(check=True),
         **voices,
         **video.options,
     )

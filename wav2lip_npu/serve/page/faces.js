@@ -18,6 +18,8 @@ export class Faces {
     this.viewer = find(".viewer");
     [this.image, this.boxes, this.words] = [find(".picture img"), find(".boxes"), find(".found")];
     [this.scrub, this.slider, this.time] = [find(".scrub"), find(".scrub input"), find(".scrub output")];
+    this.legend = find(".boxes legend");
+    this.people = null; // `Speakers`
     this.slider.oninput = () => this.writeTime();
     this.slider.onchange = () => this.look(Number(this.slider.value));
     onLanguage(() => this.write());
@@ -26,6 +28,7 @@ export class Faces {
   /** Show the faces of a stored file; null shows nothing. */
   async show(file, select = null) {
     this.looking?.abort();
+    if (file?.id !== this.file?.id) this.people.forgetFaces();
     Object.assign(this, { file, answer: null, chosen: 0, select });
     this.viewer.hidden = !file;
     this.image.hidden = true;
@@ -67,6 +70,7 @@ export class Faces {
       this.image.hidden = false;
       this.writeLength();
       this.slider.value = answer.time;
+      this.people.found();
       this.draw();
       this.write();
     } catch (error) {
@@ -85,6 +89,16 @@ export class Faces {
     if (before >= 0) return before;
     const areas = faces.map(({ box: [left, top, right, bottom] }) => (right - left) * (bottom - top));
     return Math.max(0, areas.indexOf(Math.max(...areas)));
+  }
+
+  /** Choose the face with an option face_select. */
+  choose(select = null) {
+    const [x, y] = (select ?? "").split(",").map(Number);
+    const faces = this.answer?.faces ?? [];
+    const at = faces.findIndex(({ box: [left, top, right, bottom] }) => x >= left && x <= right && y >= top && y <= bottom);
+    this.select = select;
+    this.chosen = at < 0 ? this.first(faces) : at;
+    this.paint();
   }
 
   /** The option face_select: null for the only face of a frame. */
@@ -108,15 +122,31 @@ export class Faces {
         height: `${(100 * (bottom - top)) / height}%`,
       });
       label.classList.toggle("stays", Boolean(face.reason));
-      radio.checked = index === this.chosen;
       radio.onchange = () => {
+        if (this.people.isOn) return this.people.choose(face);
         [this.chosen, this.select] = [index, face.face_select];
         this.write();
         announce(this.words.textContent);
       };
-      label.append(radio, Object.assign(document.createElement("span"), { textContent: index + 1 }));
+      label.append(radio, document.createElement("span"));
       this.boxes.append(label);
     });
+    this.paint();
+  }
+
+  /** Write whose faces the boxes are. */
+  paint() {
+    const { isOn, current } = this.people;
+    this.boxes.querySelectorAll("label").forEach((label, index) => {
+      const owner = isOn && this.people.ownerOf(this.answer.faces[index]);
+      const [radio, name] = label.children;
+      radio.checked = isOn ? owner === current : index === this.chosen;
+      name.textContent = owner ? this.people.nameOf(owner) : index + 1;
+      if (owner) label.dataset.colour = owner.colour;
+      else delete label.dataset.colour;
+    });
+    this.legend.textContent = isOn ? t("face_whose", this.people.nameOf(current)) : t("who_speaks");
+    this.write();
   }
 
   reason(face) {
@@ -127,12 +157,17 @@ export class Faces {
     if (!this.answer) return;
     this.writeTime();
     const { faces } = this.answer;
+    const { isOn, current } = this.people;
     this.boxes.querySelectorAll("input").forEach((radio, index) => {
-      radio.setAttribute("aria-label", t("face_name", index + 1, this.reason(faces[index])));
+      const owner = isOn && this.people.ownerOf(faces[index]);
+      const whose = owner ? `, ${this.people.nameOf(owner)}` : "";
+      radio.setAttribute("aria-label", t("face_name", index + 1, this.reason(faces[index])) + whose);
     });
-    const stays = faces[this.chosen]?.reason;
-    const words = faces.length ? t("faces_found", faces.length) : t("faces_none", !this.scrub.hidden);
-    this.words.textContent = stays ? `${words} ${t("stays", this.reason(faces[this.chosen]))}` : words;
+    const chosen = isOn ? faces.find((face) => this.people.ownerOf(face) === current) : faces[this.chosen];
+    const stays = chosen?.reason;
+    const found = isOn ? t("faces_found_of", faces.length, this.people.nameOf(current)) : t("faces_found", faces.length);
+    const words = faces.length ? found : t("faces_none", !this.scrub.hidden);
+    this.words.textContent = stays ? `${words} ${t("stays", this.reason(chosen))}` : words;
     this.words.classList.toggle("warn", Boolean(stays) || !faces.length);
   }
 

@@ -5,6 +5,7 @@ import { Live } from "./live.js";
 import { Options } from "./options.js";
 import { Recent, filesOf, namesOf } from "./recent.js";
 import { Source, acceptDrops } from "./source.js";
+import { Speakers } from "./speakers.js";
 import { Stage } from "./stage.js";
 import { onLanguage, setLanguage, showError, t, writeLanguage } from "./texts.js";
 import { Wave } from "./wave.js";
@@ -43,7 +44,6 @@ const live = new Live({
     }
   },
 });
-const ways = new Ways({ onEnter: () => live.offer(recent.videos), onLeave: () => live.stop() });
 const face = new Source("face", limits, (file) => {
   faces.show(file, file && restored.face === file.id ? restored.select : null);
   inputsChanged();
@@ -53,11 +53,25 @@ const audio = new Source("audio", limits, (file) => {
   inputsChanged();
 });
 
+const speakers = new Speakers({ first: audio, wave, faces, limits, onChange: inputsChanged });
+faces.people = speakers;
+const ways = new Ways({
+  onEnter: () => {
+    live.offer(recent.videos);
+    speakers.rest(true);
+  },
+  onLeave: () => {
+    live.stop();
+    speakers.rest(false);
+  },
+});
+
 /** Keep the inputs for a reload, and drop a test frame of others. */
 function inputsChanged() {
-  const inputs = { face: face.file?.id, audio: audio.file?.id, select: faces.select };
+  const inputs = { face: face.file?.id, audio: audio.file?.id, select: faces.select, people: speakers.kept };
   sessionStorage.setItem("inputs", JSON.stringify(inputs));
-  form.classList.toggle("ready", Boolean(face.file && audio.file));
+  form.classList.toggle("ready", [face, ...speakers.sources].every((source) => source.file));
+  speakers.write();
   showError(document.getElementById("work-error"), null);
   testing?.abort();
   if (["tested", "testing"].includes(stage.state)) stage.clear();
@@ -68,11 +82,14 @@ function body(inputs, error) {
   showError(error, null);
   const missing = inputs.find((source) => !source.file);
   if (missing) {
-    showError(error, new Problem(t(`${missing.kind}_first`)));
+    showError(error, new Problem(t(`${missing.kind}_first`, missing.suffix())));
     missing.find(".choose").focus();
     return null;
   }
   try {
+    if (inputs.length > 2) {
+      return { face_id: face.file.id, model: options.model, options: options.values(), speakers: speakers.fields };
+    }
     const chosen = { ...options.values(), ...(faces.faceSelect ? { face_select: faces.faceSelect } : {}) };
     const ids = Object.fromEntries(inputs.map(({ kind, file }) => [`${kind}_id`, file.id]));
     return { ...ids, model: options.model, options: chosen };
@@ -82,10 +99,15 @@ function body(inputs, error) {
   }
 }
 
-/** Make one test frame, at the loudest moment unless a time is given. */
+/** Make one test frame, at the loudest moment unless a time is given. Of several speakers, the current one's. */
 async function test(time) {
-  const asked = body([face, audio], document.getElementById("work-error"));
-  if (!asked) return;
+  const { speakers: people, ...asked } = body([face, ...speakers.sources], document.getElementById("work-error")) ?? {};
+  if (!asked.face_id) return;
+  const { wave, source, face: own } = speakers.current;
+  if (people) {
+    asked.audio_id = source.file.id;
+    if (own) asked.options.face_select = own.split("@")[0];
+  }
   testing?.abort();
   const { signal } = (testing = new AbortController());
   const length = faces.seconds ?? Infinity;
@@ -106,7 +128,7 @@ async function test(time) {
 }
 
 async function generate() {
-  const asked = body([face, audio], document.getElementById("work-error"));
+  const asked = body([face, ...speakers.sources], document.getElementById("work-error"));
   if (!asked) return;
   if (isSending) return; // the button stays enabled: a disabled one would lose the focus
   isSending = true;
@@ -143,12 +165,31 @@ function reveal() {
 
 async function useAgain(video) {
   const [oldFace, oldAudio] = await filesOf(video);
+  speakers.clear();
   options.set(video.options ?? {}, video.model);
   Object.assign(restored, { face: video.face_id, select: video.options?.face_select ?? null });
   if (oldFace) face.use(oldFace);
-  if (oldAudio) audio.use(oldAudio);
+  if (video.speakers?.length) {
+    const unseen = video.speakers.some(({ face: place }) => place) ? null : undefined;
+    await usePeople(video.speakers.map((one) => ({ name: one.name, audio: one.audio_id, face: one.face ?? unseen })));
+  } else if (oldAudio) audio.use(oldAudio);
   form.scrollIntoView();
   form.focus();
+}
+
+/** Show several speakers, with their audio if the service still has it. */
+async function usePeople(people) {
+  while (speakers.list.length < people.length) speakers.add({ focus: false });
+  await Promise.all(
+    people.map(async ({ name, audio: id, face: chosen }, index) => {
+      const person = speakers.list[index];
+      person.input.value = name;
+      person.face = chosen;
+      const file = id && (await get(`files/${id}`).catch(() => null));
+      if (file && person.source.file?.id !== id) person.source.use(file);
+    }),
+  );
+  speakers.changed();
 }
 
 /** Show the inputs and the result from before a reload. */
@@ -157,6 +198,7 @@ async function restore() {
     const file = id && (await get(`files/${id}`).catch(() => null)); // removed meanwhile: the input stays empty
     if (file && !source.file) source.use(file);
   }
+  if (restored.people) await usePeople(restored.people);
   const shown = sessionStorage.getItem("shown");
   const newest = recent.videos.find((video) => video.id === shown);
   if (newest && stage.state === "empty") await show(newest);
@@ -173,10 +215,11 @@ async function begin() {
   writeService();
   face.show("drop");
   audio.show("drop");
-  acceptDrops(face, { root: audio.root, take: (file) => (ways.way === "live" ? live : audio).take(file) });
+  acceptDrops(face, () => (ways.way === "live" ? [{ root: audio.root, take: (file) => live.take(file) }] : speakers.sources));
   try {
     Object.assign(limits, await get("limits"));
-    for (const part of [face, audio]) part.write();
+    for (const part of [face, ...speakers.sources]) part.write();
+    speakers.write();
     writeService();
     options.offer((await get("models")).data);
   } catch (error) {

@@ -17,7 +17,8 @@ export function filesOf(video) {
 }
 
 export function namesOf(video) {
-  return [video.face_name, video.audio_name].filter(Boolean).join(t("and")) || t("unnamed");
+  const voices = video.speakers?.map(({ name }) => name).join(", ") || video.audio_name;
+  return [video.face_name, voices].filter(Boolean).join(t("and")) || t("unnamed");
 }
 
 export class Recent {

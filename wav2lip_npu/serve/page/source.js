@@ -13,10 +13,12 @@ const ACCEPTED = {
 const ICONS = { face: ["#i-film", "#i-camera"], audio: ["#i-wave", "#i-mic"] };
 
 export class Source {
-  /** `kind` is face or audio, `limits` the limits of the service; calls onChange(stored file or null). */
-  constructor(kind, limits, onChange) {
-    Object.assign(this, { kind, limits, onChange, file: null });
-    this.root = document.getElementById(kind);
+  /**
+   * `kind` is face or audio, `limits` the limits of the service; calls onChange(stored file or null).
+   * `suffix` returns what tells its buttons from those of other inputs of this kind.
+   */
+  constructor(kind, limits, onChange, root = document.getElementById(kind)) {
+    Object.assign(this, { kind, limits, onChange, root, file: null, suffix: () => "" });
     this.root.querySelector("h2").after(document.getElementById("source").content.cloneNode(true));
     const uses = this.root.querySelectorAll("use");
     ICONS[kind].forEach((icon, index) => uses[index].setAttribute("href", icon));
@@ -42,8 +44,9 @@ export class Source {
     this.find(".ask").textContent = t(`${this.kind}_ask`);
     this.find(".drop > .hint").textContent = t(`${this.kind}_hint`, this.limits);
     this.find(".record span").textContent = t(`${this.kind}_record`);
-    this.find(".choose").setAttribute("aria-label", t(`${this.kind}_choose`));
-    this.find(".replace").setAttribute("aria-label", t(`${this.kind}_replace`));
+    this.find(".choose").setAttribute("aria-label", t(`${this.kind}_choose`) + this.suffix());
+    this.find(".replace").setAttribute("aria-label", t(`${this.kind}_replace`) + this.suffix());
+    this.find(".record").setAttribute("aria-label", t(`${this.kind}_record`) + this.suffix());
     if (this.file) this.find(".about").textContent = this.about();
   }
 
@@ -94,7 +97,7 @@ export class Source {
   use(stored) {
     this.uploading = null;
     const { kind, has_audio: hasAudio } = stored.media;
-    if (this.kind === "face" ? kind === "audio" : kind === "image" || hasAudio === false) {
+    if (this.kind === "face" ? !["video", "image"].includes(kind) : !hasAudio) {
       return this.fail(new Problem(t(`not_${this.kind}`, stored.filename)));
     }
     showError(this.root, null);
@@ -171,28 +174,29 @@ export class Source {
 }
 
 /** Let files be dropped anywhere: on a source, or several at once, which are sorted by type. */
-export function acceptDrops(face, audio) {
+export function acceptDrops(face, voices) {
   const over = (event) => {
     if (!event.dataTransfer?.types.includes("Files")) return;
     event.preventDefault();
     const card = event.target.closest?.(".source");
-    for (const source of [face, audio]) source.root.classList.toggle("over", source.root === card);
+    for (const source of [face, ...voices()]) source.root.classList.toggle("over", source.root === card);
   };
   document.addEventListener("dragover", over);
   document.addEventListener("dragleave", (event) => {
-    if (!event.relatedTarget) for (const { root } of [face, audio]) root.classList.remove("over");
+    if (!event.relatedTarget) for (const { root } of [face, ...voices()]) root.classList.remove("over");
   });
   document.addEventListener("drop", (event) => {
     const files = [...(event.dataTransfer?.files ?? [])];
     if (!files.length) return;
     event.preventDefault();
-    for (const { root } of [face, audio]) root.classList.remove("over");
+    const sources = [face, ...voices()];
+    for (const { root } of sources) root.classList.remove("over");
     const card = event.target.closest?.(".source");
-    if (files.length === 1 && card) return (card === face.root ? face : audio).take(files[0]);
+    if (files.length === 1 && card) return sources.find(({ root }) => root === card).take(files[0]);
     const sounds = files.filter((file) => file.type.startsWith("audio/"));
     const pictures = files.filter((file) => !file.type.startsWith("audio/"));
     if (pictures.length) face.take(pictures[0]);
-    if (sounds.length) audio.take(sounds[0]);
-    else if (pictures.length > 1) audio.take(pictures[1]);
+    if (!sounds.length && pictures.length > 1) sounds.push(pictures[1]);
+    voices().forEach((voice, index) => sounds[index] && voice.take(sounds[index]));
   });
 }

@@ -1,6 +1,7 @@
 /** The result: one test frame, or a video from waiting to finished. */
 import { follow, get, isOver, post } from "./api.js";
 import { Compare } from "./compare.js";
+import { turnsOf } from "./turns.js";
 import { announce, clock, duration, number, onLanguage, rate, showError, t } from "./texts.js";
 
 const GOOD = 0.25; // confidence of the bundled SyncNet: originals 0.30 on average, audio of another clip 0.09
@@ -193,8 +194,11 @@ export class Stage {
   }
 
   writeReport() {
-    const { report } = this.video;
+    const { report, options } = this.video;
     this.find(".report").replaceChildren(...(report ? linesOf(report, this.video) : []));
+    this.find(".turns")?.remove();
+    const turns = turnsOf(report, Number(options?.start ?? 0));
+    if (turns) this.find(".report").after(turns);
   }
 }
 
@@ -223,7 +227,10 @@ function linesOf(report, video) {
     lines.push(line(Math.abs(offset) > 1 ? "warn" : "yes", words));
   }
   if (dubbed === frames) lines.push(line("yes", t("all_dubbed", frames)));
-  else lines.push(line("warn", `${t("some_dubbed", dubbed, frames)}: ${spansOf(report)}`));
+  else {
+    const isCalm = report.unchanged_spans.every(([, , reason]) => reason === "listening"); // nobody speaks
+    lines.push(line(isCalm ? "note" : "warn", `${t("some_dubbed", dubbed, frames)}: ${spansOf(report)}`));
+  }
   const taken = report.seconds ?? video.completed_at - video.started_at;
   lines.push(line("note", t("made", report, taken)));
   return lines;
@@ -231,7 +238,7 @@ function linesOf(report, video) {
 
 function spansOf({ unchanged_spans: spans, fps }) {
   const each = rate(fps);
-  const words = { no_face: "reason_no_face", skip: "reason_skip", turned: "short_turned", small: "short_small", covered: "short_covered" };
+  const words = { no_face: "reason_no_face", skip: "reason_skip", turned: "short_turned", small: "short_small", covered: "short_covered", listening: "short_listening" };
   const said = spans.slice(0, SPANS).map(([first, last, reason]) => t("span", first / each, (last + 1) / each, t(words[reason]) ?? reason));
   if (spans.length > SPANS) said.push(t("more_spans", spans.length - SPANS));
   return said.join(", ");

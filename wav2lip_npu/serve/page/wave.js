@@ -5,8 +5,8 @@ import { clock, explainIfSlow, onLanguage, showError, t } from "./texts.js";
 const POINTS = 400;
 
 export class Wave {
-  constructor() {
-    this.root = document.getElementById("audio");
+  constructor(root = document.getElementById("audio")) {
+    this.root = root;
     const find = (selector) => this.root.querySelector(selector);
     [this.viewer, this.canvas, this.words] = [find(".viewer"), find("canvas"), find(".found")];
     [this.button, this.slider] = [find(".play"), find(".wave input")];
