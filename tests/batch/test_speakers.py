@@ -16,6 +16,7 @@ from wav2lip_npu.batch.job_checks import check_jobs
 from wav2lip_npu.batch.job_keys import job_key
 from wav2lip_npu.batch.jobs import Job, read_jobs
 from wav2lip_npu.batch.runner import group_jobs, run_jobs
+from wav2lip_npu.dubbing.inference import load_models
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.media.video_reader import read_frames
 
@@ -40,8 +41,8 @@ class CountingDetector(PeopleDetector):
 
 
 @pytest.fixture
-def people(models):
-    return replace(models, detector=CountingDetector())
+def people(tiny_checkpoint):
+    return replace(load_models(tiny_checkpoint, device="cpu"), detector=CountingDetector())
 
 
 def jobs_of(folder: Path, *rows: dict[str, object]) -> list[Job]:
