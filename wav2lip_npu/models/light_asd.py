@@ -47,7 +47,8 @@ class LightAsd(nn.Module):
 
     def scores(self, faces: Tensor, audio: Tensor) -> Tensor:
         """Return scores [B, T] of features, above 0 for a face that speaks."""
-        logits: Tensor = self.lossAV.FC(self.model.GRU(faces + audio))
+        both = (faces + audio).to(self.lossAV.FC.weight.device)
+        logits: Tensor = self.lossAV.FC(self.model.GRU(both))
         return logits[..., 1]
 
 
@@ -150,6 +151,12 @@ class _TwoWays(nn.Module):
 
 
 def load(path: str | os.PathLike[str], device: torch.device) -> LightAsd:
-    """Load the weights of Light-ASD. Only tensors are read from the file. Raises `CheckpointError`."""
+    """Load the weights of Light-ASD. Only tensors are read from the file. Raises `CheckpointError`.
+
+    The encoders run on the device. The GRU takes a few numbers per frame, and stays on the CPU, because not
+    every device has one.
+    """
     network: LightAsd = load_network(path, LightAsd, "Light-ASD", "--asd", ignored="lossV.")
-    return network.to(device)
+    network.model.visualEncoder.to(device)
+    network.model.audioEncoder.to(device)
+    return network
