@@ -62,10 +62,10 @@ async def received(socket: WebSocket) -> bytes | str:
     return str(message["text"]) if data is None else data
 
 
-def control(text: str) -> dict[str, Any]:
-    """Return a control message, a JSON object with a type. Raises `Problem`."""
+def control(text: str, most: int = _MAX_TEXT) -> dict[str, Any]:
+    """Return a control message, a JSON object with a type, of `most` characters. Raises `Problem`."""
     try:
-        message = json.loads(text) if len(text) <= _MAX_TEXT else None
+        message = json.loads(text) if len(text) <= most else None
     except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):

@@ -39,6 +39,8 @@ router = Router()
 _MODEL = "wav2lip"
 """The name of this kind of network in the protocol."""
 _RATE = 16_000
+_MAX_CONTROL = 16 << 20
+"""Characters of a message, which holds an image."""
 _SLICE = 12
 """Frames of a chunk, unless the client wants others: 0.48 s, so that the first images come soon."""
 _MAX_SLICE = 250
@@ -115,7 +117,8 @@ class _Conversation:
 
     async def _control(self, text: str) -> None:
         try:
-            message = control(text)
+            # It may hold a large image, whose characters would keep the event loop busy.
+            message = await to_thread.run_sync(control, text, _MAX_CONTROL)
         except Problem as problem:
             raise Problem(400, problem.detail, "bad_json") from None
         kind = message["type"]
@@ -193,7 +196,7 @@ class _Conversation:
         if isinstance(inputs.get("face_id"), str):
             return await to_thread.run_sync(self._service.file, inputs["face_id"])
         try:
-            data = base64.b64decode(str(inputs.get(name) or ""), validate=True)
+            data = await to_thread.run_sync(_decoded, str(inputs.get(name) or ""))
         except binascii.Error:
             raise Problem(
                 422, f"{name} is not base64. Send a JPEG or PNG file.", "bad_image_base64"
@@ -247,6 +250,10 @@ class _Conversation:
 
     async def _send(self, message: dict[str, Any]) -> None:
         await self._socket.send_json(message)
+
+
+def _decoded(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
 
 
 def _written(service: Service, data: bytes, name: str) -> Upload:
