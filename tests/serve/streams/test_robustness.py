@@ -163,10 +163,13 @@ def test_newest_connection_sends_the_audio(live, stream):
 
 def test_clear_drops_what_waits(live, stream, speech_pcm):
     with socket(live, path_of(stream, "audio")) as audio:
-        audio.send(np.tile(speech_pcm, 4).tobytes())  # 8 s
+        data = np.tile(speech_pcm, 8).tobytes()  # 16 s
+        for start in range(0, len(data), 640):
+            audio.send(data[start : start + 640])
         audio.send('{"type": "clear"}')
-        while message(audio, "metrics")["cleared"] == 0:
+        while (figures := message(audio, "metrics"))["cleared"] == 0:
             pass
+        assert figures["frames"] - figures["silent"] < 150, "spoken, not dropped"
 
 
 def test_limits_of_streams(live, face, stream, streams, monkeypatch):

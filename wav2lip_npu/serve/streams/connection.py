@@ -1,11 +1,11 @@
-"""What the WebSockets of live streams share: errors, limits of messages, and audio that waits."""
+"""What the WebSockets of live streams share: errors, and limits of messages."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 from fastapi import WebSocket, WebSocketDisconnect
@@ -89,63 +89,3 @@ async def first_of(*works: Awaitable[Any]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-class Inbox:
-    """Audio and marks that wait for the live process. Audio that waits is joined to one chunk.
-
-    Args:
-        limit: Bytes beyond which `put` waits.
-
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._items: list[bytearray | str] = []
-        self._size = 0
-        self._changed = asyncio.Event()
-        self._has_ended = False
-
-    async def put(self, item: bytes | str) -> None:
-        """Append audio, or a mark such as `flush`. Waits while there is too much."""
-        if isinstance(item, str):
-            self._items.append(item)
-        else:
-            while self._size > self._limit:
-                await self._wait()
-            if self._items and isinstance(self._items[-1], bytearray):
-                self._items[-1] += item
-            else:
-                self._items.append(bytearray(item))
-            self._size += len(item)
-        self._notify()
-
-    def clear(self) -> None:
-        """Drop what waits."""
-        self._items, self._size = [], 0
-        self._notify()
-
-    def end(self) -> None:
-        """Let `run` end after the last item."""
-        self._has_ended = True
-        self._notify()
-
-    async def run(self, take: Callable[[bytes | str], Awaitable[Any]]) -> None:
-        """Pass the items on, one after the other, until the end."""
-        while True:
-            while self._items:
-                item = self._items.pop(0)
-                if not isinstance(item, str):
-                    self._size -= len(item)
-                self._notify()
-                await take(item if isinstance(item, str) else bytes(item))
-            if self._has_ended:
-                return
-            await self._wait()
-
-    async def _wait(self) -> None:
-        self._changed.clear()
-        await self._changed.wait()
-
-    def _notify(self) -> None:
-        self._changed.set()

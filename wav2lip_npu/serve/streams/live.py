@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 _FIGURES_S = 1.0
 _KEPT = 2
 """Streams that have ended and are kept for their faces (256 MiB each at most), which often come again."""
+_OPENINGS = 2
+"""Faces that are tracked at the same time, in threads that also encode the images of all streams."""
 _QUALITY = 85
 _BUG = "an error inside the live process. See the log of the service."
 _MAX_WAITING = 8 << 20
@@ -61,7 +63,7 @@ class LiveServer:
         self._wire, self._options = wire, options
         self._cache = FaceCache(Path(options.folder) / "faces")
         self._models: dict[str, Models] = {}
-        self._loading = asyncio.Lock()
+        self._loading, self._openings = asyncio.Lock(), asyncio.Semaphore(_OPENINGS)
         self._streams: dict[str, LiveStream] = {}
         self._latest: deque[FaceStream] = deque(maxlen=_KEPT)
         """Streams that have ended, whose faces are ready for the next ones."""
@@ -126,7 +128,8 @@ class LiveServer:
     ) -> tuple[int, int]:
         wanted = StreamOptions(**options, max_sessions=max_sessions)
         assert wanted.sample_rate is not None
-        opened = await asyncio.to_thread(self._opened, face, await self._loaded(weights), wanted)
+        async with self._openings:
+            opened = await asyncio.to_thread(self._opened, face, await self._loaded(weights), wanted)
         live = self._streams[stream] = LiveStream(stream, opened, wanted.sample_rate, is_paced=is_paced)
         self._start(self._run(live))
         return opened.size
@@ -167,6 +170,7 @@ class LiveServer:
         finally:
             figures.cancel()
             del self._streams[live.name]
+            self._images.pop(live.name, None)
             self._latest.append(live.face)
             self._wire.send(
                 {"stream": live.name, "event": "ended", "error": reason, "figures": live.figures()}
@@ -179,18 +183,19 @@ class LiveServer:
         self.stream(stream).face.flush()
 
     async def _clear(self, stream: str, data: bytes) -> None:
-        self.stream(stream).face.clear()
+        self.stream(stream).clear()
 
     async def _close(self, stream: str, data: bytes) -> None:
         self.stream(stream).close()
 
     async def _chunk(self, stream: str, is_whole: bool, data: bytes) -> Message:
         """Return the images of a chunk of audio."""
-        began = monotonic()
-        frames = await self.stream(stream).chunk(data, is_whole=is_whole)
-        made = monotonic()
-        images = [await asyncio.to_thread(jpeg_of, frame) for frame in frames]
-        times = {"infer_ms": 1000 * (made - began), "encode_ms": 1000 * (monotonic() - made)}
+        began, encoding, images = monotonic(), 0.0, []
+        async for frame in self.stream(stream).chunk(data, is_whole=is_whole):
+            taken = monotonic()
+            images.append(await asyncio.to_thread(jpeg_of, frame))  # at once: a frame takes more memory
+            encoding += monotonic() - taken
+        times = {"infer_ms": 1000 * (monotonic() - began - encoding), "encode_ms": 1000 * encoding}
         return Message({name: round(value, 1) for name, value in times.items()}, video_message(images))
 
     async def _watch(self, stream: str, wanted: bool, data: bytes) -> None:

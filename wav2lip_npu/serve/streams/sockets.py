@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
@@ -12,7 +13,6 @@ from wav2lip_npu.serve.problems import Problem
 from wav2lip_npu.serve.service import TheService
 from wav2lip_npu.serve.streams.connection import (
     MAX_AUDIO,
-    Inbox,
     accept,
     control,
     ended,
@@ -26,10 +26,8 @@ from wav2lip_npu.serve.streams.state import Images, Stream
 
 router = APIRouter(prefix="/v1/streams")
 
-_BUFFER_S = 1.0
-"""Seconds of audio that wait here, in addition to those in the live process."""
 _FIGURES_S = 1.0
-_REST_S = 5.0
+_REST_S = 40.0
 """Seconds in which the audio that a client has sent before it left is passed on."""
 
 
@@ -40,14 +38,14 @@ async def receive_audio(socket: WebSocket, stream_id: str, service: TheService) 
         stream = _open_stream(service.streams, stream_id)
         with service.streams.audio(stream) as replaced:
             await accept(socket)
-            inbox = Inbox(int(2 * _BUFFER_S * stream.request.sample_rate))
-            passing = asyncio.create_task(inbox.run(_Push(service.streams, stream)))
+            passing = asyncio.create_task(stream.inbox.run(_Push(service.streams, stream)))
             try:
-                works = _receive(socket, service.streams, stream, inbox), _report(socket, stream)
+                works = _receive(socket, service.streams, stream), _report(socket, stream)
                 await first_of(*works, asyncio.shield(passing), replaced.wait())
             except WebSocketDisconnect:
-                inbox.end()  # what has arrived is spoken
-                await asyncio.wait([passing], timeout=_REST_S)
+                resting = first_of(stream.inbox.drained(), asyncio.shield(passing), replaced.wait())
+                with contextlib.suppress(asyncio.TimeoutError, Wav2LipError):  # what has arrived is spoken
+                    await asyncio.wait_for(resting, _REST_S)
                 return
             except Wav2LipError:
                 if stream.is_open:
@@ -84,19 +82,19 @@ class _Push:
             await self._streams.push(self._stream, item)
 
 
-async def _receive(socket: WebSocket, streams: Streams, stream: Stream, inbox: Inbox) -> None:
+async def _receive(socket: WebSocket, streams: Streams, stream: Stream) -> None:
     """Take the messages of a client. Those that are invalid are answered with an error, and dropped."""
     while True:
         message = await received(socket)
         try:
             if isinstance(message, bytes):
-                await inbox.put(_checked(message))
+                await stream.inbox.put(_checked(message))
                 continue
             kind = control(message)["type"]
             if kind == "flush":
-                await inbox.put("flush")
+                await stream.inbox.put("flush")
             elif kind == "clear":
-                inbox.clear()
+                stream.inbox.clear()
                 await streams.call(stream, "clear")
             elif kind == "close":
                 await streams.close_stream(stream)

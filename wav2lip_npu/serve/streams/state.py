@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from time import monotonic, time
 from typing import Any
 
+from wav2lip_npu.serve.streams.inbox import Inbox
 from wav2lip_npu.serve.streams.objects import StreamRequest
 
+_BUFFER_S = 30.0
+"""Seconds of audio that wait here, so that an interruption behind them is read."""
 _NO_FIGURES = {"frames": 0, "late": 0, "silent": 0, "cleared": 0, "viewers": 0, "delay_ms": None}
 
 
@@ -38,6 +41,10 @@ class Stream:
     """Last time at which it had an audio connection or a viewer."""
     heard: float = field(default_factory=monotonic)
     """Time of the last audio."""
+    inbox: Inbox = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.inbox = Inbox(int(2 * _BUFFER_S * self.request.sample_rate))
 
     @property
     def is_open(self) -> bool:

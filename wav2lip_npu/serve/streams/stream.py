@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from time import monotonic
 from typing import Any
 
@@ -32,6 +32,9 @@ class LiveStream:
         self.name, self.face, self.sample_rate = name, face, sample_rate
         self._is_paced = is_paced
         self._closed = asyncio.Event()
+        self._pushing = asyncio.Lock()
+        self._interruptions = 0
+        self._has_ended = False
         self._viewers: set[Viewer] = set()
         self._delays: deque[float] = deque(maxlen=_DELAYS)
 
@@ -39,30 +42,44 @@ class LiveStream:
         """Return a new viewer, which keeps up to `size` frames that wait for it. Close it at the end."""
         viewer = Viewer(self._viewers, size)
         self._viewers.add(viewer)
+        if self._has_ended:
+            viewer.close()
         return viewer
 
     async def push(self, pcm: bytes) -> None:
-        """Append int16 samples. Waits while the stream has enough audio."""
-        size = 2 * int(_PIECE_S * self.sample_rate)
-        for start in range(0, len(pcm), size):
-            await self.face.push_audio_async(pcm[start : start + size], self.sample_rate)
+        """Append int16 samples, after those of earlier calls. Waits while the stream has enough audio.
 
-    async def chunk(self, pcm: bytes, *, is_whole: bool) -> list[LiveFrame]:
-        """Append audio, and return its frames that are complete; of a whole chunk, all frames."""
-        frames: list[LiveFrame] = []
+        `clear` drops those that wait.
+        """
+        interruptions, size = self._interruptions, 2 * int(_PIECE_S * self.sample_rate)
+        async with self._pushing:
+            for start in range(0, len(pcm), size):
+                if self._interruptions != interruptions:
+                    return
+                await self.face.push_audio_async(pcm[start : start + size], self.sample_rate)
+
+    def clear(self) -> None:
+        """Drop the audio and the frames that were not shown yet."""
+        self._interruptions += 1
+        self.face.clear()
+
+    async def chunk(self, pcm: bytes, *, is_whole: bool) -> AsyncIterator[LiveFrame]:
+        """Append audio, and yield its frames that are complete; of a whole chunk, all frames."""
         size = 2 * int(_PIECE_S * self.sample_rate)
         for start in range(0, len(pcm), size):
             pushing = asyncio.ensure_future(self.push(pcm[start : start + size]))
             while not pushing.done():  # it waits while there are too many frames
-                frames += self._taken()
+                for frame in self._taken():
+                    yield frame
                 await asyncio.wait([pushing], timeout=_POLL_S)
             await pushing
         if is_whole:
             self.face.hurry()
         while True:
-            frames += self._taken()
+            for frame in self._taken():
+                yield frame
             if self.face.unfed_since is not None or self.face.is_done:
-                return frames
+                return
             await self.face.wait(_POLL_S)
 
     async def run(self) -> None:
@@ -77,6 +94,7 @@ class LiveStream:
                 await self._closed.wait()
         finally:
             self.face.close()
+            self._has_ended = True
             for viewer in list(self._viewers):
                 viewer.close()
 
@@ -85,13 +103,11 @@ class LiveStream:
         self.face.close()
         self._closed.set()
 
-    def _taken(self) -> list[LiveFrame]:
+    def _taken(self) -> Iterator[LiveFrame]:
         """Take the frames that are there."""
-        frames = []
         while (frame := self.face.take_now()) is not None:
             self._note_delay(frame)
-            frames.append(frame)
-        return frames
+            yield frame
 
     def _note_delay(self, frame: LiveFrame) -> None:
         """Count the delay of a frame that goes out now."""
