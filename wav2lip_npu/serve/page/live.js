@@ -1,4 +1,4 @@
-/** The live way: a face that speaks a microphone or an audio file, shown while it speaks. */
+/** The live tab: a face that speaks what a microphone or an audio file says, shown while it speaks. */
 import { Problem, post, request } from "./api.js";
 import { SocketPicture, WebRtcPicture, socketAddress } from "./live_picture.js";
 import { LiveSound } from "./live_sound.js";
@@ -84,8 +84,8 @@ export class Live {
   async open(run, { options, ...asked }) {
     const sound = (this.sound = new LiveSound({ onChunk: (pcm) => this.send(pcm), onEnd: (error) => this.onEnd(run, error) }));
     this.enter("microphone");
-    await sound.open(this.isFile ? this.file : null);
-    if (this.run !== run) return sound.close();
+    await sound.open(this.isFile ? this.file : null).finally(() => this.run !== run && sound.close());
+    if (this.run !== run) return;
     this.enter("opening");
     const chosen = Object.fromEntries(Object.entries(options).filter(([name]) => [...OPTIONS, "face_select"].includes(name)));
     const ended = explainIfSlow(this.status, "live_slow");

@@ -69,11 +69,15 @@ export class SocketPicture {
     Object.assign(this.canvas, { width: stream.width, height: stream.height });
     const socket = (this.socket = new WebSocket(socketAddress(`streams/${stream.id}/frames`)));
     socket.binaryType = "arraybuffer";
+    let [arrived, drawn] = [0, 0];
     await withIn(CONNECT_MS, () => new Promise((resolve, reject) => {
       socket.onmessage = async ({ data }) => {
         const [image] = imagesOf(data).slice(-1);
         if (!image) return;
+        const number = (arrived += 1);
         const bitmap = await createImageBitmap(new Blob([image], { type: "image/jpeg" }));
+        if (number < drawn) return bitmap.close(); // a later image was decoded sooner
+        drawn = number;
         this.canvas.getContext("2d").drawImage(bitmap, 0, 0, this.canvas.width, this.canvas.height);
         bitmap.close();
         this.seen += 1;
