@@ -1,7 +1,7 @@
-/** The texts of the live way in English and Chinese. */
+/** The texts of the live tab in English and Chinese. */
 
 export const en = {
-  way: "What to make",
+  way: "Mode",
   way_video: "Make a video",
   way_live: "Speak live",
   live: "Live",
@@ -20,12 +20,12 @@ export const en = {
   live_is_idle: "Not started",
   live_is_microphone: "Waiting for the microphone…",
   live_is_opening: "Preparing the face…",
-  live_slow: "The first time a video takes a while.",
+  live_slow: "The first time, preparing a video takes a while.",
   live_is_connecting: "Connecting…",
   live_is_live: "Connected",
   live_is_ended: "The audio has ended",
   live_hear: "Play the sound (use headphones with a microphone)",
-  live_no_sound: "WebRTC is not available here, so the service sends images only. The sound is played by this page, delayed to fit.",
+  live_no_sound: "WebRTC is not available here, so the service sends images only. The sound is played by this page, delayed to match.",
   live_about:
     "“Delay” compares what this page sends with what comes back: from a sound at the microphone or in the file until the same sound, and its image, are played here. “In the service” is the part from the arrival of the sound until its image leaves.",
   live_delay: "Delay",
@@ -45,7 +45,7 @@ export const en = {
 };
 
 export const zh = {
-  way: "要做什么",
+  way: "模式",
   way_video: "制作视频",
   way_live: "实时说话",
   live: "实时",

@@ -1,8 +1,8 @@
-/** The two ways to use the page: make a video, or speak live. The address remembers which one. */
+/** The two tabs of the page: make a video, or speak live. The address remembers which one. */
 import { onLanguage } from "./texts.js";
 
 export class Ways {
-  /** Calls onEnter() and onLeave() when the live way is entered and left. */
+  /** Calls onEnter() and onLeave() when the live tab is entered and left. */
   constructor({ onEnter, onLeave }) {
     Object.assign(this, { onEnter, onLeave });
     this.buttons = [...document.querySelectorAll("[data-to]")];
