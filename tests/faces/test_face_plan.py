@@ -79,6 +79,14 @@ def test_time_is_that_of_the_film_even_if_it_is_repeated():
     assert edges(items) == [13, 13, None, None, 13, 13, None]
 
 
+def test_face_is_not_wanted_after_a_cut_between_two_frames_of_the_plan():
+    plan = FacePlan([span(0, 0.08, LEFT), span(0.08, 1, RIGHT)], Fraction(50))
+    sources = [0, 1, 2, 3, 4, 5, 0, 1]
+    items = followed(plan, [frame(n, source > 2, source) for n, source in enumerate(sources)])
+    assert edges(items) == [13, 13, 13, None, 200, 200, 13, 13]
+    assert [item.cut for item in items][2:5] == [False, True, False]
+
+
 def test_scene_begins_with_a_new_face_at_a_cut():
     plan = FacePlan([span(0, 0.08, LEFT), span(0.08, 1, RIGHT)], Fraction(25))
     items = followed(plan, [frame(n, scene=n > 1) for n in range(4)])

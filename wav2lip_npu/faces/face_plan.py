@@ -19,6 +19,8 @@ from wav2lip_npu.media.yuv_image import Box, YuvImage
 
 _SAME = 0.3
 """Overlap from which a detected face is the one of the plan."""
+_STEP = Fraction(1, 25)
+"""Seconds by which a span may end after its shot: the distance of the frames from which a plan is made."""
 
 
 class Stage(Protocol):
@@ -68,6 +70,11 @@ class FacePlan:
         position = bisect_right(self._starts, source / self._fps) - 1
         return position if position >= 0 and source / self._fps < self._spans[position].end else None
 
+    def is_ending(self, source: int) -> bool:
+        """Return whether a span ends so soon after a frame of the video that a cut there is its end."""
+        number = self.number(source)
+        return number is not None and self._spans[number].end - source / self._fps < _STEP
+
     def box(self, source: int) -> Box | None:
         """Return the place of the face that is wanted in a frame of the video."""
         number = self.number(source)
@@ -81,6 +88,8 @@ class PlannedFaces:
         self._plan, self._tracker = plan, tracking(self._select)
         self._cuts = SceneCuts()
         self._number: int | None = None
+        self._ended: tuple[int | None, int] | None = None
+        """The span that a cut has ended, and the frame of the video after the cut."""
         self._wanted: Box | None = None
         self._first_of_scene: set[int] = set()
         """Indices of pending frames at which a scene begins with a face."""
@@ -89,12 +98,16 @@ class PlannedFaces:
         """Add the next frame; yield the frames that are complete."""
         is_cut = self._cuts.is_cut(frame.yuv)
         number = self._plan.number(frame.source)
+        if is_cut and number == self._number and self._plan.is_ending(frame.source):
+            self._ended = number, frame.source
+        if self._ended is not None and self._ended[0] == number and self._ended[1] <= frame.source:
+            number = None
         if number != self._number:
             yield from self._marked(self._tracker.flush())
             self._number = number
-            if is_cut:  # the tracker does not know the frame before
+            if is_cut and number is not None:  # the tracker does not know the frame before
                 self._first_of_scene.add(frame.index)
-        self._wanted = self._plan.box(frame.source)
+        self._wanted = None if number is None else self._plan.box(frame.source)
         if self._wanted is None:
             yield TrackedFrame(frame, None, is_cut)
         else:
