@@ -173,7 +173,7 @@ def test_any_transfer_function_is_passed_on(tmp_path, transfer, pix_fmt):
         ("ffv1", "gray12le", "mkv"),
         ("ffv1", "gray16le", "mkv"),
         ("libx264", "gray", "mp4"),
-        ("libx265", "gray", "mp4"),
+        ("libx265", "gray", "mkv"),  # the writer of mp4 now and then refuses its headers
         ("png", "gray", "mov"),
         ("png", "gray16be", "mov"),
         ("rawvideo", "gray", "avi"),
