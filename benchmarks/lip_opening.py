@@ -12,7 +12,6 @@ the frames, and the amplitude: the standard deviation in the dub by that in the 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -26,8 +25,9 @@ from wav2lip_npu.data.clip import read_clip
 from wav2lip_npu.data.clip_index import clip_folder
 from wav2lip_npu.data.file_lists import read_list
 from wav2lip_npu.dubbing.inference import load_models
+from wav2lip_npu.faces.descriptor import packaged_file
 
-PACKAGE, LANDMARKS = "face_recognition_models", "models/shape_predictor_68_face_landmarks.dat"
+LANDMARKS = "shape_predictor_68_face_landmarks.dat"
 SIDE = 256
 """Size in pixels to which faces are scaled for the landmarks."""
 UPPER_LIP, LOWER_LIP, EYES = 51, 57, (36, 45)
@@ -64,11 +64,11 @@ def main() -> int:
     parser.add_argument("--list", type=Path, required=True, help="held-out clips")
     parser.add_argument("--generator", nargs="+", default=["starter"])
     given = parser.parse_args()
-    package = importlib.util.find_spec(PACKAGE)  # importing it would need setuptools
-    if package is None or package.origin is None:
-        sys.stderr.write(f"the package {PACKAGE} is missing. Run: pip install {PACKAGE}\n")
+    landmarks = packaged_file(LANDMARKS)
+    if landmarks is None:
+        sys.stderr.write("the package face_recognition_models is missing. Install it with pip.\n")
         return 1
-    predictor = dlib.shape_predictor(str(Path(package.origin).parent / LANDMARKS))
+    predictor = dlib.shape_predictor(str(landmarks))
     entries = read_list(given.list)
     clips = [read_clip(e.name, clip_folder(given.clips, e.name), e.audio_offset) for e in entries]
     tests = longest_of_each_speaker(sentences(clips))

@@ -69,7 +69,15 @@ def _corners(points: Landmarks) -> NDArray[np.float32]:
 
 def find_weights() -> Path | None:
     """Return the path of the weights in `PATHS` or in the package face_recognition_models, if any."""
+    return next((path for path in PATHS if path.is_file()), None) or packaged_file(_FILE)
+
+
+def packaged_file(name: str) -> Path | None:
+    """Return the path of a file of dlib's models in the package face_recognition_models, if it is installed.
+
+    The package is not imported: that would need setuptools.
+    """
     spec = find_spec(_PACKAGE)
     folders = spec.submodule_search_locations if spec is not None else None
-    packaged = [Path(folder) / "models" / _FILE for folder in folders or ()]
-    return next((path for path in (*PATHS, *packaged) if path.is_file()), None)
+    packaged = (Path(folder) / "models" / name for folder in folders or ())
+    return next((path for path in packaged if path.is_file()), None)
