@@ -13,7 +13,8 @@ import time
 import torch
 from torch import Tensor, nn
 
-from wav2lip_npu import device as devices
+from wav2lip_npu.devices import device as devices
+from wav2lip_npu.devices import number_formats, transfers
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.models.blocks import fold_norms
 from wav2lip_npu.models.generator import Wav2Lip
@@ -46,7 +47,7 @@ def pace(network: Wav2Lip, target: torch.device, dtype: torch.dtype, batch: int,
 
     def run() -> None:
         network.decode(mels, network.encode_faces(faces), top_row=row)
-        devices.synchronize(target)
+        transfers.synchronize(target)
 
     run()
     count, begun = 0, time.perf_counter()
@@ -65,7 +66,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32")
     given = parser.parse_args()
-    target, dtype = devices.resolve(given.device), devices.dtype_of(given.precision)
+    target, dtype = devices.resolve(given.device), number_formats.dtype_of(given.precision)
     devices.activate(target)
     if target.type == devices.HOST:
         torch.set_num_threads(1)

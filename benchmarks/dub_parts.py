@@ -59,7 +59,7 @@ def decode_auto(given: argparse.Namespace) -> dict[str, float]:
 
 def faces(given: argparse.Namespace) -> dict[str, float]:
     """Track the face in decoded frames, and look for what is in front of it."""
-    from wav2lip_npu import device
+    from wav2lip_npu.devices import device
     from wav2lip_npu.dubbing.options import DubOptions
     from wav2lip_npu.dubbing.selection import select_frames
     from wav2lip_npu.faces.detectors import load_detector
@@ -158,7 +158,7 @@ def eager(given: argparse.Namespace) -> dict[str, float]:
     """Run the unmodified network in PyTorch, with the best of two batch sizes."""
     import torch
 
-    from wav2lip_npu import device
+    from wav2lip_npu.devices import device, transfers
     from wav2lip_npu.models import checkpoint
 
     target = device.resolve(given.device)
@@ -171,7 +171,7 @@ def eager(given: argparse.Namespace) -> dict[str, float]:
         def run(mels: Any = mels, images: Any = images) -> int:
             with torch.inference_mode():
                 done = sum(len(network(mels, images)) for _ in range(64 // len(images)))
-            device.synchronize(target)
+            transfers.synchronize(target)
             return done
 
         run()

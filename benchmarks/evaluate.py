@@ -29,8 +29,9 @@ import numpy as np
 import torch
 from scipy.signal import medfilt
 
-from wav2lip_npu import device as devices
 from wav2lip_npu import dub, evaluate, load_models
+from wav2lip_npu.devices import device as devices
+from wav2lip_npu.devices import number_formats
 from wav2lip_npu.evaluation.inputs import Pair
 from wav2lip_npu.evaluation.judges import Judges
 from wav2lip_npu.evaluation.mfcc import int16, mfcc
@@ -197,7 +198,7 @@ def speed(arguments: argparse.Namespace) -> None:
     device = devices.resolve(arguments.device)
     torch.manual_seed(0)
     network, s3fd_network = SyncNetV2().eval(), s3fd().eval()
-    runner = SyncNetRunner(network, device, devices.dtype_of(arguments.precision))
+    runner = SyncNetRunner(network, device, number_formats.dtype_of(arguments.precision))
     judges = Judges(device, load_detector("auto", str(device)), runner, None, {}, {})
     options = EvaluateOptions(metrics=("sync",), min_track=0)
     frames = sum(1 for _ in read_frames(probed(clip), fps=Fraction(25)))

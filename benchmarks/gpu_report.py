@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from wav2lip_npu import __version__
-from wav2lip_npu import device as devices
+from wav2lip_npu.devices import device as devices
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable

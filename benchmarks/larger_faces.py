@@ -26,10 +26,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wav2lip_npu import device, preprocess, train_generator
+from wav2lip_npu import preprocess, train_generator
 from wav2lip_npu.data.clip import Clip, mel_columns, read_clip
 from wav2lip_npu.data.clip_layout import CLIP_FILE
 from wav2lip_npu.data.samples import MEL_SHIFT
+from wav2lip_npu.devices import device, device_memory
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.inputs import face_batch, generator_input, images_of_faces
 
@@ -106,7 +107,7 @@ def trained(root: Path, size: int, given: argparse.Namespace) -> tuple[float, fl
         device=given.device, amp=given.amp,
         progress=lambda step, losses: seconds.append(clock()),
     )  # fmt: skip
-    memory = device.device_peak_memory(device.resolve(given.device)) or device.peak_memory()
+    memory = device_memory.device_peak_memory(device.resolve(given.device)) or device_memory.peak_memory()
     if len(seconds) < WARM + 2:
         return float("nan"), float("nan")
     return given.batch_size * (len(seconds) - WARM - 1) / (seconds[-1] - seconds[WARM]), memory / 1e6

@@ -31,8 +31,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
 import demo
 
-from wav2lip_npu import device
 from wav2lip_npu.cli import main as cli
+from wav2lip_npu.devices import device, device_memory, transfers
 from wav2lip_npu.doctor import device_check, machine
 from wav2lip_npu.dubbing.inference import load_models
 from wav2lip_npu.media import video_reader
@@ -131,13 +131,13 @@ def rate(models: Any, batch: int) -> dict[str, float]:
     faces = torch.rand(batch, 6, 96, 96).to(target, dtype).contiguous(memory_format=layout)
     mels = torch.rand(batch, 1, 80, 16).to(target, dtype)
     models.generator(mels, faces)
-    device.synchronize(target)
+    transfers.synchronize(target)
     begun, done = time.perf_counter(), 0
     while time.perf_counter() - begun < TIMED_S:
         models.generator(mels, faces)
-        device.synchronize(target)
+        transfers.synchronize(target)
         done += batch
-    peak = device.device_peak_memory(target) or device.peak_memory()
+    peak = device_memory.device_peak_memory(target) or device_memory.peak_memory()
     return {"faces_per_second": round(done / (time.perf_counter() - begun), 1), "peak_mb": round(peak / 1e6)}
 
 

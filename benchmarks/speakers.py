@@ -60,7 +60,8 @@ def main() -> None:
 
 def time_dubs(given: argparse.Namespace) -> dict[str, Any]:
     """Return the seconds of each dub, and their ratios."""
-    from wav2lip_npu import Turn, device, dub, dub_speakers, load_models
+    from wav2lip_npu import Turn, dub, dub_speakers, load_models
+    from wav2lip_npu.devices import device
     from wav2lip_npu.media.audio_reader import measure_audio
 
     models = load_models(device=given.device)
@@ -166,7 +167,7 @@ def _square(image: np.ndarray) -> np.ndarray:
 
 def measure_choices(given: argparse.Namespace) -> dict[str, Any]:
     """Return the shares of right, wrong and refused choices by each judge, with turns and without."""
-    from wav2lip_npu import device
+    from wav2lip_npu.devices import device
     from wav2lip_npu.faces.detectors import load_detector
     from wav2lip_npu.media.container import probe
     from wav2lip_npu.media.geometry import Geometry

@@ -34,10 +34,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from wav2lip_npu import device as devices
 from wav2lip_npu import train_generator, train_syncnet
 from wav2lip_npu.data.device_batch import TargetBatch, WindowBatch, on_device
 from wav2lip_npu.data.samples import batches
+from wav2lip_npu.devices import device as devices
+from wav2lip_npu.devices import transfers
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.training import loop
@@ -178,11 +179,11 @@ def data_seconds(kind: str, given: argparse.Namespace, clips: Clips, **flags: An
         stream = batches(*words, **options)
         for number in itertools.count():
             if number == WARM_STEPS:
-                devices.synchronize(device)
+                transfers.synchronize(device)
                 begun = time.perf_counter()
             on_device(next(stream), ROWS[kind], device)
             if number > WARM_STEPS and time.perf_counter() - begun > given.seconds:
-                devices.synchronize(device)
+                transfers.synchronize(device)
                 result.append((time.perf_counter() - begun) / (number - WARM_STEPS + 1))
                 stream.close()
                 raise Enough

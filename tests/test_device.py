@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from wav2lip_npu import device
+from wav2lip_npu.devices import device, device_memory, number_formats
 from wav2lip_npu.errors import DeviceError
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ torch._register_device_module("npu", types.SimpleNamespace(
 ))
 """
 USE_OF_THE_PLUGIN = """
-from wav2lip_npu import device
+from wav2lip_npu.devices import device, device_memory, number_formats
 for spec in "auto", "npu", "npu:1", "npu:2":
     try:
         print(device.resolve(spec))
@@ -155,7 +155,7 @@ def test_cuda_is_resolved() -> None:
     ],
 )
 def test_out_of_memory_is_recognised(error: BaseException) -> None:
-    assert device.is_out_of_memory(error)
+    assert device_memory.is_out_of_memory(error)
 
 
 @pytest.mark.parametrize(
@@ -169,17 +169,17 @@ def test_out_of_memory_is_recognised(error: BaseException) -> None:
     ],
 )
 def test_other_errors_are_not_out_of_memory(error: BaseException) -> None:
-    assert not device.is_out_of_memory(error)
+    assert not device_memory.is_out_of_memory(error)
 
 
 def test_out_of_memory_of_torch_is_recognised() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60)
-    assert device.is_out_of_memory(caught.value)
+    assert device_memory.is_out_of_memory(caught.value)
 
 
 def test_dtype_of_each_precision() -> None:
-    assert [device.dtype_of(name) for name in device.PRECISIONS] == [
+    assert [number_formats.dtype_of(name) for name in number_formats.PRECISIONS] == [
         torch.float32,
         torch.bfloat16,
         torch.float16,
@@ -187,7 +187,7 @@ def test_dtype_of_each_precision() -> None:
     ]
     for name in ("float32", "FP32", ""):
         with pytest.raises(DeviceError, match=f"'{name}'. Pass --precision fp32, bf16, fp16, fp32_strict."):
-            device.dtype_of(name)
+            number_formats.dtype_of(name)
 
 
 @pytest.mark.parametrize(
@@ -200,17 +200,17 @@ def test_dtype_of_each_precision() -> None:
     ],
 )
 def test_auto_is_bf16_where_a_cpu_computes_it(monkeypatch, kind, flags, precision) -> None:
-    monkeypatch.setattr(device, "_cpu_flags", lambda: frozenset(flags.split()))
-    assert device.generator_precision("auto", torch.device(kind)) == precision
-    assert device.generator_precision("fp16", torch.device(kind)) == "fp16"
-    assert device.generator_batch(torch.device("cpu"), device.dtype_of(precision)) in (4, 8)
+    monkeypatch.setattr(number_formats, "_cpu_flags", lambda: frozenset(flags.split()))
+    assert number_formats.generator_precision("auto", torch.device(kind)) == precision
+    assert number_formats.generator_precision("fp16", torch.device(kind)) == "fp16"
+    assert device.generator_batch(torch.device("cpu"), number_formats.dtype_of(precision)) in (4, 8)
 
 
 def test_cpu_memory_and_cores() -> None:
     cpu = torch.device("cpu")
     assert device.memory_format(cpu) is torch.channels_last
-    assert device.device_peak_memory(cpu) is None
-    assert device.peak_memory() > 50 << 20
+    assert device_memory.device_peak_memory(cpu) is None
+    assert device_memory.peak_memory() > 50 << 20
     assert 1 <= device.cpu_count() <= (os.cpu_count() or 1)
     assert device.describe(cpu) == f"cpu ({device.cpu_count()} cores)"
-    device.release_memory(cpu)
+    device_memory.release_memory(cpu)

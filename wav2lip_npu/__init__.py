@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     from wav2lip_npu.training.options import TrainOptions as TrainOptions
     from wav2lip_npu.training.syncnet import train_syncnet as train_syncnet
 
-# With torch_npu installed but CANN absent, PyTorch's autoload would make `import torch` fail. `device.py`
+# With torch_npu installed but CANN absent, PyTorch's autoload would make `import torch` fail. `devices/`
 # loads the plugin when an NPU is requested.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 

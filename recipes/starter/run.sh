@@ -18,7 +18,7 @@ export PYTHONPATH="$PWD"
 recipe=recipes/starter
 data=${1:?the folder of videos or clips} work=${2:?a folder for the results} lists=${3:-}
 python=${PYTHON:-python3} amp=${AMP:-bf16} from=${FROM:-} share=${SHARE:-1}
-device=$("$python" -c 'import sys; from wav2lip_npu import device; print(device.resolve(sys.argv[1]))' "${DEVICE:-auto}")
+device=$("$python" -c 'import sys; from wav2lip_npu.devices import device; print(device.resolve(sys.argv[1]))' "${DEVICE:-auto}")
 if [[ $device == cpu ]]; then batch=${BATCH:-16}; else batch=${BATCH:-128}; fi
 if [[ $device == cuda* ]]; then graph=${COMPILE:-graph} compile=${COMPILE:-on}; else graph=${COMPILE:-off} compile=$graph; fi
 windows_syncnet=1280000 windows_judge=590000 windows_generator=910000

@@ -9,8 +9,8 @@ import types
 import pytest
 import torch
 
-from wav2lip_npu import device
 from wav2lip_npu.ascend import installation
+from wav2lip_npu.devices import device
 
 BASE = "2.13.0"
 NO_CANN = "raise ImportError('libhccl.so: cannot open shared object file: No such file or directory')"

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from wav2lip_npu.batch.job_table import column_names, with_cells
 from wav2lip_npu.batch.jobs import Job, Problem, pair_jobs, read_jobs
-from wav2lip_npu.device import PRECISIONS
+from wav2lip_npu.devices.number_formats import PRECISIONS
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.faces.find_faces import FaceOptions

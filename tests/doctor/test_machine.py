@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from wav2lip_npu import device
 from wav2lip_npu.cli import main
+from wav2lip_npu.devices import device
 from wav2lip_npu.doctor import device_check
 
 CPU = torch.device("cpu")

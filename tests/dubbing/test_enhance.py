@@ -17,7 +17,7 @@ from support.landmarks import projected
 from support.media_files import max_difference
 from support.talk import face
 from wav2lip_npu import EnhanceOptions, Enhancer, dub, load_models
-from wav2lip_npu import device as devices
+from wav2lip_npu.devices import device as devices
 from wav2lip_npu.dubbing.enhance import Enhancement, add_change, aligned_to_frame, region_mask
 from wav2lip_npu.dubbing.restoration_file import RestorationFile
 from wav2lip_npu.dubbing.selection import SelectedFrame

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from support.faces import write_audio
-from wav2lip_npu import device as devices
+from wav2lip_npu.devices import device as devices
 from wav2lip_npu.dubbing import pipeline
 
 LONGEST_S = 60

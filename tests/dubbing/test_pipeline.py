@@ -20,7 +20,7 @@ from support.devices import DEVICE
 from support.faces import SquareDetector, face_frames, write_audio
 from support.marks import slow
 from support.networks import copying_generator, generator_of
-from wav2lip_npu import device as devices
+from wav2lip_npu.devices import device as devices
 from wav2lip_npu.dubbing import blend, inference, outputs, pipeline, stages
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.options import DubOptions

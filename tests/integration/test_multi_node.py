@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from support.nodes import ROOT, Node, free_port, two_nodes
 from support.trainings import ORIGINAL, assert_same, assert_same_checkpoints, command, start
-from wav2lip_npu import device
+from wav2lip_npu.devices import device
 from wav2lip_npu.errors import DeviceError, UsageError
 from wav2lip_npu.training import distributed, session
 from wav2lip_npu.training.checkpoints import saved_steps

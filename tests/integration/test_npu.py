@@ -32,8 +32,8 @@ from support.trainings import (
     train,
     weights,
 )
-from wav2lip_npu import device
 from wav2lip_npu.cli import main
+from wav2lip_npu.devices import device, mixed_precision, transfers
 from wav2lip_npu.doctor import device_check
 from wav2lip_npu.dubbing import inference
 from wav2lip_npu.dubbing.options import DubOptions
@@ -264,13 +264,13 @@ def test_full_memory_halves_the_batch(tiny_checkpoint, simulation, caplog):
 
 @pytest.mark.parametrize("chip", ["310P3", "910A"])
 def test_chips_without_bf16_reject_it(clips, tmp_path, simulation, chip, capsys):
-    device._computes_bf16.cache_clear()
+    mixed_precision._computes_bf16.cache_clear()
     try:
         with simulation.chip(chip):
             assert main.main(command(clips, tmp_path, SYNCNET, steps=1, amp="bf16")) == 2
             assert "does not support bf16. Pass --amp fp16." in capsys.readouterr().err
     finally:
-        device._computes_bf16.cache_clear()
+        mixed_precision._computes_bf16.cache_clear()
 
 
 @pytest.mark.slow  # the backward pass of a generator in fp16 takes minutes on a CPU
@@ -310,7 +310,7 @@ def test_syncnet_input_on_the_wrong_device_is_detected(clips, tmp_path, monkeypa
 def test_unfinished_copy_is_detected(tiny_checkpoint, face_video, speech, tmp_path, monkeypatch):
     models = models_on("npu", tiny_checkpoint)
     wanted = dub_frames(models, face_video, speech, tmp_path / "right.mkv")
-    monkeypatch.setattr(device, "download", lambda tensor: device._copying(tensor)[0])
+    monkeypatch.setattr(transfers, "download", lambda tensor: transfers._copying(tensor)[0])
     results = dub_frames(models, face_video, speech, tmp_path / "wrong.mkv")
     assert np.abs(results.astype(int) - wanted).max() > 50
 
@@ -328,12 +328,12 @@ def test_missing_operator_is_detected(clips, tmp_path, monkeypatch, simulation):
 
 
 def test_float64_is_detected(clips, tmp_path, monkeypatch, simulation):
-    real = device.upload
+    real = transfers.upload
 
     def mistaken(arrays: Any, target: torch.device) -> dict[str, Tensor]:
         return real({name: value.astype(np.float64) for name, value in arrays.items()}, target)
 
-    monkeypatch.setattr(device, "upload", mistaken)
+    monkeypatch.setattr(transfers, "upload", mistaken)
     with simulation.no_wide_dtypes(), pytest.raises(RuntimeError, match="(?i)double|float64"):
         train(clips, tmp_path, SYNCNET, steps=1)
 

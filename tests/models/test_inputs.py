@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from support.devices import DEVICE
-from wav2lip_npu import device
+from wav2lip_npu.devices import device
 from wav2lip_npu.models.inputs import (
     face_batch,
     face_windows,

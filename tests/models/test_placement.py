@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from support.networks import golden_weights
-from wav2lip_npu import device as devices
+from wav2lip_npu.devices import compilation
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.inference import GeneratorRunner, load_models
 from wav2lip_npu.errors import DeviceError, UsageError
@@ -41,8 +41,8 @@ def test_functions_are_compiled_for_one_shape(tiny_checkpoint, monkeypatch):
 
         return run
 
-    monkeypatch.setattr(devices, "compiled", compiled)
-    monkeypatch.setattr(devices, "check_compile", lambda device: None)
+    monkeypatch.setattr(compilation, "compiled", compiled)
+    monkeypatch.setattr(compilation, "check_compile", lambda device: None)
     loading = {"detector": "hog", "device": "cpu", "precision": "fp32"}
     models = load_models(tiny_checkpoint, compile="on", **loading)
     np.testing.assert_array_equal(mouths(models, 10), mouths(load_models(tiny_checkpoint, **loading), 10))

@@ -3,7 +3,7 @@
 import sys
 
 from wav2lip_npu.cli import main
-from wav2lip_npu.device import BACKENDS
+from wav2lip_npu.devices.device import BACKENDS
 
 BACKENDS["cpu"] = BACKENDS["cpu"]._replace(channels_last=False)
 sys.exit(main.main())

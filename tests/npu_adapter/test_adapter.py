@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from support.networks import golden_weights
-from wav2lip_npu import device as devices
+from wav2lip_npu.devices import device as devices
+from wav2lip_npu.devices import device_memory, mixed_precision, random_state, transfers
 from wav2lip_npu.errors import DeviceError
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import Wav2Lip
@@ -87,7 +88,7 @@ def test_no_card():
 
 
 RESOLVE = """
-from wav2lip_npu import device
+from wav2lip_npu.devices import device
 try:
     print(device.resolve("npu"))
 except device.DeviceError as error:
@@ -115,7 +116,7 @@ def test_threads_compute_on_the_device(npu):
 
 CHIP = """
 import contextlib, json, torch
-from wav2lip_npu import device as devices
+from wav2lip_npu.devices import device as devices, device_memory, mixed_precision, number_formats, random_state, transfers
 from wav2lip_npu.models.networks import Wav2Lip
 where = devices.resolve("npu")
 devices.activate(where)
@@ -132,16 +133,16 @@ def error_of(work):
     except devices.DeviceError as error:
         return str(error)
 
-scaler = devices.grad_scaler(where, "fp16", "dynamic")
-constant = devices.grad_scaler(where, "fp16", "1024")
+scaler = mixed_precision.grad_scaler(where, "fp16", "dynamic")
+constant = mixed_precision.grad_scaler(where, "fp16", "1024")
 network = Wav2Lip(width=2).to(where, memory_format=devices.memory_format(where))
-devices.full_float32(where)
+number_formats.full_float32(where)
 print(json.dumps({
     "name": devices.describe(where),
-    "bf16": error_of(lambda: devices.autocast(where, "bf16")),
-    "fp16": error_of(lambda: devices.autocast(where, "fp16")),
+    "bf16": error_of(lambda: mixed_precision.autocast(where, "bf16")),
+    "fp16": error_of(lambda: mixed_precision.autocast(where, "fp16")),
     "scaler": type(scaler).__module__,
-    "enabled": [scaler.is_enabled(), devices.grad_scaler(where, "off", "dynamic").is_enabled()],
+    "enabled": [scaler.is_enabled(), mixed_precision.grad_scaler(where, "off", "dynamic").is_enabled()],
     "scale": [scaler.get_scale(), constant.get_scale(), constant.get_growth_interval()],
     "formats": formats(network),
 }))
@@ -164,13 +165,13 @@ def test_chips(chip, bf16, scaler):
     assert found["fp16"] is None
     assert found["scaler"] == scaler
     assert found["enabled"] == [True, False]
-    assert found["scale"] == [2.0**16, 1024, devices.NEVER]
+    assert found["scale"] == [2.0**16, 1024, mixed_precision.NEVER]
     assert set(found["formats"]) <= {"NCHW", "ND"}
 
 
 RECAST = """
 import json, torch
-from wav2lip_npu import device as devices
+from wav2lip_npu.devices import device as devices, device_memory, mixed_precision, number_formats, random_state, transfers
 where = devices.resolve("npu")
 torch.npu.set_device(where)  # without `activate`
 network = torch.nn.Sequential(torch.nn.Conv2d(16, 16, 3), torch.nn.BatchNorm2d(16))
@@ -207,31 +208,31 @@ def test_upload(npu):
         "mels": random.normal(size=(4, 80, 16)).astype(np.float32),
         "clip": np.arange(4),
     }
-    tensors = devices.upload(arrays, npu)
+    tensors = transfers.upload(arrays, npu)
     for name, array in arrays.items():
         assert tensors[name].device == npu
         assert np.array_equal(tensors[name].cpu().numpy(), array)
-    assert devices.device_peak_memory(npu) >= arrays["faces"].nbytes
+    assert device_memory.device_peak_memory(npu) >= arrays["faces"].nbytes
 
 
 def test_random_numbers_continue_after_restoring_the_state(npu):
-    devices.seed_all(3)
+    random_state.seed_all(3)
     torch.rand(3, device=npu)
-    states = devices.rng_state(npu)
+    states = random_state.rng_state(npu)
     assert set(states) == {"cpu", "npu"}
     assert all(state.device.type == "cpu" for state in states.values())
     before = [torch.rand(4, device=npu).cpu(), torch.rand(4)]
-    devices.seed_all(4)
-    devices.set_rng_state(npu, states)
+    random_state.seed_all(4)
+    random_state.set_rng_state(npu, states)
     assert all(map(torch.equal, before, [torch.rand(4, device=npu).cpu(), torch.rand(4)]))
-    devices.set_rng_state(npu, {"cpu": states["cpu"]})  # the state of a training run on a CPU
+    random_state.set_rng_state(npu, {"cpu": states["cpu"]})  # the state of a training run on a CPU
     assert torch.equal(torch.rand(4), before[1])
 
 
 @pytest.mark.parametrize(("amp", "dtype"), [("off", "float32"), ("fp16", "float16"), ("bf16", "bfloat16")])
 def test_autocast(npu, amp, dtype):
     convolution, linear = torch.nn.Conv2d(3, 4, 3).to(npu), torch.nn.Linear(4, 4).to(npu)
-    with devices.autocast(npu, amp):
+    with mixed_precision.autocast(npu, amp):
         made = linear(convolution(torch.rand(2, 3, 8, 8, device=npu)).mean((2, 3)))
         assert made.dtype is getattr(torch, dtype)
         cosine = torch.nn.functional.cosine_similarity(made, made)
@@ -250,8 +251,8 @@ def test_out_of_memory(npu):
             torch.empty(1 << 30, dtype=torch.uint8, device=npu)
     finally:
         torch.npu.set_per_process_memory_fraction(1.0, npu)
-    assert devices.is_out_of_memory(caught.value)
-    devices.release_memory(npu)
+    assert device_memory.is_out_of_memory(caught.value)
+    device_memory.release_memory(npu)
     assert torch.zeros(8, device=npu).sum() == 0
 
 

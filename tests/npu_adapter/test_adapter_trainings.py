@@ -31,8 +31,8 @@ from support.trainings import (
     train,
     weights,
 )
-from wav2lip_npu import device as devices
 from wav2lip_npu.cli import main
+from wav2lip_npu.devices import device as devices
 from wav2lip_npu.dubbing.blend import load_mask
 from wav2lip_npu.dubbing.inference import GeneratorRunner, load_models
 from wav2lip_npu.media import video_reader

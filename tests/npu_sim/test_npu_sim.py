@@ -287,7 +287,7 @@ def test_devices(npu: Any) -> None:
 
 
 def test_unplugged(simulation: Any) -> None:
-    from wav2lip_npu import device
+    from wav2lip_npu.devices import device
 
     assert device.resolve("auto") == torch.device("npu:0")
     with simulation.unplugged():

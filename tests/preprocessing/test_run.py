@@ -278,7 +278,7 @@ def test_workers_use_the_cards_in_turn(monkeypatch):
             torch.device("cpu") if spec == "cpu" else torch.device("cuda", int(spec.partition(":")[2] or 0))
         )
 
-    monkeypatch.setattr("wav2lip_npu.device.resolve", resolve)
+    monkeypatch.setattr("wav2lip_npu.devices.device.resolve", resolve)
     existing |= {f"cuda:{number}" for number in range(4)}
 
     def cards(detector: str, **options: object) -> list[str]:
@@ -292,7 +292,7 @@ def test_workers_use_the_cards_in_turn(monkeypatch):
     with pytest.raises(DeviceError, match="cuda:4"):
         cards("s3fd", ngpu=5)
     used = []
-    monkeypatch.setattr("wav2lip_npu.device.activate", lambda card: used.append(str(card)))
+    monkeypatch.setattr("wav2lip_npu.devices.device.activate", lambda card: used.append(str(card)))
     monkeypatch.setattr(preprocessing, "load_detector", lambda name, card: SquareDetector())
     for number in range(4):
         preprocessing.ClipMaker(Path(), "s3fd", ClipOptions(), 32, ("cuda:0", "cuda:1"), True)(number)

@@ -15,8 +15,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from support.devices import DEVICE
 from support.trainings import GENERATOR, ORIGINAL, SYNCNET, WITH_DISC, command
-from wav2lip_npu import device
 from wav2lip_npu.cli import main
+from wav2lip_npu.devices import device
 from wav2lip_npu.training import distributed, loop, session, syncnet
 from wav2lip_npu.training.distributed import Ranks, gather_rows, wrap
 from wav2lip_npu.training.losses import all_pairs_loss

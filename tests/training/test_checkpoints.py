@@ -24,8 +24,8 @@ from support.trainings import (
     read,
     train,
 )
-from wav2lip_npu import device
 from wav2lip_npu.cli import main
+from wav2lip_npu.devices import mixed_precision
 from wav2lip_npu.errors import CheckpointMismatchError
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import NETWORKS, SyncNet, Wav2Lip
@@ -359,13 +359,13 @@ def test_full_disk_is_reported(clips, tmp_path, capsys, monkeypatch):
 @pytest.mark.any_device
 def test_optimizer_state_of_any_form_of_adam_is_restored(monkeypatch, clips, tmp_path):
     """A checkpoint from a GPU (fused) resumes here, and is saved for any device."""
-    monkeypatch.setattr(device, "adam_options", lambda where: {"fused": True})
+    monkeypatch.setattr(mixed_precision, "adam_options", lambda where: {"fused": True})
     out = train(clips, tmp_path, ORIGINAL, steps=2)
     group = saved(out, 2)["optimizer"]["param_groups"][0]
     assert (group["fused"], group["foreach"]) == (None, None)
     monkeypatch.undo()
     train(clips, tmp_path, ORIGINAL, steps=3)
     assert saved(out, 3)["optimizer"]["state"][0]["step"] == 3
-    monkeypatch.setattr(device, "adam_options", lambda where: {"fused": True})
+    monkeypatch.setattr(mixed_precision, "adam_options", lambda where: {"fused": True})
     train(clips, tmp_path, ORIGINAL, steps=4)
     assert_same(saved(out, 4)["optimizer"]["state"][0]["step"], torch.tensor(4.0))

@@ -28,8 +28,8 @@ from support.trainings import (
     read,
     train,
 )
-from wav2lip_npu import device
 from wav2lip_npu.cli import main
+from wav2lip_npu.devices import mixed_precision
 from wav2lip_npu.errors import CheckpointError, OutputError
 from wav2lip_npu.models.checkpoint import Checkpoint
 from wav2lip_npu.models.networks import NETWORKS, SyncNet
@@ -303,7 +303,9 @@ def whole_state(tmp_path_factory: pytest.TempPathFactory) -> tuple[Callable[[], 
 
     def new() -> TrainState:
         trained = trained_network("syncnet", golden_weights(SyncNet(2)), options, DEVICE)
-        return TrainState({"syncnet": trained}, DEVICE, device.grad_scaler(DEVICE, "fp16", "dynamic"))
+        return TrainState(
+            {"syncnet": trained}, DEVICE, mixed_precision.grad_scaler(DEVICE, "fp16", "dynamic")
+        )
 
     state = new()
     sum(parameter.sum() for parameter in state.main.network.parameters()).backward()

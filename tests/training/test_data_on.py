@@ -16,9 +16,9 @@ from support.trainings import (
     read,
     train,
 )
-from wav2lip_npu import device
 from wav2lip_npu.cli import main
 from wav2lip_npu.data.face_reader import FaceReader
+from wav2lip_npu.devices import device_memory
 
 pytestmark = pytest.mark.any_device
 
@@ -88,7 +88,7 @@ def test_auto_is_the_device_of_an_accelerator_with_enough_memory(
         return read(out / "checkpoint_step000000001.pth")["wav2lip_npu"].get("data_on", "host")
 
     assert place("auto") == ("host" if DEVICE.type == "cpu" else "device")
-    monkeypatch.setattr(device, "memory", lambda device: (6_000_000, 8_000_000))
+    monkeypatch.setattr(device_memory, "memory", lambda device: (6_000_000, 8_000_000))
     assert place("small") == "host"
     words = command(clips, tmp_path / "asked", ORIGINAL, data_on="device", steps=1)
     assert main.main(words) == 2

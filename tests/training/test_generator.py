@@ -27,9 +27,9 @@ from support.trainings import (
     train,
     weights,
 )
-from wav2lip_npu import device
 from wav2lip_npu.cli import main
 from wav2lip_npu.data.samples import Batch, TargetSample
+from wav2lip_npu.devices import mixed_precision
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.inputs import face_windows, generator_input, syncnet_input
 from wav2lip_npu.models.lpips import Lpips
@@ -78,7 +78,7 @@ def training_of(
         kind: trained_network(kind, network, options, DEVICE, betas=betas)
         for kind, network in networks.items()
     }
-    state = TrainState(trained, DEVICE, device.grad_scaler(DEVICE, options.amp, options.loss_scale))
+    state = TrainState(trained, DEVICE, mixed_precision.grad_scaler(DEVICE, options.amp, options.loss_scale))
     schedule = LossSchedule(losses)
     syncnet = golden_weights(SyncNet(2)).to(DEVICE)
     return state, GeneratorObjective(state, syncnet, schedule, losses, options.amp)

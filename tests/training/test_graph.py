@@ -10,8 +10,8 @@ import torch
 
 from support.devices import DEVICE
 from support.trainings import GENERATOR, SYNCNET, assert_same_checkpoints, command, train, weights
-from wav2lip_npu import device
 from wav2lip_npu.cli import main
+from wav2lip_npu.devices import compilation
 from wav2lip_npu.training.pace import Pace
 
 pytestmark = pytest.mark.any_device
@@ -41,10 +41,10 @@ def test_captured_steps_equal_plain_ones(clips, tmp_path, monkeypatch, words, fl
     flags = {"data_on": "device", "steps": 4, "eval_interval": 2, "compile": "on", **flags}
     plain = train(clips, tmp_path / "plain", words, **{**flags, "compile": "off"})
     captures = []
-    monkeypatch.setattr(device, "check_compile", lambda device: None)
-    monkeypatch.setattr(device, "compiled", lambda network, device: network)
-    monkeypatch.setattr(device, "captures_graphs", lambda device: True)
-    monkeypatch.setattr(device, "captured", lambda *given: captures.append(given) or replayed(*given))
+    monkeypatch.setattr(compilation, "check_compile", lambda device: None)
+    monkeypatch.setattr(compilation, "compiled", lambda network, device: network)
+    monkeypatch.setattr(compilation, "captures_graphs", lambda device: True)
+    monkeypatch.setattr(compilation, "captured", lambda *given: captures.append(given) or replayed(*given))
     graphed = train(clips, tmp_path / "graphed", words, **flags)
     assert_same_checkpoints(plain, graphed, 4)
     assert len(captures) == (1 if words == SYNCNET else 3 if "disc_from" in flags else 2)
@@ -73,7 +73,7 @@ def test_compiled_training_is_close_to_a_plain_one(clips, tmp_path, monkeypatch)
     def traced(network, _device):
         return torch.compile(network, backend="aot_eager", dynamic=False)
 
-    monkeypatch.setattr(device, "compiled", traced)
+    monkeypatch.setattr(compilation, "compiled", traced)
     for words in (SYNCNET, GENERATOR):
         flags = {"steps": 2, "data_on": "device", "eval_interval": 100}
         plain = train(clips, tmp_path / f"{words[0]}_plain", words, **flags)

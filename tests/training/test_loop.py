@@ -26,9 +26,9 @@ from support.trainings import (
     train,
     weights,
 )
-from wav2lip_npu import device
 from wav2lip_npu.cli import main
 from wav2lip_npu.data.samples import Batch
+from wav2lip_npu.devices import mixed_precision
 from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.training import losses
 from wav2lip_npu.training.ema import Average
@@ -43,7 +43,7 @@ def toy(options: TrainOptions) -> TrainState:
     """Return a training of one weight, 2."""
     network = nn.Linear(1, 1, bias=False)
     nn.init.constant_(network.weight, 2.0)
-    scaler = device.grad_scaler(DEVICE, options.amp, options.loss_scale)
+    scaler = mixed_precision.grad_scaler(DEVICE, options.amp, options.loss_scale)
     return TrainState({"syncnet": trained_network("syncnet", network, options, DEVICE)}, DEVICE, scaler)
 
 
@@ -104,7 +104,7 @@ def test_non_finite_loss_changes_no_weight(value):
 
 def test_losses_are_read_while_the_next_step_is_queued(monkeypatch):
     """With a lag, a step returns the losses of the one before."""
-    monkeypatch.setattr(device, "adam_options", lambda device: {"fused": True})
+    monkeypatch.setattr(mixed_precision, "adam_options", lambda device: {"fused": True})
     state, options = toy(TrainOptions()), TrainOptions()
     readback = readback_of(state, lag=1)
     batches = (Batch(n, n + 1, np.empty(0, np.int64), ()) for n in itertools.count())
@@ -116,7 +116,7 @@ def test_losses_are_read_while_the_next_step_is_queued(monkeypatch):
 
 def test_late_losses_that_are_not_finite_change_no_weight(monkeypatch):
     """The steps that are queued before the loss is read leave the weights unchanged."""
-    monkeypatch.setattr(device, "adam_options", lambda device: {"fused": True})
+    monkeypatch.setattr(mixed_precision, "adam_options", lambda device: {"fused": True})
     options = TrainOptions()
     state = toy(options)
     readback = readback_of(state, lag=1)

@@ -14,10 +14,10 @@ from support.clip_folders import CodeReader, write_clip
 from support.devices import DEVICE
 from support.networks import golden_weights
 from support.trainings import SYNCNET, lines, readback_of, task_of, train
-from wav2lip_npu import device
 from wav2lip_npu.data.clip import read_clip
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.samples import Batch, PairSample
+from wav2lip_npu.devices import mixed_precision
 from wav2lip_npu.errors import DataError, UsageError
 from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.training import syncnet_figures
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def state_of(network: nn.Module | None = None) -> TrainState:
     options = TrainOptions()
     trained = trained_network("syncnet", network or golden_weights(SyncNet(2)), options, DEVICE)
-    return TrainState({"syncnet": trained}, DEVICE, device.grad_scaler(DEVICE, "off", "dynamic"))
+    return TrainState({"syncnet": trained}, DEVICE, mixed_precision.grad_scaler(DEVICE, "off", "dynamic"))
 
 
 def test_step_of_the_original_recipe_matches_the_original(monkeypatch):

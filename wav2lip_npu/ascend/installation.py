@@ -17,8 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wav2lip_npu import device
 from wav2lip_npu.ascend import tools
+from wav2lip_npu.devices import device
 
 PLUGIN = "torch_npu"
 _TOOLKITS = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from wav2lip_npu.batch.job_table import EMPTY, Row, column_names, read_rows, with_cells
-from wav2lip_npu.device import CompileOption, PrecisionOption
+from wav2lip_npu.devices.compilation import CompileOption
+from wav2lip_npu.devices.number_formats import PrecisionOption
 from wav2lip_npu.dubbing.dialogue import Dialogue, Listeners, Speaker
 from wav2lip_npu.dubbing.dialogue_files import dialogue_of
 from wav2lip_npu.dubbing.options import DubOptions

@@ -6,10 +6,11 @@ import os
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from wav2lip_npu import device
 from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.batch.results import REPORT_FILE, name_of
-from wav2lip_npu.device import CompileOption, PrecisionOption
+from wav2lip_npu.devices import device
+from wav2lip_npu.devices.compilation import CompileOption
+from wav2lip_npu.devices.number_formats import PrecisionOption
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.bundled import STARTER

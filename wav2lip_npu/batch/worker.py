@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 
-from wav2lip_npu import device
 from wav2lip_npu.batch.face_cache import FaceCache
 from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.batch.progress import JobEvent
 from wav2lip_npu.batch.runner import JobGroup, group_jobs, run_groups
+from wav2lip_npu.devices import device
 from wav2lip_npu.parallel.thread_counts import limit_malloc_arenas
 
 if TYPE_CHECKING:
-    from wav2lip_npu.device import CompileOption
+    from wav2lip_npu.devices.compilation import CompileOption
     from wav2lip_npu.dubbing.inference import Models
     from wav2lip_npu.models.plan_choice import AudioRefineOption
 

@@ -12,7 +12,7 @@ import tyro
 
 from wav2lip_npu import __version__
 from wav2lip_npu.cli.json_output import STDOUT, json_outputs, write_json
-from wav2lip_npu.device import Precision
+from wav2lip_npu.devices.number_formats import Precision
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.export.options import MAX_BATCH, NETWORKS, is_exported, network_named
 from wav2lip_npu.faces.detectors import detector_inputs

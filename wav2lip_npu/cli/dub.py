@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from wav2lip_npu import __version__
-from wav2lip_npu.device import CompileOption, PrecisionOption, describe
+from wav2lip_npu.devices.compilation import CompileOption
+from wav2lip_npu.devices.device import describe
+from wav2lip_npu.devices.number_formats import PrecisionOption
 from wav2lip_npu.dubbing.dialogue import Dialogue, Listeners
 from wav2lip_npu.dubbing.dialogue_files import dialogue_of, heard
 from wav2lip_npu.dubbing.options import DubOptions

@@ -69,7 +69,7 @@ class FacesCommand:
         log.info("wav2lip-npu %s", __version__)
         outputs = [OutputPath("--sheet", self.sheet), *json_outputs(self.json)]
         check_outputs(outputs, [InputPath("VIDEO", self.video), *detector_inputs()])
-        from wav2lip_npu import device
+        from wav2lip_npu.devices import device
         from wav2lip_npu.faces.detectors import load_detector
         from wav2lip_npu.faces.people import find_people
         from wav2lip_npu.media.container import probed

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 from wav2lip_npu import __version__
 from wav2lip_npu.batch.face_cache import FaceCache
-from wav2lip_npu.device import Precision, describe
+from wav2lip_npu.devices.device import describe
+from wav2lip_npu.devices.number_formats import Precision
 from wav2lip_npu.errors import MediaError, OutputError, UsageError
 from wav2lip_npu.live.options import MAX_RATE, MIN_RATE, StreamOptions
 from wav2lip_npu.models.bundled import ABOUT, STARTER, weights_inputs

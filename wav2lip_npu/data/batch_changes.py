@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from wav2lip_npu import device as devices
 from wav2lip_npu.data.augmentation import LUMA, TargetChanges, WindowChanges
 from wav2lip_npu.data.clip import Clip, Indices
 from wav2lip_npu.data.clip_layout import FACE_SIZE
@@ -24,6 +23,7 @@ from wav2lip_npu.data.counter_random import uniforms
 from wav2lip_npu.data.device_batch import DeviceRows, PairBatch, TargetBatch, WindowBatch, on_device
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.samples import Batch
+from wav2lip_npu.devices import transfers
 from wav2lip_npu.mel import DEFAULT_MEL
 
 _STREAM = 1 << 63
@@ -84,7 +84,7 @@ class Prepare(Generic[DeviceRows]):
         count = self._changes.randoms * len(batch.clips) // size
         random = uniforms(self._seed, epochs, numbers, count).reshape(len(batch.clips), -1)
         plan = {"random": random.astype(np.float32), **self._changes.of_clips(batch.clips)}
-        tensors = devices.upload(plan, self._device)
+        tensors = transfers.upload(plan, self._device)
         return replace(batch, samples=self._changes(rows, tensors.pop("random"), tensors))
 
 

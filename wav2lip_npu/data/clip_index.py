@@ -10,10 +10,10 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from wav2lip_npu import device
 from wav2lip_npu.data.clip import Clip, ClipError, read_clip
 from wav2lip_npu.data.clip_layout import AUDIO_FILE, CLIP_FILE
 from wav2lip_npu.data.file_lists import Entry, read_list
+from wav2lip_npu.devices import device
 from wav2lip_npu.errors import DataError
 from wav2lip_npu.parallel.threads import map_in_threads
 from wav2lip_npu.storage.atomic import real_name

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from wav2lip_npu import device as devices
 from wav2lip_npu.data.samples import Batch, PairSample, TargetSample, WindowSample
+from wav2lip_npu.devices import transfers
 
 
 class WindowBatch(NamedTuple):
@@ -51,4 +51,4 @@ def on_device(batch: Batch[Any], kind: type[DeviceRows], device: torch.device) -
     if isinstance(batch.samples, kind):
         return batch.samples
     arrays = {**batch.samples._asdict(), "clips": batch.clips}
-    return kind(**devices.upload({name: arrays[name] for name in kind._fields}, device))
+    return kind(**transfers.upload({name: arrays[name] for name in kind._fields}, device))

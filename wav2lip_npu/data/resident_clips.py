@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wav2lip_npu import device as devices
 from wav2lip_npu.data.clip import Clip, ClipError, Faces, Indices
 from wav2lip_npu.data.clip_layout import FACE_SIZE, WINDOW
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.samples import MAX_UNREADABLE
+from wav2lip_npu.devices import device as devices
 from wav2lip_npu.errors import DataError
 from wav2lip_npu.mel import DEFAULT_MEL, Mel
 from wav2lip_npu.parallel.threads import map_in_threads

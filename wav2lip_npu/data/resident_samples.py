@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wav2lip_npu import device as devices
 from wav2lip_npu.data.amounts import FACE_RANDOMS, MEL_AMOUNTS, face_amounts, mel_amounts
 from wav2lip_npu.data.augmentation import UNCHANGED, Augmentation
 from wav2lip_npu.data.clip import Clip, Indices, first_column
@@ -29,6 +28,7 @@ from wav2lip_npu.data.device_batch import PairBatch, TargetBatch, WindowBatch
 from wav2lip_npu.data.resident_clips import ResidentClips, substitutes
 from wav2lip_npu.data.samples import MEL_SHIFT, Batch, describe_batch
 from wav2lip_npu.data.window_table import Uniforms, WindowTable
+from wav2lip_npu.devices import transfers
 
 Rows = TypeVar("Rows", bound=tuple[Any, ...])
 Drawn = TypeVar("Drawn", bound=tuple[Any, ...], covariant=True)
@@ -109,7 +109,7 @@ class ResidentSamples(Generic[Rows]):
     @torch.no_grad()
     def gather(self, plan: Arrays) -> Rows:
         """Return the rows of a plan. The device works while the host continues."""
-        tensors = devices.upload(plan, self._resident.device)
+        tensors = transfers.upload(plan, self._resident.device)
         return self._draw.rows(self._resident, self._augmentation, tensors)
 
     def describe(self, batch: Batch[Rows]) -> str:

@@ -18,13 +18,13 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from wav2lip_npu import device
 from wav2lip_npu.data.augmentation import UNCHANGED, Augmentation
 from wav2lip_npu.data.buffers import Buffers
 from wav2lip_npu.data.clip import Clip, ClipError, Faces, Indices, mel_columns
 from wav2lip_npu.data.clip_layout import FACE_SIZE, WINDOW
 from wav2lip_npu.data.clip_order import ClipOrder
 from wav2lip_npu.data.face_reader import FaceReader
+from wav2lip_npu.devices import device
 from wav2lip_npu.errors import DataError
 from wav2lip_npu.mel import DEFAULT_MEL, Mel
 from wav2lip_npu.parallel.threads import map_in_threads

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wav2lip_npu import device
 from wav2lip_npu.data.clip import Clip
 from wav2lip_npu.data.clip_index import ClipIndex
 from wav2lip_npu.data.file_lists import TRAIN, VAL, Entry
+from wav2lip_npu.devices import device
 from wav2lip_npu.doctor.dataset_report import DatasetReport
 from wav2lip_npu.doctor.dataset_stats import measure_dataset
 from wav2lip_npu.doctor.find_clips import count_unlisted, find_clips, look_up, read_lists

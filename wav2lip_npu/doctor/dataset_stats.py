@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from wav2lip_npu import device as devices
 from wav2lip_npu.data.clip import Clip
 from wav2lip_npu.data.clip_index import ClipIndex
+from wav2lip_npu.devices import device as devices
 from wav2lip_npu.doctor.clip_stats import ClipStats, content_hashes, measure_clip, speaker_of
 from wav2lip_npu.doctor.sync_estimate import SyncEstimator
 from wav2lip_npu.errors import Wav2LipError

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from wav2lip_npu import device as devices
+from wav2lip_npu.devices import device as devices
+from wav2lip_npu.devices import mixed_precision, number_formats
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.bundled import STARTER
 from wav2lip_npu.models.inputs import syncnet_input
@@ -32,7 +33,7 @@ def compare_with_cpu(device: torch.device, amp: str = "off") -> list[Difference]
     switched to full float32 precision. Errors of the device propagate.
     """
     devices.activate(device)
-    devices.full_float32(device)
+    number_formats.full_float32(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         networks = {
@@ -70,7 +71,7 @@ def _outputs(networks: Networks, inputs: Tensors, device: torch.device, amp: str
     """Return the outputs of the networks in eval mode."""
     for network in networks.values():
         network.eval()
-    with devices.autocast(device, amp):
+    with mixed_precision.autocast(device, amp):
         generated = networks["generator"](inputs["mels"], inputs["faces"])
         audio, mouths = networks["syncnet"](inputs["mel"], syncnet_input(inputs["target"]))
         judged = networks["discriminator"](inputs["target"])
@@ -92,9 +93,9 @@ def _training_step(networks: Networks, inputs: Tensors, device: torch.device, am
     generator.train()
     syncnet.eval().requires_grad_(False)
     discriminator.eval().requires_grad_(False)
-    with devices.autocast(device, amp):
+    with mixed_precision.autocast(device, amp):
         generated = generator(inputs["mels"], inputs["faces"])
-    with devices.autocast(device, amp):
+    with mixed_precision.autocast(device, amp):
         audio, mouths = syncnet(inputs["mel"], syncnet_input(generated.float()))
         judged = discriminator(generated.float())
     loss = nn.functional.l1_loss(generated.float(), inputs["target"])

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from wav2lip_npu import device
 from wav2lip_npu.data.clip import Clip, ClipError, read_clip
 from wav2lip_npu.data.clip_index import ClipIndex, clip_folder, is_clip_folder
 from wav2lip_npu.data.clip_layout import AUDIO_FILE, CLIP_FILE, PARTIAL_SUFFIX
 from wav2lip_npu.data.file_lists import TRAIN, VAL, Entry, read_list
+from wav2lip_npu.devices import device
 from wav2lip_npu.parallel.threads import map_in_threads
 
 

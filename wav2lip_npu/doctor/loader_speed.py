@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from wav2lip_npu import device as devices
 from wav2lip_npu.data.clip import Clip
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.samples import Samples, WindowSample, batches, draw_windows
+from wav2lip_npu.devices import device as devices
 from wav2lip_npu.doctor.rules import Problem, Severity
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from wav2lip_npu import __version__, device
+from wav2lip_npu import __version__
 from wav2lip_npu.ascend import installation as ascend
 from wav2lip_npu.ascend.installation import Ascend
+from wav2lip_npu.devices import device, device_memory
 from wav2lip_npu.doctor import device_check
 from wav2lip_npu.errors import DeviceError
 from wav2lip_npu.faces.detectors import weights_files
@@ -118,7 +119,7 @@ def check_machine(spec: str = "auto") -> MachineReport:
     try:
         selected, refused = device.resolve(spec), None
         device.activate(selected)
-        free, total = device.memory(selected)
+        free, total = device_memory.memory(selected)
     except (DeviceError, RuntimeError) as error:
         selected, refused, free, total = None, str(error), None, None
     differences, failed = [], None

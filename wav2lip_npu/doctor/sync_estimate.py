@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from wav2lip_npu import device as devices
 from wav2lip_npu.data.clip import Clip
 from wav2lip_npu.data.face_reader import FaceReader
+from wav2lip_npu.devices import device as devices
 
 if TYPE_CHECKING:
     import torch

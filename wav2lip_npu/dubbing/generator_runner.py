@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wav2lip_npu import device as devices
+from wav2lip_npu.devices import device as devices
+from wav2lip_npu.devices import device_memory, transfers
 from wav2lip_npu.dubbing.blend import Mask
 from wav2lip_npu.dubbing.finish import MouthFinish
 from wav2lip_npu.media.yuv_image import Image
@@ -91,7 +92,7 @@ class GeneratorRunner:
             try:
                 results = self._run(faces[part], [windows[part] for windows in mels], batch)
             except (RuntimeError, MemoryError) as error:
-                if batch == 1 or not devices.is_out_of_memory(error):
+                if batch == 1 or not device_memory.is_out_of_memory(error):
                     raise
                 self._halve(batch)
                 continue
@@ -121,7 +122,7 @@ class GeneratorRunner:
         with self._batch_lock:
             self._batch = max(1, min(self._batch, batch // 2))
             log.warning("out of memory on %s, continuing with batches of %d", self.device, self._batch)
-        devices.release_memory(self.device)
+        device_memory.release_memory(self.device)
 
     @torch.inference_mode()
     def _run(self, faces: list[Image], mels: list[list[Mel]], batch: int) -> list[list[Image]]:
@@ -145,16 +146,16 @@ class GeneratorRunner:
 
     def _decode(self, mels: list[Mel], faces: Tensor, features: list[Tensor], batch: int) -> list[Image]:
         windows: list[Mel] = _filled(mels, batch)
-        uploaded = devices.upload({"mels": np.stack(windows)[:, None]}, faces.device)
+        uploaded = transfers.upload({"mels": np.stack(windows)[:, None]}, faces.device)
         audio = uploaded["mels"].to(self._models.precision)
         mouths = self._models.generator.decode(audio, features, top_row=self._mask.top_row)
         if self._finish is not None:
             mouths = self._finish(mouths, faces[:, :, self._mask.top_row :])
-        return list(devices.download(images_of_faces(mouths[: len(mels)])).numpy())
+        return list(transfers.download(images_of_faces(mouths[: len(mels)])).numpy())
 
     def _to_device(self, images: list[Image]) -> Tensor:
         """Return images as float32 [B, 3, S, S] in [0, 1], in the memory layout of the device."""
-        return face_batch(devices.upload({"faces": np.stack(images)}, self.device)["faces"])
+        return face_batch(transfers.upload({"faces": np.stack(images)}, self.device)["faces"])
 
 
 def _filled(items: list[Item], size: int) -> list[Item]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
-from wav2lip_npu import device as devices
 from wav2lip_npu.data.clip_layout import FACE_SIZE
+from wav2lip_npu.devices import compilation, number_formats
+from wav2lip_npu.devices import device as devices
 from wav2lip_npu.dubbing.enhance import Enhancer
 from wav2lip_npu.dubbing.generator_runner import EncodedFace as EncodedFace
 from wav2lip_npu.dubbing.generator_runner import GeneratorRunner as GeneratorRunner
@@ -150,7 +151,7 @@ def load_models(
     enhancer: Enhancer | None = None,
     face_size: int | None = None,
     audio_refine: AudioRefineOption = "auto",
-    compile: devices.CompileOption = "off",  # noqa: A002 named like the flag
+    compile: compilation.CompileOption = "off",  # noqa: A002 named like the flag
 ) -> Models:
     """Load the generator and the face detector onto a device, for any number of dubs and threads.
 
@@ -186,7 +187,7 @@ def load_models(
 
     """
     expect_text(detector=detector, device=device, precision=precision, engine=engine, compile=compile)
-    if compile not in get_args(devices.CompileOption):
+    if compile not in get_args(compilation.CompileOption):
         raise UsageError(f"unknown compile {compile!r}. Pass on or off.")
     checkpoint_path = path_text(checkpoint_path, "checkpoint_path")
     engine = engine_of(checkpoint_path, engine)
@@ -199,11 +200,11 @@ def load_models(
         exported = _load_exported(engine, Path(checkpoint_path), detector, device, precision)
         return replace(exported, enhancer=enhancer)
     torch_device = devices.resolve(device)
-    option, precision = precision, devices.generator_precision(precision, torch_device)
-    dtype = devices.dtype_of(precision)
+    option, precision = precision, number_formats.generator_precision(precision, torch_device)
+    dtype = number_formats.dtype_of(precision)
     devices.activate(torch_device)
     if precision == "fp32_strict":
-        devices.full_float32(torch_device)
+        number_formats.full_float32(torch_device)
     # Several threads of PyTorch for each small operation take four times as long here.
     with one_core_each(torch_device) as prepare, ThreadPoolExecutor(1) as pool:
         prepare()

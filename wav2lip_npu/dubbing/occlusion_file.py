@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wav2lip_npu.device import shared_runtime_threads
+from wav2lip_npu.devices.device import shared_runtime_threads
 from wav2lip_npu.dubbing.occlusion import NOTHING, Front, Weights, front_of
 from wav2lip_npu.errors import CheckpointError
 from wav2lip_npu.export.engines import Session, make_file_session

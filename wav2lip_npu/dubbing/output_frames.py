@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
-from wav2lip_npu import device
+from wav2lip_npu.devices import device
 from wav2lip_npu.dubbing.blend import composite, load_mask
 from wav2lip_npu.dubbing.enhance import Enhancement, EnhanceOptions, Enhancer
 from wav2lip_npu.dubbing.extent import Extent

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from wav2lip_npu import __version__, device
+from wav2lip_npu import __version__
+from wav2lip_npu.devices import device, device_memory
 from wav2lip_npu.dubbing.enhance import load_enhancer
 from wav2lip_npu.dubbing.mouths import DubbedFrame
 from wav2lip_npu.dubbing.options import DubOptions
@@ -207,8 +208,8 @@ class OutputWriter:
             stages=stages,
             bound_by=bound_by(stages),
             frames_per_second=round(recorder.frames / seconds, 2),
-            peak_memory_bytes=device.peak_memory(),
-            device_peak_memory_bytes=device.device_peak_memory(models.device),
+            peak_memory_bytes=device_memory.peak_memory(),
+            device_peak_memory_bytes=device_memory.device_peak_memory(models.device),
             **self.frames.report(),
         )
 

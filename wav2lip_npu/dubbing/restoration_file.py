@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wav2lip_npu import device as devices
+from wav2lip_npu.devices import device as devices
 from wav2lip_npu.errors import CheckpointError
 from wav2lip_npu.export.engines import Session, make_file_session
 from wav2lip_npu.export.foreign_file import STANDARD, ForeignNetwork, read_foreign, state_of_file

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wav2lip_npu import device as devices
 from wav2lip_npu.data.clip_layout import FACE_SIZE, WINDOW
+from wav2lip_npu.devices import device as devices
 from wav2lip_npu.evaluation.offset_scores import OffsetScores, dot_products
 from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.audio_reader import AudioInfo, read_mono

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wav2lip_npu import device as devices
+from wav2lip_npu.devices import device as devices
+from wav2lip_npu.devices import number_formats
 from wav2lip_npu.evaluation.expert_judge import Expert, load_expert
 from wav2lip_npu.evaluation.face_crops import MIN_TRACK
 from wav2lip_npu.evaluation.frame_pair import Figure
@@ -64,7 +65,7 @@ def load_judges(options: EvaluateOptions) -> Judges:
             skipped["sync"] = "no weights of SyncNet v2: pass --syncnet syncnet_v2.model"
         else:
             weights = syncnet_v2.load(path)
-            runner = SyncNetRunner(weights.network, device, devices.dtype_of(options.precision))
+            runner = SyncNetRunner(weights.network, device, number_formats.dtype_of(options.precision))
             names["syncnet"] = f"{_describe(weights)}, {options.precision}"
             frames = options.min_track if options.min_track is not None else MIN_TRACK[options.crop]
             names["crop"] = f"{options.crop}, tracks of more than {frames} frames"

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wav2lip_npu import device as devices
 from wav2lip_npu import signals
+from wav2lip_npu.devices import device as devices
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.faces.detectors import load_detector
 from wav2lip_npu.faces.find_faces import FaceOptions, find_faces

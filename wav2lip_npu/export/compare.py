@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from wav2lip_npu import device as devices
 from wav2lip_npu import signals
 from wav2lip_npu.ascend import tools
+from wav2lip_npu.devices import device as devices
+from wav2lip_npu.devices import number_formats
 from wav2lip_npu.errors import CheckpointMismatchError, UsageError
 from wav2lip_npu.export.engines import Arrays, Session, make_file_session, make_om_session, run_in_batches
 from wav2lip_npu.export.manifest import Manifest, read_om_manifest, read_onnx
@@ -90,7 +91,7 @@ class SideLoader:
     """
 
     def __init__(self, names: Sequence[str], precision: str = "fp32", chip: str | None = None) -> None:
-        devices.dtype_of(precision)
+        number_formats.dtype_of(precision)
         self._precision, self._chip = precision, chip
         self._files: dict[str, tuple[Manifest, Session]] = {}
         for name in names:
@@ -120,8 +121,8 @@ class SideLoader:
         devices.activate(device)
         strict = self._precision == "fp32_strict"
         if strict:
-            devices.full_float32(device)
-        dtype, layout = devices.dtype_of(self._precision), devices.memory_format(device)
+            number_formats.full_float32(device)
+        dtype, layout = number_formats.dtype_of(self._precision), devices.memory_format(device)
         module = copy.deepcopy(loaded.module)
         fold_norms(module)
         module.to(device, dtype, memory_format=layout)  # type: ignore[call-overload]

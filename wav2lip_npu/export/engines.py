@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wav2lip_npu import device as devices
 from wav2lip_npu.ascend.om_model import open_om_model
+from wav2lip_npu.devices import device as devices
 from wav2lip_npu.errors import CheckpointError, DeviceError
 from wav2lip_npu.export.manifest import FEATURE, Manifest, damaged_file, read_om_manifest, read_onnx
 from wav2lip_npu.export.onnx_split import decoder_part, encoder_part, row_slices

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wav2lip_npu import device as devices
 from wav2lip_npu.data.clip_layout import WINDOW
+from wav2lip_npu.devices import device as devices
 from wav2lip_npu.export.calibration import Samples
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.bundled import STARTER

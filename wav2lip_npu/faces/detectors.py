@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from wav2lip_npu import signals
-from wav2lip_npu.device import HOST
+from wav2lip_npu.devices.device import HOST
 from wav2lip_npu.errors import FaceError
 from wav2lip_npu.faces.detection import Detection, Detector
 from wav2lip_npu.faces.retinaface import RetinaFaceDetector, load_retinaface

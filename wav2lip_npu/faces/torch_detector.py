@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wav2lip_npu import signals
-from wav2lip_npu.device import memory_format
+from wav2lip_npu.devices.device import memory_format
 from wav2lip_npu.faces.detection import Detection
 from wav2lip_npu.media.yuv_image import Image
 

@@ -15,7 +15,7 @@ from time import perf_counter
 
 import numpy as np
 
-from wav2lip_npu import device as devices
+from wav2lip_npu.devices import device as devices
 from wav2lip_npu.dubbing.blend import Blend, composite, load_mask
 from wav2lip_npu.dubbing.inference import GeneratorRunner, Models
 from wav2lip_npu.errors import BusyError

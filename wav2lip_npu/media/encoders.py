@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import av
 from av.bitstream import BitStreamFilterContext
 
-from wav2lip_npu.device import cpu_count
+from wav2lip_npu.devices.device import cpu_count
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.media.yuv_image import YuvImage
 from wav2lip_npu.options import check_types, nested_by_name

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from wav2lip_npu.device import HOST
+from wav2lip_npu.devices.device import HOST
 from wav2lip_npu.errors import CheckpointError, CheckpointMismatchError
 from wav2lip_npu.mel import DEFAULT_MEL
 from wav2lip_npu.models.bundled import weights_path

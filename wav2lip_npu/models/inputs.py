@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from wav2lip_npu import device as devices
+from wav2lip_npu.devices import device as devices
 from wav2lip_npu.models.networks import FACE_SIZE
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from wav2lip_npu import device as devices
+from wav2lip_npu.devices import device as devices
 from wav2lip_npu.models import weight_formats
 
 SIZE = 48

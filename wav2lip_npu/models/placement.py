@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from wav2lip_npu import device as devices
+from wav2lip_npu.devices import compilation
+from wav2lip_npu.devices import device as devices
 from wav2lip_npu.models.blocks import fold_norm
 from wav2lip_npu.models.generator import Wav2Lip
 
@@ -16,7 +17,7 @@ def place(network: Wav2Lip, device: torch.device, dtype: torch.dtype, *, is_comp
     first call for each shape; all batches of a dub have one. Raises `DeviceError` if that is impossible.
     """
     if is_compiled:
-        devices.check_compile(device)
+        compilation.check_compile(device)
     for module in network.modules():  # layer by layer, so that few copies in float32 exist at a time
         fold_norm(module)
         wanted = torch.float32 if module is network.output_block[1] else dtype
@@ -28,5 +29,5 @@ def place(network: Wav2Lip, device: torch.device, dtype: torch.dtype, *, is_comp
             setattr(module, name, torch.nn.Parameter(moved, requires_grad=False))
     if is_compiled:
         for name in ("encode_faces", "decode"):
-            function = devices.compiled(getattr(network, name), device, is_frozen=True)
+            function = compilation.compiled(getattr(network, name), device, is_frozen=True)
             setattr(network, name, function)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from wav2lip_npu import device as devices
+from wav2lip_npu.devices import device as devices
 from wav2lip_npu.errors import CheckpointMismatchError
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.networks import FULL_WIDTH

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wav2lip_npu.device import HOST
+from wav2lip_npu.devices.device import HOST
 from wav2lip_npu.errors import CheckpointError
 from wav2lip_npu.models.archive import ArchiveError, open_archive, read_member, root_of
 from wav2lip_npu.models.content import ContentError, check_content, one_line

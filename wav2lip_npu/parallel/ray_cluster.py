@@ -14,7 +14,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wav2lip_npu.device import BACKENDS, HOST, NPU, cpu_count
+from wav2lip_npu.devices.device import BACKENDS, HOST, NPU, cpu_count
 from wav2lip_npu.errors import DeviceError
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from wav2lip_npu import device as devices
+from wav2lip_npu.devices import device as devices
 
 if TYPE_CHECKING:
     import torch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wav2lip_npu.device import HOST
+from wav2lip_npu.devices.device import HOST
 from wav2lip_npu.errors import DeviceError
 from wav2lip_npu.faces.detection import Detection, Detector
 from wav2lip_npu.media.yuv_image import Image

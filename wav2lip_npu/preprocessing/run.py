@@ -13,10 +13,11 @@ from typing import Any
 
 import cv2
 
-from wav2lip_npu import device, signals, watchdog
+from wav2lip_npu import signals, watchdog
 from wav2lip_npu.data import file_lists
 from wav2lip_npu.data.clip_layout import AUDIO_FILE, CLIP_FORMAT
 from wav2lip_npu.data.clip_writer import clean_up, read_description
+from wav2lip_npu.devices import device
 from wav2lip_npu.errors import DataError, UsageError
 from wav2lip_npu.faces.detectors import DetectorName, detector_inputs, load_detector
 from wav2lip_npu.options import check_types, expect, nested_by_name, path_text, resolved, with_values

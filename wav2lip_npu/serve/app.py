@@ -16,7 +16,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wav2lip_npu import __version__
-from wav2lip_npu.device import cpu_count
+from wav2lip_npu.devices.device import cpu_count
 from wav2lip_npu.serve import files, page_routes, system, videos
 from wav2lip_npu.serve.auth import Guard, Tokens
 from wav2lip_npu.serve.events import EventHub

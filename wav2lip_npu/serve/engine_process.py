@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from time import monotonic, sleep, time
 
-from wav2lip_npu import device, signals
+from wav2lip_npu import signals
 from wav2lip_npu.batch.options import BatchOptions, resolve_devices
+from wav2lip_npu.devices import device
 from wav2lip_npu.errors import Wav2LipError
 from wav2lip_npu.parallel.log_lines import log_to_stderr
 from wav2lip_npu.parallel.processes import exit_with_parent, run_in_processes

@@ -23,9 +23,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wav2lip_npu import device
 from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.batch.worker import ModelHolder
+from wav2lip_npu.devices import device
 from wav2lip_npu.dubbing.extent import Extent
 from wav2lip_npu.dubbing.mel_stream import MelStream
 from wav2lip_npu.dubbing.options import DubOptions

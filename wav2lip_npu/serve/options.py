@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from wav2lip_npu.device import is_device_name
+from wav2lip_npu.devices.device import is_device_name
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.live.ice_servers import IceServer
 from wav2lip_npu.options import check_minimum, check_positive, check_types

@@ -13,13 +13,13 @@ from time import time
 
 import cv2
 
-from wav2lip_npu import device
 from wav2lip_npu.batch.face_cache import FaceCache
 from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.batch.progress import JobEvent
 from wav2lip_npu.batch.results import FAILED, JobResult
 from wav2lip_npu.batch.runner import JobGroup
 from wav2lip_npu.batch.worker import StartBatchWorker
+from wav2lip_npu.devices import device
 from wav2lip_npu.errors import DeviceError, Wav2LipError
 from wav2lip_npu.media.video_reader import read_frames
 from wav2lip_npu.serve.jobs import video_id_of

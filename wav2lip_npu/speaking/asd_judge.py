@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wav2lip_npu import device as devices
+from wav2lip_npu.devices import device as devices
 from wav2lip_npu.evaluation.mfcc import SAMPLE_RATE, mfcc_windows
 from wav2lip_npu.faces.shot_faces import ShotFrame
 from wav2lip_npu.media.audio_reader import AudioInfo, read_mono

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
-from wav2lip_npu import device as devices
 from wav2lip_npu.data.clip import Clip
 from wav2lip_npu.data.resident_clips import size_of
+from wav2lip_npu.devices import device as devices
+from wav2lip_npu.devices import device_memory
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.checkpoint import Checkpoint
 from wav2lip_npu.training import distributed
@@ -38,7 +39,7 @@ def place_of_data(
     `UsageError` if the clips do not fit in device memory although this was asked for.
     """
     before = None if resumed is None else str(resumed.more.get("data_on", HOST))
-    free, needed = devices.memory(device)[0], size_of(clips, face_size)
+    free, needed = device_memory.memory(device)[0], size_of(clips, face_size)
     fits = needed <= _SHARE * free
     size = f"the training clips take {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB of {device} are free"
     if wanted == DEVICE and not fits:

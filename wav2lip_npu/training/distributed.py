@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wav2lip_npu import device as devices
+from wav2lip_npu.devices import device as devices
 from wav2lip_npu.errors import DeviceError
 
 

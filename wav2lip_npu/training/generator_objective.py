@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wav2lip_npu import device as devices
 from wav2lip_npu.data.clip_layout import FACE_SIZE
 from wav2lip_npu.data.device_batch import TargetBatch, TargetRows, on_device
 from wav2lip_npu.data.samples import Batch, Samples, TargetSample, batches
+from wav2lip_npu.devices import compilation, mixed_precision
 from wav2lip_npu.models.inputs import face_windows, generator_input, images_of_faces, syncnet_input
 from wav2lip_npu.models.networks import SyncNet
 from wav2lip_npu.models.patch_discriminator import lower_halves
@@ -50,7 +50,7 @@ class GeneratorObjective:
         self._state, self._schedule = state, schedule
         self._options, self._amp = options, amp
         syncnet.requires_grad_(False).train(options.expert_bn == "batch")
-        self._syncnet = devices.compiled(syncnet, state.device) if is_compiled else syncnet
+        self._syncnet = compilation.compiled(syncnet, state.device) if is_compiled else syncnet
         self._pixel_weights = mouth_weights(face_size, options.mouth_weight, state.device)
         self._critic: Critic | None = None
         if QUALITY in state.networks:
@@ -114,7 +114,7 @@ class GeneratorObjective:
         return total, parts
 
     def _autocast(self) -> contextlib.AbstractContextManager[None]:
-        return devices.autocast(self._state.device, self._amp)
+        return mixed_precision.autocast(self._state.device, self._amp)
 
     def _embeddings(self, mels: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
         """Return SyncNet's float32 embeddings of mels [B, 80, 16] and windows [B, 3, 5, S, S]."""

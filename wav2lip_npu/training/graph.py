@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from wav2lip_npu import device as devices
 from wav2lip_npu.data.samples import Batch
+from wav2lip_npu.devices import compilation
 
 Gradients: TypeAlias = Callable[[Iterable[Batch[Any]]], dict[str, Tensor]]
 """Computes the gradients of a step from its batches on the device, and returns the losses by name."""
@@ -50,7 +50,7 @@ class GraphedGradients:
     def _capture(self) -> Callable[[], dict[str, Tensor]]:
         """Return the replay. The runs before the capture leave no trace in the running statistics."""
         before = [buffer.clone() for buffer in self._buffers]
-        replay = devices.captured(lambda: self._gradients(self._inputs), self._device)
+        replay = compilation.captured(lambda: self._gradients(self._inputs), self._device)
         with torch.no_grad():
             for buffer, value in zip(self._buffers, before, strict=True):
                 buffer.copy_(value)

@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from wav2lip_npu import device as devices
 from wav2lip_npu import signals
 from wav2lip_npu.data.samples import Batch, Sample, batches
+from wav2lip_npu.devices import compilation, transfers
 from wav2lip_npu.errors import TrainingError
 from wav2lip_npu.training.checkpoints import path_of, prune, saved_steps
 from wav2lip_npu.training.evaluations import Evaluations, Verdict, format_losses
@@ -107,7 +107,7 @@ def fit(
         if is_finished:
             log.warning("nothing to do: already at step %d, epoch %d", state.step, state.epoch)
         readback = Readback(
-            state, task.samples.describe, hold, evaluations.look, devices.readback_lag(state.device)
+            state, task.samples.describe, hold, evaluations.look, transfers.readback_lag(state.device)
         )
         stopped_by, verdict = 0, Verdict()
         if not is_finished or state.is_evaluation_due:
@@ -209,7 +209,7 @@ def _gradients_of(state: TrainState, task: Task[Any], options: TrainOptions) -> 
     """Return the computation of gradients, captured as a graph where --compile and the device allow it."""
     gradients = functools.partial(_gradients, state, task, options)
     is_graphed = options.compile != "off" and state.data_on == "device" and state.ranks.size == 1
-    if not (is_graphed and devices.captures_graphs(state.device)):
+    if not (is_graphed and compilation.captures_graphs(state.device)):
         return gradients
     modules = [trained.network for trained in state.networks.values()]
     modules += [task.judge] if task.judge is not None else []

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from wav2lip_npu.data.augmentation import Augmentation, TargetChanges, WindowChanges
-from wav2lip_npu.device import Amp
+from wav2lip_npu.devices.mixed_precision import Amp
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models.bundled import STARTER
 from wav2lip_npu.options import check_minimum, check_positive, check_types, group, nested_by_name

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wav2lip_npu import device as devices
 from wav2lip_npu import signals
 from wav2lip_npu.data.samples import Batch
+from wav2lip_npu.devices import transfers
 from wav2lip_npu.errors import TrainingError
 from wav2lip_npu.training import distributed
 from wav2lip_npu.training.evaluations import format_losses
@@ -61,9 +61,9 @@ class Readback:
         values = torch.stack(list(losses.values()))
         failed = (~values.isfinite()).any().to(values.dtype)
         own = np.array([self._hold.number or 0, self._look.is_due()], np.float32)
-        flags = torch.cat([failed[None], devices.upload({"own": own}, state.device)["own"]])
+        flags = torch.cat([failed[None], transfers.upload({"own": own}, state.device)["own"]])
         flags = distributed.max_of_ranks(flags, state.ranks)
-        read = devices.reading(torch.cat([values, flags]), state.device)
+        read = transfers.reading(torch.cat([values, flags]), state.device)
         self._queued.append(_Queued(state.step + 1, tuple(losses), batches, read))
         return flags[0]
 

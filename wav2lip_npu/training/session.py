@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from wav2lip_npu import __version__
-from wav2lip_npu import device as devices
 from wav2lip_npu.data.augmentation import UNCHANGED
 from wav2lip_npu.data.batch_changes import Changes, Prepare
 from wav2lip_npu.data.clip_index import ClipIndex, index_clips
@@ -26,6 +25,8 @@ from wav2lip_npu.data.file_lists import LISTS, TRAIN, VAL, read_list
 from wav2lip_npu.data.resident_clips import ResidentClips
 from wav2lip_npu.data.resident_samples import ResidentDraw, ResidentSamples
 from wav2lip_npu.data.samples import Batch, Draw, Sample, Samples, SampleSource
+from wav2lip_npu.devices import compilation, mixed_precision, random_state
+from wav2lip_npu.devices import device as devices
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.models import checkpoint
 from wav2lip_npu.models.bundled import STARTER, TERMS, weights_inputs, weights_path
@@ -127,7 +128,7 @@ class Session:
             )
             for kind, rate in rates.items()
         }
-        scaler = devices.grad_scaler(self.device, self.options.amp, self.options.loss_scale)
+        scaler = mixed_precision.grad_scaler(self.device, self.options.amp, self.options.loss_scale)
         state = TrainState(networks, self.device, scaler, extras or {}, self.ranks, mel_shift=self.shift)
         state.is_continued, state.data_on = self.is_continued, self.data_on
         if self.checkpoints:
@@ -199,11 +200,11 @@ def open_session(
     directory = Path(paths.checkpoint_dir)
     device = devices.resolve(distributed.local_device(paths.device))
     devices.activate(device)
-    devices.check_training(device, options.amp, options.loss_scale, options.sync_batchnorm)
+    mixed_precision.check_training(device, options.amp, options.loss_scale, options.sync_batchnorm)
     if options.compile == "on":
-        devices.check_compile(device)
+        compilation.check_compile(device)
     elif options.compile == "graph":
-        devices.check_graphs(device)
+        compilation.check_graphs(device)
     with distributed.process_group(device) as ranks, contextlib.ExitStack() as stack:
         if not ranks.is_first:
             logger = logging.getLogger("wav2lip_npu")
@@ -230,7 +231,7 @@ def open_session(
             log.warning("%s lists no clips: held-out figures are computed on the training clips", val_list)
         else:
             held_out = index_clips(paths.data_root, val_list, shift)
-        devices.seed_all(options.seed)
+        random_state.seed_all(options.seed)
         reader = FaceReader(cache=not paths.no_face_cache, face_size=plan.size)
         warn_of_small_crops(train.clips, plan.size)
         main = checkpoints.get(kinds[0])

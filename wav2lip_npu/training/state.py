@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import torch
 
 from wav2lip_npu import __version__
-from wav2lip_npu import device as devices
 from wav2lip_npu.data.clip_layout import FACE_SIZE
+from wav2lip_npu.devices import device as devices
+from wav2lip_npu.devices import mixed_precision, random_state
 from wav2lip_npu.errors import CheckpointError
 from wav2lip_npu.mel import DEFAULT_MEL
 from wav2lip_npu.models import checkpoint
@@ -89,7 +90,7 @@ class TrainState:
         the first one writes. Raises `CheckpointError`.
         """
         self.average_statistics()
-        rng = distributed.all_gather(devices.rng_state(self.device), self.ranks)
+        rng = distributed.all_gather(random_state.rng_state(self.device), self.ranks)
         main = path_of(directory, self.main.kind, self.step)
         if not self.ranks.is_first:
             return main
@@ -214,7 +215,7 @@ class TrainState:
             if name in more["extras"]:
                 extra.load_state_dict(more["extras"][name])
         if self.ranks.rank < len(more["rng"]):
-            devices.set_rng_state(self.device, more["rng"][self.ranks.rank])
+            random_state.set_rng_state(self.device, more["rng"][self.ranks.rank])
 
     def _restore_warmup(
         self, trained: TrainedNetwork, loaded: Checkpoint, weights_only: bool, warmup_steps: int | None
@@ -238,7 +239,7 @@ class TrainState:
     def _is_same_scaling(self, saved: dict[str, Any]) -> bool:
         """Return whether a loss scale was saved with the current --amp and --loss_scale."""
         interval = self.scaler.get_growth_interval()
-        changed = interval == devices.NEVER and saved.get("scale") != self.scaler.get_scale()
+        changed = interval == mixed_precision.NEVER and saved.get("scale") != self.scaler.get_scale()
         return saved.get("growth_interval") == interval and not changed
 
 

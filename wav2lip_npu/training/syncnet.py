@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor
 
-from wav2lip_npu import device as devices
 from wav2lip_npu import signals
 from wav2lip_npu.data.augmentation import Augmentation, WindowChanges
 from wav2lip_npu.data.batch_changes import ChangedWindows
@@ -18,6 +17,7 @@ from wav2lip_npu.data.clip_index import ClipIndex
 from wav2lip_npu.data.device_batch import PairBatch, PairRows, WindowBatch, WindowRows, on_device
 from wav2lip_npu.data.resident_samples import ResidentDraw, ResidentPairs, ResidentWindows
 from wav2lip_npu.data.samples import Batch, Draw, draw_pair, draw_windows
+from wav2lip_npu.devices import mixed_precision
 from wav2lip_npu.models.inputs import syncnet_input_of_images
 from wav2lip_npu.options import expect, with_values
 from wav2lip_npu.training.distributed import gather_rows
@@ -170,6 +170,6 @@ def all_pairs_step(
 
 def _embeddings(state: TrainState, amp: str, mels: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
     """Return float32 embeddings [B, D] of audio and faces."""
-    with devices.autocast(state.device, amp):
+    with mixed_precision.autocast(state.device, amp):
         audio, mouths = state.main.wrapped(mels[:, None], syncnet_input_of_images(faces))
     return audio.float(), mouths.float()

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from wav2lip_npu import device as devices
+from wav2lip_npu.devices import compilation, mixed_precision
+from wav2lip_npu.devices import device as devices
 from wav2lip_npu.training import distributed
 from wav2lip_npu.training.distributed import SINGLE, Ranks
 from wav2lip_npu.training.ema import Average
@@ -87,7 +88,7 @@ def trained_network(
     network.train()
     is_main = learning_rate is None
     rate = options.learning_rate if learning_rate is None else learning_rate
-    given: dict[str, Any] = {"lr": rate, "betas": betas, **devices.adam_options(device)}
+    given: dict[str, Any] = {"lr": rate, "betas": betas, **mixed_precision.adam_options(device)}
     optimizer: torch.optim.Optimizer
     if is_main and options.weight_decay:
         optimizer = torch.optim.AdamW(network.parameters(), weight_decay=options.weight_decay, **given)
@@ -96,7 +97,7 @@ def trained_network(
     average = Average(network, options.average) if options.average else None
     wrapped = distributed.wrap(network, ranks)
     if options.compile == "on":
-        wrapped = devices.compiled(wrapped, device)
+        wrapped = compilation.compiled(wrapped, device)
     trained = TrainedNetwork(kind, network, optimizer, rate, wrapped, average, options.warmup_steps or 0)
     trained.cosine_steps = options.cosine_steps if is_main else None
     return trained

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 
-from wav2lip_npu import device, signals
+from wav2lip_npu import signals
 from wav2lip_npu.batch.face_cache import FaceCache
+from wav2lip_npu.devices import device
 from wav2lip_npu.dubbing.inference import Models, load_models
 from wav2lip_npu.errors import BusyError, DeviceError, UsageError, Wav2LipError
 from wav2lip_npu.live.frame import LiveFrame
