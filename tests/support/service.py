@@ -20,8 +20,10 @@ import uvicorn
 
 from wav2lip_npu.errors import FaceError
 from wav2lip_npu.serve.app import create_app
+from wav2lip_npu.serve.connections import PatientProtocol
+from wav2lip_npu.serve.engine_options import EngineOptions
+from wav2lip_npu.serve.interactive import Interactive
 from wav2lip_npu.serve.options import ServeOptions
-from wav2lip_npu.serve.questions import Interactive
 from wav2lip_npu.serve.queue import JobQueue
 from wav2lip_npu.serve.records import Video, Worker
 from wav2lip_npu.serve.store import OUTPUT, REPORT, THUMBNAIL, Store
@@ -101,10 +103,11 @@ def speakers_of(dialogue: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-class FakeInteractive:
-    """Answers with constants."""
+class FakeInteractive(Interactive):
+    """Answers with constants, without a process."""
 
     def __init__(self) -> None:
+        super().__init__(EngineOptions(folder=""))
         self.starts = 0
 
     def start(self) -> None:
@@ -167,7 +170,9 @@ def running_service(
     store = Store(folder, settings.keep_seconds)
     engine = FakeEngine(store, output)
     app = create_app(settings, store, interactive or FakeInteractive())
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(app, http=PatientProtocol, log_level="error", timeout_graceful_shutdown=1)
+    )
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))

@@ -20,11 +20,12 @@ from wav2lip_npu.devices.device import cpu_count
 from wav2lip_npu.serve import files, page_routes, system, videos
 from wav2lip_npu.serve.auth import Guard, Tokens
 from wav2lip_npu.serve.events import EventHub
+from wav2lip_npu.serve.interactive import Interactive
 from wav2lip_npu.serve.metrics import Measured, Metrics
 from wav2lip_npu.serve.options import ServeOptions
 from wav2lip_npu.serve.probe import MediaLimits, Probe
 from wav2lip_npu.serve.problems import ProblemObject, handle_problems
-from wav2lip_npu.serve.questions import Interactive, Questions
+from wav2lip_npu.serve.questions import Questions
 from wav2lip_npu.serve.service import Service
 from wav2lip_npu.serve.store import Store
 from wav2lip_npu.serve.streams import omnirt, sockets, whep

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
 
 from anyio import to_thread
 from fastapi import Request
 
 from wav2lip_npu.serve import job_requests
+from wav2lip_npu.serve.bodies import json_body
 from wav2lip_npu.serve.dialogue_fields import Reference
 from wav2lip_npu.serve.files import store_upload
 from wav2lip_npu.serve.job_requests import JobRequest
@@ -20,9 +19,6 @@ from wav2lip_npu.serve.remote_files import fetch
 from wav2lip_npu.serve.service import Service
 from wav2lip_npu.serve.uploads import received_form
 
-_MAX_JSON = 4 << 20
-"""Bytes. The boxes of a face in each frame of an hour have 3 million."""
-
 
 @contextlib.asynccontextmanager
 async def received_job(
@@ -31,7 +27,10 @@ async def received_job(
     """Yield a request, and the stored files of its form by their names."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        yield job_requests.parse_request(await _json_body(request)), {}
+        content = await json_body(request)
+        if not isinstance(content, dict):
+            raise Problem(422, "the body is not a JSON object.")
+        yield job_requests.parse_request(content), {}
         return
     async with received_form(request, service.upload_limits) as form:
         own = {name: "-" for name in form.files if name in job_requests.FILES}
@@ -48,23 +47,6 @@ async def received_job(
                 f"{min(stray)!r:.80} is not a file of a job. Send face, audio and those that speakers name.",
             )
         yield job, {name: await store_upload(service, upload) for name, upload in form.files.items()}
-
-
-async def _json_body(request: Request) -> dict[str, Any]:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_JSON:
-            raise Problem(413, f"the JSON is larger than {_MAX_JSON:,} bytes. Upload files as files.")
-    try:
-        content = json.loads(body)
-        if rb"\ud" in body.lower():
-            json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair
-    except (ValueError, RecursionError) as error:
-        raise Problem(400, f"the body is not JSON: {error}.") from None
-    if not isinstance(content, dict):
-        raise Problem(422, "the body is not a JSON object.")
-    return content
 
 
 async def file_of(

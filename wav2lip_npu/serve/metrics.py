@@ -19,6 +19,8 @@ from wav2lip_npu.serve.store import Store
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 """Upper bounds of the durations that are counted, in seconds."""
 
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+
 
 class Metrics:
     """Numbers of the HTTP process. All of them change in the event loop."""
@@ -34,6 +36,7 @@ class Metrics:
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request. Streams of events are not among the durations."""
+        method = method if method in _METHODS else "other"  # a client may send any word
         self.requests[method, route, status] += 1
         if not route.endswith(("/events", "/content")):
             self.durations[next((bound for bound in _BUCKETS if seconds <= bound), float("inf"))] += 1

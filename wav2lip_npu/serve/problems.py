@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import HTTPException as FastApiError
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
@@ -81,16 +82,14 @@ class ProblemObject(BaseModel):
     error: ErrorObject
 
 
-class Problem(Exception):  # noqa: N818 the word of RFC 9457
+class Problem(FastApiError):  # noqa: N818 the word of RFC 9457
     """An error of a request, with its HTTP status and a code for programs."""
 
     def __init__(
         self, status: int, detail: str, code: str | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
-        super().__init__(detail)
-        self.status, self.detail = status, " ".join(detail.split("\n"))
-        self.code = code or _CODES.get(status, "error")
-        self.headers = dict(headers or {})
+        super().__init__(status, " ".join(detail.split("\n")), dict(headers or {}))
+        self.status, self.code = status, code or _CODES.get(status, "error")
 
     @property
     def body(self) -> dict[str, Any]:

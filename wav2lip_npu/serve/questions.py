@@ -6,45 +6,17 @@ import asyncio
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from anyio import CancelScope, CapacityLimiter, to_thread
 from fastapi import Request
 
-from wav2lip_npu.serve.interactive import PROCESSES
+from wav2lip_npu.serve.interactive import PROCESSES, Interactive
 from wav2lip_npu.serve.problems import Problem
 
 Answer = TypeVar("Answer")
 _MAX_WAITING = 100
-
-
-class Interactive(Protocol):
-    """Answers questions about a file within seconds, in another process. Its methods block.
-
-    They raise `Wav2LipError`. They may give up as soon as `wanted` returns False.
-    """
-
-    def faces(self, path: str, time: float, *, wanted: Callable[[], bool]) -> dict[str, Any]:
-        """Return the `FaceList` of the frame at a time."""
-
-    def preview(
-        self,
-        face: str,
-        audio: str,
-        model: str,
-        options: Mapping[str, Any],
-        time: float,
-        *,
-        wanted: Callable[[], bool],
-    ) -> tuple[bytes, float]:
-        """Return a dubbed frame as JPEG, and its time in seconds."""
-
-    def envelope(self, path: str, points: int, *, wanted: Callable[[], bool]) -> dict[str, Any]:
-        """Return the `Envelope` of the audio of a file."""
-
-    def start(self) -> None:
-        """Prepare for questions that are to come, without waiting."""
 
 
 class Questions:

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from wav2lip_npu import signals
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.serve.app import create_app
+from wav2lip_npu.serve.connections import PatientProtocol, allow_many
 from wav2lip_npu.serve.engine import running_engine
 from wav2lip_npu.serve.interactive import Interactive
 from wav2lip_npu.serve.options import ServeOptions
@@ -42,6 +43,7 @@ def run_server(options: ServeOptions) -> None:
 
     """
     options.tokens(), options.webhook_secret()  # before anything is started
+    allow_many()
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # otherwise it warns of each damaged form
     logging.getLogger("uvicorn.error").addFilter(lambda record: record.getMessage() != _REFUSED)
     with signals.held(_NOTICE) as hold, lock_folder(options.folder) as is_locked:
@@ -79,6 +81,7 @@ def _serve(app: FastAPI, listener: socket.socket, options: ServeOptions, hold: s
         lifespan="on",
         timeout_graceful_shutdown=_CLOSE_S,
         server_header=False,
+        http=PatientProtocol,
         backlog=_BACKLOG,
         ws_max_size=_MAX_MESSAGE,
     )

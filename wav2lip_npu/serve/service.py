@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends
 from starlette.requests import HTTPConnection
 
 from wav2lip_npu.serve.auth import Tokens
+from wav2lip_npu.serve.bodies import JsonRoute
 from wav2lip_npu.serve.events import EventHub
 from wav2lip_npu.serve.metrics import Metrics
 from wav2lip_npu.serve.options import ServeOptions
@@ -28,7 +29,10 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
 class Router(APIRouter):
-    """Routes, of which those of GET answer HEAD too: the server leaves the body out."""
+    """Routes with bounded bodies, of which those of GET answer HEAD too: the server leaves the body out."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(route_class=JsonRoute, **options)
 
     def get(self, path: str, **options: Any) -> Callable[[Handler], Handler]:
         """Return a decorator that adds a function as the route of GET and HEAD."""

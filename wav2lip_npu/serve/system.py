@@ -98,7 +98,7 @@ def get_limits(service: TheService) -> JSONResponse:
     )
 
 
-@router.post("/v1/session", tags=["session"], status_code=204, responses=documented(400, 422))
+@router.post("/v1/session", tags=["session"], status_code=204, responses=documented(400, 413, 422))
 async def start_session(body: SessionRequest, request: Request, service: TheService) -> Response:
     """Set a cookie for the page, whose media elements cannot send a token in a header."""
     value = service.tokens.cookie_for(body.token)
@@ -120,7 +120,9 @@ async def end_session() -> Response:
 
 
 @router.post(
-    "/v1/faces", tags=["preview"], responses={200: {"model": FaceList}, **documented(400, 404, 422, 429, 503)}
+    "/v1/faces",
+    tags=["preview"],
+    responses={200: {"model": FaceList}, **documented(400, 404, 413, 422, 429, 503)},
 )
 async def find_faces(request: Request, body: FacesRequest, service: TheService) -> JSONResponse:
     """Return the faces of one frame of a file, and the values of face_select that select them."""
@@ -133,7 +135,7 @@ async def find_faces(request: Request, body: FacesRequest, service: TheService) 
     "/v1/previews",
     tags=["preview"],
     response_class=Response,
-    responses={**_JPEG, **documented(400, 404, 422, 429, 503)},
+    responses={**_JPEG, **documented(400, 404, 413, 422, 429, 503)},
 )
 async def preview(request: Request, body: PreviewRequest, service: TheService) -> Response:
     """Return one dubbed frame."""

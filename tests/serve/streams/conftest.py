@@ -33,6 +33,13 @@ def speech_pcm() -> np.ndarray:
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory, face: Path) -> Iterator[RunningService]:
     """A service whose device may hold four streams."""
-    options = {"devices": ("cpu",), "max_streams": 4, "max_streams_per_client": 3}
+    weights = tmp_path_factory.mktemp("weights")
+    (weights / "broken.pth").write_bytes(b"not weights")
+    options = {
+        "devices": ("cpu",),
+        "max_streams": 4,
+        "max_streams_per_client": 3,
+        "checkpoints": str(weights),
+    }
     with running_service(tmp_path_factory.mktemp("live"), face, **options) as running:
         yield running

@@ -9,6 +9,7 @@ import struct
 import cv2
 import numpy as np
 import pytest
+from websockets.exceptions import InvalidStatus
 
 from support.faces import face_frames
 from support.sockets import message, socket
@@ -73,6 +74,12 @@ def test_native_messages(live, photo, speech_pcm):
         assert answer["audio"] == expected
         video = {"encoding": "jpeg-seq", "wire_magic": "VIDX", "fps": 25, "width": 320, "height": 240}
         assert answer["video"] == video
+        path = f"/v1/streams/{answer['session_id']}"
+        assert live.client.post(f"{path}/whep", content="v=0").status_code == 409
+        for name in ("frames", "audio"):
+            with pytest.raises(InvalidStatus) as refused, socket(live, f"{path}/{name}"):
+                pass
+            assert refused.value.response.status_code == 409
         for index in (1, 2):
             client.send(b"AUDI" + speech_pcm[:3200].tobytes())
             metrics = json.loads(client.recv(timeout=30))

@@ -178,6 +178,11 @@ def test_limits_of_streams(live, face, stream, streams, monkeypatch):
     monkeypatch.setattr(streams, "_options", replace(options, max_streams_per_client=1))
     answer = live.client.post("/v1/streams", json=body)
     assert answer.status_code == 429 and "--max_streams_per_client" in answer.json()["detail"]
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "_MAX_OPENING", 0)
+        patch.setattr(streams, "_options", replace(options, max_streams=None, max_streams_per_client=None))
+        answer = live.client.post("/v1/streams", json=body)
+        assert (answer.status_code, answer.json()["code"]) == (503, "busy") and answer.headers["retry-after"]
     monkeypatch.setattr(streams, "_options", replace(options, max_streams=1))
     answer = live.client.post("/v1/streams", json=body)
     assert (answer.status_code, answer.json()["code"]) == (503, "busy") and answer.headers["retry-after"]

@@ -80,6 +80,12 @@ def images_from(connection, count: int) -> list[bytes]:
     return images
 
 
+def test_broken_weights_show_no_path_of_the_server(live, face):
+    answer = live.client.post("/v1/streams", json={"face_id": live.upload(face), "model": "broken.pth"})
+    assert answer.status_code == 422 and answer.json()["code"] == "weights"
+    assert "broken.pth" in answer.json()["detail"] and "/" not in answer.json()["detail"]
+
+
 def test_audio_goes_in_and_images_come_out(live, face, speech_pcm):
     stream = opened(live, face)
     with socket(live, path_of(stream, "frames")) as frames, socket(live, path_of(stream, "audio")) as audio:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
+import os
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import monotonic
@@ -141,21 +143,22 @@ class LiveServer:
             if weights not in self._models:
                 used = {id(stream.face.models) for stream in self._streams.values()}
                 self._models = {name: models for name, models in self._models.items() if id(models) in used}
+                self._latest = deque((face for face in self._latest if id(face.models) in used), _KEPT)
                 first = self._options.devices[0].split(",")[0]
                 name = device.resolve("auto" if first == "all" else first)
-                self._models[weights] = await asyncio.to_thread(load_models, weights, device=str(name))
+                with _without_path(weights, os.path.basename(weights)):
+                    self._models[weights] = await asyncio.to_thread(load_models, weights, device=str(name))
             return self._models[weights]
 
     def _opened(self, face: str, models: Models, options: StreamOptions) -> FaceStream:
         try:
-            return models.stream(face, options=options, cache=self._cache)
+            with _without_path(face, "the face"):
+                return models.stream(face, options=options, cache=self._cache)
         except BusyError:
             streams = models.live.loop.streams
             raise BusyError(
                 f"the device holds {streams} live streams and no more. Close one, or try again later."
             ) from None
-        except Wav2LipError as error:
-            raise type(error)(str(error).replace(face, "the face")) from None
 
     async def _run(self, live: LiveStream) -> None:
         """Run a stream to its end, which is reported."""
@@ -234,6 +237,15 @@ class LiveServer:
                 continue
             image = await asyncio.to_thread(jpeg_of, frame)
             self._wire.send({"stream": stream, "event": "image"}, video_message([image]))
+
+
+@contextlib.contextmanager
+def _without_path(path: str, name: str) -> Iterator[None]:
+    """Replace a path of the server by a name in the errors that the client gets."""
+    try:
+        yield
+    except Wav2LipError as error:
+        raise type(error)(str(error).replace(path, name)) from None
 
 
 def jpeg_of(frame: LiveFrame) -> bytes:

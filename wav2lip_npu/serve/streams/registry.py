@@ -27,6 +27,8 @@ UNUSED_S = 30.0
 _LOOK_EVERY_S = 1.0
 _CLOSE_S = 30.0
 """Seconds in which the live process must end a stream."""
+_MAX_OPENING = 16
+"""Streams whose faces may be tracked, or wait for it, at the same time."""
 _ENDED = 100
 """Streams that have ended and are still listed."""
 
@@ -96,6 +98,7 @@ class Streams:
             client=client,
             request=request,
             fps=float(options.exact_fps),
+            is_paced=is_paced,
         )
         self._opening[stream.id] = stream
         self._process.end_when_idle(False)
@@ -130,6 +133,15 @@ class Streams:
                 log.error("the live process does not answer and is ended")
                 self._process.kill()
                 await stream.ended.wait()
+
+    def check_shared(self, stream: Stream) -> None:
+        """Raise `Problem` if a stream belongs to one connection, which sends audio and gets the images."""
+        if not stream.is_paced:
+            raise Problem(
+                409,
+                f"the stream {stream.id} belongs to the connection that opened it. Open one with POST "
+                "/v1/streams, which others can watch.",
+            )
 
     async def call(self, stream: Stream, name: str, data: bytes = b"", **values: Any) -> Message:
         """Call a function of the live process for a stream. Raises `Wav2LipError`."""
@@ -199,6 +211,13 @@ class Streams:
                 if most
                 else "live streams are off: the service runs with --max_streams 0.",
                 "busy" if most else "unavailable",
+                {"Retry-After": "10"},
+            )
+        if len(self._opening) >= _MAX_OPENING:
+            raise Problem(
+                503,
+                f"{_MAX_OPENING} live streams are being opened. Try again later.",
+                "busy",
                 {"Retry-After": "10"},
             )
         used = sum(stream.client == client for stream in streams)

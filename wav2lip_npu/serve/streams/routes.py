@@ -16,7 +16,7 @@ from wav2lip_npu.serve.streams.state import Stream
 router = Router(prefix="/v1/streams", tags=["live streams"])
 
 
-@router.post("", responses={200: {"model": StreamObject}, **documented(400, 404, 422, 429, 503)})
+@router.post("", responses={200: {"model": StreamObject}, **documented(400, 404, 413, 422, 429, 503)})
 async def open_stream(body: StreamRequest, request: Request, service: TheService) -> JSONResponse:
     """Open a live stream: its face is tracked first, which takes some seconds for a video.
 

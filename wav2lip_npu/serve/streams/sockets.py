@@ -139,6 +139,7 @@ def _open_stream(streams: Streams, name: str) -> Stream:
     stream = streams.get(name)
     if not stream.is_open:
         raise Problem(409, f"the stream {name} has ended. Start another one.")
+    streams.check_shared(stream)
     return stream
 
 

@@ -24,6 +24,8 @@ class Stream:
     client: str
     request: StreamRequest
     fps: float
+    is_paced: bool = True
+    """Whether frames come by themselves; if not, they answer the audio of one connection."""
     width: int = 0
     height: int = 0
     created_at: int = field(default_factory=lambda: int(time()))

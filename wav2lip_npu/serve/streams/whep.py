@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
+from wav2lip_npu.serve.bodies import bounded_body
 from wav2lip_npu.serve.problems import Problem, documented, not_found
 from wav2lip_npu.serve.service import TheService
 from wav2lip_npu.serve.streams.objects import HAS_WEBRTC
@@ -24,7 +25,7 @@ _CONTENT = {_SDP: {"schema": {"type": "string"}}}
             "description": "The answer. `Location` is the viewer.",
             "content": _CONTENT,
         },
-        **documented(404, 413, 415, 422, 503),
+        **documented(404, 409, 413, 415, 422, 503),
     },
     openapi_extra={"requestBody": {"required": True, "content": _CONTENT}},
 )
@@ -35,6 +36,7 @@ async def watch_stream(stream_id: str, request: Request, service: TheService) ->
     end it.
     """
     stream = service.streams.get(stream_id)
+    service.streams.check_shared(stream)
     if not HAS_WEBRTC:
         raise Problem(
             503,
@@ -44,7 +46,7 @@ async def watch_stream(stream_id: str, request: Request, service: TheService) ->
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != _SDP:
         raise Problem(415, f"the offer has the type {kind!r:.80}. Send it as {_SDP}.")
-    offer = await _body_of(request)
+    offer = await bounded_body(request, _MAX_OFFER, "offer")
     servers = service.options.ice_servers()
     answer = await service.streams.call(stream, "answer", offer, ice_servers=servers)
     result = answer.values["result"]
@@ -59,12 +61,3 @@ async def leave_stream(stream_id: str, peer: str, service: TheService) -> Respon
     if not stream.is_open or not (await service.streams.call(stream, "leave", peer=peer)).values["result"]:
         raise not_found("viewer", peer)
     return Response(status_code=204)
-
-
-async def _body_of(request: Request) -> bytes:
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > _MAX_OFFER:
-            raise Problem(413, f"the offer is larger than {_MAX_OFFER} bytes. Send an SDP of a WebRTC offer.")
-    return body
