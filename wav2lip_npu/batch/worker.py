@@ -14,12 +14,14 @@ from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.batch.progress import JobEvent
 from wav2lip_npu.batch.runner import JobGroup, group_jobs, run_groups
 from wav2lip_npu.devices import device
+from wav2lip_npu.models.bundled import weights_state
 from wav2lip_npu.parallel.thread_counts import limit_malloc_arenas
 
 if TYPE_CHECKING:
     from wav2lip_npu.devices.compilation import CompileOption
     from wav2lip_npu.dubbing.inference import Models
     from wav2lip_npu.models.plan_choice import AudioRefineOption
+    from wav2lip_npu.storage.hashing import FileState
 
 
 def never(job: Job) -> bool:
@@ -72,11 +74,14 @@ class _ModelChoice(NamedTuple):
 
 
 class ModelHolder:
-    """Loads the models of jobs on one device, and keeps those of the last job; the passes share it."""
+    """Loads the models of jobs on one device, and keeps those of the last job; the passes share it.
+
+    Weights that were replaced are loaded again.
+    """
 
     def __init__(self, device_name: str) -> None:
         self._device = device_name
-        self._loaded: tuple[_ModelChoice, Models] | None = None
+        self._loaded: tuple[tuple[_ModelChoice, FileState | None], Models] | None = None
         self._lock = threading.Lock()
 
     def __call__(self, job: Job) -> Models:
@@ -92,9 +97,10 @@ class ModelHolder:
             job.audio_refine,
         )
         with self._lock:
-            if self._loaded is None or self._loaded[0] != wanted:
+            key = wanted, weights_state(job.checkpoint_path)
+            if self._loaded is None or self._loaded[0] != key:
                 # Frees the memory for the next weights, unless another pass is still using these.
                 self._loaded = None
                 models = load_models(device=self._device, **wanted._asdict())
-                self._loaded = wanted, models
+                self._loaded = key, models
             return self._loaded[1]

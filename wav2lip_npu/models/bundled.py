@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from wav2lip_npu.errors import CheckpointError
+from wav2lip_npu.storage.hashing import FileState, state_of
 from wav2lip_npu.storage.outputs import InputPath
 
 STARTER = "starter"
@@ -26,6 +27,14 @@ def weights_path(path: str | os.PathLike[str], kind: str) -> Path:
     if not bundled.exists():
         raise CheckpointError(f"no bundled {kind} in {_FOLDER}. Pass the path of its weights.")
     return bundled
+
+
+def weights_state(path: str | os.PathLike[str]) -> FileState | None:
+    """Return the state of the weights of a generator, which changes with them; None if there are none."""
+    try:
+        return state_of(weights_path(path, "generator"))
+    except OSError:
+        return None
 
 
 def weights_inputs(name: str, path: str | os.PathLike[str], kind: str = "generator") -> list[InputPath]:

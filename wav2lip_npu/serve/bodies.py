@@ -46,7 +46,11 @@ class JsonRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the function that answers a request."""
         answer = super().get_route_handler()
-        return lambda request: answer(_JsonRequest(request.scope, request.receive))
+
+        async def answer_bounded(request: Request) -> Response:
+            return await answer(_JsonRequest(request.scope, request.receive))
+
+        return answer_bounded
 
 
 class _JsonRequest(Request):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import re
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from time import monotonic, sleep
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
 from support.sockets import message, opened, path_of, socket
+from wav2lip_npu.serve.engine_options import EngineOptions
+from wav2lip_npu.serve.streams import live as live_process
 from wav2lip_npu.serve.streams import process
 from wav2lip_npu.serve.streams.vidx import images_of
 
@@ -115,3 +121,30 @@ def test_process_ends_when_it_is_idle(live, face, monkeypatch):
         assert monotonic() < deadline
         sleep(0.02)
     assert "wav2lip_live_process 0" in live.client.get("/metrics").text
+
+
+def test_replaced_weights_are_loaded_again_and_the_old_ones_freed(tmp_path, monkeypatch):
+    weights = tmp_path / "weights.pth"
+    monkeypatch.setattr(live_process, "load_models", lambda path, **_: Content(Path(path).read_text()))
+
+    async def load_both() -> None:
+        server = live_process.LiveServer(None, EngineOptions(folder=str(tmp_path), devices=("cpu",)))
+        weights.write_text("one")
+        old = await server._loaded(str(weights))
+        assert old.text == "one" and await server._loaded(str(weights)) is old
+        server._latest.append(SimpleNamespace(models=old))
+        kept = weakref.ref(old)
+        del old
+        weights.write_text("another")
+        assert (await server._loaded(str(weights))).text == "another"
+        gc.collect()
+        assert kept() is None
+
+    asyncio.run(load_both())
+
+
+class Content:
+    """Networks."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text

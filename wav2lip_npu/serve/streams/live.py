@@ -24,12 +24,14 @@ from wav2lip_npu.errors import BusyError, DeviceError, UsageError, Wav2LipError
 from wav2lip_npu.live.frame import LiveFrame
 from wav2lip_npu.live.options import StreamOptions
 from wav2lip_npu.live.stream import FaceStream
+from wav2lip_npu.models.bundled import weights_state
 from wav2lip_npu.parallel.log_lines import log_to_stderr
 from wav2lip_npu.parallel.processes import exit_with_parent
 from wav2lip_npu.serve.engine_options import EngineOptions
 from wav2lip_npu.serve.streams.stream import LiveStream, Viewer
 from wav2lip_npu.serve.streams.vidx import video_message
 from wav2lip_npu.serve.streams.wire import Message, Wire, error_values
+from wav2lip_npu.storage.hashing import FileState
 
 if TYPE_CHECKING:
     from wav2lip_npu.serve.streams.webrtc import WebRtcViewers
@@ -59,13 +61,17 @@ async def _serve(pipe: Connection, options: EngineOptions) -> None:
     await LiveServer(await Wire.open(pipe), options).run()
 
 
+_Weights = tuple[str, FileState | None]
+"""A file, and its state when it was loaded: one that was replaced is loaded again."""
+
+
 class LiveServer:
     """The streams of the process, in its event loop."""
 
     def __init__(self, wire: Wire, options: EngineOptions) -> None:
         self._wire, self._options = wire, options
         self._cache = FaceCache(Path(options.folder) / "faces")
-        self._models: dict[str, Models] = {}
+        self._models: dict[_Weights, Models] = {}
         self._loading, self._openings = asyncio.Lock(), asyncio.Semaphore(_OPENINGS)
         self._streams: dict[str, LiveStream] = {}
         self._latest: deque[FaceStream] = deque(maxlen=_KEPT)
@@ -140,15 +146,16 @@ class LiveServer:
     async def _loaded(self, weights: str) -> Models:
         """Return the networks with some weights. Those of others that no stream uses are freed."""
         async with self._loading:
-            if weights not in self._models:
+            key = weights, weights_state(weights)
+            if key not in self._models:
                 used = {id(stream.face.models) for stream in self._streams.values()}
                 self._models = {name: models for name, models in self._models.items() if id(models) in used}
                 self._latest = deque((face for face in self._latest if id(face.models) in used), _KEPT)
                 first = self._options.devices[0].split(",")[0]
                 name = device.resolve("auto" if first == "all" else first)
                 with _without_path(weights, os.path.basename(weights)):
-                    self._models[weights] = await asyncio.to_thread(load_models, weights, device=str(name))
-            return self._models[weights]
+                    self._models[key] = await asyncio.to_thread(load_models, weights, device=str(name))
+            return self._models[key]
 
     def _opened(self, face: str, models: Models, options: StreamOptions) -> FaceStream:
         try:
