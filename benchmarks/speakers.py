@@ -11,7 +11,8 @@ counts.
 clip that is not seen, in turns of about `--turn` seconds, so that the speaker is known. With `--listeners
 talk`, both mouths move all the time, in their own speech; with `closed`, who is not heard shows the longest
 pause of the clip, played back and forth. Only frames in which speech is heard count, 0.2 s after the last
-change and before the next.
+change and before the next. `--side` is the width of each half in pixels; a face is about half as wide.
+`by_yaw` has the frames in which a seen speaker's head is turned by so many degrees.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-FPS, RATE, SIDE, COLLAR = 25, 16_000, 360, 5
+FPS, RATE, COLLAR = 25, 16_000, 5
+YAWS = (0, 15, 30, 90)
+"""Degrees by which a head is turned: the edges of the parts for which figures are given, too."""
 NOBODY = 2
 """The place of a speaker who is not seen; 0 is left, and 1 right."""
 
@@ -50,6 +53,7 @@ def main() -> None:
     choice = commands.add_parser("choice")
     choice.add_argument("clips", nargs="+")
     choice.add_argument("--asd", action="append", default=[])
+    choice.add_argument("--side", type=int, default=360)
     choice.add_argument("--listeners", choices=("talk", "closed"), default="talk")
     for command in (timed_dubs, choice):
         command.add_argument("--device", default="auto")
@@ -128,26 +132,30 @@ class Clip:
     """A talking face, with its own sound."""
 
     images: list[np.ndarray]
-    """BGR uint8 [SIDE, SIDE, 3]."""
+    """BGR uint8 [side, side, 3]."""
+    yaws: np.ndarray
+    """Degrees by which the head is turned in each image, float [N]."""
     sound: np.ndarray
     pause: tuple[int, int]
     """First frame of the longest pause, and the one after its last."""
 
     @classmethod
-    def read(cls, path: str) -> Clip:
+    def read(cls, path: str, side: int, detector: Any) -> Clip:
         """Read at most 10 s of a clip, scaled to a square."""
         from wav2lip_npu.evaluation.audio_track import read_track
         from wav2lip_npu.media.audio_reader import read_audio
         from wav2lip_npu.media.video_reader import read_frames
 
         frames = itertools.islice(read_frames(path, fps=Fraction(FPS)), 10 * FPS)
-        images = [_square(frame.image) for frame in frames]
+        whole = [frame.image for frame in frames]
+        images = [_square(image, side) for image in whole]
         track = read_track(path)
         assert track is not None, path
         quiet = np.concatenate([[False], track.pauses[: len(images)], [False]])
         edges = np.flatnonzero(np.diff(quiet)).tolist()
         spans = list(zip(edges[::2], edges[1::2], strict=True)) or [(0, 1)]
-        return cls(images, read_audio(path), max(spans, key=lambda span: span[1] - span[0]))
+        yaws = _yaws(whole, detector)
+        return cls(images, yaws, read_audio(path), max(spans, key=lambda span: span[1] - span[0]))
 
     def image(self, frame: int, *, listens: bool) -> np.ndarray:
         """Return a frame, or that of a listener at this time."""
@@ -158,11 +166,22 @@ class Clip:
         return self.images[there_and_back[frame % len(there_and_back)]]
 
 
-def _square(image: np.ndarray) -> np.ndarray:
+def _yaws(images: Sequence[np.ndarray], detector: Any) -> np.ndarray:
+    """Return how far the head is turned in each image, in degrees; it is measured in every fifth one."""
+    from wav2lip_npu.faces.head_pose import head_pose
+
+    measured = []
+    for found in (detector([image])[0] for image in images[::5]):
+        largest = max(found, key=lambda face: float(np.prod(face.box[2:] - face.box[:2])), default=None)
+        measured.append(np.nan if largest is None else abs(head_pose(largest.landmarks).yaw))
+    return np.repeat(measured, 5)[: len(images)]
+
+
+def _square(image: np.ndarray, to: int) -> np.ndarray:
     height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    return cv2.resize(image[top : top + side, left : left + side], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    return cv2.resize(image[top : top + side, left : left + side], (to, to), interpolation=cv2.INTER_AREA)
 
 
 def measure_choices(given: argparse.Namespace) -> dict[str, Any]:
@@ -174,7 +193,7 @@ def measure_choices(given: argparse.Namespace) -> dict[str, Any]:
     from wav2lip_npu.speaking.watching import watch_film
 
     where, detector = device.resolve(given.device), load_detector("auto", given.device)
-    clips = [Clip.read(path) for path in given.clips]
+    clips = [Clip.read(path, given.side, detector) for path in given.clips]
     counts: dict[str, dict[str, Counter[str]]] = {}
     total = 0
     random = np.random.default_rng(0)
@@ -193,11 +212,17 @@ def measure_choices(given: argparse.Namespace) -> dict[str, Any]:
                 spans = [(Fraction(first, FPS), Fraction(end, FPS)) for first, end, _ in turns]
                 by_mode = counts.setdefault(film.judge, {})
                 for mode, choices in (("turns", film.choices_of(spans)), ("none", film.choices())):
-                    by_mode.setdefault(mode, Counter()).update(_counts(film, choices, turns))
+                    by_mode.setdefault(mode, Counter()).update(_counts(film, choices, turns, (left, right)))
     figures = {
         judge: {mode: _shares(count) for mode, count in by_mode.items()} for judge, by_mode in counts.items()
     }
-    return {"films": len(clips), "seconds": total / FPS, "listeners": given.listeners, "judges": figures}
+    return {
+        "films": len(clips),
+        "seconds": total / FPS,
+        "side": given.side,
+        "listeners": given.listeners,
+        "judges": figures,
+    }
 
 
 def _turned(clips: Sequence[Clip], by: int) -> list[Clip]:
@@ -248,12 +273,15 @@ def _write_film(
     )
 
 
-def _counts(film: Any, choices: Sequence[Any], turns: Sequence[tuple[int, int, int]]) -> Counter[str]:
+def _counts(
+    film: Any, choices: Sequence[Any], turns: Sequence[tuple[int, int, int]], clips: Sequence[Clip]
+) -> Counter[str]:
+    side = clips[0].images[0].shape[0]
     chosen = np.full(turns[-1][1], -1)
     for choice in choices:
         if choice.track is not None:
             centre = float(film.boxes[choice.track][1][:, ::2].mean())
-            chosen[choice.first : choice.end] = int(centre > SIDE)
+            chosen[choice.first : choice.end] = int(centre > side)
     count: Counter[str] = Counter()
     for first, end, place in turns:
         span = slice(first + COLLAR, max(first + COLLAR, end - COLLAR))
@@ -262,17 +290,33 @@ def _counts(film: Any, choices: Sequence[Any], turns: Sequence[tuple[int, int, i
         count[names[0]] += int((of_turn >= 0).sum())
         count[names[1]] += len(of_turn)
         count["right"] += int((of_turn == place).sum())
+        if place == NOBODY:
+            continue
+        yaws = clips[place].yaws[span][film.speech[span]]
+        for low, high in itertools.pairwise(YAWS):
+            part = of_turn[(yaws >= low) & (yaws < high)]
+            count[f"{low} seen"] += len(part)
+            count[f"{low} chosen"] += int((part >= 0).sum())
+            count[f"{low} right"] += int((part == place).sum())
     return count
 
 
-def _shares(count: Counter[str]) -> dict[str, float]:
+def _shares(count: Counter[str]) -> dict[str, Any]:
+    by_yaw = {
+        f"{low}-{high}": {
+            "seconds": count[f"{low} seen"] / FPS,
+            "precision": round(count[f"{low} right"] / max(1, count[f"{low} chosen"]), 3),
+            "refused": round(1 - count[f"{low} chosen"] / max(1, count[f"{low} seen"]), 3),
+        }
+        for low, high in itertools.pairwise(YAWS)
+    }
     shares = {
         "precision": count["right"] / max(1, count["chosen"]),
         "recall": count["right"] / max(1, count["seen"]),
         "refused": 1 - count["chosen"] / max(1, count["seen"]),
         "unseen_speaker_gets_a_face": count["unseen_chosen"] / max(1, count["unseen"]),
     }
-    return {name: round(share, 3) for name, share in shares.items()}
+    return {name: round(share, 3) for name, share in shares.items()} | {"by_yaw": by_yaw}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -163,8 +164,6 @@ def test_other_faces_are_left_alone(people, film, anna, tmp_path):
 
 @pytest.mark.parametrize("rule", ["photo", "point"])
 def test_face_is_told_by(people, film, anna, tmp_path, rule):
-    import cv2
-
     photo = tmp_path / "ben@home.png"
     cv2.imwrite(str(photo), cv2.copyMakeBorder(faces()["ben"], 20, 20, 20, 20, 0, value=(110, 110, 110)))
     text = photo if rule == "photo" else f"{RIGHT + SIDE // 2},70@1.2"
@@ -177,8 +176,6 @@ def test_face_is_told_by(people, film, anna, tmp_path, rule):
 def test_photo_of_two_people_is_dubbed(people, anna, ben, tmp_path):
     film = write_film(tmp_path / "film.mp4", 1)
     photo = tmp_path / "photo.png"
-    import cv2
-
     cv2.imwrite(str(photo), next(read_frames(film)).image)
     turns = [Turn("a", 0, 0.4), Turn("b", 0.8, 1.2)]
     out = tmp_path / "out.avi"
@@ -193,6 +190,8 @@ def test_photo_of_two_people_is_dubbed(people, anna, ben, tmp_path):
         (["anna"], {}, "anna"),
         (["anna=a.wav@left", "anna=b.wav"], {}, "--speaker anna"),
         (["=a.wav"], {}, "--speaker"),
+        (["anna=a.wav@1,2@3", "ben=b.wav@1,2@3"], {}, "--speaker ben"),
+        (["anna=a.wav@me.png", "ben=b.wav@me.png"], {}, "me.png"),
         ([Speaker("a", "a.wav")], {"turns": [], "rttm": "x.rttm", "audio": "a.wav"}, "--rttm"),
         (["a=a.wav"], {"rttm": "x.rttm"}, "--audio"),
         (["a=a.wav"], {"box": (0, 9, 0, 9)}, "--box"),
@@ -231,6 +230,19 @@ def test_faces_that_cannot_be_told_apart(people, anna, tmp_path):
         dub_speakers(film, [f"a={anna}@left", f"b={anna}@right"], tmp_path / "o.mp4", models=people)
     with pytest.raises(FaceError, match=r"300,50 in .*film\.mp4"):
         dub_speakers(film, [f"a={anna}@300,50@0.1"], tmp_path / "o.mp4", models=people)
+
+
+def test_nobody_is_like_the_photo(people, film, anna, tmp_path):
+    """A film in which nothing was changed is an error, unless nobody was to speak in it."""
+    photo, speakers = tmp_path / "other.png", [f"a={anna}@{tmp_path / 'other.png'}"]
+    cv2.imwrite(str(photo), cv2.copyMakeBorder(faces()["ben"], 20, 20, 20, 20, 0, value=(110, 110, 110)))
+    alone = write_film(tmp_path / "film.mp4", 50, lambda frame: {"anna": LEFT})
+    more = {"turns": [Turn("a", 1.0, 1.5)], "models": people, **OPTIONS}
+    with pytest.raises(FaceError, match=r"film\.mp4.* of a\."):
+        dub_speakers(alone, speakers, tmp_path / "o.avi", **more)
+    assert not (tmp_path / "o.avi").exists()
+    report = dub_speakers(alone, speakers, tmp_path / "o.avi", duration=0.6, **more)
+    assert report.unchanged_spans == [(0, 14, "listening")]
 
 
 def test_turn_after_the_end_of_the_audio(people, film, anna, tmp_path):

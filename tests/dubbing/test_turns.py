@@ -50,6 +50,9 @@ def test_segments_of_sync(tmp_path):
         ("who,start,colour\nanna,1,red\n", "colour"),
         ("who,start\nanna,soon\n", "row 2"),
         ("who,start,end\nanna,3,2\n", "row 2"),
+        ("who,start,end\nanna,0,0\n", "row 2"),
+        ("who,start,end\nanna,0,inf\n", "row 2"),
+        ("who,start,offset\nanna,0,nan\n", "row 2"),
         ("who,start\n", "turns.csv"),
         ('{"segments": 3}', "turns.csv"),
         ("[1]", "turn 1"),
@@ -64,11 +67,13 @@ def test_bad_tables_are_refused(tmp_path, text, named):
 
 def test_rttm(tmp_path):
     path = tmp_path / "a.rttm"
-    path.write_text("; made by hand\nSPEAKER a 1 1.5 2.5 <NA> <NA> anna <NA> <NA>\n")
+    line = "SPEAKER a 1 1.5 2.5 <NA> <NA> anna <NA> <NA>\n"
+    path.write_text(f"; made by hand\n{line}{line.replace('2.5', '0.000')}")
     assert read_rttm(path) == (Turn("anna", 1.5, 4.0),)
-    path.write_text("SPEAKER a 1 soon 2.5 <NA> <NA> anna\n")
-    with pytest.raises(UsageError, match=r"a\.rttm, line 1"):
-        read_rttm(path)
+    for times in ("soon 2.5", "0 inf", "0 nan", "0 -1", "1e999 1"):
+        path.write_text(f"SPEAKER a 1 {times} <NA> <NA> anna\n")
+        with pytest.raises(UsageError, match=r"a\.rttm, line 1"):
+            read_rttm(path)
     with pytest.raises(UsageError, match=r"missing\.rttm"):
         read_rttm(tmp_path / "missing.rttm")
 
@@ -83,6 +88,7 @@ def test_rttm(tmp_path):
         ("anna=a@b.wav", Speaker("anna", "a@b.wav")),
         ("an na=x/a.wav@dir/me@home.jpg", Speaker("an na", "x/a.wav@dir/me", "home.jpg")),
         ("anna=a.wav@me.JPG", Speaker("anna", "a.wav", "me.JPG")),
+        ("anna@/data=1/me.jpg", Speaker("anna", None, "/data=1/me.jpg")),
     ],
 )
 def test_speakers_of_flags(text, speaker):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
-from wav2lip_npu.errors import UsageError
+from support.media_files import write_frames
+from support.two_people import PeopleDetector
+from wav2lip_npu.errors import FaceError, UsageError
 from wav2lip_npu.faces.appearance import Appearance
 from wav2lip_npu.faces.cast import Cast
 from wav2lip_npu.faces.detection import Detection
-from wav2lip_npu.faces.face_rules import FaceRule, KnownFace
+from wav2lip_npu.faces.face_rules import FaceRule, KnownFace, known_faces
 from wav2lip_npu.faces.tracker import TrackedFrame
+from wav2lip_npu.media.container import probe
+from wav2lip_npu.media.geometry import Geometry
 from wav2lip_npu.media.video_reader import Frame
 from wav2lip_npu.media.yuv_image import Colour, YuvImage
 
@@ -24,9 +30,14 @@ class Looks(Appearance):
         return self.given[float(face.box[0])]
 
 
-def cast_of(given: dict[float, np.ndarray], *boxes: list[float] | None) -> Cast:
+def looks_of(given: dict[float, np.ndarray]) -> Looks:
     looks = Looks("likeness", None, sure=0.7, possible=0.4, margin=0.1)
     object.__setattr__(looks, "given", given)
+    return looks
+
+
+def cast_of(given: dict[float, np.ndarray], *boxes: list[float] | None) -> Cast:
+    looks = looks_of(given)
     known = [
         KnownFace([look], None if box is None else face(*box).box, None if box is None else 0)
         for look, box in zip((ANNA, BEN), boxes, strict=True)
@@ -80,6 +91,27 @@ def test_two_speakers_do_not_share_a_face():
     tracked = [TrackedFrame(now, face(left).box, False) for left in (52, 50)]
     assert cast.without_shared(tracked) == [False, True]
     assert cast.without_shared([tracked[0], TrackedFrame(now, None, False)]) == [True, True]
+
+
+def test_point_is_on_the_nearest_of_two_faces(tmp_path):
+    """The centre of a small face is within a side of a large one beside it."""
+    film = write_frames(tmp_path / "film.mp4", [np.zeros((144, 300, 3), np.uint8)] * 3)
+    small, large = face(130), face(10, 90)
+
+    class TwoFaces(PeopleDetector):
+        def __call__(self, images):
+            return [[large, small]]
+
+    looks = looks_of({130: ANNA, 10: BEN})
+
+    def boxes(*points: str) -> list[float]:
+        rules = [FaceRule(f"{point}@0") for point in points]
+        known = known_faces(rules, probe(film), Geometry(), TwoFaces(), looks, (0, Fraction(25)))
+        return [one.box[0] for one in known]
+
+    assert boxes("150,40", "60,60") == [130, 10]
+    with pytest.raises(FaceError, match=r"150,40@0 and 140,50@0 .*film\.mp4"):
+        boxes("150,40", "140,50")
 
 
 @pytest.mark.parametrize("text", ["top", "1,2", "1,2@", "a.txt", "-1,2@3"])

@@ -365,10 +365,24 @@ def test_two_speakers_on_a_narrow_phone(browser, quick, clips):
         expect(page.locator("#announce")).to_contain_text("Anna")
         page.locator("#face .people input").nth(1).check()
         expect(page.locator("#face .unseen input")).to_be_checked()
+        photo = clips["said"].with_name("ben.png")
+        photo.write_bytes(PICTURE)
+        for path, place in ((clips["said"], "#face > .error"), (photo, "#face .photo label")):
+            with page.expect_file_chooser() as chooser:
+                page.click("#face .photo button")
+            chooser.value.set_files(path)
+            expect(page.locator(place)).to_contain_text(path.name)
+        with page.expect_request("**/v1/previews") as asked:
+            page.click("#test")
+        assert list(asked.value.post_data_json["speakers"][1]["face"]) == ["photo_id"]
+        assert not audit(page)
         page.locator("#face .boxes input").nth(0).check()
         with page.expect_request("**/v1/previews") as asked:
             page.click("#test")
-        assert asked.value.post_data_json["options"] == {"face_select": "85,120"}
+        assert [one["face"] for one in asked.value.post_data_json["speakers"]] == [
+            "235,120@0.000",
+            "85,120@0.000",
+        ]
         state(page, "tested")
 
         with page.expect_request("**/v1/videos") as sent:

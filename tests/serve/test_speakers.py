@@ -124,6 +124,14 @@ def test_rttm_and_one_recording(service, ids, voices, stopped):
     assert job.audio and [turn.who for turn in job.dialogue.turns] == ["anna", "ben"]
     media = service.client.get(f"/v1/files/{ids['rttm']}").json()["media"]
     assert (media["kind"], media["has_audio"]) == ("rttm", False)
+    for text in ("\ufeffSPEAKER\ttalk\t1\t0\t1\t<NA>\t<NA>\tanna", f"LEXEME talk 1 0 1 so lex anna\n{RTTM}"):
+        answer = service.client.post("/v1/files", files={"file": ("more.rttm", text.encode())})
+        assert answer.json()["media"]["kind"] == "rttm", answer.text
+    escape = service.client.post(
+        "/v1/files", files={"file": ("e.rttm", RTTM.replace("anna", "\x1b").encode())}
+    )
+    refused = create(service, 422, face_id=ids["face"], audio_id=ids["anna"], rttm_id=escape.json()["id"])
+    assert "e.rttm" in refused["detail"]
     with open(voices["bad"], "rb") as file:
         answer = service.client.post("/v1/files", files={"file": file})
     assert answer.status_code == 422 and "bad.rttm, line 1" in answer.json()["detail"]
@@ -135,6 +143,28 @@ def test_idempotency(service, ids, stopped):
     video = create(service, headers=headers, **two(ids))
     assert create(service, headers=headers, **two(ids))["id"] == video["id"]
     create(service, 409, headers=headers, **two(ids, listeners="still"))
+
+
+def test_preview(service, ids, monkeypatch):
+    """A frame is that of the job: the same speakers, turns and errors."""
+    asked: list[Any] = []
+    answers = service.app.state.service.questions.interactive
+    real = answers.preview
+    monkeypatch.setattr(
+        answers, "preview", lambda *values, **more: asked.append(values) or real(*values, **more)
+    )
+    body = {**two(ids), "turns": [{"who": "anna", "start": 0}, {"who": "ben", "start": 0.2}], "time": 0.5}
+    assert service.client.post("/v1/previews", json=body).content
+    dialogue = asked[0][1]
+    assert [one.name for one in dialogue.speakers] == ["anna", "ben"] and len(dialogue.turns) == 2
+    assert dialogue.speakers[1].face == str(service.store.content(service.store.file(ids["photo"])))
+    for fields, expected, words in (
+        ({"turns": body["turns"][:1]}, 422, "ben"),
+        ({"speakers": [{**ANNA}]}, 404, "file_0"),
+        ({"speakers": None, "turns": None}, 404, "file"),
+    ):
+        answer = service.client.post("/v1/previews", json={**body, **fields})
+        assert answer.status_code == expected and words in answer.json()["detail"], answer.text
 
 
 def test_each_job_has_its_own_pass(service, ids, stopped):
@@ -163,6 +193,14 @@ ANNA: dict[str, Any] = {"name": "anna", "audio_id": "file_0"}
         ({"turns": [{"who": "anna"}]}, ["turns[0].start"]),
         ({"turns": [{"who": "anna", "start": -1}]}, ["turns[0].start", "-1"]),
         ({"turns": [{"who": "anna", "start": 0}] * 5001}, ["turns", "5000"]),
+        ({"turns": [{"who": "anna ", "start": 0}]}, ["turns[0].who"]),
+        ({"turns": [{"who": "a\nb", "start": 0}]}, ["turns[0].who"]),
+        ({"turns": '[{"who": "anna", "start": NaN}]'}, ["turns[0].start"]),
+        (
+            {"speakers": [{**ANNA, "face": {"frame_number": 0, "coordinates": [1e300, 1]}}]},
+            ["speakers[0].face"],
+        ),
+        ({"speakers": '[{"name": "a", "face": {"frame_number": 0, "coordinates": [NaN, 1]}}]'}, ["face"]),
         ({"options": {"speakers": []}, "speakers": []}, ["speakers"]),
     ],
 )
@@ -185,6 +223,8 @@ def test_refused_dialogues(service, ids):
     assert "ben" in refused(speakers=[anna, {"name": "ben"}])
     assert "ben" in refused(turns=turns[:1])
     assert "anna.wav" in refused(turns=[*turns, {"who": "anna", "start": 3}])
+    late = {"who": "anna", "start": 900_000, "audio_id": ids["anna"]}
+    assert "900001" in refused(turns=[*turns, late])
     assert "--audio" in refused(rttm_id=ids["rttm"], speakers=[])
     assert "face_select" in refused(face_select="left")
     assert "9" in refused(speakers=[{**anna, "name": f"{number}"} for number in range(9)])
@@ -256,12 +296,18 @@ def test_segments_of_a_form(service, voices, face_video, stopped):
     assert [one["face"] for one in answer.json()["speakers"]] == ["9.0,9.0@0.0100"]
 
 
+SEGMENT: dict[str, Any] = {"startTime": 0, "endTime": 1, "audioInput": {"refId": "a"}}
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"segments": []}, ["nobody"]),
         ({"segments": [{"startTime": 0, "endTime": 1}]}, ["segments[0].audioInput"]),
         ({"segments": [{"startTime": 0, "endTime": 1, "audioInput": {"refId": "x"}}]}, ["x"]),
+        ({"segments": [SEGMENT | {"audioInput": {"refId": "a", "startTime": 2, "endTime": 1}}]}, ["at 0 s"]),
+        ({"segments": [SEGMENT], "speakers": [ANNA]}, ["segments", "speakers"]),
+        ({"segments": [SEGMENT], "input": [{"type": "audio", "assetId": "f", "refId": "a"}] * 2}, ["'a'"]),
         ({"input": [{"type": "text", "provider": {}}]}, ["input[0]", "text"]),
         ({"input": [{"type": "audio"}]}, ["url", "assetId"]),
         ({"input": [{"type": "video", "url": "https://example.com/a.mp4"}], "face_id": ""}, ["--allow_urls"]),

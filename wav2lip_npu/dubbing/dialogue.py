@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,6 +54,9 @@ class Speaker:
     @classmethod
     def parse(cls, text: str) -> Speaker:
         """Return the speaker of `NAME=AUDIO@FACE`, where `=AUDIO` or `@FACE` may be missing."""
+        name, _, path = text.partition("@")
+        if os.path.isabs(path) and "=" not in name:  # the folder of the photo may have a =
+            return cls(name, None, path)
         before, equals, rest = text.partition("=")
         if not equals:
             name, _, face = text.partition("@")
@@ -91,8 +96,11 @@ class Turn:
         check_types(self)
         if not self.who.strip():
             raise UsageError(f"a turn at {self.start:g} s has no name. Write who speaks.")
-        if not (0 <= self.start < (self.end or float("inf"))) or self.offset < 0:
-            end = "" if self.end is None else f"-{self.end:g}"
+        last = sys.float_info.max if self.end is None else self.end
+        end = "" if self.end is None else f"-{self.end:g}"
+        if not all(math.isfinite(value) for value in (self.start, last, self.offset)):
+            raise UsageError(f"a time of the turn of {self.who} at {self.start:g}{end} s is no number.")
+        if not 0 <= self.start < last or self.offset < 0:
             raise UsageError(f"the turn of {self.who} at {self.start:g}{end} s is empty. Correct its times.")
 
 
@@ -122,6 +130,13 @@ class Dialogue:
         for name in named:
             if named.count(name) > 1:
                 raise UsageError(f"--speaker {name} is passed {named.count(name)} times. Pass it once.")
+        owners: dict[str, str] = {}
+        for name, rule in self.faces.items():
+            if (rule.point or rule.photo) and owners.setdefault(rule.text, name) != name:
+                raise UsageError(
+                    f"--speaker {owners[rule.text]} and --speaker {name} have the same face, {rule.text}. "
+                    "Pass another one, or make their turns those of one speaker."
+                )
         own = {speaker.name for speaker in self.speakers if speaker.audio is not None}
         if self.turns is None:
             for name in named:

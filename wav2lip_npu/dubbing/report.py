@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 
@@ -147,10 +147,18 @@ class FrameRecorder:
 
     `must_have_face` makes every frame without a face an error. `start` is the number of frames that the dub
     skips at the beginning; frame numbers in errors include them. A face that `is_optional` need not be seen.
+    `speakers` are the names of several people who are seen.
     """
 
     def __init__(
-        self, face: str, fps: Fraction, must_have_face: bool, start: int = 0, *, is_optional: bool = False
+        self,
+        face: str,
+        fps: Fraction,
+        must_have_face: bool,
+        start: int = 0,
+        *,
+        is_optional: bool = False,
+        speakers: Sequence[str] = (),
     ) -> None:
         self.frames = self.dubbed_frames = self.width = self.height = 0
         self.unchanged_spans: list[tuple[int, int, Reason]] = []
@@ -160,6 +168,7 @@ class FrameRecorder:
         self._must_have_face = must_have_face
         self._start = start
         self._is_optional = is_optional
+        self._speakers = speakers
 
     @property
     def faceless_spans(self) -> list[tuple[int, int]]:
@@ -196,16 +205,18 @@ class FrameRecorder:
         if index < 0:
             start = float(self._start / self._fps)
             raise UsageError(f"--start {start:g} is after the end of {self._face}. Pass fewer seconds.")
-        if not is_usable and not self._is_optional:
+        is_silent = all(reason == "listening" for _, _, reason in self.unchanged_spans)
+        if not is_usable and not is_silent and not self._is_optional:
             raise FaceError(self._nothing_to_dub(f", frames {first}-{last}" if last else ""))
         self._check_span(index + 1)
 
     def _nothing_to_dub(self, span: str) -> str:
         reasons = {reason for _, _, reason in self.unchanged_spans}
         if "unsure" in reasons:
+            name = "--speaker NAME@left" if self._speakers else "--face_select left"
             return (
                 f"nobody visible in {self._face}{span} speaks for certain in its own sound. "
-                "Name the face, such as --face_select left, or pass --asd."
+                f"Name the face, such as {name}, or pass --asd."
             )
         if "turned" in reasons:
             return (
@@ -217,6 +228,11 @@ class FrameRecorder:
             return f"the face in {self._face}{span} is too small. Pass --min_face with fewer pixels."
         if "covered" in reasons:
             return f"the mouth in {self._face}{span} is covered. Pass --occlusion off, or another video."
+        if self._speakers:
+            return (
+                f"no face in {self._face}{span} is for certain that of {' or '.join(self._speakers):.200}. "
+                "Name the faces by X,Y@SECONDS, or pass other photos."
+            )
         return (
             f"no face in {self._face}{span}. "
             "Pass --box TOP BOTTOM LEFT RIGHT, another --detector, or a video with a face."

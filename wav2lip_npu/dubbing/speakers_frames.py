@@ -130,7 +130,9 @@ class SpeakersFrames:
 
     def recorder(self) -> FrameRecorder:
         """Return what records the frames of `damped`."""
-        return self._speakers[0].recorder()
+        must_have_face = self._options.faces.no_face == "error"
+        names = list(self._rules)
+        return FrameRecorder(self._info.path, self.fps, must_have_face, self.extent.first, speakers=names)
 
     def damped(
         self, dubbed: Iterator[DubbedFrame], number: int, recorder: FrameRecorder
@@ -151,6 +153,7 @@ class SpeakersFrames:
         for items in zip(*damped, strict=True):
             yield list(items)
             del items
+        next(streams[0], None)  # ends `recorder`, which raises an error if nobody was dubbed
 
     def _recorded(
         self, frames: Iterable[tuple[DubbedFrame, ...]], recorder: FrameRecorder

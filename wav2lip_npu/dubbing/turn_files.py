@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -17,6 +18,9 @@ _COLUMNS = ("who", "start", "end", "audio", "offset")
 _DELIMITERS = ",;\t"
 _MAX_BYTES = 64 << 20
 _RTTM_FIELDS, _ONSET, _DURATION, _NAME = 8, 3, 4, 7
+_RTTM_TYPES = (
+    b"SPEAKER SPKR-INFO SEGMENT NOSCORE NO_RT_METADATA LEXEME NON-LEX NON-SPEECH FILLER EDIT IP SU CB A/P"
+).split()
 """Fields of a line `SPEAKER file 1 onset duration <NA> <NA> name`, and their numbers."""
 
 
@@ -47,17 +51,25 @@ def read_rttm(path: str | os.PathLike[str]) -> tuple[Turn, ...]:
             continue
         try:
             start, duration = float(fields[_ONSET]), float(fields[_DURATION])
-            turns.append(Turn(fields[_NAME], start, start + duration))
+            if duration:  # a short turn may be rounded to none
+                turns.append(Turn(fields[_NAME], start, start + duration))
+        except UsageError as error:
+            raise UsageError(f"{path}, line {number}: {error}") from None
         except (ValueError, IndexError):
             raise UsageError(
                 f"{path}, line {number}: {line:.80} is not RTTM. "
                 "Write SPEAKER file 1 onset duration <NA> <NA> name <NA> <NA>."
             ) from None
-        except UsageError as error:
-            raise UsageError(f"{path}, line {number}: {error}") from None
     if not turns:
         raise UsageError(f"no turns in {path}: it has no line that begins with SPEAKER.")
     return tuple(turns)
+
+
+def is_rttm(start: bytes) -> bool:
+    """Return whether a file that begins so is an RTTM file."""
+    lines = start.removeprefix(codecs.BOM_UTF8).splitlines()
+    fields = [line.split() for line in lines if line.strip() and not line.lstrip().startswith(b";")]
+    return bool(fields) and fields[0][0] in _RTTM_TYPES and len(fields[0]) > 1
 
 
 def _text(path: str | os.PathLike[str]) -> str:

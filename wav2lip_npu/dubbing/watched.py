@@ -14,10 +14,16 @@ from wav2lip_npu.dubbing.selection import SelectedFrame
 from wav2lip_npu.errors import UsageError
 from wav2lip_npu.faces.face_plan import FacePlan
 from wav2lip_npu.media.container import VideoInfo
+from wav2lip_npu.speaking.choice import FPS
 
 if TYPE_CHECKING:
     from wav2lip_npu.dubbing.inference import Models
+    from wav2lip_npu.speaking.choice import Choice
     from wav2lip_npu.speaking.film import Film, Span, SpokenSpan
+
+
+_AROUND_S = 4
+"""Seconds of the film that are watched before and after an output. They tell who speaks in a short one."""
 
 
 class WatchedFilm:
@@ -28,7 +34,7 @@ class WatchedFilm:
         self._lock = threading.Lock()
         self._film: Film | None = None
         self._fps = options.output_fps(info)
-        self._end = Fraction(0)
+        self._start, self._end = options.section(info)[0] / self._fps, Fraction(0)
 
     def expect(self, extent: Extent) -> None:
         """Note the length of an output. The film is watched to the end of the longest one.
@@ -52,14 +58,14 @@ class WatchedFilm:
         with self._lock:
             if self._film is None:
                 options, models = self._options, self._models
-                start = self._options.section(self._info)[0] / self._fps
+                begin = max(Fraction(0), self._start - _AROUND_S)
                 self._film = watch_film(
                     self._info,
                     options.geometry,
                     models.detector,
                     models.device,
                     options.asd,
-                    (start, self._end),
+                    (begin, self._start + self._end + _AROUND_S - begin),
                 )
             return self._film
 
@@ -73,11 +79,18 @@ class WatchedFilm:
 
     def spans(self) -> list[SpokenSpan]:
         """Return who speaks when, for the report."""
-        return self.film.spans(self.film.choices())
+        return self.film.spans(self._within(self.film.choices()))
 
     def spans_of(self, name: str, turns: Sequence[Span]) -> list[SpokenSpan]:
         """Return who speaks in each turn of a speaker, for the report."""
-        return self.film.spans(self.film.choices_of(turns), name)
+        return self.film.spans(self._within(self.film.choices_of(turns)), name)
+
+    def _within(self, choices: Iterable[Choice]) -> list[Choice]:
+        """Return the parts of choices that are in the longest output."""
+        first = round(self._start * FPS) - self.film.first
+        last = round((self._start + self._end) * FPS) - self.film.first
+        cut = (replace(one, first=max(one.first, first), end=min(one.end, last)) for one in choices)
+        return [one for one in cut if one.first < one.end]
 
 
 def marked_unsure(frames: Iterable[SelectedFrame], plan: FacePlan) -> Iterator[SelectedFrame]:

@@ -11,15 +11,13 @@ from dataclasses import dataclass, field
 
 from wav2lip_npu.faces.appearance import Appearance, Look
 from wav2lip_npu.faces.detection import MIN_SCORE, Detection, Detector, overlap
-from wav2lip_npu.faces.face_rules import KnownFace, certain_faces
+from wav2lip_npu.faces.face_rules import SHARED, KnownFace, certain_faces
 from wav2lip_npu.faces.optical_flow import Pose
 from wav2lip_npu.faces.scene_cuts import SceneCuts
 from wav2lip_npu.faces.tracker import TrackedFrame
 from wav2lip_npu.media.video_reader import Frame
 from wav2lip_npu.media.yuv_image import Box, YuvImage
 
-_SHARED = 0.3
-"""Overlap from which two boxes are of one face."""
 _NEAR = 1.0
 """Distance to the last place in the shot, in sides of the face, within which a face may be the same."""
 _PLACE, _EARLIER_PLACE = 1.0, 0.15
@@ -130,7 +128,7 @@ class Cast:
         overlapping = {}
         for a, one in enumerate(tracked):
             for b, other in enumerate(tracked[:a]):
-                if one.box is None or other.box is None or overlap(one.box, other.box) < _SHARED:
+                if one.box is None or other.box is None or overlap(one.box, other.box) < SHARED:
                     continue
                 pair = (b, a)
                 loser = self._losers.get(pair)

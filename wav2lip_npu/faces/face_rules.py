@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -15,7 +15,7 @@ import numpy as np
 from wav2lip_npu import signals
 from wav2lip_npu.errors import FaceError, UsageError
 from wav2lip_npu.faces.appearance import Appearance, Look
-from wav2lip_npu.faces.detection import MIN_SCORE, Detection, Detector, search_frames
+from wav2lip_npu.faces.detection import MIN_SCORE, Detection, Detector, overlap, search_frames
 from wav2lip_npu.media.container import VideoInfo, probe
 from wav2lip_npu.media.geometry import Geometry
 from wav2lip_npu.media.video_reader import Frame, frame_at, read_frames
@@ -25,6 +25,8 @@ _SIDES = ("left", "right")
 _AUTO = "auto"
 _POINT = re.compile(r"(\d+(?:\.\d*)?),(\d+(?:\.\d*)?)@(\d+(?:\.\d*)?)")
 _PHOTO = re.compile(r".+\.(jpe?g|png|webp|bmp|tiff?|heic|heif|avif)", re.IGNORECASE | re.DOTALL)
+SHARED = 0.3
+"""Overlap from which two boxes are of one face."""
 _PER_SECOND, _SEARCH_S = 2, 60
 """Frames per second in which all faces are searched, and the seconds after which the search is given up."""
 
@@ -109,6 +111,7 @@ def known_faces(
         elif rule.point is not None:
             found[number] = _face_at(rule.point, info, geometry, detector, appearance)
             found[number].frame = round((rule.point[2] - start) * float(fps))
+            _check_differs(number, found, rules, info)
     if by_place := [number for number in range(len(rules)) if number not in found]:
         seen = sum(not rule.is_auto for rule in rules)
         seconds, yuv, faces = _first_with(seen, info, geometry, detector, start)
@@ -144,14 +147,37 @@ def _face_at(
 ) -> KnownFace:
     x, y, seconds = point
     yuv = geometry.apply(frame_at(info, seconds))
-    for face in certain_faces(yuv, detector):
-        x1, y1, x2, y2 = (float(edge) for edge in face.box)
-        if abs(x - (x1 + x2) / 2) <= x2 - x1 and abs(y - (y1 + y2) / 2) <= y2 - y1:
-            return KnownFace([appearance.look(yuv, face)], face.box)
+    faces = certain_faces(yuv, detector)
+    distances = [_distance(face.box, x, y) for face in faces]
+    if distances and min(distances) <= 1:
+        face = faces[distances.index(min(distances))]
+        return KnownFace([appearance.look(yuv, face)], face.box)
     raise FaceError(
         f"no face at {x:g},{y:g} in {info.path} at {seconds:g} s. "
         "Pass another point or time; wav2lip-npu faces lists them."
     )
+
+
+def _check_differs(
+    number: int, found: Mapping[int, KnownFace], rules: Sequence[FaceRule], info: VideoInfo
+) -> None:
+    """Raise `FaceError` if the face of a rule is that of an earlier rule in the same frame."""
+    new = found[number]
+    for other in range(number):
+        old = found.get(other)
+        if old is None or old.box is None or new.box is None or old.frame != new.frame:
+            continue
+        if overlap(old.box, new.box) > SHARED:
+            raise FaceError(
+                f"{rules[other].text} and {rules[number].text} are the same face in {info.path}. "
+                "Pass a point on another face, or make the turns those of one speaker."
+            )
+
+
+def _distance(box: Box, x: float, y: float) -> float:
+    """Return how far a point is from the centre of a box, in sides of the box."""
+    x1, y1, x2, y2 = (float(edge) for edge in box)
+    return max(abs(x - (x1 + x2) / 2) / (x2 - x1), abs(y - (y1 + y2) / 2) / (y2 - y1))
 
 
 def _first_with(

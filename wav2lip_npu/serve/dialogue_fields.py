@@ -7,7 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from wav2lip_npu.dubbing.dialogue import Listeners
@@ -18,7 +26,10 @@ NAMES = ("speakers", "turns", "rttm_id", "listeners")
 MAX_TURNS = 5000
 """Turns of one job. The report of a job lists them, and a page of jobs has a hundred reports."""
 _MAX_NAME = 80
+_JOINERS = dict.fromkeys((0x200C, 0x200D))
+"""Invisible letters of Persian and of emoji, for `str.translate`."""
 Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+Pixels = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 _FACES = 'left, right, auto, X,Y (a point in pixels), X,Y@SECONDS, or {"photo_id": ID}'
 
 
@@ -45,7 +56,7 @@ class FrameFace(_Fields):
     """A point on a face in a frame."""
 
     frame_number: int = Field(ge=0, le=10**9)
-    coordinates: tuple[float, float]
+    coordinates: tuple[Pixels, Pixels]
 
     def at(self, fps: float | None) -> str:
         """Return the rule `X,Y@SECONDS`. An image has no `fps`."""
@@ -71,22 +82,28 @@ class _Voice(_Fields):
 
 def is_name(name: str) -> bool:
     """Return whether a speaker can have this name."""
-    is_text = name.isprintable() and name == name.strip() and not set("=@") & set(name)
-    return is_text and 0 < len(name) <= _MAX_NAME
+    return is_printed(name) and name == name.strip() and not set("=@") & set(name)
+
+
+def is_printed(name: str) -> bool:
+    """Return whether a name is short and printable, joiners within words and emoji included."""
+    return name.translate(_JOINERS).isprintable() and 0 < len(name) <= _MAX_NAME
+
+
+def _checked_name(name: str) -> str:
+    if not is_name(name):
+        raise PydanticCustomError("name", "A name is printable, without = and @ and outer blanks.")
+    return name
+
+
+Name = Annotated[str, Field(min_length=1, max_length=_MAX_NAME), AfterValidator(_checked_name)]
 
 
 class SpeakerFields(_Voice):
     """A person in the video who speaks."""
 
-    name: str = Field(min_length=1, max_length=_MAX_NAME)
+    name: Name
     face: str | Photo | FrameFace | None = Field(None, description=f"Whose face: {_FACES}.")
-
-    @field_validator("name")
-    @classmethod
-    def _check_name(cls, name: str) -> str:
-        if not is_name(name):
-            raise PydanticCustomError("name", "A name is printable, without = and @ and outer blanks.")
-        return name
 
     @field_validator("face", mode="wrap")
     @classmethod
@@ -105,7 +122,7 @@ class SpeakerFields(_Voice):
 class TurnFields(_Voice):
     """A time in which a speaker speaks."""
 
-    who: str = Field(min_length=1, max_length=_MAX_NAME)
+    who: Name
     start: Seconds = Field(description="Seconds from the beginning of the video.")
     end: Seconds | None = Field(None, description="None: the end of the audio.")
     offset: Seconds = Field(0, description="Seconds of the audio that are left out at its start.")

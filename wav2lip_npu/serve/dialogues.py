@@ -18,7 +18,14 @@ from wav2lip_npu.dubbing.dialogue_files import dialogue_of
 from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.dubbing.turn_files import read_rttm
 from wav2lip_npu.errors import NoAudioError, UsageError
-from wav2lip_npu.serve.dialogue_fields import MAX_TURNS, DialogueFields, FrameFace, Photo, Reference
+from wav2lip_npu.serve.dialogue_fields import (
+    MAX_TURNS,
+    DialogueFields,
+    FrameFace,
+    Photo,
+    Reference,
+    is_printed,
+)
 from wav2lip_npu.serve.problems import Problem
 from wav2lip_npu.serve.records import StoredFile
 from wav2lip_npu.storage.outputs import write_output
@@ -94,6 +101,9 @@ def _rttm_turns(file: StoredFile, content: Callable[[StoredFile], Path]) -> list
         raise UsageError(
             f"{file.name} has {len(turns)} turns, and {MAX_TURNS} is the limit. Split the video."
         )
+    for turn in turns:
+        if not is_printed(turn.who):
+            raise UsageError(f"{file.name}: {turn.who!r:.80} is no name: it is not printable, or too long.")
     return [
         {"who": turn.who, "start": turn.start, "end": turn.end, "audio_id": None, "offset": 0.0}
         for turn in turns
@@ -109,16 +119,17 @@ def check_dialogue(
 ) -> float:
     """Return the seconds that the speakers of a new job are heard. `files` are those of the job by ID.
 
+    A film lasts at most `max_seconds`, and all audio files together so often as there may be speakers.
     Raises `UsageError`.
     """
     dialogue = dialogue_as_paths(stored, lambda file_id: f"/{file_id}", dub)
     if len(dialogue.names) > max_speakers:
         raise UsageError(f"{len(dialogue.names)} speakers are too many. Pass at most {max_speakers}.")
     lengths = {f"/{file.id}": float(file.media["seconds"] or 0) for file in files.values()}
-    total = sum(lengths[path] for path in dialogue.audio_files)
-    if total > max_seconds:
+    total, limit = sum(lengths[path] for path in dialogue.audio_files), max_speakers * max_seconds
+    if total > limit:
         raise UsageError(
-            f"the audio files of the speakers last {total:.0f} s, and {max_seconds:g} s is the limit. "
+            f"the audio files of the speakers last {total:.0f} s, and {limit:g} s is the limit. "
             "Pass fewer or shorter ones."
         )
     own = {speaker.name: speaker.audio or dialogue.audio for speaker in dialogue.speakers}
@@ -134,7 +145,12 @@ def check_dialogue(
                 f"{files[path[1:]].name}, which lasts {lengths[path]:.2f} s. Correct its times."
             )
         ends.append(last if turn.end is None else min(last, turn.end))
-    return max(ends) if dialogue.audio is None else lengths[dialogue.audio]
+    end = max(ends)
+    if end > max_seconds + _TOLERANCE_S:
+        raise UsageError(
+            f"the last turn ends at {end:.0f} s, and {max_seconds:g} s is the limit. Correct its times."
+        )
+    return end if dialogue.audio is None else lengths[dialogue.audio]
 
 
 def dialogue_as_paths(stored: Mapping[str, Any], path_of: Callable[[str], str], dub: DubOptions) -> Dialogue:

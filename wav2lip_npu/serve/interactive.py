@@ -15,6 +15,7 @@ from multiprocessing.connection import wait
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from wav2lip_npu.dubbing.dialogue import Dialogue
 from wav2lip_npu.errors import DeviceError, MediaError, Wav2LipError
 from wav2lip_npu.parallel.processes import WorkerProcess
 from wav2lip_npu.serve.engine_options import EngineOptions
@@ -75,7 +76,7 @@ class Interactive:
     def preview(
         self,
         face: str,
-        audio: str,
+        audio: str | Dialogue,
         model: str,
         options: Mapping[str, Any],
         time: float,
@@ -236,9 +237,20 @@ def _result(looks: Looks, question: _Question) -> Any:
         return getattr(looks, question.name)(**question.values)
     except Wav2LipError as error:
         text = str(error)
-        for name in ("face", "audio", "path"):
-            if name in question.values:
-                text = text.replace(
-                    question.values[name], "the file" if name == "path" else f"the {name} file"
-                )
+        for path, name in _names(question.values).items():
+            text = text.replace(path, name)
         return type(error)(text)
+
+
+def _names(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return what stands for the paths of a question in messages."""
+    names = {values["path"]: "the file"} if "path" in values else {}
+    if "face" in values:
+        audio = values["audio"]
+        names[values["face"]] = "the face file"
+        files = [audio] if isinstance(audio, str) else audio.audio_files
+        names |= dict.fromkeys(files, "the audio file")
+        if not isinstance(audio, str):
+            photos = (rule.photo for rule in audio.faces.values())
+            names |= {photo: "the photo" for photo in photos if photo is not None}
+    return names

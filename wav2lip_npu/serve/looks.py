@@ -26,17 +26,22 @@ from numpy.typing import NDArray
 from wav2lip_npu.batch.jobs import Job
 from wav2lip_npu.batch.worker import ModelHolder
 from wav2lip_npu.devices import device
+from wav2lip_npu.dubbing.dialogue import Dialogue
+from wav2lip_npu.dubbing.dialogue_files import heard
 from wav2lip_npu.dubbing.extent import Extent
 from wav2lip_npu.dubbing.mel_stream import MelStream
 from wav2lip_npu.dubbing.options import DubOptions
+from wav2lip_npu.dubbing.outputs import Output
 from wav2lip_npu.dubbing.pauses import long_pauses
 from wav2lip_npu.dubbing.pipeline import dub
 from wav2lip_npu.dubbing.selection import FaceLimits
 from wav2lip_npu.dubbing.spans import shifted_spans
+from wav2lip_npu.dubbing.speakers import dub_dialogue
+from wav2lip_npu.dubbing.voices import measure_voices
 from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.faces.detection import Detection, Detector, search_frames
 from wav2lip_npu.faces.detectors import load_detector
-from wav2lip_npu.faces.find_faces import FaceOptions, rank
+from wav2lip_npu.faces.find_faces import SPEAKING, FaceOptions, rank
 from wav2lip_npu.faces.head_pose import head_pose
 from wav2lip_npu.media.audio_reader import AudioInfo, Samples, measure_audio, read_mono
 from wav2lip_npu.media.container import IMAGE_FPS, VideoInfo, probe
@@ -109,29 +114,38 @@ class Looks:
         }
 
     def preview(
-        self, face: str, audio: str, model: str, options: Mapping[str, Any], seconds: float
+        self, face: str, audio: str | Dialogue, model: str, options: Mapping[str, Any], seconds: float
     ) -> tuple[bytes, float]:
         """Return one frame of a video as JPEG, and its time; after the end, the last one.
 
         The frames before it are dubbed, too, into a temporary file: this frame is the one of the video, apart
-        from the first boxes of the face, which a dub from the beginning smooths over other frames.
+        from the first boxes of the face, which a dub from the beginning smooths over other frames. Of several
+        speakers, sides are those at this time.
         """
         weights = weights_of(model, self._checkpoints)
-        job = Job(face=face, audio=audio, outfile="", checkpoint_path=weights, **options)
+        heard_file = audio if isinstance(audio, str) else heard(audio)
+        job = Job(face=face, audio=heard_file, outfile="", checkpoint_path=weights, **options)
         info = probe(face)
         fps = job.dub.output_fps(info)
-        sound = measure_audio(audio, job.dub.audio_track)
-        extent = Extent.of(job.dub, info, sound.duration, audio)
+        if isinstance(audio, str):
+            sound = measure_audio(audio, job.dub.audio_track)
+        else:
+            sound = measure_voices(audio).mix
+        extent = Extent.of(job.dub, info, sound.duration, heard_file)
         last = min(int(_checked_time(seconds) * fps), extent.expected - 1)
         first = max(0, last - round(_LEAD_S * fps))
         start, duration = job.dub.start + float(first / fps), float((last - first + 1) / fps)
         options_of_part = replace(job.dub, start=start, duration=duration, check=False, min_confidence=None)
         with tempfile.TemporaryDirectory(dir=self._folder) as place:
-            part = _Part(info, audio, options_of_part)
-            if start > _LATE_S:
-                part = _late_part(part, sound, Path(place))
             output = os.path.join(place, OUTPUT)
-            dub(part.info, part.audio, output, models=lambda: self._models(job), options=part.options)
+            part = _Part(info, heard_file, options_of_part)
+            if start > _LATE_S and isinstance(audio, str) and job.dub.faces.face_select != SPEAKING:
+                part = _late_part(part, sound, Path(place))
+            if isinstance(audio, str):
+                dub(part.info, part.audio, output, models=lambda: self._models(job), options=part.options)
+            else:
+                written = Output(heard_file, output)
+                dub_dialogue(info, written, audio, models=lambda: self._models(job), options=options_of_part)
             *_, (number, yuv) = ((frame.index, frame.yuv) for frame in read_frames(output))
         return _jpeg(yuv, max(yuv.width, yuv.height)), float((first + number) / fps)
 

@@ -180,7 +180,11 @@ class PreviewRequest(BaseModel):
     """Body of POST /v1/previews."""
 
     face_id: str
-    audio_id: str
+    audio_id: str | None = Field(None, description="Required without speakers, turns and rttm_id.")
+    speakers: list[Any] | None = Field(None, description="As of a job.")
+    turns: list[Any] | None = Field(None, description="As of a job.")
+    rttm_id: str | None = Field(None, description="As of a job.")
+    listeners: Listeners | None = Field(None, description="As of a job.")
     model: str = "starter"
     options: dict[str, Any] = Field(default_factory=dict)
     time: float = Field(0, ge=0, le=1e6)

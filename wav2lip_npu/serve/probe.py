@@ -22,7 +22,7 @@ from typing import Any
 import av
 import PIL
 
-from wav2lip_npu.dubbing.turn_files import read_rttm
+from wav2lip_npu.dubbing import turn_files
 from wav2lip_npu.errors import MediaError, Wav2LipError
 
 _FORMATS = {
@@ -144,10 +144,9 @@ def is_rttm(path: Path) -> bool:
     """Return whether a file is an RTTM file of turns. Raises `UsageError` if it is a damaged one."""
     with open(path, "rb") as file:
         start = file.read(_RTTM_START)
-    lines = [line for line in start.splitlines() if line.strip() and not line.startswith(b";")]
-    if not lines or not lines[0].startswith((b"SPEAKER ", b"SPKR-INFO ")):
+    if not turn_files.is_rttm(start):
         return False
-    read_rttm(path)
+    turn_files.read_rttm(path)
     return True
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from wav2lip_npu.errors import UsageError
-from wav2lip_npu.serve.dialogue_fields import MAX_TURNS, Seconds, inlined, is_name, parsed
+from wav2lip_npu.serve.dialogue_fields import MAX_TURNS, Pixels, Seconds, inlined, is_name, parsed
 
 FIELDS = ("input", "segments")
 OPTIONS = ("active_speaker_detection", "sync_mode")
@@ -33,8 +33,8 @@ class ActiveSpeakerDetection(_Fields):
     auto_detect: bool = False
     v3: bool = False
     frame_number: int = Field(0, ge=0, le=10**9)
-    coordinates: tuple[float, float] | None = None
-    bounding_boxes: list[tuple[float, float, float, float] | None] | None = None
+    coordinates: tuple[Pixels, Pixels] | None = None
+    bounding_boxes: list[tuple[Pixels, Pixels, Pixels, Pixels] | None] | None = None
 
     @property
     def face(self) -> Face:
@@ -72,6 +72,11 @@ class Segment(_Fields):
         """Return the turn of a speaker."""
         first, end = self.audioInput.startTime or 0.0, self.endTime
         if self.audioInput.endTime is not None:
+            if self.audioInput.endTime <= first:
+                raise UsageError(
+                    f"the segment at {self.startTime:g} s has no audio: audioInput is from {first:g} s "
+                    f"to {self.audioInput.endTime:g} s. Correct its times."
+                )
             end = min(end, self.startTime + self.audioInput.endTime - first)
         return {"who": who, "start": self.startTime, "end": end, "offset": first, **audio}
 
@@ -115,6 +120,12 @@ def translated(given: Mapping[str, Any]) -> dict[str, Any]:
         detection = given["active_speaker_detection"]
         face = parsed(_DETECTION, detection, "active_speaker_detection").face
     if "segments" in given:
+        if both := sorted({"speakers", "turns", "rttm_id"} & set(given)):
+            raise UsageError(f"segments and {both[0]} both tell who speaks when. Pass one of them.")
+        names = [item.refId for item in heard if item.refId]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(f"several inputs have the refId {name!r:.80}. Pass different ones.")
         audio = {item.refId: item.named("audio") for item in heard if item.refId}
         return fields | _dialogue(parsed(_SEGMENTS, given["segments"], "segments"), audio, face)
     if len(heard) > 1:

@@ -11,8 +11,13 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from wav2lip_npu import __version__
+from wav2lip_npu.dubbing.dialogue import Dialogue
+from wav2lip_npu.dubbing.options import DubOptions
 from wav2lip_npu.serve import state
 from wav2lip_npu.serve.auth import COOKIE
+from wav2lip_npu.serve.dialogue_fields import NAMES, DialogueFields, pop_dialogue
+from wav2lip_npu.serve.dialogues import Files, check_dialogue, dialogue_as_paths, stored_dialogue
+from wav2lip_npu.serve.job_bodies import referenced
 from wav2lip_npu.serve.job_requests import check_files, parse_options
 from wav2lip_npu.serve.jobs import weights_of
 from wav2lip_npu.serve.objects import (
@@ -24,7 +29,8 @@ from wav2lip_npu.serve.objects import (
     SessionRequest,
 )
 from wav2lip_npu.serve.problems import Problem, documented
-from wav2lip_npu.serve.service import Router, TheService
+from wav2lip_npu.serve.records import StoredFile
+from wav2lip_npu.serve.service import Router, Service, TheService
 from wav2lip_npu.serve.weights import model_objects
 
 router = Router()
@@ -139,13 +145,38 @@ async def find_faces(request: Request, body: FacesRequest, service: TheService) 
 )
 async def preview(request: Request, body: PreviewRequest, service: TheService) -> Response:
     """Return one dubbed frame."""
+    given = {name: value for name in NAMES if (value := getattr(body, name)) is not None}
+    dialogue = pop_dialogue(given)
     face = await to_thread.run_sync(service.file, body.face_id)
-    audio = await to_thread.run_sync(service.file, body.audio_id)
+    audio = None
+    if body.audio_id is not None or dialogue is None:
+        audio = await to_thread.run_sync(service.file, body.audio_id or "")
+    dub, options = parse_options(body.options)
     check_files(face, audio)
-    _, options = parse_options(body.options)
     weights_of(body.model, service.options.checkpoints)
+    if dialogue is None:
+        assert audio is not None
+        voices: str | Dialogue = os.fspath(service.store.content(audio))
+    else:
+        references = dict.fromkeys(dialogue.references)
+        files = {name: await referenced(service, name, {}) for name in references}
+        voices = await to_thread.run_sync(_dialogue, service, dialogue, face, audio, files, dub)
 
-    paths = [os.fspath(service.store.content(file)) for file in (face, audio)]
-    values = *paths, body.model, options, body.time
+    values = os.fspath(service.store.content(face)), voices, body.model, options, body.time
     picture, time = await service.questions.ask(request, service.questions.interactive.preview, *values)
     return Response(picture, media_type="image/jpeg", headers={"X-Time": f"{time:.3f}"})
+
+
+def _dialogue(
+    service: Service,
+    fields: DialogueFields,
+    face: StoredFile,
+    audio: StoredFile | None,
+    files: Files,
+    dub: DubOptions,
+) -> Dialogue:
+    """Return the dialogue of a preview. Raises `UsageError` and `Problem`."""
+    stored = stored_dialogue(fields, face, audio, files, service.store.content)
+    by_id = {file.id: file for file in (audio, *files.values()) if file is not None}
+    check_dialogue(stored, by_id, dub, service.options.max_speakers, service.options.max_seconds)
+    return dialogue_as_paths(stored, lambda name: os.fspath(service.store.content(by_id[name])), dub)

@@ -212,8 +212,7 @@ def _create(
     dialogue = None
     if job.dialogue is not None:
         dialogue = stored_dialogue(job.dialogue, face, audio, files, service.store.content)
-        limits = options.max_speakers, options.max_speakers * options.max_seconds
-        heard = check_dialogue(dialogue, by_id, job.dub, *limits)
+        heard = check_dialogue(dialogue, by_id, job.dub, options.max_speakers, options.max_seconds)
         audio = audio or next(file for name, file in files.items() if name.field.startswith("audio"))
     else:
         assert audio is not None

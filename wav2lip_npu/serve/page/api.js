@@ -43,7 +43,7 @@ function problemOf(text, status) {
 }
 
 /** Upload a file, reporting the share that was sent. Return the stored file. */
-export async function upload(file, { onProgress, signal }) {
+export async function upload(file, { onProgress = () => {}, signal } = {}) {
   for (;;) {
     const { status, text } = await send(file, onProgress, signal);
     if (status === 200) return JSON.parse(text);
@@ -61,7 +61,7 @@ function send(file, onProgress, signal) {
     sending.onload = () => resolve({ status: sending.status, text: sending.responseText });
     sending.onerror = () => reject(new Problem(t("unreachable"), 0, "unreachable"));
     sending.onabort = () => reject(new DOMException("", "AbortError"));
-    signal.addEventListener("abort", () => sending.abort());
+    signal?.addEventListener("abort", () => sending.abort());
     sending.open("POST", "v1/files");
     sending.send(form);
   });

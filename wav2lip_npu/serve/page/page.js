@@ -101,13 +101,9 @@ function body(inputs, error) {
 
 /** Make one test frame, at the loudest moment unless a time is given. Of several speakers, the current one's. */
 async function test(time) {
-  const { speakers: people, ...asked } = body([face, ...speakers.sources], document.getElementById("work-error")) ?? {};
-  if (!asked.face_id) return;
-  const { wave, source, face: own } = speakers.current;
-  if (people) {
-    asked.audio_id = source.file.id;
-    if (own) asked.options.face_select = own.split("@")[0];
-  }
+  const asked = body([face, ...speakers.sources], document.getElementById("work-error"));
+  if (!asked) return;
+  const { wave } = speakers.current;
   testing?.abort();
   const { signal } = (testing = new AbortController());
   const length = faces.seconds ?? Infinity;
@@ -170,8 +166,9 @@ async function useAgain(video) {
   Object.assign(restored, { face: video.face_id, select: video.options?.face_select ?? null });
   if (oldFace) face.use(oldFace);
   if (video.speakers?.length) {
-    const unseen = video.speakers.some(({ face: place }) => place) ? null : undefined;
-    await usePeople(video.speakers.map((one) => ({ name: one.name, audio: one.audio_id, face: one.face ?? unseen })));
+    const unseen = video.speakers.some(({ face: place, photo_id: photo }) => place || photo) ? null : undefined;
+    const faceOf = ({ face: place, photo_id: photo }) => place ?? (photo ? { photo_id: photo } : unseen);
+    await usePeople(video.speakers.map((one) => ({ name: one.name, audio: one.audio_id, face: faceOf(one) })));
   } else if (oldAudio) audio.use(oldAudio);
   form.scrollIntoView();
   form.focus();
@@ -184,7 +181,8 @@ async function usePeople(people) {
     people.map(async ({ name, audio: id, face: chosen }, index) => {
       const person = speakers.list[index];
       person.input.value = name;
-      person.face = chosen;
+      const photo = chosen?.photo_id && (await get(`files/${chosen.photo_id}`).catch(() => null));
+      person.face = photo ? { photo_id: photo.id, name: photo.filename } : chosen?.photo_id ? undefined : chosen;
       const file = id && (await get(`files/${id}`).catch(() => null));
       if (file && person.source.file?.id !== id) person.source.use(file);
     }),

@@ -1,6 +1,7 @@
 /** Several people who speak: each with a name, audio and a face in a frame. One person is the plain form. */
+import { Problem, upload } from "./api.js";
 import { Source } from "./source.js";
-import { announce, fill, onLanguage, t } from "./texts.js";
+import { announce, fill, onLanguage, showError, t } from "./texts.js";
 import { Wave } from "./wave.js";
 
 const COLOURS = 8;
@@ -17,6 +18,8 @@ export class Speakers {
     this.unseen = document.querySelector("#face .unseen");
     this.more.onclick = () => this.add();
     this.unseen.querySelector("input").onchange = () => this.choose(null);
+    this.photo = document.querySelector("#face .photo");
+    this.photo.querySelector("button").onclick = () => this.askForPhoto();
     onLanguage(() => this.write());
     this.write();
   }
@@ -100,7 +103,7 @@ export class Speakers {
     gone.source.reset();
     gone.source.root.remove();
     if (!this.list.includes(this.current)) this.current = this.list[0];
-    if (this.list.length === 1) this.faces.choose(this.list[0].face?.split("@")[0]);
+    if (this.list.length === 1) this.faces.choose(isPhoto(this.list[0].face) ? null : this.list[0].face?.split("@")[0]);
   }
 
   /** Remove all but the first. */
@@ -118,6 +121,30 @@ export class Speakers {
     this.current.face = face && faceOf(face, this.faces.answer.time);
     this.changed();
     announce(face ? t("face_chosen", this.nameOf(this.current)) : t("unseen"));
+  }
+
+  askForPhoto() {
+    const [person, input] = [this.current, document.createElement("input")];
+    Object.assign(input, { type: "file", accept: "image/*,.heic" });
+    input.onchange = () => this.takePhoto(person, input.files[0]);
+    input.click();
+  }
+
+  /** Upload a photo of a person. */
+  async takePhoto(person, file) {
+    const error = document.querySelector("#face > .error");
+    showError(error, null);
+    announce(t("photo_sending", file.name));
+    try {
+      const { id, filename, media } = await upload(file);
+      if (media.kind !== "image") throw new Problem(t("not_photo", filename));
+      if (!this.list.includes(person)) return;
+      person.face = { photo_id: id, name: filename };
+      this.changed();
+      announce(t("photo_of", filename));
+    } catch (problem) {
+      showError(error, problem);
+    }
   }
 
   /** The person who has a face of the frame. */
@@ -138,9 +165,9 @@ export class Speakers {
     this.write();
   }
 
-  /** The face file is another one. */
+  /** The face file is another one, which photos may show as well. */
   forgetFaces() {
-    for (const person of this.list) person.face = undefined;
+    for (const person of this.list) if (!isPhoto(person.face)) person.face = undefined;
   }
 
   changed() {
@@ -154,7 +181,7 @@ export class Speakers {
     return this.list.map((person) => ({
       name: this.nameOf(person),
       audio_id: person.source.file.id,
-      ...(person.face ? { face: person.face } : {}),
+      ...(person.face ? { face: isPhoto(person.face) ? { photo_id: person.face.photo_id } : person.face } : {}),
     }));
   }
 
@@ -167,7 +194,7 @@ export class Speakers {
   write() {
     const count = this.list.length;
     this.more.hidden = !this.faces.file || count >= Math.min(COLOURS, this.limits.max_speakers ?? COLOURS);
-    this.chips.hidden = this.unseen.hidden = !this.isOn;
+    this.chips.hidden = this.unseen.hidden = this.photo.hidden = !this.isOn;
     for (const person of this.list) {
       person.row.hidden = !this.isOn;
       person.input.placeholder = t("speaker", this.list.indexOf(person) + 1);
@@ -175,7 +202,12 @@ export class Speakers {
       person.source.root.setAttribute("aria-label", this.isOn ? `${t("audio")}${person.source.suffix()}` : t("audio"));
       person.source.write();
     }
-    this.unseen.querySelector("input").checked = this.isOn && !this.current.face;
+    const { face } = this.current;
+    this.unseen.querySelector("input").checked = this.isOn && !face;
+    const [chosen] = this.photo.children;
+    chosen.hidden = !isPhoto(face);
+    chosen.firstChild.checked = this.isOn && isPhoto(face);
+    chosen.lastChild.textContent = isPhoto(face) ? t("photo_of", face.name ?? "") : "";
     this.chips.querySelector("legend").textContent = t("face_of");
     if (!this.chips.contains(document.activeElement)) this.writeChips();
   }
@@ -207,6 +239,10 @@ export class Speakers {
 /** The field `face` of a speaker: a point in a frame. */
 function faceOf({ box: [left, top, right, bottom] }, time) {
   return `${Math.round((left + right) / 2)},${Math.round((top + bottom) / 2)}@${time.toFixed(3)}`;
+}
+
+function isPhoto(face) {
+  return Boolean(face?.photo_id);
 }
 
 function placeOf(face) {

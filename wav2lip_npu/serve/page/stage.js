@@ -238,8 +238,8 @@ function linesOf(report, video) {
 
 function spansOf({ unchanged_spans: spans, fps }) {
   const each = rate(fps);
-  const words = { no_face: "reason_no_face", skip: "reason_skip", turned: "short_turned", small: "short_small", covered: "short_covered", listening: "short_listening" };
-  const said = spans.slice(0, SPANS).map(([first, last, reason]) => t("span", first / each, (last + 1) / each, t(words[reason]) ?? reason));
+  const words = { no_face: "reason_no_face", skip: "reason_skip" };
+  const said = spans.slice(0, SPANS).map(([first, last, reason]) => t("span", first / each, (last + 1) / each, t(words[reason] ?? `short_${reason}`) ?? reason));
   if (spans.length > SPANS) said.push(t("more_spans", spans.length - SPANS));
   return said.join(", ");
 }

@@ -7,6 +7,7 @@ const POINTS = 400;
 export class Wave {
   constructor(root = document.getElementById("audio")) {
     this.root = root;
+    this.root.append(document.getElementById("player").content.cloneNode(true));
     const find = (selector) => this.root.querySelector(selector);
     [this.viewer, this.canvas, this.words] = [find(".viewer"), find("canvas"), find(".found")];
     [this.button, this.slider] = [find(".play"), find(".wave input")];
