@@ -150,20 +150,20 @@ def test_sample_depends_on_seed_epoch_and_number_only(clips, resident, draw):
         return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
     samples = samples_of(clips, resident, draw)
-    once = first(samples, 4, size=4)
-    small = first(samples_of(clips, resident, draw), 16, size=1)
-    halves = [first(samples_of(clips, resident, draw), 4, size=2, rank=rank, ranks=2) for rank in (0, 1)]
+    once = first(samples, 2, size=4)
+    small = first(samples_of(clips, resident, draw), 8, size=1)
+    halves = [first(samples_of(clips, resident, draw), 2, size=2, rank=rank, ranks=2) for rank in (0, 1)]
     mixed = [batch for pair in zip(*halves, strict=True) for batch in pair]
-    later = first(samples_of(clips, resident, draw), 2, 8, size=4)
+    later = first(samples_of(clips, resident, draw), 1, 4, size=4)
     expected = rows_of(once, samples)
     for found in (small, mixed):
         for one, other in zip(rows_of(found, samples), expected, strict=True):
             np.testing.assert_array_equal(one, other)
-    half = 8 * draw.windows
+    half = 4 * draw.windows
     for one, other in zip(rows_of(later, samples), expected, strict=True):
         np.testing.assert_array_equal(one, other[half:])
     assert [(b.first, b.after) for b in mixed[:2]] == [(0, 4), (0, 4)]
-    another = rows_of(first(samples_of(clips, resident, draw, seed=1), 4, size=4), samples)
+    another = rows_of(first(samples_of(clips, resident, draw, seed=1), 2, size=4), samples)
     assert any((one != other).any() for one, other in zip(another, expected, strict=True))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +47,9 @@ def command(tmp_path, tiny_checkpoint, syncnet, monkeypatch, capsys):
     return run
 
 
-@pytest.fixture
-def exported(tmp_path, tiny_checkpoint) -> onnx_export.ExportedFile:
-    exported = export_generator(tmp_path / "g3.onnx", tiny_checkpoint, batch=3)
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, tiny_checkpoint) -> onnx_export.ExportedFile:
+    exported = export_generator(tmp_path_factory.mktemp("files") / "g3.onnx", tiny_checkpoint, batch=3)
     om_export.write_manifest(exported)
     return exported
 
@@ -99,7 +100,7 @@ def test_exported_file_is_compared_at_its_batch_size(command, exported):
 
 def test_om_file_is_compared(command, exported, monkeypatch):
     fake_cann.install_bench(monkeypatch, [])
-    exported.path.rename(exported.path.with_suffix(".om"))
+    shutil.copy(exported.path, exported.path.with_suffix(".om"))
     code, out, _ = command("cpu", exported.path.with_suffix(".om"), "--batch", 4)
     assert code == 0 and "B is g3.om fp32 b3" in out
 

@@ -1,6 +1,6 @@
 """Damaged and random files of every format: readers raise only `Wav2LipError`.
 
-The examples are the same in each run: 60 for each of the 14 readers, or 1000 with `-m slow`, which takes about
+The examples are the same in each run: 25 for each of the 14 readers, or 1000 with `-m slow`, which takes about
 ten minutes.
 """
 
@@ -251,7 +251,7 @@ def fuzz(name: str, seeds: Files, folder: Path, examples: int) -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", READERS)
 def test_damaged_files(name: str, seeds: Files, tmp_path: Path) -> None:
-    fuzz(name, seeds, tmp_path, 40)
+    fuzz(name, seeds, tmp_path, 25)
 
 
 @pytest.mark.slow
@@ -279,7 +279,7 @@ def test_any_json_value_in_any_field(name: str, seeds: Files, tmp_path: Path) ->
     write_clip(tmp_path / "clip", 24)
     row = json.loads(seeds[name].splitlines()[0])
 
-    @hypothesis.settings(max_examples=100, database=None, suppress_health_check=list(hypothesis.HealthCheck))
+    @hypothesis.settings(max_examples=50, database=None, suppress_health_check=list(hypothesis.HealthCheck))
     @hypothesis.given(with_any_value(row) | Json)
     def run(value: Any) -> None:
         try:

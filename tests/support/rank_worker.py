@@ -67,12 +67,12 @@ def train(name: str, words: list[Any], **flags: Any) -> None:
 
 
 train("syncnet", SYNCNET, steps=3, eval_interval=2, checkpoint_interval=2)
-train("resumed", [*ORIGINAL, "--accumulate", 2], steps=2, eval_interval=1)
-train("resumed", [*ORIGINAL, "--accumulate", 2], steps=4, eval_interval=1)
+train("resumed", [*ORIGINAL, "--accumulate", 2], steps=1, eval_interval=2)
+train("resumed", [*ORIGINAL, "--accumulate", 2], steps=2, eval_interval=2)
 changes: dict[str, Any] = {"flip": 0.5, "noise": 3, "grey": 0.5, "mel_noise": 0.1, "weight_decay": 0.05}
 train("resident", [*SYNCNET, "--balance_speakers"], steps=2, data_on="device", eval_interval=9, **changes)
 losses = {"gradient_weight": 0.5, "patch_disc_wt": 0.3, "disc_from": 1, "sync_from": 1, "ramp_steps": 2}
-train("patches", GENERATOR, steps=3, reference_mouth_warp=1, silence=0.5, eval_interval=2, **losses)
+train("patches", GENERATOR, steps=2, reference_mouth_warp=1, silence=0.5, eval_interval=2, **losses)
 train("disc", WITH_DISC, steps=2, sync_gate=100, eval_interval=1, clip_grad_norm=1)
 
 torch.manual_seed(0)

@@ -106,9 +106,10 @@ def test_other_forms_of_weights_without_optimizer_state(clips, tmp_path, rates, 
         words = [*SYNCNET, "--weights_only"] if how == "weights_only" else SYNCNET
     rates.clear()
     flags = {"width": None} if how == "starter" else {}
-    out = train(clips, tmp_path / "out", words, steps=2, checkpoint_path=path, **flags)
+    step = 2 if how == "without state" else 1
+    out = train(clips, tmp_path / "out", words, steps=step, checkpoint_path=path, **flags)
     assert rates[0] == pytest.approx(1e-4 / CONTINUED_WARMUP)
-    assert read(path_of(out, "syncnet", 2))["wav2lip_npu"]["continued"] is True
+    assert read(path_of(out, "syncnet", step))["wav2lip_npu"]["continued"] is True
 
 
 @pytest.mark.slow
@@ -201,11 +202,11 @@ def first_step(clips, tmp_path_factory) -> Path:
         slow({"position": float("inf")}),
         slow({"best": "low"}),
         {"best": float("nan")},
-        {"best_step": None},
+        slow({"best_step": None}),
         slow({"rng": 3}),
         slow({"warmup": "ab"}),
         {"average": -1},
-        {"extras": 5},
+        slow({"extras": 5}),
         {"position": "9" * 5000},
     ],
 )
