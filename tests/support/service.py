@@ -171,7 +171,13 @@ def running_service(
     engine = FakeEngine(store, output)
     app = create_app(settings, store, interactive or FakeInteractive())
     server = uvicorn.Server(
-        uvicorn.Config(app, http=PatientProtocol, log_level="error", timeout_graceful_shutdown=1)
+        uvicorn.Config(
+            app,
+            http=PatientProtocol,
+            ws_per_message_deflate=False,
+            log_level="error",
+            timeout_graceful_shutdown=1,
+        )
     )
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"

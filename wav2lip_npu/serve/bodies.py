@@ -32,11 +32,19 @@ async def json_body(request: Request) -> Any:
 
 def _parsed(body: bytes) -> Any:
     try:
-        content = json.loads(body)
-        if rb"\ud" in body.lower():
-            json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair
-    except (ValueError, RecursionError) as error:
+        return parsed_json(body.decode())
+    except ValueError as error:
         raise Problem(400, f"the body is not JSON: {error}.") from None
+
+
+def parsed_json(text: str) -> Any:
+    """Return what JSON describes. Raises `ValueError`, also for text that UTF-8 cannot express."""
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if "\\ud" in text.lower():  # an escape that may be half of a surrogate pair
+        json.dumps(content, ensure_ascii=False).encode()
     return content
 
 

@@ -84,6 +84,7 @@ def _serve(app: FastAPI, listener: socket.socket, options: ServeOptions, hold: s
         http=PatientProtocol,
         backlog=_BACKLOG,
         ws_max_size=_MAX_MESSAGE,
+        ws_per_message_deflate=False,  # images do not shrink, and a few bytes could grow to _MAX_MESSAGE
     )
     server = _Server(config)
     shown = f"[{options.host}]" if ":" in options.host else options.host

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 
 from wav2lip_npu.faces.face_plan import FacePlan, PlannedSpan
 from wav2lip_npu.faces.shot_faces import ShotFrame
-from wav2lip_npu.media.yuv_image import Box
 from wav2lip_npu.speaking.choice import (
     FPS,
     Choice,
@@ -154,7 +154,7 @@ def watch(frames: Iterable[ShotFrame], judge: Judge, speech: Speech, first: int)
 
     """
     shots: list[tuple[int, set[int]]] = []
-    boxes: dict[int, list[tuple[int, Box]]] = {}
+    boxes: dict[int, tuple[array[int], array[float]]] = {}
     end = 0
     try:
         for shown in frames:
@@ -163,7 +163,9 @@ def watch(frames: Iterable[ShotFrame], judge: Judge, speech: Speech, first: int)
                 shots.append((shown.frame.index, set()))
             for track, box in shown.boxes.items():
                 shots[-1][1].add(track)
-                boxes.setdefault(track, []).append((shown.frame.index, box))
+                numbers, sides = boxes.setdefault(track, (array("q"), array("f")))
+                numbers.append(shown.frame.index)
+                sides.extend(box)
             end = shown.frame.index + 1
             del shown
         evidence = judge.finish()
@@ -181,7 +183,7 @@ def watch(frames: Iterable[ShotFrame], judge: Judge, speech: Speech, first: int)
         ],
         speech,
         {
-            track: (np.array([number for number, _ in seen]), np.array([box for _, box in seen], np.float32))
-            for track, seen in boxes.items()
+            track: (np.array(numbers, np.int64), np.array(sides, np.float32).reshape(-1, 4))
+            for track, (numbers, sides) in boxes.items()
         },
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wav2lip_npu.data.clip_layout import FACE_SIZE, WINDOW
 from wav2lip_npu.evaluation.expert_judge import Expert
@@ -13,6 +14,7 @@ from wav2lip_npu.media.yuv_image import Image
 from wav2lip_npu.speaking.evidence import Evidence, Threshold
 from wav2lip_npu.training.sync_offset import MAX_OFFSET
 
+Numbers = NDArray[np.int64]
 _BATCH = 64
 _MAX_OFFSET = 3
 """Frames of 1/25 s by which audio and video of a film may differ: people differ by that much, too."""
@@ -34,8 +36,8 @@ class SyncJudge:
         self._recent: dict[int, list[Image]] = {}
         self._pending: list[tuple[int, int, Image]] = []
         """Track, first frame and mouths of windows that wait for the network."""
-        self._rows: dict[int, list[tuple[int, Table]]] = {}
-        """By track: numbers of windows, and their cosines [31]."""
+        self._rows: dict[int, list[tuple[Numbers, Table]]] = {}
+        """By track: numbers of windows [n], and their cosines [n, 31]."""
         self._evidence: dict[int, Evidence] = {}
 
     def add(self, shown: ShotFrame) -> None:
@@ -73,14 +75,17 @@ class SyncJudge:
         faces = self._expert.faces([mouths for _, _, mouths in pending])
         table = dot_products(faces[:, None], audio).float().cpu().numpy()
         table[~exists] = np.nan
-        for (track, number, _), row in zip(pending, table, strict=True):
-            self._rows.setdefault(track, []).append((number, row))
+        tracks, windows = np.array([(track, number) for track, number, _ in pending]).T
+        for track in np.unique(tracks):
+            own = tracks == track
+            self._rows.setdefault(int(track), []).append((windows[own], table[own]))
 
 
-def _evidence(rows: list[tuple[int, Table]]) -> Evidence:
-    first, last = rows[0][0], rows[-1][0]
+def _evidence(rows: list[tuple[Numbers, Table]]) -> Evidence:
+    numbers = np.concatenate([windows for windows, _ in rows])
+    first, last = int(numbers[0]), int(numbers[-1])
     table = np.full((last - first + 1, 2 * MAX_OFFSET + 1), np.nan, np.float32)
-    table[[number - first for number, _ in rows]] = [row for _, row in rows]
+    table[numbers - first] = np.concatenate([cosines for _, cosines in rows])
     known = ~np.isnan(table)
     counts, sums = known.sum(axis=1), np.where(known, table, 0).sum(axis=1)
     above = table - (sums / np.maximum(counts, 1))[:, None]

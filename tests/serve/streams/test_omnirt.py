@@ -107,6 +107,7 @@ def test_native_messages(live, photo, speech_pcm):
         ({"image_b64": "%"}, {}, "bad_image_base64"),
         ({"image_b64": "aGVsbG8="}, {}, "media"),
         ({"face_id": "file_0"}, {}, "not_found"),
+        ({"face_id": "\ud800"}, {}, "bad_json"),
         ({}, {"model": "other.pth"}, "missing_image"),
         (None, {"fps": 1000}, "options"),
         (None, {"width": -1, "height": 10}, "options"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -170,6 +172,28 @@ def test_clear_drops_what_waits(live, stream, speech_pcm):
         while (figures := message(audio, "metrics"))["cleared"] == 0:
             pass
         assert figures["frames"] - figures["silent"] < 150, "spoken, not dropped"
+
+
+def test_large_garbage_is_freed_at_once(live):
+    """Not only by the next full garbage collection: each message has 16 MiB."""
+    large, used = {"type": "session.create", "inputs": {"image_b64": "%" * (15 << 20)}}, resident_bytes()
+    gc.collect()
+    gc.disable()
+    try:
+        with socket(live, "/v1/avatar/realtime") as client:
+            for _ in range(4):
+                client.send("x" * (16 << 20))
+                assert message(client)["code"] == "bad_json"
+                client.send(json.dumps(large))
+                assert message(client)["code"] == "bad_image_base64"
+        assert resident_bytes() - used < 100 << 20
+    finally:
+        gc.enable()
+
+
+def resident_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def test_limits_of_streams(live, face, stream, streams, monkeypatch):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
@@ -13,10 +12,12 @@ from starlette.websockets import WebSocketState
 
 from wav2lip_npu.errors import Wav2LipError
 from wav2lip_npu.serve.auth import BEARER
+from wav2lip_npu.serve.bodies import parsed_json
 from wav2lip_npu.serve.problems import Problem, problem_of
 
 MAX_AUDIO = 1 << 20
 """Bytes of a message with audio."""
+NO_CONTROL = 'the message is not a JSON object with a type, such as {"type": "flush"}.'
 _MAX_TEXT = 1 << 16
 _REFUSED, _TRY_LATER, _FAILED = 1008, 1013, 1011
 """Close codes of WebSockets."""
@@ -32,12 +33,11 @@ async def refusing(socket: WebSocket) -> AsyncIterator[None]:
     except WebSocketDisconnect:
         return
     except (Problem, Wav2LipError) as error:
-        problem = error if isinstance(error, Problem) else problem_of(error)
         if socket.application_state is WebSocketState.CONNECTING:
-            await problem.response()(socket.scope, socket.receive, socket.send)
+            await _problem(error).response()(socket.scope, socket.receive, socket.send)
             return
-        code = {503: _TRY_LATER, 429: _TRY_LATER}.get(problem.status, _REFUSED)
-        await ended(socket, error_json(problem), code)
+        code = {503: _TRY_LATER, 429: _TRY_LATER}.get(_problem(error).status, _REFUSED)
+        await ended(socket, error_json(error), code)
 
 
 async def accept(socket: WebSocket) -> None:
@@ -62,20 +62,35 @@ async def received(socket: WebSocket) -> bytes | str:
     return str(message["text"]) if data is None else data
 
 
-def control(text: str, most: int = _MAX_TEXT) -> dict[str, Any]:
-    """Return a control message, a JSON object with a type, of `most` characters. Raises `Problem`."""
-    try:
-        message = json.loads(text) if len(text) <= most else None
-    except (ValueError, RecursionError):
-        message = None
-    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
-        raise Problem(400, 'the message is not a JSON object with a type, such as {"type": "flush"}.')
+def control(text: str) -> dict[str, Any]:
+    """Return a control message. Raises `Problem`."""
+    message = parsed_control(text, _MAX_TEXT)
+    if message is None:
+        raise Problem(400, NO_CONTROL)
     return message
 
 
-def error_json(problem: Problem) -> dict[str, Any]:
+def parsed_control(text: str, most: int) -> dict[str, Any] | None:
+    """Return a control message, a JSON object with a type, of `most` characters; None if it is not one.
+
+    For threads: an error that leaves one keeps the text in memory until the next full garbage collection.
+    """
+    try:
+        message = parsed_json(text) if len(text) <= most else None
+    except ValueError:
+        return None
+    is_control = isinstance(message, dict) and isinstance(message.get("type"), str)
+    return message if is_control else None
+
+
+def error_json(error: Problem | Wav2LipError) -> dict[str, Any]:
     """Return the message that reports an error."""
+    problem = _problem(error)
     return {"type": "error", "code": problem.code, "message": problem.detail}
+
+
+def _problem(error: Problem | Wav2LipError) -> Problem:
+    return error if isinstance(error, Problem) else problem_of(error)
 
 
 async def first_of(*works: Awaitable[Any]) -> None:

@@ -8,7 +8,6 @@ Its own clients use `/v1/avatar/realtime`, those of OpenTalking the older messag
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import hashlib
 import math
@@ -24,10 +23,18 @@ from wav2lip_npu.errors import UsageError, Wav2LipError
 from wav2lip_npu.models.bundled import STARTER
 from wav2lip_npu.serve.auth import client_name
 from wav2lip_npu.serve.files import store_upload
-from wav2lip_npu.serve.problems import Problem, documented, problem_of
+from wav2lip_npu.serve.problems import Problem, documented
 from wav2lip_npu.serve.records import StoredFile
 from wav2lip_npu.serve.service import Router, Service, TheService
-from wav2lip_npu.serve.streams.connection import MAX_AUDIO, accept, control, received, refusing
+from wav2lip_npu.serve.streams.connection import (
+    MAX_AUDIO,
+    NO_CONTROL,
+    accept,
+    error_json,
+    parsed_control,
+    received,
+    refusing,
+)
 from wav2lip_npu.serve.streams.objects import StreamRequest
 from wav2lip_npu.serve.streams.routes import opened_stream
 from wav2lip_npu.serve.streams.state import Stream
@@ -112,15 +119,13 @@ class _Conversation:
             else:
                 await self._control(message)
         except (Problem, Wav2LipError) as error:
-            problem = error if isinstance(error, Problem) else problem_of(error)
-            await self._send({"type": "error", "code": problem.code, "message": problem.detail})
+            await self._send(error_json(error))
 
     async def _control(self, text: str) -> None:
-        try:
-            # It may hold a large image, whose characters would keep the event loop busy.
-            message = await to_thread.run_sync(control, text, _MAX_CONTROL)
-        except Problem as problem:
-            raise Problem(400, problem.detail, "bad_json") from None
+        # It may hold a large image, whose characters would keep the event loop busy.
+        message = await to_thread.run_sync(parsed_control, text, _MAX_CONTROL)
+        if message is None:
+            raise Problem(400, NO_CONTROL, "bad_json")
         kind = message["type"]
         if kind == self._dialect.create:
             await self._close()
@@ -195,12 +200,9 @@ class _Conversation:
         """Store the image of a message, and return it; or the file that it names."""
         if isinstance(inputs.get("face_id"), str):
             return await to_thread.run_sync(self._service.file, inputs["face_id"])
-        try:
-            data = await to_thread.run_sync(_decoded, str(inputs.get(name) or ""))
-        except binascii.Error:
-            raise Problem(
-                422, f"{name} is not base64. Send a JPEG or PNG file.", "bad_image_base64"
-            ) from None
+        data = await to_thread.run_sync(_decoded, str(inputs.get(name) or ""))
+        if data is None:
+            raise Problem(422, f"{name} is not base64. Send a JPEG or PNG file.", "bad_image_base64")
         if not data:
             raise Problem(422, f"{name} is missing. Send a JPEG or PNG file in base64.", "missing_image")
         upload = await to_thread.run_sync(_written, self._service, data, name)
@@ -252,8 +254,11 @@ class _Conversation:
         await self._socket.send_json(message)
 
 
-def _decoded(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)
+def _decoded(text: str) -> bytes | None:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        return None
 
 
 def _written(service: Service, data: bytes, name: str) -> Upload:
