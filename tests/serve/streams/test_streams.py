@@ -104,7 +104,7 @@ def test_audio_goes_in_and_images_come_out(live, face, speech_pcm):
             pass
         assert mouths(spoken).shape[2] == 320
         # In silence the closed mouth of a frame of the avatar is always the same; in speech it is not.
-        assert len(set(spoken)) > 15 > len(set(silent)) + 1
+        assert len(set(silent)) <= 13 < len(set(spoken)), "the avatar has 12 frames"
         assert metrics["viewers"] == 1 and metrics["silent"] > 0
         audio.send('{"type": "close"}')
         assert message(audio, "ended")["status"] == "closed"
