@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from pathlib import Path
 from time import sleep
 
 import pytest
@@ -59,6 +60,26 @@ def test_methods_that_clients_invent_are_counted_together(service: RunningServic
         assert service.client.request(name, "/v1/videos").status_code == 405
     text = service.client.get("/metrics").text
     assert 'method="other"' in text and "FIRST" not in text
+
+
+@pytest.mark.parametrize(
+    ("ranges", "status"),
+    [
+        ("bytes=0-0", 206),
+        ("bytes=-99999999999999999999", 206),
+        ("bytes=99999999999-", 416),
+        ("bytes=5-1", 400),
+        (f"bytes=0-{'9' * 4400}", 400),
+        (f"bytes={'0-,' * 5000}", 200),
+    ],
+)
+def test_absurd_ranges(service: RunningService, face_video: Path, ranges: str, status: int):
+    address = f"/v1/files/{service.upload(face_video)}/content"
+    answer = service.client.get(address, headers={"Range": ranges})
+    assert answer.status_code == status
+    if status >= 400:
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert "Range" in answer.json()["detail"] and answer.json()["status"] == status
 
 
 def address(service: RunningService) -> tuple[str, int]:

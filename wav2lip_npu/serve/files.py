@@ -68,7 +68,7 @@ def delete_file(file_id: str, service: TheService) -> JSONResponse:
     return JSONResponse({"id": file_id, "object": "file", "deleted": True})
 
 
-@router.get("/{file_id}/content", response_class=Response, responses=documented(404, 416))
+@router.get("/{file_id}/content", response_class=Response, responses=documented(400, 404, 416))
 def get_file_content(
     file_id: str,
     service: TheService,

@@ -166,7 +166,9 @@ async def get_events(
 
 
 @router.get(
-    "/{video_id}/content", response_class=Response, responses={**_CONTENT, **documented(404, 409, 416, 422)}
+    "/{video_id}/content",
+    response_class=Response,
+    responses={**_CONTENT, **documented(400, 404, 409, 416, 422)},
 )
 def get_content(
     video_id: str,
