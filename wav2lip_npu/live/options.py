@@ -106,4 +106,4 @@ class StreamOptions:
 def _check(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high or not math.isfinite(value):
         limits = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
-        raise UsageError(f"--{name} {value:g} is out of range. Pass {limits}.")
+        raise UsageError(f"--{name} {value!r:.20} is out of range. Pass {limits}.")

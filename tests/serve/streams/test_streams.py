@@ -63,6 +63,7 @@ def test_commands_of_the_guide(live, face):
         ({"options": {"blnd": "soft"}}, 422, "options", "blend"),
         ({"options": {"blend": 3}}, 422, "options", "--blend"),
         ({"sample_rate": 10}, 422, "options", "--sample_rate"),
+        ({"sample_rate": 10**400}, 422, "options", "--sample_rate"),
         ({"unknown": 1}, 422, "options", "unknown"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,14 +20,14 @@ class Inbox:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._items: list[bytearray | str] = []
+        self._items: deque[bytearray | str] = deque()
         self._size = self._taking = 0
         self._changed = asyncio.Event()
 
     async def put(self, item: bytes | str) -> None:
         """Append audio, or a mark such as `flush`. Waits while there is too much."""
         if isinstance(item, str):
-            if item not in self._items[-1:]:
+            if not self._items or self._items[-1] != item:
                 self._items.append(item)
         elif item:
             while self._size > self._limit:
@@ -40,14 +41,15 @@ class Inbox:
 
     def clear(self) -> None:
         """Drop what waits."""
-        self._items, self._size = [], 0
+        self._items.clear()
+        self._size = 0
         self._notify()
 
     async def run(self, take: Callable[[bytes | str], Awaitable[Any]]) -> None:
         """Pass the items on, one after the other, until it is cancelled."""
         while True:
             while self._items:
-                item = self._items.pop(0)
+                item = self._items.popleft()
                 if not isinstance(item, str):
                     self._size -= len(item)
                 self._taking += 1
