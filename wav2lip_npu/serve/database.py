@@ -56,7 +56,13 @@ INSERT OR IGNORE INTO video_files SELECT id, audio_id, audio_name FROM videos;
 DROP INDEX videos_of_face;
 DROP INDEX videos_of_audio;
 """
-_CHANGES = (_FIRST_SCHEMA, _SEVERAL_SPEAKERS)
+_WEBHOOKS = """
+CREATE TABLE IF NOT EXISTS webhooks (
+    video_id TEXT PRIMARY KEY, url TEXT NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
+    due REAL NOT NULL DEFAULT 0
+) WITHOUT ROWID
+"""
+_CHANGES = (_FIRST_SCHEMA, _SEVERAL_SPEAKERS, _WEBHOOKS)
 """What each version of the schema changes in the one before. A database has the number of its version."""
 
 

@@ -142,6 +142,7 @@ class Store:
         body_hash: str = "",
         max_queue: int | None = None,
         max_jobs: int | None = None,
+        webhook_url: str | None = None,
     ) -> Video:
         """Queue a job.
 
@@ -159,6 +160,7 @@ class Store:
             body_hash: Hash of the request.
             max_queue: Maximum number of waiting jobs.
             max_jobs: Maximum number of jobs of this client that have not ended.
+            webhook_url: Address to call at its end, see `webhooks`.
 
         Raises:
             NotFoundError: A file does not exist.
@@ -204,6 +206,10 @@ class Store:
             )
             uses = [(video_id, file_id, name) for file_id, name in names.items()]
             connection.executemany("INSERT INTO video_files VALUES (?, ?, ?)", uses)
+            if webhook_url is not None:
+                connection.execute(
+                    "INSERT INTO webhooks (video_id, url) VALUES (?, ?)", (video_id, webhook_url)
+                )
             if idempotency_key is not None:
                 request = client, idempotency_key, body_hash, video_id, now
                 connection.execute("INSERT INTO requests VALUES (?, ?, ?, ?, ?)", request)

@@ -222,7 +222,7 @@ def _create(
     seconds = job_requests.output_seconds(face, heard, job.dub)
     if not seconds:
         raise Problem(422, f"nothing is left of {audio.name} after --start {job.dub.start:g}.")
-    video = service.store.create(
+    return service.store.create(
         model=job.model,
         face_id=face.id,
         audio_id=audio.id,
@@ -233,8 +233,6 @@ def _create(
         size=job_requests.output_size(face, job.dub),
         max_queue=options.max_queue,
         max_jobs=options.max_per_client,
+        webhook_url=job.webhook_url,
         **key,
     )
-    if job.webhook_url is not None:
-        service.webhooks.add(video.id, job.webhook_url)
-    return video

@@ -25,12 +25,6 @@ _FIRST_DELAY_S, _FACTOR = 10, 4
 """Delays between the tries: 10 s, 40 s, 160 s and 640 s."""
 _TIMEOUT_S = 15.0
 _AT_ONCE = 16
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS webhooks (
-    video_id TEXT PRIMARY KEY, url TEXT NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
-    due REAL NOT NULL DEFAULT 0
-) WITHOUT ROWID
-"""
 
 
 class Webhooks:
@@ -45,8 +39,6 @@ class Webhooks:
 
     def __init__(self, store: Store, hosts: Sequence[str], secret: bytes) -> None:
         self._store, self._hosts, self._secret = store, hosts, secret
-        if hosts:
-            store.database.connection.execute(_SCHEMA)
 
     @property
     def is_on(self) -> bool:
@@ -56,13 +48,6 @@ class Webhooks:
     def check(self, url: str) -> None:
         """Raise `UsageError` if an address may not be called."""
         allowed_target(url, self._hosts, "webhook_url", "--webhook_hosts")
-
-    def add(self, video_id: str, url: str) -> None:
-        """Call an address at the end of a job. A second request with the same job changes nothing."""
-        with self._store.database.transaction() as connection:
-            connection.execute(
-                "INSERT OR IGNORE INTO webhooks (video_id, url) VALUES (?, ?)", (video_id, url)
-            )
 
     def deliver(self, now: float) -> int:
         """Make the calls that are due, and return their number. Blocks."""
