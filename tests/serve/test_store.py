@@ -56,6 +56,12 @@ def test_file_is_kept_by_its_content(store: Store) -> None:
     assert store.file("file_0") is None
 
 
+def test_incomplete_uploads_of_a_killed_service_are_removed(store: Store) -> None:
+    store.upload_path().write_bytes(b"half")
+    store.forget_uploads()
+    assert not list((store.folder / "uploads").iterdir())
+
+
 def test_file_in_use_is_not_deleted(store: Store) -> None:
     video = queued(store)
     with pytest.raises(ConflictError, match=video.face_id):

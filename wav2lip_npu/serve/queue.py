@@ -189,9 +189,6 @@ class JobQueue:
                     (self.store.keep, now),
                 )
             self._remove_unknown(connection)
-        for entry in os.scandir(self.store.folder / "uploads"):
-            if entry.stat().st_mtime < now - _KEEP_REQUESTS_S:
-                os.unlink(entry.path)
 
     def _remove_unknown(self, connection: sqlite3.Connection) -> None:
         """Remove contents of files and folders of videos that have no row."""

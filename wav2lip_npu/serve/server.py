@@ -52,6 +52,7 @@ def run_server(options: ServeOptions) -> None:
         interactive = Interactive(options.engine)
         with _listen(options) as listener, contextlib.closing(interactive):
             store = Store(options.folder, options.keep_seconds)
+            store.forget_uploads()
             app = create_app(options, store, interactive)
             with running_engine(options.engine):
                 _serve(app, listener, options, hold)

@@ -62,6 +62,11 @@ class Store:
         """Return a new path for an upload, for `add_file`."""
         return self.folder / "uploads" / secrets.token_hex(12)
 
+    def forget_uploads(self) -> None:
+        """Remove the incomplete uploads of a service that was killed. No other may use the folder."""
+        for entry in os.scandir(self.folder / "uploads"):
+            os.unlink(entry.path)
+
     def add_file(self, upload: Path, *, sha256: str, name: str, media: Mapping[str, Any]) -> StoredFile:
         """Move a complete upload into the store; one with the content of a stored file replaces it.
 
