@@ -16,6 +16,7 @@ floor = the larger of: seconds of the slowest stage alone, with the cores that i
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import os
 import subprocess
@@ -77,6 +78,7 @@ def main() -> None:
 
 def report(arguments: argparse.Namespace, folder: str) -> None:
     """Measure and print. Parts and whole alternate, so that drift of the machine affects both."""
+    compileall.compile_dir(ROOT / "wav2lip_npu", quiet=1)  # as pip does
     cores = len(os.sched_getaffinity(0))
     machine = (
         f"{processor()}, {cores} cores, {arguments.device}, torch {version('torch')}, "

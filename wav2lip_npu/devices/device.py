@@ -23,7 +23,6 @@ _MOST_LANES, _ACCELERATOR_LANES = 16, 2
 HOST_PROVIDER = "CPUExecutionProvider"
 _ONNX_PROVIDERS = {"npu": "CANNExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Providers of onnxruntime by device type."""
-_BF16_CPU_BATCH = 8
 
 
 class Backend(NamedTuple):
@@ -36,7 +35,7 @@ class Backend(NamedTuple):
     channels_last: bool
     """Whether convolutions run in channels-last memory format, which torch_npu does not support."""
     batch: int
-    """Default number of faces in a generator batch. Small float32 batches stay in the caches of a CPU."""
+    """Default number of faces in a generator batch. Small ones stay in the caches of a CPU."""
     missing: str
     """How to make the device available."""
 
@@ -131,12 +130,6 @@ def lanes(device: torch.device) -> int:
     for one while the other prepares its inputs and unpacks its results.
     """
     return min(_MOST_LANES, cpu_count()) if device.type == "cpu" else _ACCELERATOR_LANES
-
-
-def generator_batch(device: torch.device, dtype: torch.dtype) -> int:
-    """Return the default number of faces in a generator batch. Matrix units of a CPU prefer larger ones."""
-    is_half = dtype.itemsize == 2
-    return _BF16_CPU_BATCH if device.type == "cpu" and is_half else BACKENDS[device.type].batch
 
 
 def shared_runtime_threads() -> int:

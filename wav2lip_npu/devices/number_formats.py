@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 _BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
+_FP32_FLAGS = frozenset({"avx2", "avx512f"})
 Precision = Literal["fp32", "bf16", "fp16", "fp32_strict"]
 """Number format of a network; `fp32_strict` rules out reduced-precision multiplication (HF32, TF32)."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -37,6 +38,16 @@ def generator_precision(option: str, device: torch.device) -> str:
     if option != "auto":
         return option
     return "bf16" if device.type == "cpu" and _cpu_flags() & _BF16_FLAGS else "fp32"
+
+
+def has_packed_convolutions(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether the convolutions of `models/packed.py` run on a device: oneDNN's on a CPU with AVX2."""
+    import torch
+
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    wanted = {torch.float32: _FP32_FLAGS, torch.bfloat16: _BF16_FLAGS}.get(dtype, frozenset())
+    return bool(_cpu_flags() & wanted)
 
 
 @functools.lru_cache

@@ -76,7 +76,7 @@ class Models:
     def batch(self) -> int:
         """Faces per batch: fewer large ones; for an exported file, the size that it accepts."""
         if isinstance(self.generator, Wav2Lip):
-            usual = devices.generator_batch(self.device, self.precision)
+            usual = devices.BACKENDS[self.device.type].batch
             return max(1, usual * FACE_SIZE**2 // self.face_size**2)
         return self.generator.manifest.batch or FILE_BATCH
 

@@ -84,8 +84,8 @@ class Wav2Lip(nn.Module):
             x = torch.cat([x, rows], dim=1)
         block, last, activation = self.output_block
         x = block(x)
-        if x.dtype != last.weight.dtype:
-            x = x.to(last.weight.dtype)
+        if x.dtype != last.bias.dtype:
+            x = x.to(last.bias.dtype)
         y: Tensor = activation(last(x))
         if self.plan.tanh:
             y = functional.relu(y)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from wav2lip_npu.devices import compilation
+from wav2lip_npu.devices import compilation, number_formats
 from wav2lip_npu.devices import device as devices
 from wav2lip_npu.models.blocks import fold_norm
 from wav2lip_npu.models.generator import Wav2Lip
+from wav2lip_npu.models.packed import pack_convolutions
 
 
 def place(network: Wav2Lip, device: torch.device, dtype: torch.dtype, *, is_compiled: bool = False) -> None:
@@ -15,6 +16,7 @@ def place(network: Wav2Lip, device: torch.device, dtype: torch.dtype, *, is_comp
 
     The last layer, which decides the grey levels, stays in float32. Compiled functions are compiled at their
     first call for each shape; all batches of a dub have one. Raises `DeviceError` if that is impossible.
+    Others are packed on a CPU with the kernels for it.
     """
     if is_compiled:
         compilation.check_compile(device)
@@ -31,3 +33,5 @@ def place(network: Wav2Lip, device: torch.device, dtype: torch.dtype, *, is_comp
         for name in ("encode_faces", "decode"):
             function = compilation.compiled(getattr(network, name), device, is_frozen=True)
             setattr(network, name, function)
+    elif number_formats.has_packed_convolutions(device, dtype):
+        pack_convolutions(network)
