@@ -206,8 +206,9 @@ def load_models(
     if precision == "fp32_strict":
         number_formats.full_float32(torch_device)
     # Several threads of PyTorch for each small operation take four times as long here.
-    with one_core_each(torch_device) as prepare, ThreadPoolExecutor(1) as pool:
+    with one_core_each(torch_device) as prepare, ThreadPoolExecutor(2, initializer=prepare) as pool:
         prepare()
+        faces = pool.submit(load_detector, detector, str(torch_device))
         loaded = checkpoint.load(checkpoint_path, "generator", design)
         digest = pool.submit(loaded.digest)
         network = loaded.network()
@@ -215,7 +216,7 @@ def load_models(
         place(network, torch_device, dtype, is_compiled=compile == "on")
         return Models(
             network,
-            load_detector(detector, str(torch_device)),
+            faces.result(),
             torch_device,
             dtype,
             loaded.source,
