@@ -44,7 +44,8 @@ def has_packed_convolutions(device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether the convolutions of `models/packed.py` run on a device: oneDNN's on a CPU with AVX2."""
     import torch
 
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    library: Any = torch.backends.mkldnn
+    if device.type != "cpu" or not library.is_available():
         return False
     wanted = {torch.float32: _FP32_FLAGS, torch.bfloat16: _BF16_FLAGS}.get(dtype, frozenset())
     return bool(_cpu_flags() & wanted)

@@ -22,7 +22,7 @@ class PackedConvolution(nn.Module):
         self, layer: nn.Conv2d | nn.ConvTranspose2d, *, relu: bool = False, residual: bool = False
     ) -> None:
         super().__init__()
-        self.weight: nn.Parameter | None = layer.weight
+        self.weight: Tensor | None = layer.weight
         """`None` once it is packed."""
         self.bias = layer.bias
         self._is_transposed = isinstance(layer, nn.ConvTranspose2d)
@@ -40,8 +40,8 @@ class PackedConvolution(nn.Module):
         if self._is_transposed:
             y = kernels._convolution_transpose_pointwise(x, weight, self.bias, *geometry, activation, [], "")
         elif self._residual:
-            both = ("add", 1.0, activation, [], "")
-            y = kernels._convolution_pointwise(x, x, weight, self.bias, *geometry, *both)
+            both = (x, x, weight, self.bias)
+            y = kernels._convolution_pointwise(*both, *geometry, "add", 1.0, activation, [], "")
         else:
             y = kernels._convolution_pointwise(x, weight, self.bias, *geometry, activation, [], "")
         result: Tensor = y
