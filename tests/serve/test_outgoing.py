@@ -16,8 +16,8 @@ from time import sleep, time
 import pytest
 
 from support.service import running_service
-from wav2lip_npu.errors import UsageError, Wav2LipError
-from wav2lip_npu.serve import outgoing, webhooks
+from wav2lip_npu.errors import MediaError, UsageError, Wav2LipError
+from wav2lip_npu.serve import outgoing, remote_files, webhooks
 from wav2lip_npu.serve.outgoing import allowed_target
 from wav2lip_npu.serve.remote_files import fetch
 from wav2lip_npu.serve.uploads import UploadLimits
@@ -36,9 +36,19 @@ class Answers(BaseHTTPRequestHandler):
             content = b""
         else:
             self.send_response(404 if content is None else 200)
-        self.send_header("Content-Length", str(len(content or b"")))
+        if self.path == "/chunked":
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content))
+            return
+        self.send_header("Content-Length", str(len(content or b"") + self.server.missing))
         self.end_headers()
-        self.wfile.write(content or b"")
+        if not self.server.pause:
+            self.wfile.write(content or b"")
+            return
+        for byte in content:
+            self.wfile.write(bytes([byte]))
+            sleep(self.server.pause)
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -72,7 +82,7 @@ def host(certificate, monkeypatch):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate / "cert", certificate / "key")
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    server.files, server.calls, server.failures = {}, [], 0
+    server.files, server.calls, server.failures, server.missing, server.pause = {}, [], 0, 0, 0
     server.name = f"127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
@@ -131,6 +141,20 @@ def test_fetch(host, limits):
     upload = fetch(url, [host.name], "audio_url", limits)
     assert (upload.name, upload.bytes, upload.path.read_bytes()) == ("b c.wav", 7, b"content")
     assert upload.sha256 == hashlib.sha256(b"content").hexdigest()
+
+
+def test_fetch_of_chunks(host, limits):
+    host.files = {"/chunked": b"content"}
+    assert fetch(f"https://{host.name}/chunked", [host.name], "audio_url", limits).bytes == 7
+
+
+@pytest.mark.parametrize(("missing", "pause", "reason"), [(1, 0, "ended early"), (0, 0.1, "did not arrive")])
+def test_fetch_that_fails(host, limits, monkeypatch, missing, pause, reason):
+    monkeypatch.setattr(remote_files, "_TOTAL_S", 0.2)
+    host.files, host.missing, host.pause = {"/a.wav": b"content"}, missing, pause
+    with pytest.raises(MediaError, match=reason):
+        fetch(f"https://{host.name}/a.wav", [host.name], "audio_url", limits)
+    assert not limits.new_path().exists()
 
 
 @pytest.mark.parametrize(

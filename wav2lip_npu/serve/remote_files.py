@@ -61,9 +61,10 @@ def _fetch(url: str, hosts: Sequence[str], field: str, limits: UploadLimits, pat
 def _received(
     answer: http.client.HTTPResponse, path: Path, name: str, limits: UploadLimits, deadline: float
 ) -> Upload:
-    size, sha = 0, hashlib.sha256()
+    size, sha, stated = 0, hashlib.sha256(), answer.length
     with open(path, "xb") as file:
-        while chunk := answer.read(_CHUNK):
+        # `read` would wait for a whole chunk, and a slow host would never meet the deadline.
+        while (stated is None or size < stated) and (chunk := answer.read1(_CHUNK)):
             size += len(chunk)
             if size > limits.max_bytes:
                 raise MediaError(f"{name} is larger than {limits.max_bytes:,} bytes. Pass a smaller file.")
@@ -72,6 +73,6 @@ def _received(
             limits.check_disk()
             sha.update(chunk)
             file.write(chunk)
-    if answer.length:
+    if stated is not None and size < stated:
         raise MediaError(f"{name} ended early. Upload it instead.")
     return Upload(path, sha.hexdigest(), size, name)
