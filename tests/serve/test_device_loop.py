@@ -40,7 +40,7 @@ def loop(store: Store) -> Iterator[JobQueue]:
 
 
 def test_each_job_ends_with_its_own_result(store: Store, loop: JobQueue) -> None:
-    scripts = ["ok 1", "unreadable", "bug", "die", "once", "device", "ok 2"]
+    scripts = ["ok 1", "unreadable", "full", "bug", "die", "once", "device", "ok 2"]
     ids = {script: queue_job(store, script, face=f"face {script}").id for script in scripts}
     ids["option"] = queue_job(store, "ok 3", options={"crf": 99}).id
     ids["model"] = queue_job(store, "ok 5", model="../x").id
@@ -56,6 +56,7 @@ def test_each_job_ends_with_its_own_result(store: Store, loop: JobQueue) -> None
         "code": "media",
         "message": "cannot decode talk.mp4, cannot write out.mp4.",
     }
+    assert errors["full"]["code"] == "storage" and "out.mp4" not in errors["full"]["message"]
     assert errors["bug"] == {"code": "bug", "message": "ZeroDivisionError: division by zero"}
     assert errors["die"] == {"code": "died", "message": "its process died (signal 9: Killed)"}
     assert errors["device"] == {"code": "bug", "message": "RuntimeError: the device is lost"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -31,7 +32,8 @@ class ScriptedWorker:
     """Replacement for `StartServeWorker`.
 
     The first words of an audio file say what happens to its job: `ok`; `slow` and `long`, in 0.2 and 1.5 s; `die` and `once`,
-    always or the first time; `hang`; `leave`, when it is cancelled; `unreadable`; `bug`; `device`, which ends the worker.
+    always or the first time; `hang`; `leave`, when it is cancelled; `unreadable`; `full`, a full disk; `bug`; `device`, which
+    ends the worker.
     """
 
     folder: str
@@ -61,6 +63,8 @@ class ScriptedWorker:
             yield JobCancelled(job.outfile)
         elif what == "unreadable":
             yield failed_result(job, MediaError(f"cannot decode {job.face}, cannot write {job.outfile}."))
+        elif what == "full":
+            yield failed_result(job, MediaError(f"cannot write {job.outfile}: {os.strerror(errno.ENOSPC)}."))
         elif what == "bug":
             raise ZeroDivisionError("division by zero")
         elif what == "device":

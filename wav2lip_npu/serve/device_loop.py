@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable
@@ -26,7 +28,7 @@ from wav2lip_npu.serve.engine_options import EngineOptions
 from wav2lip_npu.serve.jobs import job_of, public_report, public_text, video_id_of
 from wav2lip_npu.serve.queue import JobQueue
 from wav2lip_npu.serve.records import Stage, Video, Worker
-from wav2lip_npu.serve.store import REPORT
+from wav2lip_npu.serve.store import OUTPUT, REPORT
 from wav2lip_npu.serve.worker import StartServeWorker
 from wav2lip_npu.storage.atomic import remove_stale_parts
 from wav2lip_npu.storage.locks import remove_stale_lock
@@ -38,6 +40,7 @@ _CANCEL_S = 10.0
 """Seconds in which a worker must notice that a job was cancelled, before it is killed."""
 _LOOK_EVERY_S = 1.0
 """Seconds between two looks for cancelled jobs."""
+_FULL = errno.ENOSPC, errno.EDQUOT
 _FIRST_DELAY_S, _MAX_DELAY_S = 1.0, 60.0
 """Seconds before a device that failed is tried again, doubled with each failure."""
 
@@ -197,6 +200,8 @@ class DeviceLoop:
     def _fail(self, video_id: str, reason: str, detail: str) -> None:
         video = self._videos.pop(video_id)
         text = public_text(detail, video, self._store, self._options.checkpoints)
+        if any(f"cannot write {OUTPUT}: {os.strerror(code)}" in text for code in _FULL):
+            reason, text = "storage", "the disk of the service was full. Start a new job later."
         self._durably(lambda: self._queue.fail(video_id, reason, text))
         self._remove_unwanted(video_id)
 

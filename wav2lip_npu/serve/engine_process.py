@@ -13,7 +13,7 @@ from time import monotonic, sleep, time
 from wav2lip_npu import signals
 from wav2lip_npu.batch.options import BatchOptions, resolve_devices
 from wav2lip_npu.devices import device
-from wav2lip_npu.errors import Wav2LipError
+from wav2lip_npu.errors import OutputError, Wav2LipError
 from wav2lip_npu.parallel.log_lines import log_to_stderr
 from wav2lip_npu.parallel.processes import exit_with_parent, run_in_processes
 from wav2lip_npu.parallel.work_queue import WorkQueue
@@ -42,7 +42,10 @@ def run_engine(pipe: Connection, options: EngineOptions) -> None:
     os.nice(_NICE)
     queue = JobQueue(Store(options.folder, options.keep))
     with _sole_engine(queue):
-        queue.requeue_orphans()
+        try:
+            queue.requeue_orphans()
+        except OutputError as error:
+            raise SystemExit(str(error)) from None  # the next engine tries again
         try:
             names = _device_names(options.devices)
         except Wav2LipError as error:
