@@ -260,6 +260,7 @@ class Streams:
             stream.error = {"code": problem_of(error).code, "message": str(error)}
         for images in stream.viewers:
             images.offer(None)
+        stream.inbox.clear()  # it is listed for a while, without its audio
         self._totals[stream.status] += 1
         for name in ("frames", "late"):
             self._totals[name] += stream.figures[name]
