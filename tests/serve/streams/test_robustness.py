@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from support.sockets import message, opened, path_of, socket
 from wav2lip_npu.serve.streams import registry
@@ -213,6 +213,14 @@ def test_limits_of_streams(live, face, stream, streams, monkeypatch):
     with socket(live, "/v1/avatar/realtime") as client:
         client.send(json.dumps({"type": "session.create", "inputs": body}))
         assert message(client)["code"] == "busy"
+
+
+def test_limit_of_viewers(live, stream, monkeypatch):
+    monkeypatch.setattr(registry, "_MAX_VIEWERS", 1)
+    path = path_of(stream, "frames")
+    with socket(live, path), pytest.raises(InvalidStatus) as refused, socket(live, path):
+        pass
+    assert refused.value.response.status_code == 503
 
 
 @pytest.mark.parametrize("name", ["max_silent_seconds", "max_stream_seconds"])

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from time import monotonic, time
 from typing import Any
 
-from wav2lip_npu.errors import DeviceError, UsageError, Wav2LipError
+from wav2lip_npu.errors import BusyError, DeviceError, UsageError, Wav2LipError
 from wav2lip_npu.serve.metrics import LiveCounts
 from wav2lip_npu.serve.options import ServeOptions
 from wav2lip_npu.serve.problems import Problem, not_found, problem_of
@@ -29,6 +29,8 @@ _CLOSE_S = 30.0
 """Seconds in which the live process must end a stream."""
 _MAX_OPENING = 16
 """Streams whose faces may be tracked, or wait for it, at the same time."""
+_MAX_VIEWERS = 16
+"""Connections that get the JPEG images of a stream."""
 _ENDED = 100
 """Streams that have ended and are still listed."""
 
@@ -174,7 +176,9 @@ class Streams:
 
     @contextlib.contextmanager
     def images(self, stream: Stream) -> Iterator[Images]:
-        """Return the images of a stream from now on."""
+        """Return the images of a stream from now on. Raises `BusyError` if it has too many viewers."""
+        if len(stream.viewers) >= _MAX_VIEWERS:
+            raise BusyError(f"the stream {stream.id} has {_MAX_VIEWERS} viewers of its images. Close one.")
         images = Images()
         if not stream.viewers:
             self._process.notify("watch", stream=stream.id, wanted=True)
