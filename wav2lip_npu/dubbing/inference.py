@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 
 from wav2lip_npu.data.clip_layout import FACE_SIZE
-from wav2lip_npu.devices import compilation, number_formats
 from wav2lip_npu.devices import device as devices
+from wav2lip_npu.devices import number_formats
+from wav2lip_npu.devices.compilation import CompileOption
 from wav2lip_npu.dubbing.enhance import Enhancer
 from wav2lip_npu.dubbing.generator_runner import EncodedFace as EncodedFace
 from wav2lip_npu.dubbing.generator_runner import GeneratorRunner as GeneratorRunner
@@ -151,7 +152,7 @@ def load_models(
     enhancer: Enhancer | None = None,
     face_size: int | None = None,
     audio_refine: AudioRefineOption = "auto",
-    compile: compilation.CompileOption = "off",  # noqa: A002 named like the flag
+    compile: CompileOption = "off",  # noqa: A002 named like the flag
 ) -> Models:
     """Load the generator and the face detector onto a device, for any number of dubs and threads.
 
@@ -187,7 +188,7 @@ def load_models(
 
     """
     expect_text(detector=detector, device=device, precision=precision, engine=engine, compile=compile)
-    if compile not in get_args(compilation.CompileOption):
+    if compile not in get_args(CompileOption):
         raise UsageError(f"unknown compile {compile!r}. Pass on or off.")
     checkpoint_path = path_text(checkpoint_path, "checkpoint_path")
     engine = engine_of(checkpoint_path, engine)
