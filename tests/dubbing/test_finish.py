@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from wav2lip_npu.dubbing.blend import load_mask
-from wav2lip_npu.dubbing.finish import MouthFinish
+from wav2lip_npu.dubbing.finish import _DETAIL_BLUR, _WIDE_BLUR, MouthFinish, _Blur
 
 MASK = load_mask("soft", 96)
 INSIDE = torch.from_numpy(MASK.weights) > 0
@@ -137,3 +137,14 @@ def test_half_precision_is_computed_in_float32():
     exact = torch.cat([result.flatten() for result in finished(faces() + 0.2, faces())])
     halves = torch.cat([result.flatten() for result in finished((faces() + 0.2).half(), faces().half())])
     torch.testing.assert_close(halves, exact, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("size", [96, 384])
+@pytest.mark.parametrize("part", [_DETAIL_BLUR, _WIDE_BLUR])
+def test_blur_has_no_subnormal_numbers(part, size):
+    """A CPU takes a hundred times as long to multiply them."""
+    image = torch.zeros(size // 2, size)
+    image[size // 4, size // 2] = 1
+    blurred = _Blur(image, part)(image)
+    assert ((blurred == 0) | (blurred > torch.finfo(torch.float32).tiny)).all()
+    assert blurred.sum().item() == pytest.approx(1, abs=1e-3)
