@@ -174,22 +174,9 @@ def test_output_equal_to_an_input(run, tmp_path, face_video):
     assert copy.read_bytes() == before
 
 
-NAMES = [
-    "a b",
-    "it's",
-    'say "hi"',
-    "a;b",
-    "a\nb",
-    "ünïcödé 你好 🎬",
-    "$(touch x)",
-    "-dash",
-    "100%03d",
-    "c:d",
-    "a&b|c",
-]
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", ["a\nb", "ünïcödé 你好 🎬", '-dash it\'s "so"; $(touch x)', "100%03d", "c:d a&b|c"]
+)
 def test_any_file_name_works(run, tmp_path, face_video, name):
     folder = tmp_path / name
     folder.mkdir()
@@ -206,19 +193,15 @@ def test_error_with_a_newline_in_a_name_is_one_line(run, tmp_path):
     assert_refused(run(face=tmp_path / "a\nb.mp4"), "a\\nb.mp4")
 
 
-@pytest.mark.parametrize("flag", ["outfile", "report"])
-def test_value_that_begins_with_a_dash(run, tmp_path, monkeypatch, flag):
+def test_value_that_begins_with_a_dash(run, tmp_path, monkeypatch):
     """D: `--outfile -x.mp4` is a name, `--outfile --crf` a missing value in one line."""
     monkeypatch.chdir(tmp_path)
-    result = (
-        run(*BOX, "--report", "-x.json", outfile="-x.mp4")
-        if flag == "report"
-        else run(*BOX, outfile="-x.mp4")
-    )
-    assert result[0] == 0, result[1]
-    assert (tmp_path / "-x.mp4").is_file()
-    assert_refused(run(f"--{flag}", "--crf", "20"), f"--{flag}")
-    assert_refused(run(f"--{flag}"), f"--{flag}")
+    code, text = run(*BOX, "--report", "-x.json", outfile="-x.mp4")
+    assert code == 0, text
+    assert (tmp_path / "-x.mp4").is_file() and (tmp_path / "-x.json").is_file()
+    for flag in ("--outfile", "--report"):
+        assert_refused(run(flag, "--crf", "20"), flag)
+        assert_refused(run(flag), flag)
 
 
 @pytest.mark.parametrize("command", list(main.COMMANDS))

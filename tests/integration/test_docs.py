@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 import sys
@@ -12,7 +13,9 @@ import pytest
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
+@functools.cache
 def generated() -> dict[str, str]:
+    """Return the content that each page should have, by its name."""
     spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from support.batch_jobs import wait_for
 from support.scripted_worker import FRAMES, ScriptedWorker
 from support.serve_jobs import queue_job, wait_until_ended
 from wav2lip_npu.errors import OutputError
-from wav2lip_npu.serve import device_loop, state
+from wav2lip_npu.serve import device_loop, probe, state
 from wav2lip_npu.serve.device_loop import DeviceLoop
 from wav2lip_npu.serve.engine_options import EngineOptions
 from wav2lip_npu.serve.queue import JobQueue
@@ -21,29 +22,37 @@ from wav2lip_npu.serve.store import OUTPUT, Store
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store whose jobs are done by `ScriptedWorker`s, in forked processes: a spawned one imports for a second."""
+    forked = multiprocessing.get_context("forkserver")
+    forked.set_forkserver_preload([*probe._PRELOAD, device_loop.__name__])
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: forked)
+    monkeypatch.setattr(device_loop, "_FIRST_DELAY_S", 0.05)
     monkeypatch.setattr(device_loop, "StartServeWorker", ScriptedWorker)
     return Store(tmp_path / "data")
 
 
 @pytest.fixture
-def loop(store: Store) -> Iterator[JobQueue]:
-    """The queue of a running loop."""
+def queue(store: Store) -> JobQueue:
+    return JobQueue(store)
+
+
+@pytest.fixture
+def loop(store: Store, queue: JobQueue) -> Iterator[threading.Thread]:
+    """The thread of a loop. A test starts it when its jobs are queued, so that they share a pass."""
     stopped = threading.Event()
-    queue = JobQueue(store)
     options = EngineOptions(folder=str(store.folder), timeout=None)
-    loop = DeviceLoop("cpu", queue, options, stopped)
-    thread = threading.Thread(target=loop.run)
-    thread.start()
-    yield queue
+    thread = threading.Thread(target=DeviceLoop("cpu", queue, options, stopped).run)
+    yield thread
     stopped.set()
     thread.join()
 
 
-def test_each_job_ends_with_its_own_result(store: Store, loop: JobQueue) -> None:
+def test_each_job_ends_with_its_own_result(store: Store, loop: threading.Thread) -> None:
     scripts = ["ok 1", "unreadable", "full", "bug", "die", "once", "device", "ok 2"]
     ids = {script: queue_job(store, script, face=f"face {script}").id for script in scripts}
     ids["option"] = queue_job(store, "ok 3", options={"crf": 99}).id
     ids["model"] = queue_job(store, "ok 5", model="../x").id
+    loop.start()
     ended = dict(zip(ids, wait_until_ended(store, *ids.values()), strict=True))
     for script in ("ok 1", "ok 2", "once"):
         video = ended[script]
@@ -68,11 +77,12 @@ def test_each_job_ends_with_its_own_result(store: Store, loop: JobQueue) -> None
 
 
 def test_cancelled_job_that_hangs_does_not_harm_the_others_of_its_pass(
-    store: Store, loop: JobQueue, monkeypatch: pytest.MonkeyPatch
+    store: Store, loop: threading.Thread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device_loop, "_CANCEL_S", 0.5)
     monkeypatch.setattr(device_loop, "_LOOK_EVERY_S", 0.1)
     before, hanging, after = (queue_job(store, script) for script in ("ok 1", "hang", "ok 2"))
+    loop.start()
     wait_for(lambda: store.video(before.id).status == "completed")  # type: ignore[union-attr]
     assert store.video(after.id).status == "in_progress"  # type: ignore[union-attr]
     store.cancel(hanging.id)
@@ -87,13 +97,14 @@ def test_cancelled_job_that_hangs_does_not_harm_the_others_of_its_pass(
 
 
 def test_worker_that_has_dropped_a_cancelled_job_goes_on_with_the_others(
-    store: Store, loop: JobQueue, monkeypatch: pytest.MonkeyPatch
+    store: Store, queue: JobQueue, loop: threading.Thread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device_loop, "_CANCEL_S", 0.5)
     monkeypatch.setattr(device_loop, "_LOOK_EVERY_S", 0.1)
     released: list[Sequence[str]] = []
-    monkeypatch.setattr(loop, "release", released.append)
+    monkeypatch.setattr(queue, "release", released.append)
     leaving, other = queue_job(store, "leave"), queue_job(store, "long")
+    loop.start()
     wait_for(lambda: store.video(other.id).status == "in_progress")  # type: ignore[union-attr]
     store.cancel(leaving.id)
     (video,) = wait_until_ended(store, other.id)
@@ -138,9 +149,9 @@ def test_two_devices_share_the_jobs(store: Store) -> None:
 
 
 def test_result_is_written_when_the_disk_has_space_again(
-    store: Store, loop: JobQueue, monkeypatch: pytest.MonkeyPatch
+    store: Store, queue: JobQueue, loop: threading.Thread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish, progress, failures = loop.finish, loop.progress, []
+    finish, progress, failures = queue.finish, queue.progress, []
 
     def full(*_: object, **__: object) -> None:
         raise OutputError("the disk is full")
@@ -151,11 +162,12 @@ def test_result_is_written_when_the_disk_has_space_again(
             raise OutputError("the disk is full")
         return finish(*values, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop, "progress", full)
-    monkeypatch.setattr(loop, "finish", full_once)
+    monkeypatch.setattr(queue, "progress", full)
+    monkeypatch.setattr(queue, "finish", full_once)
+    loop.start()
     (video,) = wait_until_ended(store, queue_job(store, "ok").id)
     assert (video.status, failures) == ("completed", [1])
-    monkeypatch.setattr(loop, "progress", progress)
+    monkeypatch.setattr(queue, "progress", progress)
 
 
 def test_job_that_takes_too_long_fails_alone(store: Store) -> None:
