@@ -29,9 +29,17 @@ OPTIONS = DubOptions(encode=FAST)
 
 
 @pytest.fixture(scope="module")
+def face_video(tmp_path_factory) -> Path:
+    """25 frames, 1 s: longer than some audio files, shorter than others."""
+    path = tmp_path_factory.mktemp("face") / "face.mp4"
+    write_video(face_frames(25), path, fps=Fraction(25), options=FAST)
+    return path
+
+
+@pytest.fixture(scope="module")
 def audio_files(tmp_path_factory) -> list[Path]:
     folder = tmp_path_factory.mktemp("sounds")
-    return [write_audio(folder / f"{seconds}.wav", seconds) for seconds in (1.3, 0.05, 3.0, 2.4)]
+    return [write_audio(folder / f"{seconds}.wav", seconds) for seconds in (0.6, 0.05, 1.6, 1.2)]
 
 
 def alone(models, face, audio_files, folder, options=OPTIONS) -> list[bytes]:
@@ -130,7 +138,7 @@ def test_failed_output_does_not_affect_others(models, face_video, audio_files, t
 def test_truncated_video_fails_only_long_outputs(models, face_video, audio_files, tmp_path):
     """An output that ends before the truncation is dubbed."""
     complete = tmp_path / "whole.mp4"
-    write_video(face_frames(130), complete, fps=Fraction(25), options=FAST)
+    write_video(face_frames(100), complete, fps=Fraction(25), options=FAST)
     cut = tmp_path / "cut.mp4"
     content = complete.read_bytes()
     cut.write_bytes(content[: len(content) * 9 // 10])
@@ -174,7 +182,7 @@ def test_ctrl_c_stops_all_outputs(models, face_video, audio_files, tmp_path, mon
 
     def interrupted(*arguments):
         for number, item in enumerate(real(*arguments)):
-            if number == 30:
+            if number == 15:
                 raise KeyboardInterrupt
             yield item
 
@@ -214,7 +222,7 @@ def test_memory_of_short_audio_is_a_prefix(models, face_video, audio_files, tmp_
     (expected,) = together(models, face_video, [audio_files[0]], tmp_path / "short", OPTIONS, short)
     assert not short.is_complete
     count = len(short.to_array())
-    assert 32 <= count < 50
+    assert 15 <= count < 25
     np.testing.assert_array_equal(short.to_array(), long.to_array()[:count])
     known = FaceMemory(long.to_array())
     assert together(models, face_video, [audio_files[0]], tmp_path / "again", OPTIONS, known) == [expected]
@@ -245,5 +253,5 @@ def test_progress_per_output(models, face_video, audio_files, tmp_path):
         models=models,
         options=OPTIONS,
     )
-    assert seen["a"] == [(number, 32) for number in range(1, 33)]
-    assert seen["b"][-1] == (60, 60)
+    assert seen["a"] == [(number, 15) for number in range(1, 16)]
+    assert seen["b"][-1] == (30, 30)

@@ -60,8 +60,18 @@ def whole_of(models, short_video, speech, tmp_path_factory) -> Callable[[str], P
     return dub
 
 
-@pytest.mark.parametrize("extend", ["loop", "pingpong", "hold"])
-@pytest.mark.parametrize(("start", "duration"), [(0, 0.5), (0.4, 0.4), (0.72, 0.5), (1.0, None), (1.2, 9)])
+@pytest.mark.parametrize(
+    ("extend", "start", "duration"),
+    [
+        ("loop", 0, 0.5),
+        ("loop", 0.72, 0.5),
+        ("pingpong", 0.4, 0.4),
+        ("pingpong", 0.72, 0.5),
+        ("pingpong", 1.0, None),
+        ("hold", 0.72, 0.5),
+        ("hold", 1.2, 9),
+    ],
+)
 def test_part_equals_the_same_frames_of_the_whole(
     models, short_video, speech, tmp_path, whole_of, extend, start, duration
 ):
@@ -80,8 +90,9 @@ def test_part_equals_the_same_frames_of_the_whole(
     np.testing.assert_allclose(heard[:count], everything[first * 640 :][:count], atol=1e-3)
 
 
-@pytest.mark.parametrize("fps", ["24000/1001", "30000/1001", "50"])
-@pytest.mark.parametrize("seconds", [0.001, slow(0.3), 1])
+@pytest.mark.parametrize(
+    ("fps", "seconds"), [("24000/1001", 1), ("30000/1001", 0.001), ("50", 0.3), slow("30000/1001", 1)]
+)
 def test_duration_gives_an_exact_number_of_frames(models, speech, tmp_path, fps, seconds):
     fps = Fraction(fps)
     face = tmp_path / "face.mp4"
@@ -135,7 +146,7 @@ def test_faces_of_a_part_are_not_stored(models, short_video, speech, tmp_path):
 
 
 @pytest.mark.parametrize("extend", ["cut_off", "silence"])
-@pytest.mark.parametrize("seconds", [0.3, 0.8, 1.5])
+@pytest.mark.parametrize("seconds", [0.3, slow(0.8), 1.2])
 def test_length_by_audio_and_video(models, short_video, tmp_path, extend, seconds):
     audio = write_audio(tmp_path / "speech.wav", seconds)
     out = tmp_path / "out.avi"
@@ -164,15 +175,15 @@ def test_length_by_audio_and_video(models, short_video, tmp_path, extend, second
 
 @pytest.mark.parametrize("extend", ["cut_off", "silence"])
 def test_outputs_of_a_pass_have_their_own_length(models, short_video, tmp_path, extend):
-    audios = [write_audio(tmp_path / f"{seconds}.wav", seconds) for seconds in (0.3, 1.5, 1.0)]
-    alone = [tmp_path / f"alone{number}.mp4" for number in range(3)]
-    together = [tmp_path / f"together{number}.mp4" for number in range(3)]
+    audios = [write_audio(tmp_path / f"{seconds}.wav", seconds) for seconds in (0.3, 1.2)]
+    alone = [tmp_path / f"alone{number}.mp4" for number in range(2)]
+    together = [tmp_path / f"together{number}.mp4" for number in range(2)]
     options = {"models": models, "extend": extend, **LOSSLESS}
     for audio, out in zip(audios, alone, strict=True):
         pipeline.dub(short_video, audio, out, **options)
     memory = FaceMemory()
     reports = pipeline.dub_many(short_video, [*zip(audios, together, strict=True)], memory=memory, **options)
-    lengths = [8, 20, 20] if extend == "cut_off" else [20, 38, 25]
+    lengths = [8, 20] if extend == "cut_off" else [20, 30]
     assert [report.frames for report in reports] == lengths
     assert [out.read_bytes() for out in together] == [out.read_bytes() for out in alone]
     assert memory.is_complete

@@ -75,15 +75,17 @@ def test_only_the_speakers_mouth_moves(people, film, anna, ben, tmp_path):
     assert (report.frames, report.told_apart_by) == (40, "likeness")
 
 
-def test_each_mouth_is_that_of_a_dub_of_one_face(people, film, anna, ben, tmp_path):
+def test_each_mouth_is_that_of_a_dub_of_one_face(people, film, tmp_path):
+    anna = write_audio(tmp_path / "anna.wav", 1.0)
+    ben = write_wav(tmp_path / "ben.wav", chirp(1.0))
     outs = [tmp_path / f"{name}.avi" for name in ("both", "left", "right")]
     turns = [Turn("a", 0, None), Turn("b", 0, None)]
     dub_speakers(film, [f"a={anna}@left", f"b={ben}@right"], outs[0], turns=turns, models=people, **OPTIONS)
     for out, audio, side in ((outs[1], anna, "left"), (outs[2], ben, "right")):
         dub(film, audio, out, models=people, face_select=side, **OPTIONS)
     left, right = halves(outs[0])  # apart from the last frames, whose windows reach beyond the audio
-    assert np.abs(left - halves(outs[1])[0])[:42].max() <= 2
-    assert np.abs(right - halves(outs[2])[1])[:42].max() <= 2
+    assert np.abs(left - halves(outs[1])[0])[:17].max() <= 2
+    assert np.abs(right - halves(outs[2])[1])[:17].max() <= 2
     assert np.abs(left - halves(film)[0][: len(left)]).max() > 10
 
 
