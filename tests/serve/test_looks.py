@@ -13,6 +13,7 @@ import soundfile
 from support.faces import write_audio
 from support.media_files import write_frames
 from support.talk import face_images, write_talk
+from wav2lip_npu.dubbing.dialogue import Dialogue, Speaker, Turn
 from wav2lip_npu.dubbing.pipeline import dub
 from wav2lip_npu.errors import FaceError, MediaError, UsageError
 from wav2lip_npu.media.container import probe
@@ -102,6 +103,24 @@ def test_late_preview_is_made_from_a_section(
     late = _frame(looks.preview(str(talk), str(audio), "starter", options, 2.0))
     assert used[0][0].path != str(talk)
     assert np.abs(late - exact).mean() < 1.5
+
+
+def test_preview_of_several_speakers(looks: Looks, talk: str, tmp_path: Path) -> None:
+    """The mouth of whoever speaks at the time is generated, and errors do not name paths of the server."""
+    audio = str(write_audio(tmp_path / "speech.wav", 1.6))
+    speakers = Speaker("anna", audio, "left"), Speaker("ben", audio, "right")
+    turns = Turn("anna", 0, 0.6), Turn("ben", 0.9, 1.6)
+    dialogue = Dialogue(speakers=speakers, turns=turns)
+    options = {"crf": 14, "preset": "ultrafast"}
+    jpeg, shown = looks.preview(talk, dialogue, "starter", options, 1.2)
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).astype(float)
+    left, right = np.split(np.abs(image - frame_at(probe(talk), shown).to_image()), 2, axis=1)
+    assert left.max() < 30 < right.max()
+    nobody = Dialogue(speakers=(Speaker("anna", audio, str(tmp_path / "no.png")),))
+    cv2.imwrite(str(tmp_path / "no.png"), np.zeros((90, 90, 3), np.uint8))
+    values = {"face": talk, "audio": nobody, "model": "starter", "options": options, "seconds": 1.2}
+    error = _result(looks, _Question("preview", values))
+    assert isinstance(error, FaceError) and "the photo" in str(error) and str(tmp_path) not in str(error)
 
 
 def _frame(answer: tuple[bytes, float]) -> np.ndarray:
