@@ -34,7 +34,7 @@ import cv2
 import numpy as np
 
 FPS, RATE, COLLAR = 25, 16_000, 5
-YAWS = (0, 15, 30, 90)
+YAWS = (0, 15, 30, 50, 90)
 """Degrees by which a head is turned: the edges of the parts for which figures are given, too."""
 NOBODY = 2
 """The place of a speaker who is not seen; 0 is left, and 1 right."""

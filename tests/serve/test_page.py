@@ -363,6 +363,12 @@ def test_two_speakers_on_a_narrow_phone(browser, quick, clips):
         page.keyboard.press("Space")  # Anna takes the face of Ben
         assert boxes.all_text_contents() == ["1", "Anna"]
         expect(page.locator("#announce")).to_contain_text("Anna")
+        for name in ("Anna", "a@b"):
+            page.fill("#voices .who input", name)
+            page.click("#generate")
+            expect(page.locator("#work-error")).to_contain_text(name)
+            expect(page.locator("#voices .who input")).to_be_focused()
+        page.fill("#voices .who input", "Ben")
         page.locator("#face .people input").nth(1).check()
         expect(page.locator("#face .unseen input")).to_be_checked()
         photo = clips["said"].with_name("ben.png")

@@ -49,11 +49,7 @@ export class Speakers {
     source.root.querySelector("h2").after(row);
     row.dataset.colour = colour;
     source.suffix = () => (this.isOn ? `, ${this.nameOf(person)}` : "");
-    input.oninput = () => {
-      this.write();
-      this.faces.paint();
-    };
-    input.onchange = () => this.onChange();
+    input.oninput = () => this.changed(); // an error that goes at the loss of the focus would move the button away
     remove.onclick = () => this.remove(person);
     return person;
   }
@@ -176,8 +172,15 @@ export class Speakers {
     this.onChange();
   }
 
-  /** The field `speakers` of a request. */
+  /** The field `speakers` of a request. Throws a Problem if a name cannot be used. */
   get fields() {
+    const names = this.list.map((person) => this.nameOf(person));
+    for (const [index, name] of names.entries()) {
+      const problem = /[=@]/.test(name) ? "not_name" : names.indexOf(name) < index ? "same_name" : null;
+      if (!problem) continue;
+      this.list[index].input.focus();
+      throw new Problem(t(problem, name));
+    }
     return this.list.map((person) => ({
       name: this.nameOf(person),
       audio_id: person.source.file.id,
