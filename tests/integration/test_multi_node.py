@@ -39,7 +39,7 @@ class Machines(NamedTuple):
     def train(
         self, out: Path | tuple[Path, Path], steps: int, notes: Path | None = None
     ) -> list[subprocess.Popen[str]]:
-        """Start training on both nodes; with `notes`, each rank saves its networks in that folder."""
+        """Start training on both nodes; with `notes`, without torchrun, and each rank saves its networks there."""
         port = free_port()
         outs = out if isinstance(out, tuple) else (out, out)
         started = []
@@ -47,8 +47,10 @@ class Machines(NamedTuple):
             words = command(
                 self.clips, folder, ORIGINAL, steps=steps, checkpoint_interval=EVERY, log_interval=1
             )
-            program = [WORKER, str(notes)] if notes else ["-m", "wav2lip_npu"]
-            started.append(node.start(self.nodes[0], port, [*program, *words]))
+            if notes:
+                started.append(node.start_rank(self.nodes[0], port, [WORKER, str(notes), *words]))
+            else:
+                started.append(node.start(self.nodes[0], port, ["-m", "wav2lip_npu", *words]))
         return started
 
 
