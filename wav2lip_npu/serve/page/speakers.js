@@ -18,7 +18,7 @@ export class Speakers {
     this.unseen = document.querySelector("#face .unseen");
     this.more.onclick = () => this.add();
     this.unseen.querySelector("input").onchange = () => this.choose(null);
-    this.photo = document.querySelector("#face .photo");
+    [this.photo, this.error] = [document.querySelector("#face .photo"), document.querySelector("#face > .error")];
     this.photo.querySelector("button").onclick = () => this.askForPhoto();
     onLanguage(() => this.write());
     this.write();
@@ -113,6 +113,7 @@ export class Speakers {
   /** Give the current person a face of the frame, or none. */
   choose(face) {
     const owner = face && this.ownerOf(face);
+    showError(this.error, null);
     if (owner && owner !== this.current) owner.face = null;
     this.current.face = face && faceOf(face, this.faces.answer.time);
     this.changed();
@@ -128,8 +129,7 @@ export class Speakers {
 
   /** Upload a photo of a person. */
   async takePhoto(person, file) {
-    const error = document.querySelector("#face > .error");
-    showError(error, null);
+    showError(this.error, null);
     announce(t("photo_sending", file.name));
     try {
       const { id, filename, media } = await upload(file);
@@ -139,7 +139,7 @@ export class Speakers {
       this.changed();
       announce(t("photo_of", filename));
     } catch (problem) {
-      showError(error, problem);
+      showError(this.error, problem);
     }
   }
 
