@@ -81,7 +81,7 @@ def csv_text(header: list[str], rows: list[list[str]], delimiter: str = ",") -> 
     return file.getvalue().encode("utf-8", "surrogateescape")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(rows=st.lists(names, min_size=1, max_size=5), delimiter=st.sampled_from(",;\t"), mark=st.booleans())
 def test_file_names_in_csv(rows, delimiter, mark):
     assume(all(char < "\udc80" or char > "\udcff" for row in rows for name in row for char in name))
@@ -94,7 +94,7 @@ def test_file_names_in_csv(rows, delimiter, mark):
         assert [job.row for job in jobs] == list(range(2, len(rows) + 2))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     rows=st.lists(names, min_size=1, max_size=5), suffix=st.sampled_from(["jsonl", "ndjson", "json", "JSON"])
 )
@@ -167,7 +167,7 @@ def cell(value: object, style: int) -> str:
     return str(float(value)) if style == 3 and isinstance(value, int) else str(value)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(job=whole_jobs, style=st.integers(0, 3))
 def test_options_in_tables(job, style):
     values = flat(job)

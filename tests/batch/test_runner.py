@@ -49,7 +49,7 @@ def jobs(tmp_path, face_video) -> list[Job]:
     """Jobs for two face videos with two audio files each."""
     other = tmp_path / "other.mp4"
     write_video(face_frames(30), other, fps=Fraction(24), options=EncodeOptions(crf=30, preset="ultrafast"))
-    audios = [write_audio(tmp_path / f"{seconds}.wav", seconds) for seconds in (0.8, 1.1)]
+    audios = [write_audio(tmp_path / f"{seconds}.wav", seconds) for seconds in (0.4, 0.6)]
     pairs = itertools.product((face_video, other), audios)
     return [
         Job(face=str(face), audio=str(audio), outfile=str(tmp_path / "out" / f"{row}.mp4"), dub=FAST, row=row)
@@ -99,7 +99,7 @@ def test_finished_outputs_are_skipped(models, jobs, monkeypatch):
 def test_only_changed_jobs_run_again(models, jobs, monkeypatch, tmp_path):
     list(run_jobs(jobs, models))
     before = {job.row: Path(job.outfile).stat().st_mtime_ns for job in jobs}
-    write_audio(Path(jobs[1].audio), 1.2)  # of rows 3 and 5
+    write_audio(Path(jobs[1].audio), 0.7)  # of rows 3 and 5
     jobs[0] = replace(jobs[0], dub=replace(FAST, blend="hard"))
     jobs[2] = replace(jobs[2], dub=replace(FAST, wav2lip_batch_size=3))  # does not change any frame
     results = by_row(run_jobs(jobs, models))
@@ -240,7 +240,7 @@ def test_large_videos_have_smaller_groups(models, jobs, monkeypatch):
 def test_report_of_a_single_job(models, jobs, tmp_path):
     report = tmp_path / "one.json"
     list(run_jobs([replace(jobs[0], report=str(report))], models))
-    assert json.loads(report.read_text())["frames"] == 20
+    assert json.loads(report.read_text())["frames"] == 10
 
 
 def test_output_that_disappears_is_a_failure(models, jobs, monkeypatch):

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,7 @@ from wav2lip_npu.errors import CheckpointError, ExportError, UsageError
 from wav2lip_npu.export import onnx_export, onnx_graph
 from wav2lip_npu.export.engines import Arrays, OnnxEngine
 from wav2lip_npu.export.manifest import INPUTS, KINDS, OPERATORS, read_onnx
+from wav2lip_npu.export.onnx_export import ExportedFile
 from wav2lip_npu.export.options import DETECTORS, ExportOptions
 from wav2lip_npu.faces.s3fd import S3FD_MEANS
 from wav2lip_npu.mel import DEFAULT_MEL
@@ -42,6 +44,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 DOCS = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text()
 SIZE = (64, 96)
 BY_NAME = {plan.name: plan for plan in PLANS}
+NETWORKS = [slow(kind) if kind == "s3fd" else kind for kind in KINDS]
 ATC = """#!/bin/sh
 echo "$@" > "{folder}/words"
 pwd > "{folder}/where"
@@ -69,11 +72,23 @@ def s3fd_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def weights(tiny_checkpoint, syncnet_checkpoint, s3fd_weights):
-    paths = {"generator": tiny_checkpoint, "syncnet": syncnet_checkpoint, "s3fd": s3fd_weights}
-    paths["retinaface"] = "starter"
-    return lambda network: onnx_export.load_network(network, paths[network])
+@pytest.fixture(scope="session")
+def weights(request, tiny_checkpoint, syncnet_checkpoint):
+    """A function that loads a network."""
+    paths = {"generator": tiny_checkpoint, "syncnet": syncnet_checkpoint, "retinaface": "starter"}
+
+    def load(network: str) -> onnx_export.LoadedNetwork:
+        path = request.getfixturevalue("s3fd_weights") if network == "s3fd" else paths[network]
+        return onnx_export.load_network(network, path)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory, weights) -> Callable[[str], ExportedFile]:
+    """A function that returns the file of a network for any batch in fp32."""
+    folder = tmp_path_factory.mktemp("exported")
+    return lru_cache(None)(lambda network: export(weights(network), folder / f"{network}.onnx"))
 
 
 def run_file(path: Path, arrays: Arrays) -> list[np.ndarray]:
@@ -120,12 +135,9 @@ def test_fixed_batch_agrees_with_torch(weights, tmp_path, network, batch):
     assert result.difference < 1e-4
 
 
-@pytest.mark.parametrize(
-    "network", [pytest.param(kind, marks=pytest.mark.slow if kind == "s3fd" else ()) for kind in KINDS]
-)
-def test_dynamic_file_accepts_any_batch(weights, tmp_path, network):
-    path = tmp_path / "file.onnx"
-    export(weights(network), path)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_dynamic_file_accepts_any_batch(weights, exported, network):
+    path = exported(network).path
     onnx.checker.check_model(str(path), full_check=True)
     for batch in (2, 5):  # an export is checked with 1 and 3
         for arrays in onnx_export.example_inputs(network, batch, size_of(network)):
@@ -161,12 +173,11 @@ def test_larger_generator(tmp_path, plan):
             torch.testing.assert_close(measured, expected, rtol=0, atol=2e-3)
 
 
-def test_retinaface_accepts_any_size(weights, tmp_path):
-    path = tmp_path / "file.onnx"
-    assert export(weights("retinaface"), path).difference < 1e-4
+def test_retinaface_accepts_any_size(weights, exported):
+    assert exported("retinaface").difference < 1e-4
     arrays = next(iter(onnx_export.example_inputs("retinaface", 1, (160, 96))))
     expected = of_torch(weights("retinaface"), arrays)
-    assert off("retinaface", run_file(path, arrays), expected) < 1e-4
+    assert off("retinaface", run_file(exported("retinaface").path, arrays), expected) < 1e-4
     with pytest.raises(UsageError, match=r"weights\.pth"):
         onnx_export.load_network("retinaface", "weights.pth")
 
@@ -182,11 +193,9 @@ def test_s3fd_with_a_fixed_image_size(weights, tmp_path):
     assert off("s3fd", run_file(path, arrays), of_torch(weights("s3fd"), arrays)) < 1e-4
 
 
-@pytest.mark.parametrize(
-    "network", [pytest.param(kind, marks=pytest.mark.slow if kind == "s3fd" else ()) for kind in KINDS]
-)
-def test_fp16_is_close_and_half_as_large(weights, tmp_path, network):
-    full = export(weights(network), tmp_path / "whole.onnx")
+@pytest.mark.parametrize("network", NETWORKS)
+def test_fp16_is_close_and_half_as_large(weights, exported, tmp_path, network):
+    full = exported(network)
     half = export(weights(network), tmp_path / "half.onnx", precision="fp16")
     onnx.checker.check_model(str(half.path), full_check=True)
     assert half.manifest.inputs == full.manifest.inputs
@@ -197,7 +206,7 @@ def test_fp16_is_close_and_half_as_large(weights, tmp_path, network):
         assert half.path.stat().st_size < 0.51 * full.path.stat().st_size
 
 
-@pytest.mark.parametrize("network", list(KINDS))
+@pytest.mark.parametrize("network", NETWORKS)
 def test_operators_are_listed_in_the_docs(weights, tmp_path, network):
     path = tmp_path / "file.onnx"
     export(weights(network), path, batch=1, precision="fp16", size=SIZE if network in DETECTORS else None)

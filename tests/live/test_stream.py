@@ -283,7 +283,7 @@ def test_batch_over_all_streams(models, face_video, pcm, monkeypatch):
 
     streams = [open_stream(models, face_video, rest="off") for _ in range(4)]
     monkeypatch.setattr(GeneratorRunner, "decode_faces", recording)
-    voices = [np.roll(pcm, shift) for shift in (0, 4_000, 9_000, 15_000)]
+    voices = [np.roll(pcm, shift)[:RATE] for shift in (0, 4_000, 9_000, 15_000)]
     for stream, voice in zip(streams, voices, strict=True):
         stream.push_audio(voice, RATE)
         stream.finish()

@@ -78,12 +78,11 @@ def equal(ours: Weights, theirs: Weights) -> bool:
 
 @pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("form", ["dict", "dict with Adam", "bare", "module.", "half"])
-def test_pytorch_file(form: str, zip_format: bool, tmp_path: Path) -> None:
-    network = golden_weights(Wav2Lip(2))
-    expected = {key: value.clone() for key, value in network.state_dict().items()}
+def test_pytorch_file(form: str, zip_format: bool, weights: Weights, tmp_path: Path) -> None:
+    expected = weights
     content: dict[str, Any] = {"state_dict": expected, "optimizer": None, "global_step": 7, "global_epoch": 1}
     if form == "dict with Adam":
-        content["optimizer"] = adam_state(network)
+        content["optimizer"] = adam_state(golden_weights(Wav2Lip(2)))
     elif form == "bare":
         content = dict(expected)
     elif form == "module.":
@@ -152,7 +151,7 @@ def test_torchscript_that_is_not_a_network(tmp_path: Path) -> None:
     assert equal(load_tensors(tmp_path / "x.pt"), dict(expected))
 
 
-@pytest.mark.parametrize("width", [2, 8, 32])
+@pytest.mark.parametrize("width", [2, 32])
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_width_follows_from_the_shapes(kind: str, width: int, tmp_path: Path) -> None:
     with torch.device("meta"):
