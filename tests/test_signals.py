@@ -74,7 +74,7 @@ def test_signal_at_any_moment_of_a_video(tmp_path, handlers, speech, number, err
         while True:
             yield from images
 
-    for _ in range(40):
+    for _ in range(20):
         with pytest.raises(error):
             write_video(endless(), out, fps=Fraction(25), audio=speech, options=FAST)
         senders.pop().join()
@@ -218,10 +218,11 @@ with signals.command(), watchdog.cleanup(lambda: open("cleaned", "w").close()):
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("grace", [0.5, 60], ids=["first", "second"])
+@pytest.mark.parametrize(
+    ("number", "grace"), [(signal.SIGINT, 0.5), (signal.SIGTERM, 60), (signal.SIGHUP, 0.5)]
+)
 def test_long_call_of_a_library_is_ended(tmp_path, number, grace):
-    """A2: some seconds after a signal, or at the second one, the process ends and cleans up."""
+    """A2: half a second after a signal, or at the second one, the process ends and cleans up."""
     child = python(
         f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); os.chdir({str(tmp_path)!r})\n{IN_C.format(grace=grace)}"
     )
