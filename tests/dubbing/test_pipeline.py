@@ -63,7 +63,7 @@ def same(a: YuvImage, b: YuvImage) -> bool:
     return all(np.array_equal(getattr(a, plane), getattr(b, plane)) for plane in "yuv")
 
 
-@pytest.mark.parametrize("seconds", [0.01, 0.1, 0.62, 1.5])
+@pytest.mark.parametrize("seconds", [0.01, slow(0.1), 0.62, slow(1.5)])
 def test_video_and_audio_end_together(models, face_video, tmp_path, seconds):
     audio = write_audio(tmp_path / "sound.wav", seconds)
     out = tmp_path / "out.mp4"
@@ -74,7 +74,7 @@ def test_video_and_audio_end_together(models, face_video, tmp_path, seconds):
     assert audio_end == pytest.approx(seconds, abs=2e-3)
 
 
-@pytest.mark.parametrize("fps", ["2213/100", "24000/1001", "30000/1001", "30", "60"])
+@pytest.mark.parametrize("fps", ["2213/100", slow("24000/1001"), "30000/1001", slow("30"), "60"])
 def test_frame_rate_of_the_video_is_kept(models, speech, tmp_path, fps):
     face = tmp_path / "face.mkv"
     write_video(face_frames(20), face, fps=Fraction(fps), options=LOSSLESS)
@@ -169,6 +169,7 @@ def test_copying_generator_leaves_no_seam(copying, face_video, speech, tmp_path)
         assert np.abs(smooth[0] - smooth[1]).max() <= 10
 
 
+@pytest.mark.slow
 def test_batch_size_does_not_change_the_frames(models, face_video, speech, tmp_path):
     for batch in (1, 7, 64):
         options = DubOptions(encode=LOSSLESS, wav2lip_batch_size=batch)

@@ -224,8 +224,12 @@ def test_rows_above_the_mouth_are_not_computed_at_any_size() -> None:
 # Files
 
 
-@pytest.mark.parametrize("form", ["Adam", "module.", "bare", "discriminator beside", "nested", "in one dict"])
-@pytest.mark.parametrize("name", ["256", "sam"])
+FORMS = ["Adam", "module.", "bare", "discriminator beside", "nested", "in one dict"]
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [*(("256", form) for form in FORMS), *(slow("sam", form) for form in FORMS)]
+)
 def test_published_forms_of_files(name: str, form: str, tmp_path: Path) -> None:
     network = generator_of(plan_of(name))
     weights, other = dict(network.state_dict()), {"binary_pred.0.weight": torch.zeros(1, 64, 1, 1)}

@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 SETTINGS = hypothesis.settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", 6)), suppress_health_check=list(hypothesis.HealthCheck)
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", 4)), suppress_health_check=list(hypothesis.HealthCheck)
 )
 
 

@@ -92,7 +92,7 @@ def test_resumed_continuation_equals_an_uninterrupted_one(clips, tmp_path, rates
     assert lines(once, "held_out") == lines(twice, "held_out")
 
 
-@pytest.mark.parametrize("how", ["bare", "weights_only", "without state", "starter"])
+@pytest.mark.parametrize("how", ["bare", "weights_only", "without state", slow("starter")])
 def test_other_forms_of_weights_without_optimizer_state(clips, tmp_path, rates, how):
     """F1: bare weights, `--weights_only`, own checkpoints without state, and the bundled network."""
     words, path = SYNCNET, tmp_path / "x.pth"

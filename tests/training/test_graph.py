@@ -28,7 +28,7 @@ def replayed(function, _device):
     ("words", "flags"),
     [
         pytest.param(SYNCNET, {"accumulate": 2}, marks=pytest.mark.slow),
-        (GENERATOR, {"sync_gate": 100, "expert_bn": "batch"}),
+        pytest.param(GENERATOR, {"sync_gate": 100, "expert_bn": "batch"}, marks=pytest.mark.slow),
         (
             GENERATOR,
             {"sync_from": 2, "disc_from": 3, "ramp_steps": 3, "patch_disc_wt": 0.3, "gradient_weight": 0.5,
