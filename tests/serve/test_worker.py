@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,8 @@ def test_contents_are_not_read_to_be_hashed(
     *_, result = events(store, [video])
     assert result.status == "ok"
     assert not {result.inputs["face"]["sha256"], result.inputs["audio"]["sha256"]} & set(read)
+    folder = os.path.realpath(store.folder)
+    assert not [state for state in hashing._hashes if state.path.startswith(folder)], "would grow for ever"
 
 
 def test_damaged_file_fails_only_its_job(store: Store, tmp_path: Path, face_video: Path) -> None:

@@ -65,6 +65,7 @@ class StartServeWorker:
                 elif isinstance(event, JobResult):
                     write_thumbnail(event.job)
                 yield event
+            hashing.forget_below(self.folder)
             if bug is not None and name != device.HOST:
                 # A fault of an accelerator often makes all later calls of its process fail.
                 raise DeviceError(f"{name} is started again after an error: {bug}")

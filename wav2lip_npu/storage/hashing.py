@@ -51,6 +51,14 @@ def remember(state: FileState, sha256: str) -> None:
     _hashes[state] = sha256
 
 
+def forget_below(folder: str | os.PathLike[str]) -> None:
+    """Forget the hashes of the files in a folder, for a process that meets new files as long as it runs."""
+    inside = os.path.join(os.path.realpath(folder), "")
+    for known in (_hashes, _locks):
+        for state in [state for state in list(known) if state.path.startswith(inside)]:
+            known.pop(state, None)
+
+
 def _read(path: str | os.PathLike[str]) -> str:
     sha = hashlib.sha256()
     with open_regular(path) as file:
