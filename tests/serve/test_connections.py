@@ -9,7 +9,8 @@ from time import sleep
 
 import pytest
 
-from support.service import RunningService
+from support.batch_jobs import wait_for
+from support.service import RunningService, running_service
 from wav2lip_npu.serve import bodies, connections
 
 HOST = "Host: 127.0.0.1\r\n"
@@ -27,6 +28,17 @@ def test_silent_connection_is_closed(service: RunningService, monkeypatch: pytes
         client.sendall(sent.encode())
         with contextlib.suppress(ConnectionResetError):
             assert client.recv(100) == b""
+
+
+def test_incomplete_upload_is_removed_at_the_end_of_the_service(tmp_path: Path, face_video: Path):
+    with running_service(tmp_path, face_video) as ending:
+        client = socket.create_connection(address(ending), timeout=10)
+        part = 'Content-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        client.sendall(f"POST /v1/files HTTP/1.1\r\n{HOST}{FORM.replace('1000', '1000000')}{part}".encode())
+        client.sendall(bytes(500_000))
+        wait_for(lambda: list((ending.store.folder / "uploads").iterdir()))
+    assert not list((ending.store.folder / "uploads").iterdir())
+    client.close()
 
 
 def test_slow_request_is_answered(service: RunningService, monkeypatch: pytest.MonkeyPatch):

@@ -49,6 +49,13 @@ class PatientProtocol(H11Protocol):
         self._look.cancel()
         super().handle_websocket_upgrade(event)
 
+    def shutdown(self) -> None:
+        """End the connection. A request that still arrives is not waited for, and its upload is removed."""
+        if self._is_receiving:
+            self.transport.abort()
+        else:
+            super().shutdown()
+
     @property
     def _is_idle(self) -> bool:
         """Whether a request is expected, of which a part may be there."""
