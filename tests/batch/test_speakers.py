@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from support.faces import write_audio
+from support.marks import slow
 from support.two_people import PeopleDetector, write_film
 from wav2lip_npu.batch.face_cache import FaceCache
 from wav2lip_npu.batch.job_checks import check_jobs
@@ -86,7 +87,7 @@ def test_key_changes_with_what_each_speaker_says(folder):
     assert all(before != now for before, now in zip(keys, after, strict=True))
 
 
-@pytest.mark.parametrize("listeners", ["filmed", "still"])
+@pytest.mark.parametrize("listeners", ["filmed", slow("still")])
 def test_cached_faces_of_speakers_are_not_detected_again(folder, people, tmp_path, listeners):
     """Another dub with the same turns needs no detection, and is the same frame by frame."""
     write_film(folder / "film.mp4", 40)

@@ -203,8 +203,7 @@ def test_mouth_after_the_audio_is_silent(models, short_video, tmp_path):
     assert max(differences(luma(tmp_path / "a.mp4"), luma(tmp_path / "b.mp4"))) <= 2
 
 
-@pytest.mark.parametrize("extend", ["cut_off", "silence"])
-@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize(("extend", "static"), [("cut_off", False), ("silence", True)])
 def test_still_faces_last_as_long_as_the_audio(models, short_video, speech, tmp_path, extend, static):
     face = short_video
     if not static:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from skimage import data
 
+from support.marks import slow
 from support.moving_photo import moving_photo
 from wav2lip_npu.faces.detectors import load_detector
 from wav2lip_npu.faces.find_faces import FaceOptions, find_faces
@@ -61,7 +62,7 @@ def test_tracks_without_landmarks_have_none() -> None:
     assert track.landmarks(0, still) is None and track.box(0, still) is not None
 
 
-@pytest.mark.parametrize("nosmooth", [False, True])
+@pytest.mark.parametrize("nosmooth", [False, slow(True)])
 def test_landmarks_of_a_photo_along_a_known_path(nosmooth: bool) -> None:
     detector = load_detector("retinaface")
     (photo,) = (face for face in detector([PHOTO])[0] if face.score > 0.5)

@@ -71,13 +71,13 @@ def test_frame_at_a_time_is_that_of_the_video(tmp_path: Path) -> None:
 
 
 def test_preview_is_the_frame_of_a_dub(looks: Looks, tmp_path: Path) -> None:
-    talk = write_talk(tmp_path / "talk.mp4", 1.6)
-    audio = write_audio(tmp_path / "speech.wav", 1.6)
+    talk = write_talk(tmp_path / "talk.mp4", 0.8)
+    audio = write_audio(tmp_path / "speech.wav", 0.8)
     out = tmp_path / "out.mp4"
     options = {"crf": 14, "preset": "ultrafast", "skip": "0-0.1"}
     dub(talk, audio, out, models=looks._models(_job(talk, audio)), **options)
     frames = [frame.image for frame in read_frames(out)]
-    for seconds, index in ((1.2, 30), (9.0, 39)):
+    for seconds, index in ((0.6, 15), (9.0, 19)):
         jpeg, shown = looks.preview(str(talk), str(audio), "starter", options, seconds)
         assert shown == index / 25
         image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).astype(float)

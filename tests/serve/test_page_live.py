@@ -77,8 +77,8 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sentence(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A second of silence, a sentence, and half a second of silence."""
-    said = read_audio(demo.SENTENCE)
+    """A second of silence, three seconds of a sentence, and half a second of silence."""
+    said = read_audio(demo.SENTENCE)[: 3 * 16_000]
     wav = np.concatenate([np.zeros(16_000, np.float32), said, np.zeros(8_000, np.float32)])
     return write_wav(tmp_path_factory.mktemp("sentence") / "sentence.wav", wav)
 
