@@ -48,7 +48,7 @@ class BatchOptions:
     turns off an accelerator's reduced precision for fp32."""
     compile: CompileOption = "off"
     """on: compile the generator for the device, which takes some ten seconds at the first start. An NPU needs
-    torchair, a CPU a C++ compiler. On a CPU it pays from about 5000 frames on."""
+    torchair, a CPU a C++ compiler. On a CPU it is slower than off."""
     face_size: int | None = None
     """Size of the faces in pixels, for weights that fit several: 192 or 384. None: as published."""
     audio_refine: AudioRefineOption = "auto"

@@ -71,7 +71,7 @@ class DubCommand:
     turns off an accelerator's reduced precision for fp32."""
     compile: CompileOption = "off"
     """on: compile the generator for the device, which takes some ten seconds at the first start. An NPU needs
-    torchair, a CPU a C++ compiler. On a CPU it pays from about 5000 frames on."""
+    torchair, a CPU a C++ compiler. On a CPU it is slower than off."""
     engine: Literal["auto", "torch", "onnx", "om"] = "auto"
     """Runtime of the generator. auto: chosen by the file type."""
     face_size: int | None = None
