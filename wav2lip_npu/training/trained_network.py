@@ -20,6 +20,7 @@ from wav2lip_npu.training.options import TrainOptions
 
 _LAST_RATE = 0.02
 """Share of the learning rate at the end of a cosine."""
+_MOMENTS = "exp_avg", "exp_avg_sq"
 
 
 @dataclass
@@ -113,19 +114,24 @@ def betas_of(kind: str, kinds: list[str]) -> tuple[float, float]:
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     """Restore moments and step counts after checking their shapes; learning rates do not change."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    states: dict[int, dict[str, Any]] = {}
     for number, state in saved["state"].items():
+        states[number] = copied({name: value for name, value in state.items() if name not in _MOMENTS})
         if not 0 <= float(state["step"]) < math.inf:
             raise ValueError(f"step {number} of the optimizer is {float(state['step'])}")
-        for name in ("exp_avg", "exp_avg_sq"):
+        for name in _MOMENTS:
             moment = state[name]
             if moment.shape != parameters[number].shape or not moment.is_floating_point():
                 raise ValueError(f"{name} {number} of the optimizer is {moment.dtype} {tuple(moment.shape)}")
             if not moment.sum(dtype=torch.float64).isfinite() or (name == "exp_avg_sq" and moment.min() < 0):
                 raise ValueError(f"{name} {number} of the optimizer is NaN, infinite or negative")
+            # A fused Adam reads all tensors of a parameter in the order of its memory, which may be channels
+            # last; a checkpoint of the original or of an NPU has another one.
+            states[number][name] = torch.empty_like(parameters[number]).copy_(moment)
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     # Before loading: the Adam implementation determines where PyTorch stores the step counts.
     groups = [{**group, **setting} for group, setting in zip(saved["param_groups"], settings, strict=True)]
-    optimizer.load_state_dict(copied({"state": saved["state"], "param_groups": groups}))
+    optimizer.load_state_dict({"state": states, "param_groups": copied(groups)})
 
 
 def portable(optimizer: dict[str, Any]) -> dict[str, Any]:
