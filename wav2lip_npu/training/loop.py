@@ -134,6 +134,8 @@ def fit(
             verdict = evaluations.after_step()
             if verdict.save or state.step % options.checkpoint_interval == 0:
                 saved = save()
+        if curves is not None and (rest := means.pop()):  # a resumed run has the same points of the curves
+            log.info("step %d: %s, %s", state.step, format_losses(rest), pace.pop())
         if saved != state.step:
             save()
         stopped_by = stopped_by or evaluations.interrupted_by
