@@ -22,7 +22,7 @@ from support.clip_folders import write_clip, write_original
 from wav2lip_npu.data import clip as clips_module
 from wav2lip_npu.data.augmentation import UNCHANGED, Augmentation
 from wav2lip_npu.data.clip import Clip, mel_columns, read_clip
-from wav2lip_npu.data.clip_index import clip_folder, describe, index_clips
+from wav2lip_npu.data.clip_index import clip_folder, describe, index_clips, index_held_out
 from wav2lip_npu.data.face_reader import FaceReader
 from wav2lip_npu.data.file_lists import Entry, write_list
 from wav2lip_npu.data.samples import (
@@ -136,6 +136,18 @@ def test_partly_preprocessed_data_set_can_be_used(root):
     index = index_clips(root, root / "list.txt")
     assert [clip.name for clip in index.clips] == ["d", "e"]
     assert index.rejected.total() == 60
+
+
+def test_held_out_clips_that_are_trained_on_are_reported(data_root, tmp_path, caplog):
+    train = index_clips(data_root, data_root / "train.txt")
+    val = tmp_path / "val.txt"
+    assert index_held_out(data_root, val, train) is train
+    write_list(val, [Entry("d"), Entry("./e"), Entry("d")])
+    train = train._replace(clips=[clip for clip in train.clips if clip.name != "d"])
+    caplog.clear()
+    assert [clip.name for clip in index_held_out(data_root, val, train).clips] == ["d", "./e", "d"]
+    (warning,) = warnings_of(caplog)
+    assert str(val) in warning and "1 of 3 clips" in warning and "./e" in warning
 
 
 def test_mels_that_cannot_be_saved_are_reported_once(root, caplog, monkeypatch):

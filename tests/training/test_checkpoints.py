@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -314,6 +315,10 @@ def test_finished_and_skipped_steps_are_reported(clips, tmp_path, caplog):
     assert "overwritten" not in caplog.text
     train(clips, tmp_path, ORIGINAL, steps=2, checkpoint_path=path_of(tmp_path, "syncnet", 1))
     assert "has a checkpoint of step 2, which may be overwritten" in caplog.text
+    caplog.clear()
+    train(clips, tmp_path, [*ORIGINAL, "--weights_only"], steps=1)
+    assert "has a checkpoint of step 2" in caplog.text
+    assert "--weights_only" in caplog.text
 
 
 def test_two_trainings_cannot_share_a_folder(clips, tmp_path, capsys):
@@ -368,6 +373,17 @@ def test_full_disk_is_reported(clips, tmp_path, capsys, monkeypatch):
     assert not list((tmp_path / "out").glob("*.part"))
 
 
+def test_disk_that_fills_up_during_a_checkpoint_is_reported(clips, tmp_path, capsys):
+    """PyTorch itself then reports a position in the file."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, limits[1]))
+    try:
+        text = refused(clips, tmp_path / "out", ORIGINAL, capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "checkpoint_step000000001.pth ([Errno 27] File too large)" in text
+
+
 @pytest.mark.any_device
 def test_optimizer_state_of_any_form_of_adam_is_restored(monkeypatch, clips, tmp_path):
     """A checkpoint from a GPU (fused) resumes here, and is saved for any device."""
@@ -375,7 +391,7 @@ def test_optimizer_state_of_any_form_of_adam_is_restored(monkeypatch, clips, tmp
     out = train(clips, tmp_path, ORIGINAL, steps=2)
     group = saved(out, 2)["optimizer"]["param_groups"][0]
     assert (group["fused"], group["foreach"]) == (None, None)
-    monkeypatch.undo()
+    monkeypatch.setattr(device, "adam_options", lambda where: {"foreach": False})
     train(clips, tmp_path, ORIGINAL, steps=3)
     assert saved(out, 3)["optimizer"]["state"][0]["step"] == 3
     monkeypatch.setattr(mixed_precision, "adam_options", lambda where: {"fused": True})

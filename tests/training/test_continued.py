@@ -147,6 +147,23 @@ def test_generator_and_new_discriminator(clips, tmp_path, rates):
     assert rates == pytest.approx([1e-4 / CONTINUED_WARMUP])
 
 
+def test_discriminator_of_another_run(clips, tmp_path, rates, caplog):
+    """A discriminator without its generator, whose warm-up began at a later step than that of the new run."""
+    weights = published(tmp_path / "wav2lip.pth", "generator")
+    before = train(clips, tmp_path / "before", WITH_DISC, steps=5001, checkpoint_path=weights)
+    rates.clear()
+    disc = path_of(before, "discriminator", 5001)
+    flags = {"disc_checkpoint_path": disc, "learning_rate": 1e-12, "disc_initial_learning_rate": 1e-3}
+    out = train(clips, tmp_path / "out", WITH_DISC, steps=1, **flags)
+    assert rates == pytest.approx([1e-12, 1e-3 / CONTINUED_WARMUP])
+    (name, start), *_ = read(disc)["state_dict"].items()
+    moved = read(path_of(out, "discriminator", 1))["state_dict"][name] - start
+    assert 0 < float(moved.abs().max()) < 1e-3
+    caplog.clear()
+    train(clips, out, WITH_DISC, steps=2, **flags)
+    assert "--disc_checkpoint_path" in caplog.text and str(path_of(out, "discriminator", 1)) in caplog.text
+
+
 @pytest.mark.parametrize("words", [pytest.param(SYNCNET, marks=pytest.mark.slow), GENERATOR])
 def test_width_that_differs_from_the_checkpoint(clips, tmp_path, words, capsys):
     """F7: --width is refused if the checkpoint has another width, and may be omitted."""

@@ -100,6 +100,28 @@ def index_clips(
     return index
 
 
+def index_held_out(
+    data_root: str | os.PathLike[str], file_list: Path, train: ClipIndex, shift: int = 0
+) -> ClipIndex:
+    """Return the usable clips of the list for validation, or those of `train` if it is missing or empty.
+
+    Both, and clips that are in both lists, are reported. Raises `DataError` as `index_clips` does.
+    """
+    if not os.path.lexists(file_list) or not read_list(file_list):
+        state = "lists no clips" if os.path.lexists(file_list) else "does not exist"
+        log.warning("%s %s: held-out figures are computed on the training clips", file_list, state)
+        return train
+    held_out = index_clips(data_root, file_list, shift)
+    folders = {clip.folder for clip in train.clips}
+    if shared := [clip.name for clip in held_out.clips if clip.folder in folders]:
+        log.warning(
+            "%d of %d clips of %s are training clips too, first %s: held-out figures do not show how the "
+            "network works on other clips. Remove them from one of the lists.",
+            len(shared), len(held_out.clips), file_list, shared[0],
+        )  # fmt: skip
+    return held_out
+
+
 def describe(index: ClipIndex) -> str:
     """Return the number of clips, their hours, and the rejected ones by reason, in one line."""
     hours = sum(clip.seconds for clip in index.clips) / 3600

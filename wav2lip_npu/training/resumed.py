@@ -37,7 +37,14 @@ def load_checkpoints(paths: TrainPaths, kinds: list[str], disc: str | None) -> d
         if len(kinds) > 1 and disc is None and disc_path.exists():
             loaded[kinds[1]] = checkpoint.load(disc_path, kinds[1])
     if disc is not None:
+        beside = loaded.get(kinds[1])
         loaded[kinds[1]] = checkpoint.load(disc, kinds[1])
+        if beside is not None and not beside.source.samefile(disc):
+            log.warning(
+                "%s is loaded instead of %s. Remove --disc_checkpoint_path to resume from that.",
+                disc,
+                beside.source,
+            )
     return loaded
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ from torch import nn
 from wav2lip_npu import __version__
 from wav2lip_npu.data.augmentation import UNCHANGED
 from wav2lip_npu.data.batch_changes import Changes, Prepare
-from wav2lip_npu.data.clip_index import ClipIndex, index_clips
+from wav2lip_npu.data.clip_index import ClipIndex, index_clips, index_held_out
 from wav2lip_npu.data.clip_layout import CLIP_FILES
 from wav2lip_npu.data.device_batch import DeviceRows
 from wav2lip_npu.data.face_reader import FaceReader, warn_of_small_crops
-from wav2lip_npu.data.file_lists import LISTS, TRAIN, VAL, read_list
+from wav2lip_npu.data.file_lists import LISTS, TRAIN, VAL
 from wav2lip_npu.data.resident_clips import ResidentClips
 from wav2lip_npu.data.resident_samples import ResidentDraw, ResidentSamples
 from wav2lip_npu.data.samples import Batch, Draw, Sample, Samples, SampleSource
@@ -137,13 +136,13 @@ class Session:
                 weights_only=self.paths.weights_only,
                 warmup_steps=self.options.warmup_steps,
             )
-            source = self.checkpoints[state.main.kind].source
-            log.info("resuming from step %d of %s", state.step, source)
-            if source == weights_path(STARTER, state.main.kind):
-                log.info("%s: the bundled network, %s", STARTER, TERMS)
+            if main := self.checkpoints.get(state.main.kind):
+                log.info("resuming from step %d of %s", state.step, main.source)
+                if main.source == weights_path(STARTER, state.main.kind):
+                    log.info("%s: the bundled network, %s", STARTER, TERMS)
             self._warn_of_later_steps(state.step)
             for kind in rates.keys() - self.checkpoints.keys():
-                log.warning("no %s checkpoint next to it: the %s starts from scratch", kind, kind)
+                log.warning("no checkpoint of a %s: the %s starts from scratch", kind, kind)
         for kind, trained in state.networks.items():
             log.info(
                 "%s of width %d: learning rate %g, %d warm-up steps from step %d",
@@ -158,12 +157,14 @@ class Session:
     def _warn_of_later_steps(self, step: int) -> None:
         directory = self.paths.checkpoint_dir
         later = [saved for saved in saved_steps(Path(directory)) if saved > step]
-        if self.paths.checkpoint_path is not None and later:
+        flags = {"--checkpoint_path": self.paths.checkpoint_path, "--weights_only": self.paths.weights_only}
+        given = " and ".join(flag for flag, value in flags.items() if value)
+        if given and later:
             log.warning(
-                "%s has a checkpoint of step %d, which may be overwritten. Remove --checkpoint_path to "
-                "resume from it.",
+                "%s has a checkpoint of step %d, which may be overwritten. Remove %s to resume from it.",
                 directory,
                 later[0],
+                given,
             )
 
     def fit(self, state: TrainState, task: Task[Sample], progress: Progress | None = None) -> TrainResult:
@@ -224,13 +225,7 @@ def open_session(
         train_list, val_list = (Path(paths.filelists) / name for name in (TRAIN, VAL))
         train = index_clips(paths.data_root, train_list, shift)
         _check_same_files(ranks, checkpoints, train)
-        held_out = train
-        if not os.path.lexists(val_list):
-            log.warning("%s does not exist: held-out figures are computed on the training clips", val_list)
-        elif not read_list(val_list):
-            log.warning("%s lists no clips: held-out figures are computed on the training clips", val_list)
-        else:
-            held_out = index_clips(paths.data_root, val_list, shift)
+        held_out = index_held_out(paths.data_root, val_list, train, shift)
         random_state.seed_all(options.seed)
         reader = FaceReader(cache=not paths.no_face_cache, face_size=plan.size)
         warn_of_small_crops(train.clips, plan.size)

@@ -108,9 +108,11 @@ class TrainState:
             try:
                 with trained.evaluation() as network:
                     checkpoint.save(path, network, progress)
-            except (OSError, RuntimeError) as error:  # PyTorch raises RuntimeError for a full disk
+            except (OSError, RuntimeError) as error:
+                # PyTorch replaces the error of a full disk with one about the position in the file.
+                reason = error.__context__ if isinstance(error.__context__, OSError) else error
                 raise CheckpointError(
-                    f"cannot write {path} ({error}). Fix this, or free disk space, and run the command again."
+                    f"cannot write {path} ({reason}). Fix this or free disk space, and run the command again."
                 ) from None
         return main
 
@@ -221,8 +223,11 @@ class TrainState:
         self, trained: TrainedNetwork, loaded: Checkpoint, weights_only: bool, warmup_steps: int | None
     ) -> None:
         saved = loaded.more.get("warmup", [0, 0])
-        if not weights_only and (loaded.training or {}).get("optimizer") is not None:
-            trained.first_step, steps = map(_count, saved)
+        training = loaded.training or {}
+        if not weights_only and training.get("optimizer") is not None:
+            first, steps = map(_count, saved)
+            # A discriminator may come from another run, at another step.
+            trained.first_step = max(0, self.step - max(0, _count(training.get("global_step", 0)) - first))
         else:
             trained.first_step, steps = self.step, CONTINUED_WARMUP
             log.info("%s has no optimizer state: Adam starts anew", loaded.source)
