@@ -150,12 +150,13 @@ def test_generator_and_new_discriminator(clips, tmp_path, rates):
 def test_discriminator_of_another_run(clips, tmp_path, rates, caplog):
     """A discriminator without its generator, whose warm-up began at a later step than that of the new run."""
     weights = published(tmp_path / "wav2lip.pth", "generator")
-    before = train(clips, tmp_path / "before", WITH_DISC, steps=5001, checkpoint_path=weights)
+    flags = {"checkpoint_path": weights, "warmup_steps": 10}
+    before = train(clips, tmp_path / "before", WITH_DISC, steps=5001, **flags)
     rates.clear()
     disc = path_of(before, "discriminator", 5001)
     flags = {"disc_checkpoint_path": disc, "learning_rate": 1e-12, "disc_initial_learning_rate": 1e-3}
     out = train(clips, tmp_path / "out", WITH_DISC, steps=1, **flags)
-    assert rates == pytest.approx([1e-12, 1e-3 / CONTINUED_WARMUP])
+    assert rates == pytest.approx([1e-12, 1e-3 / 10])
     (name, start), *_ = read(disc)["state_dict"].items()
     moved = read(path_of(out, "discriminator", 1))["state_dict"][name] - start
     assert 0 < float(moved.abs().max()) < 1e-3
