@@ -391,7 +391,7 @@ def test_optimizer_state_of_any_form_of_adam_is_restored(monkeypatch, clips, tmp
     out = train(clips, tmp_path, ORIGINAL, steps=2)
     group = saved(out, 2)["optimizer"]["param_groups"][0]
     assert (group["fused"], group["foreach"]) == (None, None)
-    monkeypatch.setattr(device, "adam_options", lambda where: {"foreach": False})
+    monkeypatch.setattr(mixed_precision, "adam_options", lambda where: {"foreach": False})
     train(clips, tmp_path, ORIGINAL, steps=3)
     assert saved(out, 3)["optimizer"]["state"][0]["step"] == 3
     monkeypatch.setattr(mixed_precision, "adam_options", lambda where: {"fused": True})
