@@ -138,14 +138,14 @@ def test_partly_preprocessed_data_set_can_be_used(root):
     assert index.rejected.total() == 60
 
 
-def test_held_out_clips_that_are_trained_on_are_reported(data_root, tmp_path, caplog):
-    train = index_clips(data_root, data_root / "train.txt")
+def test_held_out_clips_that_are_trained_on_are_reported(root, tmp_path, caplog):
+    train = index_clips(root, root / "train.txt")
     val = tmp_path / "val.txt"
-    assert index_held_out(data_root, val, train) is train
+    assert index_held_out(root, val, train) is train
     write_list(val, [Entry("d"), Entry("./e"), Entry("d")])
     train = train._replace(clips=[clip for clip in train.clips if clip.name != "d"])
     caplog.clear()
-    assert [clip.name for clip in index_held_out(data_root, val, train).clips] == ["d", "./e", "d"]
+    assert [clip.name for clip in index_held_out(root, val, train).clips] == ["d", "./e", "d"]
     (warning,) = warnings_of(caplog)
     assert str(val) in warning and "1 of 3 clips" in warning and "./e" in warning
 
