@@ -294,7 +294,7 @@ def test_fp16_overflow_is_detected_on_a_saturating_chip(clips, tmp_path, simulat
 
 def test_tensor_on_the_wrong_device_is_detected(clips, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        device, "upload", lambda arrays, target: {k: torch.from_numpy(v) for k, v in arrays.items()}
+        transfers, "upload", lambda arrays, target: {k: torch.from_numpy(v) for k, v in arrays.items()}
     )
     with pytest.raises(RuntimeError, match="same device|on npu"):
         train(clips, tmp_path, SYNCNET, steps=1)

@@ -80,4 +80,4 @@ def check_training(device: torch.device, amp: str, loss_scale: str, sync_batchno
 
 def adam_options(device: torch.device) -> dict[str, bool]:
     """Return the arguments for the fastest Adam of the device. Ascend advises against `foreach` on NPUs."""
-    return {"foreach": False} if device.type == "npu" else {"fused": True}
+    return {"fused": True} if device.type == "cuda" else {"foreach": False}
