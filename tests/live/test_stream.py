@@ -348,7 +348,9 @@ def test_memory_is_flat(models, face_video, pcm):
                 return measured()
 
         peak(1)
-        assert peak(4) < 1.3 * peak(2)
+        # A few frames more or less are on the way, depending on the threads. The longer run has 50 frames more.
+        width, height = stream.size
+        assert peak(4) < peak(2) + 10 * 3 * width * height
 
 
 def test_photo_is_an_avatar(models, face_video, pcm, tmp_path):
