@@ -15,12 +15,11 @@ from torch.nn import functional
 from wav2lip_npu.data.amounts import FACE_PARTS, NOISE_ROWS, bend_curves
 from wav2lip_npu.data.augmentation import BENDS, LEVEL_PER_DB, LUMA, Augmentation
 from wav2lip_npu.data.clip_layout import FACE_SIZE, WINDOW
+from wav2lip_npu.devices.number_formats import without_tails
 from wav2lip_npu.mel import DEFAULT_MEL
 
 _SHARP = 1e-3
 """Standard deviation of a blur that changes nothing, which avoids a division by 0."""
-_NO_WEIGHT = 1e-12
-"""Weight of a blur that counts as none."""
 _LUMA_STEPS = """
     16 11 10 16 24 40 51 61    12 12 14 19 26 58 60 55    14 13 16 24 40 57 69 56
     14 17 22 29 51 87 80 62    18 22 37 56 68 109 103 77  24 35 55 64 81 104 113 92
@@ -115,7 +114,7 @@ class DeviceAugmentation:
         kernel = torch.exp((to - source) ** 2 * scale)
         kernel = kernel + torch.exp((to + source) ** 2 * scale) * (source > 0)
         kernel = kernel + torch.exp((to + source - 2 * last) ** 2 * scale) * (source < last)
-        kernel = torch.where(kernel < _NO_WEIGHT, 0.0, kernel)  # subnormal numbers are slow on a CPU
+        kernel = without_tails(kernel)
         return kernel / kernel.sum(-1, keepdim=True)
 
     def _grain(self, first: Tensor) -> Tensor:

@@ -10,9 +10,12 @@ from wav2lip_npu.errors import DeviceError
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 _BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
 _FP32_FLAGS = frozenset({"avx2", "avx512f"})
+_NO_WEIGHT = 1e-12
+"""Weight of a blur that counts as none."""
 Precision = Literal["fp32", "bf16", "fp16", "fp32_strict"]
 """Number format of a network; `fp32_strict` rules out reduced-precision multiplication (HF32, TF32)."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -49,6 +52,16 @@ def has_packed_convolutions(device: torch.device, dtype: torch.dtype) -> bool:
         return False
     wanted = {torch.float32: _FP32_FLAGS, torch.bfloat16: _BF16_FLAGS}.get(dtype, frozenset())
     return bool(_cpu_flags() & wanted)
+
+
+def without_tails(weights: Tensor) -> Tensor:
+    """Return the weights of a blur with zeros in place of the smallest.
+
+    The tails of a Gaussian are subnormal numbers, which take a CPU a hundred times as long to multiply.
+    """
+    import torch
+
+    return torch.where(weights < _NO_WEIGHT, 0.0, weights)
 
 
 @functools.lru_cache

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from wav2lip_npu.devices.number_formats import without_tails
 from wav2lip_npu.dubbing.blend import Mask
 
 _DETAIL_BLUR = 0.02
@@ -44,8 +45,6 @@ _SIDES = (0.2, 0.32)
 second, any pixel may be background."""
 _SPREAD = 2 / 96
 """Radius of the maximum filter that spreads differences, as a fraction of the face."""
-_NO_WEIGHT = 1e-12
-"""Weight of a blur, relative to its centre, that counts as none."""
 _LEAST_DETAIL = 1e-3
 """Detail, as a fraction of white, that counts as none."""
 
@@ -122,9 +121,7 @@ class _Blur:
 def _gaussian(length: int, sigma: float) -> Tensor:
     """Return the matrix [length, length] of a Gaussian blur; its rows sum to 1."""
     position = torch.arange(length, dtype=torch.float32)
-    weights = torch.exp(-((position[:, None] - position) ** 2) / (2 * sigma**2))
-    # Subnormal numbers, which the tails would have, take a CPU a hundred times as long to multiply.
-    weights = torch.where(weights < _NO_WEIGHT, 0.0, weights)
+    weights = without_tails(torch.exp(-((position[:, None] - position) ** 2) / (2 * sigma**2)))
     return weights / weights.sum(dim=1, keepdim=True)
 
 

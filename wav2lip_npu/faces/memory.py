@@ -12,7 +12,7 @@ from wav2lip_npu.media.video_reader import Frame
 
 COLUMNS = 15
 """Values per frame."""
-BOX, CUT, LANDMARKS = slice(0, 4), 4, slice(5, COLUMNS)
+_BOX, _CUT, _LANDMARKS = slice(0, 4), 4, slice(5, COLUMNS)
 
 
 class FaceMemory:
@@ -76,10 +76,7 @@ class FaceMemory:
         jumped = self._count in self._jumps
         if self._count == len(self._rows):
             self._rows = np.concatenate([self._rows, np.empty((self._count + 256, COLUMNS), np.float32)])
-        row = self._rows[self._count]
-        row[BOX] = np.nan if tracked.box is None else tracked.box
-        row[CUT] = tracked.cut
-        row[LANDMARKS] = np.nan if tracked.landmarks is None else tracked.landmarks.ravel()
+        write_row(self._rows[self._count], tracked)
         self._count += 1
         return replace(tracked, cut=True) if jumped else tracked
 
@@ -90,11 +87,23 @@ class FaceMemory:
         self._last = position
         step = position - before
         # Played backwards, the cut lies between the same two frames: it belongs to the later of them.
-        cut = abs(step) > 1 or (step != 0 and bool(self._rows[max(position, before), CUT]))
-        box, landmarks = self._rows[position, BOX].copy(), self._rows[position, LANDMARKS].copy()
-        return TrackedFrame(
-            frame,
-            None if np.isnan(box[0]) else box,
-            cut,
-            None if np.isnan(landmarks[0]) else landmarks.reshape(5, 2),
-        )
+        cut = abs(step) > 1 or (step != 0 and bool(self._rows[max(position, before), _CUT]))
+        return replace(read_row(frame, self._rows[position]), cut=cut)
+
+
+def write_row(row: NDArray[np.float32], tracked: TrackedFrame) -> None:
+    """Write the face of a frame to a row [15] of `FaceMemory.to_array`."""
+    row[_BOX] = np.nan if tracked.box is None else tracked.box
+    row[_CUT] = tracked.cut
+    row[_LANDMARKS] = np.nan if tracked.landmarks is None else tracked.landmarks.ravel()
+
+
+def read_row(frame: Frame, row: NDArray[np.float32]) -> TrackedFrame:
+    """Return a frame with the face of a row [15]; a row of NaN has neither a face nor a cut."""
+    box, landmarks = row[_BOX].copy(), row[_LANDMARKS].copy()
+    return TrackedFrame(
+        frame,
+        None if np.isnan(box[0]) else box,
+        bool(row[_CUT] > 0),
+        None if np.isnan(landmarks[0]) else landmarks.reshape(5, 2),
+    )

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wav2lip_npu.faces.find_speakers import Tracked
-from wav2lip_npu.faces.memory import BOX, COLUMNS, CUT, LANDMARKS
-from wav2lip_npu.faces.tracker import TrackedFrame
+from wav2lip_npu.faces.memory import COLUMNS, read_row, write_row
 from wav2lip_npu.media.video_reader import Frame
 from wav2lip_npu.parallel.threads import close_items
 
@@ -36,7 +35,7 @@ def recalled(frames: Iterable[Frame], rows: Rows) -> Iterator[Tracked]:
         stack.callback(close_items, frames)
         for frame in frames:
             known = rows[frame.index] if frame.index < len(rows) else none
-            yield tuple(_tracked(frame, row) for row in known)
+            yield tuple(read_row(frame, row) for row in known)
             del frame
 
 
@@ -61,19 +60,7 @@ class Recorder:
                     more = np.empty((256 + len(self._rows) // 2, *self._rows.shape[1:]), np.float32)
                     self._rows = np.concatenate([self._rows, more])
                 for row, one in zip(self._rows[self._count], item, strict=True):
-                    row[BOX] = np.nan if one.box is None else one.box
-                    row[CUT] = one.cut
-                    row[LANDMARKS] = np.nan if one.landmarks is None else one.landmarks.ravel()
+                    write_row(row, one)
                 self._count += 1
                 yield item
                 del item
-
-
-def _tracked(frame: Frame, row: NDArray[np.float32]) -> TrackedFrame:
-    box, landmarks = row[BOX].copy(), row[LANDMARKS].copy()
-    return TrackedFrame(
-        frame,
-        None if np.isnan(box[0]) else box,
-        bool(row[CUT] > 0),
-        None if np.isnan(landmarks[0]) else landmarks.reshape(5, 2),
-    )
